@@ -1,0 +1,18 @@
+//! Tidegate: an edge cache gateway for dashboards and APIs.
+//!
+//! The way of a request:
+//!
+//! ```text
+//! accept (listen) → gateway (Pingora's phases): route → limits → identity → key → cache
+//!        hit      → reply (representation)
+//!        stale    → reply, and refresh behind it
+//!        miss     → join the flight: memory → Redis → lease → origin → store → reply
+//!        anything else → Pingora proxies it to the origin
+//! → access record, metrics (telemetry)
+//! ```
+//!
+//! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
+//! code to it.
+
+pub mod config;
+pub mod name;
