@@ -14,5 +14,6 @@
 //! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
 //! code to it.
 
+pub mod cache;
 pub mod config;
 pub mod name;
