@@ -17,3 +17,4 @@
 pub mod cache;
 pub mod config;
 pub mod name;
+pub mod telemetry;
