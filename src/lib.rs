@@ -17,4 +17,5 @@
 pub mod cache;
 pub mod config;
 pub mod name;
+pub mod route;
 pub mod telemetry;
