@@ -16,6 +16,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod events;
 pub mod name;
 pub mod route;
 pub mod telemetry;
