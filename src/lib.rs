@@ -17,6 +17,7 @@
 pub mod cache;
 pub mod config;
 pub mod events;
+pub mod identity;
 pub mod name;
 pub mod route;
 pub mod telemetry;
