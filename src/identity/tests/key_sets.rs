@@ -124,3 +124,12 @@ fn without_a_set_nothing_verifies_and_a_file_brings_one() {
     assert!(matches!(verifier.load_jwks_file(&path), Err(IdentityError::File { .. })));
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
 }
+
+#[test]
+fn a_set_for_other_algorithms_is_not_usable() {
+    let verifier = with_jwks(&[ES256], &[public(P256, ES256, None)]);
+    let strangers = [public(RSA, RS256, None), public(P384, ES384, None), public(ED_1, EdDSA, None)];
+    assert!(matches!(verifier.replace_jwks(&set(&strangers)), Err(IdentityError::NoUsableKey)));
+    let token = signed(&private(P256, ES256), ES256, None, &claims());
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+}
