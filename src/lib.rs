@@ -19,5 +19,6 @@ pub mod config;
 pub mod events;
 pub mod identity;
 pub mod name;
+pub mod representation;
 pub mod route;
 pub mod telemetry;
