@@ -16,6 +16,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod demo;
 pub mod events;
 pub mod identity;
 pub mod name;
