@@ -14,6 +14,7 @@
 //! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
 //! code to it.
 
+pub mod admin;
 pub mod cache;
 pub mod config;
 pub mod demo;
