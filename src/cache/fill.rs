@@ -5,7 +5,7 @@ use super::{
     flight::Lead,
     key::Key,
     now_ms, outside, policy,
-    policy::Freshness,
+    policy::{Freshness, Sharing},
     redis::{Claim, Redis},
     version::{Slot, Version},
     Cache, Fetch, FetchError, Fetched, Landing, Own, Wanted,
@@ -199,14 +199,26 @@ impl Cache {
                 let store = Some(ToStore::Answer(entry.clone()));
                 Ended { landing: Landing::Filled(entry), own: None, outcome: FillOutcome::Stored, store }
             }
-            Err(why) if policy::shareable(why) => {
-                let landing = Landing::Passing(Arc::new(representation));
-                Ended { landing, own: None, outcome: why, store: None }
+            Err(why) => {
+                let representation = Arc::new(representation);
+                let own = Some((representation.clone(), Arc::new(headers), why));
+                match policy::sharing(why, status) {
+                    Sharing::Everyone => Ended {
+                        landing: Landing::Passing(representation),
+                        own: None,
+                        outcome: why,
+                        store: None,
+                    },
+                    Sharing::Asker => {
+                        Ended { landing: Landing::Unshareable(why), own, outcome: why, store: None }
+                    }
+                    Sharing::AskerAlways => self.unshareable(key, why, own),
+                }
             }
-            Err(why) => self.unshareable(key, why, Some((Arc::new(representation), Arc::new(headers), why))),
         }
     }
 
+    /// The answer is for whoever asked alone, and so will the next ones be.
     fn unshareable(&self, key: &Key, why: FillOutcome, own: Option<Own>) -> Ended {
         let now = now_ms();
         self.memory.mark(key.clone(), now, now + hit_for_miss_ms());

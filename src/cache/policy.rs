@@ -82,10 +82,28 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
     Ok(())
 }
 
-/// Whether an answer may be shared with those who waited for it, though it is not stored: an error of the
-/// origin is everyone's error, a cookie is not.
-pub fn shareable(why_not_stored: FillOutcome) -> bool {
-    matches!(why_not_stored, FillOutcome::Status)
+/// Who may have an answer that is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Everyone who waited: the origin failed, or has nothing there, for all of them.
+    Everyone,
+    /// The one who asked, this time: the next answer may be another (a refusal of this user, a redirect).
+    Asker,
+    /// The one who asked, each time: the resource is not for sharing.
+    AskerAlways,
+}
+
+/// Who may have an answer of `status` that is not stored for this reason.
+pub fn sharing(why_not_stored: FillOutcome, status: StatusCode) -> Sharing {
+    match why_not_stored {
+        FillOutcome::Status
+            if status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) =>
+        {
+            Sharing::Everyone
+        }
+        FillOutcome::Status => Sharing::Asker,
+        _ => Sharing::AskerAlways,
+    }
 }
 
 /// `Cache-Control` for the outside.
@@ -185,6 +203,14 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(storable(&rules, status, &none), Err(FillOutcome::Status), "{status}");
         }
+    }
+
+    #[test]
+    fn a_refusal_of_one_is_not_everyones() {
+        let of = |status| sharing(FillOutcome::Status, StatusCode::from_u16(status).unwrap());
+        assert_eq!((of(500), of(503), of(404)), (Sharing::Everyone, Sharing::Everyone, Sharing::Everyone));
+        assert_eq!((of(401), of(403), of(302)), (Sharing::Asker, Sharing::Asker, Sharing::Asker));
+        assert_eq!(sharing(FillOutcome::SetCookie, StatusCode::OK), Sharing::AskerAlways);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Pool {
     /// # Errors
     /// If nobody can be asked.
     pub fn pick(&self) -> Result<Picked, Nobody> {
-        *self.budget.lock() = (*self.budget.lock() + EARN).min(SAVED);
+        self.earn();
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let mut why = Nobody::Unhealthy;
@@ -181,6 +181,11 @@ impl Pool {
             tracing::warn!(origin = %self.settings.name, host = at.host, port = at.port, healthy, "health changed");
         }
         self.metrics.origin_server_up(self.settings.name.as_str(), server, healthy);
+    }
+
+    fn earn(&self) {
+        let mut budget = self.budget.lock();
+        *budget = (*budget + EARN).min(SAVED);
     }
 
     /// Whether one more retry is within the budget; if so, it is spent.
@@ -246,6 +251,32 @@ impl Lately {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn servers_are_asked_in_turn_and_retries_have_a_budget() {
+        let server = |port| config::OriginServer { tls: false, host: "127.0.0.1".into(), port };
+        let settings = config::Origin {
+            name: "app".parse().unwrap(),
+            servers: vec![server(1), server(2)],
+            connect_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_secs(1),
+            retries: 2,
+            health: None,
+        };
+        let pool = Pool::new(settings, Arc::new(Metrics::new().unwrap()));
+        assert_eq!(pool.pick().err(), Some(Nobody::Unhealthy));
+        pool.resolve().await;
+        let picked: Vec<_> = (0..4).map(|_| pool.pick().unwrap().server).collect();
+        assert_eq!((picked[0], picked[1]), (picked[2], picked[3]));
+        assert_ne!(picked[0], picked[1]);
+        pool.set_healthy(0, false);
+        assert_eq!((pool.pick().unwrap().server, pool.pick().unwrap().server), (1, 1));
+        let retries = (0..100).filter(|_| pool.may_retry()).count();
+        assert_eq!(retries, SAVED as usize);
+        (0..5).for_each(|_| drop(pool.pick()));
+        assert!(pool.may_retry());
+        assert!(!pool.may_retry());
+    }
 
     fn lately() -> Lately {
         Lately { failures: 0, pause: FIRST_PAUSE, left_alone_until: None, last: OriginOutcome::Ok }

@@ -16,6 +16,7 @@ use redis::{
     RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::Notify;
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -79,6 +80,8 @@ pub(super) struct Link {
     pub(super) commands: Commands,
     /// Whether changes are reported.
     pub(super) tracked: bool,
+    /// Told when the link is of no more use.
+    pub(super) given_up: Arc<Notify>,
     reports: Vec<MultiplexedConnection>,
     masters: BTreeSet<String>,
 }
@@ -90,13 +93,15 @@ pub(super) struct Link {
 pub(super) async fn connect(
     target: &config::Redis,
     prefixes: &[String; 2],
-    on_push: &OnPush,
+    on_push: OnPush,
+    given_up: Arc<Notify>,
 ) -> RedisResult<Link> {
-    match target {
-        config::Redis::Single(url) => one(client(url.as_str(), None)?, prefixes, on_push).await,
-        config::Redis::Sentinel { .. } => one(master(target).await?, prefixes, on_push).await,
-        config::Redis::Cluster(seeds) => cluster(seeds, prefixes, on_push).await,
-    }
+    let link = match target {
+        config::Redis::Single(url) => one(client(url.as_str(), None)?, prefixes, &on_push).await,
+        config::Redis::Sentinel { .. } => one(master(target).await?, prefixes, &on_push).await,
+        config::Redis::Cluster(seeds) => cluster(seeds, prefixes, &on_push).await,
+    }?;
+    Ok(Link { given_up, ..link })
 }
 
 async fn one(client: Client, prefixes: &[String; 2], on_push: &OnPush) -> RedisResult<Link> {
@@ -115,6 +120,7 @@ async fn one(client: Client, prefixes: &[String; 2], on_push: &OnPush) -> RedisR
     Ok(Link {
         commands: Commands::One(commands),
         tracked: !reports.is_empty(),
+        given_up: Arc::default(),
         reports,
         masters: BTreeSet::new(),
     })
@@ -142,7 +148,7 @@ async fn cluster(seeds: &[String], prefixes: &[String; 2], on_push: &OnPush) -> 
     }
     // One master that doesn't report is one too many.
     let tracked = reports.len() == masters.len();
-    Ok(Link { commands, tracked, reports, masters })
+    Ok(Link { commands, tracked, given_up: Arc::default(), reports, masters })
 }
 
 fn client<T: IntoConnectionInfo>(at: T, settings: Option<RedisConnectionInfo>) -> RedisResult<Client> {

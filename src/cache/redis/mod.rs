@@ -69,7 +69,6 @@ pub struct Redis {
     lease: Duration,
     link: ArcSwapOption<Link>,
     unanswered: AtomicU32,
-    given_up: Notify,
     waiters: Waiters,
 }
 
@@ -93,7 +92,6 @@ impl Redis {
             lease: store.lease,
             link: ArcSwapOption::empty(),
             unanswered: AtomicU32::new(0),
-            given_up: Notify::new(),
             waiters: Waiters::default(),
         }
     }
@@ -105,16 +103,18 @@ impl Redis {
 
     /// Makes the link, watches it and makes it anew, for ever.
     pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
-        let weak = Arc::downgrade(&self);
-        let on_push: OnPush = Arc::new(move |push| {
-            if let Some(store) = weak.upgrade() {
-                store.on_push(push);
-            }
-        });
         let prefixes = self.names.tracked();
         let mut told = false;
         loop {
-            match link::connect(&target, &prefixes, &on_push).await {
+            // Each link has a signal of its own: what befell the last one must not end the next.
+            let given_up = Arc::new(Notify::new());
+            let (weak, signal) = (Arc::downgrade(&self), given_up.clone());
+            let on_push: OnPush = Arc::new(move |push: PushInfo| match weak.upgrade() {
+                _ if push.kind == PushKind::Disconnection => signal.notify_one(),
+                Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
+                _ => {}
+            });
+            match link::connect(&target, &prefixes, on_push, given_up).await {
                 Ok(link) => {
                     told = false;
                     let error = self.live(link).await;
@@ -140,7 +140,7 @@ impl Redis {
         self.metrics.store_tracking(link.tracked);
         let error = tokio::select! {
             error = link.watch() => error,
-            () = self.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
+            () = link.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
         };
         self.versions.begin_epoch(Coherence::Away);
         self.link.store(None);
@@ -151,14 +151,10 @@ impl Redis {
         error
     }
 
-    fn on_push(&self, push: PushInfo) {
-        match push.kind {
-            PushKind::Invalidate => match push.data.into_iter().next() {
-                Some(Value::Array(keys)) => keys.iter().for_each(|key| self.reported(key)),
-                _ => self.flushed(),
-            },
-            PushKind::Disconnection => self.given_up.notify_one(),
-            _ => {}
+    fn invalidated(&self, push: PushInfo) {
+        match push.data.into_iter().next() {
+            Some(Value::Array(keys)) => keys.iter().for_each(|key| self.reported(key)),
+            _ => self.flushed(),
         }
     }
 
@@ -199,10 +195,10 @@ impl Redis {
                     self.unanswered.store(0, Ordering::Relaxed);
                     Ok(value)
                 }
-                Ok(Err(error)) => Err(self.failed(&error)),
+                Ok(Err(error)) => Err(failed(link, &error)),
                 Err(_) => {
                     if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 == BREAK_AFTER {
-                        self.given_up.notify_one();
+                        link.given_up.notify_one();
                     }
                     Err(StoreError::Timeout)
                 }
@@ -210,19 +206,6 @@ impl Redis {
         };
         self.metrics.store_call(what, result.as_ref().map(|_| ()).map_err(|e| *e), began.elapsed());
         result
-    }
-
-    fn failed(&self, error: &redis::RedisError) -> StoreError {
-        if error.is_unrecoverable_error() || error.is_io_error() {
-            self.given_up.notify_one();
-            return StoreError::Down;
-        }
-        tracing::debug!(%error, "redis refused a call");
-        // A demoted master refuses writes: the link has to find the new one.
-        if error.code() == Some("READONLY") {
-            self.given_up.notify_one();
-        }
-        StoreError::Protocol
     }
 
     /// The version that a request goes by: the believed one, else the store's, else the last known.
@@ -355,4 +338,17 @@ impl Redis {
         })
         .await
     }
+}
+
+fn failed(link: &Link, error: &redis::RedisError) -> StoreError {
+    if error.is_unrecoverable_error() || error.is_io_error() {
+        link.given_up.notify_one();
+        return StoreError::Down;
+    }
+    tracing::debug!(%error, "redis refused a call");
+    // A demoted master refuses writes: the link has to find the new one.
+    if error.code() == Some("READONLY") {
+        link.given_up.notify_one();
+    }
+    StoreError::Protocol
 }
