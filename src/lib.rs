@@ -14,5 +14,12 @@
 //! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
 //! code to it.
 
+pub mod cache;
 pub mod config;
+pub mod demo;
+pub mod events;
+pub mod identity;
 pub mod name;
+pub mod representation;
+pub mod route;
+pub mod telemetry;

@@ -1,355 +1,80 @@
-//! The configuration that the program may rely on: every value checked, every default filled in, every
-//! reference between tables resolved. What the file may say stands in `raw.rs`.
+//! The configuration: from a TOML file to values that the program may rely on.
 //!
-//! Nothing here opens a socket; secrets are read (environment or file) while checking, and never printed.
+//! Two steps, apart: `raw` says what the file may hold (the key tables, each value's type and unit), `check`
+//! makes [`Config`] of it (defaults, references between tables, combinations that can't work). Both report
+//! into one list, so that a single run names every fault with its line, its key and the nearest known key.
+//!
+//! Nothing here opens a socket. Secrets are read (environment or file) while checking and never printed; a
+//! fault names the variable or the file. Relative paths count from the directory of the configuration file.
+//! Every key is told in `docs/configuration.md`.
 
-use crate::name::{Name, Namespace};
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+mod check;
+mod fault;
+mod raw;
+mod read;
+mod types;
+mod units;
 
-/// A checked configuration.
+pub use fault::{ConfigError, Fault, Faults};
+pub use types::*;
+
+use fault::Report;
+use read::{At, Place, Read};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// A configuration without faults, and what is nonetheless worth a word.
 #[derive(Debug, Clone)]
-pub struct Config {
-    /// `[server]`
-    pub server: Server,
-    /// `[[listener]]`, at least one.
-    pub listeners: Vec<Listener>,
-    /// `[admin]`; without it there is no admin listener.
-    pub admin: Option<SocketAddr>,
-    /// `[log]`
-    pub log: Log,
-    /// `[store]`
-    pub store: Store,
-    /// `[jwt]`; without it every token is refused on routes that need one.
-    pub jwt: Option<Jwt>,
-    /// `[[origin]]`, at least one; [`Route::origin`] is an index into it.
-    pub origins: Vec<Origin>,
-    /// `[[route]]`, in the file's order.
-    pub routes: Vec<Route>,
-    /// `[[event]]`
-    pub events: Vec<Event>,
-    /// `[encoding]`
-    pub encoding: Encoding,
+pub struct Loaded {
+    /// What the program runs on.
+    pub config: Config,
+    /// One line each, `file:line:column: key: message`, in the file's order.
+    pub warnings: Vec<String>,
 }
 
-/// `[server]`
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Worker threads, at least 1 (`0` in the file: one per core).
-    pub threads: usize,
-    /// How long requests and sockets may finish on shutdown (`drain`, 30 s).
-    pub drain: Duration,
-    /// How long an idle client connection is kept (`keepalive`, 65 s).
-    pub keepalive: Duration,
-    /// Requests on one client connection before it is closed (`keepalive_requests`, 10,000; `0`: no limit).
-    pub keepalive_requests: u32,
-}
+impl Config {
+    /// Reads the file at `path`, with secrets from the process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] if the file can't be read as text, [`ConfigError::Faults`] with all its faults.
+    pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Ok(Self::parse(&text, &path.display().to_string(), &|name| std::env::var(name).ok())?)
+    }
 
-/// `[[listener]]`
-#[derive(Debug, Clone)]
-pub struct Listener {
-    /// Where to listen.
-    pub address: SocketAddr,
-}
-
-/// `[log]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
-    /// `format`: `auto` (text on a terminal, else JSON), `text`, `json`.
-    pub format: LogFormat,
-    /// `access`: write access records (default true).
-    pub access: bool,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `[store]`
-#[derive(Debug, Clone)]
-pub struct Store {
-    /// `redis`: left out, this process's memory alone.
-    pub redis: Option<Redis>,
-    /// `prefix` of every key (`dash:`).
-    pub prefix: String,
-    /// `memory`: bytes of the first tier (256 MiB).
-    pub memory: u64,
-    /// `deadline` of one Redis call (50 ms).
-    pub deadline: Duration,
-    /// `lease`: how long a fill may keep the other nodes waiting before its lease must be renewed (5 s).
-    pub lease: Duration,
-}
-
-/// Where Redis is. Its `Debug` hides passwords.
-#[derive(Clone)]
-pub enum Redis {
-    /// One server: a URL as redis-rs takes it (`redis://`, `rediss://`, `unix://`).
-    Single(String),
-    /// `redis+sentinel://[user:password@]host:port[,host:port…]/<master name>[/<db>]`
-    Sentinel {
-        /// URLs of the sentinels.
-        sentinels: Vec<String>,
-        /// The name of the monitored master.
-        master: String,
-        /// The database on the master.
-        db: i64,
-        /// `user`, `password` for the master.
-        credentials: (Option<String>, Option<String>),
-    },
-    /// Several URLs: the seeds of a cluster.
-    Cluster(Vec<String>),
-}
-
-impl fmt::Debug for Redis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Single(_) => "Single(…)",
-            Self::Sentinel { .. } => "Sentinel(…)",
-            Self::Cluster(_) => "Cluster(…)",
-        })
+    /// Checks `text`. `file_name` stands before every fault, and its directory is where relative paths begin;
+    /// `env` answers for the environment.
+    ///
+    /// # Errors
+    /// All faults at once. Where the TOML itself is broken, what could not be read hides its own keys: the
+    /// references between tables are then not looked at.
+    pub fn parse(
+        text: &str,
+        file_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Loaded, Faults> {
+        let mut report = Report::default();
+        let (document, errors) = DeTable::parse_recoverable(text);
+        let whole = Place::root();
+        let value = DeValue::Table(document.into_inner());
+        let Some(file) = raw::File::read(&value, &whole, &mut report) else {
+            return Err(report.into_faults(text, file_name));
+        };
+        if !errors.is_empty() {
+            return Err(report.with_syntax(&errors, text).into_faults(text, file_name));
+        }
+        let directory = Path::new(file_name).parent().unwrap_or(Path::new(""));
+        let around = check::Surroundings { env, directory };
+        let config = check::file(At { value: file, place: whole }, &around, &mut report);
+        match config {
+            Some(config) if report.is_clean() => {
+                Ok(Loaded { config, warnings: report.into_warnings(text, file_name) })
+            }
+            _ => Err(report.into_faults(text, file_name)),
+        }
     }
 }
 
-/// Bytes that no log line, error or `Debug` shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl Secret {
-    /// Wraps the bytes.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-
-    /// The bytes, for the one who computes with them.
-    pub fn reveal(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-/// `[jwt]`
-#[derive(Debug, Clone)]
-pub struct Jwt {
-    /// `algorithms` that are accepted, at least one; symmetric and asymmetric ones are never mixed.
-    pub algorithms: Vec<jsonwebtoken::Algorithm>,
-    /// Where the keys come from.
-    pub keys: JwtKeys,
-    /// `tenant_claim` (`tenant`).
-    pub tenant_claim: String,
-    /// `user_claim` (`sub`).
-    pub user_claim: String,
-    /// `role_claim` (`role`).
-    pub role_claim: String,
-    /// `audience`: accepted values of `aud`; empty: not checked.
-    pub audience: Vec<String>,
-    /// `issuer`: accepted values of `iss`; empty: not checked.
-    pub issuer: Vec<String>,
-    /// `leeway` on `exp` and `nbf` (0 s).
-    pub leeway: Duration,
-}
-
-/// The keys of `[jwt]`.
-#[derive(Debug, Clone)]
-pub enum JwtKeys {
-    /// `secret`: one or, while one rotates, several shared secrets, tried in order.
-    Secrets(Vec<Secret>),
-    /// `jwks = { file = … }`: re-read when it changes.
-    JwksFile(PathBuf),
-    /// `jwks = { url = …, refresh = "5m" }`
-    JwksUrl {
-        /// An `http` or `https` URL.
-        url: String,
-        /// How often it is fetched anew.
-        refresh: Duration,
-    },
-}
-
-/// `[[origin]]`
-#[derive(Debug, Clone)]
-pub struct Origin {
-    /// `name`
-    pub name: Name,
-    /// `servers`, at least one.
-    pub servers: Vec<OriginServer>,
-    /// `connect_timeout` (2 s), TLS included.
-    pub connect_timeout: Duration,
-    /// `read_timeout` between two reads (30 s).
-    pub read_timeout: Duration,
-    /// `retries` of idempotent requests (2).
-    pub retries: u32,
-    /// `health = { path, interval, timeout }`
-    pub health: Option<Health>,
-}
-
-/// One server of an origin: `http://host:port` or `https://host[:port]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginServer {
-    /// TLS (verified against the system's roots) or plain.
-    pub tls: bool,
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-/// Active health checks: `GET path`, anything from 200 to 399 is healthy.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// What is asked for.
-    pub path: String,
-    /// How often (5 s).
-    pub interval: Duration,
-    /// How long a check may take (2 s).
-    pub timeout: Duration,
-}
-
-/// `[[route]]`
-#[derive(Debug, Clone)]
-pub struct Route {
-    /// `name`, a metric label; by default made of the path (`/api/widgets/kpi` → `api_widgets_kpi`).
-    /// Unique over all routes.
-    pub name: Name,
-    /// `host`: an exact host or `*.example.com`, lower case; `None`: any.
-    pub host: Option<String>,
-    /// `methods`; empty: any.
-    pub methods: Vec<http::Method>,
-    /// `path`
-    pub path: PathPattern,
-    /// Index into [`Config::origins`].
-    pub origin: usize,
-    /// `cache`
-    pub cache: CacheMode,
-    /// `auth`: `optional` (default; a token, where one is shown, must verify if the scope or `auth` reads it),
-    /// `required`, `off` (tokens pass through unread; not with scope `tenant` or `user`).
-    pub auth: Auth,
-    /// `token_query`: accept `?token=` besides the header (default false).
-    pub token_query: bool,
-    /// `max_body`: the largest request body (10 MiB).
-    pub max_body: u64,
-    /// `websocket = { idle_timeout }` (60 s where left out; upgrades are allowed only with it).
-    pub websocket: Option<WebSocket>,
-}
-
-/// How a route treats tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Auth {
-    /// Never read.
-    Off,
-    /// Verified where shown.
-    Optional,
-    /// 401 without one.
-    Required,
-}
-
-/// `websocket`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WebSocket {
-    /// How long a socket may stay silent in both directions.
-    pub idle_timeout: Duration,
-}
-
-/// What a route's `path` matches.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PathPattern {
-    /// Exactly this path.
-    Exact(String),
-    /// `/x/*`: every path that begins with the text before the `*` (here `/x/`).
-    Prefix(String),
-}
-
-/// `cache`
-#[derive(Debug, Clone)]
-pub enum CacheMode {
-    /// `"off"`, the default.
-    Off,
-    /// A table: answers under version keys.
-    Versioned(Box<CacheRules>),
-}
-
-/// `cache = { namespace = …, … }`
-#[derive(Debug, Clone)]
-pub struct CacheRules {
-    /// `namespace`
-    pub namespace: Namespace,
-    /// `scope` (`public`)
-    pub scope: Scope,
-    /// `ttl`, required.
-    pub ttl: Duration,
-    /// `stale_while_revalidate` (0 s)
-    pub stale_while_revalidate: Duration,
-    /// `stale_if_error` (0 s)
-    pub stale_if_error: Duration,
-    /// `query`: the parameters that tell answers apart and that the origin gets; sorted, unique.
-    pub query: Vec<String>,
-    /// `negative_ttl` for 404 and 410 (0 s: not stored).
-    pub negative_ttl: Duration,
-    /// `max_size` of a stored body (1 MiB).
-    pub max_size: u64,
-    /// `fill_timeout`: the deadline of one fill (30 s).
-    pub fill_timeout: Duration,
-    /// `cache_control` for the outside; `None`: derived from the scope and `ttl`.
-    pub cache_control: Option<String>,
-}
-
-/// Who shares an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Everyone.
-    Public,
-    /// Everyone of a tenant; without a token: tenant `public`.
-    Tenant,
-    /// One user of a tenant; without a token: 401.
-    User,
-}
-
-/// `[[event]]`
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// `path`, exact. The last segment is the event's name in metrics.
-    pub path: String,
-    /// `secret`: one or several (`whsec_…` is base64, anything else is taken as it is).
-    pub secrets: Vec<Secret>,
-    /// `bump`: namespaces, at least one.
-    pub bump: Vec<Namespace>,
-    /// `forward`: index into [`Config::origins`] where `true` (with `origin = "…"`), else `None`.
-    pub forward: Option<usize>,
-    /// `rate`: events a second that are accepted (`100`), with bursts of twice that.
-    pub rate: u32,
-    /// `max_body` (64 KiB)
-    pub max_body: u64,
-}
-
-/// `[encoding]`
-#[derive(Debug, Clone)]
-pub struct Encoding {
-    /// `types` that are worth encoding, lower case, without parameters.
-    pub types: Vec<String>,
-    /// `min_size` in bytes (1,024).
-    pub min_size: u64,
-    /// `prefer`: the order at equal q-values (`["br", "zstd", "gzip"]`).
-    pub prefer: Vec<Coding>,
-    /// `levels`: per coding (`br` 5, `gzip` 6, `zstd` 3).
-    pub levels: BTreeMap<Coding, i32>,
-}
-
-/// A content coding that Tidegate can make (RFC 9110, 8.4.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Coding {
-    /// RFC 7932
-    Brotli,
-    /// RFC 8878
-    Zstd,
-    /// RFC 1952
-    Gzip,
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+# Everything a developer or CI does here. Needs cargo, make and, for what is missing, apt with root or sudo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test ci bench build tools test-tools advisories
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ENSURE := CARGO="$(CARGO)" scripts/ensure
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+tools:
+	@$(ENSURE) cc cmake
+
+build: tools
+	$(CARGO) build --locked --release
+
+run: build ## build and start the gateway with its demo origin behind it
+	exec $(TARGET)/release/tidegate demo
+
+test: test-tools ## all tests, against real Redis, Flask and Chromium; the last line counts them
+	$(CARGO) test --locked --doc --quiet
+	$(CARGO) nextest run --locked
+
+test-tools: tools
+	@$(ENSURE) redis-server node npm chromium cargo-nextest
+	@scripts/test-environment
+
+ci: test-tools ## what CI runs: format, lints, documentation, licences, build, then the tests
+	@$(ENSURE) cargo-deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+	$(if $(ADVISORIES),$(CARGO) deny --locked check --hide-inclusion-graph advisories)
+	$(CARGO) build --locked --all-targets
+	@$(MAKE) --no-print-directory test
+
+bench: tools ## what a cache hit costs, beside nginx and HAProxy (six minutes; BENCH_ARGS=--help)
+	@$(ENSURE) python3 nginx haproxy wrk taskset
+	$(CARGO) build --locked --release
+	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)

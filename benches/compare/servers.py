@@ -1,0 +1,149 @@
+"""The servers of a comparison: started on free ports, each on its core, watched, and stopped by process id.
+
+What is decided here: how a server starts and when it is ready, what CPU time it has used. Never: what is
+asked of it (that is run.py's).
+"""
+
+import http.client
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+HERE = pathlib.Path(__file__).parent
+READY_SECONDS = 15
+STOP_SECONDS = 5
+
+
+class Failure(Exception):
+    """The run can't go on; the text is for whoever started it."""
+
+
+def program(name):
+    """The path of a program; Debian keeps daemons in a directory that a user's PATH leaves out."""
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    if path is None:
+        raise Failure(f"{name} is missing: `make bench` installs it")
+    return path
+
+
+def free_port():
+    """A port on the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One running server: its own session, so that its workers can be told from everybody else's processes."""
+
+    def __init__(self, name, command, config, directory, core, **values):
+        """Starts `command` (after `{config}` and `{directory}` are filled in) in a directory of its own.
+
+        `config` is a file beside this one; `@KEY@` in it becomes `values["key"]`, `@PORT@` the server's port.
+        """
+        self.name = name
+        self.port = free_port()
+        self.directory = directory / config.partition(".")[0] / str(self.port)
+        self.directory.mkdir(parents=True)
+        file = self.directory / config
+        file.write_text(fill_in((HERE / config).read_text(), port=self.port, **values))
+        command = [part.format(config=file, directory=self.directory) for part in command]
+        with (self.directory / "stderr").open("wb") as errors:
+            self._process = subprocess.Popen(
+                ["taskset", "-c", str(core), *command],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+
+    def wait_until_ready(self):
+        """Returns once the port answers; a server that ends or stays silent is a failure that says why."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        said = (self.directory / "stderr").read_text(errors="replace")[-2000:]
+        raise Failure(f"{self.name} did not come up on port {self.port}:\n{said}")
+
+    def get(self, path, **headers):
+        """One GET on a connection of its own: status, headers, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(f"{self.name}: GET {path}: {error!r}") from error
+        finally:
+            connection.close()
+
+    def cpu(self):
+        """Nanoseconds on the CPU so far, by (process, thread), over the server and all its workers."""
+        used = {}
+        for pid in self._members():
+            for task in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                try:
+                    used[pid, task.parent.name] = int(task.read_text().split()[0])
+                except OSError:  # the thread has just ended
+                    continue
+        return used
+
+    def _members(self):
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    # After the name in parentheses: state, parent, group, session.
+                    session = (entry / "stat").read_text().rpartition(")")[2].split()[3]
+                except OSError:
+                    continue
+                if int(session) == self._process.pid:
+                    yield entry.name
+
+    def stop(self):
+        """Asks the server to end; kills its session's processes where it doesn't."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                for pid in list(self._members()):
+                    os.kill(int(pid), signal.SIGKILL)
+                self._process.wait(STOP_SECONDS)
+
+
+class Nginx(Server):
+    """nginx, with nothing of the distribution's configuration or directories."""
+
+    def __init__(self, name, config, directory, core, **values):
+        command = [program("nginx"), "-p", "{directory}", "-c", "{config}", "-e", "{directory}/stderr"]
+        user = "user root;" if os.geteuid() == 0 else ""
+        super().__init__(name, command, config, directory, core, user=user, **values)
+
+
+class Origin(Nginx):
+    """nginx with static files, and a count of what it was asked for."""
+
+    def __init__(self, files, directory, core):
+        data = directory / "data"
+        data.mkdir()
+        for path, body in files.items():
+            (data / path.lstrip("/")).write_bytes(body)
+        super().__init__("origin", "origin.conf", directory, core, data=data)
+
+    def requests(self):
+        """How many requests have come so far."""
+        return (self.directory / "access").read_bytes().count(b"\n")
+
+
+def fill_in(template, **values):
+    """The template with each `@KEY@` replaced; one that nobody knows is a fault of ours."""
+    for key, value in values.items():
+        template = template.replace(f"@{key.upper()}@", str(value))
+    if left := re.search("@[A-Z]+@", template):
+        raise Failure(f"nothing fills in {left[0]}")
+    return template

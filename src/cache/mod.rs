@@ -1,0 +1,3 @@
+//! x
+pub mod key;
+pub mod version;

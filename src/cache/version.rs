@@ -1,0 +1,439 @@
+//! The versions that this node knows, and whether it may believe them.
+//!
+//! A version is read from the store once and then believed until the store says that it changed, or until the
+//! connection that would say so is lost. That makes a hit cost no round trip. The rules:
+//!
+//! - A [`Slot`] holds what is known of one namespace and tenant. An entry of the cache keeps its slot, so that
+//!   a hit asks the slot and not the table.
+//! - What is known carries the *epoch* in which it was read. A lost connection, a FLUSHALL or a reconnection
+//!   begins a new epoch: everything known is doubted at once, at the price of one addition.
+//! - A read notes the slot's change count before it asks. If a change was reported meanwhile, the answer serves
+//!   the request that asked, but is not believed any longer than that.
+//! - While the store is away, the last known version goes on: a hit needs no store. A bump that could not be
+//!   recorded moves the version here and is made up for when the store is back.
+//!
+//! No I/O happens here: `redis.rs` reads, writes and reports.
+
+use crate::name::{Namespace, Tenant};
+use ahash::RandomState;
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
+        Arc,
+    },
+};
+
+/// The value of a version key, as opaque bytes. Any change of bytes is another version.
+#[derive(Clone)]
+pub struct Version {
+    value: Arc<[u8]>,
+    tag: Arc<str>,
+}
+
+impl Version {
+    /// What an absent key means.
+    pub fn absent() -> Self {
+        Self::new(b"1")
+    }
+
+    /// A version from the value of its key.
+    pub fn new(value: &[u8]) -> Self {
+        let plain = !value.is_empty() && value.len() <= 20 && value.iter().all(u8::is_ascii_digit);
+        let tag = match plain {
+            true => String::from_utf8_lossy(value).into_owned(),
+            // Begins with a letter: no digits can pose as it, nor it as digits.
+            false => Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}")),
+        };
+        Self { value: value.into(), tag: tag.into() }
+    }
+
+    /// What stands behind `:v` in the key of an answer: the digits themselves, else `x` and a hash.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// The version that a bump at `now_ms` leads to: never backwards, whatever happened to the store.
+    pub fn bumped(&self, now_ms: u64) -> Self {
+        let current = std::str::from_utf8(&self.value).ok().and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
+        Self::new(current.saturating_add(1).max(now_ms).to_string().as_bytes())
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tag, &other.tag) || self.tag == other.tag
+    }
+}
+
+impl Eq for Version {}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.tag)
+    }
+}
+
+/// How far versions may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Coherence {
+    /// There is no store: this table is the truth.
+    Alone = 0,
+    /// The store reports changes.
+    Tracked = 1,
+    /// The store doesn't report changes: each request reads.
+    Untracked = 2,
+    /// The store is away: the last known version goes on.
+    Away = 3,
+}
+
+/// What a request learns from a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Believe this.
+    Current(Version),
+    /// Ask the store, with this ticket.
+    Ask(Ticket),
+}
+
+/// The state of a slot when a read began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    epoch: u64,
+    changes: u64,
+}
+
+struct Known {
+    version: Version,
+    epoch: u64,
+}
+
+/// What is known of one namespace and tenant.
+pub struct Slot {
+    namespace: Namespace,
+    tenant: Tenant,
+    known: ArcSwapOption<Known>,
+    changes: AtomicU64,
+    unrecorded: AtomicBool,
+    detached: AtomicBool,
+    /// Held while a read's answer is judged against changes that arrive on another thread.
+    judging: Mutex<()>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    epoch: AtomicU64,
+    coherence: AtomicU8,
+}
+
+impl Shared {
+    fn coherence(&self) -> Coherence {
+        match self.coherence.load(Ordering::Acquire) {
+            0 => Coherence::Alone,
+            1 => Coherence::Tracked,
+            2 => Coherence::Untracked,
+            _ => Coherence::Away,
+        }
+    }
+}
+
+impl Slot {
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// What a request may go by now.
+    pub fn standing(&self) -> Standing {
+        let ticket = || Ticket {
+            epoch: self.shared.epoch.load(Ordering::Acquire),
+            changes: self.changes.load(Ordering::Acquire),
+        };
+        match self.shared.coherence() {
+            Coherence::Alone | Coherence::Away => Standing::Current(self.last_known()),
+            Coherence::Untracked => Standing::Ask(ticket()),
+            Coherence::Tracked => {
+                let ticket = ticket();
+                match &*self.known.load() {
+                    Some(known) if known.epoch == ticket.epoch && !self.detached.load(Ordering::Acquire) => {
+                        Standing::Current(known.version.clone())
+                    }
+                    _ => Standing::Ask(ticket),
+                }
+            }
+        }
+    }
+
+    /// Whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
+    /// store has to be asked.
+    pub fn is_current(&self, version: &Version) -> Option<bool> {
+        let coherence = self.shared.coherence();
+        if coherence == Coherence::Untracked || self.detached.load(Ordering::Acquire) {
+            return None;
+        }
+        match &*self.known.load() {
+            Some(known) => {
+                let believed = coherence != Coherence::Tracked
+                    || known.epoch == self.shared.epoch.load(Ordering::Acquire);
+                believed.then(|| known.version == *version)
+            }
+            None if coherence == Coherence::Tracked => None,
+            None => Some(*version == Version::absent()),
+        }
+    }
+
+    /// The last version that was known here, believed or not; an unknown one counts as absent.
+    pub fn last_known(&self) -> Version {
+        self.known.load().as_ref().map_or_else(Version::absent, |k| k.version.clone())
+    }
+
+    /// The store answered a read that began with `ticket`.
+    pub fn learned(&self, ticket: Ticket, version: &Version) {
+        let _judging = self.judging.lock();
+        if self.changes.load(Ordering::Acquire) == ticket.changes {
+            self.known.store(Some(Arc::new(Known { version: version.clone(), epoch: ticket.epoch })));
+        }
+    }
+
+    /// Moves the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
+    pub fn bump_here(&self, now_ms: u64) -> Version {
+        let _judging = self.judging.lock();
+        let version = self.last_known().bumped(now_ms);
+        let alone = self.shared.coherence() == Coherence::Alone;
+        self.unrecorded.store(!alone, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        self.known.store(Some(Arc::new(Known { version: version.clone(), epoch })));
+        version
+    }
+
+    /// Whether a bump made here has not reached the store yet. Reading the version must bump it instead.
+    pub fn owes_bump(&self) -> bool {
+        self.unrecorded.load(Ordering::Acquire)
+    }
+
+    /// The bump that was owed is recorded.
+    pub fn paid(&self) {
+        self.unrecorded.store(false, Ordering::Release);
+    }
+
+    fn doubt(&self) {
+        let _judging = self.judging.lock();
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        // The version stays as the last known one, for when the store goes away; its epoch is past.
+        if let Some(known) = &*self.known.load() {
+            self.known.store(Some(Arc::new(Known { version: known.version.clone(), epoch: 0 })));
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {:?}", self.namespace, self.tenant, self.last_known())
+    }
+}
+
+type Family = (Namespace, Tenant);
+
+/// The table of all slots.
+pub struct Versions {
+    slots: Mutex<HashMap<Family, Arc<Slot>, RandomState>>,
+    shared: Arc<Shared>,
+    sweep_at: AtomicU64,
+}
+
+/// Slots that nobody uses are swept when their number has doubled; below this it is not worth it.
+const FIRST_SWEEP: u64 = 65_536;
+
+impl Versions {
+    /// An empty table.
+    pub fn new(coherence: Coherence) -> Self {
+        let shared = Shared { epoch: AtomicU64::new(1), coherence: AtomicU8::new(coherence as u8) };
+        Self { slots: Mutex::default(), shared: Arc::new(shared), sweep_at: AtomicU64::new(FIRST_SWEEP) }
+    }
+
+    /// How far versions may be believed now.
+    pub fn coherence(&self) -> Coherence {
+        self.shared.coherence()
+    }
+
+    /// The slot of a namespace and tenant.
+    pub fn slot(&self, namespace: &Namespace, tenant: &Tenant) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get(&(namespace.clone(), tenant.clone())) {
+            return slot.clone();
+        }
+        if slots.len() as u64 >= self.sweep_at.load(Ordering::Relaxed) {
+            Self::sweep(&mut slots);
+            self.sweep_at.store((slots.len() as u64 * 2).max(FIRST_SWEEP), Ordering::Relaxed);
+        }
+        let slot = Arc::new(Slot {
+            namespace: namespace.clone(),
+            tenant: tenant.clone(),
+            known: ArcSwapOption::empty(),
+            changes: AtomicU64::new(0),
+            unrecorded: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            judging: Mutex::new(()),
+            shared: self.shared.clone(),
+        });
+        slots.insert((namespace.clone(), tenant.clone()), slot.clone());
+        slot
+    }
+
+    /// A change of this version was reported.
+    pub fn changed(&self, namespace: &str, tenant: &str) {
+        let (Ok(namespace), Ok(tenant)) = (namespace.parse(), tenant.parse()) else { return };
+        let slot = self.slots.lock().get(&(namespace, tenant)).cloned();
+        if let Some(slot) = slot {
+            slot.doubt();
+        }
+    }
+
+    /// Everything known is doubted, and believed from now on as `coherence` says.
+    pub fn begin_epoch(&self, coherence: Coherence) {
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        self.shared.coherence.store(coherence as u8, Ordering::Release);
+    }
+
+    /// Everything known is doubted.
+    pub fn doubt_all(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
+    /// clone it can't be: the table's lock is held.
+    fn sweep(slots: &mut HashMap<Family, Arc<Slot>, RandomState>) {
+        slots.retain(|_, slot| {
+            let used = Arc::strong_count(slot) > 1 || slot.owes_bump();
+            if !used {
+                slot.detached.store(true, Ordering::Release);
+            }
+            used
+        });
+    }
+}
+
+impl fmt::Debug for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Versions").field("coherence", &self.coherence()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(coherence: Coherence) -> (Versions, Arc<Slot>) {
+        let versions = Versions::new(coherence);
+        let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+        (versions, slot)
+    }
+
+    fn ask(slot: &Slot) -> Ticket {
+        match slot.standing() {
+            Standing::Ask(ticket) => ticket,
+            Standing::Current(v) => panic!("{v:?} is believed"),
+        }
+    }
+
+    #[test]
+    fn digits_stand_for_themselves_and_anything_else_for_its_hash() {
+        assert_eq!(Version::new(b"7").tag(), "7");
+        assert_eq!(Version::absent().tag(), "1");
+        let pickled = Version::new(b"!\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00\x8c\x012\x94.");
+        assert_eq!(pickled.tag().len(), 25);
+        assert!(pickled.tag().starts_with('x'));
+        assert_ne!(pickled, Version::new(b"!other"));
+        assert_ne!(Version::new(b"").tag(), "");
+        assert!(Version::new(b"123456789012345678901").tag().starts_with('x'));
+    }
+
+    #[test]
+    fn a_bump_never_goes_backwards() {
+        assert_eq!(Version::new(b"5").bumped(1_000).tag(), "1000");
+        assert_eq!(Version::new(b"5000").bumped(1_000).tag(), "5001");
+        assert_eq!(Version::new(b"!pickle").bumped(1_000).tag(), "1000");
+        assert_eq!(Version::new(b"18446744073709551615").bumped(1).tag(), "18446744073709551615");
+    }
+
+    #[test]
+    fn what_was_read_is_believed_until_a_change_is_reported() {
+        let (versions, slot) = table(Coherence::Tracked);
+        slot.learned(ask(&slot), &Version::new(b"3"));
+        assert_eq!(slot.standing(), Standing::Current(Version::new(b"3")));
+        assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
+        assert_eq!(slot.is_current(&Version::new(b"2")), Some(false));
+        versions.changed("kpi", "globex");
+        assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
+        versions.changed("kpi", "acme");
+        ask(&slot);
+        assert_eq!(slot.is_current(&Version::new(b"3")), None);
+    }
+
+    #[test]
+    fn a_read_that_a_change_overtook_is_not_believed() {
+        let (versions, slot) = table(Coherence::Tracked);
+        let ticket = ask(&slot);
+        versions.changed("kpi", "acme");
+        slot.learned(ticket, &Version::new(b"3"));
+        ask(&slot);
+        let ticket = ask(&slot);
+        versions.doubt_all();
+        slot.learned(ticket, &Version::new(b"3"));
+        ask(&slot);
+    }
+
+    #[test]
+    fn while_the_store_is_away_the_last_known_version_goes_on_and_is_read_anew_after() {
+        let (versions, slot) = table(Coherence::Tracked);
+        slot.learned(ask(&slot), &Version::new(b"3"));
+        versions.begin_epoch(Coherence::Away);
+        assert_eq!(slot.standing(), Standing::Current(Version::new(b"3")));
+        assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
+        let bumped = slot.bump_here(1_000);
+        assert!(slot.owes_bump());
+        assert_eq!(slot.is_current(&Version::new(b"3")), Some(false));
+        assert_eq!(slot.is_current(&bumped), Some(true));
+        versions.begin_epoch(Coherence::Tracked);
+        ask(&slot);
+        assert_eq!(slot.is_current(&bumped), None);
+    }
+
+    #[test]
+    fn alone_the_table_is_the_truth() {
+        let (_versions, slot) = table(Coherence::Alone);
+        assert_eq!(slot.is_current(&Version::absent()), Some(true));
+        slot.bump_here(1_000);
+        assert_eq!(slot.is_current(&Version::absent()), Some(false));
+        assert!(!slot.owes_bump());
+    }
+
+    #[test]
+    fn untracked_versions_are_read_each_time() {
+        let (_versions, slot) = table(Coherence::Untracked);
+        slot.learned(ask(&slot), &Version::new(b"3"));
+        ask(&slot);
+        assert_eq!(slot.is_current(&Version::new(b"3")), None);
+    }
+
+    #[test]
+    fn a_sweep_keeps_what_is_held() {
+        let (versions, slot) = table(Coherence::Tracked);
+        versions.slot(&"chart".parse().unwrap(), &"acme".parse().unwrap());
+        let mut slots = versions.slots.lock();
+        Versions::sweep(&mut slots);
+        assert_eq!(slots.len(), 1);
+        assert!(slots.contains_key(&(slot.namespace().clone(), slot.tenant().clone())));
+    }
+}

@@ -1,0 +1,170 @@
+//! `[jwt]`: algorithms and keys that fit each other. Shared secrets and public keys are never mixed (RFC
+//! 8725, 2.1 and 3.1): whoever knows a public key could otherwise sign with it as a secret.
+
+use super::{host::host_and_port, secret::secrets, Surroundings, NOT_ZERO};
+use crate::config::{
+    fault::Report,
+    raw,
+    read::{At, Field, OneOrMany, Place},
+    types::{Jwt, JwtKeys, Secret},
+};
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
+use std::time::Duration;
+
+/// Checks `[jwt]`, if it is there.
+pub(super) fn jwt(
+    raw: Field<raw::Jwt>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Option<Jwt>> {
+    let Some(At { value: raw, place }) = raw.optional()? else { return Some(None) };
+    let algorithms = raw.algorithms.required("algorithms", &place, report);
+    let family = algorithms.as_ref().and_then(|algorithms| family(algorithms, report));
+    let keys = match (&raw.secret, &raw.jwks) {
+        (Field::Absent, Field::Absent) => {
+            report.fault(&place, "needs secret or jwks");
+            None
+        }
+        (_, Field::Absent) => secrets(raw.secret, &place, around, report)
+            .and_then(|secrets| shared_keys(secrets, family, algorithms.as_ref(), report)),
+        (Field::Absent, _) => public_keys(raw.jwks, family, around, report),
+        _ => {
+            report.fault(&place, "secret and jwks exclude each other");
+            None
+        }
+    };
+    let tenant_claim = raw.tenant_claim.or("tenant".to_owned());
+    let user_claim = raw.user_claim.or("sub".to_owned());
+    let role_claim = raw.role_claim.or("role".to_owned());
+    let (audience, issuer) = (accepted(raw.audience), accepted(raw.issuer));
+    let leeway = raw.leeway.or(Duration::ZERO);
+    Some(Some(Jwt {
+        algorithms: algorithms?.value.into_iter().map(|algorithm| algorithm.value).collect(),
+        keys: keys?,
+        tenant_claim: tenant_claim?,
+        user_claim: user_claim?,
+        role_claim: role_claim?,
+        audience: audience?,
+        issuer: issuer?,
+        leeway: leeway?,
+    }))
+}
+
+/// What kind of keys the algorithms need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Shared,
+    Public,
+}
+
+/// The one family of all algorithms.
+fn family(algorithms: &At<Vec<At<Algorithm>>>, report: &mut Report) -> Option<Family> {
+    let shared = |algorithm: &At<Algorithm>| algorithm.value.family() == AlgorithmFamily::Hmac;
+    let count = algorithms.value.iter().filter(|algorithm| shared(algorithm)).count();
+    match (count, algorithms.value.len()) {
+        (_, 0) => {
+            report.fault(&algorithms.place, "must hold at least one");
+            None
+        }
+        (0, _) => Some(Family::Public),
+        (count, all) if count == all => Some(Family::Shared),
+        _ => {
+            report.fault(
+                &algorithms.place,
+                "HS* must not be mixed with the others: its keys are secrets, theirs public",
+            );
+            None
+        }
+    }
+}
+
+fn shared_keys(
+    secrets: Vec<At<Secret>>,
+    family: Option<Family>,
+    algorithms: Option<&At<Vec<At<Algorithm>>>>,
+    report: &mut Report,
+) -> Option<JwtKeys> {
+    if let (Some(Family::Public), Some(algorithms)) = (family, algorithms) {
+        report.fault(
+            &algorithms.place,
+            "with secret only HS256, HS384 and HS512 can be used, the others need jwks",
+        );
+        return None;
+    }
+    let algorithms = algorithms.map_or(&[][..], |algorithms| &algorithms.value);
+    if let Some((needed, algorithm)) =
+        algorithms.iter().map(|a| (digest_size(a.value), a.value)).max_by_key(|a| a.0)
+    {
+        for At { value, place } in &secrets {
+            let length = value.reveal().len();
+            if length < needed {
+                report.warn(
+                    place,
+                    format!("{length} bytes, {algorithm:?} should have {needed} or more (RFC 7518, 3.2)"),
+                );
+            }
+        }
+    }
+    Some(JwtKeys::Secrets(secrets.into_iter().map(|secret| secret.value).collect()))
+}
+
+/// Bytes of the hash that an HMAC algorithm uses.
+fn digest_size(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    }
+}
+
+fn public_keys(
+    raw: Field<raw::Jwks>,
+    family: Option<Family>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<JwtKeys> {
+    let At { value: raw, place } = raw.optional()??;
+    if family == Some(Family::Shared) {
+        report.fault(&place, "holds public keys, HS256, HS384 and HS512 need secret");
+    }
+    match (raw.file.optional()?, raw.url.optional()?) {
+        (Some(file), None) => {
+            if let Some(refresh) = raw.refresh.optional()? {
+                report.fault(&refresh.place, "belongs to url, a file is re-read when it changes");
+            }
+            let path = around.resolve(&file.value);
+            if let Err(error) = std::fs::File::open(&path) {
+                report.fault(&file.place, format!("can't read {:?}: {error}", file.value));
+            }
+            Some(JwtKeys::JwksFile(path))
+        }
+        (None, Some(url)) => jwks_url(url, raw.refresh, report),
+        _ => {
+            report.fault(&place, "must have either file or url");
+            None
+        }
+    }
+}
+
+fn jwks_url(url: At<String>, refresh: Field<Duration>, report: &mut Report) -> Option<JwtKeys> {
+    let refresh = refresh.or_if(Duration::from_secs(300), |refresh| !refresh.is_zero(), NOT_ZERO, report);
+    check_url(&url.value, &url.place, report);
+    Some(JwtKeys::JwksUrl { url: url.value, refresh: refresh? })
+}
+
+fn check_url(url: &str, place: &Place, report: &mut Report) {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host_and_port(authority, 0).filter(|_| url.bytes().all(|b| b.is_ascii_graphic()));
+    match (scheme, host) {
+        ("https", Some(_)) | ("http", Some(("localhost" | "127.0.0.1" | "::1", _))) => {}
+        ("http", Some(_)) => {
+            report.warn(place, "without TLS, whoever stands in between can put in keys of their own");
+        }
+        _ => report.fault(place, "must be an http:// or https:// URL with a host"),
+    }
+}
+
+fn accepted(raw: Field<OneOrMany<String>>) -> Option<Vec<String>> {
+    raw.or(OneOrMany(Vec::new())).map(|OneOrMany(values)| values.into_iter().map(|at| at.value).collect())
+}

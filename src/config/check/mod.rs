@@ -1,0 +1,228 @@
+//! From what the file says to what the program may rely on: defaults, references between tables, combinations
+//! that can't work. Each function looks at all its keys before it gives up, so that every fault is reported,
+//! and gives `None` only where one was.
+
+mod cache;
+mod event;
+mod host;
+mod jwt;
+mod origin;
+mod route;
+mod secret;
+mod store;
+mod unique;
+
+use super::{
+    fault::Report,
+    raw,
+    read::{At, Field, Size},
+    types::{Coding, Config, Encoding, Listener, Log, LogFormat, Server},
+};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+
+/// What a check may ask of the world outside the file.
+pub(super) struct Surroundings<'a> {
+    /// Answers for the environment.
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// Where relative paths begin.
+    pub(super) directory: &'a Path,
+}
+
+/// Checks the whole file.
+pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut Report) -> Option<Config> {
+    let At { value: raw, place } = raw;
+    let server = server(raw.server.or_default(), report);
+    let mut addresses = Vec::new();
+    let listeners = raw.listener.required("listener", &place, report);
+    let listeners = listeners.and_then(|raw| listeners_of(raw, &mut addresses, report));
+    let admin = admin(raw.admin, &addresses, report);
+    let log = log(raw.log.or_default());
+    let store = store::store(raw.store.or_default(), around, report);
+    let tokens = !matches!(raw.jwt, Field::Absent);
+    let jwt = jwt::jwt(raw.jwt, around, report);
+    let origins = raw.origin.required("origin", &place, report);
+    let known = origin::Known::new(origins.as_ref(), report);
+    let origins = origins.and_then(|raw| origin::origins(raw, report));
+    if matches!(raw.route, Field::Absent) {
+        report.warn(
+            &place.child("route", 0),
+            "there is none: every request but an event's is answered with 404",
+        );
+    }
+    let routes = raw.route.or(Vec::new()).and_then(|raw| route::routes(raw, &known, tokens, report));
+    let events = raw
+        .event
+        .or(Vec::new())
+        .and_then(|raw| event::events(raw, &known, routes.as_deref(), around, report));
+    let encoding = encoding(raw.encoding.or_default(), report);
+    Some(Config {
+        server: server?,
+        listeners: listeners?,
+        admin: admin?,
+        log: log?,
+        store: store?,
+        jwt: jwt?,
+        origins: origins?,
+        routes: routes?,
+        events: events?,
+        encoding: encoding?,
+    })
+}
+
+impl<T: Default> Field<T> {
+    /// A table, or one without keys where it is left out (or was no table, which is reported).
+    fn or_default(self) -> T {
+        self.or(T::default()).unwrap_or_default()
+    }
+}
+
+const NOT_ZERO: &str = "must be more than 0";
+
+/// A duration that must not be zero.
+fn positive(field: Field<Duration>, default: Duration, report: &mut Report) -> Option<Duration> {
+    field.or_if(default, |duration| !duration.is_zero(), NOT_ZERO, report)
+}
+
+/// A number of bytes that must not be zero.
+fn positive_size(field: Field<Size>, default: u64, report: &mut Report) -> Option<u64> {
+    field.or_if(Size(default), |size| size.0 > 0, NOT_ZERO, report).map(|size| size.0)
+}
+
+fn server(raw: raw::Server, report: &mut Report) -> Option<Server> {
+    let threads = raw.threads.or_if(0, |threads| *threads <= 1024, "must be at most 1024", report);
+    let drain = raw.drain.or(Duration::from_secs(30));
+    // Pingora takes whole seconds and reads none as "without end".
+    let whole_second = |keepalive: &Duration| keepalive.as_secs() > 0;
+    let keepalive = raw.keepalive.or_if(Duration::from_secs(65), whole_second, "must be at least 1s", report);
+    let keepalive_requests = raw.keepalive_requests.or(10_000);
+    let threads = match threads {
+        Some(0) => Some(std::thread::available_parallelism().map_or(1, usize::from)),
+        other => other.and_then(|threads| usize::try_from(threads).ok()),
+    };
+    Some(Server {
+        threads: threads?,
+        drain: drain?,
+        keepalive: keepalive?,
+        keepalive_requests: keepalive_requests?,
+    })
+}
+
+/// The listeners; their addresses are left in `taken`, `None` for a faulty one.
+fn listeners_of(
+    raw: At<Vec<At<raw::Listener>>>,
+    taken: &mut Vec<Option<SocketAddr>>,
+    report: &mut Report,
+) -> Option<Vec<Listener>> {
+    if raw.value.is_empty() {
+        report.fault(&raw.place, "must hold at least one");
+        return None;
+    }
+    for At { value, place } in raw.value {
+        let address = value.address.required("address", &place, report);
+        if let Some(address) = &address {
+            not_taken(address, taken, report);
+        }
+        taken.push(address.map(|address| address.value));
+    }
+    taken.iter().map(|address| address.map(|address| Listener { address })).collect()
+}
+
+/// Reports an address that a listener has already. Port 0 is another one each time.
+fn not_taken(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
+    let twin = taken.iter().position(|other| *other == Some(address.value));
+    if let Some(twin) = twin.filter(|_| address.value.port() != 0) {
+        report.fault(&address.place, format!("the same address as listener[{twin}]"));
+    }
+}
+
+fn admin(
+    raw: Field<raw::Admin>,
+    taken: &[Option<SocketAddr>],
+    report: &mut Report,
+) -> Option<Option<SocketAddr>> {
+    let Some(At { value, place }) = raw.optional()? else { return Some(None) };
+    let address = value.address.required("address", &place, report)?;
+    not_taken(&address, taken, report);
+    if !address.value.ip().is_loopback() {
+        report.warn(
+            &address.place,
+            "not a loopback address: whoever reaches it reads the metrics, without a token",
+        );
+    }
+    Some(Some(address.value))
+}
+
+fn log(raw: raw::Log) -> Option<Log> {
+    Some(Log { format: raw.format.or(LogFormat::Auto)?, access: raw.access.or(true)? })
+}
+
+/// What is encoded unless the file says otherwise: text, by the names that servers give it.
+const ENCODED_TYPES: &[&str] = &[
+    "application/javascript",
+    "application/json",
+    "application/problem+json",
+    "application/xml",
+    "image/svg+xml",
+    "text/css",
+    "text/html",
+    "text/javascript",
+    "text/plain",
+    "text/xml",
+];
+
+fn encoding(raw: raw::Encoding, report: &mut Report) -> Option<Encoding> {
+    let types = match raw.types.optional() {
+        Some(Some(types)) => media_types(types.value, report),
+        Some(None) => Some(ENCODED_TYPES.iter().map(|name| (*name).to_owned()).collect()),
+        None => None,
+    };
+    let min_size = raw.min_size.or(Size(1024));
+    let prefer = match raw.prefer.optional() {
+        Some(Some(prefer)) => distinct(prefer.value, report),
+        Some(None) => Some(vec![Coding::Brotli, Coding::Zstd, Coding::Gzip]),
+        None => None,
+    };
+    let levels = levels(raw.levels.or_default(), report);
+    Some(Encoding { types: types?, min_size: min_size?.0, prefer: prefer?, levels: levels? })
+}
+
+fn levels(raw: raw::Levels, report: &mut Report) -> Option<BTreeMap<Coding, i32>> {
+    let mut level = |field: Field<u32>, default: u32, range: std::ops::RangeInclusive<u32>| {
+        let complaint = format!("must be from {} to {}", range.start(), range.end());
+        field.or_if(default, |level| range.contains(level), &complaint, report)
+    };
+    let levels = [
+        (Coding::Brotli, level(raw.br, 5, 0..=11)),
+        (Coding::Zstd, level(raw.zstd, 3, 1..=22)),
+        (Coding::Gzip, level(raw.gzip, 6, 1..=9)),
+    ];
+    levels.into_iter().map(|(coding, level)| Some((coding, i32::try_from(level?).ok()?))).collect()
+}
+
+/// Lower-case `type/subtype`s.
+fn media_types(raw: Vec<At<String>>, report: &mut Report) -> Option<Vec<String>> {
+    let token = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+    };
+    let mut check = |At { value, place }: At<String>| match value.split_once('/') {
+        Some((kind, subtype)) if token(kind) && token(subtype) => Some(value.to_ascii_lowercase()),
+        _ => {
+            report.fault(&place, "must be a media type without parameters, such as \"application/json\"");
+            None
+        }
+    };
+    let checked: Vec<_> = raw.into_iter().map(&mut check).collect();
+    checked.into_iter().collect()
+}
+
+/// The values of a list in which none may stand twice.
+fn distinct<T: PartialEq>(raw: Vec<At<T>>, report: &mut Report) -> Option<Vec<T>> {
+    let mut values = Vec::new();
+    for At { value, place } in raw {
+        match values.contains(&value) {
+            true => report.fault(&place, "stands there twice"),
+            false => values.push(value),
+        }
+    }
+    Some(values)
+}

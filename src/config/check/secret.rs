@@ -1,0 +1,88 @@
+//! Reads secrets from where the file says: the environment, another file, or the file itself. A fault names
+//! the variable or the path, never what was found there.
+
+use super::Surroundings;
+use crate::config::{
+    fault::Report,
+    raw::{Plain, Source, Stored},
+    read::{At, Field, OneOrMany, Place},
+    types::Secret,
+};
+use std::path::PathBuf;
+
+impl Surroundings<'_> {
+    /// `path`, from the directory of the configuration if it is relative.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.directory.join(path)
+    }
+}
+
+/// A secret, or a list of them, each with its place.
+pub(super) fn secrets(
+    field: Field<OneOrMany<Source>>,
+    table: &Place,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Vec<At<Secret>>> {
+    let At { value: OneOrMany(sources), place } = field.required("secret", table, report)?;
+    if sources.is_empty() {
+        report.fault(&place, "must hold at least one");
+        return None;
+    }
+    let mut read = |At { value, place }: At<Source>| {
+        if matches!(value, Source::Plain(_)) {
+            report
+                .warn(&place, "stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }");
+        }
+        let value = Secret::new(text(value, &place, around, report)?);
+        Some(At { value, place })
+    };
+    let read: Vec<_> = sources.into_iter().map(&mut read).collect();
+    read.into_iter().collect()
+}
+
+/// The text behind a source.
+pub(super) fn text(
+    source: Source,
+    place: &Place,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    match source {
+        Source::Plain(Plain(text)) => Some(text),
+        Source::Stored(Stored { env, file }) => match (env.optional()?, file.optional()?) {
+            (Some(name), None) => from_environment(name, around, report),
+            (None, Some(path)) => from_file(path, around, report),
+            _ => {
+                report.fault(place, "must have either env or file");
+                None
+            }
+        },
+    }
+}
+
+fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
+    let At { value: name, place } = name;
+    let text = (around.env)(&name);
+    match &text {
+        None => report.fault(&place, format!("the environment variable {name:?} is not set")),
+        Some(text) if text.is_empty() => {
+            report.fault(&place, format!("the environment variable {name:?} is empty"));
+        }
+        Some(_) => return text,
+    }
+    None
+}
+
+/// The file's text without the line end that editors leave.
+fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
+    let At { value: path, place } = path;
+    match std::fs::read_to_string(around.resolve(&path)) {
+        Err(error) => report.fault(&place, format!("can't read {path:?}: {error}")),
+        Ok(text) => match text.trim_end_matches(['\r', '\n']) {
+            "" => report.fault(&place, format!("{path:?} is empty")),
+            secret => return Some(secret.to_owned()),
+        },
+    }
+    None
+}

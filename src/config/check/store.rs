@@ -1,0 +1,169 @@
+//! `[store]`: where Redis is, and the sizes and deadlines around it. Complaints never quote a URL: it may
+//! hold a password.
+
+use super::{host::host_and_port, positive, positive_size, secret, Surroundings};
+use crate::config::{
+    fault::Report,
+    raw::{self, OneOrManyUrls, Source},
+    read::{At, Field, Place},
+    types::{Redis, Store},
+};
+use percent_encoding::percent_decode_str;
+use redis::IntoConnectionInfo;
+use std::time::Duration;
+
+/// Checks `[store]`.
+pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Report) -> Option<Store> {
+    let redis = redis(raw.redis, around, report);
+    let prefix = raw.prefix.or(raw::Prefix("dash:".to_owned()));
+    let memory = positive_size(raw.memory, 256 << 20, report);
+    let deadline = positive(raw.deadline, Duration::from_millis(50), report);
+    let longer = |lease: &Duration| deadline.is_none_or(|deadline| *lease > deadline);
+    let complaint = "must be longer than deadline: it is renewed by calls that may take as long as that";
+    let lease = raw.lease.or_if(Duration::from_secs(5), longer, complaint, report);
+    Some(Store { redis: redis?, prefix: prefix?.0, memory: memory?, deadline: deadline?, lease: lease? })
+}
+
+fn redis(raw: Field<OneOrManyUrls>, around: &Surroundings<'_>, report: &mut Report) -> Option<Option<Redis>> {
+    let Some(At { value, place }) = raw.optional()? else { return Some(None) };
+    let redis = match value {
+        OneOrManyUrls::One(source) => {
+            let url = url(source, &place, around, report)?;
+            located(one(&url), &place, report)?
+        }
+        OneOrManyUrls::Many(sources) if sources.is_empty() => {
+            report.fault(&place, "must hold at least one");
+            return None;
+        }
+        OneOrManyUrls::Many(sources) => {
+            let mut seed = |At { value, place }: At<Source>| {
+                let url = url(value, &place, around, report)?;
+                located(cluster_seed(url), &place, report)
+            };
+            let seeds: Vec<_> = sources.into_iter().map(&mut seed).collect();
+            Redis::Cluster(seeds.into_iter().collect::<Option<_>>()?)
+        }
+    };
+    Some(Some(redis))
+}
+
+fn url(source: Source, place: &Place, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
+    let in_file = matches!(source, Source::Plain(_));
+    let url = secret::text(source, place, around, report)?;
+    // The password of `scheme://user:password@host`.
+    let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    if in_file && credentials.is_some_and(|(credentials, _)| credentials.contains(':')) {
+        report.warn(
+            place,
+            "its password stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }",
+        );
+    }
+    Some(url)
+}
+
+fn located<T>(result: Result<T, &'static str>, place: &Place, report: &mut Report) -> Option<T> {
+    result.map_err(|complaint| report.fault(place, complaint)).ok()
+}
+
+const FORM: &str = "must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…";
+
+/// One URL: a server, or sentinels.
+fn one(url: &str) -> Result<Redis, &'static str> {
+    if let Some(rest) = url.strip_prefix("redis+sentinel://") {
+        return sentinel(rest);
+    }
+    url.into_connection_info().map(|_| Redis::Single(url.to_owned())).map_err(|_| FORM)
+}
+
+fn cluster_seed(url: String) -> Result<String, &'static str> {
+    const SEED: &str = "a cluster's nodes must be redis:// or rediss:// URLs";
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    if !matches!(scheme, Some("redis" | "rediss")) || url.as_str().into_connection_info().is_err() {
+        return Err(SEED);
+    }
+    Ok(url)
+}
+
+/// `[user:password@]host[:port][,host[:port]…]/master[/db]`
+fn sentinel(rest: &str) -> Result<Redis, &'static str> {
+    const SENTINEL: &str = "must be redis+sentinel://[user:password@]host:port[,host:port…]/master[/db]";
+    let (credentials, rest) = match rest.rsplit_once('@') {
+        Some((credentials, rest)) => (user_and_password(credentials).ok_or(SENTINEL)?, rest),
+        None => ((None, None), rest),
+    };
+    let (hosts, path) = rest.split_once('/').ok_or(SENTINEL)?;
+    let (master, db) = path.split_once('/').unwrap_or((path, ""));
+    let db = match db {
+        "" => 0,
+        digits => digits.parse().ok().filter(|db| *db >= 0).ok_or("the database must be a number")?,
+    };
+    if master.is_empty() {
+        return Err(SENTINEL);
+    }
+    let sentinels =
+        hosts.split(',').map(|host| sentinel_url(host).ok_or(SENTINEL)).collect::<Result<_, _>>()?;
+    Ok(Redis::Sentinel { sentinels, master: decoded(master).ok_or(SENTINEL)?, db, credentials })
+}
+
+/// A sentinel's URL; its port is 26379 unless it says otherwise.
+fn sentinel_url(host: &str) -> Option<String> {
+    let (host, port) = host_and_port(host, 26_379)?;
+    let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+    Some(format!("redis://{open}{host}{close}:{port}"))
+}
+
+fn user_and_password(credentials: &str) -> Option<(Option<String>, Option<String>)> {
+    let (user, password) = credentials.split_once(':')?;
+    let (user, password) = (decoded(user)?, decoded(password)?);
+    Some((Some(user).filter(|user| !user.is_empty()), Some(password).filter(|password| !password.is_empty())))
+}
+
+fn decoded(text: &str) -> Option<String> {
+    percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentinels_are_taken_apart() {
+        let url = "redis+sentinel://me:p%40ss@10.0.0.1:26380,sentinel-b,[::1]:5/main/3";
+        let Ok(Redis::Sentinel { sentinels, master, db, credentials }) = one(url) else {
+            panic!("refused");
+        };
+        assert_eq!(sentinels, ["redis://10.0.0.1:26380", "redis://sentinel-b:26379", "redis://[::1]:5"]);
+        assert_eq!((master.as_str(), db), ("main", 3));
+        assert_eq!(credentials, (Some("me".to_owned()), Some("p@ss".to_owned())));
+        let Ok(Redis::Sentinel { db, credentials, .. }) = one("redis+sentinel://:pw@a/main") else {
+            panic!("refused");
+        };
+        assert_eq!((db, credentials), (0, (None, Some("pw".to_owned()))));
+    }
+
+    #[test]
+    fn what_is_no_place_of_a_redis() {
+        for bad in [
+            "",
+            "localhost",
+            "http://a",
+            "redis://",
+            "redis+sentinel://",
+            "redis+sentinel://a",
+            "redis+sentinel://a/",
+            "redis+sentinel://a:x/m",
+            "redis+sentinel://a,/m",
+            "redis+sentinel://a/m/x",
+            "redis+sentinel://a/m/-1",
+            "redis+sentinel://user@a/m",
+            "redis+sentinel://a:/m",
+        ] {
+            assert!(one(bad).is_err(), "{bad:?}");
+        }
+        for good in ["redis://127.0.0.1:6379/0", "rediss://u:p@h/1", "unix:///run/redis.sock"] {
+            assert!(matches!(one(good), Ok(Redis::Single(_))), "{good:?}");
+        }
+        assert!(cluster_seed("unix:///run/redis.sock".to_owned()).is_err());
+        assert!(cluster_seed("redis+sentinel://a/m".to_owned()).is_err());
+    }
+}

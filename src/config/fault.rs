@@ -1,0 +1,202 @@
+//! What is wrong with a configuration, and where: the collector that every reader and check reports into, and
+//! the lines that a person gets.
+//!
+//! A message never holds a secret: it names types, keys, variables and files, and quotes a value only where
+//! the value is a word of a known list, a number with its unit or the name of something.
+
+use super::read::Place;
+use std::{fmt, path::PathBuf};
+
+/// Why a configuration is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there, not readable or not UTF-8.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file was read, and this is wrong with it.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}
+
+/// Everything that is wrong with one file, in the file's order. Displayed as one line per fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults {
+    file: String,
+    faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The dotted key, such as `route[2].cache.ttl`; empty where the TOML itself is broken.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// The nearest word that would have been right.
+    pub suggestion: Option<String>,
+}
+
+impl Faults {
+    /// The faults, at least one.
+    pub fn list(&self) -> &[Fault] {
+        &self.faults
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            let end_of_last = if index == 0 { "" } else { "\n" };
+            write!(f, "{end_of_last}{}:{fault}", self.file)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.suggestion {
+            Some(word) => write!(f, ", did you mean {word:?}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Collects faults and warnings while a file is read and checked.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    faults: Vec<Note>,
+    warnings: Vec<Note>,
+}
+
+#[derive(Debug)]
+struct Note {
+    place: Place,
+    message: String,
+    suggestion: Option<String>,
+}
+
+impl Report {
+    pub(super) fn fault(&mut self, place: &Place, message: impl Into<String>) {
+        self.faults.push(Note { place: place.clone(), message: message.into(), suggestion: None });
+    }
+
+    /// A fault about `word`, which is none of `known`: names the nearest of them, or all where none is near.
+    pub(super) fn unknown<'k>(
+        &mut self,
+        place: &Place,
+        message: impl Into<String>,
+        word: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let suggestion = nearest(word, &known);
+        let mut message = message.into();
+        if suggestion.is_none() && !known.is_empty() {
+            message.push_str(&format!(", known: {}", known.join(", ")));
+        }
+        self.faults.push(Note { place: place.clone(), message, suggestion });
+    }
+
+    pub(super) fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        self.warnings.push(Note { place: place.clone(), message: message.into(), suggestion: None });
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Adds the parser's errors, and drops what was said about their lines: it follows from them.
+    pub(super) fn with_syntax(mut self, errors: &[toml::de::Error], text: &str) -> Self {
+        let offsets: Vec<usize> = errors.iter().map(|e| e.span().map_or(0, |span| span.start)).collect();
+        let broken: Vec<usize> = offsets.iter().map(|offset| position(text, *offset).0).collect();
+        self.faults.retain(|note| !broken.contains(&position(text, note.place.offset).0));
+        for (error, offset) in errors.iter().zip(offsets) {
+            let place = Place { offset, key: String::new() };
+            self.fault(&place, error.message().replace('\n', " "));
+        }
+        self
+    }
+
+    pub(super) fn into_faults(self, text: &str, file: &str) -> Faults {
+        Faults { file: file.to_owned(), faults: located(self.faults, text) }
+    }
+
+    pub(super) fn into_warnings(self, text: &str, file: &str) -> Vec<String> {
+        located(self.warnings, text).iter().map(|warning| format!("{file}:{warning}")).collect()
+    }
+}
+
+/// The notes in the file's order, with lines and columns.
+fn located(mut notes: Vec<Note>, text: &str) -> Vec<Fault> {
+    notes.sort_by_key(|note| note.place.offset);
+    let locate = |note: Note| {
+        let (line, column) = position(text, note.place.offset);
+        let Note { place, message, suggestion } = note;
+        Fault { line, column, key: place.key, message, suggestion }
+    };
+    notes.into_iter().map(locate).collect()
+}
+
+/// Line and column (in characters), both from 1, of a byte offset.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
+}
+
+/// The one of `known` that `word` was most likely meant to be: at most a third of it mistyped.
+pub(super) fn nearest(word: &str, known: &[&str]) -> Option<String> {
+    let word = word.to_lowercase();
+    let distance = |candidate: &&&str| strsim::osa_distance(&word, &candidate.to_lowercase());
+    known
+        .iter()
+        .min_by_key(distance)
+        .filter(|candidate| distance(candidate) <= (candidate.len().max(word.len()) / 3).max(1))
+        .map(|candidate| (*candidate).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_characters_from_one() {
+        let text = "a = 1\n# é\nß = ü";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, 4), (1, 5));
+        assert_eq!(position(text, 5), (1, 6));
+        assert_eq!(position(text, 6), (2, 1));
+        assert_eq!(position(text, text.len()), (3, 6));
+        assert_eq!(position(text, text.len() + 9), (3, 6));
+        assert_eq!(position("", 0), (1, 1));
+    }
+
+    #[test]
+    fn the_nearest_word_is_a_near_one() {
+        let known = ["ttl", "scope", "stale_if_error", "stale_while_revalidate"];
+        assert_eq!(nearest("tll", &known).as_deref(), Some("ttl"));
+        assert_eq!(nearest("TTL", &known).as_deref(), Some("ttl"));
+        assert_eq!(nearest("stale-if-error", &known).as_deref(), Some("stale_if_error"));
+        assert_eq!(nearest("stale_if_eror", &known).as_deref(), Some("stale_if_error"));
+        assert_eq!(nearest("colour", &known), None);
+        assert_eq!(nearest("x", &[]), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! The typed reader: takes a parsed TOML value, and gives a Rust value that knows where it stood, or reports
+//! a fault and goes on. It never stops at the first fault, and never looks at two values at once: what
+//! depends on another key is a matter for `check`.
+
+use super::{fault::Report, units};
+use crate::name::Name;
+use std::{net::SocketAddr, time::Duration};
+use toml::{
+    de::{DeTable, DeValue},
+    Spanned,
+};
+
+/// Where in the file something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Bytes from the beginning.
+    pub(super) offset: usize,
+    /// The dotted key.
+    pub(super) key: String,
+}
+
+impl Place {
+    pub(super) fn root() -> Self {
+        Self { offset: 0, key: String::new() }
+    }
+
+    /// The place of `key` in the table that stands here.
+    pub(super) fn child(&self, key: &str, offset: usize) -> Self {
+        let plain =
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let key = if plain { key.to_owned() } else { format!("{key:?}") };
+        let key = if self.key.is_empty() { key } else { format!("{}.{key}", self.key) };
+        Self { offset, key }
+    }
+
+    fn element(&self, index: usize, offset: usize) -> Self {
+        Self { offset, key: format!("{}[{index}]", self.key) }
+    }
+}
+
+/// A value and where it stood.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// What a table holds under one key.
+#[derive(Debug, Default)]
+pub(super) enum Field<T> {
+    #[default]
+    Absent,
+    /// Something unreadable, already reported: whoever needs it stays silent.
+    Faulty,
+    Given(At<T>),
+}
+
+impl<T> Field<T> {
+    /// `None` only where a fault was reported.
+    pub(super) fn optional(self) -> Option<Option<At<T>>> {
+        match self {
+            Self::Absent => Some(None),
+            Self::Faulty => None,
+            Self::Given(at) => Some(Some(at)),
+        }
+    }
+
+    /// The value or its default.
+    pub(super) fn or(self, default: T) -> Option<T> {
+        self.optional().map(|given| given.map_or(default, |at| at.value))
+    }
+
+    /// The value or its default; a value that is not `accepted` is a fault that says `complaint`.
+    pub(super) fn or_if(
+        self,
+        default: T,
+        accepted: impl Fn(&T) -> bool,
+        complaint: &str,
+        report: &mut Report,
+    ) -> Option<T> {
+        match self.optional()? {
+            Some(At { value, .. }) if accepted(&value) => Some(value),
+            Some(At { place, .. }) => {
+                report.fault(&place, complaint);
+                None
+            }
+            None => Some(default),
+        }
+    }
+
+    /// The value; that there is none is a fault of the table at `table`.
+    pub(super) fn required(self, key: &str, table: &Place, report: &mut Report) -> Option<At<T>> {
+        let given = self.optional()?;
+        if given.is_none() {
+            report.fault(&table.child(key, table.offset), "missing");
+        }
+        given
+    }
+}
+
+/// What can be read from a TOML value.
+pub(super) trait Read: Sized {
+    /// `None` only where a fault was reported.
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self>;
+}
+
+/// The entries of a table that knows the keys `known`; the others are faults.
+pub(super) fn entries<'v, 'i>(
+    value: &'v DeValue<'i>,
+    known: &[&str],
+    place: &Place,
+    report: &mut Report,
+) -> Option<&'v DeTable<'i>> {
+    let DeValue::Table(table) = value else {
+        mismatch(value, "a table", place, report);
+        return None;
+    };
+    for (key, _) in table.iter() {
+        let word = key.get_ref().as_ref();
+        if !known.contains(&word) {
+            let place = place.child(word, key.span().start);
+            report.unknown(&place, "unknown key", word, known.iter().copied());
+        }
+    }
+    Some(table)
+}
+
+/// What `table`, which stands at `place`, holds under `key`.
+pub(super) fn field<T: Read>(table: &DeTable<'_>, key: &str, place: &Place, report: &mut Report) -> Field<T> {
+    let Some(value) = table.get(key) else { return Field::Absent };
+    match spanned(value, place.child(key, value.span().start), report) {
+        Some(at) => Field::Given(at),
+        None => Field::Faulty,
+    }
+}
+
+/// Reports `key` if it is there: it belongs to the contract, and this version does nothing with it.
+pub(super) fn later(table: &DeTable<'_>, key: &str, place: &Place, report: &mut Report) {
+    if let Some((key, _)) = table.get_key_value(key) {
+        report.fault(&place.child(key.get_ref(), key.span().start), NOT_YET);
+    }
+}
+
+/// What is said of a key that a later version will know.
+pub(super) const NOT_YET: &str = "not supported by this version yet";
+
+fn spanned<T: Read>(value: &Spanned<DeValue<'_>>, place: Place, report: &mut Report) -> Option<At<T>> {
+    T::read(value.get_ref(), &place, report).map(|value| At { value, place })
+}
+
+/// The elements of an array; `None` (all reported) if one can't be read.
+fn elements<T: Read>(
+    array: &[Spanned<DeValue<'_>>],
+    place: &Place,
+    report: &mut Report,
+) -> Option<Vec<At<T>>> {
+    let read: Vec<_> = array
+        .iter()
+        .enumerate()
+        .map(|(index, value)| spanned(value, place.element(index, value.span().start), report))
+        .collect();
+    read.into_iter().collect()
+}
+
+/// Reports that `value` is of another type than `wanted`; the value itself is not shown.
+pub(super) fn mismatch(value: &DeValue<'_>, wanted: &str, place: &Place, report: &mut Report) {
+    let found = match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    report.fault(place, format!("must be {wanted}, not {found}"));
+}
+
+impl<T: Read> Read for Vec<At<T>> {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::Array(array) => elements(array, place, report),
+            DeValue::Table(_) => {
+                report.fault(place, format!("must be a list of tables, each under [[{}]]", place.key));
+                None
+            }
+            _ => {
+                mismatch(value, "a list", place, report);
+                None
+            }
+        }
+    }
+}
+
+/// A list, or its only element without the brackets.
+#[derive(Debug)]
+pub(super) struct OneOrMany<T>(pub(super) Vec<At<T>>);
+
+impl<T: Read> Read for OneOrMany<T> {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::Array(array) => elements(array, place, report).map(Self),
+            _ => T::read(value, place, report).map(|value| Self(vec![At { value, place: place.clone() }])),
+        }
+    }
+}
+
+/// Reads text, and makes of it what `parse` says or reports its complaint.
+pub(super) fn text<T, E: ToString>(
+    value: &DeValue<'_>,
+    place: &Place,
+    report: &mut Report,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<T> {
+    let DeValue::String(text) = value else {
+        mismatch(value, "text", place, report);
+        return None;
+    };
+    parse(text).map_err(|complaint| report.fault(place, complaint.to_string())).ok()
+}
+
+impl Read for String {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| match text {
+            "" => Err("must not be empty"),
+            _ => Ok(text.to_owned()),
+        })
+    }
+}
+
+impl Read for Name {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| text.parse::<Name>())
+    }
+}
+
+impl Read for SocketAddr {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        let complaint = "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"";
+        text(value, place, report, |text| text.parse().map_err(|_| complaint))
+    }
+}
+
+impl Read for bool {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        if let DeValue::Boolean(yes) = value {
+            return Some(*yes);
+        }
+        mismatch(value, "true or false", place, report);
+        None
+    }
+}
+
+impl Read for u32 {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        let DeValue::Integer(integer) = value else {
+            mismatch(value, "an integer", place, report);
+            return None;
+        };
+        let number = Self::from_str_radix(integer.as_str(), integer.radix()).ok();
+        if number.is_none() {
+            report.fault(place, format!("must be from 0 to {}", Self::MAX));
+        }
+        number
+    }
+}
+
+impl Read for Duration {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        if let DeValue::Integer(_) = value {
+            report.fault(place, units::UnitError::Duration.to_string());
+            return None;
+        }
+        text(value, place, report, units::duration)
+    }
+}
+
+/// A number of bytes: text with a unit, or a plain integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub(super) u64);
+
+impl Read for Size {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        let DeValue::Integer(integer) = value else {
+            return text(value, place, report, units::size).map(Self);
+        };
+        let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        if number.is_none() {
+            report.fault(place, "must not be negative, and must be less than 16 EiB");
+        }
+        number.map(Self)
+    }
+}

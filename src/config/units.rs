@@ -1,0 +1,98 @@
+//! Numbers with a unit, as people write them: durations (`"20s"`) and sizes (`"256MiB"`).
+//!
+//! One whole number, one unit, nothing between them: `"1.5h"` and `"1h30m"` are refused rather than guessed
+//! at.
+
+use std::time::Duration;
+
+/// The longest duration that is accepted. Far beyond any sense, and far below what overflows a clock.
+const MAX_DURATION: Duration = Duration::from_secs(3650 * 86_400);
+
+/// What is wrong with a number and its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum UnitError {
+    #[error("must be a whole number with a unit (ms, s, m, h, d), such as \"20s\"")]
+    Duration,
+    #[error("must be at most 3650d")]
+    TooLong,
+    #[error("must be a whole number with a unit (B, kB, MB, GB, KiB, MiB, GiB), such as \"256MiB\"")]
+    Size,
+    #[error("must be less than 16 EiB")]
+    TooLarge,
+}
+
+/// `"500ms"`, `"20s"`, `"10m"`, `"1h"`, `"1d"`.
+pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
+    let (digits, unit) = split(text).ok_or(UnitError::Duration)?;
+    let millis_per_unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(UnitError::Duration),
+    };
+    let number: u64 = digits.parse().map_err(|_| UnitError::TooLong)?;
+    let millis = number.checked_mul(millis_per_unit).ok_or(UnitError::TooLong)?;
+    Some(Duration::from_millis(millis)).filter(|d| *d <= MAX_DURATION).ok_or(UnitError::TooLong)
+}
+
+/// `"512B"`, `"64KiB"`, `"1MB"`, in bytes: `KiB` is 1,024 of them, `kB` (or `KB`) 1,000.
+pub(super) fn size(text: &str) -> Result<u64, UnitError> {
+    let (digits, unit) = split(text).ok_or(UnitError::Size)?;
+    let bytes_per_unit: u64 = match unit {
+        "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(UnitError::Size),
+    };
+    let number: u64 = digits.parse().map_err(|_| UnitError::TooLarge)?;
+    number.checked_mul(bytes_per_unit).ok_or(UnitError::TooLarge)
+}
+
+/// Digits, at least one, and what follows them.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit())?;
+    (end > 0).then(|| text.split_at(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let millis = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(millis("500ms"), Ok(500));
+        assert_eq!(millis("0s"), Ok(0));
+        assert_eq!(millis("20s"), Ok(20_000));
+        assert_eq!(millis("10m"), Ok(600_000));
+        assert_eq!(millis("1h"), Ok(3_600_000));
+        assert_eq!(millis("3650d"), Ok(3650 * 86_400_000));
+        for bad in ["", "s", "20", "20 s", "-1s", "+1s", "1.5h", "1h30m", "20S", "1w", "١s", "20s "] {
+            assert_eq!(duration(bad), Err(UnitError::Duration), "{bad:?}");
+        }
+        for long in ["3651d", "99999999999999999999s", "18446744073709551615d"] {
+            assert_eq!(duration(long), Err(UnitError::TooLong), "{long:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("0B"), Ok(0));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("1MB"), Ok(1_000_000));
+        assert_eq!(size("1kB"), size("1KB"));
+        assert_eq!(size("256MiB"), Ok(268_435_456));
+        assert_eq!(size("2GiB"), Ok(2_147_483_648));
+        for bad in ["", "12", "MiB", "1 MiB", "1mib", "1.5MiB", "-1B", "1TiB", "1K"] {
+            assert_eq!(size(bad), Err(UnitError::Size), "{bad:?}");
+        }
+        assert_eq!(size("99999999999999999999B"), Err(UnitError::TooLarge));
+        assert_eq!(size("18446744073709551615GiB"), Err(UnitError::TooLarge));
+    }
+}

@@ -1,0 +1,257 @@
+//! The demo origin's HTTP side: which path asks what, and who is asking.
+//!
+//! Answers are JSON, refusals problem documents (RFC 9457). No validators, no cache headers on the widgets:
+//! that is the gateway's work, and the point of the demo.
+
+use super::{
+    orders::{At, Book, Ledger, TooManyTenants, Widget},
+    outbox::OrderCreated,
+    page,
+};
+use crate::{
+    config::Secret,
+    name::{Name, Tenant},
+};
+use axum::{
+    extract::{
+        rejection::{JsonRejection, QueryRejection},
+        DefaultBodyLimit, FromRequestParts, Query, State,
+    },
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    Json, Router,
+};
+use http::{header, request::Parts, HeaderName, StatusCode};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// The largest body of an order, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// The longest name of a user, in bytes.
+const MAX_USER: usize = 128;
+/// The largest amount of an order, in whole units.
+const MAX_AMOUNT: u64 = 1_000_000_000;
+/// How many hours a chart may span: a week.
+const MAX_HOURS: u16 = 168;
+/// How often this tenant's query ran since the start.
+const QUERY_COUNT: HeaderName = HeaderName::from_static("x-query-count");
+
+/// What the handlers share.
+pub(super) struct Shop {
+    pub(super) ledger: Ledger,
+    pub(super) query_cost: Duration,
+    pub(super) events: mpsc::Sender<OrderCreated>,
+    pub(super) jwt_secret: Secret,
+}
+
+type Shared = State<Arc<Shop>>;
+
+/// Every path of the demo origin.
+pub(super) fn router(shop: Arc<Shop>) -> Router {
+    Router::new()
+        .route("/", get(dashboard))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/api/widgets/kpi", get(kpi))
+        .route("/api/widgets/chart", get(chart))
+        .route("/api/widgets/recent", get(recent))
+        .route("/orders", post(order))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path knows other methods only")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shop)
+}
+
+/// Who asks, as the gateway says.
+struct Caller {
+    tenant: Tenant,
+    user: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let text = |name| parts.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        let tenant = text("x-tenant").map_or_else(|| Ok(Tenant::public()), |tenant| parse_tenant(&tenant))?;
+        Ok(Self { tenant, user: text("x-user") })
+    }
+}
+
+async fn kpi(State(shop): Shared, caller: Caller) -> Result<Response, Problem> {
+    query(&shop, &caller.tenant, Widget::Kpi, Book::kpi).await
+}
+
+/// The parameters of the chart.
+#[derive(Deserialize)]
+struct Span {
+    #[serde(default = "a_day")]
+    hours: u16,
+}
+
+fn a_day() -> u16 {
+    24
+}
+
+async fn chart(
+    State(shop): Shared,
+    caller: Caller,
+    span: Result<Query<Span>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(Span { hours }) = span.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+    if !(1..=MAX_HOURS).contains(&hours) {
+        return Err(Problem::bad(format!("hours must be from 1 to {MAX_HOURS}")));
+    }
+    query(&shop, &caller.tenant, Widget::Chart, |book, now| book.chart(hours, now)).await
+}
+
+async fn recent(State(shop): Shared, caller: Caller) -> Result<Response, Problem> {
+    query(&shop, &caller.tenant, Widget::Recent, |book, _| book.recent()).await
+}
+
+/// Runs one query at its price. The answer is that of the moment when the query began, as a database's
+/// snapshot would be: an order that comes in meanwhile is not in it.
+async fn query<T: Serialize>(
+    shop: &Shop,
+    tenant: &Tenant,
+    widget: Widget,
+    read: impl FnOnce(&Book, At) -> T,
+) -> Result<Response, Problem> {
+    let (count, answer) = shop.ledger.open(tenant, |book| (book.count(widget), read(book, At::now())))?;
+    tokio::time::sleep(shop.query_cost).await;
+    Ok(([(QUERY_COUNT, count.to_string())], Json(answer)).into_response())
+}
+
+/// The body of `POST /orders`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewOrder {
+    amount: u64,
+    user: Option<String>,
+    r#type: Option<String>,
+}
+
+/// The answer to it.
+#[derive(Serialize)]
+struct Created {
+    id: u64,
+    tenant: String,
+    amount: u64,
+    ts: At,
+}
+
+async fn order(
+    State(shop): Shared,
+    caller: Caller,
+    body: Result<Json<NewOrder>, JsonRejection>,
+) -> Result<(StatusCode, Json<Created>), Problem> {
+    let Json(order) = body.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+    if !(1..=MAX_AMOUNT).contains(&order.amount) {
+        return Err(Problem::bad(format!("amount must be from 1 to {MAX_AMOUNT}")));
+    }
+    let user = parse_user(order.user.or(caller.user).unwrap_or_else(|| "anonymous".to_owned()))?;
+    let kind: Name = order
+        .r#type
+        .as_deref()
+        .unwrap_or("order_created")
+        .parse()
+        .map_err(|e| Problem::bad(format!("type {e}")))?;
+    // A place for the event first: there is no order that the gateway is not told of.
+    let place = shop
+        .events
+        .try_reserve()
+        .map_err(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the gateway"))?;
+    let ts = At::now();
+    let id = shop.ledger.open(&caller.tenant, |book| book.add(kind, order.amount, user, ts))?;
+    place.send(OrderCreated { tenant: caller.tenant.clone(), order_id: id, amount: order.amount });
+    let created = Created { id, tenant: caller.tenant.to_string(), amount: order.amount, ts };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// The parameters of the page.
+#[derive(Deserialize)]
+struct Visitor {
+    tenant: Option<String>,
+    user: Option<String>,
+}
+
+async fn dashboard(
+    State(shop): Shared,
+    visitor: Result<Query<Visitor>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(visitor) = visitor.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+    let tenant = visitor.tenant.map_or_else(|| Ok(Tenant::public()), |tenant| parse_tenant(&tenant))?;
+    let user = parse_user(visitor.user.unwrap_or_else(|| "alice".to_owned()))?;
+    let page = page::render(&tenant, &user, &shop.jwt_secret, At::now()).map_err(|error| {
+        tracing::error!(%error, "no dashboard page");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the page can't be made")
+    })?;
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        // It holds a token.
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, page.policy),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, page.html).into_response())
+}
+
+fn parse_tenant(text: &str) -> Result<Tenant, Problem> {
+    text.parse().map_err(|e| Problem::bad(format!("tenant {e}")))
+}
+
+fn parse_user(user: String) -> Result<String, Problem> {
+    if user.is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
+        return Err(Problem::bad(format!(
+            "user must have 1 to {MAX_USER} bytes, none of them a control character"
+        )));
+    }
+    Ok(user)
+}
+
+/// A refusal.
+#[derive(Debug, Serialize)]
+struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    #[serde(serialize_with = "number")]
+    status: StatusCode,
+    detail: String,
+}
+
+fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self { r#type: "about:blank", title, status, detail: detail.into() }
+    }
+
+    fn bad(detail: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+impl From<TooManyTenants> for Problem {
+    fn from(error: TooManyTenants) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        let mut response = (self.status, kind).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+        }
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        *response.body_mut() = body.into();
+        response
+    }
+}

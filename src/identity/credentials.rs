@@ -1,0 +1,152 @@
+//! Where a request carries its token: the `Authorization` header (RFC 6750, 2.1) or `?token=` (2.3, under a shorter
+//! name).
+//!
+//! Finds the text of a token, and takes it out of a query before that is logged or sent on. It never verifies. What
+//! an origin might take for a bearer token although we would not is refused: the two must see the same bearer.
+
+use super::TokenError;
+use http::{header::AUTHORIZATION, HeaderMap};
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
+
+const PARAMETER: &[u8] = b"token";
+
+/// The bearer token of `Authorization`; `None` without the header or with another scheme.
+///
+/// # Errors
+/// [`TokenError::Malformed`] for several such headers, several credentials in one, or a bearer token of characters
+/// that no token has.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(TokenError::Malformed);
+    }
+    // Some frameworks look for a bearer token behind a comma, too.
+    if !value.as_bytes().split(|byte| *byte == b',').any(|part| after_bearer(part).is_some()) {
+        return Ok(None);
+    }
+    after_bearer(value.as_bytes())
+        .filter(|token| !token.is_empty() && token.iter().all(|byte| is_token_byte(*byte)))
+        .and_then(|token| std::str::from_utf8(token).ok())
+        .map(Some)
+        .ok_or(TokenError::Malformed)
+}
+
+/// What follows the scheme `Bearer`; `None` for another scheme.
+fn after_bearer(credentials: &[u8]) -> Option<&[u8]> {
+    let credentials = credentials.trim_ascii();
+    let end = credentials.iter().position(u8::is_ascii_whitespace).unwrap_or(credentials.len());
+    let (scheme, token) = credentials.split_at(end);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii_start())
+}
+
+/// RFC 6750's `b64token`.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
+}
+
+/// The first `token` of a query, percent-decoded; a `token` without a value is an empty token, not none.
+pub fn query_token(query: &str) -> Option<Cow<'_, str>> {
+    let parameter = query.split('&').find(|parameter| is_token(parameter))?;
+    let value = parameter.split_once('=').map_or("", |(_, value)| value);
+    Some(percent_decode_str(value).decode_utf8_lossy())
+}
+
+/// The query without any `token`; all else stays as it was, byte for byte.
+pub fn without_query_token(query: &str) -> Cow<'_, str> {
+    if !query.split('&').any(is_token) {
+        return Cow::Borrowed(query);
+    }
+    Cow::Owned(query.split('&').filter(|parameter| !is_token(parameter)).collect::<Vec<_>>().join("&"))
+}
+
+/// Whether a parameter is called `token`, however that is written.
+fn is_token(parameter: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    percent_decode_str(name).eq(PARAMETER.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn of(values: &[&str]) -> Result<Option<String>, TokenError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        bearer(&headers).map(|token| token.map(str::to_owned))
+    }
+
+    #[test]
+    fn finds_the_bearer_token() {
+        assert_eq!(of(&[]), Ok(None));
+        for header in
+            ["Bearer a.b-c_d", "bearer a.b-c_d", "BEARER   a.b-c_d", "Bearer\ta.b-c_d", " Bearer a.b-c_d "]
+        {
+            assert_eq!(of(&[header]), Ok(Some("a.b-c_d".into())), "{header:?}");
+        }
+        for header in ["Basic dTpw", "", "Bearerx", "Bearerx y", "Digest a=\"b\", c=d", "a.b.c"] {
+            assert_eq!(of(&[header]), Ok(None), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_an_origin_could_read_otherwise() {
+        for header in [
+            "Bearer",
+            "Bearer ",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer a, Bearer b",
+            "Bearer é",
+            "Bearer \"a\"",
+        ] {
+            assert_eq!(of(&[header]), Err(TokenError::Malformed), "{header:?}");
+        }
+        assert_eq!(of(&["Basic dTpw, Bearer a"]), Err(TokenError::Malformed));
+        assert_eq!(of(&["Bearer a", "Bearer a"]), Err(TokenError::Malformed));
+        assert_eq!(of(&["Basic dTpw", "Bearer a"]), Err(TokenError::Malformed));
+    }
+
+    #[test]
+    fn the_query_loses_its_tokens_and_nothing_else() {
+        for (query, token, rest) in [
+            ("", None, ""),
+            ("hours=24&x", None, "hours=24&x"),
+            ("token=a.b", Some("a.b"), ""),
+            ("a=1&token=a%2Eb&&b=%2F", Some("a.b"), "a=1&&b=%2F"),
+            ("t%6Fken=x&to%6ben=y", Some("x"), ""),
+            ("token", Some(""), ""),
+            ("token=a=b", Some("a=b"), ""),
+            ("Token=x&tokens=y&atoken=z", None, "Token=x&tokens=y&atoken=z"),
+        ] {
+            assert_eq!(query_token(query).as_deref(), token, "{query:?}");
+            assert_eq!(without_query_token(query), rest, "{query:?}");
+        }
+        assert!(matches!(without_query_token("a=1"), Cow::Borrowed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_outlives_its_removal(query in "([a-z%=&]|token|t%6fken|%74oken=){0,24}") {
+            let rest = without_query_token(&query).into_owned();
+            prop_assert_eq!(query_token(&rest), None);
+            prop_assert_eq!(query_token(&query).is_none(), rest == query);
+        }
+
+        #[test]
+        fn any_header_gets_a_verdict(value in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                headers.insert(AUTHORIZATION, value);
+            }
+            if let Ok(Some(token)) = bearer(&headers) {
+                prop_assert!(token.bytes().all(is_token_byte) && !token.is_empty());
+            }
+        }
+    }
+}

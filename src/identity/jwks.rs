@@ -1,0 +1,124 @@
+//! Public keys out of a JWKS document (RFC 7517, RFC 7518, RFC 8037).
+//!
+//! Decides which keys of a set may verify which algorithms. A key that is not understood is passed over, as RFC 7517
+//! (section 5) asks; one for encryption, a symmetric one (`oct`), a malformed or a weak one (RSA below 2,048 bits)
+//! is not usable. It never fetches anything.
+
+use super::{IdentityError, MAX_JWKS};
+use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
+use jsonwebtoken::{
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+    Algorithm, AlgorithmFamily, DecodingKey,
+};
+use serde::Deserialize;
+use std::ops::RangeInclusive;
+
+/// The sizes of an RSA modulus that are accepted, in bits.
+const RSA_BITS: RangeInclusive<usize> = 2_048..=8_192;
+
+/// A public key and what it may verify.
+pub(super) struct PublicKey {
+    source: Jwk,
+    algorithms: Vec<Algorithm>,
+    decoding: DecodingKey,
+}
+
+impl PublicKey {
+    /// Whether it has that `kid`, where the token names one, and may verify that algorithm.
+    pub(super) fn fits(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
+        kid.is_none_or(|kid| self.source.common.key_id.as_deref() == Some(kid))
+            && self.algorithms.contains(&algorithm)
+    }
+
+    pub(super) fn decoding(&self) -> &DecodingKey {
+        &self.decoding
+    }
+
+    /// `None`: not usable for any of the `accepted` algorithms.
+    fn new(source: Jwk, accepted: &[Algorithm]) -> Option<Self> {
+        let common = &source.common;
+        let signs = common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|list| list.contains(&KeyOperations::Verify));
+        if !signs {
+            return None;
+        }
+        let (made_for, decoding) = material(&source.algorithm)?;
+        let algorithms: Vec<_> = made_for
+            .iter()
+            .copied()
+            .filter(|algorithm| accepted.contains(algorithm))
+            .filter(|algorithm| {
+                common.key_algorithm.is_none_or(|named| named == KeyAlgorithm::from(*algorithm))
+            })
+            .collect();
+        (!algorithms.is_empty()).then_some(Self { source, algorithms, decoding })
+    }
+}
+
+/// The same document entry is the same key.
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+/// The usable keys of a JWKS document, at least one, in its order.
+pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>, IdentityError> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    if text.len() > MAX_JWKS {
+        return Err(IdentityError::JwksTooLong);
+    }
+    let set: Set = serde_json::from_str(text)?;
+    let keys: Vec<_> = set
+        .keys
+        .into_iter()
+        .filter_map(|entry| serde_json::from_value(entry).ok())
+        .filter_map(|jwk| PublicKey::new(jwk, accepted))
+        .collect();
+    if keys.is_empty() {
+        return Err(IdentityError::NoUsableKey);
+    }
+    Ok(keys)
+}
+
+/// The algorithms that a key of this type and size is made for, and the key.
+fn material(parameters: &AlgorithmParameters) -> Option<(&'static [Algorithm], DecodingKey)> {
+    match parameters {
+        AlgorithmParameters::RSA(rsa) => {
+            const FAMILY: AlgorithmFamily = AlgorithmFamily::Rsa;
+            let (n, e) = (integer(&rsa.n)?, integer(&rsa.e)?);
+            let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
+            let strong = RSA_BITS.contains(&bits) && !e.is_empty();
+            strong.then(|| (FAMILY.algorithms(), DecodingKey::from_rsa_raw_components(&n, &e)))
+        }
+        AlgorithmParameters::EllipticCurve(ec) => {
+            let (algorithms, size): (&[_], _) = match ec.curve {
+                EllipticCurve::P256 => (&[Algorithm::ES256], 32),
+                EllipticCurve::P384 => (&[Algorithm::ES384], 48),
+                _ => return None,
+            };
+            let sized = bytes(&ec.x)?.len() == size && bytes(&ec.y)?.len() == size;
+            sized.then(|| DecodingKey::from_ec_components(&ec.x, &ec.y).ok())?.map(|key| (algorithms, key))
+        }
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+            let x = bytes(&pair.x)?;
+            (x.len() == 32).then(|| (&[Algorithm::EdDSA] as &[_], DecodingKey::from_ed_der(&x)))
+        }
+        _ => None,
+    }
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// A big-endian integer without the leading zero bytes that some issuers write.
+fn integer(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = bytes(text)?;
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    bytes.drain(..zeros);
+    Some(bytes)
+}

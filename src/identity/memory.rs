@@ -1,0 +1,83 @@
+//! The memory of verified tokens: bounded, and keyed by the whole token.
+//!
+//! It never decides whether a token is still valid: its reader checks the times anew. The whole text is compared,
+//! so that no collision of hashes can show one bearer the other's identity.
+
+use super::Identity;
+use quick_cache::{sync::Cache, Weighter};
+use std::sync::Arc;
+
+/// Bytes of token text that count as one entry: few tokens are longer, and those that are can't make the memory
+/// sixteen times as large as it seems.
+const SLOT: usize = 512;
+
+/// What verifying a token taught.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) identity: Arc<Identity>,
+    /// `nbf`, Unix seconds; 0 where the token has none.
+    pub(super) not_before: u64,
+}
+
+pub(super) struct Memory(Cache<Box<str>, Known, Slots>);
+
+#[derive(Clone)]
+struct Slots;
+
+impl Weighter<Box<str>, Known> for Slots {
+    fn weight(&self, token: &Box<str>, _: &Known) -> u64 {
+        1 + (token.len() / SLOT) as u64
+    }
+}
+
+impl Memory {
+    /// Room for `capacity` tokens shorter than [`SLOT`].
+    pub(super) fn new(capacity: usize) -> Self {
+        Self(Cache::with_weighter(capacity, capacity as u64, Slots))
+    }
+
+    pub(super) fn recall(&self, token: &str) -> Option<Known> {
+        self.0.get(token)
+    }
+
+    pub(super) fn remember(&self, token: &str, known: Known) {
+        self.0.insert(Box::from(token), known);
+    }
+
+    pub(super) fn forget(&self, token: &str) {
+        self.0.remove(token);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+
+    fn known() -> Known {
+        let identity = Identity { tenant: Name::public(), user: None, role: None, expires: 0 };
+        Known { identity: Arc::new(identity), not_before: 0 }
+    }
+
+    #[test]
+    fn never_holds_more_than_its_capacity() {
+        let memory = Memory::new(64);
+        for n in 0..1_000 {
+            memory.remember(&format!("token-{n}"), known());
+        }
+        assert!((1..=64).contains(&memory.len()), "{}", memory.len());
+    }
+
+    #[test]
+    fn long_tokens_count_for_more() {
+        let memory = Memory::new(64);
+        for n in 0..1_000 {
+            memory.remember(&format!("{n:04}{}", "x".repeat(8_000)), known());
+        }
+        assert!((1..=4).contains(&memory.len()), "{}", memory.len());
+    }
+}

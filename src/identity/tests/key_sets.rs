@@ -1,0 +1,135 @@
+//! Which keys of a JWKS count, how one is chosen, and what happens when they change.
+
+use super::*;
+use std::io::Write;
+
+#[test]
+fn unusable_keys_are_passed_over_and_a_set_of_them_is_refused() {
+    let good = public(ED_1, EdDSA, Some("good"));
+    let changed = |name: &str, value: Value| {
+        let mut key = public(ED_1, EdDSA, Some("bad"));
+        key[name] = value;
+        key
+    };
+    let unusable = [
+        json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET), "kid": "bad" }),
+        json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET), "kid": "bad", "alg": "EdDSA" }),
+        changed("use", json!("enc")),
+        changed("key_ops", json!(["encrypt"])),
+        changed("alg", json!("RS256")),
+        changed("alg", json!("made-up")),
+        changed("kty", json!("EC")),
+        changed("crv", json!("X25519")),
+        changed("x", json!("AAAA")),
+        changed("x", json!("%")),
+        changed("kid", json!(7)),
+        json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "bad" }),
+        json!({ "kty": "RSA", "n": "", "e": "AQAB" }),
+        json!({ "kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "new" }),
+        json!("nonsense"),
+    ];
+    let accepted = [RS256, ES256, EdDSA];
+    for key in &unusable {
+        let verifier = with_jwks(&accepted, std::slice::from_ref(&good));
+        let refused = verifier.replace_jwks(&set(std::slice::from_ref(key)));
+        assert!(matches!(refused, Err(IdentityError::NoUsableKey)), "{key}");
+        assert_eq!(verifier.replace_jwks(&set(&[key.clone(), good.clone()])).unwrap(), 1, "{key}");
+        let token = signed(&private(ED_1, EdDSA), EdDSA, Some("good"), &claims());
+        assert_eq!(verdict(&verifier, &token), Ok(Remembered::No), "{key}");
+    }
+}
+
+#[test]
+fn a_modulus_may_have_leading_zeros() {
+    let mut key = public(RSA, RS256, None);
+    let mut modulus = vec![0; 3];
+    modulus.extend(URL_SAFE_NO_PAD.decode(key["n"].as_str().unwrap()).unwrap());
+    key["n"] = json!(URL_SAFE_NO_PAD.encode(modulus));
+    let token = signed(&private(RSA, RS256), RS256, None, &claims());
+    assert_eq!(verdict(&with_jwks(&[RS256], &[key]), &token), Ok(Remembered::No));
+}
+
+#[test]
+fn kid_chooses_and_without_kid_all_are_tried() {
+    let keys = [public(ED_1, EdDSA, Some("one")), public(ED_2, EdDSA, Some("two"))];
+    let verifier = with_jwks(&[EdDSA], &keys);
+    let by = |pem, kid| signed(&private(pem, EdDSA), EdDSA, kid, &claims());
+    assert_eq!(verdict(&verifier, &by(ED_2, Some("two"))), Ok(Remembered::No));
+    assert_eq!(verdict(&verifier, &by(ED_2, Some("one"))), Err(TokenError::Signature));
+    assert_eq!(verdict(&verifier, &by(ED_2, Some("three"))), Err(TokenError::NoKey));
+    assert_eq!(verdict(&verifier, &by(ED_2, None)), Ok(Remembered::No));
+    // One `kid` on keys of two types: the algorithm tells them apart.
+    let twins = with_jwks(&[EdDSA, ES256], &[public(P256, ES256, Some("k")), public(ED_1, EdDSA, Some("k"))]);
+    assert_eq!(verdict(&twins, &by(ED_1, Some("k"))), Ok(Remembered::No));
+}
+
+#[test]
+fn at_most_sixteen_keys_are_tried() {
+    let last_of = |count: usize| {
+        let mut keys: Vec<_> = (1..count).map(|n| public(ED_1, EdDSA, Some(&n.to_string()))).collect();
+        keys.push(public(ED_2, EdDSA, Some("last")));
+        verdict(&with_jwks(&[EdDSA], &keys), &signed(&private(ED_2, EdDSA), EdDSA, None, &claims()))
+    };
+    assert_eq!(last_of(16), Ok(Remembered::No));
+    assert_eq!(last_of(17), Err(TokenError::Signature));
+}
+
+#[test]
+fn a_key_that_is_gone_stops_working_at_once() {
+    let (one, two) = (public(ED_1, EdDSA, Some("one")), public(ED_2, EdDSA, Some("two")));
+    let token = signed(&private(ED_1, EdDSA), EdDSA, Some("one"), &claims());
+    let verifier = with_jwks(&[EdDSA], &[one.clone(), two.clone()]);
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+    // The same keys again, as a refresh brings them: nothing is forgotten.
+    assert_eq!(verifier.replace_jwks(&set(&[one.clone(), two.clone()])).unwrap(), 2);
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
+    assert_eq!(verifier.replace_jwks(&set(std::slice::from_ref(&two))).unwrap(), 1);
+    assert_eq!(verifier.remembered(), 0);
+    assert_eq!(verdict(&verifier, &token), Err(TokenError::NoKey));
+    assert_eq!(verifier.replace_jwks(&set(&[two, one])).unwrap(), 2);
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+    // The same `kid` on another key.
+    verifier.replace_jwks(&set(&[public(ED_2, EdDSA, Some("one"))])).unwrap();
+    assert_eq!(verdict(&verifier, &token), Err(TokenError::Signature));
+}
+
+#[test]
+fn a_bad_set_leaves_the_last_good_one() {
+    let verifier = with_jwks(&[EdDSA], &[public(ED_1, EdDSA, None)]);
+    let token = signed(&private(ED_1, EdDSA), EdDSA, None, &claims());
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+    for bad in ["", "{", "[]", "{}", r#"{"keys":{}}"#] {
+        assert!(matches!(verifier.replace_jwks(bad), Err(IdentityError::JwksSyntax(_))), "{bad}");
+    }
+    assert!(matches!(verifier.replace_jwks(&set(&[])), Err(IdentityError::NoUsableKey)));
+    let padded = set(&[public(ED_2, EdDSA, None)]) + &" ".repeat(MAX_JWKS);
+    assert!(matches!(verifier.replace_jwks(&padded), Err(IdentityError::JwksTooLong)));
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
+}
+
+#[test]
+fn without_a_set_nothing_verifies_and_a_file_brings_one() {
+    let verifier = Verifier::new(&jwt(&[EdDSA], JwtKeys::JwksFile("jwks.json".into()))).unwrap();
+    let token = signed(&private(ED_1, EdDSA), EdDSA, None, &claims());
+    assert_eq!(verdict(&verifier, &token), Err(TokenError::NoKey));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    assert!(matches!(verifier.load_jwks_file(file.path()), Err(IdentityError::JwksSyntax(_))));
+    file.write_all(set(&[public(ED_1, EdDSA, None)]).as_bytes()).unwrap();
+    assert_eq!(verifier.load_jwks_file(file.path()).unwrap(), 1);
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+    let path = file.path().to_owned();
+    file.close().unwrap();
+    assert!(matches!(verifier.load_jwks_file(&path), Err(IdentityError::File { .. })));
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
+}
+
+#[test]
+fn a_set_for_other_algorithms_is_not_usable() {
+    let verifier = with_jwks(&[ES256], &[public(P256, ES256, None)]);
+    let strangers = [public(RSA, RS256, None), public(P384, ES384, None), public(ED_1, EdDSA, None)];
+    assert!(matches!(verifier.replace_jwks(&set(&strangers)), Err(IdentityError::NoUsableKey)));
+    let token = signed(&private(P256, ES256), ES256, None, &claims());
+    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+}

@@ -1,0 +1,73 @@
+//! Test keys, made for these tests alone. They guard nothing and are known to everyone: never use them elsewhere.
+
+/// Test key: RSA, 2,048 bits.
+pub(super) const RSA: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIIEvwIBADANBgkqhkiG9w0BAQEFAASCBKkwggSlAgEAAoIBAQDpaWSFvKO46GQb
+zhjdpyat5bwsIZRJZM4Yn8TpV6U8xgbjA0KC/q3y77FEj5FtuqVTIj3RHxar83bZ
+5QQmuv0kdk+y3kOnWx9asQ7vE12bP/W12Ow9IkaTFzQnXiY0dsWLvFq6dazCugSa
+WkzfIbHX/kLW89xQGLhRI4oVggJnSSl0m03pFiHWFzdPFLLCMbNVXBTWScyGW2SZ
+gyYhUrdWYz7IXQJb6QlWPinDlcGcd3RsUgkVpMciOcz5OFM+AThEdAZQMi5YpZHS
+EODWc7RKe9xt76K3TBUNWGEXoKtaMDMEJqD85Ssjoqyg9Smgh9MO3ZSHUFxi0SZw
+NP0W8uilAgMBAAECggEAMYmJqQyJHtRLcs9B3cD854lLb35M72qyhu1ZqEBOtGA+
+0+08L3sHxfhzAd8KeWRUdBlfT0Ou1x2bytDdGa8zzIpDje24JAul0uSjC8BrbGid
+qFN6h9r/aXZSPkywBRB0Cp0WEF6rJMS/91ZU3EJVcUboPqCQ0Hr+m1HUm431HqAz
+kpd0Fjn0iVEdWMwDuz+J6uAcr9/12+WLTJoTN2cbBkNl5j1WHabbz1+pinKG+X7E
+X3VcgjgYzE7CHMENw5kXTfenZPbeKnHr2PNZLSU70ncPBeANWs1/rce3eGSw4YzF
+sgSWMhZY2WnJzZlHlffPrWyDY1FIZde7qRenRmKpfQKBgQD+KNYsLJNgvLb+D/v0
+286WR30SCuyiRU3piO8U+Mm7bb/k+eXuZQxbAtsKUAPehWZmyCEm/CPJTh6y4e1f
+wOy8vIdsnYIcprXEP+weUbB9WrGaYfGXtAZe7RfkEzPfHnfJ4a62Kk4nYa3LYpuU
+vP64TUMctFwXJmSN0/iYrl07SwKBgQDrGhfxgHjDueB/JtA3CgPTcY3Qh5VhQH46
+cN5H3l+/iEv1jyoxOqGJPBPMIN+WMTBFbIBSQEqMVW4Veu+wGDirVB0qWkg0kUQA
+iaL/8lJyFB/aL8oUmsmv9H6/wMhJJV0+ldirlnyH0gf2VDbGEDdo4fTcNb3jTIIQ
+38JlEgaFzwKBgQCOCSJPw4WFTVFywFoNJ/3WrBLwT1yY/uQgu97ouHR8o0PXYfSm
+eqAiCIGCzN6sr55fmD42vDf/mwG69Fmk5nsmqrF/+LIq8tun1hVNiFd6ZoHUhiHu
+prPcvuFYG4ckjLFjCBWMRi4xAfyPKgdKYyhytPLpir3gThtpy2klYmRF6wKBgQDq
+BatXxh5wFhKV/zi70MhGLX6Q2KWljOEZo0hgGccNjMqvwLarEkXBqX+7be2iP4xh
+TsPdHAoY7uEJmLoGe9XNFYmCoyPEz+T09AzA4aGX1NhwA6oQIJQrBiE1Ft1Hkl3i
+8p4fD0kemb87QFDVj0bYrDNlEEnYfEvsKBAFM5AymQKBgQD4tJYZBArduZfQ8Imm
+751p12y06YrbkUukdCdSckZR2xVa3Wpj/YDXfTj40njdc1WGjSQ53LT7zsXuclh+
+h+erRX7zhi/vS5Yjsjsl32UTbnMb4p0UjrYnst0Nsd+cwdQ130NxJgS+CksWbkp5
+qQqq8e3t/KRJAwVl0XwXU5Uf2w==
+-----END PRIVATE KEY-----";
+
+/// Test key: The public half of [`RSA`].
+pub(super) const RSA_PUBLIC: &str = "\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA6WlkhbyjuOhkG84Y3acm
+reW8LCGUSWTOGJ/E6VelPMYG4wNCgv6t8u+xRI+RbbqlUyI90R8Wq/N22eUEJrr9
+JHZPst5Dp1sfWrEO7xNdmz/1tdjsPSJGkxc0J14mNHbFi7xaunWswroEmlpM3yGx
+1/5C1vPcUBi4USOKFYICZ0kpdJtN6RYh1hc3TxSywjGzVVwU1knMhltkmYMmIVK3
+VmM+yF0CW+kJVj4pw5XBnHd0bFIJFaTHIjnM+ThTPgE4RHQGUDIuWKWR0hDg1nO0
+Snvcbe+it0wVDVhhF6CrWjAzBCag/OUrI6KsoPUpoIfTDt2Uh1BcYtEmcDT9FvLo
+pQIDAQAB
+-----END PUBLIC KEY-----";
+
+/// Test key: EC, P-256.
+pub(super) const P256: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJgB5M5ba/o/fUQSs
+rC8DJeyJrdmW/XY+y7ROv1/z7cehRANCAARMeCbywyhFGO/nLeCS2obYfMG2WW0R
+4/dsz3MJsBtqGHpXqyA11N6175LHY2erPY2qZQ87iorPI/cNl47DdBNi
+-----END PRIVATE KEY-----";
+
+/// Test key: EC, P-384.
+pub(super) const P384: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDBrPHW9X8Gw8ktxmvKv
+8pjwCyLf1gDzGZrZKikhLd+H2s+IbQ9OdsJY/xhw/v2yOKShZANiAAQBz3SsdxvE
+YQTUkH7qI/zC+I8Y1GNb9xQkmuPu2IQz466NrgnYgyMuPrZr6L0bQQ7EWtuCsyAE
+gzrbp43JkoAYudY8fQzwZf8tWbMiuaMZYABRpzIFRyHsG3Jcx0wZAXA=
+-----END PRIVATE KEY-----";
+
+/// Test key: Ed25519.
+pub(super) const ED_1: &str = "\
+-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIImYV3MGoLhGP4XDdU3mC5UhQYgw0RFHD/AiqlXydrdY
+-----END PRIVATE KEY-----";
+
+/// Test key: Ed25519, another one.
+pub(super) const ED_2: &str = "\
+-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIMqTjJHwLOf9MaihxrxBSHsHzR3bJwsSX5FN8gSidyJU
+-----END PRIVATE KEY-----";

@@ -1,0 +1,225 @@
+//! Content codings: which one a client gets (RFC 9110, 12.5.3), whether a body is worth encoding, and the
+//! encoding itself.
+//!
+//! Negotiation is pure and allocates nothing. Nothing here knows where an encoded body is kept.
+
+use crate::config::{Coding, Encoding};
+use bytes::Bytes;
+use std::io::{self, Write};
+
+/// What a client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This coding.
+    Coding(Coding),
+    /// The content as it is.
+    Identity,
+    /// Nothing that is there is acceptable. Sent as it is all the same: RFC 9110 prefers that to a 406.
+    NotAcceptable,
+}
+
+impl Choice {
+    /// The coding to send, if any.
+    pub const fn coding(self) -> Option<Coding> {
+        match self {
+            Self::Coding(coding) => Some(coding),
+            Self::Identity | Self::NotAcceptable => None,
+        }
+    }
+}
+
+impl Coding {
+    /// What the tag of the encoded content has behind that of the plain one: `"abc"` → `"abc-br"`.
+    pub const fn etag_suffix(self) -> &'static str {
+        match self {
+            Self::Brotli => "-br",
+            Self::Zstd => "-zstd",
+            Self::Gzip => "-gzip",
+        }
+    }
+
+    /// RFC 9110, 8.4.1: names are case-insensitive, and `x-gzip` is `gzip`.
+    fn of_token(token: &[u8]) -> Option<Self> {
+        let named =
+            Self::ALL.iter().copied().find(|coding| token.eq_ignore_ascii_case(coding.token().as_bytes()));
+        named.or_else(|| token.eq_ignore_ascii_case(b"x-gzip").then_some(Self::Gzip))
+    }
+}
+
+/// Chooses among the codings in `prefer` that `has` confirms, and the content as it is.
+///
+/// The highest weight wins; at equal weights an earlier coding in `prefer`, and any coding before none.
+/// `accept_encoding` is all values of the header joined by commas. Without the header the content goes out as
+/// it is: a client that says nothing may know nothing.
+pub fn negotiate(accept_encoding: Option<&[u8]>, prefer: &[Coding], has: impl Fn(Coding) -> bool) -> Choice {
+    let Some(value) = accept_encoding else { return Choice::Identity };
+    let accepted = Accepted::of(value);
+    let mut best: Option<(Weight, Coding)> = None;
+    for &coding in prefer {
+        let weight = accepted.weight(coding);
+        if weight > best.map_or(0, |(weight, _)| weight) && has(coding) {
+            best = Some((weight, coding));
+        }
+    }
+    let identity = accepted.identity.or(accepted.any);
+    match best {
+        Some((weight, coding)) if identity.is_none_or(|identity| identity <= weight) => {
+            Choice::Coding(coding)
+        }
+        None if identity == Some(0) => Choice::NotAcceptable,
+        _ => Choice::Identity,
+    }
+}
+
+/// A q-value in thousandths.
+type Weight = u16;
+
+/// What `Accept-Encoding` says; `None`: not mentioned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Accepted {
+    codings: [Option<Weight>; Coding::ALL.len()],
+    identity: Option<Weight>,
+    any: Option<Weight>,
+}
+
+impl Accepted {
+    fn of(value: &[u8]) -> Self {
+        Self::common(value).unwrap_or_else(|| Self::parsed(value))
+    }
+
+    /// What browsers and the usual HTTP libraries send, told by comparison alone.
+    fn common(value: &[u8]) -> Option<Self> {
+        let codings: &[Coding] = match value {
+            b"gzip, deflate, br, zstd" => &[Coding::Brotli, Coding::Zstd, Coding::Gzip],
+            b"gzip, deflate, br" => &[Coding::Brotli, Coding::Gzip],
+            b"gzip, deflate" | b"gzip" => &[Coding::Gzip],
+            b"br" => &[Coding::Brotli],
+            b"zstd" => &[Coding::Zstd],
+            b"identity" | b"" => &[],
+            _ => return None,
+        };
+        let mut accepted = Self::default();
+        for &coding in codings {
+            accepted.codings[coding as usize] = Some(1000);
+        }
+        if value == b"identity" {
+            accepted.identity = Some(1000);
+        }
+        Some(accepted)
+    }
+
+    /// Malformed members are skipped; of several mentions of one coding the first counts.
+    fn parsed(value: &[u8]) -> Self {
+        let mut accepted = Self::default();
+        for (name, weight) in value.split(|&b| b == b',').filter_map(member) {
+            let place = if let Some(coding) = Coding::of_token(name) {
+                &mut accepted.codings[coding as usize]
+            } else if name == b"*" {
+                &mut accepted.any
+            } else if name.eq_ignore_ascii_case(b"identity") {
+                &mut accepted.identity
+            } else {
+                continue;
+            };
+            place.get_or_insert(weight);
+        }
+        accepted
+    }
+
+    fn weight(&self, coding: Coding) -> Weight {
+        self.codings[coding as usize].or(self.any).unwrap_or(0)
+    }
+}
+
+/// `codings [ OWS ";" OWS "q=" qvalue ]`
+fn member(text: &[u8]) -> Option<(&[u8], Weight)> {
+    let Some(semicolon) = text.iter().position(|&b| b == b';') else {
+        return Some((text.trim_ascii(), 1000));
+    };
+    let (name, parameter) = text.split_at(semicolon);
+    let [b'q' | b'Q', b'=', value @ ..] = parameter[1..].trim_ascii() else { return None };
+    Some((name.trim_ascii(), weight(value)?))
+}
+
+/// `qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )`
+fn weight(value: &[u8]) -> Option<Weight> {
+    let (&whole, rest) = value.split_first()?;
+    let digits = match rest {
+        [] => &[][..],
+        [b'.', digits @ ..] if digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) => digits,
+        _ => return None,
+    };
+    let thousandths = digits
+        .iter()
+        .zip([100, 10, 1])
+        .map(|(digit, place)| Weight::from(digit - b'0') * place)
+        .sum::<Weight>();
+    match whole {
+        b'0' => Some(thousandths),
+        b'1' if thousandths == 0 => Some(1000),
+        _ => None,
+    }
+}
+
+/// Whether a body of `len` bytes should be offered encoded: its type is one of `rules.types`, it is long enough,
+/// not yet encoded, and nothing forbids to transform it (`Cache-Control: no-transform`, RFC 9110, 7.7).
+pub fn worth_encoding(
+    rules: &Encoding,
+    content_type: Option<&[u8]>,
+    has_content_encoding: bool,
+    no_transform: bool,
+    len: u64,
+) -> bool {
+    if has_content_encoding || no_transform || len < rules.min_size {
+        return false;
+    }
+    let Some(essence) = content_type.and_then(|value| value.split(|&b| b == b';').next()) else {
+        return false;
+    };
+    let essence = essence.trim_ascii();
+    rules.types.iter().any(|listed| essence.eq_ignore_ascii_case(listed.as_bytes()))
+}
+
+/// Encodes `body`; `None` where that doesn't make it shorter. `level` is the coding's own, brought into its
+/// range. Takes CPU time in proportion to the body: not for a thread that serves requests.
+///
+/// # Errors
+/// What the encoder reports, such as a lack of memory.
+pub fn encode(coding: Coding, level: i32, body: &[u8]) -> io::Result<Option<Bytes>> {
+    let encoded = match coding {
+        Coding::Brotli => brotli(level, body)?,
+        Coding::Zstd => zstd::bulk::compress(body, level)?,
+        Coding::Gzip => gzip(level, body)?,
+    };
+    // The boxed slice gives back what the encoder reserved: entries live long and are weighed by their length.
+    Ok((encoded.len() < body.len()).then(|| Bytes::from(encoded.into_boxed_slice())))
+}
+
+fn brotli(level: i32, mut body: &[u8]) -> io::Result<Vec<u8>> {
+    let params = brotli::enc::BrotliEncoderParams {
+        quality: level.clamp(0, 11),
+        lgwin: brotli_window(body.len()),
+        size_hint: body.len(),
+        ..Default::default()
+    };
+    let mut encoded = Vec::with_capacity(body.len() / 4);
+    brotli::BrotliCompress(&mut body, &mut encoded, &params)?;
+    Ok(encoded)
+}
+
+/// The smallest window (RFC 7932, 9.1: 2^n − 16 bytes, n from 10 to 24) that sees all of `len` bytes, up to
+/// brotli's default of 22: neither side then sets memory aside that it can't use.
+fn brotli_window(len: usize) -> i32 {
+    (10..22).find(|&bits| len <= (1_usize << bits) - 16).unwrap_or(22)
+}
+
+fn gzip(level: i32, body: &[u8]) -> io::Result<Vec<u8>> {
+    let level = flate2::Compression::new(level.clamp(0, 9).unsigned_abs());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), level);
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+#[path = "encoding_tests.rs"]
+mod tests;

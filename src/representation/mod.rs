@@ -1,0 +1,4 @@
+//! What is sent: content, validators, encodings.
+
+pub mod conditional;
+pub mod encoding;

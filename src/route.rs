@@ -1,0 +1,368 @@
+//! Which route a request takes: by host, then by path, then by method. Pure: no clock, no I/O, and no
+//! allocation on a lookup, whose cost grows with the number of different prefix lengths, not with the number
+//! of routes.
+//!
+//! An exact host beats a wildcard, a longer wildcard a shorter one, and any of them a route without a host.
+//! Under one host an exact path beats prefixes, and a longer prefix beats a shorter one. Only then the method
+//! is looked at: a path with other methods is 405 and never falls through to a shorter prefix, which may have
+//! laxer rules. Paths are compared byte by byte as they came: nothing is decoded or normalised here.
+
+use crate::config::{PathPattern, Route};
+use http::Method;
+use std::collections::HashMap;
+
+/// The routes, ready to be searched.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// By exact host, lower case.
+    hosts: Table<Paths>,
+    /// By what follows the `*` of a wildcard: `.example.com`.
+    wildcards: Table<Paths>,
+    /// For routes without a host.
+    any: Paths,
+}
+
+/// What a request's host, path and method lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match<'r> {
+    /// An index into [`crate::config::Config::routes`].
+    Found(usize),
+    /// The path has routes, for these methods only.
+    MethodNotAllowed(&'r [Method]),
+    /// No route has this path.
+    NotFound,
+}
+
+type Table<T> = HashMap<Box<str>, T, ahash::RandomState>;
+
+/// The paths of one host.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: Table<Methods>,
+    /// By the text before the `*`, which ends with `/`.
+    prefixes: Table<Methods>,
+    /// The lengths of the prefixes, longest first, each once.
+    lengths: Vec<usize>,
+}
+
+/// The routes of one path.
+#[derive(Debug, Default)]
+struct Methods {
+    /// Index and methods (none: any), in the configuration's order.
+    routes: Vec<(usize, Vec<Method>)>,
+    /// All methods of `routes`, each once.
+    allowed: Vec<Method>,
+}
+
+/// The longest host that is looked up (RFC 1035, 2.3.4); a longer one has no routes of its own.
+const MAX_HOST: usize = 255;
+
+impl Routes {
+    /// Indexes the routes of a checked configuration.
+    pub fn new(routes: &[Route]) -> Self {
+        let mut all = Self::default();
+        for (index, route) in routes.iter().enumerate() {
+            let paths = match route.host.as_deref() {
+                None => &mut all.any,
+                Some(host) => match host.strip_prefix('*') {
+                    Some(suffix) => all.wildcards.entry(suffix.into()).or_default(),
+                    None => all.hosts.entry(host.into()).or_default(),
+                },
+            };
+            paths.insert(&route.path, index, &route.methods);
+        }
+        let tables = all.hosts.values_mut().chain(all.wildcards.values_mut());
+        tables.chain([&mut all.any]).for_each(Paths::order_lengths);
+        all
+    }
+
+    /// The route for a request. `host` is the `Host` header or the authority, with or without a port, in any
+    /// case; `path` the raw path without the query.
+    pub fn find(&self, host: Option<&str>, path: &str, method: &Method) -> Match<'_> {
+        let of_host = host.filter(|_| !self.hosts.is_empty() || !self.wildcards.is_empty());
+        let methods = of_host.and_then(|host| self.under_host(host, path)).or_else(|| self.any.find(path));
+        methods.map_or(Match::NotFound, |methods| methods.find(method))
+    }
+
+    fn under_host(&self, host: &str, path: &str) -> Option<&Methods> {
+        let mut buffer = [0; MAX_HOST];
+        let host = lower_case(without_port(host), &mut buffer)?;
+        if let Some(methods) = self.hosts.get(host).and_then(|paths| paths.find(path)) {
+            return Some(methods);
+        }
+        if self.wildcards.is_empty() {
+            return None;
+        }
+        // A wildcard stands for one label or more, so that the first dot counts only after some text.
+        host.match_indices('.')
+            .filter(|(dot, _)| *dot > 0)
+            .filter_map(|(dot, _)| self.wildcards.get(&host[dot..]))
+            .find_map(|paths| paths.find(path))
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, path: &PathPattern, index: usize, methods: &[Method]) {
+        let entry = match path {
+            PathPattern::Exact(path) => self.exact.entry(path.as_str().into()),
+            PathPattern::Prefix(prefix) => {
+                self.lengths.push(prefix.len());
+                self.prefixes.entry(prefix.as_str().into())
+            }
+        };
+        entry.or_default().insert(index, methods);
+    }
+
+    fn order_lengths(&mut self) {
+        self.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        self.lengths.dedup();
+    }
+
+    fn find(&self, path: &str) -> Option<&Methods> {
+        if let Some(methods) = self.exact.get(path) {
+            return Some(methods);
+        }
+        // Every prefix ends with a slash: elsewhere there is nothing to look up.
+        self.lengths
+            .iter()
+            .filter(|length| path.as_bytes().get(**length - 1) == Some(&b'/'))
+            .find_map(|length| self.prefixes.get(&path[..*length]))
+    }
+}
+
+impl Methods {
+    fn insert(&mut self, index: usize, methods: &[Method]) {
+        self.routes.push((index, methods.to_vec()));
+        for method in methods {
+            if !self.allowed.contains(method) {
+                self.allowed.push(method.clone());
+            }
+        }
+    }
+
+    fn find(&self, method: &Method) -> Match<'_> {
+        let takes = |methods: &[Method]| methods.is_empty() || methods.contains(method);
+        match self.routes.iter().find(|(_, methods)| takes(methods)) {
+            Some((index, _)) => Match::Found(*index),
+            None => Match::MethodNotAllowed(&self.allowed),
+        }
+    }
+}
+
+/// The host without its port and without the dot that may end it.
+fn without_port(host: &str) -> &str {
+    let end = match host.strip_prefix('[').and_then(|inner| inner.find(']')) {
+        // An IPv6 address keeps its brackets.
+        Some(bracket) => bracket + 2,
+        None => host.rfind(':').unwrap_or(host.len()),
+    };
+    let host = &host[..end];
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// `text` in lower case, in `buffer`; `None` if it does not fit.
+fn lower_case<'b>(text: &str, buffer: &'b mut [u8; MAX_HOST]) -> Option<&'b str> {
+    let lower = buffer.get_mut(..text.len())?;
+    lower.copy_from_slice(text.as_bytes());
+    lower.make_ascii_lowercase();
+    std::str::from_utf8(lower).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Auth, CacheMode};
+    use proptest::{prelude::*, sample::select};
+
+    fn route(host: Option<&str>, path: &str, methods: &[Method]) -> Route {
+        let path = match path.strip_suffix('*') {
+            Some(prefix) => PathPattern::Prefix(prefix.to_owned()),
+            None => PathPattern::Exact(path.to_owned()),
+        };
+        Route {
+            name: crate::name::Name::public(),
+            host: host.map(str::to_owned),
+            methods: methods.to_vec(),
+            path,
+            origin: 0,
+            cache: CacheMode::Off,
+            auth: Auth::Optional,
+            token_query: false,
+            max_body: 0,
+            websocket: None,
+        }
+    }
+
+    fn found(routes: &Routes, host: Option<&str>, path: &str) -> Option<usize> {
+        match routes.find(host, path, &Method::GET) {
+            Match::Found(index) => Some(index),
+            Match::MethodNotAllowed(_) | Match::NotFound => None,
+        }
+    }
+
+    #[test]
+    fn the_longest_path_wins_and_a_prefix_ends_at_a_slash() {
+        let paths = ["/*", "/x/*", "/x/y", "/x/y/*", "/x"];
+        let routes = Routes::new(&paths.map(|path| route(None, path, &[])));
+        for (path, index) in [
+            ("/", 0),
+            ("/xy", 0),
+            ("/x", 4),
+            ("/x/", 1),
+            ("/x/z", 1),
+            ("/x/y", 2),
+            ("/x/y/", 3),
+            ("/x/y/z/%2e", 3),
+            ("/é/", 0),
+        ] {
+            assert_eq!(found(&routes, None, path), Some(index), "{path}");
+        }
+        for path in ["", "*", "x/y"] {
+            assert_eq!(found(&routes, None, path), None, "{path:?}");
+        }
+        let only = Routes::new(&[route(None, "/x/*", &[])]);
+        for path in ["/x", "/xy", "/", "/y/x/"] {
+            assert_eq!(found(&only, None, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exact_host_beats_a_wildcard_beats_none() {
+        let routes = Routes::new(&[
+            route(None, "/*", &[]),
+            route(Some("*.example.com"), "/*", &[]),
+            route(Some("a.example.com"), "/x/*", &[]),
+            route(Some("*.b.example.com"), "/x/*", &[]),
+            route(Some("[::1]"), "/*", &[]),
+        ]);
+        for (host, path, index) in [
+            ("a.example.com", "/x/", 2),
+            ("A.Example.COM.:8080", "/x/", 2),
+            ("a.example.com", "/y", 1),
+            ("c.b.example.com:443", "/x/1", 3),
+            ("c.b.example.com", "/y", 1),
+            ("d.c.b.example.com", "/x/1", 3),
+            ("example.com", "/x/", 0),
+            (".example.com", "/x/", 0),
+            ("aexample.com", "/x/", 0),
+            ("[::1]:80", "/", 4),
+            ("[::1]", "/", 4),
+            ("[::2]", "/", 0),
+            ("", "/", 0),
+            (":80", "/", 0),
+            ("[", "/", 0),
+            ("]é[:", "/", 0),
+        ] {
+            assert_eq!(found(&routes, Some(host), path), Some(index), "{host} {path}");
+        }
+        let long = format!("{}.example.com", "a".repeat(300));
+        assert_eq!(found(&routes, Some(&long), "/"), Some(0));
+        assert_eq!(found(&routes, None, "/x/"), Some(0));
+    }
+
+    #[test]
+    fn a_method_without_a_route_does_not_fall_through_to_a_laxer_one() {
+        let routes = Routes::new(&[
+            route(None, "/*", &[]),
+            route(None, "/orders", &[Method::POST]),
+            route(None, "/orders", &[Method::GET, Method::HEAD]),
+        ]);
+        assert_eq!(routes.find(None, "/orders", &Method::POST), Match::Found(1));
+        assert_eq!(routes.find(None, "/orders", &Method::HEAD), Match::Found(2));
+        let allowed = [Method::POST, Method::GET, Method::HEAD];
+        assert_eq!(routes.find(None, "/orders", &Method::DELETE), Match::MethodNotAllowed(&allowed));
+        assert_eq!(routes.find(None, "/orders/1", &Method::DELETE), Match::Found(0));
+        assert_eq!(Routes::new(&[]).find(None, "/", &Method::GET), Match::NotFound);
+    }
+
+    /// The rules, one after the other, over all routes.
+    fn linear(
+        routes: &[Route],
+        host: Option<&str>,
+        path: &str,
+        method: &Method,
+    ) -> Result<usize, Vec<Method>> {
+        let host = host.map(|host| host.split(':').next().unwrap_or("").trim_end_matches('.').to_lowercase());
+        let host_rank = |route: &Route| match (route.host.as_deref(), host.as_deref()) {
+            (None, _) => Some(0),
+            (Some(_), None) => None,
+            (Some(wanted), Some(host)) => match wanted.strip_prefix('*') {
+                Some(suffix) => (host.ends_with(suffix) && host.len() > suffix.len()).then_some(suffix.len()),
+                None => (wanted == host).then_some(usize::MAX),
+            },
+        };
+        let path_rank = |route: &Route| match &route.path {
+            PathPattern::Exact(exact) => (exact == path).then_some(usize::MAX),
+            PathPattern::Prefix(prefix) => path.starts_with(prefix.as_str()).then_some(prefix.len()),
+        };
+        let rank = |route: &Route| Some((host_rank(route)?, path_rank(route)?));
+        let Some(best) = routes.iter().filter_map(rank).max() else { return Err(Vec::new()) };
+        let mut allowed = Vec::new();
+        for (index, route) in routes.iter().enumerate().filter(|(_, route)| rank(route) == Some(best)) {
+            if route.methods.is_empty() || route.methods.contains(method) {
+                return Ok(index);
+            }
+            for method in &route.methods {
+                if !allowed.contains(method) {
+                    allowed.push(method.clone());
+                }
+            }
+        }
+        Err(allowed)
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        prop::collection::vec(select(vec!["a", "b", "ab", ""]), 0..4)
+            .prop_map(|parts| format!("/{}", parts.join("/")))
+    }
+
+    fn any_route() -> impl Strategy<Value = Route> {
+        let hosts = vec![None, None, Some("a.x"), Some("b.a.x"), Some("*.x"), Some("*.a.x"), Some("x")];
+        let methods = vec![vec![], vec![Method::GET], vec![Method::POST, Method::PUT]];
+        (select(hosts), any_path(), any::<bool>(), select(methods)).prop_map(
+            |(host, path, prefix, methods)| {
+                let path = if prefix { format!("{}/*", path.trim_end_matches('/')) } else { path };
+                route(host, &path, &methods)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_linear_scan_would_decide(
+            routes in prop::collection::vec(any_route(), 0..24),
+            host in select(vec![None, Some("a.x"), Some("B.a.X:80"), Some("c.b.a.x."), Some("x"), Some(".x"), Some("y")]),
+            path in any_path(),
+            method in select(vec![Method::GET, Method::PUT, Method::DELETE]),
+        ) {
+            let indexed = Routes::new(&routes);
+            let expected = linear(&routes, host, &path, &method);
+            match indexed.find(host, &path, &method) {
+                Match::Found(index) => prop_assert_eq!(expected, Ok(index)),
+                Match::MethodNotAllowed(allowed) => {
+                    prop_assert!(!allowed.is_empty());
+                    prop_assert_eq!(expected, Err(allowed.to_vec()));
+                }
+                Match::NotFound => prop_assert_eq!(expected, Err(Vec::new())),
+            }
+        }
+
+        #[test]
+        fn no_host_and_no_path_panics(host in ".*", path in ".*") {
+            let routes = Routes::new(&[route(Some("*.x"), "/*", &[]), route(Some("a.x"), "/é/*", &[])]);
+            routes.find(Some(&host), &path, &Method::GET);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_routes_are_each_found() {
+        let paths: Vec<String> = (0..10_000)
+            .map(|n| format!("/{}/{n}{}", "d/".repeat(n % 7), if n % 2 == 0 { "" } else { "/*" }))
+            .collect();
+        let all: Vec<Route> = paths.iter().map(|path| route(None, path, &[])).collect();
+        let routes = Routes::new(&all);
+        for (index, path) in paths.iter().enumerate() {
+            assert_eq!(found(&routes, None, &path.replace('*', "deep/er")), Some(index), "{path}");
+        }
+    }
+}

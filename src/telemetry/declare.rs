@@ -1,0 +1,183 @@
+//! Declaring a metric and registering it are one act: a family that is not declared can't be registered, and
+//! the declarations are what `docs/metrics.md` is held to.
+
+use super::labels::Label;
+use prometheus::{
+    core::Collector, Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
+};
+use std::marker::PhantomData;
+
+/// What a label's values are.
+#[derive(Debug, Clone, Copy)]
+pub enum Values {
+    /// Names or numbers out of the configuration.
+    Configured,
+    /// The values of an enum.
+    Listed(fn() -> Vec<&'static str>),
+}
+
+/// A label of a family.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// What it can be.
+    pub values: Values,
+}
+
+/// A label whose values are those of `L`.
+pub(super) fn listed<L: Label>(name: &'static str) -> LabelSpec {
+    LabelSpec { name, values: Values::Listed(|| L::VALUES.iter().map(|value| value.text()).collect()) }
+}
+
+/// A label whose values come from the configuration.
+pub(super) fn configured(name: &'static str) -> LabelSpec {
+    LabelSpec { name, values: Values::Configured }
+}
+
+/// A declared family of metrics.
+#[derive(Debug, Clone)]
+pub struct Family {
+    /// Its name, with the unit at the end.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What it counts or measures.
+    pub unit: &'static str,
+    /// Its labels.
+    pub labels: Vec<LabelSpec>,
+}
+
+/// The name, the unit and the help text of a family.
+pub(super) struct About {
+    name: &'static str,
+    unit: &'static str,
+    help: &'static str,
+}
+
+impl About {
+    pub(super) fn new(name: &'static str, unit: &'static str, help: &'static str) -> Self {
+        Self { name, unit, help }
+    }
+}
+
+/// Registers what is declared, and remembers it.
+#[derive(Default)]
+pub(super) struct Declarations {
+    registry: Registry,
+    families: Vec<Family>,
+}
+
+/// Declaring fails only if two declarations contradict each other, or one has a malformed name.
+pub(super) type Declared<T> = Result<T, prometheus::Error>;
+
+impl Declarations {
+    pub(super) fn counter(&mut self, about: About) -> Declared<IntCounter> {
+        let metric = IntCounter::new(about.name, about.help)?;
+        self.add(about, "counter", &[], metric)
+    }
+
+    /// A counter of fractions.
+    pub(super) fn float_counter(&mut self, about: About) -> Declared<Counter> {
+        let metric = Counter::new(about.name, about.help)?;
+        self.add(about, "counter", &[], metric)
+    }
+
+    pub(super) fn counters(&mut self, about: About, labels: &[LabelSpec]) -> Declared<IntCounterVec> {
+        let metric = IntCounterVec::new(Opts::new(about.name, about.help), &names(labels))?;
+        self.add(about, "counter", labels, metric)
+    }
+
+    pub(super) fn gauge(&mut self, about: About) -> Declared<IntGauge> {
+        let metric = IntGauge::new(about.name, about.help)?;
+        self.add(about, "gauge", &[], metric)
+    }
+
+    /// A gauge of fractions.
+    pub(super) fn float_gauge(&mut self, about: About) -> Declared<Gauge> {
+        let metric = Gauge::new(about.name, about.help)?;
+        self.add(about, "gauge", &[], metric)
+    }
+
+    pub(super) fn gauges(&mut self, about: About, labels: &[LabelSpec]) -> Declared<IntGaugeVec> {
+        let metric = IntGaugeVec::new(Opts::new(about.name, about.help), &names(labels))?;
+        self.add(about, "gauge", labels, metric)
+    }
+
+    pub(super) fn histogram(&mut self, about: About, buckets: &[f64]) -> Declared<Histogram> {
+        let opts = HistogramOpts::new(about.name, about.help).buckets(buckets.to_vec());
+        let metric = Histogram::with_opts(opts)?;
+        self.add(about, "histogram", &[], metric)
+    }
+
+    pub(super) fn histograms(
+        &mut self,
+        about: About,
+        labels: &[LabelSpec],
+        buckets: &[f64],
+    ) -> Declared<HistogramVec> {
+        let opts = HistogramOpts::new(about.name, about.help).buckets(buckets.to_vec());
+        let metric = HistogramVec::new(opts, &names(labels))?;
+        self.add(about, "histogram", labels, metric)
+    }
+
+    /// One counter per value of `L`, each there from the start (so that its first rise is seen as one).
+    pub(super) fn counter_per<L: Label>(
+        &mut self,
+        about: About,
+        label: &'static str,
+    ) -> Declared<Per<L, IntCounter>> {
+        let family = self.counters(about, &[listed::<L>(label)])?;
+        Ok(Per::new(|value: L| family.with_label_values(&[value.text()])))
+    }
+
+    /// One histogram per value of `L`.
+    pub(super) fn histogram_per<L: Label>(
+        &mut self,
+        about: About,
+        label: &'static str,
+        buckets: &[f64],
+    ) -> Declared<Per<L, Histogram>> {
+        let family = self.histograms(about, &[listed::<L>(label)], buckets)?;
+        Ok(Per::new(|value: L| family.with_label_values(&[value.text()])))
+    }
+
+    /// The registry with everything in it, and what was declared, in order.
+    pub(super) fn finish(self) -> (Registry, Vec<Family>) {
+        (self.registry, self.families)
+    }
+
+    fn add<M: Collector + Clone + 'static>(
+        &mut self,
+        about: About,
+        kind: &'static str,
+        labels: &[LabelSpec],
+        metric: M,
+    ) -> Declared<M> {
+        self.registry.register(Box::new(metric.clone()))?;
+        let About { name, unit, help: _ } = about;
+        self.families.push(Family { name, kind, unit, labels: labels.to_vec() });
+        Ok(metric)
+    }
+}
+
+fn names(labels: &[LabelSpec]) -> Vec<&'static str> {
+    labels.iter().map(|label| label.name).collect()
+}
+
+/// One `M` per value of the label `L`: found by index, never by hashing.
+pub(super) struct Per<L, M> {
+    all: Vec<M>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<L: Label, M> Per<L, M> {
+    pub(super) fn new(make: impl FnMut(L) -> M) -> Self {
+        Self { all: L::VALUES.iter().copied().map(make).collect(), label: PhantomData }
+    }
+
+    pub(super) fn of(&self, value: L) -> &M {
+        &self.all[value.index()]
+    }
+}

@@ -1,0 +1,260 @@
+//! The one place where metrics are declared: name, unit, help text, labels, buckets.
+//!
+//! Grouped by what they tell about; `metrics.rs` has the methods that move them. `docs/metrics.md` repeats each
+//! line here for those who operate the gateway, and a test holds it to that.
+
+use super::{
+    declare::{configured, listed, About, Declarations, Declared, Per},
+    labels::{
+        BumpSource, CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
+        RejectReason, StatusClass, StoreCall, StoreOutcome, TokenResult,
+    },
+};
+use crate::config::Coding;
+use prometheus::{Counter, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+/// Seconds, from a hit out of memory (50 µs) to a fill that nearly failed (10 s).
+const REQUEST_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+/// Seconds of work for an origin, or for those who wait on it.
+const FILL_BUCKETS: &[f64] =
+    &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Seconds of a call whose deadline is some 50 ms.
+const STORE_BUCKETS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1];
+/// Seconds of encoding one body.
+const ENCODING_BUCKETS: &[f64] =
+    &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5];
+
+/// What clients ask and get.
+pub(super) struct Requests {
+    pub(super) total: IntCounterVec,
+    pub(super) seconds: HistogramVec,
+    pub(super) sent: IntCounterVec,
+    pub(super) rejected: Per<RejectReason, IntCounter>,
+    pub(super) tokens: Per<TokenResult, IntCounter>,
+    pub(super) connections_open: IntGauge,
+    pub(super) connections_accepted: IntCounter,
+}
+
+impl Requests {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            total: d.counters(
+                about("tidegate_requests_total", "requests", "Requests answered."),
+                &[configured("route"), listed::<CacheResult>("result"), listed::<StatusClass>("status")],
+            )?,
+            seconds: d.histograms(
+                about(
+                    "tidegate_request_duration_seconds",
+                    "seconds",
+                    "From the request's head to the answer's end.",
+                ),
+                &[configured("route"), listed::<CacheResult>("result")],
+                REQUEST_BUCKETS,
+            )?,
+            sent: d.counters(
+                about("tidegate_sent_bytes_total", "bytes", "Body bytes sent to clients."),
+                &[configured("route")],
+            )?,
+            rejected: d.counter_per(
+                about("tidegate_rejected_requests_total", "requests", "Requests that the gateway refused."),
+                "reason",
+            )?,
+            tokens: d.counter_per(about("tidegate_tokens_total", "tokens", "Tokens looked at."), "result")?,
+            connections_open: d.gauge(about(
+                "tidegate_connections_open",
+                "connections",
+                "Client connections that are open.",
+            ))?,
+            connections_accepted: d.counter(about(
+                "tidegate_connections_accepted_total",
+                "connections",
+                "Client connections accepted.",
+            ))?,
+        })
+    }
+}
+
+/// How answers come into the cache and what it holds.
+pub(super) struct Cache {
+    pub(super) flights: Per<FlightRole, IntCounter>,
+    pub(super) flight_wait: Histogram,
+    pub(super) fills: Per<FillOutcome, IntCounter>,
+    pub(super) fill_seconds: Histogram,
+    pub(super) encoding_seconds: Per<Coding, Histogram>,
+    pub(super) bytes: IntGauge,
+    pub(super) entries: IntGauge,
+    pub(super) capacity: IntGauge,
+    pub(super) evictions: IntCounter,
+}
+
+impl Cache {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            flights: d.counter_per(
+                about("tidegate_flights_total", "requests", "Requests that led or followed a flight."),
+                "role",
+            )?,
+            flight_wait: d.histogram(
+                about("tidegate_flight_wait_seconds", "seconds", "How long followers waited."),
+                FILL_BUCKETS,
+            )?,
+            fills: d.counter_per(
+                about("tidegate_fills_total", "fills", "Fills, by how they ended."),
+                "outcome",
+            )?,
+            fill_seconds: d.histogram(
+                about(
+                    "tidegate_fill_duration_seconds",
+                    "seconds",
+                    "How long fills took, however they ended.",
+                ),
+                FILL_BUCKETS,
+            )?,
+            encoding_seconds: d.histogram_per(
+                about("tidegate_encoding_duration_seconds", "seconds", "How long encoding a body took."),
+                "coding",
+                ENCODING_BUCKETS,
+            )?,
+            bytes: d.gauge(about("tidegate_memory_bytes", "bytes", "Bytes of entries in memory."))?,
+            entries: d.gauge(about("tidegate_memory_entries", "entries", "Entries in memory."))?,
+            capacity: d.gauge(about(
+                "tidegate_memory_capacity_bytes",
+                "bytes",
+                "Bytes of entries that memory may hold.",
+            ))?,
+            evictions: d.counter(about(
+                "tidegate_memory_evictions_total",
+                "entries",
+                "Entries that went for want of room.",
+            ))?,
+        })
+    }
+}
+
+/// The store, and what keeps the nodes coherent.
+pub(super) struct Store {
+    pub(super) bumps: Per<BumpSource, IntCounter>,
+    pub(super) invalidations: Per<Invalidation, IntCounter>,
+    pub(super) calls: Per<StoreCall, Per<StoreOutcome, IntCounter>>,
+    pub(super) seconds: Per<StoreCall, Histogram>,
+    pub(super) up: IntGaugeVec,
+    pub(super) tracking: IntGaugeVec,
+    pub(super) events: Per<EventResult, IntCounter>,
+}
+
+impl Store {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        let calls = d.counters(
+            about("tidegate_store_calls_total", "calls", "Calls to the store."),
+            &[listed::<StoreCall>("call"), listed::<StoreOutcome>("outcome")],
+        )?;
+        let outcomes_of = |call: StoreCall| {
+            Per::new(|outcome: StoreOutcome| calls.with_label_values(&[call.as_str(), outcome.as_str()]))
+        };
+        Ok(Self {
+            bumps: d
+                .counter_per(about("tidegate_bumps_total", "bumps", "Versions moved, by whom."), "source")?,
+            invalidations: d.counter_per(
+                about("tidegate_invalidations_total", "messages", "What the store told this node to forget."),
+                "kind",
+            )?,
+            calls: Per::new(outcomes_of),
+            seconds: d.histogram_per(
+                about("tidegate_store_call_duration_seconds", "seconds", "How long calls to the store took."),
+                "call",
+                STORE_BUCKETS,
+            )?,
+            up: d.gauges(
+                about("tidegate_store_up", "0 or 1", "Whether the store answers; absent without Redis."),
+                &[],
+            )?,
+            tracking: d.gauges(
+                about(
+                    "tidegate_store_tracking",
+                    "0 or 1",
+                    "Whether the store pushes changes; absent without Redis.",
+                ),
+                &[],
+            )?,
+            events: d
+                .counter_per(about("tidegate_events_total", "events", "Signed events received."), "result")?,
+        })
+    }
+}
+
+/// The origins.
+pub(super) struct Origins {
+    pub(super) requests: IntCounterVec,
+    pub(super) up: IntGaugeVec,
+}
+
+impl Origins {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            requests: d.counters(
+                about(
+                    "tidegate_origin_requests_total",
+                    "requests",
+                    "Requests to origins, each retry counted.",
+                ),
+                &[configured("origin"), listed::<OriginOutcome>("outcome")],
+            )?,
+            up: d.gauges(
+                about(
+                    "tidegate_origin_server_up",
+                    "0 or 1",
+                    "Whether a server of an origin counts as healthy.",
+                ),
+                &[configured("origin"), configured("server")],
+            )?,
+        })
+    }
+}
+
+/// The process itself.
+pub(super) struct Process {
+    pub(super) access_dropped: IntCounter,
+    pub(super) build: IntGaugeVec,
+    pub(super) started: Gauge,
+    pub(super) resident: IntGauge,
+    pub(super) cpu: Counter,
+}
+
+impl Process {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            access_dropped: d.counter(about(
+                "tidegate_access_records_dropped_total",
+                "records",
+                "Access records lost because their queue was full.",
+            ))?,
+            build: d.gauges(
+                about("tidegate_build_info", "always 1", "The version that runs, as a label."),
+                &[configured("version")],
+            )?,
+            started: d.float_gauge(about(
+                "tidegate_process_start_time_seconds",
+                "unix seconds",
+                "When the gateway started.",
+            ))?,
+            resident: d.gauge(about(
+                "tidegate_process_resident_memory_bytes",
+                "bytes",
+                "Resident memory of the process; 0 where it can't be read.",
+            ))?,
+            cpu: d.float_counter(about(
+                "tidegate_process_cpu_seconds_total",
+                "seconds",
+                "CPU time of all threads, user and system; 0 where it can't be read.",
+            ))?,
+        })
+    }
+}

@@ -1,0 +1,362 @@
+//! The words for what happened to a request, a fill, a store call: one enum per label, used alike in access
+//! records, metric labels and `Cache-Status` (RFC 9211).
+//!
+//! Every value is known when the program is built: no host, path, user or tenant ever becomes a label here.
+
+use crate::config::Coding;
+
+/// What a metric label can be made of; the enums below are all there is.
+pub(crate) trait Label: Copy + 'static {
+    /// Every value, in the order of [`Label::index`].
+    const VALUES: &'static [Self];
+    /// The value as the metric shows it.
+    fn text(self) -> &'static str;
+    /// The place of the value in [`Label::VALUES`].
+    fn index(self) -> usize;
+}
+
+/// An enum whose values have one spelling each.
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident => $text:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$value_doc])* $value,)+
+        }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            /// The one spelling of the value.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$value => $text,)+
+                }
+            }
+        }
+
+        impl Label for $name {
+            const VALUES: &'static [Self] = Self::ALL;
+
+            fn text(self) -> &'static str {
+                self.as_str()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// Where the answer to a request came from.
+    CacheResult {
+        /// Fresh, from this node's memory.
+        Hit => "hit",
+        /// Stale, within `stale_while_revalidate`; one fill refreshes it behind the answer.
+        Stale => "stale",
+        /// Stale, within `stale_if_error`, because the fill failed.
+        StaleIfError => "stale_if_error",
+        /// This request led the fill.
+        Miss => "miss",
+        /// This request waited on a flight that another one led.
+        Collapsed => "collapsed",
+        /// Found in Redis.
+        Remote => "remote",
+        /// A fill was done, its answer not stored.
+        Uncacheable => "uncacheable",
+        /// The route is not cached, or not for this method.
+        Bypass => "bypass",
+        /// The gateway's own answer: an event, a refusal.
+        Local => "local",
+        /// No answer could be had: a 5xx of the gateway.
+        Error => "error",
+    }
+    /// The class of a status code.
+    StatusClass {
+        /// 100 to 199
+        Informational => "1xx",
+        /// 200 to 299
+        Success => "2xx",
+        /// 300 to 399
+        Redirection => "3xx",
+        /// 400 to 499
+        ClientError => "4xx",
+        /// 500 to 599
+        ServerError => "5xx",
+        /// No status was sent: the client left before.
+        None => "none",
+    }
+    /// What a request was in its flight.
+    FlightRole {
+        /// It began the fill.
+        Leader => "leader",
+        /// It waited for the fill of another.
+        Follower => "follower",
+    }
+    /// How a fill ended.
+    FillOutcome {
+        /// The answer is in the cache.
+        Stored => "stored",
+        /// Not stored: it sets a cookie.
+        SetCookie => "set_cookie",
+        /// Not stored: its status is not one that is kept.
+        Status => "status",
+        /// Not stored: above the route's `max_size`.
+        TooLarge => "too_large",
+        /// Not stored: the origin said `no-store` or `private`.
+        Private => "private",
+        /// The origin could not be asked or broke off.
+        OriginError => "origin_error",
+        /// The fill's deadline passed.
+        Timeout => "timeout",
+        /// The fill ended without an outcome: dropped at shutdown, or a panic.
+        Cancelled => "cancelled",
+    }
+    /// A call to the store.
+    StoreCall {
+        /// Reading a version.
+        ReadVersion => "read_version",
+        /// Reading an entry.
+        Get => "get",
+        /// Writing an entry.
+        Put => "put",
+        /// Taking or renewing a lease.
+        Lease => "lease",
+        /// Releasing a lease.
+        Release => "release",
+        /// Moving a version.
+        Bump => "bump",
+        /// Remembering an event's id.
+        Event => "event",
+    }
+    /// Why a call to the store failed.
+    StoreError {
+        /// The deadline passed.
+        Timeout => "timeout",
+        /// No connection, or the breaker is open.
+        Down => "down",
+        /// An answer that makes no sense, or an error reply.
+        Protocol => "protocol",
+    }
+    /// How a call to the store ended: `ok`, or the [`StoreError`].
+    StoreOutcome {
+        /// It worked.
+        Ok => "ok",
+        /// [`StoreError::Timeout`]
+        Timeout => "timeout",
+        /// [`StoreError::Down`]
+        Down => "down",
+        /// [`StoreError::Protocol`]
+        Protocol => "protocol",
+    }
+    /// What the store told this node to forget.
+    Invalidation {
+        /// One version.
+        Version => "version",
+        /// A lease ended.
+        Lease => "lease",
+        /// Everything: the store was flushed.
+        Flush => "flush",
+        /// Everything: the connection was lost.
+        Lost => "lost",
+    }
+    /// Who moved a version.
+    BumpSource {
+        /// A signed event.
+        Event => "event",
+        /// `tidegate bump`
+        Command => "command",
+        /// The admin API.
+        Api => "api",
+        /// The application wrote its own version key.
+        Application => "application",
+    }
+    /// What became of an event.
+    EventResult {
+        /// Verified and recorded.
+        Accepted => "accepted",
+        /// Verified, its id seen before: nothing changed.
+        Replayed => "replayed",
+        /// The signature or its timestamp is wrong.
+        BadSignature => "bad_signature",
+        /// The body is not what it must be.
+        BadBody => "bad_body",
+        /// The tenant is missing or holds characters that are not allowed.
+        BadTenant => "bad_tenant",
+        /// The body is above `max_body`.
+        TooLarge => "too_large",
+        /// Above the event's `rate`.
+        RateLimited => "rate_limited",
+        /// It could not be recorded; the sender is asked to try again.
+        StoreDown => "store_down",
+    }
+    /// What became of a token.
+    TokenResult {
+        /// Verified before, and remembered.
+        Remembered => "remembered",
+        /// Verified now.
+        Verified => "verified",
+        /// It doesn't verify.
+        Refused => "refused",
+    }
+    /// Why the gateway refused a request.
+    RejectReason {
+        /// Malformed.
+        BadRequest => "bad_request",
+        /// `Host` is missing or malformed.
+        BadHost => "bad_host",
+        /// No route.
+        NotFound => "not_found",
+        /// A route, but not for this method.
+        MethodNotAllowed => "method_not_allowed",
+        /// The body is above the route's `max_body`.
+        BodyTooLarge => "body_too_large",
+        /// More query parameters than are read.
+        TooManyParameters => "too_many_parameters",
+        /// The token doesn't verify.
+        Token => "token",
+        /// The route needs a token.
+        TokenMissing => "token_missing",
+        /// The route allows no upgrade.
+        UpgradeRefused => "upgrade_refused",
+        /// The request target is too long.
+        UriTooLong => "uri_too_long",
+    }
+    /// How a request to an origin ended.
+    OriginOutcome {
+        /// An answer below 500.
+        Ok => "ok",
+        /// A 5xx.
+        ServerError => "server_error",
+        /// No connection.
+        ConnectFailed => "connect_failed",
+        /// Too slow.
+        Timeout => "timeout",
+        /// The connection broke, or the answer is malformed.
+        Broken => "broken",
+        /// Not asked: the breaker is open.
+        BreakerOpen => "breaker_open",
+    }
+}
+
+impl StatusClass {
+    /// The class of `status`; [`StatusClass::None`] for anything outside 100 to 599.
+    pub const fn of(status: u16) -> Self {
+        match status / 100 {
+            1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            5 => Self::ServerError,
+            _ => Self::None,
+        }
+    }
+}
+
+impl From<Result<(), StoreError>> for StoreOutcome {
+    fn from(result: Result<(), StoreError>) -> Self {
+        match result {
+            Ok(()) => Self::Ok,
+            Err(StoreError::Timeout) => Self::Timeout,
+            Err(StoreError::Down) => Self::Down,
+            Err(StoreError::Protocol) => Self::Protocol,
+        }
+    }
+}
+
+impl Coding {
+    /// Every coding, in the order of declaration.
+    pub const ALL: &'static [Self] = &[Self::Brotli, Self::Zstd, Self::Gzip];
+
+    /// The name in `Accept-Encoding`, `Content-Encoding`, the configuration and the metrics.
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+impl Label for Coding {
+    const VALUES: &'static [Self] = Self::ALL;
+
+    fn text(self) -> &'static str {
+        self.token()
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn holds<L: Label + std::fmt::Debug>() {
+        let mut seen = HashSet::new();
+        for (place, value) in L::VALUES.iter().enumerate() {
+            let text = value.text();
+            assert_eq!(value.index(), place, "{value:?}");
+            assert!(seen.insert(text), "{text} twice");
+            assert!(
+                text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_value_has_one_place_and_one_spelling() {
+        holds::<CacheResult>();
+        holds::<StatusClass>();
+        holds::<FlightRole>();
+        holds::<FillOutcome>();
+        holds::<StoreCall>();
+        holds::<StoreError>();
+        holds::<StoreOutcome>();
+        holds::<Invalidation>();
+        holds::<BumpSource>();
+        holds::<EventResult>();
+        holds::<TokenResult>();
+        holds::<RejectReason>();
+        holds::<OriginOutcome>();
+        holds::<Coding>();
+    }
+
+    #[test]
+    fn a_status_has_the_class_of_its_first_digit() {
+        let classes = [
+            (99, "none"),
+            (100, "1xx"),
+            (204, "2xx"),
+            (304, "3xx"),
+            (499, "4xx"),
+            (599, "5xx"),
+            (600, "none"),
+            (0, "none"),
+        ];
+        for (status, class) in classes {
+            assert_eq!(StatusClass::of(status).as_str(), class, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_store_outcome_is_spelt_as_its_error() {
+        for &error in StoreError::ALL {
+            assert_eq!(StoreOutcome::from(Err(error)).as_str(), error.as_str());
+        }
+        assert_eq!(StoreOutcome::ALL.len(), StoreError::ALL.len() + 1);
+    }
+}

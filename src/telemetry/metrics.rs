@@ -1,0 +1,287 @@
+//! The metrics as the rest of the program sees them: a value on a registry of its own, no globals.
+//!
+//! The methods are typed and cheap: handles are resolved once, a request costs a few atomic additions. Labels
+//! are enums ([`super::labels`]) or names out of the configuration, never anything that a client sent. What
+//! there is, is declared in `families.rs`; `docs/metrics.md` tells what it means.
+
+use super::{
+    declare::{Declarations, Family},
+    families::{Cache, Origins, Process, Requests, Store},
+    labels::{
+        BumpSource, CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome,
+        RejectReason, StatusClass, StoreCall, StoreError, TokenResult,
+    },
+    process,
+};
+use crate::config::Coding;
+use parking_lot::Mutex;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// What the memory tier tells at a scrape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Entries held.
+    pub entries: u64,
+    /// Entries evicted for want of room, since the start.
+    pub evictions: u64,
+    /// Bytes that may be held.
+    pub capacity: u64,
+}
+
+type MemoryProbe = Box<dyn Fn() -> MemoryStats + Send + Sync>;
+
+/// The metrics of one gateway. Two of them in one process (tests) don't know of each other.
+pub struct Metrics {
+    registry: Registry,
+    families: Vec<Family>,
+    requests: Requests,
+    cache: Cache,
+    store: Store,
+    origins: Origins,
+    process: Process,
+    routes: Mutex<HashMap<String, Arc<RouteMetrics>>>,
+    probe: Mutex<Option<MemoryProbe>>,
+}
+
+impl Metrics {
+    /// Declares and registers everything, and takes now as the time of the start.
+    ///
+    /// # Errors
+    /// Only if two declarations contradict each other, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let mut d = Declarations::default();
+        let requests = Requests::declare(&mut d)?;
+        let cache = Cache::declare(&mut d)?;
+        let store = Store::declare(&mut d)?;
+        let origins = Origins::declare(&mut d)?;
+        let process = Process::declare(&mut d)?;
+        process.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        process.started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let (registry, families) = d.finish();
+        Ok(Self {
+            registry,
+            families,
+            requests,
+            cache,
+            store,
+            origins,
+            process,
+            routes: Mutex::default(),
+            probe: Mutex::new(None),
+        })
+    }
+
+    /// What is declared, in order.
+    pub fn families(&self) -> &[Family] {
+        &self.families
+    }
+
+    /// The handles of the route `name`; the same ones for the same name. Ask once, when routes are built.
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        let mut routes = self.routes.lock();
+        if let Some(route) = routes.get(name) {
+            return Arc::clone(route);
+        }
+        let route = Arc::new(RouteMetrics::new(&self.requests, name));
+        routes.insert(name.to_owned(), Arc::clone(&route));
+        route
+    }
+
+    /// A request was refused by the gateway.
+    pub fn rejected(&self, reason: RejectReason) {
+        self.requests.rejected.of(reason).inc();
+    }
+
+    /// A token was looked at.
+    pub fn token(&self, result: TokenResult) {
+        self.requests.tokens.of(result).inc();
+    }
+
+    /// A client connection was accepted; it counts as open until the guard is dropped.
+    pub fn connection(&self) -> OpenConnection {
+        self.requests.connections_accepted.inc();
+        self.requests.connections_open.inc();
+        OpenConnection(self.requests.connections_open.clone())
+    }
+
+    /// A request began a flight.
+    pub fn flight_led(&self) {
+        self.cache.flights.of(FlightRole::Leader).inc();
+    }
+
+    /// A request waited `wait` on another one's flight.
+    pub fn flight_followed(&self, wait: Duration) {
+        self.cache.flights.of(FlightRole::Follower).inc();
+        self.cache.flight_wait.observe(wait.as_secs_f64());
+    }
+
+    /// A fill ended.
+    pub fn fill(&self, outcome: FillOutcome, duration: Duration) {
+        self.cache.fills.of(outcome).inc();
+        self.cache.fill_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// A body was encoded, whether the result was kept or not.
+    pub fn encoded(&self, coding: Coding, duration: Duration) {
+        self.cache.encoding_seconds.of(coding).observe(duration.as_secs_f64());
+    }
+
+    /// Who is asked for the memory tier's state at each scrape; a later probe replaces an earlier one.
+    pub fn memory_probe(&self, probe: Box<dyn Fn() -> MemoryStats + Send + Sync>) {
+        *self.probe.lock() = Some(probe);
+    }
+
+    /// A version was moved.
+    pub fn bump(&self, source: BumpSource) {
+        self.store.bumps.of(source).inc();
+    }
+
+    /// The store told this node to forget something, or its connection was lost.
+    pub fn invalidation(&self, kind: Invalidation) {
+        self.store.invalidations.of(kind).inc();
+    }
+
+    /// A call to the store ended.
+    pub fn store_call(&self, call: StoreCall, result: Result<(), StoreError>, duration: Duration) {
+        self.store.calls.of(call).of(result.into()).inc();
+        self.store.seconds.of(call).observe(duration.as_secs_f64());
+    }
+
+    /// Whether the store answers. Never called without Redis: the series is then absent.
+    pub fn store_up(&self, up: bool) {
+        self.store.up.with_label_values::<&str>(&[]).set(up.into());
+    }
+
+    /// Whether the store pushes changes (`CLIENT TRACKING`). Never called without Redis.
+    pub fn store_tracking(&self, tracking: bool) {
+        self.store.tracking.with_label_values::<&str>(&[]).set(tracking.into());
+    }
+
+    /// An event was received.
+    pub fn event(&self, result: EventResult) {
+        self.store.events.of(result).inc();
+    }
+
+    /// A request to the origin `name` (as configured) ended.
+    pub fn origin(&self, name: &str, outcome: OriginOutcome) {
+        self.origins.requests.with_label_values(&[name, outcome.as_str()]).inc();
+    }
+
+    /// Whether server number `server` (from 0, in the file's order) of the origin `name` is taken as healthy.
+    pub fn origin_server_up(&self, name: &str, server: usize, up: bool) {
+        self.origins.up.with_label_values(&[name, server.to_string().as_str()]).set(up.into());
+    }
+
+    /// `n` access records were lost.
+    pub fn access_dropped(&self, n: u64) {
+        self.process.access_dropped.inc_by(n);
+    }
+
+    /// Everything in Prometheus' text format 0.0.4. Asks the memory probe and reads `/proc`: not for a hot path.
+    pub fn render(&self) -> String {
+        self.look();
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics can't be written");
+            String::new()
+        })
+    }
+
+    /// Sets what is only known by asking. One scrape at a time: two at once must not add the same rise twice.
+    fn look(&self) {
+        let probe = self.probe.lock();
+        if let Some(probe) = probe.as_ref() {
+            let MemoryStats { bytes, entries, evictions, capacity } = probe();
+            self.cache.bytes.set(gauge(bytes));
+            self.cache.entries.set(gauge(entries));
+            self.cache.capacity.set(gauge(capacity));
+            self.cache.evictions.inc_by(evictions.saturating_sub(self.cache.evictions.get()));
+        }
+        if let Some(bytes) = process::resident_bytes() {
+            self.process.resident.set(gauge(bytes));
+        }
+        if let Some(seconds) = process::cpu_seconds() {
+            self.process.cpu.inc_by((seconds - self.process.cpu.get()).max(0.0));
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("families", &self.families.len()).finish_non_exhaustive()
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A client connection that is open; dropping it ends the count.
+#[derive(Debug)]
+#[must_use = "the connection counts as closed once this is dropped"]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The handles of one route. A series appears with its first request, so that routes × results × status classes
+/// that never happen cost nothing at a scrape.
+pub struct RouteMetrics {
+    name: String,
+    total: IntCounterVec,
+    seconds: HistogramVec,
+    sent: IntCounter,
+    by_result: Vec<ResultMetrics>,
+}
+
+#[derive(Default)]
+struct ResultMetrics {
+    seconds: OnceLock<Histogram>,
+    by_status: [OnceLock<IntCounter>; StatusClass::ALL.len()],
+}
+
+impl RouteMetrics {
+    fn new(requests: &Requests, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            total: requests.total.clone(),
+            seconds: requests.seconds.clone(),
+            sent: requests.sent.with_label_values(&[name]),
+            by_result: CacheResult::ALL.iter().map(|_| ResultMetrics::default()).collect(),
+        }
+    }
+
+    /// A request was answered with `status` (0: none was sent) after `seconds`, `bytes` of body sent.
+    pub fn record(&self, result: CacheResult, status: u16, seconds: f64, bytes: u64) {
+        let class = StatusClass::of(status);
+        let handles = &self.by_result[result.index()];
+        handles.by_status[class.index()]
+            .get_or_init(|| self.total.with_label_values(&[&*self.name, result.as_str(), class.as_str()]))
+            .inc();
+        handles
+            .seconds
+            .get_or_init(|| self.seconds.with_label_values(&[&*self.name, result.as_str()]))
+            .observe(seconds);
+        self.sent.inc_by(bytes);
+    }
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteMetrics").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

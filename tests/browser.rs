@@ -1,0 +1,112 @@
+//! The dashboard page in a real browser: what it shows is what the widget APIs say, and a new order is seen.
+//!
+//! Needs node, Chromium and `npm ci --prefix tests/browser`; without them the tests fail and say so. With
+//! `BROWSER_SCREENSHOTS` set to a directory, pictures of the page are left there.
+
+// Clippy knows `#[test]` functions as tests, but not the helpers beside them.
+#![allow(clippy::expect_used)]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+use tidegate::{
+    config::Secret,
+    demo::{DemoSettings, Origin},
+};
+
+/// How long `tidegate demo` may take to say where it listens.
+const START: Duration = Duration::from_secs(30);
+
+/// Drives the page at `url`; the script's result.
+fn drive(url: &str, name: &str) -> serde_json::Value {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    assert!(
+        here.join("node_modules/playwright-core/package.json").exists(),
+        "playwright-core is missing: run `npm ci --prefix tests/browser`"
+    );
+    let mut command = Command::new("node");
+    command.arg(here.join("dashboard.mjs")).arg(url);
+    if let Some(directory) = std::env::var_os("BROWSER_SCREENSHOTS").map(PathBuf::from) {
+        command.arg("--screenshot").arg(directory.join(format!("{name}-desktop.png")));
+        command.arg("--phone").arg(directory.join(format!("{name}-phone.png")));
+    }
+    let output = command.output().expect("node can't be started: install Node.js 20 or later");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {errors}");
+    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
+}
+
+fn count(result: &serde_json::Value, when: &str) -> u64 {
+    result[when]["orders_today"].as_u64().expect("a number of orders")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_what_the_origin_says() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = DemoSettings {
+        // Nobody takes the event: the page works without.
+        gateway: "http://127.0.0.1:1".into(),
+        jwt_secret: Secret::new("browser test"),
+        event_secret: Secret::new("browser test"),
+        query_cost: Duration::from_millis(20),
+    };
+    let origin = Origin::start(listener, settings).unwrap();
+    let url = format!("http://{}/?user=bob", origin.addr);
+    let result = tokio::task::spawn_blocking(move || drive(&url, "origin")).await.unwrap();
+    assert_eq!((&result["bars"], &result["rows"]), (&24.into(), &20.into()));
+    assert_eq!(count(&result, "after"), count(&result, "before") + 1);
+    origin.stop.cancel();
+    origin.stopped().await.unwrap();
+}
+
+/// `tidegate demo`, killed with the test.
+struct Demo(Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("tidegate demo was gone already: {error}");
+        }
+    }
+}
+
+impl Demo {
+    /// Starts it on free ports and waits for its `gateway:` line; the gateway's URL.
+    fn start() -> (Self, String) {
+        let mut demo = Self(
+            Command::new(env!("CARGO_BIN_EXE_tidegate"))
+                .args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the binary starts"),
+        );
+        let lines = BufReader::new(demo.0.stdout.take().expect("stdout is piped")).lines();
+        let (sender, found) = mpsc::channel();
+        // Reads to the end, so that the demo never writes into a full pipe.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some(url) = line.trim().strip_prefix("gateway: ") {
+                    sender.send(url.trim().to_owned()).ok();
+                }
+            }
+        });
+        let url = found.recv_timeout(START).expect("`tidegate demo` prints `gateway: http://…` on stdout");
+        (demo, url)
+    }
+}
+
+#[test]
+fn the_page_works_through_the_gateway() {
+    let (_demo, gateway) = Demo::start();
+    let result = drive(&format!("{gateway}/?tenant=acme&user=alice"), "gateway");
+    assert_eq!((&result["bars"], &result["rows"]), (&24.into(), &20.into()));
+    assert_eq!(count(&result, "after"), count(&result, "before") + 1);
+    for widget in ["kpi", "chart", "recent"] {
+        let badge = result["badges"][widget].as_str().expect("a badge");
+        assert!(!badge.contains("NO CACHE") && !badge.contains("FAILED"), "{widget}: {badge}");
+    }
+}
