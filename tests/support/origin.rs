@@ -409,10 +409,9 @@ fn websocket(request: &mut Request<Incoming>) -> Reply {
         let Ok(upgraded) = upgrade.await else { return };
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
-            if message.is_text() || message.is_binary() {
-                if socket.send(message).await.is_err() {
-                    return;
-                }
+            let echoed = message.is_text() || message.is_binary();
+            if echoed && socket.send(message).await.is_err() {
+                return;
             }
         }
     });
