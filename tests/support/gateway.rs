@@ -277,9 +277,11 @@ pub fn sign(claims: &serde_json::Value) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
 }
 
-/// The binary, to be run with these arguments and the tests' secrets in its environment.
+/// The binary, to be run with these arguments and the tests' secrets in its environment. `TIDEGATE_BIN` names
+/// another build of it, as a release build for the `load_` tests.
 pub fn tidegate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let built = std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tidegate").into());
+    let mut command = Command::new(built);
     command.args(arguments);
     command.env("JWT_SECRET", JWT_SECRET);
     command.env("EVENT_SECRET", format!("whsec_{}", BASE64_STANDARD.encode(EVENT_KEY)));

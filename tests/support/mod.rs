@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a failure is a panic")]
 
+pub mod answer;
 pub mod client;
 pub mod gateway;
 pub mod metrics;
@@ -19,9 +20,10 @@ pub mod python;
 pub mod redis_server;
 pub mod webhook;
 
+pub use answer::{Answer, Seen};
 pub use client::{raw_exchange, send, Raw, Reply};
 pub use gateway::{Gateway, GatewayBuilder};
-pub use origin::{Answer, Seen, TestOrigin};
+pub use origin::TestOrigin;
 pub use redis_server::{Cluster, Redis, Sentinel};
 
 use std::{
