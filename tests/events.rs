@@ -141,7 +141,6 @@ async fn bodies_that_cannot_be_meant_are_refused() {
         (String::new(), 400),
         ("{".to_owned(), 400),
         ("[]".to_owned(), 400),
-        ("{}".to_owned(), 400),
         (r#"{"tenant": 7}"#.to_owned(), 400),
         (r#"{"tenant": ""}"#.to_owned(), 400),
         (r#"{"tenant": "a:b"}"#.to_owned(), 400),
@@ -160,6 +159,17 @@ async fn bodies_that_cannot_be_meant_are_refused() {
     assert!(get.status.is_client_error(), "{get:?}");
     let unknown = send(gateway.event_request("unknown", &acme())).await;
     assert_eq!(unknown.status, 404, "{unknown:?}");
+}
+
+#[tokio::test]
+async fn without_a_tenant_an_event_is_the_publics() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).event(EVENT, &["kpi"]).start().await;
+    let (public, acme) = (gateway.get(PATH).await.ok(), gateway.get_as("acme", PATH).await.ok());
+    let reply = gateway.event(EVENT, &json!({"order": 7})).await;
+    assert!(reply.status.is_success(), "{reply:?}");
+    assert!(gateway.get(PATH).await.ok().seq() > public.seq());
+    assert_eq!(gateway.get_as("acme", PATH).await.ok().seq(), acme.seq());
 }
 
 #[tokio::test]

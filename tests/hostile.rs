@@ -87,10 +87,6 @@ async fn requests_that_are_none() {
         ("two lengths", get("/app/x", "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello")),
         ("no length", get("/app/x", "Content-Length: five\r\n\r\nhello")),
         ("a negative length", get("/app/x", "Content-Length: -5\r\n\r\nhello")),
-        (
-            "length and chunked",
-            get("/app/x", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ),
         ("an unknown coding", get("/app/x", "Transfer-Encoding: chunked, cow\r\n\r\n0\r\n\r\n")),
         ("a method in disguise", b"GE\tT / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
         ("the PRI of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
@@ -100,6 +96,28 @@ async fn requests_that_are_none() {
     // Something that is refused by name, so that there is a count.
     stage.refused("nowhere", &get("/nowhere", ""), false).await;
     stage.unharmed().await;
+}
+
+/// RFC 9112, 6.3: refused, or read as chunked with the connection closed behind it. Nothing is smuggled in.
+#[tokio::test]
+async fn a_length_beside_chunks_smuggles_nothing() {
+    let stage = Stage::set().await;
+    let inner = "GET /app/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let body = format!("0\r\n\r\n{inner}");
+    for order in [
+        format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", body.len()),
+        format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", body.len()),
+        format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n", body.len()),
+    ] {
+        let request = format!("POST /app/outer HTTP/1.1\r\nHost: a\r\n{order}\r\n{body}");
+        let reply = raw_exchange(stage.gateway.address(), request.as_bytes()).await;
+        let closed = reply.status == 200 && reply.head.contains("connection: close");
+        assert!(closed || reply.status == 400, "{order}: {reply:?}");
+    }
+    assert_eq!(stage.origin.count("/app/smuggled"), 0);
+    for seen in stage.origin.seen("/app/outer") {
+        assert!(seen.body.is_empty() && seen.header("content-length").is_none_or(|l| l == "0"), "{seen:?}");
+    }
 }
 
 #[tokio::test]

