@@ -55,8 +55,9 @@ async fn served(node: &Gateway) -> u64 {
 /// Waits until all nodes serve at least this number, and tells how long that took.
 async fn all_serve(nodes: &[Gateway], value: u64, deadline: Duration) -> Duration {
     let start = Instant::now();
-    for node in nodes {
-        until(&format!("a node serves {value}"), deadline, || async { served(node).await >= value }).await;
+    for (index, node) in nodes.iter().enumerate() {
+        until(&format!("node {index} serves {value}"), deadline, || async { served(node).await >= value })
+            .await;
     }
     start.elapsed()
 }
@@ -378,7 +379,8 @@ async fn a_bump_that_the_store_missed_is_made_up_for() {
     assert_eq!(reply.status, 503, "{reply:?}");
     assert_eq!(served(&nodes[0]).await, value, "the node that took the event serves the new generation");
     redis.restart().await;
-    all_serve(&nodes, value, SOON).await;
+    // Only the other node is asked: the one that owes the bump pays without being reminded.
+    all_serve(&nodes[1..], value, SOON).await;
 }
 
 #[tokio::test]
