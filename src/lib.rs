@@ -14,12 +14,19 @@
 //! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
 //! code to it.
 
+pub mod admin;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod events;
+pub mod gateway;
 pub mod identity;
+pub mod limits;
+pub mod listen;
 pub mod name;
+pub mod origin;
 pub mod representation;
 pub mod route;
+pub mod server;
 pub mod telemetry;

@@ -21,9 +21,6 @@ use percent_encoding::{percent_decode_str, utf8_percent_encode, AsciiSet, NON_AL
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write as _};
 
-/// Namespaces that would collide with keys of another kind.
-pub const RESERVED_NAMESPACES: [&str; 3] = ["ver", "lock", "event"];
-
 /// A variant longer than this (bytes) is replaced by its SHA-256.
 const LONGEST_VARIANT: usize = 200;
 
@@ -269,7 +266,10 @@ mod tests {
         let key = key(&rules(Scope::Tenant, &["hours"]), "acme", None, "/api/widgets/kpi", "x=1&hours=24");
         assert_eq!(names.body(&key, "7"), "dash:kpi:acme:/api/widgets/kpi?hours=24:v7");
         assert_eq!(names.lease(&key, "7"), "dash:lock:kpi:acme:/api/widgets/kpi?hours=24:v7");
-        assert_eq!(names.recognise("dash:ver:kpi:acme"), Reported::Version { namespace: "kpi", tenant: "acme" });
+        assert_eq!(
+            names.recognise("dash:ver:kpi:acme"),
+            Reported::Version { namespace: "kpi", tenant: "acme" }
+        );
         assert_eq!(names.recognise("dash:lock:kpi:acme:/x:v1"), Reported::Lease);
         assert_eq!(names.recognise("other:ver:kpi:acme"), Reported::Foreign);
     }

@@ -31,7 +31,6 @@ use std::{
 /// The value of a version key, as opaque bytes. Any change of bytes is another version.
 #[derive(Clone)]
 pub struct Version {
-    value: Arc<[u8]>,
     tag: Arc<str>,
 }
 
@@ -47,9 +46,11 @@ impl Version {
         let tag = match plain {
             true => String::from_utf8_lossy(value).into_owned(),
             // Begins with a letter: no digits can pose as it, nor it as digits.
-            false => Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}")),
+            false => {
+                Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}"))
+            }
         };
-        Self { value: value.into(), tag: tag.into() }
+        Self { tag: tag.into() }
     }
 
     /// What stands behind `:v` in the key of an answer: the digits themselves, else `x` and a hash.
@@ -59,8 +60,21 @@ impl Version {
 
     /// The version that a bump at `now_ms` leads to: never backwards, whatever happened to the store.
     pub fn bumped(&self, now_ms: u64) -> Self {
-        let current = std::str::from_utf8(&self.value).ok().and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
-        Self::new(current.saturating_add(1).max(now_ms).to_string().as_bytes())
+        Self::new(self.successor().max(now_ms).to_string().as_bytes())
+    }
+
+    /// The next number; that of a version which is no number is 1.
+    pub fn successor(&self) -> u64 {
+        self.number().unwrap_or(0).saturating_add(1)
+    }
+
+    /// Whether this is a lower number than `other`. What is no number can't be compared.
+    pub fn is_behind(&self, other: &Self) -> bool {
+        matches!((self.number(), other.number()), (Some(this), Some(other)) if this < other)
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.tag.parse().ok()
     }
 }
 
@@ -192,6 +206,11 @@ impl Slot {
         }
     }
 
+    /// How often a change was reported: a read that began under another count may not speak for this moment.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// The last version that was known here, believed or not; an unknown one counts as absent.
     pub fn last_known(&self) -> Version {
         self.known.load().as_ref().map_or_else(Version::absent, |k| k.version.clone())
@@ -311,6 +330,15 @@ impl Versions {
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// The store was emptied: everything known is doubted, and each version is moved on when it is read next, so
+    /// that no generation from before comes back under a number that is counted anew.
+    pub fn forget_all(&self) {
+        self.doubt_all();
+        for slot in self.slots.lock().values() {
+            slot.unrecorded.store(true, Ordering::Release);
+        }
+    }
+
     /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
     /// clone it can't be: the table's lock is held.
     fn sweep(slots: &mut HashMap<Family, Arc<Slot>, RandomState>) {
@@ -365,6 +393,25 @@ mod tests {
         assert_eq!(Version::new(b"5000").bumped(1_000).tag(), "5001");
         assert_eq!(Version::new(b"!pickle").bumped(1_000).tag(), "1000");
         assert_eq!(Version::new(b"18446744073709551615").bumped(1).tag(), "18446744073709551615");
+    }
+
+    #[test]
+    fn numbers_are_compared_and_nothing_else() {
+        assert!(Version::absent().is_behind(&Version::new(b"20")));
+        assert!(!Version::new(b"20").is_behind(&Version::new(b"20")));
+        assert!(!Version::new(b"!pickle").is_behind(&Version::new(b"20")));
+        assert!(!Version::new(b"3").is_behind(&Version::new(b"!pickle")));
+    }
+
+    #[test]
+    fn after_a_flush_every_version_moves_on() {
+        let (versions, slot) = table(Coherence::Tracked);
+        slot.learned(ask(&slot), &Version::absent());
+        versions.forget_all();
+        ask(&slot);
+        assert!(slot.owes_bump());
+        slot.paid();
+        assert!(!slot.owes_bump());
     }
 
     #[test]

@@ -1,3 +1,159 @@
-//! Signed events: what an application sends to say that a namespace has changed.
+//! Signed events: `POST /internal/events/<name>` moves versions.
+//!
+//! The scheme is Standard Webhooks (see [`signature`]). An event is remembered by its id only after its bumps are
+//! recorded: a sender that was told 503, or nothing, sends it again, and at worst a version moves twice. An event
+//! that was taken before changes nothing.
 
 pub mod signature;
+
+use crate::{
+    cache::{now_ms, Cache},
+    config,
+    name::Tenant,
+    telemetry::labels::{BumpSource, EventResult},
+};
+use http::HeaderMap;
+use parking_lot::Mutex;
+use signature::{SecretError, SigningKey};
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+/// Ids that are remembered here where there is no store.
+const MOST_IDS: usize = 100_000;
+/// How long they are, in milliseconds: twice the tolerance of an event's timestamp.
+const REMEMBER_MS: u64 = 600_000;
+
+/// One `[[event]]`.
+pub struct Endpoint {
+    /// What the configuration says.
+    pub settings: config::Event,
+    keys: Vec<SigningKey>,
+    bucket: Mutex<Bucket>,
+}
+
+/// Tokens, and when they were counted.
+struct Bucket {
+    tokens: f64,
+    counted: Instant,
+}
+
+/// All `[[event]]`s.
+pub struct Events {
+    endpoints: Vec<Endpoint>,
+    by_path: HashMap<String, usize>,
+    ids: Mutex<HashMap<String, u64>>,
+    cache: Arc<Cache>,
+}
+
+#[derive(serde::Deserialize)]
+struct Payload {
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+/// The store can't tell, or did not take it.
+struct StoreDown;
+
+impl Events {
+    /// The endpoints of a configuration.
+    ///
+    /// # Errors
+    /// If a secret says that it is base64 and isn't.
+    pub fn new(events: &[config::Event], cache: Arc<Cache>) -> Result<Self, SecretError> {
+        let mut endpoints = Vec::with_capacity(events.len());
+        for settings in events {
+            let keys = settings.secrets.iter().map(SigningKey::new).collect::<Result<_, _>>()?;
+            let bucket = Mutex::new(Bucket { tokens: burst(settings), counted: Instant::now() });
+            endpoints.push(Endpoint { settings: settings.clone(), keys, bucket });
+        }
+        let by_path = endpoints.iter().enumerate().map(|(i, e)| (e.settings.path.clone(), i)).collect();
+        Ok(Self { endpoints, by_path, ids: Mutex::default(), cache })
+    }
+
+    /// The endpoint at a path.
+    pub fn at(&self, path: &str) -> Option<&Endpoint> {
+        self.by_path.get(path).map(|i| &self.endpoints[*i])
+    }
+
+    /// Takes an event: checks it, moves the versions, remembers it.
+    pub async fn take(&self, endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) -> EventResult {
+        let field = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let id = field("webhook-id");
+        let now = now_ms();
+        let (timestamp, signatures) = (field("webhook-timestamp"), field("webhook-signature"));
+        if let Err(error) = signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000) {
+            tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
+            return EventResult::BadSignature;
+        }
+        let tenant = match serde_json::from_slice::<Payload>(body) {
+            Err(_) => return EventResult::BadBody,
+            Ok(Payload { tenant: None }) => Tenant::public(),
+            Ok(Payload { tenant: Some(text) }) => match text.parse() {
+                Ok(tenant) => tenant,
+                Err(_) => return EventResult::BadTenant,
+            },
+        };
+        let known = self.knows(id, now).await;
+        if let Ok(true) = known {
+            return EventResult::Replayed;
+        }
+        // Where the store can't tell whether it is new, moving on is harmless; saying that it is done is not.
+        let recorded = self.bump_all(endpoint, &tenant).await;
+        match known.is_ok() && recorded && self.remember(id, now).await.is_ok() {
+            true => EventResult::Accepted,
+            false => EventResult::StoreDown,
+        }
+    }
+
+    /// Whether all bumps were recorded. All are tried, whatever becomes of the first.
+    async fn bump_all(&self, endpoint: &Endpoint, tenant: &Tenant) -> bool {
+        let mut recorded = true;
+        for namespace in &endpoint.settings.bump {
+            if let Err(error) = self.cache.bump(namespace, tenant, BumpSource::Event).await {
+                tracing::warn!(%error, %namespace, %tenant, "a bump was not recorded");
+                recorded = false;
+            }
+        }
+        recorded
+    }
+
+    async fn knows(&self, id: &str, now: u64) -> Result<bool, StoreDown> {
+        match self.cache.redis() {
+            Some(redis) => redis.knows_event(id).await.map_err(|_| StoreDown),
+            None => Ok(self.ids.lock().get(id).is_some_and(|until| *until > now)),
+        }
+    }
+
+    async fn remember(&self, id: &str, now: u64) -> Result<(), StoreDown> {
+        if let Some(redis) = self.cache.redis() {
+            return redis.remember_event(id).await.map_err(|_| StoreDown);
+        }
+        let mut ids = self.ids.lock();
+        if ids.len() >= MOST_IDS {
+            ids.retain(|_, until| *until > now);
+        }
+        if ids.len() < MOST_IDS {
+            ids.insert(id.to_owned(), now + REMEMBER_MS);
+        }
+        Ok(())
+    }
+}
+
+impl Endpoint {
+    /// Whether one more event is taken now. Asked before the signature is checked: what can't be taken needs no
+    /// checking.
+    pub fn admits(&self, now: Instant) -> bool {
+        let mut bucket = self.bucket.lock();
+        let elapsed = now.saturating_duration_since(bucket.counted).as_secs_f64();
+        bucket.tokens = (bucket.tokens + elapsed * f64::from(self.settings.rate)).min(burst(&self.settings));
+        bucket.counted = now;
+        let admitted = bucket.tokens >= 1.0;
+        if admitted {
+            bucket.tokens -= 1.0;
+        }
+        admitted
+    }
+}
+
+fn burst(event: &config::Event) -> f64 {
+    f64::from(event.rate) * 2.0
+}

@@ -85,6 +85,7 @@ pub(super) struct Cache {
     pub(super) fills: Per<FillOutcome, IntCounter>,
     pub(super) fill_seconds: Histogram,
     pub(super) encoding_seconds: Per<Coding, Histogram>,
+    pub(super) envelopes_refused: IntCounter,
     pub(super) bytes: IntGauge,
     pub(super) entries: IntGauge,
     pub(super) capacity: IntGauge,
@@ -126,6 +127,11 @@ impl Cache {
                 "tidegate_memory_capacity_bytes",
                 "bytes",
                 "Bytes of entries that memory may hold.",
+            ))?,
+            envelopes_refused: d.counter(about(
+                "tidegate_envelopes_refused_total",
+                "values",
+                "Values found in the store that were damaged or not ours; each was a miss.",
             ))?,
             evictions: d.counter(about(
                 "tidegate_memory_evictions_total",

@@ -134,6 +134,11 @@ impl Metrics {
         self.cache.encoding_seconds.of(coding).observe(duration.as_secs_f64());
     }
 
+    /// A value in the store was not an envelope of this version.
+    pub fn envelope_refused(&self) {
+        self.cache.envelopes_refused.inc();
+    }
+
     /// Who is asked for the memory tier's state at each scrape; a later probe replaces an earlier one.
     pub fn memory_probe(&self, probe: Box<dyn Fn() -> MemoryStats + Send + Sync>) {
         *self.probe.lock() = Some(probe);

@@ -1,17 +1,22 @@
 //! What the program tells about itself: metrics, access records, log lines.
 //!
-//! `labels` holds the words, `metrics` declares every metric, `declare` ties a declaration to its registration.
-//! Nothing here decides anything about a request, and nothing a client sent becomes a label.
+//! `labels` holds the words, `families` declares every metric out of them, `metrics` has the methods that move
+//! them; `access` writes one record per request, `init` says where log lines go. Nothing here decides anything
+//! about a request, and nothing that a client sent becomes a label.
 
+pub mod access;
 mod declare;
 mod families;
 pub mod labels;
 pub mod metrics;
 mod process;
+mod subscribe;
 
+pub use access::{AccessLog, Record};
 pub use declare::{Family, LabelSpec, Values};
 pub use labels::{
     BumpSource, CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, RejectReason,
     StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
+pub use subscribe::init;

@@ -1,0 +1,202 @@
+//! The admin listener's pages: metrics, health, readiness, and an index of them.
+//!
+//! Everything here reads and nothing changes; who may reach it is a matter of the address it listens on.
+//! Errors are problem documents (RFC 9457).
+
+use crate::telemetry::Metrics;
+use axum::{
+    extract::State,
+    http::{
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+        StatusCode,
+    },
+    response::{Html, IntoResponse, Response},
+    routing::get,
+    Json, Router,
+};
+use serde::Serialize;
+use std::{fmt, sync::Arc};
+
+/// Whether this node should get requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// It should.
+    pub ready: bool,
+    /// Why not; or, where it should all the same, what doesn't work as it ought to.
+    pub reasons: Vec<String>,
+}
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct AdminState {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Asked at each `/readyz`; must answer at once.
+    pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+}
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState").finish_non_exhaustive()
+    }
+}
+
+/// `/metrics`, `/healthz`, `/readyz` and `/`.
+pub fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND) })
+        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED) })
+        .with_state(state)
+}
+
+async fn index() -> impl IntoResponse {
+    let page = concat!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Tidegate</title>\n",
+        "<h1>Tidegate ",
+        env!("CARGO_PKG_VERSION"),
+        "</h1>\n<ul>\n",
+        "<li><a href=\"/metrics\">/metrics</a>: for Prometheus\n",
+        "<li><a href=\"/healthz\">/healthz</a>: 200 as long as the process runs\n",
+        "<li><a href=\"/readyz\">/readyz</a>: 200 if this node should get requests, else 503 and why\n",
+        "</ul>\n</html>\n",
+    );
+    (NO_STORE, Html(page))
+}
+
+async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (NO_STORE, kind, state.metrics.render())
+}
+
+async fn healthz() -> impl IntoResponse {
+    (NO_STORE, "ok\n")
+}
+
+async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
+    let readiness = (state.readiness)();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, NO_STORE, Json(readiness))
+}
+
+const NO_STORE: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
+
+fn problem(status: StatusCode) -> Response {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+    });
+    (status, NO_STORE, [(CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use serde_json::{json, Value};
+
+    struct Admin {
+        base: String,
+        client: reqwest::Client,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Mutex<Readiness>>,
+        server: tokio::task::JoinHandle<()>,
+    }
+
+    impl Drop for Admin {
+        fn drop(&mut self) {
+            self.server.abort();
+        }
+    }
+
+    impl Admin {
+        async fn start() -> Self {
+            let metrics = Arc::new(Metrics::new().expect("the declarations agree"));
+            let readiness = Arc::new(Mutex::new(Readiness { ready: true, reasons: Vec::new() }));
+            let asked = Arc::clone(&readiness);
+            let state = AdminState {
+                metrics: Arc::clone(&metrics),
+                readiness: Arc::new(move || asked.lock().clone()),
+            };
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let base = format!("http://{}", listener.local_addr().expect("an address"));
+            let server = tokio::spawn(async move {
+                axum::serve(listener, router(state)).await.expect("serves");
+            });
+            let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+            Self { base, client, metrics, readiness, server }
+        }
+
+        async fn ask(&self, method: reqwest::Method, path: &str) -> (u16, String, String) {
+            let url = format!("{}{path}", self.base);
+            let answer = self.client.request(method, url).send().await.expect("an answer");
+            assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");
+            let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
+            (answer.status().as_u16(), kind, answer.text().await.expect("a body"))
+        }
+
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            self.ask(reqwest::Method::GET, path).await
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_those_of_the_moment() {
+        let admin = Admin::start().await;
+        for dropped in 1..=2 {
+            admin.metrics.access_dropped(1);
+            let (status, kind, text) = admin.get("/metrics").await;
+            assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+            assert!(text.contains(&format!("tidegate_access_records_dropped_total {dropped}\n")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_is_asked_each_time_and_health_is_not() {
+        let admin = Admin::start().await;
+        let (status, kind, body) = admin.get("/readyz").await;
+        assert_eq!((status, kind.as_str()), (200, "application/json"));
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(body, json!({"ready": true, "reasons": []}));
+
+        *admin.readiness.lock() = Readiness { ready: false, reasons: vec!["draining".to_owned()] };
+        let (status, _, body) = admin.get("/readyz").await;
+        assert_eq!(status, 503);
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(body, json!({"ready": false, "reasons": ["draining"]}));
+        assert_eq!(admin.get("/healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn the_index_lists_what_there_is() {
+        let admin = Admin::start().await;
+        let (status, kind, page) = admin.get("/").await;
+        assert_eq!((status, kind.as_str()), (200, "text/html; charset=utf-8"));
+        assert!(page.contains(env!("CARGO_PKG_VERSION")));
+        let links: Vec<&str> =
+            page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(links, ["/metrics", "/healthz", "/readyz"]);
+        for link in links {
+            assert_eq!(admin.get(link).await.0, 200, "{link}");
+        }
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_a_problem() {
+        let admin = Admin::start().await;
+        for (method, path, status, title) in [
+            (reqwest::Method::GET, "/metrics/", 404, "Not Found"),
+            (reqwest::Method::GET, "/x?y=1", 404, "Not Found"),
+            (reqwest::Method::POST, "/metrics", 405, "Method Not Allowed"),
+        ] {
+            let (sent, kind, body) = admin.ask(method, path).await;
+            assert_eq!((sent, kind.as_str()), (status, "application/problem+json"), "{path}");
+            let body: Value = serde_json::from_str(&body).expect("JSON");
+            assert_eq!(body, json!({"type": "about:blank", "title": title, "status": status}));
+        }
+    }
+}

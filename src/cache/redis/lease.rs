@@ -1,0 +1,129 @@
+//! Leases: one fill across all nodes, for efficiency. Correctness never depends on them.
+//!
+//! A lease is `SET NX PX` with a token, prolonged while the fill runs and deleted by compare-and-delete. Who did
+//! not get it is woken by the report of its deletion, not by polling; where reports are not to be had, and as a
+//! fallback for a report that was lost, it looks again after a while.
+
+use super::{Claim, Redis, RELEASE, RENEW};
+use crate::{
+    cache::{key::Key, version::Version},
+    telemetry::labels::{StoreCall, StoreError},
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::cmd;
+use std::{collections::HashMap, time::Duration};
+use tokio::sync::oneshot;
+
+/// Without reports, a waiter looks this often.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// Those who wait for a lease to end, by its name. On one node only the lead of a flight waits, so one
+/// place per name is enough; the newest has it.
+#[derive(Default)]
+pub(super) struct Waiters(Mutex<HashMap<String, oneshot::Sender<()>>>);
+
+impl Waiters {
+    pub(super) fn wake(&self, name: &str) {
+        if let Some(waiter) = self.0.lock().remove(name) {
+            // Whoever no longer listens needs no waking.
+            waiter.send(()).unwrap_or_default();
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        for (_, waiter) in self.0.lock().drain() {
+            waiter.send(()).unwrap_or_default();
+        }
+    }
+}
+
+/// A place among the waiters, taken before the lease is asked for, so that no report is missed.
+pub struct Wait<'a> {
+    store: &'a Redis,
+    name: String,
+    woken: oneshot::Receiver<()>,
+}
+
+impl Wait<'_> {
+    /// Waits until the lease has probably ended.
+    pub async fn until_ended(mut self) {
+        let tracked = self.store.link.load().as_ref().is_some_and(|l| l.tracked);
+        let patience = if tracked { self.store.lease } else { LOOK };
+        // Woken, or too long: either way the caller looks again.
+        drop(tokio::time::timeout(patience, &mut self.woken).await);
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.woken.close();
+        let mut waiters = self.store.waiters.0.lock();
+        // Another may have taken the place meanwhile: that one stays.
+        if waiters.get(&self.name).is_some_and(oneshot::Sender::is_closed) {
+            waiters.remove(&self.name);
+        }
+    }
+}
+
+impl Redis {
+    /// Takes a place among those who wait for the lease on this answer.
+    pub fn wait(&self, key: &Key, version: &Version) -> Wait<'_> {
+        let name = self.names.lease(key, version.tag());
+        let (wake, woken) = oneshot::channel();
+        self.waiters.0.lock().insert(name.clone(), wake);
+        Wait { store: self, name, woken }
+    }
+
+    /// Asks for the lease, and looks whether the answer is there by now. The look comes after the asking: who
+    /// gets the lease right after another's fill finds what that fill stored.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn claim(&self, key: &Key, version: &Version) -> Result<Claim, StoreError> {
+        let (lease, body) = (self.names.lease(key, version.tag()), self.names.body(key, version.tag()));
+        let token = format!("{:032x}", rand::random::<u128>());
+        let mut take = cmd("SET");
+        let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        take.arg(&lease).arg(&token).arg("NX").arg("PX").arg(lease_ms);
+        let mut look = cmd("GET");
+        look.arg(body);
+        let (taken, found): (Option<String>, Option<Bytes>) = self
+            .call(StoreCall::Lease, |mut c| async move {
+                if c.can_pipeline() {
+                    return redis::pipe().add_command(take).add_command(look).query_async(&mut c).await;
+                }
+                let taken = take.query_async(&mut c).await?;
+                Ok((taken, look.query_async(&mut c).await?))
+            })
+            .await?;
+        Ok(Claim { found, token: taken.map(|_| token) })
+    }
+
+    /// Prolongs a lease for as long as it is polled.
+    pub async fn renew(&self, key: &Key, version: &Version, token: &str) {
+        let name = self.names.lease(key, version.tag());
+        let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        loop {
+            tokio::time::sleep(self.lease / 3).await;
+            let (name, token) = (name.clone(), token.to_owned());
+            // A lease that could not be prolonged costs a second fill at worst.
+            self.call(StoreCall::Lease, |mut c| async move {
+                cmd("EVAL").arg(RENEW).arg(1).arg(name).arg(token).arg(lease_ms).exec_async(&mut c).await
+            })
+            .await
+            .unwrap_or_default();
+        }
+    }
+
+    /// Gives a lease back, if it is still ours.
+    pub async fn release(&self, key: &Key, version: &Version, token: &str) {
+        let (name, token) = (self.names.lease(key, version.tag()), token.to_owned());
+        // A lease that could not be given back ends by itself.
+        self.call(StoreCall::Release, |mut c| async move {
+            cmd("EVAL").arg(RELEASE).arg(1).arg(name).arg(token).exec_async(&mut c).await
+        })
+        .await
+        .unwrap_or_default();
+    }
+}

@@ -1,0 +1,274 @@
+//! The connections to Redis: how they are made, watched and made again.
+//!
+//! A [`Link`] is one connection for commands and one per master for reports (`CLIENT TRACKING ON BCAST` over
+//! RESP3). Both live and die together: whatever goes wrong with either, the whole link is dropped, every version
+//! is doubted, and a new link is made. A heartbeat on the reporting connections notices a silent one within a
+//! second; because replies and reports share the connection, an answered heartbeat also means that all earlier
+//! reports have arrived.
+
+use crate::config;
+use redis::{
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// How long making a connection may take.
+const CONNECT: Duration = Duration::from_millis(500);
+/// How long a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent connection is believed.
+const PULSE: Duration = Duration::from_millis(500);
+/// Time between heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// Every so many heartbeats the masters of a cluster are listed anew.
+const TOPOLOGY_EVERY: u32 = 4;
+
+/// Where reports go.
+pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// The connection for commands.
+#[derive(Clone)]
+pub(super) enum Commands {
+    /// To one server.
+    One(MultiplexedConnection),
+    /// To a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Commands {
+    /// Whether commands on different keys can share a round trip and keep their order.
+    pub(super) fn can_pipeline(&self) -> bool {
+        matches!(self, Self::One(_))
+    }
+}
+
+impl ConnectionLike for Commands {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(one) => one.req_packed_command(cmd),
+            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(one) => one.get_db(),
+            Self::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}
+
+/// A live link.
+pub(super) struct Link {
+    /// For commands.
+    pub(super) commands: Commands,
+    /// Whether changes are reported.
+    pub(super) tracked: bool,
+    reports: Vec<MultiplexedConnection>,
+    masters: BTreeSet<String>,
+}
+
+/// Makes a link: reports first, so that whatever is read afterwards is reported on.
+///
+/// # Errors
+/// If a server can't be reached or refuses us. Refused tracking is no error.
+pub(super) async fn connect(
+    target: &config::Redis,
+    prefixes: &[String; 2],
+    on_push: &OnPush,
+) -> RedisResult<Link> {
+    match target {
+        config::Redis::Single(url) => one(client(url.as_str(), None)?, prefixes, on_push).await,
+        config::Redis::Sentinel { .. } => one(master(target).await?, prefixes, on_push).await,
+        config::Redis::Cluster(seeds) => cluster(seeds, prefixes, on_push).await,
+    }
+}
+
+async fn one(client: Client, prefixes: &[String; 2], on_push: &OnPush) -> RedisResult<Link> {
+    let plain = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+    let report = report_on(&client, prefixes, on_push).await?;
+    let commands = match client.get_multiplexed_async_connection_with_config(&plain).await {
+        Err(error) if refuses_resp3(&error) => {
+            let settings = client.get_connection_info().redis_settings().clone();
+            let older = client.get_connection_info().clone();
+            let older = older.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP2));
+            Client::open(older)?.get_multiplexed_async_connection_with_config(&plain).await?
+        }
+        other => other?,
+    };
+    let reports: Vec<_> = report.into_iter().collect();
+    Ok(Link {
+        commands: Commands::One(commands),
+        tracked: !reports.is_empty(),
+        reports,
+        masters: BTreeSet::new(),
+    })
+}
+
+async fn cluster(seeds: &[String], prefixes: &[String; 2], on_push: &OnPush) -> RedisResult<Link> {
+    let connection = ClusterClient::builder(seeds.iter().map(String::as_str))
+        .connection_timeout(CONNECT)
+        .use_protocol(ProtocolVersion::RESP3)
+        .retries(2)
+        .build()?
+        .get_async_connection()
+        .await?;
+    let mut commands = Commands::Cluster(connection);
+    let masters = masters(&mut commands).await?;
+    let settings = match seeds.first() {
+        Some(seed) => seed.as_str().into_connection_info()?.redis_settings().clone(),
+        None => RedisConnectionInfo::default(),
+    };
+    let scheme = seeds.first().and_then(|s| s.split("://").next()).unwrap_or("redis");
+    let mut reports = Vec::with_capacity(masters.len());
+    for master in &masters {
+        let client = client(format!("{scheme}://{master}").as_str(), Some(settings.clone()))?;
+        reports.extend(report_on(&client, prefixes, on_push).await?);
+    }
+    // One master that doesn't report is one too many.
+    let tracked = reports.len() == masters.len();
+    Ok(Link { commands, tracked, reports, masters })
+}
+
+fn client<T: IntoConnectionInfo>(at: T, settings: Option<RedisConnectionInfo>) -> RedisResult<Client> {
+    let info = at.into_connection_info()?;
+    let settings = settings.unwrap_or_else(|| info.redis_settings().clone());
+    Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+}
+
+async fn master(target: &config::Redis) -> RedisResult<Client> {
+    let config::Redis::Sentinel { sentinels, master, db, credentials } = target else {
+        return Err((ErrorKind::InvalidClientConfig, "no sentinel").into());
+    };
+    let mut settings = RedisConnectionInfo::default().set_db(*db).set_protocol(ProtocolVersion::RESP3);
+    if let Some(user) = &credentials.0 {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &credentials.1 {
+        settings = settings.set_password(password);
+    }
+    let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings);
+    let sentinels = sentinels.iter().map(String::as_str).collect();
+    let mut client = SentinelClient::build(sentinels, master, Some(node), SentinelServerType::Master)?;
+    client.async_get_client().await
+}
+
+/// A connection that reports changes, or none where the server refuses to.
+async fn report_on(
+    client: &Client,
+    prefixes: &[String; 2],
+    on_push: &OnPush,
+) -> RedisResult<Option<MultiplexedConnection>> {
+    let on_push = on_push.clone();
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(PULSE))
+        .set_push_sender(move |push| {
+            on_push(push);
+            Ok::<(), std::convert::Infallible>(())
+        });
+    let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+        Err(error) if refuses_resp3(&error) => return Ok(None),
+        other => other?,
+    };
+    let mut tracking = redis::cmd("CLIENT");
+    tracking.arg("TRACKING").arg("ON").arg("BCAST");
+    for prefix in prefixes {
+        tracking.arg("PREFIX").arg(prefix);
+    }
+    match tracking.exec_async(&mut connection).await {
+        Ok(()) => Ok(Some(connection)),
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+            tracing::warn!(%error, "redis refuses CLIENT TRACKING: versions are read with each request");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn refuses_resp3(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::RESP3NotSupported
+}
+
+/// `host:port` of every master of a cluster.
+async fn masters(commands: &mut Commands) -> RedisResult<BTreeSet<String>> {
+    type Node = (String, u16);
+    let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(commands).await?;
+    let mut masters = BTreeSet::new();
+    for slot in slots {
+        if let Some(Value::Array(node)) = slot.into_iter().nth(2) {
+            let named = node.into_iter().take(2).collect();
+            let (host, port): Node = redis::from_redis_value(Value::Array(named))?;
+            masters.insert(format!("{host}:{port}"));
+        }
+    }
+    Ok(masters)
+}
+
+impl Link {
+    /// Returns when the link is no longer to be believed; says why.
+    pub(super) async fn watch(&self) -> RedisError {
+        let mut beats = 0_u32;
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            beats = beats.wrapping_add(1);
+            if let Err(error) = self.beat(beats).await {
+                return error;
+            }
+        }
+    }
+
+    async fn beat(&self, beats: u32) -> RedisResult<()> {
+        let mut commands = self.commands.clone();
+        if self.reports.is_empty() {
+            return pulse(&mut commands).await;
+        }
+        for report in &self.reports {
+            pulse(&mut report.clone()).await?;
+        }
+        if !commands.can_pipeline() && beats.is_multiple_of(TOPOLOGY_EVERY) {
+            let listed =
+                tokio::time::timeout(PULSE, masters(&mut commands)).await.map_err(|_| silent())??;
+            if listed != self.masters {
+                return Err((ErrorKind::Io, "the cluster's masters changed").into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks for the role, so that a master that was demoted is noticed as well.
+async fn pulse(connection: &mut impl ConnectionLike) -> RedisResult<()> {
+    let role = redis::cmd("ROLE");
+    let answer = tokio::time::timeout(PULSE, role.query_async::<Vec<Value>>(connection));
+    let answer = match answer.await.map_err(|_| silent())? {
+        // Users without the right to ask for the role still get their pulse.
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => return Ok(()),
+        answer => answer?,
+    };
+    match answer.first() {
+        Some(Value::BulkString(role)) if role != b"master" => {
+            Err((ErrorKind::Io, "the server is no longer a master").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn silent() -> RedisError {
+    (ErrorKind::Io, "the server doesn't answer").into()
+}

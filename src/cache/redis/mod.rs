@@ -1,0 +1,358 @@
+//! The second tier: Redis, shared by all nodes.
+//!
+//! What it holds is told in [`super::key`]. Every call passes through one wrapper that gives it a deadline, a
+//! measured duration and a place behind the breaker: after a few calls in a row that got no answer, calls stop at
+//! once until the link has been made anew. Nothing here ever makes a request fail: a call that did not work is an
+//! error for the caller to go around.
+
+mod lease;
+mod link;
+
+pub use lease::Wait;
+
+use super::{
+    key::{Key, Names, Reported},
+    version::{Coherence, Slot, Standing, Version, Versions},
+};
+use crate::{
+    config,
+    telemetry::{
+        labels::{Invalidation, StoreCall, StoreError},
+        metrics::Metrics,
+    },
+};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use lease::Waiters;
+use link::{Commands, Link, OnPush};
+use redis::{cmd, PushInfo, PushKind, RedisResult, Value};
+use std::{
+    future::Future,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc,
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// Calls without an answer in a row after which the link is given up.
+const BREAK_AFTER: u32 = 5;
+/// Pause before the link is made anew.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long the id of an event is remembered: twice the tolerance of its timestamp.
+const REMEMBER_EVENT: Duration = Duration::from_secs(600);
+
+/// `max(current + 1, now)`, atomically; anything but digits counts as 0. The key no longer expires.
+const BUMP: &str = r"
+local at = tonumber(ARGV[1])
+local raised = redis.pcall('INCR', KEYS[1])
+if type(raised) == 'table' or raised < at then
+  redis.call('SET', KEYS[1], ARGV[1])
+  return ARGV[1]
+end
+redis.call('PERSIST', KEYS[1])
+return tostring(redis.call('GET', KEYS[1]))
+";
+/// Deletes or prolongs a lease only if it is still ours.
+const RELEASE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const RENEW: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
+
+/// The second tier.
+pub struct Redis {
+    names: Names,
+    versions: Arc<Versions>,
+    metrics: Arc<Metrics>,
+    deadline: Duration,
+    lease: Duration,
+    link: ArcSwapOption<Link>,
+    unanswered: AtomicU32,
+    given_up: Notify,
+    waiters: Waiters,
+}
+
+/// What a node finds when it wants to fill.
+#[derive(Debug)]
+pub struct Claim {
+    /// What stands under the answer's key by now.
+    pub found: Option<Bytes>,
+    /// The token of the lease, if it is ours.
+    pub token: Option<String>,
+}
+
+impl Redis {
+    /// The store at `store.redis`, not yet connected: see [`Redis::keep_linked`].
+    pub fn new(store: &config::Store, versions: Arc<Versions>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            names: Names::new(&store.prefix),
+            versions,
+            metrics,
+            deadline: store.deadline,
+            lease: store.lease,
+            link: ArcSwapOption::empty(),
+            unanswered: AtomicU32::new(0),
+            given_up: Notify::new(),
+            waiters: Waiters::default(),
+        }
+    }
+
+    /// Whether there is a link.
+    pub fn is_up(&self) -> bool {
+        self.link.load().is_some()
+    }
+
+    /// Makes the link, watches it and makes it anew, for ever.
+    pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
+        let weak = Arc::downgrade(&self);
+        let on_push: OnPush = Arc::new(move |push| {
+            if let Some(store) = weak.upgrade() {
+                store.on_push(push);
+            }
+        });
+        let prefixes = self.names.tracked();
+        let mut told = false;
+        loop {
+            match link::connect(&target, &prefixes, &on_push).await {
+                Ok(link) => {
+                    told = false;
+                    let error = self.live(link).await;
+                    tracing::warn!(%error, "the link to redis is lost");
+                }
+                Err(error) if !told => {
+                    told = true;
+                    tracing::warn!(%error, "redis can't be reached; trying on");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn live(&self, link: Link) -> redis::RedisError {
+        let link = Arc::new(link);
+        tracing::info!(tracked = link.tracked, "linked to redis");
+        self.unanswered.store(0, Ordering::Release);
+        self.link.store(Some(link.clone()));
+        self.versions.begin_epoch(if link.tracked { Coherence::Tracked } else { Coherence::Untracked });
+        self.metrics.store_up(true);
+        self.metrics.store_tracking(link.tracked);
+        let error = tokio::select! {
+            error = link.watch() => error,
+            () = self.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
+        };
+        self.versions.begin_epoch(Coherence::Away);
+        self.link.store(None);
+        self.waiters.wake_all();
+        self.metrics.store_up(false);
+        self.metrics.store_tracking(false);
+        self.metrics.invalidation(Invalidation::Lost);
+        error
+    }
+
+    fn on_push(&self, push: PushInfo) {
+        match push.kind {
+            PushKind::Invalidate => match push.data.into_iter().next() {
+                Some(Value::Array(keys)) => keys.iter().for_each(|key| self.reported(key)),
+                _ => self.flushed(),
+            },
+            PushKind::Disconnection => self.given_up.notify_one(),
+            _ => {}
+        }
+    }
+
+    fn reported(&self, key: &Value) {
+        let Value::BulkString(key) = key else { return };
+        let Ok(key) = std::str::from_utf8(key) else { return };
+        match self.names.recognise(key) {
+            Reported::Version { namespace, tenant } => {
+                self.versions.changed(namespace, tenant);
+                self.metrics.invalidation(Invalidation::Version);
+            }
+            Reported::Lease => {
+                self.waiters.wake(key);
+                self.metrics.invalidation(Invalidation::Lease);
+            }
+            Reported::Foreign => {}
+        }
+    }
+
+    /// FLUSHALL or FLUSHDB: nothing that is known may be believed, nor come back.
+    fn flushed(&self) {
+        self.versions.forget_all();
+        self.waiters.wake_all();
+        self.metrics.invalidation(Invalidation::Flush);
+    }
+
+    /// The one way to the store.
+    async fn call<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        what: StoreCall,
+        run: impl FnOnce(Commands) -> F,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let result = match &*self.link.load() {
+            None => Err(StoreError::Down),
+            Some(link) => match tokio::time::timeout(self.deadline, run(link.commands.clone())).await {
+                Ok(Ok(value)) => {
+                    self.unanswered.store(0, Ordering::Relaxed);
+                    Ok(value)
+                }
+                Ok(Err(error)) => Err(self.failed(&error)),
+                Err(_) => {
+                    if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 == BREAK_AFTER {
+                        self.given_up.notify_one();
+                    }
+                    Err(StoreError::Timeout)
+                }
+            },
+        };
+        self.metrics.store_call(what, result.as_ref().map(|_| ()).map_err(|e| *e), began.elapsed());
+        result
+    }
+
+    fn failed(&self, error: &redis::RedisError) -> StoreError {
+        if error.is_unrecoverable_error() || error.is_io_error() {
+            self.given_up.notify_one();
+            return StoreError::Down;
+        }
+        tracing::debug!(%error, "redis refused a call");
+        // A demoted master refuses writes: the link has to find the new one.
+        if error.code() == Some("READONLY") {
+            self.given_up.notify_one();
+        }
+        StoreError::Protocol
+    }
+
+    /// The version that a request goes by: the believed one, else the store's, else the last known.
+    pub async fn version(&self, slot: &Slot) -> Version {
+        let ticket = match slot.standing() {
+            Standing::Current(version) => return version,
+            Standing::Ask(ticket) => ticket,
+        };
+        let known = slot.last_known();
+        let read = match slot.owes_bump() {
+            true => None,
+            false => match self.read_version(slot).await {
+                Err(_) => return known,
+                // Lower than what was seen before: the store lost writes. A generation may not come back.
+                Ok(read) if read.is_behind(&known) => None,
+                Ok(read) => Some(read),
+            },
+        };
+        match read {
+            Some(read) => {
+                slot.learned(ticket, &read);
+                read
+            }
+            None => match self.bump(slot, super::now_ms().max(known.successor())).await {
+                Ok(version) => version,
+                Err(_) => known,
+            },
+        }
+    }
+
+    async fn read_version(&self, slot: &Slot) -> Result<Version, StoreError> {
+        let name = self.names.version(slot.namespace(), slot.tenant());
+        let value: Option<Vec<u8>> =
+            self.call(StoreCall::ReadVersion, |mut c| async move {
+                cmd("GET").arg(name).query_async(&mut c).await
+            })
+            .await?;
+        Ok(value.map_or_else(Version::absent, |v| Version::new(&v)))
+    }
+
+    /// Moves a version for all nodes.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn bump(&self, slot: &Slot, at_ms: u64) -> Result<Version, StoreError> {
+        let name = self.names.version(slot.namespace(), slot.tenant());
+        let value: Vec<u8> = self
+            .call(StoreCall::Bump, |mut c| async move {
+                cmd("EVAL").arg(BUMP).arg(1).arg(name).arg(at_ms).query_async(&mut c).await
+            })
+            .await?;
+        slot.paid();
+        // The report of this very change may still be on its way: what is believed waits for it.
+        self.versions.changed(slot.namespace().as_str(), slot.tenant().as_str());
+        Ok(Version::new(&value))
+    }
+
+    /// Whether an event was taken before.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn knows_event(&self, id: &str) -> Result<bool, StoreError> {
+        let name = self.names.event(id);
+        self.call(StoreCall::Event, |mut c| async move { cmd("EXISTS").arg(name).query_async(&mut c).await })
+            .await
+    }
+
+    /// Remembers an event that was taken.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn remember_event(&self, id: &str) -> Result<(), StoreError> {
+        let name = self.names.event(id);
+        let seconds = REMEMBER_EVENT.as_secs();
+        self.call(StoreCall::Event, |mut c| async move {
+            cmd("SET").arg(name).arg("1").arg("EX").arg(seconds).exec_async(&mut c).await
+        })
+        .await
+    }
+
+    /// The stored answer of one generation.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn answer(&self, key: &Key, version: &str) -> Result<Option<Bytes>, StoreError> {
+        let name = self.names.body(key, version);
+        self.call(StoreCall::Get, |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await }).await
+    }
+
+    /// The newest answer that was stored under a key, of whichever generation, with its version.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn last_answer(&self, key: &Key) -> Result<Option<(String, Bytes)>, StoreError> {
+        let name = self.names.last(key);
+        let last: Option<String> = self
+            .call(StoreCall::Get, |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await })
+            .await?;
+        let Some(version) = last else { return Ok(None) };
+        Ok(self.answer(key, &version).await?.map(|body| (version, body)))
+    }
+
+    /// Stores an answer for `keep_ms` and gives back the lease, in this order.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn store(
+        &self,
+        key: &Key,
+        version: &Version,
+        value: Bytes,
+        keep_ms: u64,
+        is_answer: bool,
+    ) -> Result<(), StoreError> {
+        let (body, last) = (self.names.body(key, version.tag()), self.names.last(key));
+        let tag = version.tag().to_owned();
+        self.call(StoreCall::Put, |mut c| async move {
+            let mut put = cmd("SET");
+            put.arg(body).arg(&value[..]).arg("PX").arg(keep_ms);
+            let mut point = cmd("SET");
+            point.arg(last).arg(tag).arg("PX").arg(keep_ms);
+            match (is_answer, c.can_pipeline()) {
+                (false, _) => put.exec_async(&mut c).await,
+                (true, true) => redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await,
+                (true, false) => {
+                    put.exec_async(&mut c).await?;
+                    point.exec_async(&mut c).await
+                }
+            }
+        })
+        .await
+    }
+}

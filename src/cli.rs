@@ -1,0 +1,316 @@
+//! The commands.
+
+use crate::{
+    cache::redis::Redis,
+    cache::version::{Coherence, Versions},
+    config::{Config, ConfigError, JwtKeys, Secret},
+    demo,
+    identity::mint,
+    name::Name,
+    server::{self, Running},
+    telemetry::{self, labels::BumpSource, metrics::Metrics},
+};
+use clap::{Parser, Subcommand};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{signal, SignalKind},
+};
+
+/// The configuration, or what was said on the command line, is wrong (sysexits.h: EX_USAGE).
+const WRONG: u8 = 64;
+/// Something that is needed is not there (EX_UNAVAILABLE).
+const UNAVAILABLE: u8 = 69;
+
+const DEMO: &str = include_str!("../conf/demo.toml");
+
+#[derive(Parser)]
+#[command(name = "tidegate", version, about = "An edge cache gateway for dashboards and APIs")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway with a demo application behind it; needs nothing else
+    Demo {
+        /// Where the gateway listens
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Where the admin listener is
+        #[arg(long, default_value = "127.0.0.1:9180")]
+        admin: SocketAddr,
+    },
+    /// Run the gateway
+    Run {
+        /// The configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a configuration file: every fault at once; exit 0 or 64
+    Check {
+        /// The configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print a token, signed with the secret of a configuration or of the environment's JWT_SECRET
+    Token {
+        /// The tenant
+        #[arg(long)]
+        tenant: Name,
+        /// The user
+        #[arg(long)]
+        user: Option<String>,
+        /// The role
+        #[arg(long)]
+        role: Option<String>,
+        /// How long it is valid, in seconds
+        #[arg(long, default_value_t = 6 * 3600)]
+        ttl: u64,
+        /// Whose secret signs it
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// Move a version: every node drops what it has of the namespace and tenant
+    Bump {
+        /// The configuration file, for its store
+        #[arg(long)]
+        config: PathBuf,
+        /// The namespace
+        namespace: Name,
+        /// The tenant
+        tenant: Name,
+    },
+}
+
+/// Why a command failed, and with which exit code.
+struct Failure(u8, String);
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+    let outcome = match Cli::parse().command {
+        Command::Demo { listen, admin } => run_demo(listen, admin),
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check(&config),
+        Command::Token { tenant, user, role, ttl, config } => {
+            token(&tenant, user.as_deref(), role.as_deref(), Duration::from_secs(ttl), config.as_deref())
+        }
+        Command::Bump { config, namespace, tenant } => bump(&config, &namespace, &tenant),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, text)) => {
+            // Nobody reads a closed stderr.
+            writeln!(io::stderr(), "{text}").unwrap_or_default();
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn say(text: &str) -> Outcome {
+    writeln!(io::stdout(), "{text}").map_err(|error| Failure(UNAVAILABLE, format!("stdout: {error}")))
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    match Config::load(path) {
+        Ok(loaded) => {
+            for warning in loaded.warnings {
+                writeln!(io::stderr(), "warning: {warning}").unwrap_or_default();
+            }
+            Ok(loaded.config)
+        }
+        Err(ConfigError::Faults(faults)) => Err(Failure(WRONG, faults.to_string().trim_end().to_owned())),
+        Err(error) => Err(Failure(WRONG, error.to_string())),
+    }
+}
+
+fn check(path: &Path) -> Outcome {
+    let config = load(path)?;
+    say(&format!("{}: ok ({} routes, {} origins)", path.display(), config.routes.len(), config.origins.len()))
+}
+
+fn run(path: &Path) -> Outcome {
+    let config = load(path)?;
+    telemetry::init(config.log);
+    runtime(config.server.threads)?.block_on(async {
+        let running = start(config).await?;
+        for address in &running.addresses {
+            tracing::info!(%address, "listening");
+        }
+        until_told(running).await
+    })
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure(UNAVAILABLE, format!("no runtime: {error}")))
+}
+
+async fn start(config: Config) -> Result<Running, Failure> {
+    server::start(config).await.map_err(|error| Failure(UNAVAILABLE, error.to_string()))
+}
+
+/// Runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
+async fn until_told(running: Running) -> Outcome {
+    let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    tokio::select! {
+        finished = running.stop() => tracing::info!(finished, "stopped"),
+        _ = terminate.recv() => tracing::warn!("stopped at once"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}
+
+fn token(
+    tenant: &Name,
+    user: Option<&str>,
+    role: Option<&str>,
+    ttl: Duration,
+    config: Option<&Path>,
+) -> Outcome {
+    let (secret, algorithm) = match config {
+        Some(path) => {
+            let jwt =
+                load(path)?.jwt.ok_or_else(|| Failure(WRONG, "the configuration has no [jwt]".into()))?;
+            match (jwt.keys, jwt.algorithms.first()) {
+                (JwtKeys::Secrets(secrets), Some(algorithm)) if !secrets.is_empty() => {
+                    (secrets[0].clone(), *algorithm)
+                }
+                _ => return Err(Failure(WRONG, "only a shared secret can sign here, not a JWKS".into())),
+            }
+        }
+        None => {
+            let secret = std::env::var("JWT_SECRET")
+                .map_err(|_| Failure(WRONG, "give --config, or set JWT_SECRET".into()))?;
+            (Secret::new(secret), jsonwebtoken::Algorithm::HS256)
+        }
+    };
+    let token = mint(&secret, algorithm, tenant, user, role, ttl, SystemTime::now())
+        .map_err(|error| Failure(WRONG, error.to_string()))?;
+    say(&token)
+}
+
+fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
+    /// How long the store is waited for.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let config = load(path)?;
+    let Some(target) = config.store.redis.clone() else {
+        let text =
+            "without [store] redis each gateway keeps versions of its own: send it a signed event instead";
+        return Err(Failure(WRONG, text.into()));
+    };
+    runtime(1)?.block_on(async {
+        let metrics = Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?;
+        metrics.bump(BumpSource::Command);
+        let versions = Arc::new(Versions::new(Coherence::Away));
+        let redis = Arc::new(Redis::new(&config.store, versions.clone(), Arc::new(metrics)));
+        let link = tokio::spawn(redis.clone().keep_linked(target));
+        let began = Instant::now();
+        while !redis.is_up() && began.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
+        link.abort();
+        match bumped {
+            Ok(version) => say(&format!("{namespace}:{tenant} is at {}", version.tag())),
+            Err(error) => Err(Failure(UNAVAILABLE, format!("the store did not take it: {}", error.as_str()))),
+        }
+    })
+}
+
+fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
+    let no_env = |_: &str| None;
+    let loaded = Config::parse(DEMO, "conf/demo.toml", &no_env)
+        .map_err(|faults| Failure(WRONG, faults.to_string()))?;
+    let mut config = loaded.config;
+    telemetry::init(config.log);
+    runtime(config.server.threads)?.block_on(async {
+        for listener in &mut config.listeners {
+            listener.address = listen;
+        }
+        config.admin = Some(admin);
+        // The origin's port is chosen first: the gateway has to know it, and the origin the gateway's.
+        let behind = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .map_err(|error| Failure(UNAVAILABLE, format!("no port for the demo origin: {error}")))?;
+        let port = behind.local_addr().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?.port();
+        for server in config.origins.iter_mut().flat_map(|origin| &mut origin.servers) {
+            server.port = port;
+        }
+        let (jwt_secret, event_secret) = demo_secrets(&config)?;
+        let running = start(config).await?;
+        let gateway = running.addresses.first().map_or_else(String::new, |a| format!("http://{a}"));
+        let settings = demo::DemoSettings {
+            gateway: gateway.clone(),
+            jwt_secret: jwt_secret.clone(),
+            event_secret,
+            query_cost: Duration::from_millis(150),
+        };
+        let origin =
+            demo::Origin::start(behind, settings).map_err(|error| Failure(UNAVAILABLE, error.to_string()))?;
+        let token = mint(
+            &jwt_secret,
+            jsonwebtoken::Algorithm::HS256,
+            &"acme".parse().map_err(|_| Failure(WRONG, "acme is no name".into()))?,
+            Some("alice"),
+            Some("admin"),
+            Duration::from_secs(6 * 3600),
+            SystemTime::now(),
+        )
+        .map_err(|error| Failure(WRONG, error.to_string()))?;
+        say(&introduction(&gateway, running.admin, &token))?;
+        let ended = until_told(running).await;
+        origin.stop.cancel();
+        ended
+    })
+}
+
+fn demo_secrets(config: &Config) -> Result<(Secret, Secret), Failure> {
+    let jwt = match config.jwt.as_ref().map(|jwt| &jwt.keys) {
+        Some(JwtKeys::Secrets(secrets)) => secrets.first(),
+        _ => None,
+    };
+    let event = config.events.first().and_then(|event| event.secrets.first());
+    jwt.cloned()
+        .zip(event.cloned())
+        .ok_or_else(|| Failure(WRONG, "the demo's configuration has no secrets".into()))
+}
+
+fn introduction(gateway: &str, admin: Option<SocketAddr>, token: &str) -> String {
+    let admin = admin.map_or_else(String::new, |a| format!("http://{a}"));
+    format!(
+        "gateway: {gateway}\n\
+         metrics: {admin}/metrics\n\
+         dashboard: {gateway}/?tenant=acme&user=alice\n\
+         \n\
+         A token of tenant acme (valid for 6 h; this is a demo, its secret is in conf/demo.toml):\n\
+         {token}\n\
+         \n\
+         Try, twice, and watch Cache-Status:\n\
+         curl -i {gateway}/api/widgets/kpi\n\
+         curl -i -H 'Authorization: Bearer {token}' {gateway}/api/widgets/kpi\n\
+         curl -i -X POST -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \
+         -d '{{\"amount\": 9900}}' {gateway}/orders\n"
+    )
+}

@@ -1,0 +1,129 @@
+//! What an origin is told besides the request itself: who asks, through whom, and under which id.
+//!
+//! What a client claims of itself in these fields is removed first: an origin may believe them.
+
+use super::context::Context;
+use crate::{
+    config::{CacheRules, Scope},
+    identity::Identity,
+};
+use http::{header, HeaderMap, HeaderName, HeaderValue};
+use pingora_http::RequestHeader;
+use std::net::IpAddr;
+
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
+const USER: HeaderName = HeaderName::from_static("x-user");
+const ROLE: HeaderName = HeaderName::from_static("x-role");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The request's id, in both directions.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Fields that only the gateway may set.
+const OURS: [HeaderName; 8] =
+    [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
+
+/// Dresses a proxied request.
+pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
+    let host = request.headers.get(header::HOST).cloned();
+    for name in OURS {
+        request.remove_header(&name);
+    }
+    let mut fields = Vec::with_capacity(10);
+    if let Some(identity) = &ctx.identity {
+        push_claims(&mut fields, identity, true);
+    }
+    if let Some(ip) = ctx.peer.map(|peer| peer.ip().to_canonical()) {
+        fields.push((REAL_IP, ip.to_string()));
+        fields.push((FORWARDED_FOR, ip.to_string()));
+        fields.push((header::FORWARDED, forwarded(ip, host.as_ref())));
+    }
+    fields.push((FORWARDED_PROTO, "http".to_owned()));
+    for (name, value) in fields {
+        insert(request, name, HeaderValue::from_str(&value));
+    }
+    if let Some(host) = host {
+        insert(request, FORWARDED_HOST, Ok(host));
+    }
+    insert(request, REQUEST_ID, Ok(ctx.request_id.clone()));
+}
+
+fn insert(
+    request: &mut RequestHeader,
+    name: HeaderName,
+    value: Result<HeaderValue, http::header::InvalidHeaderValue>,
+) {
+    // Claims were checked for control characters, addresses and ids have none.
+    if let Ok(value) = value {
+        request.insert_header(name, value).unwrap_or_default();
+    }
+}
+
+/// RFC 7239: an IPv6 address stands in brackets and quotes.
+fn forwarded(ip: IpAddr, host: Option<&HeaderValue>) -> String {
+    let mut text = match ip {
+        IpAddr::V4(ip) => format!("for={ip};proto=http"),
+        IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+    };
+    if let Some(host) = host.and_then(|h| h.to_str().ok()) {
+        text.push_str(";host=\"");
+        text.push_str(host);
+        text.push('"');
+    }
+    text
+}
+
+fn push_claims(fields: &mut Vec<(HeaderName, String)>, identity: &Identity, whole: bool) {
+    fields.push((TENANT, identity.tenant.to_string()));
+    if whole {
+        fields.extend(identity.user.iter().map(|user| (USER, user.clone())));
+        fields.extend(identity.role.iter().map(|role| (ROLE, role.clone())));
+    }
+}
+
+/// What a fill tells the origin: exactly what the answer may depend on. For a tenant's answer that is the tenant
+/// and a token of it, never the user; for a public one nothing of whoever happened to ask first.
+pub(super) fn fill_headers(
+    rules: &CacheRules,
+    ctx: &Context,
+    token: Option<&str>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut fields = Vec::with_capacity(6);
+    match (rules.scope, &ctx.identity) {
+        (Scope::Public, _) | (_, None) => fields.push((TENANT, "public".to_owned())),
+        (scope, Some(identity)) => {
+            push_claims(&mut fields, identity, scope == Scope::User);
+            fields.extend(token.map(|token| (header::AUTHORIZATION, format!("Bearer {token}"))));
+        }
+    }
+    let mut headers: Vec<_> = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)))
+        .collect();
+    headers.push((REQUEST_ID, ctx.request_id.clone()));
+    headers.push((header::ACCEPT, HeaderValue::from_static("*/*")));
+    headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    headers.push((
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION"))),
+    ));
+    headers
+}
+
+/// Removes from an answer what belongs to the connection to the origin (RFC 9110, 7.6.1). Framing is Pingora's.
+pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
+    const HOP_BY_HOP: [HeaderName; 6] = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        HeaderName::from_static("proxy-authentication-info"),
+        header::TE,
+        header::TRAILER,
+    ];
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    let nominated = values.flat_map(|v| v.split(',')).filter_map(|name| name.trim().parse().ok());
+    let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    nominated.filter(|name| !framing.contains(name)).chain(HOP_BY_HOP).collect()
+}

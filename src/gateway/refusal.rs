@@ -1,0 +1,91 @@
+//! What the gateway refuses, and how it says so: one table from reason to problem document.
+
+use crate::{
+    cache::FetchError,
+    representation::problem::Problem,
+    telemetry::labels::{EventResult, RejectReason},
+};
+use http::{header, HeaderValue, Method, StatusCode};
+
+/// The answer to a request that is refused.
+pub(super) fn problem(reason: RejectReason) -> Problem {
+    let (status, detail) = match reason {
+        RejectReason::BadRequest => (StatusCode::BAD_REQUEST, "the request is malformed"),
+        RejectReason::BadHost => (StatusCode::BAD_REQUEST, "the Host field is malformed"),
+        RejectReason::NotFound => (StatusCode::NOT_FOUND, "no route leads here"),
+        RejectReason::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here"),
+        RejectReason::BodyTooLarge => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here")
+        }
+        RejectReason::TooManyParameters => (StatusCode::BAD_REQUEST, "the query has too many parameters"),
+        RejectReason::UriTooLong => (StatusCode::URI_TOO_LONG, "the path and query are too long"),
+        RejectReason::UpgradeRefused => (StatusCode::FORBIDDEN, "no WebSocket is allowed here"),
+        RejectReason::Token => (StatusCode::UNAUTHORIZED, "the token does not verify"),
+        RejectReason::TokenMissing => (StatusCode::UNAUTHORIZED, "a token is needed here"),
+    };
+    let problem = Problem::new(status, detail);
+    match reason {
+        RejectReason::Token => {
+            let said = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            problem.with(header::WWW_AUTHENTICATE, said)
+        }
+        RejectReason::TokenMissing => {
+            problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        }
+        _ => problem,
+    }
+}
+
+/// The answer where a path has routes, for other methods.
+pub(super) fn method_not_allowed(allowed: &[Method]) -> Problem {
+    let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+    let allow = HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static(""));
+    problem(RejectReason::MethodNotAllowed).with(header::ALLOW, allow)
+}
+
+/// The answer where the origin gave none.
+pub(super) fn no_answer(error: FetchError) -> Problem {
+    let (status, detail) = match error {
+        FetchError::Unreachable => (StatusCode::BAD_GATEWAY, "the origin can't be reached"),
+        FetchError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
+        FetchError::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "no server of the origin is healthy"),
+        FetchError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, "the request to the origin was abandoned"),
+        FetchError::TooLarge => (StatusCode::BAD_GATEWAY, "the origin's answer is too large"),
+    };
+    let problem = Problem::new(status, detail);
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => problem.with(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        _ => problem,
+    }
+}
+
+/// The name of a missing answer, for `Cache-Status` and the access record.
+pub(super) fn name_of(error: FetchError) -> &'static str {
+    match error {
+        FetchError::Unreachable => "origin-unreachable",
+        FetchError::Timeout => "origin-timeout",
+        FetchError::BreakerOpen => "origin-unhealthy",
+        FetchError::Abandoned => "fill-abandoned",
+        FetchError::TooLarge => "too-large",
+    }
+}
+
+/// The answer to an event; `None` where it was taken.
+pub(super) fn event(result: EventResult) -> Option<Problem> {
+    let (status, detail) = match result {
+        EventResult::Accepted | EventResult::Replayed => return None,
+        EventResult::BadSignature => (StatusCode::UNAUTHORIZED, "the signature does not verify"),
+        EventResult::BadBody => (StatusCode::BAD_REQUEST, "the body is not a JSON object"),
+        EventResult::BadTenant => (StatusCode::BAD_REQUEST, "the tenant's name is not valid"),
+        EventResult::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here"),
+        EventResult::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "too many events"),
+        EventResult::StoreDown => (StatusCode::SERVICE_UNAVAILABLE, "the store did not record the event"),
+    };
+    let problem = Problem::new(status, detail);
+    Some(match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        }
+        _ => problem,
+    })
+}

@@ -1,0 +1,110 @@
+//! What a request may look like before anything else is asked of it.
+//!
+//! Pure. Pingora has parsed the request by now (RFC 9112 framing is its part); these are the gateway's own limits.
+
+use crate::{cache::key::count_parameters, telemetry::labels::RejectReason};
+use http::{header, HeaderMap, Uri};
+
+/// The longest path and query, in bytes.
+pub const LONGEST_TARGET: usize = 16 * 1024;
+/// The most query parameters.
+pub const MOST_PARAMETERS: usize = 1_000;
+
+/// Checks a request's target and `Host`.
+///
+/// # Errors
+/// The reason for which it is refused.
+pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), RejectReason> {
+    let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+    if path.len() + query.len() > LONGEST_TARGET {
+        return Err(RejectReason::UriTooLong);
+    }
+    if !path.starts_with('/') {
+        return Err(RejectReason::BadRequest);
+    }
+    // No parameters are as many as their separators at least: most requests are through here.
+    if !query.is_empty() && query.len() > MOST_PARAMETERS && count_parameters(query) > MOST_PARAMETERS {
+        return Err(RejectReason::TooManyParameters);
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        // HTTP/2 puts the host into the target; HTTP/1.0 may leave it out.
+        (None, None) => Ok(()),
+        _ => Err(RejectReason::BadHost),
+    }
+}
+
+/// Whether a text is `host[:port]` (RFC 9110, 7.2): a name, an IPv4 address or a bracketed IPv6 address.
+pub fn is_host(text: &[u8]) -> bool {
+    let (host, port) = match text.first() {
+        Some(b'[') => match text.iter().position(|b| *b == b']') {
+            Some(end) => {
+                let address = std::str::from_utf8(&text[1..end]).ok();
+                if address.and_then(|a| a.parse::<std::net::Ipv6Addr>().ok()).is_none() {
+                    return false;
+                }
+                (&text[..0], &text[end + 1..])
+            }
+            None => return false,
+        },
+        Some(_) => {
+            let end = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+            if end == 0 {
+                return false;
+            }
+            text.split_at(end)
+        }
+        None => return false,
+    };
+    let named = host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    let numbered = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => {
+            let number =
+                digits.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(digits).ok()).flatten();
+            number.is_some_and(|n| n.is_empty() || n.parse::<u16>().is_ok())
+        }
+        Some(_) => false,
+    };
+    host.len() <= 253 && named && numbered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_host(host: &str) -> HeaderMap {
+        let value = http::HeaderValue::from_bytes(host.as_bytes()).unwrap();
+        HeaderMap::from_iter([(header::HOST, value)])
+    }
+
+    #[test]
+    fn hosts() {
+        for good in ["a", "example.com", "example.com:8080", "127.0.0.1:1", "[::1]", "[::1]:443", "a_b", "a:"]
+        {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ":80", "a b", "a/b", "a@b", "a:b", "a:99999", "a:+80", "[::1", "[x]", "[::1]x", "a,b", "é",
+            "a%41",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much() {
+        let host = with_host("a");
+        let check = |target: String, headers: &HeaderMap| super::check(&target.parse().unwrap(), headers);
+        assert_eq!(check("/".into(), &host), Ok(()));
+        assert_eq!(check(format!("/?{}", "a&".repeat(1_000)), &host), Ok(()));
+        assert_eq!(check(format!("/?{}", "a&".repeat(1_001)), &host), Err(RejectReason::TooManyParameters));
+        assert_eq!(check(format!("/{}", "a".repeat(LONGEST_TARGET)), &host), Err(RejectReason::UriTooLong));
+        assert_eq!(check("*".into(), &host), Err(RejectReason::BadRequest));
+        assert_eq!(check("/".into(), &with_host("evil host")), Err(RejectReason::BadHost));
+        let mut two = with_host("a");
+        two.append(header::HOST, "b".parse().unwrap());
+        assert_eq!(check("/".into(), &two), Err(RejectReason::BadHost));
+    }
+}

@@ -1,0 +1,87 @@
+//! Problem documents (RFC 9457): what the gateway itself has to say when it can't answer.
+
+use bytes::Bytes;
+use http::{header, HeaderName, HeaderValue, StatusCode};
+use pingora_http::ResponseHeader;
+
+/// A problem, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The status.
+    pub status: StatusCode,
+    /// What happened, for people; never anything secret.
+    pub detail: &'static str,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem without further headers.
+    pub fn new(status: StatusCode, detail: &'static str) -> Self {
+        Self { status, detail, headers: vec![] }
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The head and the body.
+    pub fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
+        let body = document(self.status, self.detail, request_id);
+        let mut head = Box::new(super::blank(self.status));
+        let fixed = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
+            (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        for (name, value) in fixed.into_iter().chain(self.headers) {
+            super::append(&mut head, name, value);
+        }
+        (head, body)
+    }
+}
+
+fn document(status: StatusCode, detail: &str, request_id: &str) -> Bytes {
+    let mut document = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    if !request_id.is_empty() {
+        document["request_id"] = request_id.into();
+    }
+    document.to_string().into()
+}
+
+/// The whole answer to a request that could not be read, after which the connection is closed.
+pub fn unreadable(status: StatusCode) -> Bytes {
+    let body = document(status, "the request could not be read", "");
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_tells_its_status_and_the_request() {
+        let retry = (header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "later").with(retry.0, retry.1);
+        let (head, body) = problem.into_parts("r1");
+        assert_eq!(head.status, 503);
+        assert_eq!(head.headers["retry-after"], "1");
+        assert_eq!(head.headers["content-type"], "application/problem+json");
+        let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(document["title"], "Service Unavailable");
+        assert_eq!((document["status"].as_u64(), document["request_id"].as_str()), (Some(503), Some("r1")));
+    }
+}

@@ -1,0 +1,106 @@
+//! Where log lines go: standard error, as text or JSON, filtered by `RUST_LOG`.
+//!
+//! Standard output is left to what a command was asked for (`tidegate token`).
+
+use crate::config::{Log, LogFormat};
+use std::io::{self, IsTerminal};
+use tracing::Dispatch;
+use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt, EnvFilter};
+
+/// What is logged where `RUST_LOG` says nothing. At `info` Pingora tells of each connection that is closed.
+const DEFAULT_FILTER: &str = "info,pingora=warn";
+
+/// Sends `tracing` events, and those of crates that use `log`, to standard error. Of several calls in one
+/// process the first one counts. Access records are events of level `info`: `RUST_LOG=warn` silences them too,
+/// `RUST_LOG=warn,access=info` doesn't.
+pub fn init(log: Log) {
+    let wish = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, fault) = filter(&wish);
+    let terminal = io::stderr().is_terminal();
+    let dispatch = dispatch(is_json(log.format, terminal), terminal, filter, io::stderr);
+    if dispatch.try_init().is_err() {
+        tracing::debug!("log lines have a place already");
+    }
+    if let Some(fault) = fault {
+        tracing::warn!(%fault, default = DEFAULT_FILTER, "RUST_LOG can't be read; the default applies");
+    }
+}
+
+/// The filter that `wish` describes; the default one where it is empty or, with the fault, malformed.
+fn filter(wish: &str) -> (EnvFilter, Option<tracing_subscriber::filter::ParseError>) {
+    if wish.trim().is_empty() {
+        return (EnvFilter::new(DEFAULT_FILTER), None);
+    }
+    match wish.parse() {
+        Ok(filter) => (filter, None),
+        Err(fault) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
+    }
+}
+
+fn is_json(format: LogFormat, terminal: bool) -> bool {
+    match format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    }
+}
+
+/// A subscriber that writes one line per event. What can't be written is lost in silence: to complain about it
+/// would take the same way.
+pub(super) fn dispatch<W>(json: bool, colour: bool, filter: EnvFilter, writer: W) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(colour)
+        .log_internal_errors(false);
+    if json {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).into()
+    } else {
+        lines.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_may_be_called_twice() {
+        let log = Log { format: LogFormat::Json, access: true };
+        init(log);
+        init(log);
+    }
+
+    #[test]
+    fn auto_is_text_on_a_terminal_alone() {
+        assert!(!is_json(LogFormat::Auto, true));
+        assert!(is_json(LogFormat::Auto, false));
+        assert!(!is_json(LogFormat::Text, false));
+        assert!(is_json(LogFormat::Json, true));
+    }
+
+    #[test]
+    fn by_default_pingora_only_warns() {
+        use tracing::{enabled, Level};
+        let dispatch = dispatch(true, false, filter("").0, io::sink);
+        tracing::dispatcher::with_default(&dispatch, || {
+            assert!(enabled!(target: "tidegate::cache", Level::INFO));
+            assert!(enabled!(target: "access", Level::INFO));
+            assert!(!enabled!(target: "tidegate::cache", Level::DEBUG));
+            assert!(!enabled!(target: "pingora_proxy::proxy_h1", Level::INFO));
+            assert!(enabled!(target: "pingora_core::server", Level::WARN));
+        });
+    }
+
+    #[test]
+    fn a_malformed_wish_falls_back_and_says_so() {
+        assert!(filter("").1.is_none());
+        assert_eq!(filter("debug").0.to_string(), "debug");
+        let (fallback, fault) = filter("tidegate=loudly");
+        assert!(fault.is_some());
+        assert_eq!(fallback.to_string(), EnvFilter::new(DEFAULT_FILTER).to_string());
+    }
+}
