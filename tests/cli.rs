@@ -1,0 +1,167 @@
+//! The commands: what they print, how they exit, what they refuse.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+mod support;
+
+use std::{path::PathBuf, process::Output};
+use support::{
+    gateway::{tidegate_output, GatewayBuilder, KPI},
+    *,
+};
+use tempfile::TempDir;
+
+const PATH: &str = "/api/widgets/kpi";
+
+fn file(toml: &str) -> (TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("tidegate.toml");
+    std::fs::write(&path, toml).unwrap();
+    (dir, path)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn good() -> String {
+    GatewayBuilder::new("http://127.0.0.1:9").route(PATH, KPI).toml(free_address(), free_address())
+}
+
+#[tokio::test]
+async fn check_accepts_a_good_file() {
+    let (_dir, path) = file(&good());
+    let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn check_and_run_tell_every_fault_at_once() {
+    let faulty = good()
+        .replace("ttl = \"60s\"", "tll = \"60s\", ttl = \"soon\"")
+        .replace("origin = \"app\"", "origin = \"ap\"")
+        .replace("threads = 2", "treads = 2");
+    let (_dir, path) = file(&faulty);
+    for command in ["check", "run"] {
+        let output = tidegate_output(&[command, "--config", path.to_str().unwrap()]).await;
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(64), "{command}: {text}");
+        // Each by its line and key; unknown words with the nearest known one.
+        for (word, told) in [
+            ("treads", &["server.treads", "threads"][..]),
+            ("tll", &["cache.tll", "ttl"]),
+            ("soon", &["cache.ttl:", "20s"]),
+            ("\"ap\"", &["origin", "\"ap\"", "app"]),
+        ] {
+            let line = faulty.lines().position(|line| line.contains(word)).unwrap() + 1;
+            let place = format!("{}:{line}:", path.display());
+            let mut faults = text.lines().filter(|fault| fault.contains(&place));
+            assert!(
+                faults.any(|fault| told.iter().all(|part| fault.contains(part))),
+                "{command} doesn't tell of {word} in line {line}: {text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_never_shown() {
+    let plain = good().replace("{ env = \"JWT_SECRET\" }", "\"a-very-secret-word-that-nobody-may-see\"");
+    let (_dir, path) = file(&plain.replace("threads = 2", "threads = \"two\""));
+    let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    assert!(!text(&output).contains("a-very-secret-word"), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn a_missing_file_or_secret_is_a_fault_of_the_configuration() {
+    let output = tidegate_output(&["check", "--config", "/nonexistent/tidegate.toml"]).await;
+    assert!(
+        !output.status.success() && text(&output).contains("/nonexistent/tidegate.toml"),
+        "{}",
+        text(&output)
+    );
+    let (_dir, path) = file(&good().replace("JWT_SECRET", "NO_SUCH_VARIABLE"));
+    let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output).contains("NO_SUCH_VARIABLE"), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn run_refuses_an_address_that_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let config = GatewayBuilder::new("http://127.0.0.1:9").route(PATH, KPI);
+    for (listener, admin) in [(address, free_address()), (free_address(), address)] {
+        let (_dir, path) = file(&config.toml(listener, admin));
+        let path = path.to_str().unwrap().to_owned();
+        let run = tokio::spawn(async move { tidegate_output(&["run", "--config", &path]).await });
+        let output = tokio::time::timeout(SOON, run).await.expect("it doesn't stay").unwrap();
+        assert!(!output.status.success());
+        assert!(text(&output).contains(&address.to_string()), "{}", text(&output));
+    }
+}
+
+#[tokio::test]
+async fn token_mints_what_the_gateway_takes() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin).route("/plain", "").start().await;
+    let config = gateway.config();
+    let config = config.to_str().unwrap();
+    let minted = tidegate_output(&[
+        "token", "--config", config, "--tenant", "acme", "--user", "ann", "--role", "admin",
+    ])
+    .await;
+    assert!(minted.status.success(), "{}", text(&minted));
+    let token = String::from_utf8(minted.stdout).unwrap();
+    let reply = send(gateway.request("GET", "/plain").bearer_auth(token.trim())).await.ok().json();
+    assert_eq!(
+        (&reply["tenant"], &reply["user"], &reply["role"]),
+        (&"acme".into(), &"ann".into(), &"admin".into())
+    );
+}
+
+/// The oldest answer that one of the nodes serves to tenant `acme`.
+async fn oldest_served(nodes: &[Gateway]) -> u64 {
+    let mut oldest = u64::MAX;
+    for node in nodes {
+        oldest = oldest.min(node.get_as("acme", PATH).await.ok().seq());
+    }
+    oldest
+}
+
+#[tokio::test]
+async fn bump_moves_the_version_on_every_node() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let config = Gateway::with(&origin).redis(&redis.url()).route(PATH, KPI);
+    let nodes = [config.start().await, config.start().await];
+    let old = oldest_served(&nodes).await;
+    let config = nodes[0].config();
+    let config = config.to_str().unwrap();
+    let output = tidegate_output(&["bump", "--config", config, "kpi", "acme"]).await;
+    assert!(output.status.success(), "{}", text(&output));
+    until("the new generation is served", SOON, || async { oldest_served(&nodes).await > old }).await;
+    let bad = tidegate_output(&["bump", "--config", config, "kpi", "a:b"]).await;
+    assert!(!bad.status.success(), "{}", text(&bad));
+    drop(redis);
+    let gone = tidegate_output(&["bump", "--config", config, "kpi", "acme"]).await;
+    assert!(!gone.status.success(), "{}", text(&gone));
+}
+
+#[tokio::test]
+async fn sigterm_lets_requests_finish_and_ends_in_time() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let mut gateway = Gateway::with(&origin).route(PATH, KPI).start().await;
+    origin.hold();
+    let asking = tokio::spawn(send(gateway.request("GET", PATH)));
+    until("the request is at the origin", SOON, || async { origin.held() == 1 }).await;
+    gateway.sigterm();
+    let address = gateway.address();
+    until("no new connection is taken", SOON, || async {
+        tokio::net::TcpStream::connect(address).await.is_err() || origin.held() == 0
+    })
+    .await;
+    origin.release();
+    asking.await.unwrap().ok();
+    assert!(gateway.wait(SOON).await.success());
+}

@@ -1,0 +1,215 @@
+//! Signed events: who may bump, what is refused, and what happens without a store.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+mod support;
+
+use serde_json::json;
+use support::{
+    gateway::{GatewayBuilder, EVENT_KEY, KPI},
+    webhook::Message,
+    *,
+};
+
+const PATH: &str = "/api/widgets/kpi";
+const EVENT: &str = "order_created";
+
+fn gateway(origin: &TestOrigin) -> GatewayBuilder {
+    Gateway::with(origin).route(PATH, KPI)
+}
+
+fn acme() -> Message {
+    Message::new(json!({"tenant": "acme"}).to_string())
+}
+
+#[tokio::test]
+async fn a_good_signature_bumps_its_tenant_alone() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = gateway(&origin).redis(&redis.url()).event(EVENT, &["kpi", "chart"]).start().await;
+    let (acme, globex) = (gateway.get_as("acme", PATH).await.ok(), gateway.get_as("globex", PATH).await.ok());
+    let before = now_ms();
+    gateway.bump("acme").await;
+    assert!(gateway.get_as("acme", PATH).await.ok().seq() > acme.seq());
+    assert_eq!(gateway.get_as("globex", PATH).await.ok().seq(), globex.seq());
+    for namespace in ["kpi", "chart"] {
+        let version: u64 = redis.run(&["GET", &format!("dash:ver:{namespace}:acme")]).await;
+        assert!(version >= before, "{namespace}: {version} < {before}");
+    }
+    let metrics = gateway.metrics().await;
+    assert!((metrics.value("tidegate_events_total", &[("result", "accepted")]) - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn bad_signatures_are_refused_and_change_nothing() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = gateway(&origin).redis(&redis.url()).event(EVENT, &["kpi"]).start().await;
+    let kept = gateway.get_as("acme", PATH).await.ok();
+    let keys = redis.keys().await;
+    let url = gateway.url(&format!("/internal/events/{EVENT}"));
+    let client = gateway.client();
+    let (message, old, early) = (
+        acme(),
+        Message { timestamp: now_ms() / 1000 - 301, ..acme() },
+        Message { timestamp: now_ms() / 1000 + 330, ..acme() },
+    );
+    let signed = |message: &Message| message.signature(EVENT_KEY);
+    let headers = |message: &Message, signature: &str| {
+        client
+            .post(&url)
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", message.timestamp.to_string())
+            .header("webhook-signature", signature.to_owned())
+            .body(message.body.clone())
+    };
+    let bad = [
+        ("another key", message.request(client, &url, b"another key")),
+        ("another body", headers(&message, &signed(&message)).body(r#"{"tenant":"globex"}"#)),
+        ("another id", headers(&Message { id: "msg_other".into(), ..message.clone() }, &signed(&message))),
+        (
+            "another time",
+            headers(&Message { timestamp: message.timestamp - 1, ..message.clone() }, &signed(&message)),
+        ),
+        ("too old", headers(&old, &signed(&old))),
+        ("from the future", headers(&early, &signed(&early))),
+        ("no signature", client.post(&url).body(message.body.clone())),
+        ("an empty signature", headers(&message, "")),
+        ("another scheme", headers(&message, &signed(&message).replace("v1,", "v2,"))),
+        ("no base64", headers(&message, "v1,???")),
+    ];
+    for (what, request) in bad {
+        let reply = send(request).await;
+        assert!([400, 401].contains(&reply.status.as_u16()), "{what}: {reply:?}");
+        let status = reply.status.as_u16();
+        reply.problem(status);
+    }
+    assert_eq!(gateway.get_as("acme", PATH).await.ok().body, kept.body);
+    assert_eq!(redis.keys().await, keys);
+    assert!(gateway.metrics().await.value("tidegate_events_total", &[("result", "bad_signature")]) >= 10.0);
+}
+
+#[tokio::test]
+async fn while_a_secret_rotates_both_are_taken() {
+    let origin = TestOrigin::start().await;
+    let event = "secret = [\"the old secret of the sender\", { env = \"EVENT_SECRET\" }]";
+    let gateway = gateway(&origin)
+        .raw(&format!("[[event]]\npath = \"/internal/events/{EVENT}\"\n{event}\nbump = [\"kpi\"]"))
+        .start()
+        .await;
+    let url = gateway.url(&format!("/internal/events/{EVENT}"));
+    for key in [EVENT_KEY, b"the old secret of the sender"] {
+        let reply = send(acme().request(gateway.client(), &url, key)).await;
+        assert!(reply.status.is_success(), "{reply:?}");
+    }
+    // A sender that rotates signs with both, in one header.
+    let message = acme();
+    let both = format!("{} {}", message.signature(b"a secret not known here"), message.signature(EVENT_KEY));
+    let request = gateway.client().post(&url).header("webhook-id", &message.id);
+    let request = request.header("webhook-timestamp", message.timestamp.to_string());
+    let reply = send(request.header("webhook-signature", both).body(message.body)).await;
+    assert!(reply.status.is_success(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_replay_is_acknowledged_and_changes_nothing() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let config = gateway(&origin).redis(&redis.url()).event(EVENT, &["kpi"]);
+    let (a, b) = (config.start().await, config.start().await);
+    let message = acme();
+    let first = send(a.event_request(EVENT, &message)).await;
+    assert!(first.status.is_success(), "{first:?}");
+    let version: String = redis.run(&["GET", "dash:ver:kpi:acme"]).await;
+    for node in [&a, &b] {
+        let again = send(node.event_request(EVENT, &message)).await;
+        assert!(again.status.is_success(), "{again:?}");
+        assert_eq!(redis.run::<String>(&["GET", "dash:ver:kpi:acme"]).await, version);
+    }
+    assert!(
+        (b.metrics().await.value("tidegate_events_total", &[("result", "replayed")]) - 1.0).abs()
+            < f64::EPSILON
+    );
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_meant_are_refused() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = gateway(&origin)
+        .redis(&redis.url())
+        .event_with(EVENT, "bump = [\"kpi\"]\nrate = 100000\nmax_body = \"1KiB\"")
+        .start()
+        .await;
+    let keys = redis.keys().await;
+    for (body, status) in [
+        (String::new(), 400),
+        ("{".to_owned(), 400),
+        ("[]".to_owned(), 400),
+        (r#"{"tenant": 7}"#.to_owned(), 400),
+        (r#"{"tenant": ""}"#.to_owned(), 400),
+        (r#"{"tenant": "a:b"}"#.to_owned(), 400),
+        (r#"{"tenant": "a b"}"#.to_owned(), 400),
+        (r#"{"tenant": "*"}"#.to_owned(), 400),
+        (json!({"tenant": "é"}).to_string(), 400),
+        (json!({"tenant": "x".repeat(65)}).to_string(), 400),
+        (json!({"tenant": "acme", "note": "x".repeat(2000)}).to_string(), 413),
+    ] {
+        let reply = send(gateway.event_request(EVENT, &Message::new(body.clone()))).await;
+        assert_eq!(reply.status.as_u16(), status, "{body:.80}: {reply:?}");
+        reply.problem(status);
+    }
+    assert_eq!(redis.keys().await, keys, "refused events leave no key");
+    let get = send(gateway.request("GET", &format!("/internal/events/{EVENT}"))).await;
+    assert!(get.status.is_client_error(), "{get:?}");
+    let unknown = send(gateway.event_request("unknown", &acme())).await;
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+}
+
+#[tokio::test]
+async fn without_a_tenant_an_event_is_the_publics() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).event(EVENT, &["kpi"]).start().await;
+    let (public, acme) = (gateway.get(PATH).await.ok(), gateway.get_as("acme", PATH).await.ok());
+    let reply = gateway.event(EVENT, &json!({"order": 7})).await;
+    assert!(reply.status.is_success(), "{reply:?}");
+    assert!(gateway.get(PATH).await.ok().seq() > public.seq());
+    assert_eq!(gateway.get_as("acme", PATH).await.ok().seq(), acme.seq());
+}
+
+#[tokio::test]
+async fn a_storm_is_limited_in_rate() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).event_with(EVENT, "bump = [\"kpi\"]\nrate = 5").start().await;
+    let mut refused = None;
+    let mut accepted = 0;
+    for _ in 0..200 {
+        let reply = send(gateway.event_request(EVENT, &acme())).await;
+        if reply.status.is_success() {
+            accepted += 1;
+        } else {
+            refused = Some(reply);
+            break;
+        }
+    }
+    assert!(accepted >= 5, "{accepted} were accepted");
+    let refused = refused.expect("200 events at once are too many at 5 a second").problem(429);
+    assert!(refused.header("retry-after").parse::<u64>().is_ok(), "{refused:?}");
+    until("the rate allows another", SOON, || async {
+        send(gateway.event_request(EVENT, &acme())).await.status.is_success()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_its_store_an_event_bumps_here_and_asks_for_a_retry() {
+    let (origin, mut redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = gateway(&origin).redis(&redis.url()).event(EVENT, &["kpi"]).start().await;
+    let old = gateway.get_as("acme", PATH).await.ok().seq();
+    redis.kill();
+    let message = acme();
+    let reply = send(gateway.event_request(EVENT, &message)).await.problem(503);
+    assert!(reply.header("retry-after").parse::<u64>().is_ok(), "{reply:?}");
+    assert!(gateway.get_as("acme", PATH).await.ok().seq() > old, "this node has bumped");
+    redis.restart().await;
+    until("the sender's retry is taken", SOON, || async {
+        send(gateway.event_request(EVENT, &message)).await.status.is_success()
+    })
+    .await;
+    assert!(redis.run::<u64>(&["GET", "dash:ver:kpi:acme"]).await > 1);
+}

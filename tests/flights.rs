@@ -1,0 +1,224 @@
+//! Flights: one request to the origin answers all who wait, on one node and on several, and nobody hangs.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+mod support;
+
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+use support::{
+    client::client,
+    gateway::{GatewayBuilder, KPI},
+    *,
+};
+
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+const PATH: &str = "/api/widgets/kpi";
+
+fn gateway(origin: &TestOrigin) -> GatewayBuilder {
+    Gateway::with(origin).route(PATH, KPI).event("order_created", &["kpi"])
+}
+
+/// A request for the cold key, under way on its own.
+fn ask(gateway: &Gateway) -> tokio::task::JoinHandle<Reply> {
+    tokio::spawn(send(gateway.request("GET", PATH)))
+}
+
+#[tokio::test]
+async fn one_request_answers_all_on_one_node() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let gateway = gateway(&origin).start().await;
+    origin.hold();
+    let asking: Vec<_> = (0..100).map(|_| ask(&gateway)).collect();
+    until("all wait", SOON, || async {
+        let metrics = gateway.metrics().await;
+        // A follower may be counted when it joins or when it is answered: waiting is what must be seen.
+        metrics.value("tidegate_connections_open", &[]) >= 100.0 && origin.held() == 1
+    })
+    .await;
+    origin.release();
+    let mut bodies: Vec<_> =
+        join_all(asking).await.into_iter().map(|reply| reply.unwrap().ok().body).collect();
+    bodies.dedup();
+    assert_eq!((bodies.len(), origin.count(PATH)), (1, 1));
+    let metrics = gateway.metrics().await;
+    assert!((metrics.value("tidegate_flights_total", &[("role", "leader")]) - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_leader_that_leaves_cancels_nothing() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let gateway = gateway(&origin).start().await;
+    origin.hold();
+    let mut leader = TcpStream::connect(gateway.address()).await.unwrap();
+    leader.write_all(format!("GET {PATH} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    until("the leader is at the origin", SOON, || async { origin.held() == 1 }).await;
+    drop(leader);
+    let follower = ask(&gateway);
+    assert_eq!(origin.held(), 1, "the fill goes on");
+    origin.release();
+    follower.await.unwrap().ok();
+    assert!(gateway.get(PATH).await.ok().is_hit());
+    assert_eq!(origin.count(PATH), 1);
+}
+
+#[tokio::test]
+async fn a_fill_that_nobody_waits_for_any_more_is_stored() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let gateway = gateway(&origin).start().await;
+    origin.hold();
+    let leader = ask(&gateway);
+    until("the leader is at the origin", SOON, || async { origin.held() == 1 }).await;
+    leader.abort();
+    origin.release();
+    until("the answer is there", SOON, || async { gateway.get(PATH).await.ok().is_hit() }).await;
+    assert_eq!(origin.count(PATH), 1);
+}
+
+#[tokio::test]
+async fn an_origin_that_fails_fails_all_quickly() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |_| Answer::new("text/plain", "oops").status(500).gated());
+    let gateway = gateway(&origin).origin("retries = 0").start().await;
+    origin.hold();
+    let asking: Vec<_> = (0..50).map(|_| ask(&gateway)).collect();
+    until("the leader is at the origin", SOON, || async { origin.held() > 0 }).await;
+    origin.release();
+    let start = Instant::now();
+    for reply in join_all(asking).await {
+        assert!(reply.unwrap().status.is_server_error());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_origin_that_dies_fails_all_quickly() {
+    let mut origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let gateway = gateway(&origin).start().await;
+    origin.hold();
+    let asking: Vec<_> = (0..50).map(|_| ask(&gateway)).collect();
+    until("the leader is at the origin", SOON, || async { origin.held() > 0 }).await;
+    origin.kill();
+    let start = Instant::now();
+    for reply in join_all(asking).await {
+        let reply = reply.unwrap();
+        assert!([502, 503].contains(&reply.status.as_u16()), "{reply:?}");
+        let status = reply.status.as_u16();
+        reply.problem(status);
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_origin_that_hangs_is_given_up_at_the_fill_timeout() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let cache = r#"cache = { namespace = "kpi", ttl = "60s", fill_timeout = "700ms" }"#;
+    let gateway = Gateway::with(&origin).origin("retries = 0").route(PATH, cache).start().await;
+    origin.hold();
+    let start = Instant::now();
+    for reply in join_all((0..20).map(|_| ask(&gateway))).await {
+        reply.unwrap().problem(504);
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(5), "{took:?}");
+    origin.release();
+    until("the origin's recovery is seen", SOON, || async { gateway.get(PATH).await.status == 200 }).await;
+}
+
+#[tokio::test]
+#[ignore = "a fill is answered once it is whole; that it streams to those who wait is not built yet"]
+async fn followers_read_the_body_as_it_streams() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |_| Answer::new("text/plain", "one").then_held("two"));
+    let gateway = gateway(&origin).start().await;
+    origin.hold();
+    for _ in 0..2 {
+        let begun = tokio::time::timeout(SOON, gateway.request("GET", PATH).send()).await;
+        let mut reply = begun.expect("the head is there before the body's end").unwrap();
+        let first = tokio::time::timeout(SOON, reply.chunk()).await.expect("the body's beginning is there");
+        assert_eq!(&first.unwrap().unwrap()[..], b"one");
+    }
+    origin.release();
+    assert_eq!(&gateway.get(PATH).await.ok().body[..], b"onetwo");
+    assert_eq!(origin.count(PATH), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_dies_in_a_fill_leaves_its_lease_to_another() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let config = gateway(&origin).redis(&redis.url()).store("lease = \"1s\"");
+    let (a, b) = (config.start().await, config.start().await);
+    origin.hold();
+    let lost = ask(&a);
+    until("the leader is at the origin", SOON, || async { origin.held() == 1 }).await;
+    let waiting = ask(&b);
+    lost.abort();
+    drop(a);
+    until("the other node takes over", SOON, || async { origin.count(PATH) == 2 }).await;
+    origin.release();
+    waiting.await.unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_fill_longer_than_its_lease_keeps_it() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).after(Duration::from_millis(2500)));
+    let config = gateway(&origin).redis(&redis.url()).store("lease = \"1s\"");
+    let (a, b) = (config.start().await, config.start().await);
+    let (one, two) = (ask(&a), ask(&b));
+    assert_eq!(one.await.unwrap().ok().body, two.await.unwrap().ok().body);
+    assert_eq!(origin.count(PATH), 1);
+}
+
+/// Three nodes, 300 askers, one cold key, 50 rounds: one request to the origin each, and the followers' lag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_three_nodes_ask_the_origin_once() {
+    const ROUNDS: usize = 50;
+    const ASKERS: usize = 100;
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let config = gateway(&origin).redis(&redis.url());
+    let nodes = [config.start().await, config.start().await, config.start().await];
+    let http = client();
+    let mut lags = Vec::new();
+    for round in 1..=ROUNDS {
+        origin.hold();
+        let asking: Vec<_> = (0..ASKERS)
+            .flat_map(|_| &nodes)
+            .map(|node| {
+                let request = http.get(node.url(&format!("{PATH}?range={round}")));
+                tokio::spawn(async move {
+                    let reply = send(request).await;
+                    (reply, Instant::now())
+                })
+            })
+            .collect();
+        until("the leader is at the origin", SOON, || async { origin.held() > 0 }).await;
+        // Every connection has its request on the way before the answer comes.
+        for node in &nodes {
+            until("all askers are connected", SOON, || async {
+                node.metrics().await.value("tidegate_connections_open", &[]) >= f64::from(ASKERS as u32)
+            })
+            .await;
+        }
+        origin.release();
+        let replies: Vec<_> = join_all(asking).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(origin.count(PATH), round, "one request to the origin a round");
+        let end = *origin.ends(PATH).last().unwrap();
+        let slowest = replies.iter().map(|(_, at)| at.saturating_duration_since(end)).max().unwrap();
+        for (reply, _) in replies {
+            assert_eq!(reply.ok().seq(), round as u64);
+        }
+        lags.push(slowest);
+    }
+    let (median, worst) = (quantile(&mut lags, 0.5), quantile(&mut lags, 1.0));
+    println!("slowest of {} followers after the fill's end: median {median:?}, worst {worst:?}", 3 * ASKERS);
+    // The requirement is 10 ms for a release build on a machine of its own; clients and origin share it here.
+    assert!(median <= Duration::from_millis(50), "median {median:?}");
+}

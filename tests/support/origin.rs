@@ -1,0 +1,352 @@
+//! The test origin: a programmable HTTP/1.1 server that counts and records what it is asked.
+//!
+//! Built on hyper itself, so that killing it takes every connection along, as the death of a process would.
+//! Besides what a test programs it knows three paths: `/ws/echo` (WebSocket), `/upload` (reports bytes and hash of
+//! a streamed body) and `/download?bytes=N&seed=S` (streams [`super::noise`]).
+
+use super::{
+    answer::{Answer, Seen},
+    hex, noise,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use http::{header, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{combinators::UnsyncBoxBody, BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex,
+    },
+    time::Instant,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_tungstenite::{
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+    WebSocketStream,
+};
+
+type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
+
+struct State {
+    seen: Mutex<Vec<Seen>>,
+    ends: Mutex<Vec<(String, Instant)>>,
+    handlers: Mutex<HashMap<String, Handler>>,
+    number: AtomicU64,
+    held: AtomicUsize,
+    holding: watch::Sender<bool>,
+}
+
+/// The server and what it has seen.
+pub struct TestOrigin {
+    address: SocketAddr,
+    state: Arc<State>,
+    server: Option<AbortHandle>,
+}
+
+impl TestOrigin {
+    /// Starts an origin on a free port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let state = Arc::new(State {
+            seen: Mutex::default(),
+            ends: Mutex::default(),
+            handlers: Mutex::default(),
+            number: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
+            holding: watch::Sender::new(false),
+        });
+        let address = listener.local_addr().unwrap();
+        let mut origin = Self { address, state, server: None };
+        origin.serve(listener);
+        origin
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers this path (without query) so from now on.
+    pub fn on(&self, path: &str, answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static) {
+        self.state.handlers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
+    }
+
+    /// Holds gated answers from now on.
+    pub fn hold(&self) {
+        self.state.holding.send_replace(true);
+    }
+
+    /// Lets the held answers go, and those to come.
+    pub fn release(&self) {
+        self.state.holding.send_replace(false);
+    }
+
+    /// How many answers are being held.
+    pub fn held(&self) -> usize {
+        self.state.held.load(Ordering::SeqCst)
+    }
+
+    /// How often this path (with any query) was asked for.
+    pub fn count(&self, path: &str) -> usize {
+        self.state.seen.lock().unwrap().iter().filter(|seen| seen.path == path).count()
+    }
+
+    /// Requests by path and query and tenant, as `/x?q=1 acme`.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for seen in self.state.seen.lock().unwrap().iter() {
+            let query = seen.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
+            let tenant = seen.header("x-tenant").unwrap_or("-");
+            *counts.entry(format!("{}{query} {tenant}", seen.path)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The requests for this path, in their order.
+    pub fn seen(&self, path: &str) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().iter().filter(|seen| seen.path == path).cloned().collect()
+    }
+
+    /// When each answer on this path ended, as the origin saw it.
+    pub fn ends(&self, path: &str) -> Vec<Instant> {
+        self.state.ends.lock().unwrap().iter().filter(|(p, _)| p == path).map(|(_, at)| *at).collect()
+    }
+
+    /// Forgets the requests so far (the numbers go on).
+    pub fn forget(&self) {
+        self.state.seen.lock().unwrap().clear();
+        self.state.ends.lock().unwrap().clear();
+    }
+
+    /// Closes the port and every connection.
+    pub fn kill(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+        }
+    }
+
+    /// Comes back on the same port.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let address = self.address;
+        let listener = super::eventually("the origin's port is free again", super::SOON, || async move {
+            TcpListener::bind(address).await.ok()
+        })
+        .await;
+        self.serve(listener);
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let state = self.state.clone();
+        let server = tokio::spawn(async move {
+            // Dropped with this task, and every connection with it.
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        if let Ok((stream, _)) = accepted {
+                            connections.spawn(connection(stream, state.clone()));
+                        }
+                    }
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+        });
+        self.server = Some(server.abort_handle());
+    }
+}
+
+impl Drop for TestOrigin {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+type Reply = Response<Body>;
+
+async fn connection(stream: TcpStream, state: Arc<State>) {
+    stream.set_nodelay(true).unwrap();
+    let service = hyper::service::service_fn(move |request| {
+        let state = state.clone();
+        async move { Ok::<_, hyper::Error>(answer(request, &state).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(1024 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // A client that leaves is no failure of the origin.
+    drop(served.await);
+}
+
+async fn answer(mut request: Request<Incoming>, state: &Arc<State>) -> Reply {
+    let mut seen = Seen {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().map(str::to_owned),
+        headers: request.headers().clone(),
+        body: Bytes::new(),
+        number: state.number.fetch_add(1, Ordering::SeqCst) + 1,
+        at: Instant::now(),
+    };
+    let handler = state.handlers.lock().unwrap().get(&seen.path).cloned();
+    if handler.is_none() {
+        match seen.path.as_str() {
+            "/ws/echo" if seen.header("upgrade").is_some() => {
+                state.seen.lock().unwrap().push(seen);
+                return websocket(&mut request);
+            }
+            "/upload" => {
+                state.seen.lock().unwrap().push(seen);
+                return upload(request.into_body()).await;
+            }
+            "/download" => {
+                let reply = download(seen.query.as_deref().unwrap_or_default());
+                state.seen.lock().unwrap().push(seen);
+                return reply;
+            }
+            _ => {}
+        }
+    }
+    match request.into_body().collect().await {
+        Ok(body) => seen.body = body.to_bytes(),
+        Err(_) => return empty(StatusCode::BAD_REQUEST),
+    }
+    state.seen.lock().unwrap().push(seen.clone());
+    let answer = handler.map_or_else(|| Answer::echo(&seen), |handler| handler(&seen));
+    if !answer.delay.is_zero() {
+        tokio::time::sleep(answer.delay).await;
+    }
+    if answer.gated {
+        gate(state).await;
+    }
+    deliver(answer, seen.path, state.clone())
+}
+
+/// Waits until the origin doesn't hold.
+async fn gate(state: &State) {
+    struct Held<'a>(&'a AtomicUsize);
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let mut holding = state.holding.subscribe();
+    state.held.fetch_add(1, Ordering::SeqCst);
+    let _held = Held(&state.held);
+    drop(holding.wait_for(|holds| !holds).await);
+}
+
+fn deliver(answer: Answer, path: String, state: Arc<State>) -> Reply {
+    let ended = {
+        let state = state.clone();
+        move || state.ends.lock().unwrap().push((path.clone(), Instant::now()))
+    };
+    let body = if answer.chunked || answer.broken {
+        let mut frames: Vec<io::Result<Bytes>> = answer.parts.into_iter().map(Ok).collect();
+        if answer.broken {
+            frames.push(Err(io::Error::other("the origin breaks off")));
+        }
+        let frames = frames.into_iter().enumerate();
+        let stream =
+            futures_util::stream::unfold((frames, state, ended), |(mut frames, state, ended)| async move {
+                let Some((index, frame)) = frames.next() else {
+                    ended();
+                    return None;
+                };
+                if index > 0 {
+                    gate(&state).await;
+                }
+                Some((frame.map(Frame::data), (frames, state, ended)))
+            });
+        StreamBody::new(stream).boxed_unsync()
+    } else {
+        ended();
+        full(answer.parts.concat())
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    response
+}
+
+fn websocket(request: &mut Request<Incoming>) -> Reply {
+    let Some(key) = request.headers().get("sec-websocket-key") else {
+        return empty(StatusCode::BAD_REQUEST);
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let echoed = message.is_text() || message.is_binary();
+            if echoed && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    for (name, value) in
+        [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", &accept)]
+    {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+async fn upload(mut body: Incoming) -> Reply {
+    let (mut hash, mut bytes, mut frames) = (Sha256::new(), 0_u64, 0_u64);
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return empty(StatusCode::BAD_REQUEST) };
+        if let Some(data) = frame.data_ref() {
+            hash.update(data);
+            bytes += data.len() as u64;
+            frames += 1;
+        }
+    }
+    let report = serde_json::json!({"bytes": bytes, "sha256": hex(&hash.finalize()), "frames": frames});
+    let mut response = Response::new(full(report.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn download(query: &str) -> Reply {
+    let parameter = |name: &str| {
+        let found = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+        found.map_or(0, |(_, value)| value.parse::<u64>().unwrap())
+    };
+    let mut rest: BytesMut =
+        noise(usize::try_from(parameter("bytes")).unwrap(), parameter("seed")).as_slice().into();
+    let mut frames = Vec::new();
+    while !rest.is_empty() {
+        let frame = rest.split_to(rest.len().min(64 * 1024)).freeze();
+        frames.push(Ok(Frame::data(frame)));
+    }
+    Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+}
+
+fn full(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn empty(status: StatusCode) -> Reply {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}
