@@ -3,7 +3,7 @@
 //! Pure. Pingora has parsed the request by now (RFC 9112 framing is its part); these are the gateway's own limits.
 
 use crate::{cache::key::count_parameters, telemetry::labels::RejectReason};
-use http::{header, HeaderMap, Uri};
+use http::{header, HeaderMap, Uri, Version};
 
 /// The longest path and query, in bytes.
 pub const LONGEST_TARGET: usize = 16 * 1024;
@@ -14,7 +14,7 @@ pub const MOST_PARAMETERS: usize = 1_000;
 ///
 /// # Errors
 /// The reason for which it is refused.
-pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), RejectReason> {
+pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
     if path.len() + query.len() > LONGEST_TARGET {
         return Err(RejectReason::UriTooLong);
@@ -29,8 +29,8 @@ pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), RejectReason> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        // HTTP/2 puts the host into the target; HTTP/1.0 may leave it out.
-        (None, None) => Ok(()),
+        // RFC 9112, 3.2: only HTTP/1.1 has to say it; HTTP/2 puts the host into the target.
+        (None, None) if version != Version::HTTP_11 => Ok(()),
         _ => Err(RejectReason::BadHost),
     }
 }
@@ -96,13 +96,17 @@ mod tests {
     #[test]
     fn what_is_too_much() {
         let host = with_host("a");
-        let check = |target: String, headers: &HeaderMap| super::check(&target.parse().unwrap(), headers);
+        let check = |target: String, headers: &HeaderMap| {
+            super::check(&target.parse().unwrap(), Version::HTTP_11, headers)
+        };
         assert_eq!(check("/".into(), &host), Ok(()));
         assert_eq!(check(format!("/?{}", "a&".repeat(1_000)), &host), Ok(()));
         assert_eq!(check(format!("/?{}", "a&".repeat(1_001)), &host), Err(RejectReason::TooManyParameters));
         assert_eq!(check(format!("/{}", "a".repeat(LONGEST_TARGET)), &host), Err(RejectReason::UriTooLong));
         assert_eq!(check("*".into(), &host), Err(RejectReason::BadRequest));
         assert_eq!(check("/".into(), &with_host("evil host")), Err(RejectReason::BadHost));
+        assert_eq!(check("/".into(), &HeaderMap::new()), Err(RejectReason::BadHost));
+        assert_eq!(super::check(&"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new()), Ok(()));
         let mut two = with_host("a");
         two.append(header::HOST, "b".parse().unwrap());
         assert_eq!(check("/".into(), &two), Err(RejectReason::BadHost));

@@ -3,7 +3,11 @@
 //! A [`Name`] holds `[A-Za-z0-9_.-]`, 1 to 64 of them: it needs no escaping inside a key, a metric label or a
 //! log line, and can't contain the `:` that separates the parts of a key.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 /// The longest name that is accepted, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -33,8 +37,9 @@ pub enum NameError {
 
 impl Name {
     /// The tenant of whoever shows no token.
-    pub fn public() -> Self {
-        Self(Arc::from("public"))
+    pub fn public() -> &'static Self {
+        static PUBLIC: LazyLock<Name> = LazyLock::new(|| Name(Arc::from("public")));
+        &PUBLIC
     }
 
     /// The text.

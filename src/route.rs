@@ -180,7 +180,7 @@ mod tests {
             None => PathPattern::Exact(path.to_owned()),
         };
         Route {
-            name: crate::name::Name::public(),
+            name: crate::name::Name::public().clone(),
             host: host.map(str::to_owned),
             methods: methods.to_vec(),
             path,

@@ -53,11 +53,7 @@ impl Key {
     /// Derives the key. `parts` is taken apart completely, so that a new part can't be forgotten here.
     pub fn derive(rules: &CacheRules, parts: Parts<'_>) -> Self {
         let Parts { host, tenant, user, path, query } = parts;
-        let public = Tenant::public();
-        let tenant = match rules.scope {
-            Scope::Public => &public,
-            Scope::Tenant | Scope::User => tenant,
-        };
+        let tenant = whose(rules.scope, tenant);
         let mut text = String::with_capacity(96);
         text.push_str(rules.namespace.as_str());
         text.push(':');
@@ -102,6 +98,14 @@ impl std::borrow::Borrow<str> for Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The tenant whose version counts for a scope.
+pub fn whose(scope: Scope, tenant: &Tenant) -> &Tenant {
+    match scope {
+        Scope::Public => Tenant::public(),
+        Scope::Tenant | Scope::User => tenant,
     }
 }
 

@@ -199,12 +199,12 @@ impl Cache {
     }
 
     /// What memory says, without waiting for anything.
-    pub fn look(&self, wanted: &Wanted, now_ms: u64) -> Look {
-        let Some(entry) = self.memory.entry(&wanted.key) else { return Look::Nothing };
+    pub fn look(&self, key: &Key, rules: &CacheRules, now_ms: u64) -> Look {
+        let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
         if entry.slot.is_current(&entry.version) != Some(true) {
             return Look::Nothing;
         }
-        Self::by_age(entry, &wanted.rules, now_ms)
+        Self::by_age(entry, rules, now_ms)
     }
 
     fn by_age(entry: Arc<Entry>, rules: &CacheRules, now_ms: u64) -> Look {

@@ -143,6 +143,8 @@ pub struct Slot {
 struct Shared {
     epoch: AtomicU64,
     coherence: AtomicU8,
+    /// Slots whose bump the store has missed; they are kept until it has it.
+    owing: Mutex<Vec<Arc<Slot>>>,
 }
 
 impl Shared {
@@ -225,11 +227,13 @@ impl Slot {
     }
 
     /// Moves the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
-    pub fn bump_here(&self, now_ms: u64) -> Version {
+    pub fn bump_here(self: &Arc<Self>, now_ms: u64) -> Version {
         let _judging = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
         let alone = self.shared.coherence() == Coherence::Alone;
-        self.unrecorded.store(!alone, Ordering::Release);
+        if !alone && !self.unrecorded.swap(true, Ordering::AcqRel) {
+            self.shared.owing.lock().push(self.clone());
+        }
         self.changes.fetch_add(1, Ordering::AcqRel);
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         self.known.store(Some(Arc::new(Known { version: version.clone(), epoch })));
@@ -277,7 +281,11 @@ const FIRST_SWEEP: u64 = 65_536;
 impl Versions {
     /// An empty table.
     pub fn new(coherence: Coherence) -> Self {
-        let shared = Shared { epoch: AtomicU64::new(1), coherence: AtomicU8::new(coherence as u8) };
+        let shared = Shared {
+            epoch: AtomicU64::new(1),
+            coherence: AtomicU8::new(coherence as u8),
+            owing: Mutex::default(),
+        };
         Self { slots: Mutex::default(), shared: Arc::new(shared), sweep_at: AtomicU64::new(FIRST_SWEEP) }
     }
 
@@ -308,6 +316,16 @@ impl Versions {
         });
         slots.insert((namespace.clone(), tenant.clone()), slot.clone());
         slot
+    }
+
+    /// The slots whose bump the store has missed, each once: whoever takes them sees to it.
+    pub fn take_owing(&self) -> Vec<Arc<Slot>> {
+        std::mem::take(&mut *self.shared.owing.lock())
+    }
+
+    /// A bump that the store has missed again.
+    pub fn still_owing(&self, slot: Arc<Slot>) {
+        self.shared.owing.lock().push(slot);
     }
 
     /// A change of this version was reported.
@@ -450,6 +468,7 @@ mod tests {
         assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
         let bumped = slot.bump_here(1_000);
         assert!(slot.owes_bump());
+        assert_eq!(versions.take_owing().len(), 1);
         assert_eq!(slot.is_current(&Version::new(b"3")), Some(false));
         assert_eq!(slot.is_current(&bumped), Some(true));
         versions.begin_epoch(Coherence::Tracked);

@@ -330,7 +330,7 @@ mod tests {
             let order = |book: &mut Book| book.add("order_created".parse().unwrap(), 1, "ann".into(), At(0));
             assert_eq!(ledger.open(&tenant, order), Ok(1));
         }
-        assert_eq!(ledger.open(&Name::public(), |_| ()), Err(TooManyTenants));
+        assert_eq!(ledger.open(Name::public(), |_| ()), Err(TooManyTenants));
         assert_eq!(ledger.open(&"t0".parse().unwrap(), |book| book.orders.len()), Ok(1));
     }
 

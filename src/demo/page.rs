@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_user_s_name_stays_a_value() {
         let name = "</script><script>alert(1)</script>{{nonce}}{{start}}<!--";
-        let plain = render(&Tenant::public(), "bob", &Secret::new("s"), At::now()).unwrap();
-        let page = render(&Tenant::public(), name, &Secret::new("s"), At::now()).unwrap();
+        let plain = render(Tenant::public(), "bob", &Secret::new("s"), At::now()).unwrap();
+        let page = render(Tenant::public(), name, &Secret::new("s"), At::now()).unwrap();
         assert_eq!(start(&page.html)["user"], name);
         assert_eq!(page.html.matches("<script").count(), plain.html.matches("<script").count());
         assert_ne!(page.policy, plain.policy, "a nonce is used once");

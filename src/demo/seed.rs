@@ -108,7 +108,7 @@ mod tests {
         let later = At(now.0 + 3 * HOUR);
         let (early, late) = (orders(&chart(now, "acme")), orders(&chart(later, "acme")));
         assert_eq!(early[3..23], late[..20], "all but the hour that was still running");
-        assert_eq!(books(now).unwrap()[&Name::public()].recent().len(), super::super::orders::RECENT);
+        assert_eq!(books(now).unwrap()[Name::public()].recent().len(), super::super::orders::RECENT);
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-        let tenant = text("x-tenant").map_or_else(|| Ok(Tenant::public()), |tenant| parse_tenant(&tenant))?;
+        let tenant =
+            text("x-tenant").map_or_else(|| Ok(Tenant::public().clone()), |tenant| parse_tenant(&tenant))?;
         Ok(Self { tenant, user: text("x-user") })
     }
 }
@@ -182,7 +183,8 @@ async fn dashboard(
     visitor: Result<Query<Visitor>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(visitor) = visitor.map_err(|e| Problem::new(e.status(), e.body_text()))?;
-    let tenant = visitor.tenant.map_or_else(|| Ok(Tenant::public()), |tenant| parse_tenant(&tenant))?;
+    let tenant =
+        visitor.tenant.map_or_else(|| Ok(Tenant::public().clone()), |tenant| parse_tenant(&tenant))?;
     let user = parse_user(visitor.user.unwrap_or_else(|| "alice".to_owned()))?;
     let page = page::render(&tenant, &user, &shop.jwt_secret, At::now()).map_err(|error| {
         tracing::error!(%error, "no dashboard page");

@@ -12,6 +12,7 @@ use crate::{
     name::Tenant,
     telemetry::labels::{BumpSource, EventResult},
 };
+use ahash::RandomState;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use signature::{SecretError, SigningKey};
@@ -39,15 +40,9 @@ struct Bucket {
 /// All `[[event]]`s.
 pub struct Events {
     endpoints: Vec<Endpoint>,
-    by_path: HashMap<String, usize>,
+    by_path: HashMap<String, usize, RandomState>,
     ids: Mutex<HashMap<String, u64>>,
     cache: Arc<Cache>,
-}
-
-#[derive(serde::Deserialize)]
-struct Payload {
-    #[serde(default)]
-    tenant: Option<String>,
 }
 
 /// The store can't tell, or did not take it.
@@ -84,13 +79,9 @@ impl Events {
             tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
             return EventResult::BadSignature;
         }
-        let tenant = match serde_json::from_slice::<Payload>(body) {
-            Err(_) => return EventResult::BadBody,
-            Ok(Payload { tenant: None }) => Tenant::public(),
-            Ok(Payload { tenant: Some(text) }) => match text.parse() {
-                Ok(tenant) => tenant,
-                Err(_) => return EventResult::BadTenant,
-            },
+        let tenant = match tenant(body) {
+            Ok(tenant) => tenant,
+            Err(why) => return why,
         };
         let known = self.knows(id, now).await;
         if let Ok(true) = known {
@@ -135,6 +126,16 @@ impl Events {
             ids.insert(id.to_owned(), now + REMEMBER_MS);
         }
         Ok(())
+    }
+}
+
+/// Whose versions an event moves: the `tenant` of its JSON object, `public` where it names none.
+fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
+    let object: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|_| EventResult::BadBody)?;
+    match object.get("tenant") {
+        None => Ok(Tenant::public().clone()),
+        Some(serde_json::Value::String(name)) => name.parse().map_err(|_| EventResult::BadTenant),
+        Some(_) => Err(EventResult::BadTenant),
     }
 }
 

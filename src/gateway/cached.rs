@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     cache::{
-        key::{canonical_query, Key, Parts},
+        key::{canonical_query, whose, Key, Parts},
         now_ms, Answer, Failure, Fetch, FetchError, Fetched, Look, Wanted,
     },
     config::{CacheRules, Route},
@@ -36,10 +36,15 @@ impl Gateway {
     ) -> Result<Next> {
         let request = session.req_header();
         let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
-        let wanted = wanted(request, ctx, route, rules, &query);
+        let tenant = ctx.identity.as_deref().map_or(Tenant::public(), |identity| &identity.tenant);
+        let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
+        let parts =
+            Parts { host: bound_host(request, route), tenant, user, path: request.uri.path(), query: &query };
+        let key = Key::derive(rules, parts);
         let cache = &self.parts.cache;
         let now = now_ms();
-        match cache.look(&wanted, now) {
+        let wanted = |key| Wanted { key, tenant: whose(rules.scope, tenant).clone(), rules: rules.clone() };
+        match cache.look(&key, rules, now) {
             Look::Hit(entry) => {
                 ctx.result = CacheResult::Hit;
                 return self
@@ -47,7 +52,7 @@ impl Gateway {
                     .await;
             }
             Look::Stale(entry) => {
-                cache.refresh(&wanted, &entry, || self.fetch(request, ctx, route, rules, &query));
+                cache.refresh(&wanted(key), &entry, || self.fetch(request, ctx, route, rules, &query));
                 ctx.result = CacheResult::Stale;
                 let age = entry.age_ms(now);
                 return self
@@ -56,7 +61,7 @@ impl Gateway {
             }
             Look::Nothing => {}
         }
-        let answer = cache.answer(&wanted, || self.fetch(request, ctx, route, rules, &query)).await;
+        let answer = cache.answer(&wanted(key), || self.fetch(request, ctx, route, rules, &query)).await;
         self.send_answer(session, ctx, rules, answer).await
     }
 
@@ -189,30 +194,6 @@ impl Gateway {
             }
         })
     }
-}
-
-fn wanted(
-    request: &RequestHeader,
-    ctx: &Context,
-    route: &Route,
-    rules: &Arc<CacheRules>,
-    query: &str,
-) -> Wanted {
-    let identity = ctx.identity.as_deref();
-    let tenant = identity.map_or_else(Tenant::public, |identity| identity.tenant.clone());
-    let parts = Parts {
-        host: bound_host(request, route),
-        tenant: &tenant,
-        user: identity.and_then(|identity| identity.user.as_deref()),
-        path: request.uri.path(),
-        query,
-    };
-    let key = Key::derive(rules, parts);
-    let tenant = match rules.scope {
-        crate::config::Scope::Public => Tenant::public(),
-        _ => tenant,
-    };
-    Wanted { key, tenant, rules: rules.clone() }
 }
 
 /// The host counts only where the route is bound to one: elsewhere a client could fill the cache by naming others,

@@ -131,7 +131,7 @@ impl Gateway {
     /// The order of a request.
     async fn handle(&self, session: &mut Session, ctx: &mut Context) -> Result<Next> {
         let request = session.req_header();
-        if let Err(reason) = limits::check(&request.uri, &request.headers) {
+        if let Err(reason) = limits::check(&request.uri, request.version, &request.headers) {
             return self.refuse(session, ctx, reason).await;
         }
         if let Some(endpoint) = self.parts.events.at(request.uri.path()) {

@@ -59,7 +59,7 @@ mod tests {
     use crate::name::Name;
 
     fn known() -> Known {
-        let identity = Identity { tenant: Name::public(), user: None, role: None, expires: 0 };
+        let identity = Identity { tenant: Name::public().clone(), user: None, role: None, expires: 0 };
         Known { identity: Arc::new(identity), not_before: 0 }
     }
 

@@ -40,6 +40,8 @@ use tokio::sync::Notify;
 const BREAK_AFTER: u32 = 5;
 /// Pause before the link is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
+/// Pause between two looks for bumps that the store has missed.
+const PAY_AGAIN: Duration = Duration::from_millis(100);
 /// How long the id of an event is remembered: twice the tolerance of its timestamp.
 const REMEMBER_EVENT: Duration = Duration::from_secs(600);
 
@@ -141,6 +143,7 @@ impl Redis {
         let error = tokio::select! {
             error = link.watch() => error,
             () = link.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
+            never = self.keep_paying() => match never {},
         };
         self.versions.begin_epoch(Coherence::Away);
         self.link.store(None);
@@ -149,6 +152,19 @@ impl Redis {
         self.metrics.store_tracking(false);
         self.metrics.invalidation(Invalidation::Lost);
         error
+    }
+
+    /// Makes up for bumps that the store has missed, whether or not anyone asks for them on this node: the other
+    /// nodes wait for them.
+    async fn keep_paying(&self) -> std::convert::Infallible {
+        loop {
+            for slot in self.versions.take_owing() {
+                if slot.owes_bump() && self.bump(&slot, super::now_ms()).await.is_err() {
+                    self.versions.still_owing(slot);
+                }
+            }
+            tokio::time::sleep(PAY_AGAIN).await;
+        }
     }
 
     fn invalidated(&self, push: PushInfo) {
