@@ -22,6 +22,9 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
     if !path.starts_with('/') {
         return Err(RejectReason::BadRequest);
     }
+    if may_climb(path) {
+        return Err(RejectReason::BadRequest);
+    }
     // No parameters are as many as their separators at least: most requests are through here.
     if !query.is_empty() && query.len() > MOST_PARAMETERS && count_parameters(query) > MOST_PARAMETERS {
         return Err(RejectReason::TooManyParameters);
@@ -33,6 +36,18 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
         (None, None) if version != Version::HTTP_11 => Ok(()),
         _ => Err(RejectReason::BadHost),
     }
+}
+
+/// Whether a path has a `.` or `..` segment, or a NUL, in any spelling that a server behind might undo: such a path
+/// would be judged by other rules here than there.
+fn may_climb(path: &str) -> bool {
+    // Most paths have neither a dot nor an escape.
+    if !path.bytes().any(|b| matches!(b, b'.' | b'%' | b'\\')) {
+        return false;
+    }
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+    decoded.contains(&0)
+        || decoded.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
 }
 
 /// Whether a text is `host[:port]` (RFC 9110, 7.2): a name, an IPv4 address or a bracketed IPv6 address.
@@ -90,6 +105,27 @@ mod tests {
             "a%41",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_that_climb() {
+        for bad in [
+            "/..",
+            "/a/../b",
+            "/a/.",
+            "/./a",
+            "/a/%2e%2E/b",
+            "/a/.%2e",
+            "/a%2f..%2fb",
+            "/a\\..\\b",
+            "/a%5c..",
+            "/a%00b",
+        ] {
+            assert!(may_climb(bad), "{bad}");
+        }
+        for good in ["/", "/a.b", "/..a", "/a..", "/...", "/a%2Fb", "/a/b.json", "/.well-known/x"] {
+            assert!(!may_climb(good), "{good}");
         }
     }
 

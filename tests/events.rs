@@ -43,6 +43,10 @@ async fn bad_signatures_are_refused_and_change_nothing() {
     let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
     let gateway = gateway(&origin).redis(&redis.url()).event(EVENT, &["kpi"]).start().await;
     let kept = gateway.get_as("acme", PATH).await.ok();
+    until("the fill has given back its lease", SOON, || async {
+        !redis.keys().await.iter().any(|key| key.contains("lock:"))
+    })
+    .await;
     let keys = redis.keys().await;
     let url = gateway.url(&format!("/internal/events/{EVENT}"));
     let client = gateway.client();

@@ -108,7 +108,11 @@ pub fn seal(representation: &Representation, made_ms: u64) -> Bytes {
 ///
 /// # Errors
 /// If the value is not a whole envelope of this version.
-pub fn open(value: Bytes, outside: Outside, rules: &config::Encoding) -> Result<Stored, EnvelopeError> {
+pub fn open(
+    value: Bytes,
+    outside: impl FnOnce(StatusCode) -> Outside,
+    rules: &config::Encoding,
+) -> Result<Stored, EnvelopeError> {
     if &value[..] == MARK {
         return Ok(Stored::Mark);
     }
@@ -123,7 +127,11 @@ pub fn open(value: Bytes, outside: Outside, rules: &config::Encoding) -> Result<
     open_fields(rest, outside, rules).ok_or(EnvelopeError::Damaged)
 }
 
-fn open_fields(mut rest: Bytes, outside: Outside, rules: &config::Encoding) -> Option<Stored> {
+fn open_fields(
+    mut rest: Bytes,
+    outside: impl FnOnce(StatusCode) -> Outside,
+    rules: &config::Encoding,
+) -> Option<Stored> {
     let made_ms = rest.try_get_u64_le().ok()?;
     let status = StatusCode::from_u16(rest.try_get_u16_le().ok()?).ok()?;
     let changed = Duration::from_secs(rest.try_get_u64_le().ok()?);
@@ -138,7 +146,7 @@ fn open_fields(mut rest: Bytes, outside: Outside, rules: &config::Encoding) -> O
         headers.push((name, value));
     }
     // The body is copied out of the envelope only by reference: it shares the value's buffer.
-    let representation = Representation::new(status, headers, rest, last_modified, outside, rules);
+    let representation = Representation::new(status, headers, rest, last_modified, outside(status), rules);
     Some(Stored::Answer { representation: Box::new(representation), made_ms })
 }
 
@@ -160,7 +168,7 @@ mod tests {
         }
     }
 
-    fn outside() -> Outside {
+    fn outside(_: StatusCode) -> Outside {
         Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true }
     }
 
@@ -171,7 +179,14 @@ mod tests {
     fn sample(body: Vec<u8>, value: &[u8]) -> Representation {
         let value = HeaderValue::from_bytes(value).unwrap();
         let headers = vec![(http::header::CONTENT_TYPE, value)];
-        Representation::new(StatusCode::OK, headers, body.into(), Some(changed()), outside(), &rules())
+        Representation::new(
+            StatusCode::OK,
+            headers,
+            body.into(),
+            Some(changed()),
+            outside(StatusCode::OK),
+            &rules(),
+        )
     }
 
     proptest! {
@@ -182,7 +197,7 @@ mod tests {
             made in any::<u64>(),
         ) {
             let sample = sample(body, value.as_bytes());
-            let Ok(Stored::Answer { representation, made_ms }) = open(seal(&sample, made), outside(), &rules())
+            let Ok(Stored::Answer { representation, made_ms }) = open(seal(&sample, made), outside, &rules())
             else { return Err(TestCaseError::fail("no answer")) };
             prop_assert_eq!(made_ms, made);
             prop_assert_eq!(representation.body(), sample.body());
@@ -197,20 +212,20 @@ mod tests {
             let mut bent = whole.to_vec();
             let at = at % bent.len();
             bent[at] ^= flip;
-            prop_assert!(open(bent.into(), outside(), &rules()).is_err());
+            prop_assert!(open(bent.into(), outside, &rules()).is_err());
             let cut = cut % whole.len();
-            prop_assert!(open(whole.slice(..cut), outside(), &rules()).is_err());
+            prop_assert!(open(whole.slice(..cut), outside, &rules()).is_err());
         }
 
         #[test]
         fn anything_else_is_foreign(value in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assume!(!value.starts_with(ANSWER) && value != MARK);
-            prop_assert_eq!(open(value.into(), outside(), &rules()).err(), Some(EnvelopeError::Foreign));
+            prop_assert_eq!(open(value.into(), outside, &rules()).err(), Some(EnvelopeError::Foreign));
         }
     }
 
     #[test]
     fn a_mark_is_a_mark() {
-        assert!(matches!(open(mark(), outside(), &rules()), Ok(Stored::Mark)));
+        assert!(matches!(open(mark(), outside, &rules()), Ok(Stored::Mark)));
     }
 }

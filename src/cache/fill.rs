@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Scope,
     representation::{Outside, Representation},
-    telemetry::labels::FillOutcome,
+    telemetry::labels::{FillOutcome, StoreError},
 };
 use bytes::Bytes;
 use http::{header, HeaderValue};
@@ -98,19 +98,23 @@ impl Cache {
     /// without one.
     async fn claim(self: &Arc<Self>, redis: Option<&Redis>, job: &Job) -> Claimed {
         let Some(redis) = redis.filter(|r| r.is_up()) else { return Claimed::Fill(None) };
+        let token = format!("{:032x}", rand::random::<u128>());
         loop {
             let wait = redis.wait(&job.wanted.key, &job.version);
-            let Ok(Claim { found, token }) = redis.claim(&job.wanted.key, &job.version).await else {
-                return Claimed::Fill(None);
+            let Claim { found, ours } = match redis.claim(&job.wanted.key, &job.version, &token).await {
+                Ok(claim) => claim,
+                // It may be ours all the same: then others wait until it is given back.
+                Err(StoreError::Timeout) => return Claimed::Fill(Some(token)),
+                Err(_) => return Claimed::Fill(None),
             };
             if let Some(usable) = found.and_then(|value| self.usable(job, value)) {
-                if let Some(token) = token {
+                if ours {
                     redis.release(&job.wanted.key, &job.version, &token).await;
                 }
                 return usable;
             }
-            if token.is_some() {
-                return Claimed::Fill(token);
+            if ours {
+                return Claimed::Fill(Some(token));
             }
             wait.until_ended().await;
         }
@@ -142,7 +146,7 @@ impl Cache {
         version: &Version,
         value: Bytes,
     ) -> Option<Arc<Entry>> {
-        let told = outside(&wanted.rules, http::StatusCode::OK);
+        let told = |status| outside(&wanted.rules, status);
         match entry::open(value, told, &self.encoding) {
             Ok(Stored::Answer { representation, made_ms }) => Some(Arc::new(Entry {
                 representation: *representation,
@@ -258,7 +262,12 @@ impl Cache {
         if !entry.representation.is_encodable() {
             return;
         }
+        // Beyond a certain number of waiters an answer stays plain: it costs bandwidth, not memory.
+        let Ok(_place) = self.encoding_queue.try_acquire() else { return };
         let Ok(_permit) = self.encoders.acquire().await else { return };
+        if !self.memory.holds(&key, &entry) {
+            return;
+        }
         let (rules, plain, metrics) = (self.encoding.clone(), entry.clone(), self.metrics.clone());
         let encode =
             move || plain.representation.with_encodings(&rules, |coding, took| metrics.encoded(coding, took));

@@ -66,7 +66,8 @@ impl Key {
             push_escaped(&mut text, user.unwrap_or_default(), WORD);
         }
         if let Some(host) = host {
-            text.push_str("//");
+            // No path begins like this, and in a user it is escaped.
+            text.push('@');
             push_escaped(&mut text, host, WORD);
         }
         push_escaped(&mut text, path, PATH);
@@ -192,8 +193,10 @@ impl Names {
     }
 
     /// Where an event that was taken is remembered.
-    pub fn event(&self, id: &str) -> String {
+    pub fn event(&self, endpoint: &str, id: &str) -> String {
         let mut name = format!("{}event:", self.prefix);
+        push_escaped(&mut name, endpoint, WORD);
+        name.push(':');
         push_escaped(&mut name, id, WORD);
         name
     }
@@ -289,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn a_path_cannot_pose_as_a_host() {
+        let rules = rules(Scope::Public, &[]);
+        let of = |host, path| {
+            Key::derive(&rules, Parts { host, tenant: Tenant::public(), user: None, path, query: "" })
+        };
+        assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "//a.example/pub/x"));
+        assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "/@a.example/pub/x"));
+        assert_ne!(of(Some("a.example"), "/pub/x"), of(Some("b.example"), "/pub/x"));
+    }
+
+    #[test]
     fn long_variants_are_hashed_and_stay_apart() {
         let rules = rules(Scope::Tenant, &["q"]);
         let long = |c: &str| key(&rules, "acme", None, "/p", &format!("q={}", c.repeat(5_000)));
@@ -347,7 +361,8 @@ mod tests {
         #[test]
         fn event_ids_never_meet(a in "[a-c:%/]{1,6}", b in "[a-c:%/]{1,6}") {
             let names = Names::new("dash:");
-            prop_assert_eq!(names.event(&a) == names.event(&b), a == b);
+            prop_assert_eq!(names.event("/e", &a) == names.event("/e", &b), a == b);
+            prop_assert_ne!(names.event("/e", &a), names.event("/f", &a));
         }
     }
 }

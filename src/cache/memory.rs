@@ -86,9 +86,14 @@ impl Memory {
         }
     }
 
+    /// Whether this very entry is kept under a key.
+    pub fn holds(&self, key: &Key, entry: &Arc<Entry>) -> bool {
+        self.entries.peek(key).is_some_and(|there| Arc::ptr_eq(&there, entry))
+    }
+
     /// Puts the encoded form of an entry in its place, if it is still there.
     pub fn replace(&self, key: Key, plain: &Arc<Entry>, encoded: Arc<Entry>) {
-        if self.entries.peek(&key).is_some_and(|there| Arc::ptr_eq(&there, plain)) {
+        if self.holds(&key, plain) {
             // Refused when it has just been evicted: then there is nothing to replace.
             self.entries.replace(key, encoded, true).unwrap_or_default();
         }

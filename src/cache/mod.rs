@@ -147,7 +147,8 @@ pub struct Cache {
     redis: Option<Arc<redis::Redis>>,
     metrics: Arc<Metrics>,
     encoding: config::Encoding,
-    encoders: Arc<Semaphore>,
+    encoders: Semaphore,
+    encoding_queue: Semaphore,
     tasks: TaskTracker,
 }
 
@@ -156,6 +157,8 @@ impl Cache {
     pub fn new(store: &config::Store, encoding: config::Encoding, metrics: Arc<Metrics>) -> Arc<Self> {
         /// Encodings that are made at the same time.
         const ENCODERS: usize = 2;
+        /// Answers that wait for theirs or have them made.
+        const WAITING: usize = 256;
         let coherence = if store.redis.is_some() { Coherence::Away } else { Coherence::Alone };
         let versions = Arc::new(Versions::new(coherence));
         let redis = store
@@ -170,7 +173,8 @@ impl Cache {
             redis,
             metrics: metrics.clone(),
             encoding,
-            encoders: Arc::new(Semaphore::new(ENCODERS)),
+            encoders: Semaphore::new(ENCODERS),
+            encoding_queue: Semaphore::new(WAITING),
             tasks: TaskTracker::new(),
         });
         let probe = Arc::downgrade(&cache);
@@ -305,7 +309,12 @@ impl Cache {
         if let version::Standing::Current(version) = slot.standing() {
             return version;
         }
-        let name = format!("{}:{}:{}", slot.namespace(), slot.tenant(), slot.changes());
+        if self.versions.coherence() == Coherence::Untracked {
+            // A read that is under way may have looked before a bump that this request came after.
+            return redis.version(slot).await;
+        }
+        let (epoch, changes) = slot.moment();
+        let name = format!("{}:{}:{epoch}:{changes}", slot.namespace(), slot.tenant());
         let reading = match self.reads.join(&name) {
             Joined::Follow(reading) => reading,
             Joined::Lead(lead, reading) => {

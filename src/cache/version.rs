@@ -68,9 +68,13 @@ impl Version {
         self.number().unwrap_or(0).saturating_add(1)
     }
 
-    /// Whether this is a lower number than `other`. What is no number can't be compared.
+    /// Whether this comes before `other`: a lower number, or an absent key where there was a value that is no number.
     pub fn is_behind(&self, other: &Self) -> bool {
-        matches!((self.number(), other.number()), (Some(this), Some(other)) if this < other)
+        match (self.number(), other.number()) {
+            (Some(this), Some(other)) => this < other,
+            (Some(_), None) => *self == Self::absent(),
+            (None, _) => false,
+        }
     }
 
     fn number(&self) -> Option<u64> {
@@ -134,6 +138,10 @@ pub struct Slot {
     known: ArcSwapOption<Known>,
     changes: AtomicU64,
     unrecorded: AtomicBool,
+    /// Whether it is in the list of those who owe; changed under that list's lock only.
+    listed: AtomicBool,
+    /// The epoch in which a change was last reported and not yet read; 0: none.
+    doubted_in: AtomicU64,
     detached: AtomicBool,
     /// Held while a read's answer is judged against changes that arrive on another thread.
     judging: Mutex<()>,
@@ -181,7 +189,7 @@ impl Slot {
             Coherence::Tracked => {
                 let ticket = ticket();
                 match &*self.known.load() {
-                    Some(known) if known.epoch == ticket.epoch && !self.detached.load(Ordering::Acquire) => {
+                    Some(known) if known.epoch == ticket.epoch && !self.is_in_doubt() => {
                         Standing::Current(known.version.clone())
                     }
                     _ => Standing::Ask(ticket),
@@ -194,8 +202,11 @@ impl Slot {
     /// store has to be asked.
     pub fn is_current(&self, version: &Version) -> Option<bool> {
         let coherence = self.shared.coherence();
-        if coherence == Coherence::Untracked || self.detached.load(Ordering::Acquire) {
-            return None;
+        match coherence {
+            Coherence::Untracked => return None,
+            Coherence::Tracked if self.is_in_doubt() => return None,
+            _ if self.detached.load(Ordering::Acquire) => return None,
+            _ => {}
         }
         match &*self.known.load() {
             Some(known) => {
@@ -208,9 +219,13 @@ impl Slot {
         }
     }
 
-    /// How often a change was reported: a read that began under another count may not speak for this moment.
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+    /// The epoch and the count of changes: a read that began at another moment may not speak for this one.
+    pub fn moment(&self) -> (u64, u64) {
+        (self.shared.epoch.load(Ordering::Acquire), self.changes.load(Ordering::Acquire))
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.detached.load(Ordering::Acquire) || self.unrecorded.load(Ordering::Acquire)
     }
 
     /// The last version that was known here, believed or not; an unknown one counts as absent.
@@ -222,6 +237,7 @@ impl Slot {
     pub fn learned(&self, ticket: Ticket, version: &Version) {
         let _judging = self.judging.lock();
         if self.changes.load(Ordering::Acquire) == ticket.changes {
+            self.doubted_in.store(0, Ordering::Release);
             self.known.store(Some(Arc::new(Known { version: version.clone(), epoch: ticket.epoch })));
         }
     }
@@ -231,8 +247,12 @@ impl Slot {
         let _judging = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
         let alone = self.shared.coherence() == Coherence::Alone;
-        if !alone && !self.unrecorded.swap(true, Ordering::AcqRel) {
-            self.shared.owing.lock().push(self.clone());
+        if !alone {
+            let mut owing = self.shared.owing.lock();
+            self.unrecorded.store(true, Ordering::Release);
+            if !self.listed.swap(true, Ordering::AcqRel) {
+                owing.push(self.clone());
+            }
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
         let epoch = self.shared.epoch.load(Ordering::Acquire);
@@ -245,14 +265,28 @@ impl Slot {
         self.unrecorded.load(Ordering::Acquire)
     }
 
-    /// The bump that was owed is recorded.
-    pub fn paid(&self) {
+    /// The store has moved the version to this one. It is known from now on, but not believed before it was read:
+    /// others may be moving it at the same time.
+    pub fn moved(&self, to: &Version) {
+        let _judging = self.judging.lock();
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.unrecorded.store(false, Ordering::Release);
+        let last = self.last_known();
+        let version = if to.is_behind(&last) { last } else { to.clone() };
+        self.known.store(Some(Arc::new(Known { version, epoch: 0 })));
+    }
+
+    /// Whether a change was reported in an epoch that is over, and what is read now is what was known before it: then
+    /// the store has lost the change.
+    pub fn missed_a_change(&self, ticket: Ticket, read: &Version) -> bool {
+        let doubted = self.doubted_in.load(Ordering::Acquire);
+        doubted != 0 && doubted < ticket.epoch && *read == self.last_known()
     }
 
     fn doubt(&self) {
         let _judging = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
+        self.doubted_in.store(self.shared.epoch.load(Ordering::Acquire), Ordering::Release);
         // The version stays as the last known one, for when the store goes away; its epoch is past.
         if let Some(known) = &*self.known.load() {
             self.known.store(Some(Arc::new(Known { version: known.version.clone(), epoch: 0 })));
@@ -310,6 +344,8 @@ impl Versions {
             known: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            doubted_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             judging: Mutex::new(()),
             shared: self.shared.clone(),
@@ -318,14 +354,18 @@ impl Versions {
         slot
     }
 
-    /// The slots whose bump the store has missed, each once: whoever takes them sees to it.
-    pub fn take_owing(&self) -> Vec<Arc<Slot>> {
-        std::mem::take(&mut *self.shared.owing.lock())
+    /// The slots whose bump the store has missed.
+    pub fn owing(&self) -> Vec<Arc<Slot>> {
+        self.shared.owing.lock().clone()
     }
 
-    /// A bump that the store has missed again.
-    pub fn still_owing(&self, slot: Arc<Slot>) {
-        self.shared.owing.lock().push(slot);
+    /// Strikes those off the list that no longer owe.
+    pub fn settle(&self) {
+        self.shared.owing.lock().retain(|slot| {
+            let owes = slot.owes_bump();
+            slot.listed.store(owes, Ordering::Release);
+            owes
+        });
     }
 
     /// A change of this version was reported.
@@ -351,10 +391,12 @@ impl Versions {
     /// The store was emptied: everything known is doubted, and each version is moved on when it is read next, so
     /// that no generation from before comes back under a number that is counted anew.
     pub fn forget_all(&self) {
-        self.doubt_all();
-        for slot in self.slots.lock().values() {
+        let slots = self.slots.lock();
+        // First the debts: nobody may read in the new epoch without paying.
+        for slot in slots.values() {
             slot.unrecorded.store(true, Ordering::Release);
         }
+        self.doubt_all();
     }
 
     /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
@@ -419,6 +461,7 @@ mod tests {
         assert!(!Version::new(b"20").is_behind(&Version::new(b"20")));
         assert!(!Version::new(b"!pickle").is_behind(&Version::new(b"20")));
         assert!(!Version::new(b"3").is_behind(&Version::new(b"!pickle")));
+        assert!(Version::absent().is_behind(&Version::new(b"!pickle")));
     }
 
     #[test]
@@ -428,8 +471,28 @@ mod tests {
         versions.forget_all();
         ask(&slot);
         assert!(slot.owes_bump());
-        slot.paid();
+        slot.moved(&Version::new(b"9"));
         assert!(!slot.owes_bump());
+        assert_eq!(slot.last_known(), Version::new(b"9"));
+        ask(&slot);
+    }
+
+    #[test]
+    fn a_store_that_lost_an_acknowledged_bump_is_found_out() {
+        let (versions, slot) = table(Coherence::Tracked);
+        slot.learned(ask(&slot), &Version::absent());
+        slot.moved(&Version::new(b"2000"));
+        versions.begin_epoch(Coherence::Away);
+        versions.begin_epoch(Coherence::Tracked);
+        assert!(Version::absent().is_behind(&slot.last_known()));
+        // A node that heard of a change and never read it.
+        slot.learned(ask(&slot), &Version::new(b"2000"));
+        versions.changed("kpi", "acme");
+        let same = Version::new(b"2000");
+        assert!(!slot.missed_a_change(ask(&slot), &same));
+        versions.begin_epoch(Coherence::Tracked);
+        assert!(slot.missed_a_change(ask(&slot), &same));
+        assert!(!slot.missed_a_change(ask(&slot), &Version::new(b"2001")));
     }
 
     #[test]
@@ -466,14 +529,20 @@ mod tests {
         versions.begin_epoch(Coherence::Away);
         assert_eq!(slot.standing(), Standing::Current(Version::new(b"3")));
         assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
-        let bumped = slot.bump_here(1_000);
+        slot.bump_here(1_000);
         assert!(slot.owes_bump());
-        assert_eq!(versions.take_owing().len(), 1);
+        let bumped = slot.bump_here(1_000);
+        assert_eq!(versions.owing().len(), 1);
+        versions.settle();
+        assert_eq!(versions.owing().len(), 1);
         assert_eq!(slot.is_current(&Version::new(b"3")), Some(false));
         assert_eq!(slot.is_current(&bumped), Some(true));
         versions.begin_epoch(Coherence::Tracked);
         ask(&slot);
         assert_eq!(slot.is_current(&bumped), None);
+        slot.moved(&Version::new(b"1002"));
+        versions.settle();
+        assert!(versions.owing().is_empty());
     }
 
     #[test]

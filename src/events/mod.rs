@@ -41,7 +41,8 @@ struct Bucket {
 pub struct Events {
     endpoints: Vec<Endpoint>,
     by_path: HashMap<String, usize, RandomState>,
-    ids: Mutex<HashMap<String, u64>>,
+    /// By endpoint and id: a message may go to several endpoints under one id.
+    ids: Mutex<HashMap<(String, String), u64>>,
     cache: Arc<Cache>,
 }
 
@@ -69,30 +70,54 @@ impl Events {
         self.by_path.get(path).map(|i| &self.endpoints[*i])
     }
 
-    /// Takes an event: checks it, moves the versions, remembers it.
+    /// Takes an event: checks it and moves the versions. The caller has it remembered with [`Events::remember`] when
+    /// nothing can fail any more.
     pub async fn take(&self, endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) -> EventResult {
-        let field = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let id = field("webhook-id");
-        let now = now_ms();
-        let (timestamp, signatures) = (field("webhook-timestamp"), field("webhook-signature"));
+        let (id, now) = (field(headers, "webhook-id"), now_ms());
+        let (timestamp, signatures) =
+            (field(headers, "webhook-timestamp"), field(headers, "webhook-signature"));
         if let Err(error) = signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000) {
             tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
             return EventResult::BadSignature;
+        }
+        // Counted only now: whoever can't sign can't use up what those who can are allowed.
+        if !endpoint.admits(Instant::now()) {
+            return EventResult::RateLimited;
         }
         let tenant = match tenant(body) {
             Ok(tenant) => tenant,
             Err(why) => return why,
         };
-        let known = self.knows(id, now).await;
+        let known = self.knows(endpoint, id, now).await;
         if let Ok(true) = known {
             return EventResult::Replayed;
         }
         // Where the store can't tell whether it is new, moving on is harmless; saying that it is done is not.
         let recorded = self.bump_all(endpoint, &tenant).await;
-        match known.is_ok() && recorded && self.remember(id, now).await.is_ok() {
+        match known.is_ok() && recorded {
             true => EventResult::Accepted,
             false => EventResult::StoreDown,
         }
+    }
+
+    /// Remembers an event that was taken, so that it changes nothing when it comes again.
+    pub async fn remember(&self, endpoint: &Endpoint, headers: &HeaderMap) -> EventResult {
+        let id = field(headers, "webhook-id");
+        if let Some(redis) = self.cache.redis() {
+            return match redis.remember_event(&endpoint.settings.path, id).await {
+                Ok(()) => EventResult::Accepted,
+                Err(_) => EventResult::StoreDown,
+            };
+        }
+        let now = now_ms();
+        let mut ids = self.ids.lock();
+        if ids.len() >= MOST_IDS {
+            ids.retain(|_, until| *until > now);
+        }
+        if ids.len() < MOST_IDS {
+            ids.insert((endpoint.settings.path.clone(), id.to_owned()), now + REMEMBER_MS);
+        }
+        EventResult::Accepted
     }
 
     /// Whether all bumps were recorded. All are tried, whatever becomes of the first.
@@ -107,26 +132,20 @@ impl Events {
         recorded
     }
 
-    async fn knows(&self, id: &str, now: u64) -> Result<bool, StoreDown> {
+    async fn knows(&self, endpoint: &Endpoint, id: &str, now: u64) -> Result<bool, StoreDown> {
+        let path = &endpoint.settings.path;
         match self.cache.redis() {
-            Some(redis) => redis.knows_event(id).await.map_err(|_| StoreDown),
-            None => Ok(self.ids.lock().get(id).is_some_and(|until| *until > now)),
+            Some(redis) => redis.knows_event(path, id).await.map_err(|_| StoreDown),
+            None => {
+                let name = (path.clone(), id.to_owned());
+                Ok(self.ids.lock().get(&name).is_some_and(|until| *until > now))
+            }
         }
     }
+}
 
-    async fn remember(&self, id: &str, now: u64) -> Result<(), StoreDown> {
-        if let Some(redis) = self.cache.redis() {
-            return redis.remember_event(id).await.map_err(|_| StoreDown);
-        }
-        let mut ids = self.ids.lock();
-        if ids.len() >= MOST_IDS {
-            ids.retain(|_, until| *until > now);
-        }
-        if ids.len() < MOST_IDS {
-            ids.insert(id.to_owned(), now + REMEMBER_MS);
-        }
-        Ok(())
-    }
+fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
 /// Whose versions an event moves: the `tenant` of its JSON object, `public` where it names none.
@@ -140,9 +159,8 @@ fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
 }
 
 impl Endpoint {
-    /// Whether one more event is taken now. Asked before the signature is checked: what can't be taken needs no
-    /// checking.
-    pub fn admits(&self, now: Instant) -> bool {
+    /// Whether one more event is taken now.
+    fn admits(&self, now: Instant) -> bool {
         let mut bucket = self.bucket.lock();
         let elapsed = now.saturating_duration_since(bucket.counted).as_secs_f64();
         bucket.tokens = (bucket.tokens + elapsed * f64::from(self.settings.rate)).min(burst(&self.settings));

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::{header, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use std::{fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
@@ -38,8 +38,8 @@ impl Gateway {
         let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
         let tenant = ctx.identity.as_deref().map_or(Tenant::public(), |identity| &identity.tenant);
         let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
-        let parts =
-            Parts { host: bound_host(request, route), tenant, user, path: request.uri.path(), query: &query };
+        let bound = bound_host(request, route);
+        let parts = Parts { host: bound.as_deref(), tenant, user, path: request.uri.path(), query: &query };
         let key = Key::derive(rules, parts);
         let cache = &self.parts.cache;
         let now = now_ms();
@@ -178,7 +178,7 @@ impl Gateway {
         let ask = Ask {
             method: Method::GET,
             target: if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") },
-            host: bound_host(request, route).map(str::to_owned),
+            host: bound_host(request, route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
             body: Bytes::new(),
         };
@@ -200,11 +200,16 @@ impl Gateway {
 
 /// The host counts only where the route is bound to one: elsewhere a client could fill the cache by naming others,
 /// or have an answer made for a host of its choice.
-fn bound_host<'r>(request: &'r RequestHeader, route: &'r Route) -> Option<&'r str> {
+fn bound_host<'r>(request: &'r RequestHeader, route: &'r Route) -> Option<Cow<'r, str>> {
     match route.host.as_deref() {
         None => None,
-        Some(exact) if !exact.starts_with("*.") => Some(exact),
-        Some(_) => host(request),
+        Some(exact) if !exact.starts_with("*.") => Some(exact.into()),
+        Some(_) => {
+            // Without its port, a final dot and capitals: one host is one host.
+            let host = host(request)?;
+            let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
+            Some(name.to_ascii_lowercase().into())
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const OURS: [HeaderName; 8] =
 /// Dresses a proxied request.
 pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
     let host = request.headers.get(header::HOST).cloned();
-    for name in OURS {
+    for name in claimed(&request.headers) {
         request.remove_header(&name);
     }
     let mut fields = Vec::with_capacity(10);
@@ -48,6 +48,19 @@ pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
         insert(request, FORWARDED_HOST, Ok(host));
     }
     insert(request, REQUEST_ID, Ok(ctx.request_id.clone()));
+}
+
+/// The fields of a request that only the gateway may set, or that an application behind CGI or WSGI couldn't tell
+/// from them: there `X_Tenant` and `X-Tenant` are one.
+fn claimed(headers: &HeaderMap) -> Vec<HeaderName> {
+    let is_ours = |name: &HeaderName| {
+        OURS.contains(name)
+            || name.as_str().contains('_') && {
+                let dashed = name.as_str().replace('_', "-");
+                OURS.iter().any(|ours| *ours == dashed.as_str())
+            }
+    };
+    headers.keys().filter(|name| is_ours(name)).cloned().collect()
 }
 
 fn insert(
@@ -126,4 +139,19 @@ pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
     let nominated = values.flat_map(|v| v.split(',')).filter_map(|name| name.trim().parse().ok());
     let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     nominated.filter(|name| !framing.contains(name)).chain(HOP_BY_HOP).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_ours_is_removed() {
+        let fields = ["x-tenant", "X_Tenant", "x_real-ip", "x-other", "x_other", "forwarded"];
+        let headers: HeaderMap =
+            fields.iter().map(|f| (f.parse().unwrap(), HeaderValue::from_static("v"))).collect();
+        let mut removed: Vec<_> = claimed(&headers).iter().map(ToString::to_string).collect();
+        removed.sort();
+        assert_eq!(removed, ["forwarded", "x-tenant", "x_real-ip", "x_tenant"]);
+    }
 }

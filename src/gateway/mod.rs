@@ -207,6 +207,11 @@ impl Gateway {
             Err(_) => return Ok(None),
         };
         match verifier.verify(&token, SystemTime::now()) {
+            // An answer for one user can't be told from another's where nobody says who it is.
+            Ok((identity, _)) if scope == Some(Scope::User) && identity.user.is_none() => {
+                self.parts.metrics.token(TokenResult::Refused);
+                Err(RejectReason::Token)
+            }
             Ok((identity, remembered)) => {
                 self.parts.metrics.token(match remembered {
                     Remembered::Yes => TokenResult::Remembered,
@@ -231,33 +236,40 @@ impl Gateway {
             let problem = refusal::method_not_allowed(&[Method::POST]);
             return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
         }
-        let (result, body) = if !at.admits(Instant::now()) {
-            (EventResult::RateLimited, Bytes::new())
-        } else {
-            match read_body(session, at.settings.max_body).await? {
-                None => (EventResult::TooLarge, Bytes::new()),
-                Some(body) => (self.parts.events.take(at, &session.req_header().headers, &body).await, body),
-            }
-        };
-        self.parts.metrics.event(result);
         ctx.result = CacheResult::Local;
+        let events = &self.parts.events;
+        let Some(body) = read_body(session, at.settings.max_body).await? else {
+            return self.end_event(session, ctx, EventResult::TooLarge).await;
+        };
+        let result = events.take(at, &session.req_header().headers, &body).await;
+        if result != EventResult::Accepted {
+            return self.end_event(session, ctx, result).await;
+        }
+        if let Some(origin) = at.settings.forward {
+            return self.forward_event(session, ctx, at, origin, body).await;
+        }
+        let result = events.remember(at, &session.req_header().headers).await;
+        self.end_event(session, ctx, result).await
+    }
+
+    async fn end_event(&self, session: &mut Session, ctx: &mut Context, result: EventResult) -> Result<Next> {
+        self.parts.metrics.event(result);
         ctx.detail = Some(result.as_str());
         if let Some(problem) = refusal::event(result) {
             return self.send_problem(session, ctx, problem).await;
-        }
-        if let Some(origin) = at.settings.forward {
-            return self.forward_event(session, ctx, origin, body).await;
         }
         let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
         self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=event"))?;
         self.send(session, head, Bytes::new()).await
     }
 
-    /// The origin gets the verified event as well, and its answer is the sender's.
+    /// The origin gets the verified event as well, and its answer is the sender's. What the origin did not take is
+    /// not remembered: the sender may send it again.
     async fn forward_event(
         &self,
         session: &mut Session,
         ctx: &mut Context,
+        at: &Endpoint,
         origin: usize,
         body: Bytes,
     ) -> Result<Next> {
@@ -275,6 +287,15 @@ impl Gateway {
         };
         match self.parts.origins.ask(origin, &ask, ANSWER).await {
             Ok(got) => {
+                let taken = match got.status.is_server_error() {
+                    true => EventResult::Accepted,
+                    false => self.parts.events.remember(at, &session.req_header().headers).await,
+                };
+                self.parts.metrics.event(taken);
+                if let Some(problem) = refusal::event(taken) {
+                    return self.send_problem(session, ctx, problem).await;
+                }
+                ctx.detail = Some(taken.as_str());
                 let mut head = Box::new(ResponseHeader::build(got.status, Some(8))?);
                 if let Some(kind) = got.headers.get(header::CONTENT_TYPE) {
                     head.insert_header(header::CONTENT_TYPE, kind.clone())?;
@@ -380,6 +401,9 @@ async fn read_body(session: &mut Session, most: u64) -> Result<Option<Bytes>> {
     if content_length(session.req_header()).is_some_and(|length| length > most) {
         return Ok(None);
     }
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        session.downstream_session.write_continue_response().await?;
+    }
     let mut body = Vec::new();
     while let Some(chunk) = session.downstream_session.read_request_body().await? {
         if (body.len() + chunk.len()) as u64 > most {
@@ -429,7 +453,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _: bool,
         ctx: &mut Context,
@@ -437,7 +461,7 @@ impl ProxyHttp for Gateway {
         ctx.body_seen += body.as_ref().map_or(0, |b| b.len() as u64);
         match self.route(ctx) {
             // An upgraded connection has no body: its bytes have no end.
-            Some(route) if route.websocket.is_none() && ctx.body_seen > route.max_body => {
+            Some(route) if ctx.body_seen > route.max_body && !session.was_upgraded() => {
                 self.parts.metrics.rejected(RejectReason::BodyTooLarge);
                 Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
             }
@@ -469,6 +493,8 @@ impl ProxyHttp for Gateway {
             }
             _ => options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny,
         }
+        // A retry sends the body once more.
+        ctx.body_seen = 0;
         let retries = pool.settings.retries;
         ctx.retries.get_or_insert(retries);
         ctx.upstream = Some(Upstream { pool, server: picked.server, asked: Instant::now(), reported: false });

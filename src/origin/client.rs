@@ -74,15 +74,20 @@ pub async fn ask(connector: &Connector, pool: &Pool, ask: &Ask, max_size: u64) -
     let mut pause = PAUSE;
     loop {
         let picked = pool.pick()?;
+        let asked = Asked { pool, server: picked.server, answered: false };
         let error = match once(connector, pool, ask, &picked, max_size).await {
             Ok(got) => {
-                pool.report(picked.server, judge(got.status));
+                asked.end(judge(got.status));
                 return Ok(got);
             }
             Err(error) => error,
         };
-        let AskError::Failed { outcome, .. } = &error else { return Err(error) };
-        pool.report(picked.server, *outcome);
+        let AskError::Failed { outcome, .. } = &error else {
+            // It answered, if not to our liking.
+            asked.end(OriginOutcome::Ok);
+            return Err(error);
+        };
+        asked.end(*outcome);
         if left == 0 || !pool.may_retry() {
             return Err(error);
         }
@@ -90,6 +95,28 @@ pub async fn ask(connector: &Connector, pool: &Pool, ask: &Ask, max_size: u64) -
         let jitter = rand::random_range(0.5..1.5);
         tokio::time::sleep(pause.mul_f64(jitter)).await;
         pause *= 2;
+    }
+}
+
+/// A request under way. One that is given up, because its caller's deadline passed, counts as a timeout.
+struct Asked<'p> {
+    pool: &'p Pool,
+    server: usize,
+    answered: bool,
+}
+
+impl Asked<'_> {
+    fn end(mut self, outcome: OriginOutcome) {
+        self.answered = true;
+        self.pool.report(self.server, outcome);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pool.report(self.server, OriginOutcome::Timeout);
+        }
     }
 }
 
@@ -135,10 +162,11 @@ pub(super) async fn once(
         let (mut session, reused) = connector.get_http_session(&picked.peer).await.map_err(failed)?;
         session.set_read_timeout(picked.peer.options.read_timeout);
         session.set_write_timeout(picked.peer.options.write_timeout);
-        match head(&mut session, request, &ask.body).await {
-            Ok(()) => {}
-            Err(_) if reused && ask.method.is_idempotent() => continue,
-            Err(error) => return Err(failed(error)),
+        if let Err(error) = head(&mut session, request, &ask.body).await {
+            if reused && ask.method.is_idempotent() && blame(&error) != OriginOutcome::Timeout {
+                continue;
+            }
+            return Err(failed(error));
         }
         let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
         let (status, headers) = (answer.status, answer.headers.clone());

@@ -211,7 +211,10 @@ impl Representation {
         if let Some(coding) = coding {
             append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
         }
-        append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
+        // RFC 9110, 8.6
+        if self.status != StatusCode::NO_CONTENT {
+            append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
         self.append_common(&mut head, coding);
         head
     }
@@ -224,7 +227,8 @@ impl Representation {
     }
 
     fn append_common(&self, head: &mut ResponseHeader, coding: Option<Coding>) {
-        if let Ok(etag) = HeaderValue::from_str(&self.etag_of(coding)) {
+        // Only a 200 is a representation that a client could hold and ask about.
+        if let (StatusCode::OK, Ok(etag)) = (self.status, HeaderValue::from_str(&self.etag_of(coding))) {
             append(head, header::ETAG, etag);
         }
         if let Some(date) = self.last_modified.and_then(format_date) {

@@ -76,16 +76,16 @@ impl Redis {
     }
 
     /// Asks for the lease, and looks whether the answer is there by now. The look comes after the asking: who
-    /// gets the lease right after another's fill finds what that fill stored.
+    /// gets the lease right after another's fill finds what that fill stored. The token is the caller's: a lease
+    /// whose grant was not heard of in time can be given back all the same.
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn claim(&self, key: &Key, version: &Version) -> Result<Claim, StoreError> {
+    pub async fn claim(&self, key: &Key, version: &Version, token: &str) -> Result<Claim, StoreError> {
         let (lease, body) = (self.names.lease(key, version.tag()), self.names.body(key, version.tag()));
-        let token = format!("{:032x}", rand::random::<u128>());
         let mut take = cmd("SET");
         let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
-        take.arg(&lease).arg(&token).arg("NX").arg("PX").arg(lease_ms);
+        take.arg(&lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
         let mut look = cmd("GET");
         look.arg(body);
         let (taken, found): (Option<String>, Option<Bytes>) = self
@@ -97,7 +97,7 @@ impl Redis {
                 Ok((taken, look.query_async(&mut c).await?))
             })
             .await?;
-        Ok(Claim { found, token: taken.map(|_| token) })
+        Ok(Claim { found, ours: taken.is_some() })
     }
 
     /// Prolongs a lease for as long as it is polled.

@@ -79,8 +79,8 @@ pub struct Redis {
 pub struct Claim {
     /// What stands under the answer's key by now.
     pub found: Option<Bytes>,
-    /// The token of the lease, if it is ours.
-    pub token: Option<String>,
+    /// Whether the lease is ours.
+    pub ours: bool,
 }
 
 impl Redis {
@@ -158,11 +158,13 @@ impl Redis {
     /// nodes wait for them.
     async fn keep_paying(&self) -> std::convert::Infallible {
         loop {
-            for slot in self.versions.take_owing() {
+            for slot in self.versions.owing() {
+                // One that fails stays on the list.
                 if slot.owes_bump() && self.bump(&slot, super::now_ms()).await.is_err() {
-                    self.versions.still_owing(slot);
+                    break;
                 }
             }
+            self.versions.settle();
             tokio::time::sleep(PAY_AGAIN).await;
         }
     }
@@ -235,8 +237,8 @@ impl Redis {
             true => None,
             false => match self.read_version(slot).await {
                 Err(_) => return known,
-                // Lower than what was seen before: the store lost writes. A generation may not come back.
-                Ok(read) if read.is_behind(&known) => None,
+                // The store lost writes that this node knows of. A generation may not come back.
+                Ok(read) if read.is_behind(&known) || slot.missed_a_change(ticket, &read) => None,
                 Ok(read) => Some(read),
             },
         };
@@ -273,18 +275,17 @@ impl Redis {
                 cmd("EVAL").arg(BUMP).arg(1).arg(name).arg(at_ms).query_async(&mut c).await
             })
             .await?;
-        slot.paid();
-        // The report of this very change may still be on its way: what is believed waits for it.
-        self.versions.changed(slot.namespace().as_str(), slot.tenant().as_str());
-        Ok(Version::new(&value))
+        let version = Version::new(&value);
+        slot.moved(&version);
+        Ok(version)
     }
 
     /// Whether an event was taken before.
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn knows_event(&self, id: &str) -> Result<bool, StoreError> {
-        let name = self.names.event(id);
+    pub async fn knows_event(&self, endpoint: &str, id: &str) -> Result<bool, StoreError> {
+        let name = self.names.event(endpoint, id);
         self.call(StoreCall::Event, |mut c| async move { cmd("EXISTS").arg(name).query_async(&mut c).await })
             .await
     }
@@ -293,8 +294,8 @@ impl Redis {
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn remember_event(&self, id: &str) -> Result<(), StoreError> {
-        let name = self.names.event(id);
+    pub async fn remember_event(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
+        let name = self.names.event(endpoint, id);
         let seconds = REMEMBER_EVENT.as_secs();
         self.call(StoreCall::Event, |mut c| async move {
             cmd("SET").arg(name).arg("1").arg("EX").arg(seconds).exec_async(&mut c).await
@@ -324,7 +325,8 @@ impl Redis {
         Ok(self.answer(key, &version).await?.map(|body| (version, body)))
     }
 
-    /// Stores an answer for `keep_ms` and gives back the lease, in this order.
+    /// Stores an answer for `keep_ms`, or a mark where no answer stands yet: one that may still serve when the
+    /// origin fails is worth more.
     ///
     /// # Errors
     /// If the store did not take it.
@@ -341,6 +343,9 @@ impl Redis {
         self.call(StoreCall::Put, |mut c| async move {
             let mut put = cmd("SET");
             put.arg(body).arg(&value[..]).arg("PX").arg(keep_ms);
+            if !is_answer {
+                put.arg("NX");
+            }
             let mut point = cmd("SET");
             point.arg(last).arg(tag).arg("PX").arg(keep_ms);
             match (is_answer, c.can_pipeline()) {
