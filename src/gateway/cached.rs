@@ -61,8 +61,10 @@ impl Gateway {
             }
             Look::Nothing => {}
         }
-        let answer = cache.answer(&wanted(key), || self.fetch(request, ctx, route, rules, &query)).await;
-        self.send_answer(session, ctx, rules, answer).await
+        let wanted = wanted(key);
+        let answer = cache.answer(&wanted, || self.fetch(request, ctx, route, rules, &query));
+        let answer = Box::pin(answer).await;
+        Box::pin(self.send_answer(session, ctx, rules, answer)).await
     }
 
     async fn send_answer(

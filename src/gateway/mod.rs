@@ -128,27 +128,29 @@ impl Gateway {
         self.parts.config.routes.get(ctx.route?)
     }
 
-    /// The order of a request.
+    /// The order of a request. What a hit doesn't go through is boxed: the future of each request has room for all
+    /// that could happen to it, and is moved as a whole.
     async fn handle(&self, session: &mut Session, ctx: &mut Context) -> Result<Next> {
         let request = session.req_header();
         if let Err(reason) = limits::check(&request.uri, request.version, &request.headers) {
-            return self.refuse(session, ctx, reason).await;
+            return Box::pin(self.refuse(session, ctx, reason)).await;
         }
         if let Some(endpoint) = self.parts.events.at(request.uri.path()) {
-            return self.take_event(session, ctx, endpoint).await;
+            return Box::pin(self.take_event(session, ctx, endpoint)).await;
         }
         let index = match self.routes.find(host(request), request.uri.path(), &request.method) {
             Match::Found(index) => index,
-            Match::NotFound => return self.refuse(session, ctx, RejectReason::NotFound).await,
+            Match::NotFound => return Box::pin(self.refuse(session, ctx, RejectReason::NotFound)).await,
             Match::MethodNotAllowed(allowed) => {
                 let problem = refusal::method_not_allowed(allowed);
-                return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
+                let refused = self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem);
+                return Box::pin(refused).await;
             }
         };
         ctx.route = Some(index);
         let (route, rules) = (&self.parts.config.routes[index], self.per_route[index].rules.as_ref());
         if let Err(reason) = self.admit(route, rules, session.req_header(), ctx) {
-            return self.refuse(session, ctx, reason).await;
+            return Box::pin(self.refuse(session, ctx, reason)).await;
         }
         match rules {
             Some(rules) if matches!(session.req_header().method, Method::GET | Method::HEAD) => {
