@@ -8,7 +8,7 @@ use crate::{
     identity::mint,
     name::Name,
     server::{self, Running},
-    telemetry::{self, labels::BumpSource, metrics::Metrics},
+    telemetry::{self, metrics::Metrics},
 };
 use clap::{Parser, Subcommand};
 use std::{
@@ -24,7 +24,7 @@ use tokio::{
     signal::unix::{signal, SignalKind},
 };
 
-/// The configuration, or what was said on the command line, is wrong (sysexits.h: EX_USAGE).
+/// The configuration is wrong, or an option doesn't fit it (sysexits.h: EX_USAGE).
 const WRONG: u8 = 64;
 /// Something that is needed is not there (EX_UNAVAILABLE).
 const UNAVAILABLE: u8 = 69;
@@ -222,7 +222,6 @@ fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
     };
     runtime(1)?.block_on(async {
         let metrics = Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?;
-        metrics.bump(BumpSource::Command);
         let versions = Arc::new(Versions::new(Coherence::Away));
         let redis = Arc::new(Redis::new(&config.store, versions.clone(), Arc::new(metrics)));
         let link = tokio::spawn(redis.clone().keep_linked(target));

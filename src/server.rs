@@ -156,13 +156,13 @@ async fn wait_for_store(cache: &Cache) {
     }
 }
 
+/// Answers for as long as the process lives: who asks while it drains is told so.
 async fn serve_admin(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
-    mut closing: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
 ) {
-    let draining = closing.clone();
     let readiness = move || {
         let is_draining = *draining.borrow();
         // A store that is away makes no node unready: it answers all the same.
@@ -176,11 +176,7 @@ async fn serve_admin(
         admin::Readiness { ready: !is_draining, reasons }
     };
     let router = admin::router(admin::AdminState { metrics, readiness: Arc::new(readiness) });
-    let ended = async move {
-        // Whoever could close the door is gone: so are we.
-        drop(closing.wait_for(|closing| *closing).await);
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(ended).await {
+    if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the admin listener stopped");
     }
 }

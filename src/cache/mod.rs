@@ -18,7 +18,7 @@ use crate::{
     name::{Namespace, Tenant},
     representation::{Outside, Representation},
     telemetry::{
-        labels::{BumpSource, CacheResult, FillOutcome, StoreError},
+        labels::{CacheResult, FillOutcome, StoreError},
         metrics::{MemoryStats, Metrics},
     },
 };
@@ -331,13 +331,8 @@ impl Cache {
     /// # Errors
     /// If the store did not record it. This node has moved on all the same, and makes up for it when the store
     /// is back; the others have not.
-    pub async fn bump(
-        &self,
-        namespace: &Namespace,
-        tenant: &Tenant,
-        source: BumpSource,
-    ) -> Result<Version, StoreError> {
-        self.metrics.bump(source);
+    pub async fn bump(&self, namespace: &Namespace, tenant: &Tenant) -> Result<Version, StoreError> {
+        self.metrics.bump();
         let slot = self.versions.slot(namespace, tenant);
         let Some(redis) = &self.redis else { return Ok(slot.bump_here(now_ms())) };
         match redis.bump(&slot, now_ms()).await {

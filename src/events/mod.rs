@@ -10,7 +10,7 @@ use crate::{
     cache::{now_ms, Cache},
     config,
     name::Tenant,
-    telemetry::labels::{BumpSource, EventResult},
+    telemetry::labels::EventResult,
 };
 use ahash::RandomState;
 use http::HeaderMap;
@@ -124,7 +124,7 @@ impl Events {
     async fn bump_all(&self, endpoint: &Endpoint, tenant: &Tenant) -> bool {
         let mut recorded = true;
         for namespace in &endpoint.settings.bump {
-            if let Err(error) = self.cache.bump(namespace, tenant, BumpSource::Event).await {
+            if let Err(error) = self.cache.bump(namespace, tenant).await {
                 tracing::warn!(%error, %namespace, %tenant, "a bump was not recorded");
                 recorded = false;
             }

@@ -189,7 +189,8 @@ impl Gateway {
                 Err(error) => {
                     let reason = fetch_error(&error);
                     if reason != FetchError::TooLarge {
-                        tracing::warn!(%error, target = ask.target, "a fill failed");
+                        let path = ask.target.split('?').next().unwrap_or_default();
+                        tracing::warn!(%error, path, "a fill failed");
                     }
                     Err(reason)
                 }

@@ -35,7 +35,7 @@ use pingora_core::{
     Error, ErrorType,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::{
     any::Any,
     borrow::Cow,
@@ -608,8 +608,18 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Pingora's own lines would show the query, and with it a token: what happened is in the access record.
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    fn request_summary(&self, session: &Session, ctx: &Context) -> String {
+        let request = session.req_header();
+        format!("{} {} {}", request.method, request.uri.path(), ctx.id())
     }
 }
 

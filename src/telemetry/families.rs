@@ -6,8 +6,8 @@
 use super::{
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
-        BumpSource, CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
-        RejectReason, StatusClass, StoreCall, StoreOutcome, TokenResult,
+        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, RejectReason,
+        StatusClass, StoreCall, StoreOutcome, TokenResult,
     },
 };
 use crate::config::Coding;
@@ -144,7 +144,7 @@ impl Cache {
 
 /// The store, and what keeps the nodes coherent.
 pub(super) struct Store {
-    pub(super) bumps: Per<BumpSource, IntCounter>,
+    pub(super) bumps: IntCounter,
     pub(super) invalidations: Per<Invalidation, IntCounter>,
     pub(super) calls: Per<StoreCall, Per<StoreOutcome, IntCounter>>,
     pub(super) seconds: Per<StoreCall, Histogram>,
@@ -164,8 +164,7 @@ impl Store {
             Per::new(|outcome: StoreOutcome| calls.with_label_values(&[call.as_str(), outcome.as_str()]))
         };
         Ok(Self {
-            bumps: d
-                .counter_per(about("tidegate_bumps_total", "bumps", "Versions moved, by whom."), "source")?,
+            bumps: d.counter(about("tidegate_bumps_total", "bumps", "Versions that events moved here."))?,
             invalidations: d.counter_per(
                 about("tidegate_invalidations_total", "messages", "What the store told this node to forget."),
                 "kind",

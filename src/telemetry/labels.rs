@@ -169,17 +169,6 @@ labels! {
         /// Everything: the connection was lost.
         Lost => "lost",
     }
-    /// Who moved a version.
-    BumpSource {
-        /// A signed event.
-        Event => "event",
-        /// `tidegate bump`
-        Command => "command",
-        /// The admin API.
-        Api => "api",
-        /// The application wrote its own version key.
-        Application => "application",
-    }
     /// What became of an event.
     EventResult {
         /// Verified and recorded.
@@ -327,7 +316,6 @@ mod tests {
         holds::<StoreError>();
         holds::<StoreOutcome>();
         holds::<Invalidation>();
-        holds::<BumpSource>();
         holds::<EventResult>();
         holds::<TokenResult>();
         holds::<RejectReason>();

@@ -8,8 +8,8 @@ use super::{
     declare::{Declarations, Family},
     families::{Cache, Origins, Process, Requests, Store},
     labels::{
-        BumpSource, CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome,
-        RejectReason, StatusClass, StoreCall, StoreError, TokenResult,
+        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome, RejectReason,
+        StatusClass, StoreCall, StoreError, TokenResult,
     },
     process,
 };
@@ -145,8 +145,8 @@ impl Metrics {
     }
 
     /// A version was moved.
-    pub fn bump(&self, source: BumpSource) {
-        self.store.bumps.of(source).inc();
+    pub fn bump(&self) {
+        self.store.bumps.inc();
     }
 
     /// The store told this node to forget something, or its connection was lost.

@@ -73,7 +73,7 @@ fn each_method_moves_what_it_names() {
     metrics.flight_followed(Duration::from_millis(4));
     metrics.fill(FillOutcome::SetCookie, Duration::from_secs(1));
     metrics.encoded(Coding::Zstd, Duration::from_micros(60));
-    metrics.bump(BumpSource::Application);
+    metrics.bump();
     metrics.invalidation(Invalidation::Lost);
     metrics.store_call(StoreCall::Get, Err(StoreError::Timeout), Duration::from_millis(50));
     metrics.store_call(StoreCall::Put, Ok(()), Duration::from_millis(1));
@@ -92,7 +92,7 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_fills_total{outcome="set_cookie"}"#, 1.0),
         (r#"tidegate_fill_duration_seconds_count"#, 1.0),
         (r#"tidegate_encoding_duration_seconds_count{coding="zstd"}"#, 1.0),
-        (r#"tidegate_bumps_total{source="application"}"#, 1.0),
+        (r#"tidegate_bumps_total"#, 1.0),
         (r#"tidegate_invalidations_total{kind="lost"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="timeout"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="ok"}"#, 0.0),
