@@ -153,8 +153,11 @@ fn run(path: &Path) -> Outcome {
 }
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    /// Encodings come with fills, every few seconds: threads for them are kept rather than made anew each time.
+    const KEEP: Duration = Duration::from_secs(3_600);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
+        .thread_keep_alive(KEEP)
         .enable_all()
         .build()
         .map_err(|error| Failure(UNAVAILABLE, format!("no runtime: {error}")))

@@ -118,7 +118,8 @@ def start_servers(stack, options, directory, cores):
     ]
     if can_run(options.tidegate):
         command = [str(options.tidegate), "run", "--config", "{config}"]
-        servers.append(up(Server("Tidegate", command, "tidegate.toml", **common)))
+        servers.append(up(Server("Tidegate", command, "tidegate.toml", records="true", **common)))
+        servers.append(up(Server("Tidegate, no records", command, "tidegate.toml", records="false", **common)))
     else:
         say(f"Tidegate is left out: {options.tidegate} is not there or has no `run --config`")
     return origin, servers
@@ -245,7 +246,7 @@ def circumstances(options, servers, same_core):
         first_line(program("haproxy"), "-v").split(" 20")[0],
         first_line(program("wrk"), "-v").split(" [")[0],
     ]
-    if any(server.name == "Tidegate" for server in servers):
+    if any(server.name.startswith("Tidegate") for server in servers):
         versions.append(f"Tidegate {revision}")
     apart = "two threads of one physical core: compare with care" if same_core else "one core each"
     return (f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC; {cpu}, Linux {platform.release()}; "
