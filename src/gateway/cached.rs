@@ -1,7 +1,7 @@
 //! The cached routes: from a request to what the cache is asked, and from its answer to what is sent.
 
 use super::{
-    context::Context, forward, host, refusal, token, Gateway, HeaderValue, Next, Result, CACHE_STATUS,
+    admission::token, context::Context, forward, host, refusal, Gateway, Next, Result, CACHE_STATUS,
 };
 use crate::{
     cache::{
@@ -18,7 +18,7 @@ use crate::{
     telemetry::labels::{CacheResult, FillOutcome, OriginOutcome},
 };
 use bytes::Bytes;
-use http::{header, Method};
+use http::{header, HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};

@@ -1,0 +1,105 @@
+//! Whether a route takes a request: its size, its upgrade, its token.
+//!
+//! Decides from the head alone; a body that turns out too long is cut off while it passes (`proxied.rs`).
+
+use super::{Context, Gateway};
+use crate::{
+    config::{Auth, CacheRules, Route, Scope},
+    identity::{self, Identity, Remembered},
+    telemetry::labels::{RejectReason, TokenResult},
+};
+use http::header;
+use pingora_http::RequestHeader;
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
+
+impl Gateway {
+    /// Whether a route takes a request: its size, its upgrade, its token.
+    pub(super) fn admit(
+        &self,
+        route: &Route,
+        rules: Option<&Arc<CacheRules>>,
+        request: &RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<(), RejectReason> {
+        if content_length(request).is_some_and(|length| length > route.max_body) {
+            return Err(RejectReason::BodyTooLarge);
+        }
+        if route.websocket.is_none() && wants_websocket(request) {
+            return Err(RejectReason::UpgradeRefused);
+        }
+        ctx.identity = self.identify(route, rules, request)?;
+        Ok(())
+    }
+
+    /// Who asks. Where the answer or the route depends on it, a token has to verify; elsewhere one that does not
+    /// is none of the gateway's business and passes on to the origin.
+    fn identify(
+        &self,
+        route: &Route,
+        rules: Option<&Arc<CacheRules>>,
+        request: &RequestHeader,
+    ) -> Result<Option<Arc<Identity>>, RejectReason> {
+        let scope = rules.map(|rules| rules.scope);
+        let Some(verifier) = self.parts.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
+            return Ok(None);
+        };
+        let needed = route.auth == Auth::Required || scope == Some(Scope::User);
+        let matters = needed || scope == Some(Scope::Tenant);
+        if !matters && scope == Some(Scope::Public) {
+            return Ok(None);
+        }
+        let token = match token(route, request) {
+            Ok(Some(token)) => token,
+            Ok(None) if needed => return Err(RejectReason::TokenMissing),
+            Ok(None) => return Ok(None),
+            Err(_) if matters => return Err(RejectReason::Token),
+            Err(_) => return Ok(None),
+        };
+        match verifier.verify(&token, SystemTime::now()) {
+            // An answer for one user can't be told from another's where nobody says who it is.
+            Ok((identity, _)) if scope == Some(Scope::User) && identity.user.is_none() => {
+                self.parts.metrics.token(TokenResult::Refused);
+                Err(RejectReason::Token)
+            }
+            Ok((identity, remembered)) => {
+                self.parts.metrics.token(match remembered {
+                    Remembered::Yes => TokenResult::Remembered,
+                    Remembered::No => TokenResult::Verified,
+                });
+                Ok(Some(identity))
+            }
+            Err(error) => {
+                self.parts.metrics.token(TokenResult::Refused);
+                tracing::debug!(reason = error.as_str(), "a token was refused");
+                if matters {
+                    Err(RejectReason::Token)
+                } else {
+                    Ok(None)
+                }
+            }
+        }
+    }
+}
+
+/// The token of a request: the header's, else the query's where the route reads it.
+pub(super) fn token<'r>(
+    route: &Route,
+    request: &'r RequestHeader,
+) -> Result<Option<Cow<'r, str>>, identity::TokenError> {
+    if let Some(token) = identity::bearer(&request.headers)? {
+        return Ok(Some(token.into()));
+    }
+    match request.uri.query().filter(|_| route.token_query) {
+        Some(query) => Ok(identity::query_token(query)),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
+    request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn wants_websocket(request: &RequestHeader) -> bool {
+    let upgrade = request.headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
+    upgrade.is_some_and(|to| to.eq_ignore_ascii_case("websocket"))
+}

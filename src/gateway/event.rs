@@ -1,0 +1,119 @@
+//! Events: from a `POST` to what the sender is told, and to the origin where it wants to know.
+
+use super::{admission::content_length, cached, host, refusal, Context, Gateway, Next, Result};
+use crate::{
+    events::Endpoint,
+    origin::client,
+    telemetry::labels::{CacheResult, EventResult, RejectReason},
+};
+use bytes::Bytes;
+use http::{header, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+impl Gateway {
+    pub(super) async fn take_event(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        at: &Endpoint,
+    ) -> Result<Next> {
+        if session.req_header().method != Method::POST {
+            let problem = refusal::method_not_allowed(&[Method::POST]);
+            return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
+        }
+        ctx.result = CacheResult::Local;
+        let events = &self.parts.events;
+        let Some(body) = read_body(session, at.settings.max_body).await? else {
+            return self.end_event(session, ctx, EventResult::TooLarge).await;
+        };
+        let result = events.take(at, &session.req_header().headers, &body).await;
+        if result != EventResult::Accepted {
+            return self.end_event(session, ctx, result).await;
+        }
+        if let Some(origin) = at.settings.forward {
+            return self.forward_event(session, ctx, at, origin, body).await;
+        }
+        let result = events.remember(at, &session.req_header().headers).await;
+        self.end_event(session, ctx, result).await
+    }
+
+    async fn end_event(&self, session: &mut Session, ctx: &mut Context, result: EventResult) -> Result<Next> {
+        self.parts.metrics.event(result);
+        ctx.detail = Some(result.as_str());
+        if let Some(problem) = refusal::event(result) {
+            return self.send_problem(session, ctx, problem).await;
+        }
+        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
+        self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=event"))?;
+        self.send(session, head, Bytes::new()).await
+    }
+
+    /// The origin gets the verified event as well, and its answer is the sender's. What the origin did not take is
+    /// not remembered: the sender may send it again.
+    async fn forward_event(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        at: &Endpoint,
+        origin: usize,
+        body: Bytes,
+    ) -> Result<Next> {
+        /// The largest answer to an event that is passed back.
+        const ANSWER: u64 = 1 << 20;
+        let request = session.req_header();
+        let kept = |name: &HeaderName| name.as_str().starts_with("webhook-") || *name == header::CONTENT_TYPE;
+        let kept = request.headers.iter().filter(|(name, _)| kept(name));
+        let ask = client::Ask {
+            method: Method::POST,
+            target: request.uri.path().to_owned(),
+            host: host(request).map(str::to_owned),
+            headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            body,
+        };
+        match self.parts.origins.ask(origin, &ask, ANSWER).await {
+            Ok(got) => {
+                let taken = match got.status.is_server_error() {
+                    true => EventResult::Accepted,
+                    false => self.parts.events.remember(at, &session.req_header().headers).await,
+                };
+                self.parts.metrics.event(taken);
+                if let Some(problem) = refusal::event(taken) {
+                    return self.send_problem(session, ctx, problem).await;
+                }
+                ctx.detail = Some(taken.as_str());
+                let mut head = Box::new(ResponseHeader::build(got.status, Some(8))?);
+                if let Some(kind) = got.headers.get(header::CONTENT_TYPE) {
+                    head.insert_header(header::CONTENT_TYPE, kind.clone())?;
+                }
+                if got.status != StatusCode::NO_CONTENT {
+                    head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
+                }
+                self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; fwd=method"))?;
+                self.send(session, head, got.body).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an event was not forwarded");
+                self.send_problem(session, ctx, refusal::no_answer(cached::fetch_error(&error))).await
+            }
+        }
+    }
+}
+
+/// The whole body; `None` if it is larger than `most` bytes.
+async fn read_body(session: &mut Session, most: u64) -> Result<Option<Bytes>> {
+    if content_length(session.req_header()).is_some_and(|length| length > most) {
+        return Ok(None);
+    }
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        session.downstream_session.write_continue_response().await?;
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = session.downstream_session.read_request_body().await? {
+        if (body.len() + chunk.len()) as u64 > most {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.into()))
+}
