@@ -6,6 +6,7 @@ use super::context::Context;
 use crate::{
     config::{CacheRules, Scope},
     identity::Identity,
+    representation::{nominated_by_connection, HOP_BY_HOP},
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -127,18 +128,9 @@ pub(super) fn fill_headers(
 
 /// Removes from an answer what belongs to the connection to the origin (RFC 9110, 7.6.1). Framing is Pingora's.
 pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
-    const HOP_BY_HOP: [HeaderName; 6] = [
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::PROXY_AUTHENTICATE,
-        HeaderName::from_static("proxy-authentication-info"),
-        header::TE,
-        header::TRAILER,
-    ];
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    let nominated = values.flat_map(|v| v.split(',')).filter_map(|name| name.trim().parse().ok());
     let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    nominated.filter(|name| !framing.contains(name)).chain(HOP_BY_HOP).collect()
+    let nominated = nominated_by_connection(headers).into_iter().filter(|name| !framing.contains(name));
+    nominated.chain(HOP_BY_HOP).collect()
 }
 
 #[cfg(test)]

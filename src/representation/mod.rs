@@ -16,16 +16,20 @@ use pingora_http::ResponseHeader;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Fields of an origin's answer that are not content: they belong to the connection, to the exchange, or are
-/// made anew by whoever answers (RFC 9110, 7.6.1; RFC 9111, 3.1).
-const NOT_CONTENT: [HeaderName; 21] = [
-    header::CONNECTION,
+/// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
+pub const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
     header::TE,
     header::TRAILER,
+];
+
+/// Further fields of an origin's answer that are not content: they belong to the exchange, or are made anew by
+/// whoever answers (RFC 9111, 3.1).
+const NOT_CONTENT: [HeaderName; 15] = [
+    header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::CONTENT_LENGTH,
@@ -92,7 +96,9 @@ impl Representation {
         let nominated = nominated_by_connection(headers);
         let kept = headers
             .iter()
-            .filter(|(name, _)| !NOT_CONTENT.contains(name) && !nominated.contains(name))
+            .filter(|(name, _)| {
+                ![HOP_BY_HOP.as_slice(), &NOT_CONTENT, &nominated].iter().any(|l| l.contains(name))
+            })
             .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
@@ -281,7 +287,8 @@ fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     }
 }
 
-fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+/// The fields that `Connection` names: they end with the connection as well.
+pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect()
 }

@@ -84,6 +84,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// `[jwt]` with a key set instead of a secret.
+    pub fn jwks(mut self, algorithm: &str, place: &str) -> Self {
+        self.jwt = format!("algorithms = [{algorithm:?}]\njwks = {{ {place} }}\n");
+        self
+    }
+
     /// A route with these further lines.
     pub fn route(mut self, path: &str, lines: &str) -> Self {
         writeln!(self.rest, "[[route]]\npath = {path:?}\norigin = \"app\"\n{lines}").unwrap();
