@@ -19,8 +19,8 @@ use support::{
 
 const PATH: &str = "/api/widgets/kpi";
 const VERSION: &str = "dash:ver:kpi:acme";
-/// How soon all must be coherent after the store's return: a second, and what a busy machine takes.
-const COHERENT: Duration = Duration::from_millis(1500);
+/// How soon all must be coherent: after a change, after a lost connection, after the store's return.
+const COHERENT: Duration = Duration::from_secs(1);
 
 /// An origin whose answer is a number that the test sets.
 struct Data {
@@ -157,8 +157,8 @@ async fn load_an_event_on_one_node_reaches_the_others() {
         quantile(&mut lags, 0.99),
         quantile(&mut lags, 1.0)
     );
-    // The requirement is 20 ms for a release build; clients, origin and nodes share this machine.
-    assert!(quantile(&mut lags, 0.99) <= Duration::from_millis(100));
+    // Clients, origin and nodes share this machine: what is required holds all the same.
+    assert!(quantile(&mut lags, 0.99) <= Duration::from_millis(20));
 }
 
 #[tokio::test]

@@ -3,11 +3,16 @@
 
 mod support;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use support::{
     gateway::{GatewayBuilder, EVENT_KEY, KPI},
     webhook::Message,
     *,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
 const PATH: &str = "/api/widgets/kpi";
@@ -216,4 +221,112 @@ async fn without_its_store_an_event_bumps_here_and_asks_for_a_retry() {
     })
     .await;
     assert!(redis.run::<u64>(&["GET", "dash:ver:kpi:acme"]).await > 1);
+}
+
+#[tokio::test]
+async fn junk_uses_up_nothing_of_the_senders_rate() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).event_with(EVENT, "bump = [\"kpi\"]\nrate = 1").start().await;
+    let url = gateway.url(&format!("/internal/events/{EVENT}"));
+    for _ in 0..10 {
+        let junk = (0..30).map(|_| send(gateway.client().post(&url).body("junk")));
+        for reply in join_all(junk).await {
+            assert!(reply.status.is_client_error(), "{reply:?}");
+        }
+    }
+    let reply = send(gateway.event_request(EVENT, &acme())).await;
+    assert!(reply.status.is_success(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn one_id_at_two_endpoints_is_two_events() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    for store in [None, Some(&redis)] {
+        let mut config = gateway(&origin).route("/chart", &KPI.replace("kpi", "chart"));
+        config = config.event(EVENT, &["kpi"]).event("order_paid", &["chart"]);
+        if let Some(redis) = store {
+            config = config.redis(&redis.url());
+        }
+        let gateway = config.start().await;
+        let message = acme();
+        for (event, path) in [(EVENT, PATH), ("order_paid", "/chart")] {
+            let old = gateway.get_as("acme", path).await.ok().seq();
+            let reply = send(gateway.event_request(event, &message)).await;
+            assert!(reply.status.is_success(), "{event}: {reply:?}");
+            let new = gateway.get_as("acme", path).await.ok().seq();
+            assert!(new > old, "{event} has bumped");
+            // And again it is a replay, at this endpoint.
+            let reply = send(gateway.event_request(event, &message)).await;
+            assert!(reply.status.is_success(), "{event}: {reply:?}");
+            assert_eq!(gateway.get_as("acme", path).await.ok().seq(), new, "{event}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forwarded_event_is_the_origins_until_it_has_taken_it() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let path = format!("/internal/events/{EVENT}");
+    for store in [None, Some(&redis)] {
+        let mut config =
+            gateway(&origin).event_with(EVENT, "bump = [\"kpi\"]\nrate = 100000\nforward = true");
+        if let Some(redis) = store {
+            config = config.redis(&redis.url());
+        }
+        let gateway = config.start().await;
+        origin.forget();
+        let message = acme();
+        // The origin's failure is the sender's to repeat.
+        origin.on(&path, |seen| Answer::echo(seen).status(503));
+        for sent in 1..=2 {
+            let reply = send(gateway.event_request(EVENT, &message)).await;
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert_eq!(origin.count(&path), sent);
+        }
+        origin.on(&path, |seen| Answer::echo(seen).status(202));
+        let reply = send(gateway.event_request(EVENT, &message)).await;
+        assert_eq!((reply.status.as_u16(), origin.count(&path)), (202, 3), "{reply:?}");
+        let seen = origin.seen(&path).pop().unwrap();
+        assert_eq!(seen.body[..], message.body[..]);
+        assert_eq!(seen.header("webhook-id"), Some(message.id.as_str()));
+        // From here on it is known.
+        for _ in 0..2 {
+            let reply = send(gateway.event_request(EVENT, &message)).await;
+            assert!(reply.status.is_success(), "{reply:?}");
+        }
+        assert_eq!(origin.count(&path), 3, "a replay is not forwarded");
+    }
+}
+
+/// RFC 9110, 10.1.1: who asks for it waits for it.
+#[tokio::test]
+async fn a_sender_that_expects_to_be_told_to_go_on_is_told() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).event(EVENT, &["kpi"]).start().await;
+    let message = acme();
+    let head = format!(
+        "POST /internal/events/{EVENT} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\
+         webhook-id: {}\r\nwebhook-timestamp: {}\r\nwebhook-signature: {}\r\n\r\n",
+        message.body.len(),
+        message.id,
+        message.timestamp,
+        message.signature(EVENT_KEY),
+    );
+    let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 100 "));
+    stream.write_all(&message.body).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 204 "));
+}
+
+/// One head, read byte by byte so that nothing of the next is taken.
+async fn answer(stream: &mut TcpStream) -> String {
+    let reading = async {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    };
+    tokio::time::timeout(SOON, reading).await.unwrap_or_else(|_| panic!("no answer before the body was sent"))
 }

@@ -222,3 +222,79 @@ async fn load_three_nodes_ask_the_origin_once() {
     // The requirement is 10 ms for a release build on a machine of its own; clients and origin share it here.
     assert!(median <= Duration::from_millis(50), "median {median:?}");
 }
+
+/// An origin that accepts and never answers is left alone like one that can't be reached: nobody waits for it
+/// but the one who tries it again.
+#[tokio::test]
+async fn a_hung_origin_is_left_alone() {
+    let origin = TestOrigin::start().await;
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let cache = r#"cache = { namespace = "kpi", ttl = "200ms", stale_if_error = "10m", fill_timeout = "1s", query = ["n"] }"#;
+    let gateway = Gateway::with(&origin).origin("retries = 0").route(PATH, cache).start().await;
+    let ask = |n: usize| {
+        let request = client().get(gateway.url(&format!("{PATH}?n={n}")));
+        async move {
+            let start = Instant::now();
+            (send(request).await, start.elapsed())
+        }
+    };
+    for (reply, _) in join_all((0..8).map(ask)).await {
+        reply.ok();
+    }
+    origin.hold();
+    let timeouts =
+        async || gateway.metrics().await.value("tidegate_origin_requests_total", &[("outcome", "timeout")]);
+    // The answers' freshness ends, and three fills in a row time out.
+    until("three have timed out", SOON, || async {
+        join_all((0..3).map(ask)).await;
+        timeouts().await >= 3.0
+    })
+    .await;
+    let replies = join_all((3..13).map(ask)).await;
+    let slow = replies.iter().filter(|(_, took)| *took > Duration::from_millis(500)).count();
+    assert!(slow <= 1, "{slow} of {} waited for an origin that hangs: {replies:?}", replies.len());
+    for (n, (reply, _)) in (3..13).zip(replies) {
+        if n < 8 {
+            assert!(reply.ok().cache_status().contains("stale"), "{n}");
+        } else {
+            reply.problem(504);
+        }
+    }
+    origin.release();
+    until("the origin's recovery is seen", SOON, || async { ask(20).await.0.status == 200 }).await;
+}
+
+/// The lease is granted after the node has stopped waiting for it: it is given back all the same.
+#[tokio::test]
+async fn a_lease_whose_grant_came_too_late_is_given_back() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    let config = gateway(&origin).redis(&redis.url()).store("lease = \"30s\"");
+    let (a, b) = (config.start().await, config.start().await);
+    // Both know the version: nothing but the lease is asked for from here.
+    for node in [&a, &b] {
+        node.get(&format!("{PATH}?range=0")).await.ok();
+    }
+    origin.forget();
+    origin.hold();
+    redis.pause();
+    let leader = ask(&a);
+    until("the leader fills without having heard", SOON, || async { origin.held() == 1 }).await;
+    redis.resume();
+    until("the lease was granted", SOON, || async {
+        redis.keys().await.iter().any(|key| key.contains("lock:"))
+    })
+    .await;
+    let claims = async || {
+        let labels = [("call", "lease"), ("outcome", "ok")];
+        b.metrics().await.value("tidegate_store_calls_total", &labels)
+    };
+    let before = claims().await;
+    let follower = ask(&b);
+    until("the other node has asked for the lease", SOON, || async { claims().await > before }).await;
+    origin.release();
+    let released = Instant::now();
+    let (led, followed) = (leader.await.unwrap().ok(), follower.await.unwrap().ok());
+    assert!(released.elapsed() < Duration::from_secs(3), "{:?} of a lease of 30 s", released.elapsed());
+    assert_eq!((led.body, origin.count(PATH)), (followed.body, 1));
+}

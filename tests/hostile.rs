@@ -259,3 +259,42 @@ async fn half_requests_hold_nobody_up() {
     stage.refused("nowhere", &get("/nowhere", ""), false).await;
     stage.unharmed().await;
 }
+
+/// A path that a server behind might resolve would be judged by one route's rules and answered by another's.
+#[tokio::test]
+async fn dot_segments_and_nul_reach_nobody() {
+    let stage = Stage::set().await;
+    for target in [
+        "/app/../admin/x",
+        "/app/./x",
+        "/app/..",
+        "/app/%2e%2e/admin/x",
+        "/app/.%2E/admin/x",
+        "/app/..%2fadmin/x",
+        "/app/%2e%2e%2fadmin/x",
+        "/app/..\\admin\\x",
+        "/app/%5c..%5cadmin",
+        "/app/../api/widgets/kpi",
+        "/api/widgets/../widgets/kpi",
+        "http://a/app/../admin/x",
+        "/app/a%00b",
+        "/app/../internal/events/order_created",
+    ] {
+        for method in ["GET", "HEAD", "POST"] {
+            let request = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let reply = raw_exchange(stage.gateway.address(), request.as_bytes()).await;
+            assert_eq!(reply.status, 400, "{method} {target}: {reply:?}");
+            assert!(
+                reply.head.contains("content-type: application/problem+json"),
+                "{method} {target}: {reply:?}"
+            );
+        }
+    }
+    // Dots that mean nothing pass.
+    for (count, target) in ["/app/..a", "/app/a.b", "/app/...", "/app/a%2Fb"].iter().enumerate() {
+        let reply = raw_exchange(stage.gateway.address(), &get(target, "")).await;
+        assert_eq!(reply.status, 200, "{target}: {reply:?}");
+        let asked = stage.origin.counts().values().sum::<usize>();
+        assert_eq!(asked, stage.seen + count + 1, "{target} alone reached the origin");
+    }
+}

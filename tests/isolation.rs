@@ -10,7 +10,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use support::{client::client, gateway::token, *};
+use support::{
+    client::client,
+    gateway::{sign, token, KPI},
+    *,
+};
 
 const PATH: &str = "/api/widgets/kpi";
 const ROUTE: &str = r#"cache = { namespace = "kpi", scope = "tenant", ttl = "500ms", stale_while_revalidate = "1s", stale_if_error = "10m", query = ["p"] }"#;
@@ -81,5 +85,81 @@ async fn load_two_tenants_and_the_public_never_meet() {
     assert!(evictions > 0.0, "the memory was never full: the test shows less than it should");
     for node in &mut nodes {
         node.assert_sound().await;
+    }
+}
+
+/// Without a name, one user's answer can't be told from another's.
+#[tokio::test]
+async fn a_token_that_names_no_user_gets_no_users_answer() {
+    let origin = TestOrigin::start().await;
+    let route = r#"cache = { namespace = "mine", scope = "user", ttl = "60s" }"#;
+    let gateway = Gateway::with(&origin).route("/me", route).start().await;
+    gateway.get_as("acme", "/me").await.ok();
+    let exp = now_ms() / 1000 + 600;
+    for claims in [
+        serde_json::json!({"tenant": "acme", "exp": exp}),
+        serde_json::json!({"tenant": "acme", "exp": exp, "role": "viewer", "name": "ann"}),
+        serde_json::json!({"tenant": "acme", "exp": exp, "sub": null}),
+        serde_json::json!({"tenant": "acme", "exp": exp, "sub": ""}),
+    ] {
+        let token = sign(&claims);
+        // The second time the token is remembered.
+        for _ in 0..2 {
+            let reply = send(gateway.request("GET", "/me").bearer_auth(&token)).await.problem(401);
+            let challenge = reply.header("www-authenticate");
+            assert!(challenge.contains(r#"Bearer error="invalid_token""#), "{claims}: {reply:?}");
+        }
+    }
+    assert_eq!(origin.count("/me"), 1, "ann's alone");
+}
+
+#[tokio::test]
+async fn a_path_cannot_pose_as_another_host() {
+    let origin = TestOrigin::start().await;
+    let cache = r#"cache = { namespace = "pub", scope = "public", ttl = "60s" }"#;
+    let gateway = Gateway::with(&origin)
+        .route("/pub/*", &format!("host = \"app.example\"\n{cache}"))
+        .route("/*", cache)
+        .start()
+        .await;
+    for target in ["//app.example/pub/x", "/@app.example/pub/x", "/%2Fapp.example/pub/x"] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: other.example\r\n\r\n");
+        let reply = raw_exchange(gateway.address(), request.as_bytes()).await;
+        assert!(reply.status == 200 || reply.status == 400, "{target}: {reply:?}");
+    }
+    let asked = origin.counts().values().sum::<usize>();
+    assert!(asked > 0, "one of them was answered, and stored");
+    for hit in [false, true] {
+        let reply = send(gateway.request("GET", "/pub/x").header("host", "app.example")).await.ok();
+        assert_eq!(reply.json()["path"], "/pub/x");
+        assert_eq!(reply.is_hit(), hit, "{reply:?}");
+    }
+    assert_eq!(origin.seen("/pub/x")[0].header("host"), Some("app.example"));
+}
+
+/// The origin may refuse one user of a tenant what it gives to others.
+#[tokio::test]
+async fn a_refusal_of_one_user_is_not_the_followers() {
+    let origin = TestOrigin::start().await;
+    let refused = token("acme", "ann");
+    let bearer = format!("Bearer {refused}");
+    origin.on(PATH, move |seen| {
+        let status = if seen.header("authorization") == Some(&bearer) { 403 } else { 200 };
+        Answer::echo(seen).status(status).gated()
+    });
+    let gateway = Gateway::with(&origin).route(PATH, KPI).start().await;
+    origin.hold();
+    let ask = |token: &str| tokio::spawn(send(client().get(gateway.url(PATH)).bearer_auth(token)));
+    let leader = ask(&refused);
+    until("the leader is at the origin", SOON, || async { origin.held() == 1 }).await;
+    let followers: Vec<_> = (0..10).map(|n| ask(&token("acme", &format!("bob{n}")))).collect();
+    until("the followers are connected", SOON, || async {
+        gateway.metrics().await.value("tidegate_connections_open", &[]) >= 11.0
+    })
+    .await;
+    origin.release();
+    assert_eq!(leader.await.unwrap().status, 403);
+    for follower in followers {
+        assert_eq!(follower.await.unwrap().ok().json()["tenant"], "acme");
     }
 }

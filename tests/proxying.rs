@@ -262,3 +262,28 @@ async fn a_body_above_the_routes_limit_is_a_413() {
     let reply = send(gateway.request("POST", "/small").body(stream)).await;
     assert_eq!(reply.status, 413, "{reply:?}");
 }
+
+/// Behind CGI and WSGI `X_Tenant` and `X-Tenant` are one variable.
+#[tokio::test]
+async fn underscores_smuggle_no_identity() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    let names =
+        ["X_Tenant", "X_User", "x_role", "X_Real_IP", "X_Real-IP", "X-Forwarded_For", "X_Forwarded_Host"];
+    let claims: String = names.iter().map(|name| format!("{name}: forged\r\n")).collect();
+    for path in ["/app/x", "/api/widgets/kpi"] {
+        for bearer in [String::new(), format!("Authorization: Bearer {}\r\n", token("acme", "ann"))] {
+            origin.forget();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX_Other: kept\r\n{claims}{bearer}\r\n");
+            let reply = raw_exchange(gateway.address(), request.as_bytes()).await;
+            assert_eq!(reply.status, 200, "{path}: {reply:?}");
+            let seen = origin.seen(path).pop().unwrap();
+            assert!(seen.headers.values().all(|value| value != "forged"), "{path}: {seen:?}");
+            // Any other field of a client passes, where the request is the client's own.
+            let own = path == "/app/x";
+            assert_eq!(seen.header("x_other"), own.then_some("kept"), "{path}: {seen:?}");
+            let tenant = if !bearer.is_empty() { Some("acme") } else { (!own).then_some("public") };
+            assert_eq!(seen.header("x-tenant"), tenant, "{path}: {seen:?}");
+        }
+    }
+}
