@@ -244,12 +244,16 @@ async fn a_hung_origin_is_left_alone() {
     origin.hold();
     let timeouts =
         async || gateway.metrics().await.value("tidegate_origin_requests_total", &[("outcome", "timeout")]);
-    // The answers' freshness ends, and three fills in a row time out.
-    until("three have timed out", SOON, || async {
+    // The answers' freshness ends. Many that time out at the same time are one failure: the server may be well.
+    until("some have timed out", SOON, || async {
         join_all((0..3).map(ask)).await;
         timeouts().await >= 3.0
     })
     .await;
+    let waited = async || join_all((0..1).map(ask)).await[0].1 > Duration::from_millis(900);
+    assert!(waited().await, "given up after failures at the same time");
+    // Three in a row are too many.
+    until("the server is left alone", SOON, || async { !waited().await }).await;
     let replies = join_all((3..13).map(ask)).await;
     let slow = replies.iter().filter(|(_, took)| *took > Duration::from_millis(500)).count();
     assert!(slow <= 1, "{slow} of {} waited for an origin that hangs: {replies:?}", replies.len());

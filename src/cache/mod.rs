@@ -305,7 +305,7 @@ impl Cache {
 
     /// The version that a request goes by. Requests that ask at the same moment share one read.
     async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Version {
-        let Some(redis) = &self.redis else { return slot.last_known() };
+        let Some(redis) = &self.redis else { return slot.assumed() };
         if let version::Standing::Current(version) = slot.standing() {
             return version;
         }
@@ -323,7 +323,7 @@ impl Cache {
                 reading
             }
         };
-        reading.outcome().await.unwrap_or_else(|_| slot.last_known())
+        reading.outcome().await.unwrap_or_else(|_| slot.assumed())
     }
 
     /// Moves the version of a namespace and tenant: every node drops the generation.

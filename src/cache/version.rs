@@ -140,6 +140,8 @@ pub struct Slot {
     unrecorded: AtomicBool,
     /// Whether it is in the list of those who owe; changed under that list's lock only.
     listed: AtomicBool,
+    /// Whether this node has moved it: then this node sees to it that no store forgets.
+    moved_here: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
     doubted_in: AtomicU64,
     detached: AtomicBool,
@@ -184,7 +186,7 @@ impl Slot {
             changes: self.changes.load(Ordering::Acquire),
         };
         match self.shared.coherence() {
-            Coherence::Alone | Coherence::Away => Standing::Current(self.last_known()),
+            Coherence::Alone | Coherence::Away => Standing::Current(self.assumed()),
             Coherence::Untracked => Standing::Ask(ticket()),
             Coherence::Tracked => {
                 let ticket = ticket();
@@ -209,11 +211,12 @@ impl Slot {
             _ => {}
         }
         match &*self.known.load() {
-            Some(known) => {
-                let believed = coherence != Coherence::Tracked
-                    || known.epoch == self.shared.epoch.load(Ordering::Acquire);
+            Some(known) if coherence == Coherence::Tracked => {
+                let believed = known.epoch == self.shared.epoch.load(Ordering::Acquire);
                 believed.then(|| known.version == *version)
             }
+            _ if self.is_superseded() => Some(self.assumed() == *version),
+            Some(known) => Some(known.version == *version),
             None if coherence == Coherence::Tracked => None,
             None => Some(*version == Version::absent()),
         }
@@ -233,6 +236,20 @@ impl Slot {
         self.known.load().as_ref().map_or_else(Version::absent, |k| k.version.clone())
     }
 
+    /// What a request goes by that can't ask: the last known version or, after a change was reported that nobody could
+    /// read yet, a name for what comes after it. The generation before the change is over in any case.
+    pub fn assumed(&self) -> Version {
+        let last = self.last_known();
+        match self.is_superseded() {
+            true => Version { tag: format!("after-{}", last.tag).into() },
+            false => last,
+        }
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.doubted_in.load(Ordering::Acquire) != 0
+    }
+
     /// The store answered a read that began with `ticket`.
     pub fn learned(&self, ticket: Ticket, version: &Version) {
         let _judging = self.judging.lock();
@@ -246,6 +263,7 @@ impl Slot {
     pub fn bump_here(self: &Arc<Self>, now_ms: u64) -> Version {
         let _judging = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
+        self.doubted_in.store(0, Ordering::Release);
         let alone = self.shared.coherence() == Coherence::Alone;
         if !alone {
             let mut owing = self.shared.owing.lock();
@@ -271,6 +289,8 @@ impl Slot {
         let _judging = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.unrecorded.store(false, Ordering::Release);
+        self.moved_here.store(true, Ordering::Release);
+        self.doubted_in.store(0, Ordering::Release);
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
         self.known.store(Some(Arc::new(Known { version, epoch: 0 })));
@@ -345,6 +365,7 @@ impl Versions {
             changes: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            moved_here: AtomicBool::new(false),
             doubted_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             judging: Mutex::new(()),
@@ -357,6 +378,12 @@ impl Versions {
     /// The slots whose bump the store has missed.
     pub fn owing(&self) -> Vec<Arc<Slot>> {
         self.shared.owing.lock().clone()
+    }
+
+    /// The slots that this node has moved.
+    pub fn moved_here(&self) -> Vec<Arc<Slot>> {
+        let slots = self.slots.lock();
+        slots.values().filter(|slot| slot.moved_here.load(Ordering::Acquire)).cloned().collect()
     }
 
     /// Strikes those off the list that no longer owe.

@@ -152,3 +152,26 @@ fn a_sweep_keeps_what_is_held() {
     assert_eq!(slots.len(), 1);
     assert!(slots.contains_key(&(slot.namespace().clone(), slot.tenant().clone())));
 }
+
+#[test]
+fn after_a_change_that_nobody_could_read_the_old_generation_is_over() {
+    let (versions, slot) = table(Coherence::Tracked);
+    let old = Version::new(b"3");
+    slot.learned(ask(&slot), &old);
+    versions.changed("kpi", "acme");
+    versions.begin_epoch(Coherence::Away);
+    let Standing::Current(assumed) = slot.standing() else { panic!("there is nobody to ask") };
+    assert_ne!(assumed, old);
+    assert_eq!((slot.is_current(&old), slot.is_current(&assumed)), (Some(false), Some(true)));
+    versions.begin_epoch(Coherence::Tracked);
+    slot.learned(ask(&slot), &Version::new(b"4"));
+    assert_eq!(slot.is_current(&assumed), Some(false));
+}
+
+#[test]
+fn what_this_node_moved_it_looks_after() {
+    let (versions, slot) = table(Coherence::Tracked);
+    assert!(versions.moved_here().is_empty());
+    slot.moved(&Version::new(b"9"));
+    assert_eq!(versions.moved_here().len(), 1);
+}

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     cache::FetchError,
     identity,
-    origin::client,
+    origin::{client, upgrade},
     representation::problem::Problem,
     telemetry::{
         access::Record,
@@ -101,13 +101,14 @@ impl ProxyHttp for Gateway {
                 );
             }
         };
-        let options = &mut picked.peer.options;
         match route.websocket {
             Some(socket) if session.is_upgrade_req() => {
+                upgrade::prepare(&mut picked.peer);
+                let options = &mut picked.peer.options;
                 options.read_timeout = Some(socket.idle_timeout);
                 session.downstream_session.set_read_timeout(Some(socket.idle_timeout));
             }
-            _ => options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny,
+            _ => picked.peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny,
         }
         // A retry sends the body once more.
         ctx.body_seen = 0;
@@ -244,7 +245,7 @@ impl Gateway {
     fn report(&self, ctx: &mut Context, outcome: OriginOutcome) {
         if let Some(upstream) = ctx.upstream.as_mut().filter(|upstream| !upstream.reported) {
             upstream.reported = true;
-            upstream.pool.report(upstream.server, outcome);
+            upstream.pool.report(upstream.server, outcome, upstream.asked);
         }
     }
 

@@ -11,7 +11,10 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::{connectors::http::Connector, protocols::http::client::HttpSession};
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A request of the gateway's own.
 #[derive(Debug, Clone)]
@@ -74,7 +77,7 @@ pub async fn ask(connector: &Connector, pool: &Pool, ask: &Ask, max_size: u64) -
     let mut pause = PAUSE;
     loop {
         let picked = pool.pick()?;
-        let asked = Asked { pool, server: picked.server, answered: false };
+        let asked = Asked { pool, server: picked.server, began: Instant::now(), answered: false };
         let error = match once(connector, pool, ask, &picked, max_size).await {
             Ok(got) => {
                 asked.end(judge(got.status));
@@ -102,20 +105,21 @@ pub async fn ask(connector: &Connector, pool: &Pool, ask: &Ask, max_size: u64) -
 struct Asked<'p> {
     pool: &'p Pool,
     server: usize,
+    began: Instant,
     answered: bool,
 }
 
 impl Asked<'_> {
     fn end(mut self, outcome: OriginOutcome) {
         self.answered = true;
-        self.pool.report(self.server, outcome);
+        self.pool.report(self.server, outcome, self.began);
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.pool.report(self.server, OriginOutcome::Timeout);
+            self.pool.report(self.server, OriginOutcome::Timeout, self.began);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod pool;
+pub mod upgrade;
 
 use crate::{config, telemetry::metrics::Metrics};
 use client::{Ask, AskError, Got};

@@ -65,6 +65,8 @@ struct Lately {
     failures: u32,
     pause: Duration,
     left_alone_until: Option<Instant>,
+    /// When a failure was counted last.
+    counted: Option<Instant>,
     last: OriginOutcome,
 }
 
@@ -93,6 +95,7 @@ impl Pool {
                 failures: 0,
                 pause: FIRST_PAUSE,
                 left_alone_until: None,
+                counted: None,
                 last: OriginOutcome::Ok,
             }),
         };
@@ -165,11 +168,11 @@ impl Pool {
         peer
     }
 
-    /// What became of a request to a server.
-    pub fn report(&self, server: usize, outcome: OriginOutcome) {
+    /// What became of a request to a server that was asked at `began`.
+    pub fn report(&self, server: usize, outcome: OriginOutcome, began: Instant) {
         self.metrics.origin(self.settings.name.as_str(), outcome);
         if let Some(server) = self.servers.get(server) {
-            server.lately.lock().note(outcome, Instant::now());
+            server.lately.lock().note(outcome, began, Instant::now());
         }
     }
 
@@ -225,7 +228,7 @@ impl Lately {
         }
     }
 
-    fn note(&mut self, outcome: OriginOutcome, now: Instant) {
+    fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) {
         match outcome {
             // An answer is an answer, whatever it says: the application's own errors are not the server's absence.
             OriginOutcome::Ok | OriginOutcome::ServerError => {
@@ -234,7 +237,10 @@ impl Lately {
                 self.left_alone_until = None;
             }
             OriginOutcome::BreakerOpen => {}
+            // Failures at the same time are one: many who wait for one slow answer say no more than one does.
+            _ if self.counted.is_some_and(|counted| began < counted) => {}
             OriginOutcome::ConnectFailed | OriginOutcome::Timeout | OriginOutcome::Broken => {
+                self.counted = Some(now);
                 self.failures += 1;
                 self.last = outcome;
                 if self.failures >= FAILURES {
@@ -279,7 +285,13 @@ mod tests {
     }
 
     fn lately() -> Lately {
-        Lately { failures: 0, pause: FIRST_PAUSE, left_alone_until: None, last: OriginOutcome::Ok }
+        Lately {
+            failures: 0,
+            pause: FIRST_PAUSE,
+            left_alone_until: None,
+            counted: None,
+            last: OriginOutcome::Ok,
+        }
     }
 
     #[test]
@@ -287,25 +299,35 @@ mod tests {
         let (mut server, start) = (lately(), Instant::now());
         for _ in 0..FAILURES {
             assert!(server.try_now(start).is_ok());
-            server.note(OriginOutcome::Timeout, start);
+            server.note(OriginOutcome::Timeout, start, start);
         }
         assert_eq!(server.try_now(start), Err(OriginOutcome::Timeout));
         let later = start + FIRST_PAUSE;
         assert!(server.try_now(later).is_ok());
         assert!(server.try_now(later).is_err());
-        server.note(OriginOutcome::ConnectFailed, later);
+        server.note(OriginOutcome::ConnectFailed, later, later);
         assert_eq!(server.try_now(later + FIRST_PAUSE), Err(OriginOutcome::ConnectFailed));
         assert!(server.try_now(later + FIRST_PAUSE * 2).is_ok());
-        server.note(OriginOutcome::Ok, later);
+        server.note(OriginOutcome::Ok, later, later);
         assert!(server.try_now(later).is_ok());
         assert!(server.try_now(later).is_ok());
+    }
+
+    #[test]
+    fn failures_at_the_same_time_are_one() {
+        let (mut server, start) = (lately(), Instant::now());
+        let end = start + Duration::from_secs(1);
+        for _ in 0..100 {
+            server.note(OriginOutcome::Timeout, start, end);
+        }
+        assert!(server.try_now(end).is_ok());
     }
 
     #[test]
     fn an_error_of_the_application_is_an_answer() {
         let (mut server, start) = (lately(), Instant::now());
         for _ in 0..100 {
-            server.note(OriginOutcome::ServerError, start);
+            server.note(OriginOutcome::ServerError, start, start);
         }
         assert!(server.try_now(start).is_ok());
     }

@@ -154,9 +154,12 @@ impl Redis {
         error
     }
 
-    /// Makes up for bumps that the store has missed, whether or not anyone asks for them on this node: the other
-    /// nodes wait for them.
+    /// Makes up for bumps that the store has missed, and for those that it took and lost since, whether or not anyone
+    /// asks for them on this node: the other nodes wait for them.
     async fn keep_paying(&self) -> std::convert::Infallible {
+        for slot in self.versions.moved_here() {
+            self.version(&slot).await;
+        }
         loop {
             for slot in self.versions.owing() {
                 // One that fails stays on the list.
@@ -236,7 +239,7 @@ impl Redis {
         let read = match slot.owes_bump() {
             true => None,
             false => match self.read_version(slot).await {
-                Err(_) => return known,
+                Err(_) => return slot.assumed(),
                 // The store lost writes that this node knows of. A generation may not come back.
                 Ok(read) if read.is_behind(&known) || slot.missed_a_change(ticket, &read) => None,
                 Ok(read) => Some(read),
@@ -249,7 +252,7 @@ impl Redis {
             }
             None => match self.bump(slot, super::now_ms().max(known.successor())).await {
                 Ok(version) => version,
-                Err(_) => known,
+                Err(_) => slot.assumed(),
             },
         }
     }
