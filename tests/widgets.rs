@@ -43,6 +43,11 @@ async fn a_miss_is_stored_and_then_hit() {
     assert_eq!(origin.count(PATH), 1);
     assert_ne!(first.header("x-request-id"), "");
     assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
+    // A request is counted when its answer has been sent: its client may be quicker.
+    until("both requests are counted", SOON, || async {
+        gateway.metrics().await.value("tidegate_requests_total", &[]) >= 2.0
+    })
+    .await;
     let metrics = gateway.metrics().await;
     assert!((metrics.value("tidegate_requests_total", &[("result", "hit")]) - 1.0).abs() < f64::EPSILON);
     assert!((metrics.value("tidegate_fills_total", &[("outcome", "stored")]) - 1.0).abs() < f64::EPSILON);
