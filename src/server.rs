@@ -16,7 +16,7 @@ use crate::{
     telemetry::{access::AccessLog, metrics::Metrics},
 };
 use http::Method;
-use pingora_core::server::configuration::ServerConf;
+use pingora_core::{connectors::http::Connector, server::configuration::ServerConf};
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 
@@ -82,7 +82,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let origins = Arc::new(Origins::new(&config.origins, &metrics));
     let verifier = config.jwt.as_ref().map(Verifier::new).transpose()?.map(Arc::new);
     let events = Arc::new(Events::new(&config.events, cache.clone())?);
-    let access = config.log.access.then(|| AccessLog::start(config.log, metrics.clone()));
+    let access = AccessLog::start(config.log, metrics.clone());
 
     origins.resolve().await;
     watched("origins", origins.clone().keep_watch());
@@ -194,7 +194,7 @@ async fn keep_keys(keys: &JwtKeys, verifier: Arc<Verifier>, metrics: Arc<Metrics
             let Some((origin, target)) = jwks_origin(url) else { return Ok(()) };
             let pool = Pool::new(origin, metrics);
             pool.resolve().await;
-            let fetcher = Fetcher { pool, target, verifier };
+            let fetcher = Fetcher { connector: client::connector(), pool, target, verifier };
             let loaded = fetcher.fetch().await;
             watched("jwks url", fetcher.keep(*refresh, loaded));
         }
@@ -215,6 +215,7 @@ async fn reload_keys(path: PathBuf, verifier: Arc<Verifier>) {
 }
 
 struct Fetcher {
+    connector: Arc<Connector>,
     pool: Pool,
     target: String,
     verifier: Arc<Verifier>,
@@ -239,8 +240,7 @@ impl Fetcher {
             headers: vec![],
             body: bytes::Bytes::new(),
         };
-        let connector = client::connector();
-        let got = match client::ask(&connector, &self.pool, &ask, MAX_JWKS as u64).await {
+        let got = match client::ask(&self.connector, &self.pool, &ask, MAX_JWKS as u64).await {
             Ok(got) if got.status.is_success() => got,
             Ok(got) => {
                 tracing::warn!(status = got.status.as_u16(), "the key set was not fetched");

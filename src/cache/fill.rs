@@ -5,7 +5,7 @@ use super::{
     flight::Lead,
     key::Key,
     now_ms, outside, policy,
-    policy::{Freshness, Sharing},
+    policy::{millis, Freshness, Sharing},
     redis::{Claim, Redis},
     version::{Slot, Version},
     Cache, Fetch, FetchError, Fetched, Landing, Own, Wanted,
@@ -125,7 +125,7 @@ impl Cache {
         let wanted = &job.wanted;
         if value == entry::mark() {
             let now = now_ms();
-            self.memory.mark(wanted.key.clone(), now, now + hit_for_miss_ms());
+            self.memory.mark(wanted.key.clone(), now, now + millis(HIT_FOR_MISS));
             return Some(Claimed::Marked);
         }
         let entry = self.open(wanted, &job.slot, &job.version, value)?;
@@ -225,7 +225,7 @@ impl Cache {
     /// The answer is for whoever asked alone, and so will the next ones be.
     fn unshareable(&self, key: &Key, why: FillOutcome, own: Option<Own>) -> Ended {
         let now = now_ms();
-        self.memory.mark(key.clone(), now, now + hit_for_miss_ms());
+        self.memory.mark(key.clone(), now, now + millis(HIT_FOR_MISS));
         Ended { landing: Landing::Unshareable(why), own, outcome: why, store: Some(ToStore::Mark) }
     }
 
@@ -240,7 +240,7 @@ impl Cache {
                 redis.store(key, &job.version, value, keep, true).await
             }
             Some(ToStore::Mark) => {
-                redis.store(key, &job.version, entry::mark(), hit_for_miss_ms(), false).await
+                redis.store(key, &job.version, entry::mark(), millis(HIT_FOR_MISS), false).await
             }
             None => Ok(()),
         };
@@ -300,8 +300,4 @@ async fn renew(redis: Option<&Redis>, job: &Job, token: Option<&str>) {
         (Some(redis), Some(token)) => redis.renew(&job.wanted.key, &job.version, token).await,
         _ => std::future::pending().await,
     }
-}
-
-fn hit_for_miss_ms() -> u64 {
-    u64::try_from(HIT_FOR_MISS.as_millis()).unwrap_or(u64::MAX)
 }

@@ -28,7 +28,7 @@ use flight::{Flights, Joined};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use key::Key;
 use memory::Memory;
-use policy::Freshness;
+use policy::{millis, Freshness};
 use std::{
     future::Future,
     pin::Pin,
@@ -41,8 +41,7 @@ use version::{Coherence, Slot, Version, Versions};
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The one request to the origin that answers a miss.

@@ -118,7 +118,7 @@ pub fn outside(rules: &CacheRules, status: StatusCode) -> String {
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -16,12 +16,16 @@ use ahash::RandomState;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use signature::{SecretError, SigningKey};
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Ids that are remembered here where there is no store.
 const MOST_IDS: usize = 100_000;
-/// How long they are, in milliseconds: twice the tolerance of an event's timestamp.
-const REMEMBER_MS: u64 = 600_000;
+/// How long an id is remembered: twice the tolerance of an event's timestamp.
+const REMEMBER: Duration = Duration::from_secs(600);
 
 /// One `[[event]]`.
 pub struct Endpoint {
@@ -104,18 +108,18 @@ impl Events {
     pub async fn remember(&self, endpoint: &Endpoint, headers: &HeaderMap) -> EventResult {
         let id = field(headers, "webhook-id");
         if let Some(redis) = self.cache.redis() {
-            return match redis.remember_event(&endpoint.settings.path, id).await {
+            return match redis.remember_event(&endpoint.settings.path, id, REMEMBER).await {
                 Ok(()) => EventResult::Accepted,
                 Err(_) => EventResult::StoreDown,
             };
         }
-        let now = now_ms();
+        let (now, keep) = (now_ms(), REMEMBER.as_secs() * 1_000);
         let mut ids = self.ids.lock();
         if ids.len() >= MOST_IDS {
             ids.retain(|_, until| *until > now);
         }
         if ids.len() < MOST_IDS {
-            ids.insert((endpoint.settings.path.clone(), id.to_owned()), now + REMEMBER_MS);
+            ids.insert((endpoint.settings.path.clone(), id.to_owned()), now + keep);
         }
         EventResult::Accepted
     }

@@ -47,17 +47,13 @@ impl Gateway {
         match cache.look(&key, rules, now) {
             Look::Hit(entry) => {
                 ctx.result = CacheResult::Hit;
-                return self
-                    .send_cached(session, ctx, &entry.representation, Some(entry.age_ms(now)), HIT)
-                    .await;
+                return self.send_cached(session, ctx, &entry.representation, entry.age_ms(now), HIT).await;
             }
             Look::Stale(entry) => {
                 cache.refresh(&wanted(key), &entry, || self.fetch(request, ctx, route, rules, &query));
                 ctx.result = CacheResult::Stale;
                 let age = entry.age_ms(now);
-                return self
-                    .send_cached(session, ctx, &entry.representation, Some(age), stale(rules, age))
-                    .await;
+                return self.send_cached(session, ctx, &entry.representation, age, stale(rules, age)).await;
             }
             Look::Nothing => {}
         }
@@ -87,7 +83,7 @@ impl Gateway {
                     CacheResult::Stale => stale(rules, age),
                     _ => HIT,
                 };
-                self.send_cached(session, ctx, &entry.representation, Some(age), status).await
+                self.send_cached(session, ctx, &entry.representation, age, status).await
             }
             Answer::StaleIfError(entry, failure) => {
                 ctx.result = CacheResult::StaleIfError;
@@ -106,7 +102,7 @@ impl Gateway {
                 };
                 ctx.detail = Some(why);
                 let age = entry.age_ms(now_ms());
-                self.send_cached(session, ctx, &entry.representation, Some(age), status).await
+                self.send_cached(session, ctx, &entry.representation, age, status).await
             }
             Answer::Passing(what, own, why) => self.send_passing(session, ctx, &what, own, why).await,
             Answer::AskYourself(why) => {
@@ -149,14 +145,12 @@ impl Gateway {
         session: &mut Session,
         ctx: &Context,
         what: &Representation,
-        age_ms: Option<u64>,
+        age_ms: u64,
         status: HeaderValue,
     ) -> Result<Next> {
         let request = session.req_header();
         let mut reply = respond::reply(what, &request.method, &request.headers, &self.prefer);
-        if let Some(age) = age_ms {
-            reply.head.insert_header(header::AGE, HeaderValue::from(age / 1_000))?;
-        }
+        reply.head.insert_header(header::AGE, HeaderValue::from(age_ms / 1_000))?;
         reply.head.insert_header(CACHE_STATUS, status)?;
         reply.head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())?;
         self.send(session, reply.head, reply.body).await

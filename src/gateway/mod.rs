@@ -67,8 +67,8 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The access log, if it is wanted.
-    pub access: Option<AccessLog>,
+    /// The access log; it knows whether it is wanted.
+    pub access: AccessLog,
 }
 
 /// The full lane.

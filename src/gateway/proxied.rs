@@ -220,8 +220,8 @@ impl ProxyHttp for Gateway {
         let duration = ctx.began.elapsed();
         let metrics = ctx.route.map_or(&self.unrouted, |route| &self.per_route[route].metrics);
         metrics.record(ctx.result, status, duration.as_secs_f64(), bytes);
-        if let Some(access) = self.parts.access.as_ref().filter(|access| access.is_on()) {
-            access.record(self.record(session, ctx, status, bytes, duration));
+        if self.parts.access.is_on() {
+            self.parts.access.record(self.record(session, ctx, status, bytes, duration));
         }
     }
 
@@ -286,7 +286,7 @@ impl Gateway {
     ) -> Record {
         let request = session.req_header();
         Record {
-            time: SystemTime::now(),
+            time: SystemTime::now() - duration,
             request_id: ctx.id().to_owned(),
             client: ctx.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip()),
             method: request.method.clone(),

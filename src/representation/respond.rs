@@ -49,7 +49,7 @@ fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Opti
         None => encoding::negotiate(Some(first.as_bytes()), prefer, has),
         Some(_) => {
             let all = headers.get_all(header::ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
-            encoding::negotiate(Some(&all.collect::<Vec<_>>().join(&b','.to_owned())), prefer, has)
+            encoding::negotiate(Some(&all.collect::<Vec<_>>().join(&b","[..])), prefer, has)
         }
     };
     match choice {

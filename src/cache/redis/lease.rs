@@ -6,7 +6,7 @@
 
 use super::{Claim, Redis, RELEASE, RENEW};
 use crate::{
-    cache::{key::Key, version::Version},
+    cache::{key::Key, millis, version::Version},
     telemetry::labels::{StoreCall, StoreError},
 };
 use bytes::Bytes;
@@ -84,7 +84,7 @@ impl Redis {
     pub async fn claim(&self, key: &Key, version: &Version, token: &str) -> Result<Claim, StoreError> {
         let (lease, body) = (self.names.lease(key, version.tag()), self.names.body(key, version.tag()));
         let mut take = cmd("SET");
-        let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = millis(self.lease);
         take.arg(&lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
         let mut look = cmd("GET");
         look.arg(body);
@@ -103,7 +103,7 @@ impl Redis {
     /// Prolongs a lease for as long as it is polled.
     pub async fn renew(&self, key: &Key, version: &Version, token: &str) {
         let name = self.names.lease(key, version.tag());
-        let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = millis(self.lease);
         loop {
             tokio::time::sleep(self.lease / 3).await;
             let (name, token) = (name.clone(), token.to_owned());

@@ -42,8 +42,6 @@ const BREAK_AFTER: u32 = 5;
 const RECONNECT: Duration = Duration::from_millis(100);
 /// Pause between two looks for bumps that the store has missed.
 const PAY_AGAIN: Duration = Duration::from_millis(100);
-/// How long the id of an event is remembered: twice the tolerance of its timestamp.
-const REMEMBER_EVENT: Duration = Duration::from_secs(600);
 
 /// `max(current + 1, now)`, atomically; anything but digits counts as 0. The key no longer expires.
 const BUMP: &str = r"
@@ -297,9 +295,9 @@ impl Redis {
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn remember_event(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
+    pub async fn remember_event(&self, endpoint: &str, id: &str, keep: Duration) -> Result<(), StoreError> {
         let name = self.names.event(endpoint, id);
-        let seconds = REMEMBER_EVENT.as_secs();
+        let seconds = keep.as_secs();
         self.call(StoreCall::Event, |mut c| async move {
             cmd("SET").arg(name).arg("1").arg("EX").arg(seconds).exec_async(&mut c).await
         })
