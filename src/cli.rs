@@ -1,14 +1,17 @@
 //! The commands.
 
 use crate::{
-    cache::redis::Redis,
-    cache::version::{Coherence, Versions},
+    cache::{
+        purge::{Purge, Purges, Target},
+        redis::Redis,
+        version::{Coherence, Versions},
+    },
     config::{Config, ConfigError, JwtKeys, Secret},
     demo,
     identity::mint,
     name::Name,
     server::{self, Running},
-    telemetry::{self, metrics::Metrics},
+    telemetry::{self, labels::StoreError, metrics::Metrics},
 };
 use clap::{Parser, Subcommand};
 use std::{
@@ -89,6 +92,21 @@ enum Command {
         /// The tenant
         tenant: Name,
     },
+    /// Purge URLs or tags: every node drops what it has of them
+    Purge {
+        /// The configuration file, for its store
+        #[arg(long)]
+        config: PathBuf,
+        /// Mark as stale instead of dropping
+        #[arg(long)]
+        soft: bool,
+        /// Absolute URLs, each with all its variants
+        #[arg(required_unless_present = "tags")]
+        urls: Vec<String>,
+        /// A tag (Cache-Tag, Surrogate-Key); may be repeated
+        #[arg(long = "tag", conflicts_with = "urls")]
+        tags: Vec<String>,
+    },
 }
 
 /// Why a command failed, and with which exit code.
@@ -107,6 +125,7 @@ pub fn main() -> ExitCode {
             token(&tenant, user.as_deref(), role.as_deref(), Duration::from_secs(ttl), config.as_deref())
         }
         Command::Bump { config, namespace, tenant } => bump(&config, &namespace, &tenant),
+        Command::Purge { config, soft, urls, tags } => purge(&config, soft, &urls, &tags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -215,29 +234,59 @@ fn token(
 }
 
 fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
+    let without = "each gateway keeps versions of its own: send it a signed event instead";
+    with_store(path, without, async |redis, versions, _| {
+        let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
+        let version = bumped.map_err(not_taken)?;
+        say(&format!("{namespace}:{tenant} is at {}", version.tag()))
+    })
+}
+
+fn purge(path: &Path, soft: bool, urls: &[String], tags: &[String]) -> Outcome {
+    let urls = urls.iter().map(|text| (text, Target::url(text)));
+    let tags = tags.iter().map(|text| (text, Target::tag(text)));
+    let wanted = urls.chain(tags).map(|(text, target)| match target {
+        Ok(target) => Ok(Purge { target, soft }),
+        Err(error) => Err(Failure(WRONG, format!("{}: {error}", text.escape_debug()))),
+    });
+    let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+    let without = "each gateway purges for itself: use POST /api/purge of its admin listener instead";
+    with_store(path, without, async |redis, _, purges| {
+        let ordered = wanted.len();
+        redis.pay(purges.order(wanted)).await.map_err(not_taken)?;
+        say(&format!("purged: {ordered}"))
+    })
+}
+
+fn not_taken(error: StoreError) -> Failure {
+    Failure(UNAVAILABLE, format!("the store did not take it: {error}"))
+}
+
+/// Does something with the store of a configuration, as a node of its own for that moment.
+fn with_store(
+    path: &Path,
+    without: &str,
+    work: impl AsyncFnOnce(&Redis, &Versions, &Arc<Purges>) -> Outcome,
+) -> Outcome {
     /// How long the store is waited for.
     const PATIENCE: Duration = Duration::from_secs(3);
     let config = load(path)?;
     let Some(target) = config.store.redis.clone() else {
-        let text =
-            "without [store] redis each gateway keeps versions of its own: send it a signed event instead";
-        return Err(Failure(WRONG, text.into()));
+        return Err(Failure(WRONG, format!("without [store] redis {without}")));
     };
     runtime(1)?.block_on(async {
-        let metrics = Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?;
+        let metrics = Arc::new(Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?);
         let versions = Arc::new(Versions::new(Coherence::Away));
-        let redis = Arc::new(Redis::new(&config.store, versions.clone(), Arc::new(metrics)));
+        let purges = Arc::new(Purges::new(Coherence::Away));
+        let redis = Arc::new(Redis::new(&config.store, versions.clone(), purges.clone(), metrics));
         let link = tokio::spawn(redis.clone().keep_linked(target));
         let began = Instant::now();
         while !redis.is_up() && began.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
+        let outcome = work(&redis, &versions, &purges).await;
         link.abort();
-        match bumped {
-            Ok(version) => say(&format!("{namespace}:{tenant} is at {}", version.tag())),
-            Err(error) => Err(Failure(UNAVAILABLE, format!("the store did not take it: {}", error.as_str()))),
-        }
+        outcome
     })
 }
 

@@ -163,6 +163,11 @@ async fn serve_admin(
     cache: Arc<Cache>,
     draining: watch::Receiver<bool>,
 ) {
+    let purging = cache.clone();
+    let purge = move |wanted| -> admin::Purging {
+        let cache = purging.clone();
+        Box::pin(async move { cache.purge(wanted).await })
+    };
     let readiness = move || {
         let is_draining = *draining.borrow();
         // A store that is away makes no node unready: it answers all the same.
@@ -175,7 +180,8 @@ async fn serve_admin(
         }
         admin::Readiness { ready: !is_draining, reasons }
     };
-    let router = admin::router(admin::AdminState { metrics, readiness: Arc::new(readiness) });
+    let router =
+        admin::router(admin::AdminState { metrics, readiness: Arc::new(readiness), purge: Arc::new(purge) });
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the admin listener stopped");
     }
@@ -192,7 +198,7 @@ async fn keep_keys(keys: &JwtKeys, verifier: Arc<Verifier>, metrics: Arc<Metrics
         }
         JwtKeys::JwksUrl { url, refresh } => {
             let Some((origin, target)) = jwks_origin(url) else { return Ok(()) };
-            let pool = Pool::new(origin, metrics);
+            let pool = Arc::new(Pool::new(origin, metrics));
             pool.resolve().await;
             let fetcher = Fetcher { connector: client::connector(), pool, target, verifier };
             let loaded = fetcher.fetch().await;
@@ -216,7 +222,7 @@ async fn reload_keys(path: PathBuf, verifier: Arc<Verifier>) {
 
 struct Fetcher {
     connector: Arc<Connector>,
-    pool: Pool,
+    pool: Arc<Pool>,
     target: String,
     verifier: Arc<Verifier>,
 }

@@ -131,7 +131,6 @@ async fn an_origin_that_hangs_is_given_up_at_the_fill_timeout() {
 }
 
 #[tokio::test]
-#[ignore = "a fill is answered once it is whole; that it streams to those who wait is not built yet"]
 async fn followers_read_the_body_as_it_streams() {
     let origin = TestOrigin::start().await;
     origin.on(PATH, |_| Answer::new("text/plain", "one").then_held("two"));

@@ -95,6 +95,51 @@ async fn the_origin_holds_answers_and_breaks_off() {
 }
 
 #[tokio::test]
+async fn the_origin_streams_and_breaks_off_in_either_framing() {
+    let origin = TestOrigin::start().await;
+    let body = noise(200_000, 8);
+    let part = Answer::new("text/plain", body[..100_000].to_vec());
+    let (cut, chunks) = (part.clone().length(200_000).broken(), part.clone().broken());
+    origin.on("/length", move |_| cut.clone());
+    origin.on("/chunks", move |_| chunks.clone());
+    for (path, framing) in [("/length", "content-length"), ("/chunks", "transfer-encoding")] {
+        origin.hold();
+        let mut transfer = Transfer::ask(origin.address(), path).await;
+        assert!(transfer.final_head().await.header(framing).is_some(), "{path}");
+        let mut read = Vec::new();
+        while read.len() < 100_000 {
+            read.extend_from_slice(&transfer.piece().await.unwrap());
+        }
+        origin.release();
+        assert!(read == body[..100_000] && transfer.piece().await == Err(End::Broken), "{path}");
+        assert_eq!(origin.sent(path).unwrap().bytes, 100_000);
+    }
+    let (paced, whole) = (part.clone().paced(1_000_000), part.then_held(body[100_000..].to_vec()));
+    origin.on("/paced", move |_| paced.clone());
+    origin.on("/whole", move |_| whole.clone());
+    let mut transfer = Transfer::ask(origin.address(), "/paced").await;
+    assert_eq!(transfer.final_head().await.header("content-length"), Some("100000"));
+    assert!(transfer.rest().await == (body[..100_000].to_vec(), End::Clean));
+    // The last of two pieces of 64 KiB is due when the first has had its time.
+    assert!(origin.sent("/paced").unwrap().begun.elapsed() >= Duration::from_millis(65));
+    let mut transfer = Transfer::ask(origin.address(), "/whole").await;
+    assert_eq!(transfer.final_head().await.header("transfer-encoding"), Some("chunked"));
+    assert!(transfer.rest().await == (body, End::Clean));
+}
+
+#[tokio::test]
+async fn interim_answers_come_before_the_origin_is_released() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    let origin = RawOrigin::start("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n", head).await;
+    let mut transfer = Transfer::ask(origin.address(), "/").await;
+    let hints = transfer.head().await;
+    assert_eq!((hints.status, hints.header("link"), origin.requests()), (103, Some("<a>"), 1));
+    origin.release();
+    assert_eq!(transfer.head().await.status, 200);
+    assert_eq!(transfer.rest().await, (b"one".to_vec(), End::Clean));
+}
+
+#[tokio::test]
 async fn the_origin_takes_streams_and_sockets() {
     let origin = TestOrigin::start().await;
     let http = client::client();

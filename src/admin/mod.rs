@@ -1,21 +1,29 @@
-//! The admin listener's pages: metrics, health, readiness, and an index of them.
+//! The admin listener's pages: metrics, health, readiness, an index of them; and purges.
 //!
-//! Everything here reads and nothing changes; who may reach it is a matter of the address it listens on.
+//! Purging is the only thing here that changes anything; who may reach it is a matter of the address it listens on.
 //! Errors are problem documents (RFC 9457).
 
-use crate::telemetry::Metrics;
+mod purge;
+
+use crate::{
+    cache::purge::Purge,
+    telemetry::{Metrics, StoreError},
+};
 use axum::{
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{
         header::{CACHE_CONTROL, CONTENT_TYPE},
         StatusCode,
     },
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
     Json, Router,
 };
 use serde::Serialize;
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+/// A purge under way.
+pub type Purging = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 /// Whether this node should get requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -26,13 +34,15 @@ pub struct Readiness {
     pub reasons: Vec<String>,
 }
 
-/// What the pages show.
+/// What the pages show and do.
 #[derive(Clone)]
 pub struct AdminState {
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Asked at each `/readyz`; must answer at once.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// Purges on every node.
+    pub purge: Arc<dyn Fn(Vec<Purge>) -> Purging + Send + Sync>,
 }
 
 impl fmt::Debug for AdminState {
@@ -41,15 +51,16 @@ impl fmt::Debug for AdminState {
     }
 }
 
-/// `/metrics`, `/healthz`, `/readyz` and `/`.
+/// `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
 pub fn router(state: AdminState) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND) })
-        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED) })
+        .route("/api/purge", post(purge::purge).layer(DefaultBodyLimit::max(purge::LARGEST_BODY)))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, None) })
+        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, None) })
         .with_state(state)
 }
 
@@ -62,6 +73,7 @@ async fn index() -> impl IntoResponse {
         "<li><a href=\"/metrics\">/metrics</a>: for Prometheus\n",
         "<li><a href=\"/healthz\">/healthz</a>: 200 as long as the process runs\n",
         "<li><a href=\"/readyz\">/readyz</a>: 200 if this node should get requests, else 503 and why\n",
+        "<li>POST /api/purge: purges by URL or tag on every node\n",
         "</ul>\n</html>\n",
     );
     (NO_STORE, Html(page))
@@ -84,12 +96,15 @@ async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
 
 const NO_STORE: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
-fn problem(status: StatusCode) -> Response {
-    let body = serde_json::json!({
+fn problem(status: StatusCode, detail: Option<&str>) -> Response {
+    let mut body = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),
         "status": status.as_u16(),
     });
+    if let Some(detail) = detail {
+        body["detail"] = detail.into();
+    }
     (status, NO_STORE, [(CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
@@ -104,6 +119,8 @@ mod tests {
         client: reqwest::Client,
         metrics: Arc<Metrics>,
         readiness: Arc<Mutex<Readiness>>,
+        purged: Arc<Mutex<Vec<Purge>>>,
+        store: Arc<Mutex<Result<(), StoreError>>>,
         server: tokio::task::JoinHandle<()>,
     }
 
@@ -118,9 +135,16 @@ mod tests {
             let metrics = Arc::new(Metrics::new().expect("the declarations agree"));
             let readiness = Arc::new(Mutex::new(Readiness { ready: true, reasons: Vec::new() }));
             let asked = Arc::clone(&readiness);
+            let (purged, store) = (Arc::<Mutex<Vec<Purge>>>::default(), Arc::new(Mutex::new(Ok(()))));
+            let (told, takes) = (Arc::clone(&purged), Arc::clone(&store));
             let state = AdminState {
                 metrics: Arc::clone(&metrics),
                 readiness: Arc::new(move || asked.lock().clone()),
+                purge: Arc::new(move |wanted| {
+                    told.lock().extend(wanted);
+                    let result = *takes.lock();
+                    Box::pin(async move { result })
+                }),
             };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let base = format!("http://{}", listener.local_addr().expect("an address"));
@@ -128,7 +152,15 @@ mod tests {
                 axum::serve(listener, router(state)).await.expect("serves");
             });
             let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-            Self { base, client, metrics, readiness, server }
+            Self { base, client, metrics, readiness, purged, store, server }
+        }
+
+        async fn purge(&self, kind: &str, body: impl Into<reqwest::Body>) -> (u16, Option<String>, Value) {
+            let request = self.client.post(format!("{}/api/purge", self.base)).header("content-type", kind);
+            let answer = request.body(body).send().await.expect("an answer");
+            let retry = answer.headers().get("retry-after").map(|v| v.to_str().expect("text").to_owned());
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            (answer.status().as_u16(), retry, answer.json().await.expect("JSON"))
         }
 
         async fn ask(&self, method: reqwest::Method, path: &str) -> (u16, String, String) {
@@ -183,6 +215,42 @@ mod tests {
         for link in links {
             assert_eq!(admin.get(link).await.0, 200, "{link}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_purge_is_handed_on_and_counted() {
+        let admin = Admin::start().await;
+        let body = r#"{"tags": ["a", "b"], "soft": true}"#;
+        let (status, _, answer) = admin.purge("application/json; charset=utf-8", body).await;
+        assert_eq!((status, answer), (200, json!({"purged": 2, "soft": true})));
+        let tag = |text: &str| Purge { target: crate::cache::purge::Target::Tag(text.into()), soft: true };
+        assert_eq!(*admin.purged.lock(), [tag("a"), tag("b")]);
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_the_store_did_not_take_is_a_503() {
+        let admin = Admin::start().await;
+        *admin.store.lock() = Err(StoreError::Down);
+        let (status, retry, answer) = admin.purge("application/json", r#"{"all": true}"#).await;
+        assert_eq!((status, retry.as_deref()), (503, Some("1")));
+        assert!(answer["detail"].as_str().expect("text").contains("down"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_cannot_be_read_purges_nothing() {
+        let admin = Admin::start().await;
+        let large = format!(r#"{{"tag": "{}"}}"#, "a".repeat(2 << 20));
+        for (kind, body, status, told) in [
+            ("application/json", r#"{"url": "/x"}"#, 400, "url: a URL has to begin"),
+            ("text/plain", r#"{"all": true}"#, 415, "application/json"),
+            ("application/json", large.as_str(), 413, "length limit"),
+        ] {
+            let (sent, _, answer) = admin.purge(kind, body.to_owned()).await;
+            assert_eq!(sent, status, "{answer}");
+            assert!(answer["detail"].as_str().expect("text").contains(told), "{answer}");
+        }
+        assert_eq!(admin.ask(reqwest::Method::GET, "/api/purge").await.0, 405);
+        assert!(admin.purged.lock().is_empty());
     }
 
     #[tokio::test]

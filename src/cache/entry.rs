@@ -1,49 +1,122 @@
-//! An entry: a representation plus when it was made and under which version; and the envelope in which a store
-//! keeps it.
+//! An entry: a representation plus when it was made and what it stands on; and the envelope in which a store keeps
+//! it.
 //!
 //! The envelope is versioned and checksummed. Whatever doesn't decode, an envelope of another version, one that
 //! was damaged, a value that somebody else wrote under the same key, is a miss and never an error.
 //!
 //! ```text
-//! "TGE1"  magic and version, 4 bytes
+//! "TGE2"  magic and version, 4 bytes
 //! u64     XXH3-64 of all that follows, little endian like every number here
-//! u64     when it was made, ms since the epoch
+//! u8      0: of a namespace; 1: as its origin's headers say
+//! u64     when it was received, ms since the epoch
+//!   0:  u64  Last-Modified in seconds since the epoch, 0: none
+//!   1:  u64  initial age, lifetime, stale-while-revalidate, stale-if-error, each in ms
+//!       u8   1: always to be validated; 2: never stale
+//!       u8 + the last record of the purge log that was known when its fill began
 //! u16     status
-//! u64     Last-Modified in seconds since the epoch, 0: none
 //! u16     number of headers, then each: u16 + name, u32 + value
 //! …       the plain body
 //! ```
+//!
+//! An answer that varies stands under a key of its own; under the resource's key stands `"TGV1"` and the names of the
+//! fields it varies by, each ended by a line feed.
 
-use super::version::{Slot, Version};
-use crate::{
-    config,
-    representation::{Outside, Representation},
+use super::{
+    policy::{Selecting, Terms},
+    purge::{Id, Stamp},
+    version::{Slot, Version},
 };
+use crate::representation::{respond, Body, Representation};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::{
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A representation in the cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// What is sent.
     pub representation: Representation,
-    /// When it was made, in milliseconds since the epoch.
-    pub made_ms: u64,
-    /// The version that was current when its fill began.
-    pub version: Version,
-    /// Who knows whether that version is still current.
-    pub slot: Arc<Slot>,
+    /// How long it is of use.
+    pub terms: Terms,
+    /// What it stands on.
+    pub standing: Standing,
+    /// Which requests it answers; `None`: all for its key.
+    pub selecting: Option<Selecting>,
+    /// Which part of the whole it is; `None`: all of it.
+    pub part: Option<Part>,
+    /// Whether its encodings were asked for.
+    pub encodings: Encodings,
+}
+
+/// Whether the encodings of an entry were asked for, so that they are made once.
+#[derive(Debug, Default)]
+pub struct Encodings(AtomicBool);
+
+impl Encodings {
+    /// They are there, as far as they are worth it.
+    pub fn made() -> Self {
+        Self(AtomicBool::new(true))
+    }
+
+    /// Whether they are still to be made; for one caller only.
+    pub fn begin(&self) -> bool {
+        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// A copy has another body, or other fields: it is a thing of its own.
+impl Clone for Encodings {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// What ends an entry before its time.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// The version that was current when its fill began, and who knows whether it still is.
+    Version(Version, Arc<Slot>),
+    /// The purge log, and the last record of it that was known when its fill began.
+    Log(Arc<Stamp>, Option<Id>),
+}
+
+/// A part of a representation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its first byte.
+    pub first: u64,
+    /// Bytes of the whole.
+    pub total: u64,
+}
+
+impl Part {
+    /// The part that a representation is.
+    pub fn of(self, what: &Representation) -> respond::Part<'_> {
+        respond::Part { headers: what.headers(), first: self.first, total: self.total, body: what.body() }
+    }
 }
 
 impl Entry {
-    /// How old it is, in milliseconds. A clock that was set back makes it new, not ancient.
+    /// How old it is, in milliseconds.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.made_ms)
+        self.terms.age_ms(now_ms)
+    }
+
+    /// Whether it was made under this version.
+    pub fn is_of(&self, version: &Version) -> bool {
+        matches!(&self.standing, Standing::Version(of, _) if of == version)
+    }
+
+    /// The same, in another form.
+    pub fn with(&self, representation: Representation) -> Self {
+        Self { representation, ..self.clone() }
     }
 }
 
@@ -51,14 +124,43 @@ impl Entry {
 #[derive(Debug)]
 pub enum Stored {
     /// An answer.
-    Answer {
-        /// What is sent.
-        representation: Box<Representation>,
-        /// When it was made, in milliseconds since the epoch.
-        made_ms: u64,
-    },
+    Answer(Opened),
     /// The answer may not be stored: whoever waits should ask the origin itself (hit-for-miss).
     Mark,
+    /// The answer varies by these fields.
+    Varies(Vec<HeaderName>),
+}
+
+/// An answer out of its envelope.
+#[derive(Debug)]
+pub struct Opened {
+    /// When and how it was made.
+    pub made: Made,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that were kept.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The plain body.
+    pub body: Body,
+}
+
+/// When and how an answer was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Under a version: the route's rules say how long it is of use.
+    Namespaced {
+        /// When it was received, in milliseconds since the epoch.
+        received_ms: u64,
+        /// When the origin says that the content changed last.
+        last_modified: Option<SystemTime>,
+    },
+    /// As its origin's headers say.
+    Followed {
+        /// How long it is of use.
+        terms: Terms,
+        /// The last record of the purge log that was known when its fill began.
+        since: Id,
+    },
 }
 
 /// A value that is no envelope of ours.
@@ -72,23 +174,47 @@ pub enum EnvelopeError {
     Damaged,
 }
 
-const ANSWER: &[u8; 4] = b"TGE1";
+const ANSWER: &[u8; 4] = b"TGE2";
 const MARK: &[u8; 4] = b"TGM1";
+const VARIES: &[u8; 4] = b"TGV1";
 
 /// The value that marks an answer as one that may not be stored.
 pub fn mark() -> Bytes {
     Bytes::from_static(MARK)
 }
 
-/// Puts an answer in its envelope.
-pub fn seal(representation: &Representation, made_ms: u64) -> Bytes {
-    let mut inner = BytesMut::with_capacity(256 + representation.body().len());
+/// The value that says by which fields an answer varies.
+pub fn varies(names: &[HeaderName]) -> Bytes {
+    let mut text = BytesMut::from(&VARIES[..]);
+    for name in names {
+        text.put_slice(name.as_str().as_bytes());
+        text.put_u8(b'\n');
+    }
+    text.freeze()
+}
+
+/// Puts an entry in its envelope.
+pub fn seal(entry: &Entry) -> Bytes {
+    let representation = &entry.representation;
+    let mut inner = BytesMut::with_capacity(512 + usize::try_from(representation.body().len()).unwrap_or(0));
     inner.put_slice(ANSWER);
     inner.put_u64_le(0);
-    inner.put_u64_le(made_ms);
+    match &entry.standing {
+        Standing::Version(..) => {
+            inner.put_u8(0);
+            inner.put_u64_le(entry.terms.received_ms);
+            let changed = representation.last_modified().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+            inner.put_u64_le(changed.map_or(0, |since| since.as_secs()));
+        }
+        Standing::Log(_, since) => {
+            inner.put_u8(1);
+            put_terms(&mut inner, &entry.terms);
+            let since = since.map(|id| id.to_string()).unwrap_or_default();
+            inner.put_u8(u8::try_from(since.len()).unwrap_or(0));
+            inner.put_slice(since.as_bytes());
+        }
+    }
     inner.put_u16_le(representation.status().as_u16());
-    let changed = representation.last_modified().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    inner.put_u64_le(changed.map_or(0, |since| since.as_secs()));
     // More headers, or longer ones, than the counters hold can't come out of an HTTP parser.
     let headers = representation.headers();
     inner.put_u16_le(u16::try_from(headers.len()).unwrap_or(u16::MAX));
@@ -98,25 +224,65 @@ pub fn seal(representation: &Representation, made_ms: u64) -> Bytes {
         inner.put_u32_le(u32::try_from(value.len()).unwrap_or(u32::MAX));
         inner.put_slice(value.as_bytes());
     }
-    inner.put_slice(representation.body());
+    for piece in representation.body().pieces() {
+        inner.put_slice(piece);
+    }
     let sum = xxh3_64(&inner[12..]);
     inner[4..12].copy_from_slice(&sum.to_le_bytes());
     inner.freeze()
 }
 
-/// Takes an answer out of its envelope.
+fn put_terms(out: &mut BytesMut, terms: &Terms) {
+    // Taken apart completely, so that a new term can't be forgotten here.
+    let Terms {
+        received_ms,
+        initial_age_ms,
+        lifetime_ms,
+        stale_while_revalidate_ms,
+        stale_if_error_ms,
+        always_validate,
+        never_stale,
+    } = *terms;
+    out.put_u64_le(received_ms);
+    out.put_u64_le(initial_age_ms);
+    out.put_u64_le(lifetime_ms);
+    out.put_u64_le(stale_while_revalidate_ms);
+    out.put_u64_le(stale_if_error_ms);
+    out.put_u8(u8::from(always_validate) | u8::from(never_stale) << 1);
+}
+
+fn take_terms(from: &mut Bytes) -> Option<Terms> {
+    let mut number = || from.try_get_u64_le().ok();
+    let (received_ms, initial_age_ms, lifetime_ms) = (number()?, number()?, number()?);
+    let (stale_while_revalidate_ms, stale_if_error_ms) = (number()?, number()?);
+    let flags = from.try_get_u8().ok()?;
+    Some(Terms {
+        received_ms,
+        initial_age_ms,
+        lifetime_ms,
+        stale_while_revalidate_ms,
+        stale_if_error_ms,
+        always_validate: flags & 1 != 0,
+        never_stale: flags & 2 != 0,
+    })
+}
+
+/// Takes what a store holds out of its envelope.
 ///
 /// # Errors
 /// If the value is not a whole envelope of this version.
-pub fn open(
-    value: Bytes,
-    outside: impl FnOnce(StatusCode) -> Outside,
-    rules: &config::Encoding,
-) -> Result<Stored, EnvelopeError> {
+pub fn open(value: Bytes) -> Result<Stored, EnvelopeError> {
     if &value[..] == MARK {
         return Ok(Stored::Mark);
     }
     let mut rest = value;
+    if let Some(names) = rest.strip_prefix(VARIES) {
+        let names: Option<Vec<_>> = names
+            .split_inclusive(|&b| b == b'\n')
+            .map(|n| HeaderName::from_bytes(n.strip_suffix(b"\n")?).ok())
+            .collect();
+        return names.map(Stored::Varies).ok_or(EnvelopeError::Damaged);
+    }
     if rest.len() < 12 || &rest[..4] != ANSWER {
         return Err(EnvelopeError::Foreign);
     }
@@ -124,18 +290,26 @@ pub fn open(
     if rest.get_u64_le() != xxh3_64(&rest) {
         return Err(EnvelopeError::Damaged);
     }
-    open_fields(rest, outside, rules).ok_or(EnvelopeError::Damaged)
+    open_fields(rest).map(Stored::Answer).ok_or(EnvelopeError::Damaged)
 }
 
-fn open_fields(
-    mut rest: Bytes,
-    outside: impl FnOnce(StatusCode) -> Outside,
-    rules: &config::Encoding,
-) -> Option<Stored> {
-    let made_ms = rest.try_get_u64_le().ok()?;
+fn open_fields(mut rest: Bytes) -> Option<Opened> {
+    let made = match rest.try_get_u8().ok()? {
+        0 => {
+            let received_ms = rest.try_get_u64_le().ok()?;
+            let changed = Duration::from_secs(rest.try_get_u64_le().ok()?);
+            let last_modified = if changed.is_zero() { None } else { Some(UNIX_EPOCH.checked_add(changed)?) };
+            Made::Namespaced { received_ms, last_modified }
+        }
+        1 => {
+            let terms = take_terms(&mut rest)?;
+            let length = usize::from(rest.try_get_u8().ok()?);
+            let since = take(&mut rest, length)?;
+            Made::Followed { terms, since: std::str::from_utf8(&since).ok()?.parse().ok()? }
+        }
+        _ => return None,
+    };
     let status = StatusCode::from_u16(rest.try_get_u16_le().ok()?).ok()?;
-    let changed = Duration::from_secs(rest.try_get_u64_le().ok()?);
-    let last_modified = if changed.is_zero() { None } else { Some(UNIX_EPOCH.checked_add(changed)?) };
     let count = rest.try_get_u16_le().ok()?;
     let mut headers = Vec::with_capacity(usize::from(count).min(64));
     for _ in 0..count {
@@ -145,9 +319,8 @@ fn open_fields(
         let value = HeaderValue::from_maybe_shared(take(&mut rest, length)?).ok()?;
         headers.push((name, value));
     }
-    // The body is copied out of the envelope only by reference: it shares the value's buffer.
-    let representation = Representation::new(status, headers, rest, last_modified, outside(status), rules);
-    Some(Stored::Answer { representation: Box::new(representation), made_ms })
+    // The body is taken out of the envelope only by reference: it shares the value's buffer.
+    Some(Opened { made, status, headers, body: rest.into() })
 }
 
 fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
@@ -155,77 +328,5 @@ fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn rules() -> config::Encoding {
-        config::Encoding {
-            types: vec!["application/json".into()],
-            min_size: 1_024,
-            prefer: vec![],
-            levels: Default::default(),
-        }
-    }
-
-    fn outside(_: StatusCode) -> Outside {
-        Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true }
-    }
-
-    fn changed() -> std::time::SystemTime {
-        UNIX_EPOCH + Duration::from_secs(7)
-    }
-
-    fn sample(body: Vec<u8>, value: &[u8]) -> Representation {
-        let value = HeaderValue::from_bytes(value).unwrap();
-        let headers = vec![(http::header::CONTENT_TYPE, value)];
-        Representation::new(
-            StatusCode::OK,
-            headers,
-            body.into(),
-            Some(changed()),
-            outside(StatusCode::OK),
-            &rules(),
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_sealed_comes_out_the_same(
-            body in proptest::collection::vec(any::<u8>(), 0..300),
-            value in "[ -~]{0,40}",
-            made in any::<u64>(),
-        ) {
-            let sample = sample(body, value.as_bytes());
-            let Ok(Stored::Answer { representation, made_ms }) = open(seal(&sample, made), outside, &rules())
-            else { return Err(TestCaseError::fail("no answer")) };
-            prop_assert_eq!(made_ms, made);
-            prop_assert_eq!(representation.body(), sample.body());
-            prop_assert_eq!(representation.headers(), sample.headers());
-            prop_assert_eq!(representation.last_modified(), Some(changed()));
-            prop_assert_eq!(representation.etag(), sample.etag());
-        }
-
-        #[test]
-        fn a_damaged_envelope_is_found_out(at in 0_usize..200, flip in 1_u8..=255, cut in 0_usize..200) {
-            let whole = seal(&sample(vec![7; 150], b"application/json"), 1);
-            let mut bent = whole.to_vec();
-            let at = at % bent.len();
-            bent[at] ^= flip;
-            prop_assert!(open(bent.into(), outside, &rules()).is_err());
-            let cut = cut % whole.len();
-            prop_assert!(open(whole.slice(..cut), outside, &rules()).is_err());
-        }
-
-        #[test]
-        fn anything_else_is_foreign(value in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assume!(!value.starts_with(ANSWER) && value != MARK);
-            prop_assert_eq!(open(value.into(), outside, &rules()).err(), Some(EnvelopeError::Foreign));
-        }
-    }
-
-    #[test]
-    fn a_mark_is_a_mark() {
-        assert!(matches!(open(mark(), outside, &rules()), Ok(Stored::Mark)));
-    }
-}
+#[path = "entry_tests.rs"]
+mod tests;

@@ -1,22 +1,22 @@
 //! A fill, from the lease to the landing: the part of the cache that runs on its own, whoever still waits.
 
 use super::{
-    entry::{self, Entry, Stored},
+    carry::{Carried, Hands, Left},
+    draft::{Draft, Verdict},
+    entry::Entry,
     flight::Lead,
+    follow::Asking,
     key::Key,
-    now_ms, outside, policy,
-    policy::{millis, Freshness, Sharing},
-    redis::{Claim, Redis},
+    live::Live,
+    now_ms,
+    policy::{self, millis},
+    purge::Id,
+    tier::Claimed,
     version::{Slot, Version},
-    Cache, Fetch, FetchError, Fetched, Landing, Own, Wanted,
+    Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
-use crate::{
-    config::Scope,
-    representation::{Outside, Representation},
-    telemetry::labels::{FillOutcome, StoreError},
-};
-use bytes::Bytes;
-use http::{header, HeaderValue};
+use crate::{config::CacheRules, representation::Body, telemetry::labels::FillOutcome};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -25,279 +25,270 @@ use tokio::sync::oneshot;
 
 /// How long an answer that may not be stored is remembered as such (hit-for-miss), so that those who want it don't
 /// wait for one another.
-const HIT_FOR_MISS: Duration = Duration::from_secs(10);
+pub(super) const HIT_FOR_MISS: Duration = Duration::from_secs(10);
+/// How often the origin is asked in one fill: once more where a body broke off before anyone saw of it, or where a
+/// 304 does not fit what is here.
+const ATTEMPTS: u32 = 2;
+
+/// The lead of a fill.
+pub(super) type Leading = Lead<Landing, Arc<Live>>;
 
 /// What a fill works on.
-struct Job {
-    wanted: Wanted,
-    slot: Arc<Slot>,
-    version: Version,
+pub(super) struct Job {
+    pub(super) key: Key,
+    pub(super) on: On,
 }
 
-/// How a fill ended: what everyone gets, what only its leader gets, what the store is given.
-struct Ended {
-    landing: Landing,
-    own: Option<Own>,
-    outcome: FillOutcome,
-    store: Option<ToStore>,
+/// For which kind of route.
+pub(super) enum On {
+    /// A namespace.
+    Version { rules: Arc<CacheRules>, slot: Arc<Slot>, version: Version },
+    /// An origin that is followed.
+    Follow {
+        asking: Arc<Asking>,
+        /// What is stale, to be validated.
+        old: Option<Arc<Entry>>,
+        since: Since,
+        requested_ms: u64,
+    },
 }
 
-enum ToStore {
+/// Where the purge log was when a fill began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Since {
+    pub(super) position: u64,
+    pub(super) id: Option<Id>,
+}
+
+/// What the store is given.
+pub(super) enum ToStore {
     Answer(Arc<Entry>),
     Mark,
+    Nothing,
+}
+
+impl Job {
+    fn timeout(&self) -> Duration {
+        match &self.on {
+            On::Version { rules, .. } => rules.fill_timeout,
+            On::Follow { asking, .. } => asking.rules.fill_timeout,
+        }
+    }
+
+    /// The largest body that is kept.
+    pub(super) fn max_size(&self) -> u64 {
+        match &self.on {
+            On::Version { rules, .. } => rules.max_size,
+            On::Follow { asking, .. } => asking.rules.max_size,
+        }
+    }
+
+    /// The largest body that is kept in Redis.
+    fn second_tier_limit(&self) -> Option<u64> {
+        match &self.on {
+            On::Version { .. } => None,
+            On::Follow { asking, .. } => Some(asking.rules.redis),
+        }
+    }
+
+    /// What the origin is asked to compare.
+    fn conditions(&self) -> Vec<(HeaderName, HeaderValue)> {
+        match &self.on {
+            On::Follow { old: Some(old), asking, .. } if !asking.is_alone() => {
+                policy::conditions(old.representation.headers())
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Cache {
-    /// Begins a fill as a task of its own: a client that leaves cancels nothing. What only the leader may have
-    /// comes through the channel, before the flight lands.
+    /// Begins a fill as a task of its own: a client that leaves cancels nothing. What its leader gets comes through
+    /// the channel.
     pub(super) fn begin_fill(
         self: &Arc<Self>,
-        lead: Lead<Landing>,
-        wanted: &Wanted,
-        slot: Arc<Slot>,
-        version: Version,
-        fetch: Fetch,
-    ) -> oneshot::Receiver<Own> {
+        lead: Option<Leading>,
+        live: &Arc<Live>,
+        job: Job,
+        fetcher: Fetcher,
+    ) -> oneshot::Receiver<Led> {
         let (own, receiver) = oneshot::channel();
+        let hands = Hands::new(lead, own, live.writer());
         let cache = self.clone();
-        let job = Job { wanted: wanted.clone(), slot, version };
-        self.tasks.spawn(async move { cache.fill(lead, job, fetch, own).await });
+        self.tasks.spawn(async move { cache.fill(hands, job, fetcher).await });
         receiver
     }
 
-    async fn fill(self: Arc<Self>, lead: Lead<Landing>, job: Job, fetch: Fetch, own: oneshot::Sender<Own>) {
+    async fn fill(self: Arc<Self>, mut hands: Hands, mut job: Job, mut fetcher: Fetcher) {
         let began = Instant::now();
-        let deadline = tokio::time::Instant::now() + job.wanted.rules.fill_timeout;
-        let redis = self.redis.as_deref();
-        let token = match tokio::time::timeout_at(deadline, self.claim(redis, &job)).await {
-            Ok(Claimed::Found(entry)) => return lead.land(Landing::Remote(entry)),
-            Ok(Claimed::Marked) => return lead.land(Landing::Unshareable(FillOutcome::Private)),
-            Ok(Claimed::Fill(token)) => token,
-            Err(_) => return lead.land(Landing::Failed(FetchError::Timeout)),
+        let deadline = tokio::time::Instant::now() + job.timeout();
+        let claimed = match tokio::time::timeout_at(deadline, self.claim(&mut job)).await {
+            Ok(Claimed::Found(entry)) => return hands.land(Landing::Remote(entry)),
+            Ok(Claimed::Marked) => return hands.land(Landing::Unshareable(FillOutcome::Private, None)),
+            Ok(Claimed::Fill(lease)) => lease,
+            Err(_) => return hands.land(Landing::Failed(FetchError::Timeout)),
         };
-        let fetched = tokio::select! {
-            fetched = tokio::time::timeout_at(deadline, fetch) => fetched.unwrap_or(Err(FetchError::Timeout)),
-            () = renew(redis, &job, token.as_deref()) => Err(FetchError::Abandoned),
+        let (lease, left) = (claimed.as_ref(), hands.left());
+        let (outcome, to_store) = tokio::select! {
+            ended = self.fetch_and_carry(&mut hands, &job, &mut fetcher, deadline) => ended,
+            () = self.hold(lease, left) => (FillOutcome::Cancelled, ToStore::Nothing),
         };
-        let ended = self.judge(&job, fetched);
-        self.metrics.fill(ended.outcome, began.elapsed());
-        if let Some(answer) = ended.own {
-            // A leader that left doesn't want it any more.
-            own.send(answer).unwrap_or_default();
-        }
-        lead.land(ended.landing);
-        if let Some(redis) = redis {
-            Self::hand_on(redis, &job, ended.store.as_ref(), token.as_deref()).await;
-        }
-        if let Some(ToStore::Answer(entry)) = ended.store {
-            self.encode(job.wanted.key, entry).await;
-        }
+        drop(hands);
+        self.metrics.fill(outcome, began.elapsed());
+        self.hand_on(&job, &to_store, lease).await;
     }
 
-    /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, the fill goes on
-    /// without one.
-    async fn claim(self: &Arc<Self>, redis: Option<&Redis>, job: &Job) -> Claimed {
-        let Some(redis) = redis.filter(|r| r.is_up()) else { return Claimed::Fill(None) };
-        let token = format!("{:032x}", rand::random::<u128>());
+    async fn fetch_and_carry(
+        self: &Arc<Self>,
+        hands: &mut Hands,
+        job: &Job,
+        fetcher: &mut Fetcher,
+        deadline: tokio::time::Instant,
+    ) -> (FillOutcome, ToStore) {
+        let mut conditions = job.conditions();
+        let mut attempt = 1;
         loop {
-            let wait = redis.wait(&job.wanted.key, &job.version);
-            let Claim { found, ours } = match redis.claim(&job.wanted.key, &job.version, &token).await {
-                Ok(claim) => claim,
-                // It may be ours all the same: then others wait until it is given back.
-                Err(StoreError::Timeout) => return Claimed::Fill(Some(token)),
-                Err(_) => return Claimed::Fill(None),
+            let fetched = tokio::time::timeout_at(deadline, fetcher(&conditions)).await;
+            let mut fetched = match fetched.unwrap_or(Err(FetchError::Timeout)) {
+                Ok(fetched) => fetched,
+                Err(error) => return self.failed(hands, error),
             };
-            if let Some(usable) = found.and_then(|value| self.usable(job, value)) {
-                if ours {
-                    redis.release(&job.wanted.key, &job.version, &token).await;
+            if fetched.status == StatusCode::NOT_MODIFIED && !conditions.is_empty() {
+                // Its end gives the connection back.
+                drop(fetched.body.next().await);
+                match self.accept(hands, job, &fetched.headers) {
+                    Some(ended) => return ended,
+                    None if attempt < ATTEMPTS => {
+                        conditions.clear();
+                        attempt += 1;
+                        continue;
+                    }
+                    None => return self.failed(hands, FetchError::Unreachable),
                 }
-                return usable;
             }
-            if ours {
-                return Claimed::Fill(Some(token));
+            let draft = self.draft(job, &fetched);
+            if job.second_tier_limit().is_some_and(|limit| draft.length.is_some_and(|length| length > limit))
+            {
+                hands.let_go_of_the_lease();
             }
-            wait.until_ended().await;
+            self.release_those_who_get_nothing(hands, job, &draft);
+            let small = draft.length.is_none_or(|length| length <= job.max_size());
+            let keep = match draft.verdict.is_shared() && small {
+                true => job.max_size(),
+                false => 0,
+            };
+            match self.carry(hands, &draft, fetched.body, keep, deadline).await {
+                Carried::Whole(body) => return self.land(hands, job, draft, body),
+                Carried::Passed => return self.passed(job, &draft),
+                Carried::Unwanted => return (FillOutcome::Cancelled, ToStore::Nothing),
+                Carried::Broken(error)
+                    if hands.are_full() && attempt < ATTEMPTS && draft.verdict.is_shared() =>
+                {
+                    tracing::debug!(%error, "a body broke off before anyone saw of it");
+                    attempt += 1;
+                }
+                Carried::Broken(error) => return self.failed(hands, error),
+            }
         }
     }
 
-    /// What was found in the store, if it makes the fill unnecessary.
-    fn usable(self: &Arc<Self>, job: &Job, value: Bytes) -> Option<Claimed> {
-        let wanted = &job.wanted;
-        if value == entry::mark() {
-            let now = now_ms();
-            self.memory.mark(wanted.key.clone(), now, now + millis(HIT_FOR_MISS));
-            return Some(Claimed::Marked);
+    fn failed(&self, hands: &mut Hands, error: FetchError) -> (FillOutcome, ToStore) {
+        hands.fail(error);
+        let outcome = match error {
+            FetchError::Timeout => FillOutcome::Timeout,
+            FetchError::Abandoned => FillOutcome::Cancelled,
+            FetchError::Unreachable | FetchError::BreakerOpen => FillOutcome::OriginError,
+        };
+        (outcome, ToStore::Nothing)
+    }
+
+    fn draft(&self, job: &Job, fetched: &Fetched) -> Draft {
+        match &job.on {
+            On::Version { rules, slot, version } => {
+                self.draft_of_namespace(rules, version, slot, fetched.status, &fetched.headers)
+            }
+            On::Follow { asking, since, requested_ms, .. } => {
+                self.draft_of_origin(asking, *since, *requested_ms, fetched.status, &fetched.headers)
+            }
         }
-        let entry = self.open(wanted, &job.slot, &job.version, value)?;
-        let age = entry.age_ms(now_ms());
-        if policy::freshness(&wanted.rules, entry.representation.status(), age) != Freshness::Fresh {
+    }
+
+    /// The origin says that what is here is still good. `None`: it speaks of something else.
+    fn accept(&self, hands: &mut Hands, job: &Job, fresh: &HeaderMap) -> Option<(FillOutcome, ToStore)> {
+        let On::Follow { asking, old: Some(old), since, requested_ms } = &job.on else { return None };
+        if !policy::validates(old.representation.headers(), fresh) {
             return None;
         }
-        self.memory.keep(wanted.key.clone(), entry.clone());
-        self.encode_later(wanted.key.clone(), entry.clone());
-        Some(Claimed::Found(entry))
-    }
-
-    /// Opens an envelope; a foreign or damaged one is a miss.
-    pub(super) fn open(
-        &self,
-        wanted: &Wanted,
-        slot: &Arc<Slot>,
-        version: &Version,
-        value: Bytes,
-    ) -> Option<Arc<Entry>> {
-        let told = |status| outside(&wanted.rules, status);
-        match entry::open(value, told, &self.encoding) {
-            Ok(Stored::Answer { representation, made_ms }) => Some(Arc::new(Entry {
-                representation: *representation,
-                made_ms,
-                version: version.clone(),
-                slot: slot.clone(),
-            })),
-            Ok(Stored::Mark) => None,
-            Err(error) => {
-                self.metrics.envelope_refused();
-                tracing::debug!(%error, key = wanted.key.as_str(), "an envelope was not understood");
-                None
-            }
-        }
-    }
-
-    fn judge(&self, job: &Job, fetched: Result<Fetched, FetchError>) -> Ended {
-        let Wanted { key, rules, .. } = &job.wanted;
-        let fetched = match fetched {
-            Ok(fetched) => fetched,
-            Err(FetchError::TooLarge) => return self.unshareable(key, FillOutcome::TooLarge, None),
-            Err(error) => {
-                let outcome = match error {
-                    FetchError::Timeout => FillOutcome::Timeout,
-                    FetchError::Abandoned => FillOutcome::Cancelled,
-                    _ => FillOutcome::OriginError,
-                };
-                return Ended { landing: Landing::Failed(error), own: None, outcome, store: None };
-            }
-        };
-        let Fetched { status, headers, body } = fetched;
-        let verdict = policy::storable(rules, status, &headers);
-        let told = match verdict {
-            Ok(()) => outside(rules, status),
-            // What is not stored here is not ours to recommend to others.
-            Err(_) => Outside {
-                cache_control: headers
-                    .get(header::CACHE_CONTROL)
-                    .cloned()
-                    .unwrap_or(HeaderValue::from_static("no-store")),
-                varies_by_authorization: rules.scope != Scope::Public,
-            },
-        };
-        let representation = Representation::from_origin(status, &headers, body, told, &self.encoding);
-        match verdict {
-            Ok(()) => {
-                let entry = Arc::new(Entry {
-                    representation,
-                    made_ms: now_ms(),
-                    version: job.version.clone(),
-                    slot: job.slot.clone(),
-                });
-                self.memory.keep(key.clone(), entry.clone());
-                let store = Some(ToStore::Answer(entry.clone()));
-                Ended { landing: Landing::Filled(entry), own: None, outcome: FillOutcome::Stored, store }
-            }
+        let (entry, storable) = self.validated(asking, old, *since, *requested_ms, fresh);
+        let entry = Arc::new(entry);
+        let stored = storable.is_ok();
+        match storable {
+            Ok(()) => drop(self.keep_followed(&job.key, entry.clone(), job.max_size())),
             Err(why) => {
-                let representation = Arc::new(representation);
-                let own = Some((representation.clone(), Arc::new(headers), why));
-                match policy::sharing(why, status) {
-                    Sharing::Everyone => Ended {
-                        landing: Landing::Passing(representation),
-                        own: None,
-                        outcome: why,
-                        store: None,
-                    },
-                    Sharing::Asker => {
-                        Ended { landing: Landing::Unshareable(why), own, outcome: why, store: None }
-                    }
-                    Sharing::AskerAlways => self.unshareable(key, why, own),
-                }
+                self.memory.drop_entry(&job.key, old);
+                hands.release(why, StatusCode::NOT_MODIFIED, Left::ThisTime);
+            }
+        }
+        hands.land(Landing::Validated(entry.clone()));
+        Some((FillOutcome::Validated, if stored { ToStore::Answer(entry) } else { ToStore::Nothing }))
+    }
+
+    /// Those who wait for an answer that is the asker's alone are told at once.
+    fn release_those_who_get_nothing(&self, hands: &mut Hands, job: &Job, draft: &Draft) {
+        match draft.verdict {
+            Verdict::Keep | Verdict::Everyone(_) => {}
+            Verdict::Asker(why) => hands.release(why, draft.status, Left::ThisTime),
+            Verdict::AskerAlways(why) => {
+                self.mark(&job.key, why);
+                hands.release(why, draft.status, Left::EachTime);
             }
         }
     }
 
-    /// The answer is for whoever asked alone, and so will the next ones be.
-    fn unshareable(&self, key: &Key, why: FillOutcome, own: Option<Own>) -> Ended {
+    pub(super) fn mark(&self, key: &Key, why: FillOutcome) {
         let now = now_ms();
-        self.memory.mark(key.clone(), now, now + millis(HIT_FOR_MISS));
-        Ended { landing: Landing::Unshareable(why), own, outcome: why, store: Some(ToStore::Mark) }
+        self.memory.mark(key.clone(), why, now, now + millis(HIT_FOR_MISS));
     }
 
-    /// Stores what the other nodes wait for, then wakes them by giving back the lease. A store that does not take
-    /// it costs them a fill of their own, and nothing else.
-    async fn hand_on(redis: &Redis, job: &Job, what: Option<&ToStore>, token: Option<&str>) {
-        let Wanted { key, rules, .. } = &job.wanted;
-        let stored = match what {
-            Some(ToStore::Answer(entry)) => {
-                let keep = policy::keep(rules, entry.representation.status());
-                let value = entry::seal(&entry.representation, entry.made_ms);
-                redis.store(key, &job.version, value, keep, true).await
+    /// The body is whole and all of it is here.
+    fn land(
+        self: &Arc<Self>,
+        hands: &mut Hands,
+        job: &Job,
+        draft: Draft,
+        body: Body,
+    ) -> (FillOutcome, ToStore) {
+        match draft.verdict {
+            Verdict::Keep => {
+                let entry = Arc::new(draft.entry(body, &self.encoding));
+                let kept = match &job.on {
+                    On::Version { .. } => {
+                        self.memory.keep(job.key.clone(), entry.clone());
+                        entry.clone()
+                    }
+                    On::Follow { .. } => self.keep_followed(&job.key, entry.clone(), job.max_size()),
+                };
+                hands.land(Landing::Filled(entry));
+                (FillOutcome::Stored, ToStore::Answer(kept))
             }
-            Some(ToStore::Mark) => {
-                redis.store(key, &job.version, entry::mark(), millis(HIT_FOR_MISS), false).await
+            Verdict::Everyone(why) => {
+                hands.land(Landing::Passing(Arc::new(draft.representation(body, &self.encoding))));
+                (why, ToStore::Nothing)
             }
-            None => Ok(()),
-        };
-        if let Err(error) = stored {
-            tracing::debug!(%error, key = key.as_str(), "an answer was not stored in redis");
-        }
-        if let Some(token) = token {
-            redis.release(key, &job.version, token).await;
+            // What is the asker's alone is never kept: it went by.
+            Verdict::Asker(why) | Verdict::AskerAlways(why) => (why, ToStore::Nothing),
         }
     }
 
-    fn encode_later(self: &Arc<Self>, key: Key, entry: Arc<Entry>) {
-        let cache = self.clone();
-        self.tasks.spawn(async move { cache.encode(key, entry).await });
-    }
-
-    /// Makes the encodings of an entry, off the async threads, and puts them in its place.
-    async fn encode(&self, key: Key, entry: Arc<Entry>) {
-        if !entry.representation.is_encodable() {
-            return;
-        }
-        // Beyond a certain number of waiters an answer stays plain: it costs bandwidth, not memory.
-        let Ok(_place) = self.encoding_queue.try_acquire() else { return };
-        let Ok(_permit) = self.encoders.acquire().await else { return };
-        if !self.memory.holds(&key, &entry) {
-            return;
-        }
-        let (rules, plain, metrics) = (self.encoding.clone(), entry.clone(), self.metrics.clone());
-        let encode =
-            move || plain.representation.with_encodings(&rules, |coding, took| metrics.encoded(coding, took));
-        let encoded = tokio::task::spawn_blocking(encode).await;
-        match encoded {
-            Ok(representation) => {
-                let Entry { representation: _, made_ms, version, slot } = &*entry;
-                let encoded =
-                    Entry { representation, made_ms: *made_ms, version: version.clone(), slot: slot.clone() };
-                self.memory.replace(key, &entry, Arc::new(encoded));
+    /// The body is whole, and went by.
+    fn passed(&self, job: &Job, draft: &Draft) -> (FillOutcome, ToStore) {
+        match draft.verdict {
+            Verdict::Keep => {
+                self.mark(&job.key, FillOutcome::TooLarge);
+                (FillOutcome::TooLarge, ToStore::Mark)
             }
-            Err(error) => tracing::error!(%error, "an encoder failed"),
+            Verdict::AskerAlways(why) => (why, ToStore::Mark),
+            Verdict::Everyone(why) | Verdict::Asker(why) => (why, ToStore::Nothing),
         }
-    }
-}
-
-/// What came of asking for the lease.
-enum Claimed {
-    /// The answer is there.
-    Found(Arc<Entry>),
-    /// The answer may not be stored.
-    Marked,
-    /// Fill, with or without a lease.
-    Fill(Option<String>),
-}
-
-/// Prolongs the lease for as long as the fill runs; never returns.
-async fn renew(redis: Option<&Redis>, job: &Job, token: Option<&str>) {
-    match (redis, token) {
-        (Some(redis), Some(token)) => redis.renew(&job.wanted.key, &job.version, token).await,
-        _ => std::future::pending().await,
     }
 }

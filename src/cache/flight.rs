@@ -1,55 +1,57 @@
 //! One fill for everyone who waits: local flights.
 //!
-//! The first who asks for a name *leads* and must land the flight; all others *follow* and are handed the same
-//! outcome. A lead that is dropped, by a panic or a cancelled task, lands the flight as abandoned: nobody hangs.
-//! The lead leaves the table before the outcome is handed out, so whoever comes later finds what was stored
-//! or begins a flight of its own.
+//! The first who asks for a name *leads*; all others *follow* and are handed the same outcome. A lead announces the
+//! outcome once. It may do so before its work is done: then whoever joins later is handed it too, until the lead
+//! leaves. A lead that is dropped without an outcome, by a panic or a cancelled task, abandons the flight: nobody
+//! hangs. What all of a flight share from its beginning is its cargo.
 
 use ahash::RandomState;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::watch;
 
-/// The lead went away without landing the flight.
+/// The lead went away without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the fill was abandoned")]
 pub struct Abandoned;
 
 const SHARDS: usize = 16;
 
-type Shard<T> = Mutex<HashMap<Arc<str>, watch::Receiver<Option<T>>, RandomState>>;
+type Shard<T, C> = Mutex<HashMap<Arc<str>, Follow<T, C>, RandomState>>;
 
 /// The flights under way on this node.
-pub struct Flights<T> {
-    shards: Arc<[Shard<T>; SHARDS]>,
+pub struct Flights<T, C = ()> {
+    shards: Arc<[Shard<T, C>; SHARDS]>,
     hasher: RandomState,
 }
 
 /// What a caller is.
-pub enum Joined<T: Clone> {
-    /// The first: has to land the flight. It may wait for its own landing as a follower.
-    Lead(Lead<T>, Follow<T>),
+pub enum Joined<T, C = ()> {
+    /// The first: has to find the outcome. It may wait for its own flight as a follower.
+    Lead(Lead<T, C>, Follow<T, C>),
     /// One of those who wait.
-    Follow(Follow<T>),
+    Follow(Follow<T, C>),
 }
 
-impl<T: Clone> Flights<T> {
+impl<T: Clone, C: Clone> Flights<T, C> {
     /// No flights.
     pub fn new() -> Self {
         Self { shards: Arc::new(std::array::from_fn(|_| Shard::default())), hasher: RandomState::new() }
     }
 
-    /// Joins the flight of this name, or begins it.
-    pub fn join(&self, name: &str) -> Joined<T> {
+    /// Joins the flight of this name, or begins it with this cargo.
+    pub fn join(&self, name: &str, cargo: impl FnOnce() -> C) -> Joined<T, C> {
         let shard = self.hasher.hash_one(name) as usize % SHARDS;
         let mut flights = self.shards[shard].lock();
-        if let Some(landing) = flights.get(name) {
-            return Joined::Follow(Follow { landing: landing.clone() });
+        if let Some(flight) = flights.get(name) {
+            return Joined::Follow(flight.clone());
         }
-        let (land, landing) = watch::channel(None);
+        let (announce, outcome) = watch::channel(None);
         let name: Arc<str> = name.into();
-        flights.insert(name.clone(), landing.clone());
-        Joined::Lead(Lead { shards: self.shards.clone(), shard, name, land }, Follow { landing })
+        let follow = Follow { outcome, cargo: cargo() };
+        flights.insert(name.clone(), follow.clone());
+        let lead = Lead { shards: self.shards.clone(), shard, name: Some(name), announce };
+        Joined::Lead(lead, follow)
     }
 
     /// How many flights are under way.
@@ -58,54 +60,67 @@ impl<T: Clone> Flights<T> {
     }
 }
 
-impl<T: Clone> Default for Flights<T> {
+impl<T: Clone, C: Clone> Default for Flights<T, C> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// The duty to land a flight.
-pub struct Lead<T> {
-    shards: Arc<[Shard<T>; SHARDS]>,
+/// The duty to find an outcome.
+pub struct Lead<T, C = ()> {
+    shards: Arc<[Shard<T, C>; SHARDS]>,
     shard: usize,
-    name: Arc<str>,
-    land: watch::Sender<Option<T>>,
+    /// `None`: it has left. Another flight may have its name by now.
+    name: Option<Arc<str>>,
+    announce: watch::Sender<Option<T>>,
 }
 
-impl<T> Lead<T> {
-    /// Hands the outcome to everyone who waits.
-    pub fn land(self, outcome: T) {
+impl<T, C> Lead<T, C> {
+    /// Hands the outcome to everyone who waits, and to whoever joins before the lead leaves.
+    pub fn announce(&self, outcome: T) {
+        self.announce.send_replace(Some(outcome));
+    }
+
+    /// Hands the outcome to everyone who waits, and to nobody else: the lead leaves first, so that whoever comes
+    /// later finds what was stored or begins a flight of its own.
+    pub fn land(mut self, outcome: T) {
         self.leave();
-        self.land.send_replace(Some(outcome));
+        self.announce(outcome);
     }
 
-    fn leave(&self) {
-        self.shards[self.shard].lock().remove(&self.name);
-    }
-}
-
-impl<T> Drop for Lead<T> {
-    fn drop(&mut self) {
-        // Only a flight that was not landed is still in the table under this lead: a landed one may have been
-        // followed by another of the same name.
-        if self.land.borrow().is_none() {
-            self.leave();
+    /// Nobody joins any more.
+    pub fn leave(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.shards[self.shard].lock().remove(&name);
         }
     }
 }
 
-/// A place among those who wait.
-pub struct Follow<T> {
-    landing: watch::Receiver<Option<T>>,
+impl<T, C> Drop for Lead<T, C> {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
-impl<T: Clone> Follow<T> {
+/// A place among those who wait.
+#[derive(Clone)]
+pub struct Follow<T, C = ()> {
+    outcome: watch::Receiver<Option<T>>,
+    cargo: C,
+}
+
+impl<T: Clone, C> Follow<T, C> {
+    /// What all of the flight share.
+    pub fn cargo(&self) -> &C {
+        &self.cargo
+    }
+
     /// Waits for the outcome.
     ///
     /// # Errors
     /// [`Abandoned`], if the lead went away without one.
     pub async fn outcome(mut self) -> Result<T, Abandoned> {
-        match self.landing.wait_for(Option::is_some).await {
+        match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().ok_or(Abandoned),
             Err(_) => Err(Abandoned),
         }
@@ -117,14 +132,14 @@ mod tests {
     use super::*;
 
     fn lead(flights: &Flights<u32>) -> (Lead<u32>, Follow<u32>) {
-        match flights.join("k") {
+        match flights.join("k", || ()) {
             Joined::Lead(lead, follow) => (lead, follow),
             Joined::Follow(_) => panic!("someone else leads"),
         }
     }
 
     fn follow(flights: &Flights<u32>) -> Follow<u32> {
-        match flights.join("k") {
+        match flights.join("k", || ()) {
             Joined::Follow(follow) => follow,
             Joined::Lead(..) => panic!("no flight is under way"),
         }
@@ -142,6 +157,20 @@ mod tests {
         }
         let _second = lead(&flights);
         assert_eq!(flights.under_way(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_announced_outcome_is_handed_out_until_the_lead_leaves() {
+        let flights = Flights::new();
+        let (mut first, own) = lead(&flights);
+        first.announce(7);
+        assert_eq!(follow(&flights).outcome().await, Ok(7));
+        first.leave();
+        let (second, _) = lead(&flights);
+        drop(first);
+        assert_eq!(flights.under_way(), 1, "the first doesn't end the second");
+        second.land(8);
+        assert_eq!(own.outcome().await, Ok(7));
     }
 
     #[tokio::test]

@@ -10,16 +10,24 @@
 //! | `<prefix>ver:<namespace>:<tenant>` | the version; the application may write it |
 //! | `<prefix><namespace>:<tenant>:<variant>:v<version>` | the answer of one generation |
 //! | `<prefix><namespace>:<tenant>:<variant>:last` | the version of the newest answer that was stored |
-//! | `<prefix>lock:<namespace>:<tenant>:<variant>:v<version>` | the lease of a fill |
+//! | `<prefix>@<host><path and query>` | an answer as its origin's headers say, or the fields by which it varies |
+//! | `<prefix>@<host><path and query>:<digest>` | one variant of it |
+//! | `<prefix>lock:` and the name of an answer | the lease of a fill |
 //! | `<prefix>event:<id>` | an event that was taken |
+//! | `<prefix>purge:log` | the log of purges; the application may add to it |
 
 use crate::{
     config::{CacheRules, Scope},
     name::{Namespace, Tenant},
 };
+use bytes::Bytes;
 use percent_encoding::{percent_decode_str, utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use sha2::{Digest, Sha256};
-use std::fmt::{self, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// A variant longer than this (bytes) is replaced by its SHA-256.
 const LONGEST_VARIANT: usize = 200;
@@ -29,6 +37,9 @@ const WORD: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// A path keeps its `/`; its own escapes are escaped once more, so that `:` and `%3A` stay apart.
 const PATH: &AsciiSet =
     &WORD.remove(b'/').remove(b'!').remove(b'$').remove(b'@').remove(b'+').remove(b',').remove(b'=');
+
+/// A target keeps its `/`, its `?` and what a query is made of; its own escapes are escaped once more.
+const TARGET: &AsciiSet = &PATH.remove(b'?').remove(b'&').remove(b';').remove(b'*').remove(b'(').remove(b')');
 
 /// The identity of an answer across its generations: `<namespace>:<tenant>:<variant>`.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -84,6 +95,23 @@ impl Key {
         Self(text.into_boxed_str())
     }
 
+    /// The key of a resource of an origin that is followed: its host and its target as it was sent. No namespace
+    /// begins like it.
+    pub fn of_resource(host: &str, target: &str) -> Self {
+        let mut text = String::with_capacity(1 + host.len() + target.len());
+        text.push('@');
+        text.push_str(&self::host(host));
+        // What of a target could pose as another part of a key, or as the end of one, is escaped.
+        push_escaped(&mut text, &self::target(target), TARGET);
+        if text.len() > LONGEST_VARIANT {
+            let digest = Sha256::digest(text.as_bytes());
+            text.truncate(1);
+            text.push('#');
+            push_hex(&mut text, &digest);
+        }
+        Self(text.into_boxed_str())
+    }
+
     /// The text, without the store's prefix.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -127,6 +155,45 @@ pub fn canonical_query(listed: &[String], query: &str) -> String {
     canonical
 }
 
+/// A resource, whoever asks for it and in whichever variant: what a purge by URL is about. `host` and `target` (path
+/// and query) are as a request names them. Two resources with one number would only be purged together.
+pub fn resource(host: &str, target: &str) -> u128 {
+    xxh3_128(format!("{}\n{}", self::host(host), self::target(target)).as_bytes())
+}
+
+/// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
+/// the root's dot.
+pub fn host(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let (name, port) = match lower.rsplit_once(':') {
+        Some((name, port)) if digits(port) => (name, port),
+        _ => (&*lower, ""),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match port {
+        "" | "80" | "443" => name.to_owned(),
+        port => format!("{name}:{port}"),
+    }
+}
+
+/// A path and query in one form: what may not stand in a URL and was sent all the same is escaped, as a client that
+/// keeps to the rules would have done.
+pub fn target(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        match byte.is_ascii_graphic() {
+            true => escaped.push(char::from(byte)),
+            // Writing to a String can't fail.
+            false => write!(escaped, "%{byte:02X}").unwrap_or_default(),
+        }
+    }
+    escaped.into()
+}
+
 /// How many parameters a query has.
 pub fn count_parameters(query: &str) -> usize {
     pairs(query).count()
@@ -160,6 +227,17 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Where the store keeps an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The answer itself.
+    pub body: String,
+    /// The lease of its fill.
+    pub lease: String,
+    /// What leads to it, and what stands there.
+    pub pointer: Option<(String, Bytes)>,
+}
+
 /// The names of keys in the store, all under one prefix.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -178,18 +256,38 @@ impl Names {
     }
 
     /// Where the answer of one generation stands; `version` is [`super::version::Version::tag`].
-    pub fn body(&self, key: &Key, version: &str) -> String {
-        format!("{}{}:v{version}", self.prefix, key.as_str())
+    pub fn of_version(&self, key: &Key, version: &str) -> Place {
+        let name = format!("{}:v{version}", key.as_str());
+        let pointer = Some((self.last(key), version.to_owned().into()));
+        Place { body: self.of(&name), lease: self.lease(&name), pointer }
     }
 
     /// Where the version of the newest stored answer stands.
     pub fn last(&self, key: &Key) -> String {
-        format!("{}{}:last", self.prefix, key.as_str())
+        self.of(&format!("{}:last", key.as_str()))
     }
 
-    /// Where the lease of a fill stands.
-    pub fn lease(&self, key: &Key, version: &str) -> String {
-        format!("{}lock:{}:v{version}", self.prefix, key.as_str())
+    /// Where the answer of a resource stands, or by what it varies.
+    pub fn of_resource(&self, key: &Key) -> Place {
+        Place { body: self.of(key.as_str()), lease: self.lease(key.as_str()), pointer: None }
+    }
+
+    /// Where a variant of a resource stands; `varies` is what stands under the resource then.
+    pub fn of_variant(&self, key: &Key, digest: &str, varies: Bytes) -> Place {
+        let name = format!("{}:{digest}", key.as_str());
+        Place {
+            body: self.of(&name),
+            lease: self.lease(&name),
+            pointer: Some((self.of(key.as_str()), varies)),
+        }
+    }
+
+    fn of(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn lease(&self, name: &str) -> String {
+        format!("{}lock:{name}", self.prefix)
     }
 
     /// Where an event that was taken is remembered.
@@ -201,9 +299,15 @@ impl Names {
         name
     }
 
+    /// Where the log of purges stands. It has a prefix of its own like the other families of keys: reports on keys that
+    /// begin with `purge` would tell of every answer of a namespace `purges` as well.
+    pub fn purge_log(&self) -> String {
+        format!("{}purge:log", self.prefix)
+    }
+
     /// The prefixes whose keys the store is asked to report on.
-    pub fn tracked(&self) -> [String; 2] {
-        [format!("{}ver:", self.prefix), format!("{}lock:", self.prefix)]
+    pub fn tracked(&self) -> [String; 3] {
+        ["ver:", "lock:", "purge:"].map(|family| format!("{}{family}", self.prefix))
     }
 
     /// What a reported key is.
@@ -215,9 +319,10 @@ impl Names {
                 None => Reported::Foreign,
             };
         }
-        match rest.starts_with("lock:") {
-            true => Reported::Lease,
-            false => Reported::Foreign,
+        match rest {
+            "purge:log" => Reported::PurgeLog,
+            _ if rest.starts_with("lock:") => Reported::Lease,
+            _ => Reported::Foreign,
         }
     }
 }
@@ -234,135 +339,12 @@ pub enum Reported<'k> {
     },
     /// A lease.
     Lease,
+    /// The log of purges.
+    PurgeLog,
     /// Nothing of ours.
     Foreign,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn rules(scope: Scope, query: &[&str]) -> CacheRules {
-        CacheRules {
-            namespace: "kpi".parse().unwrap(),
-            scope,
-            ttl: Duration::from_secs(20),
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            query: query.iter().map(|q| q.to_string()).collect(),
-            negative_ttl: Duration::ZERO,
-            max_size: 1 << 20,
-            fill_timeout: Duration::from_secs(30),
-            cache_control: None,
-        }
-    }
-
-    fn key(rules: &CacheRules, tenant: &str, user: Option<&str>, path: &str, query: &str) -> Key {
-        let tenant = tenant.parse().unwrap();
-        let query = canonical_query(&rules.query, query);
-        Key::derive(rules, Parts { host: None, tenant: &tenant, user, path, query: &query })
-    }
-
-    #[test]
-    fn keys_are_as_the_application_knows_them() {
-        let names = Names::new("dash:");
-        let (kpi, acme) = ("kpi".parse().unwrap(), "acme".parse().unwrap());
-        assert_eq!(names.version(&kpi, &acme), "dash:ver:kpi:acme");
-        let key = key(&rules(Scope::Tenant, &["hours"]), "acme", None, "/api/widgets/kpi", "x=1&hours=24");
-        assert_eq!(names.body(&key, "7"), "dash:kpi:acme:/api/widgets/kpi?hours=24:v7");
-        assert_eq!(names.lease(&key, "7"), "dash:lock:kpi:acme:/api/widgets/kpi?hours=24:v7");
-        assert_eq!(
-            names.recognise("dash:ver:kpi:acme"),
-            Reported::Version { namespace: "kpi", tenant: "acme" }
-        );
-        assert_eq!(names.recognise("dash:lock:kpi:acme:/x:v1"), Reported::Lease);
-        assert_eq!(names.recognise("other:ver:kpi:acme"), Reported::Foreign);
-    }
-
-    #[test]
-    fn a_public_scope_ignores_the_tenant_and_a_user_scope_never_meets_another() {
-        let public = rules(Scope::Public, &[]);
-        assert_eq!(key(&public, "acme", Some("a"), "/p", ""), key(&public, "globex", None, "/p", ""));
-        let user = rules(Scope::User, &[]);
-        let tenant = rules(Scope::Tenant, &[]);
-        assert_ne!(key(&user, "acme", None, "/p", ""), key(&tenant, "acme", None, "/p", ""));
-        assert_ne!(key(&user, "acme", Some("a"), "/p", ""), key(&user, "acme", Some("a/p"), "", ""));
-    }
-
-    #[test]
-    fn a_path_cannot_pose_as_a_host() {
-        let rules = rules(Scope::Public, &[]);
-        let of = |host, path| {
-            Key::derive(&rules, Parts { host, tenant: Tenant::public(), user: None, path, query: "" })
-        };
-        assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "//a.example/pub/x"));
-        assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "/@a.example/pub/x"));
-        assert_ne!(of(Some("a.example"), "/pub/x"), of(Some("b.example"), "/pub/x"));
-    }
-
-    #[test]
-    fn long_variants_are_hashed_and_stay_apart() {
-        let rules = rules(Scope::Tenant, &["q"]);
-        let long = |c: &str| key(&rules, "acme", None, "/p", &format!("q={}", c.repeat(5_000)));
-        assert_ne!(long("a"), long("b"));
-        assert!(long("a").as_str().len() < 100);
-    }
-
-    type Asked = (String, Option<String>, String, Vec<(String, String)>);
-
-    fn asked() -> impl Strategy<Value = Asked> {
-        let word = "[a-b:/%?&=~# é\\x00v1]{0,6}";
-        (
-            "[ab.-]{1,3}",
-            proptest::option::of(word),
-            "/[a-b:%?v/#3A]{0,8}",
-            proptest::collection::vec(("[hx]", word), 0..4),
-        )
-    }
-
-    fn query_of(pairs: &[(String, String)]) -> String {
-        let escape = |t: &str| percent_encoding::percent_encode(t.as_bytes(), WORD).to_string();
-        pairs.iter().map(|(n, v)| format!("{}={}", escape(n), escape(v))).collect::<Vec<_>>().join("&")
-    }
-
-    proptest! {
-        #[test]
-        fn different_askers_never_share_a_key(a in asked(), b in asked(), scope in 0..3_usize) {
-            let scope = [Scope::Public, Scope::Tenant, Scope::User][scope];
-            let rules = rules(scope, &["h"]);
-            let listed = |x: &Asked| x.3.iter().filter(|(n, _)| n == "h").cloned().collect::<Vec<_>>();
-            let same = (scope == Scope::Public || a.0 == b.0)
-                && (scope != Scope::User || a.1.as_deref().unwrap_or("") == b.1.as_deref().unwrap_or(""))
-                && a.2 == b.2
-                && listed(&a) == listed(&b);
-            let of = |x: &Asked| key(&rules, &x.0, x.1.as_deref(), &x.2, &query_of(&x.3));
-            // `?` and `#` can't stand in a path that was parsed; here they must not confuse it either.
-            prop_assert_eq!(of(&a) == of(&b), same, "{:?} {:?}", of(&a), of(&b));
-        }
-
-        #[test]
-        fn only_listed_parameters_count(path in "/[a-z]{1,5}", hours in 0..99_u8, junk in "[a-gi-z=&%+]{0,40}") {
-            let rules = rules(Scope::Tenant, &["hours"]);
-            let plain = key(&rules, "acme", None, &path, &format!("hours={hours}"));
-            prop_assert_eq!(&plain, &key(&rules, "acme", None, &path, &format!("{junk}&hours={hours}&{junk}")));
-            prop_assert_eq!(&plain, &key(&rules, "acme", None, &path, &format!("hour%73={hours}")));
-        }
-
-        #[test]
-        fn generations_and_leases_are_different_names(version in "[0-9]{1,5}", other in "[0-9]{1,5}") {
-            let names = Names::new("dash:");
-            let key = key(&rules(Scope::Tenant, &[]), "acme", None, "/p", "");
-            prop_assert_eq!(names.body(&key, &version) == names.body(&key, &other), version == other);
-            prop_assert_ne!(names.body(&key, &version), names.lease(&key, &version));
-        }
-
-        #[test]
-        fn event_ids_never_meet(a in "[a-c:%/]{1,6}", b in "[a-c:%/]{1,6}") {
-            let names = Names::new("dash:");
-            prop_assert_eq!(names.event("/e", &a) == names.event("/e", &b), a == b);
-            prop_assert_ne!(names.event("/e", &a), names.event("/f", &a));
-        }
-    }
-}
+#[path = "key_tests.rs"]
+mod tests;

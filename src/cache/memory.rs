@@ -3,12 +3,17 @@
 //! Entries are weighed in bytes; when the memory is full the least valuable go (S3-FIFO-like Clock-PRO of
 //! `quick_cache`: one pass over many keys doesn't flush what is asked for often). An entry is found under its
 //! [`Key`] whatever its version: a bump touches nothing here, the old generation simply stops being current
-//! and stays until its successor replaces it, as the one to serve when the origin fails.
+//! and stays until its successor replaces it, as the one to serve when the origin fails. The variants of one
+//! resource stand under one key, and go together.
 
-use super::{entry::Entry, key::Key};
+use super::{
+    entry::{Entry, Standing},
+    key::Key,
+};
+use crate::telemetry::labels::FillOutcome;
 use ahash::RandomState;
 use parking_lot::Mutex;
-use quick_cache::{sync::Cache, Lifecycle, Weighter};
+use quick_cache::{sync::Cache, Lifecycle, OptionsBuilder, Weighter};
 use std::{
     collections::HashMap,
     sync::{
@@ -20,105 +25,191 @@ use std::{
 /// Memory that an entry takes beside its representation, in bytes: the key, the table, the entry itself.
 const OVERHEAD: u64 = 200;
 
+/// The most variants of one resource; the oldest goes for a new one.
+const MOST_VARIANTS: usize = 32;
+
+/// What stands under a key.
+#[derive(Debug, Clone)]
+pub enum Resource {
+    /// As a rule: one entry.
+    One(Arc<Entry>),
+    /// The variants, or parts, of one resource, the newest first.
+    Several(Arc<[Arc<Entry>]>),
+}
+
+impl Resource {
+    fn of(mut entries: Vec<Arc<Entry>>) -> Option<Self> {
+        match entries.len() {
+            0 => None,
+            1 => entries.pop().map(Self::One),
+            _ => Some(Self::Several(entries.into())),
+        }
+    }
+
+    /// All of them, the newest first.
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Several(entries) => entries,
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Weigh;
 
-impl Weighter<Key, Arc<Entry>> for Weigh {
-    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
-        key.as_str().len() as u64 + entry.representation.weight() + OVERHEAD
+impl Weighter<Key, Resource> for Weigh {
+    fn weight(&self, key: &Key, resource: &Resource) -> u64 {
+        let weight = |entry: &Arc<Entry>| entry.representation.weight() + OVERHEAD;
+        key.as_str().len() as u64 + resource.entries().iter().map(weight).sum::<u64>()
     }
 }
 
 #[derive(Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
-impl Lifecycle<Key, Arc<Entry>> for CountEvictions {
+impl Lifecycle<Key, Resource> for CountEvictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: Key, _: Arc<Entry>) {
+    fn on_evict(&self, (): &mut (), _: Key, _: Resource) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The first tier.
 pub struct Memory {
-    entries: Cache<Key, Arc<Entry>, Weigh, RandomState, CountEvictions>,
+    entries: Cache<Key, Resource, Weigh, RandomState, CountEvictions>,
+    /// Held while the variants of a resource are changed.
+    changing: Mutex<()>,
     evictions: Arc<AtomicU64>,
-    marks: Mutex<HashMap<Key, u64, RandomState>>,
+    marks: Mutex<HashMap<Key, (u64, FillOutcome), RandomState>>,
 }
 
 /// Marks are short-lived; beyond this many the oldest knowledge is dropped as a whole.
 const MOST_MARKS: usize = 10_000;
 
 impl Memory {
-    /// An empty memory of `capacity` bytes.
-    pub fn new(capacity: u64) -> Self {
+    /// An empty memory of `capacity` bytes, for answers of up to `largest` bytes.
+    pub fn new(capacity: u64, largest: u64) -> Self {
         /// What a typical entry weighs, for the size of the tables.
         const TYPICAL: u64 = 4_096;
+        /// Parts with a lock each. An answer lies within one, which has to have room for some of them.
+        const MOST_PARTS: u64 = 64;
         let evictions = Arc::new(AtomicU64::new(0));
         let expected = usize::try_from((capacity / TYPICAL).clamp(64, 1 << 20)).unwrap_or(64);
-        Self {
-            entries: Cache::with(
-                expected,
-                capacity,
-                Weigh,
-                RandomState::new(),
-                CountEvictions(evictions.clone()),
-            ),
-            evictions,
-            marks: Mutex::default(),
-        }
+        let parts = (capacity / 2 / largest.max(1)).clamp(1, MOST_PARTS);
+        // A power of two, or rounded up to one.
+        let parts = 1 << parts.ilog2();
+        let counting = CountEvictions(evictions.clone());
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(expected)
+            .weight_capacity(capacity)
+            .shards(parts)
+            .build();
+        let entries = match options {
+            Ok(options) => Cache::with_options(options, Weigh, RandomState::new(), counting),
+            // Only a number that was left out could be refused.
+            Err(_) => Cache::with(expected, capacity, Weigh, RandomState::new(), counting),
+        };
+        Self { entries, changing: Mutex::default(), evictions, marks: Mutex::default() }
     }
 
-    /// The entry under a key, of whichever generation.
-    pub fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+    /// What stands under a key, of whichever generation.
+    pub fn resource(&self, key: &Key) -> Option<Resource> {
         self.entries.get(key)
     }
 
-    /// Keeps an entry, unless a newer one of the current generation stands there already: a fill that a bump
-    /// overtook must not push out what came after it.
+    /// The entry under the key of a namespace, of whichever generation.
+    pub fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        match self.entries.get(key)? {
+            Resource::One(entry) => Some(entry),
+            Resource::Several(entries) => entries.first().cloned(),
+        }
+    }
+
+    /// Keeps the entry of a namespace, unless a newer one of the current generation stands there already: a fill
+    /// that a bump overtook must not push out what came after it.
     pub fn keep(&self, key: Key, entry: Arc<Entry>) {
-        let outdated = self.entries.peek(&key).is_some_and(|there| {
-            there.version != entry.version && there.slot.is_current(&there.version) == Some(true)
+        let outdated = self.entries.peek(&key).is_some_and(|there| match &there.entries()[0].standing {
+            Standing::Version(version, slot) => {
+                !entry.is_of(version) && slot.is_current(version) == Some(true)
+            }
+            Standing::Log(..) => false,
         });
         if !outdated {
-            self.entries.insert(key, entry);
+            self.entries.insert(key, Resource::One(entry));
+        }
+    }
+
+    /// Keeps a variant of a resource, in the place of those that answer the same requests.
+    pub fn keep_variant(&self, key: Key, entry: Arc<Entry>) {
+        self.change(key, |mut entries| {
+            let replaced = |old: &Arc<Entry>| {
+                old.selecting == entry.selecting && (entry.part.is_none() || old.part.is_some())
+            };
+            entries.retain(|old| !replaced(old));
+            entries.insert(0, entry);
+            entries.truncate(MOST_VARIANTS);
+            entries
+        });
+    }
+
+    /// Drops an entry, if it is still there.
+    pub fn drop_entry(&self, key: &Key, entry: &Arc<Entry>) {
+        self.change(key.clone(), |mut entries| {
+            entries.retain(|there| !Arc::ptr_eq(there, entry));
+            entries
+        });
+    }
+
+    fn change(&self, key: Key, change: impl FnOnce(Vec<Arc<Entry>>) -> Vec<Arc<Entry>>) {
+        let _changing = self.changing.lock();
+        let there = self.entries.peek(&key).map_or_else(Vec::new, |resource| resource.entries().to_vec());
+        match Resource::of(change(there)) {
+            Some(resource) => self.entries.insert(key, resource),
+            None => drop(self.entries.remove(&key)),
         }
     }
 
     /// Whether this very entry is kept under a key.
     pub fn holds(&self, key: &Key, entry: &Arc<Entry>) -> bool {
-        self.entries.peek(key).is_some_and(|there| Arc::ptr_eq(&there, entry))
+        self.entries.peek(key).is_some_and(|there| there.entries().iter().any(|e| Arc::ptr_eq(e, entry)))
     }
 
-    /// Puts the encoded form of an entry in its place, if it is still there.
-    pub fn replace(&self, key: Key, plain: &Arc<Entry>, encoded: Arc<Entry>) {
-        if self.holds(&key, plain) {
+    /// Puts another form of an entry in its place, if it is still there.
+    pub fn replace(&self, key: Key, old: &Arc<Entry>, new: Arc<Entry>) {
+        let _changing = self.changing.lock();
+        let Some(there) = self.entries.peek(&key) else { return };
+        let mut entries = there.entries().to_vec();
+        let Some(place) = entries.iter_mut().find(|entry| Arc::ptr_eq(entry, old)) else { return };
+        *place = new;
+        if let Some(resource) = Resource::of(entries) {
             // Refused when it has just been evicted: then there is nothing to replace.
-            self.entries.replace(key, encoded, true).unwrap_or_default();
+            self.entries.replace(key, resource, true).unwrap_or_default();
         }
     }
 
-    /// Remembers until `until_ms` that the answer under a key may not be stored.
-    pub fn mark(&self, key: Key, now_ms: u64, until_ms: u64) {
+    /// Remembers until `until_ms` that the answer under a key may not be stored, and why.
+    pub fn mark(&self, key: Key, why: FillOutcome, now_ms: u64, until_ms: u64) {
         let mut marks = self.marks.lock();
         if marks.len() >= MOST_MARKS {
-            marks.retain(|_, until| *until > now_ms);
+            marks.retain(|_, (until, _)| *until > now_ms);
             if marks.len() >= MOST_MARKS {
                 marks.clear();
             }
         }
-        marks.insert(key, until_ms);
+        marks.insert(key, (until_ms, why));
     }
 
-    /// Whether the answer under a key may not be stored.
-    pub fn is_marked(&self, key: &Key, now_ms: u64) -> bool {
+    /// Why the answer under a key may not be stored, if it may not.
+    pub fn marked(&self, key: &Key, now_ms: u64) -> Option<FillOutcome> {
         let mut marks = self.marks.lock();
-        match marks.get(key) {
-            Some(until) if *until > now_ms => true,
-            Some(_) => marks.remove(key).is_none(),
-            None => false,
+        let (until, why) = *marks.get(key)?;
+        if until <= now_ms {
+            marks.remove(key);
+            return None;
         }
+        Some(why)
     }
 
     /// Bytes in use.

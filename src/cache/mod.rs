@@ -1,69 +1,96 @@
 //! The cache: what stands in memory, who fills what is missing, and whether it is still true.
 //!
-//! [`Cache::look`] answers from memory without waiting. [`Cache::answer`] does whatever else it takes: it asks
-//! for the version, joins the flight, and falls back on the last generation when the fill fails. It never asks an
-//! origin itself: it is handed a [`Fetch`].
+//! Two kinds of routes, one store, one way to fill. A route with a namespace is answered by [`Cache::look`] and
+//! [`Cache::answer`] (`versioned.rs`): its rules say how long, a version says whether. A route that follows its
+//! origin is answered by [`Cache::look_followed`] and [`Cache::answer_followed`] (`follow.rs`): the origin's headers
+//! say how long, the purge log says whether. The first of each pair answers from memory without waiting, the second
+//! does whatever else it takes. None of them ever asks an origin: they are handed a [`Fetcher`].
 
+mod carry;
+mod draft;
+mod encode;
 pub mod entry;
 mod fill;
 pub mod flight;
+mod follow;
+mod kept;
 pub mod key;
+pub mod live;
 pub mod memory;
 pub mod policy;
+pub mod purge;
 pub mod redis;
+mod tier;
 pub mod version;
+mod versioned;
+
+pub use follow::Asking;
+pub use kept::{Capture, Sent};
 
 use crate::{
     config::{self, CacheRules},
-    name::{Namespace, Tenant},
-    representation::{Outside, Representation},
+    name::Tenant,
+    representation::Representation,
     telemetry::{
-        labels::{CacheResult, FillOutcome, StoreError},
+        labels::{CacheResult, FillOutcome, PurgeKind, StoreError},
         metrics::{MemoryStats, Metrics},
     },
 };
+use async_trait::async_trait;
 use bytes::Bytes;
 use entry::Entry;
-use flight::{Flights, Joined};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use flight::Flights;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use key::Key;
+use live::{Budget, Live, Reader};
 use memory::Memory;
-use policy::{millis, Freshness};
+use policy::{millis, Selecting};
+use purge::{Purge, Purges, Stamp, Target};
 use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use version::{Coherence, Slot, Version, Versions};
+use version::{Coherence, Version, Versions};
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> u64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// The one request to the origin that answers a miss.
+/// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
 
-/// What the origin answered.
-#[derive(Debug, Clone)]
+/// Makes the request to the origin that answers a miss, with these fields besides its own. It is called again only
+/// where the first answer can't be used.
+pub type Fetcher = Box<dyn FnMut(&[(HeaderName, HeaderValue)]) -> Fetch + Send>;
+
+/// What the origin answered: the head, and a body that is still to be read.
 pub struct Fetched {
     /// The status.
     pub status: StatusCode,
     /// All headers.
     pub headers: HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
+    /// The body.
+    pub body: Box<dyn Incoming>,
+}
+
+/// A body as it comes from the origin.
+#[async_trait]
+pub trait Incoming: Send {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// If it broke off.
+    async fn next(&mut self) -> Result<Option<Bytes>, FetchError>;
 }
 
 /// Why the origin gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// Above the route's `max_size`: this answer has to be streamed.
-    #[error("the answer is larger than max_size")]
-    TooLarge,
     /// No server could be reached, or it broke off.
     #[error("the origin can't be reached")]
     Unreachable,
@@ -78,7 +105,7 @@ pub enum FetchError {
     Abandoned,
 }
 
-/// What a caller wants.
+/// What a caller wants of a namespace.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Under which key.
@@ -94,7 +121,7 @@ pub struct Wanted {
 pub enum Look {
     /// Fresh and current.
     Hit(Arc<Entry>),
-    /// Current and usable while it is refreshed.
+    /// Usable while it is refreshed.
     Stale(Arc<Entry>),
     /// Nothing that may be used without asking further.
     Nothing,
@@ -108,11 +135,70 @@ pub enum Answer {
     /// An entry of a past generation or a past lifetime, because this happened to the fill.
     StaleIfError(Arc<Entry>, Failure),
     /// An answer that is not stored.
-    Passing(Arc<Representation>, Option<Arc<HeaderMap>>, FillOutcome),
+    Passing(Arc<Representation>, FillOutcome),
+    /// An answer that is still arriving.
+    Arriving(Arc<Arriving>, Reader, CacheResult),
     /// Ask the origin yourself: the answer may not be shared.
     AskYourself(FillOutcome),
+    /// The client wants nothing but what is here, and that is nothing.
+    NotHere,
     /// There is no answer.
     Failed(FetchError),
+}
+
+/// Why the origin had to be asked, as `Cache-Status` says it (RFC 9211, 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing is stored under the key.
+    UriMiss,
+    /// What is stored answers other requests.
+    VaryMiss,
+    /// What is stored has to be validated first: it is stale, or was never to be used without.
+    Stale(policy::Why),
+    /// It was marked as stale by a purge.
+    Purged,
+    /// Only another part of it is stored.
+    Partial,
+}
+
+impl Forward {
+    /// The value of `fwd`, and of `detail` where there is more to say.
+    pub const fn as_strs(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::UriMiss => ("uri-miss", None),
+            Self::VaryMiss => ("vary-miss", None),
+            Self::Stale(policy::Why::Stale) => ("stale", None),
+            Self::Stale(why @ policy::Why::NoCache) => ("stale", Some(why.as_str())),
+            Self::Stale(why) => ("request", Some(why.as_str())),
+            Self::Purged => ("stale", Some("purged")),
+            Self::Partial => ("partial", None),
+        }
+    }
+}
+
+/// The head of an answer that is still arriving.
+#[derive(Debug)]
+pub struct Arriving {
+    /// The status.
+    pub status: StatusCode,
+    /// What is sent of its headers, without its length.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The length of its body, where the origin has told it.
+    pub length: Option<u64>,
+    /// How the fill will end, if nothing happens to it.
+    pub outcome: FillOutcome,
+    /// Which requests it answers.
+    selecting: Option<Selecting>,
+    /// What could end it before its time.
+    stamp: Option<Arc<Stamp>>,
+    terms: policy::Terms,
+}
+
+impl Arriving {
+    /// How old it is, in milliseconds, where it is stored: what isn't says itself how old it is.
+    pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
+        (self.outcome == FillOutcome::Stored).then(|| self.terms.age_ms(now_ms))
+    }
 }
 
 /// How a fill failed.
@@ -124,25 +210,37 @@ pub enum Failure {
     Fetch(FetchError),
 }
 
-/// How a flight ended.
+/// How a flight ended, or goes on, for those who wait.
 #[derive(Debug, Clone)]
 enum Landing {
     Filled(Arc<Entry>),
+    /// The origin said that this is still good.
+    Validated(Arc<Entry>),
     Remote(Arc<Entry>),
     Passing(Arc<Representation>),
-    Unshareable(FillOutcome),
+    Arriving(Arc<Arriving>),
+    /// The answer is its asker's alone; its status, where there is one.
+    Unshareable(FillOutcome, Option<StatusCode>),
     Failed(FetchError),
 }
 
-/// An answer that only the one who led the fill may have: its representation and the headers that are not content.
-type Own = (Arc<Representation>, Arc<HeaderMap>, FillOutcome);
+/// How a fill ended, or goes on, for the one who led it.
+#[derive(Debug)]
+enum Led {
+    Landing(Landing),
+    /// An answer that only the leader may have; it arrives.
+    Own(Arc<Arriving>),
+}
 
 /// The cache of this node.
 pub struct Cache {
     memory: Memory,
-    flights: Flights<Landing>,
+    flights: Flights<Landing, Arc<Live>>,
+    /// What all flights may hold together.
+    arriving: Arc<Budget>,
     reads: Flights<Version>,
     versions: Arc<Versions>,
+    purges: Arc<Purges>,
     redis: Option<Arc<redis::Redis>>,
     metrics: Arc<Metrics>,
     encoding: config::Encoding,
@@ -160,15 +258,18 @@ impl Cache {
         const WAITING: usize = 256;
         let coherence = if store.redis.is_some() { Coherence::Away } else { Coherence::Alone };
         let versions = Arc::new(Versions::new(coherence));
+        let purges = Arc::new(Purges::new(coherence));
         let redis = store
             .redis
             .as_ref()
-            .map(|_| Arc::new(redis::Redis::new(store, versions.clone(), metrics.clone())));
+            .map(|_| Arc::new(redis::Redis::new(store, versions.clone(), purges.clone(), metrics.clone())));
         let cache = Arc::new(Self {
-            memory: Memory::new(store.memory),
+            memory: Memory::new(store.memory, store.largest),
             flights: Flights::new(),
+            arriving: Budget::new(store.memory),
             reads: Flights::new(),
             versions,
+            purges,
             redis,
             metrics: metrics.clone(),
             encoding,
@@ -201,146 +302,47 @@ impl Cache {
         self.redis.as_ref().is_none_or(|r| r.is_up())
     }
 
-    /// What memory says, without waiting for anything.
-    pub fn look(&self, key: &Key, rules: &CacheRules, now_ms: u64) -> Look {
-        let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
-        if entry.slot.is_current(&entry.version) != Some(true) {
-            return Look::Nothing;
-        }
-        Self::by_age(entry, rules, now_ms)
-    }
-
-    fn by_age(entry: Arc<Entry>, rules: &CacheRules, now_ms: u64) -> Look {
-        match policy::freshness(rules, entry.representation.status(), entry.age_ms(now_ms)) {
-            Freshness::Fresh => Look::Hit(entry),
-            Freshness::StaleWhileRevalidate => Look::Stale(entry),
-            Freshness::StaleIfError | Freshness::Expired => Look::Nothing,
-        }
-    }
-
-    /// Refreshes a stale entry behind an answer, unless that is under way already.
-    pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Arc<Entry>, fetch: impl FnOnce() -> Fetch) {
-        let name = flight_name(&wanted.key, &entry.version);
-        if let Joined::Lead(lead, _) = self.flights.join(&name) {
-            self.begin_fill(lead, wanted, entry.slot.clone(), entry.version.clone(), fetch());
-        }
-    }
-
-    /// Answers what memory could not: joins the flight or begins it, and falls back on what is left of the past
-    /// when the fill fails.
-    pub async fn answer(self: &Arc<Self>, wanted: &Wanted, fetch: impl FnOnce() -> Fetch) -> Answer {
-        let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
-        let version = self.version(&slot).await;
-        if let Some(entry) = self.memory.entry(&wanted.key).filter(|e| e.version == version) {
-            match Self::by_age(entry, &wanted.rules, now_ms()) {
-                Look::Hit(entry) => return Answer::Entry(entry, CacheResult::Hit),
-                Look::Stale(entry) => {
-                    self.refresh(wanted, &entry, fetch);
-                    return Answer::Entry(entry, CacheResult::Stale);
-                }
-                Look::Nothing => {}
-            }
-        }
-        if self.memory.is_marked(&wanted.key, now_ms()) {
-            return Answer::AskYourself(FillOutcome::Private);
-        }
-        match self.flights.join(&flight_name(&wanted.key, &version)) {
-            Joined::Lead(lead, landing) => {
-                self.metrics.flight_led();
-                let mut own = self.begin_fill(lead, wanted, slot, version, fetch());
-                let landing = landing.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
-                // The fill hands over the leader's own answer before it lands.
-                match own.try_recv() {
-                    Ok((what, headers, why)) => Answer::Passing(what, Some(headers), why),
-                    Err(_) => self.landed(wanted, landing, CacheResult::Miss).await,
-                }
-            }
-            Joined::Follow(landing) => {
-                let began = Instant::now();
-                let landing = landing.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
-                self.metrics.flight_followed(began.elapsed());
-                self.landed(wanted, landing, CacheResult::Collapsed).await
-            }
-        }
-    }
-
-    async fn landed(&self, wanted: &Wanted, landing: Landing, role: CacheResult) -> Answer {
-        let failure = match landing {
-            Landing::Filled(entry) => return Answer::Entry(entry, role),
-            Landing::Remote(entry) => return Answer::Entry(entry, CacheResult::Remote),
-            Landing::Unshareable(why) => return Answer::AskYourself(why),
-            Landing::Passing(what) if !what.status().is_server_error() => {
-                return Answer::Passing(what, None, FillOutcome::Status);
-            }
-            Landing::Passing(what) => match self.past(wanted).await {
-                None => return Answer::Passing(what, None, FillOutcome::Status),
-                Some(entry) => return Answer::StaleIfError(entry, Failure::Status(what.status())),
-            },
-            Landing::Failed(error) => error,
-        };
-        match self.past(wanted).await {
-            Some(entry) => Answer::StaleIfError(entry, Failure::Fetch(failure)),
-            None => Answer::Failed(failure),
-        }
-    }
-
-    /// The last generation, if it may still stand in for an answer that could not be had.
-    async fn past(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let usable = |entry: &Arc<Entry>| {
-            let status = entry.representation.status();
-            policy::on_error(&wanted.rules, status, entry.age_ms(now_ms())) == Freshness::StaleIfError
-        };
-        if let Some(entry) = self.memory.entry(&wanted.key).filter(usable) {
-            return Some(entry);
-        }
-        let (tag, value) = self.redis.as_ref()?.last_answer(&wanted.key).await.ok()??;
-        let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
-        let entry = self.open(wanted, &slot, &Version::new(tag.as_bytes()), value)?;
-        usable(&entry).then(|| {
-            self.memory.keep(wanted.key.clone(), entry.clone());
-            entry
-        })
-    }
-
-    /// The version that a request goes by. Requests that ask at the same moment share one read.
-    async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Version {
-        let Some(redis) = &self.redis else { return slot.assumed() };
-        if let version::Standing::Current(version) = slot.standing() {
-            return version;
-        }
-        if self.versions.coherence() == Coherence::Untracked {
-            // A read that is under way may have looked before a bump that this request came after.
-            return redis.version(slot).await;
-        }
-        let (epoch, changes) = slot.moment();
-        let name = format!("{}:{}:{epoch}:{changes}", slot.namespace(), slot.tenant());
-        let reading = match self.reads.join(&name) {
-            Joined::Follow(reading) => reading,
-            Joined::Lead(lead, reading) => {
-                let (redis, slot) = (redis.clone(), slot.clone());
-                self.tasks.spawn(async move { lead.land(redis.version(&slot).await) });
-                reading
-            }
-        };
-        reading.outcome().await.unwrap_or_else(|_| slot.assumed())
-    }
-
-    /// Moves the version of a namespace and tenant: every node drops the generation.
+    /// Purges on every node; on this one they have an effect when this returns, or before.
     ///
     /// # Errors
-    /// If the store did not record it. This node has moved on all the same, and makes up for it when the store
-    /// is back; the others have not.
-    pub async fn bump(&self, namespace: &Namespace, tenant: &Tenant) -> Result<Version, StoreError> {
-        self.metrics.bump();
-        let slot = self.versions.slot(namespace, tenant);
-        let Some(redis) = &self.redis else { return Ok(slot.bump_here(now_ms())) };
-        match redis.bump(&slot, now_ms()).await {
-            Ok(version) => Ok(version),
-            Err(error) => {
-                slot.bump_here(now_ms());
-                Err(error)
-            }
+    /// If the store did not take all of it. This node has purged all the same, and makes up for it when the store is
+    /// back; the others have not.
+    pub async fn purge(&self, wanted: Vec<Purge>) -> Result<(), StoreError> {
+        for purge in &wanted {
+            self.metrics.purge(match purge.target {
+                Target::Url { .. } => PurgeKind::Url,
+                Target::Tag(_) => PurgeKind::Tag,
+                Target::All => PurgeKind::All,
+            });
         }
+        self.tell(wanted).await
+    }
+
+    /// Purges these resources of `host` (paths and queries), because an unsafe method succeeded (RFC 9111, 4.4): here
+    /// at once, on the other nodes behind it.
+    pub fn invalidate(self: &Arc<Self>, host: &str, targets: &[&str]) {
+        targets.iter().for_each(|_| self.metrics.purge(PurgeKind::Invalidation));
+        let debt =
+            self.purges.order(targets.iter().map(|target| Purge::hard(Target::of(host, target))).collect());
+        if let Some(redis) = self.redis.clone() {
+            self.tasks.spawn(async move {
+                // What the store doesn't take stays owed.
+                redis.pay(debt).await.unwrap_or_default();
+            });
+        }
+    }
+
+    async fn tell(&self, wanted: Vec<Purge>) -> Result<(), StoreError> {
+        let debt = self.purges.order(wanted);
+        match &self.redis {
+            Some(redis) => redis.pay(debt).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What was purged, as far as this node knows.
+    pub fn purges(&self) -> &Arc<Purges> {
+        &self.purges
     }
 
     /// The second tier, where there is one.
@@ -354,19 +356,5 @@ impl Cache {
         if tokio::time::timeout(at_most, self.tasks.wait()).await.is_err() {
             tracing::warn!(fills = self.flights.under_way(), "fills were cut off");
         }
-    }
-}
-
-fn flight_name(key: &Key, version: &Version) -> String {
-    format!("{}:v{}", key.as_str(), version.tag())
-}
-
-/// What caches outside are told of an answer.
-fn outside(rules: &CacheRules, status: StatusCode) -> Outside {
-    let text = policy::outside(rules, status);
-    Outside {
-        // The text was checked with the configuration.
-        cache_control: HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("no-store")),
-        varies_by_authorization: rules.scope != config::Scope::Public,
     }
 }

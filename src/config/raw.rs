@@ -6,7 +6,7 @@
 
 use super::{
     fault::Report,
-    read::{entries, field, later, mismatch, text, At, Field, OneOrMany, Place, Read, Size, NOT_YET},
+    read::{entries, field, later, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
     types::{Auth, Coding, LogFormat, PathPattern, Scope},
 };
 use crate::name::Name;
@@ -90,6 +90,12 @@ tables! {
         query: Vec<At<String>>, negative_ttl: Duration, max_size: Size, fill_timeout: Duration, cache_control: String
     } later {}
 
+    FollowRules "`route.cache` with `follow`" {
+        follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
+        stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
+        redis: Size
+    } later {}
+
     WebSocket "`route.websocket`" { idle_timeout: Duration } later {}
 
     Event "`[[event]]`" {
@@ -169,23 +175,30 @@ impl Read for Source {
 pub(super) enum Cache {
     Off,
     Rules(Box<CacheRules>),
+    Follow(Box<FollowRules>),
+}
+
+/// `route.cache.follow`: whom to follow.
+#[derive(Debug)]
+pub(super) enum Follow {
+    Origin,
 }
 
 impl Read for Cache {
     fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
         match value {
+            DeValue::Table(table) if table.contains_key("follow") => {
+                FollowRules::read(value, place, report).map(|rules| Self::Follow(Box::new(rules)))
+            }
             DeValue::Table(_) => {
                 CacheRules::read(value, place, report).map(|rules| Self::Rules(Box::new(rules)))
             }
             DeValue::String(word) if word == "off" => Some(Self::Off),
-            DeValue::String(word) if word == "origin" => {
-                report.fault(place, format!("\"origin\" is {NOT_YET}"));
-                None
-            }
+            DeValue::String(word) if word == "origin" => Some(Self::Follow(Box::default())),
             _ => {
                 report.fault(
                     place,
-                    "must be \"off\" or a table such as { namespace = \"kpi\", ttl = \"20s\" }",
+                    "must be \"off\", \"origin\" or a table such as { namespace = \"kpi\", ttl = \"20s\" }",
                 );
                 None
             }
@@ -213,6 +226,7 @@ macro_rules! words {
 
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(Auth { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
+words!(Follow { "origin" => Self::Origin });
 words!(Scope { "public" => Self::Public, "tenant" => Self::Tenant, "user" => Self::User });
 words!(Coding { "br" => Self::Brotli, "zstd" => Self::Zstd, "gzip" => Self::Gzip });
 words!(Algorithm {

@@ -142,7 +142,7 @@ pub(super) fn later(table: &DeTable<'_>, key: &str, place: &Place, report: &mut 
 }
 
 /// What is said of a key that a later version will know.
-pub(super) const NOT_YET: &str = "not supported by this version yet";
+const NOT_YET: &str = "not supported by this version yet";
 
 fn spanned<T: Read>(value: &Spanned<DeValue<'_>>, place: Place, report: &mut Report) -> Option<At<T>> {
     T::read(value.get_ref(), &place, report).map(|value| At { value, place })

@@ -84,6 +84,8 @@ pub struct Store {
     pub deadline: Duration,
     /// `lease`: how long a fill may keep the other nodes waiting before its lease must be renewed (5 s).
     pub lease: Duration,
+    /// The largest `max_size` of all routes.
+    pub largest: u64,
 }
 
 /// Where Redis is. Its `Debug` hides passwords.
@@ -273,8 +275,31 @@ pub enum PathPattern {
 pub enum CacheMode {
     /// `"off"`, the default.
     Off,
-    /// A table: answers under version keys.
+    /// A table with a namespace: answers under version keys.
     Versioned(Box<CacheRules>),
+    /// `"origin"`, or a table with `follow = "origin"`: as the origin's headers say (RFC 9111).
+    Follow(Box<FollowRules>),
+}
+
+/// `cache = "origin"`, `cache = { follow = "origin", … }`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowRules {
+    /// `request_directives`: obey the client's `Cache-Control` (false: a client can't make the origin work).
+    pub request_directives: bool,
+    /// `heuristic`: keep what has a `Last-Modified` and no lifetime for a tenth of its age (true).
+    pub heuristic: bool,
+    /// `set_cookie`: keep answers that set a cookie, with it (false).
+    pub set_cookie: bool,
+    /// `stale_while_revalidate` where the origin names none (0 s)
+    pub stale_while_revalidate: Duration,
+    /// `stale_if_error` where the origin names none (0 s)
+    pub stale_if_error: Duration,
+    /// `max_size` of a kept body (16 MiB).
+    pub max_size: u64,
+    /// `fill_timeout`: how long the origin may take to begin its answer, and how long others may join it (30 s).
+    pub fill_timeout: Duration,
+    /// `redis`: bodies up to this size are kept in Redis as well (0: none).
+    pub redis: u64,
 }
 
 /// `cache = { namespace = …, … }`
@@ -303,8 +328,8 @@ pub struct CacheRules {
 }
 
 /// Words that no namespace may be: in the store's keys they stand where a namespace stands, before versions,
-/// leases and the ids of events.
-pub const RESERVED_NAMESPACES: [&str; 3] = ["ver", "lock", "event"];
+/// leases, the ids of events and the log of purges.
+pub const RESERVED_NAMESPACES: [&str; 4] = ["ver", "lock", "event", "purge"];
 
 /// Who shares an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

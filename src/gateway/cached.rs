@@ -1,29 +1,27 @@
 //! The cached routes: from a request to what the cache is asked, and from its answer to what is sent.
 
-use super::{
-    admission::token, context::Context, forward, host, refusal, Gateway, Next, Result, CACHE_STATUS,
-};
+use super::{admission::token, context::Context, forward, host, refusal, Gateway, Next, Result, HIT};
 use crate::{
     cache::{
         key::{canonical_query, whose, Key, Parts},
-        now_ms, Answer, Failure, Fetch, FetchError, Fetched, Look, Wanted,
+        now_ms, policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
     },
     config::{CacheRules, Route},
     name::Tenant,
     origin::{
-        client::{Ask, AskError},
+        client::{Answering, Ask, AskError},
         pool::Nobody,
+        Origins,
     },
-    representation::{respond, Representation},
     telemetry::labels::{CacheResult, FillOutcome, OriginOutcome},
 };
+use async_trait::async_trait;
 use bytes::Bytes;
-use http::{header, HeaderValue, Method};
-use pingora_http::RequestHeader;
+use http::{HeaderValue, Method, StatusCode};
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
-
-const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
+use tokio::sync::mpsc;
 
 impl Gateway {
     /// Answers from the cache, or hands on to the proxy what may not be shared.
@@ -44,71 +42,82 @@ impl Gateway {
         let cache = &self.parts.cache;
         let now = now_ms();
         let wanted = |key| Wanted { key, tenant: whose(rules.scope, tenant).clone(), rules: rules.clone() };
-        match cache.look(&key, rules, now) {
-            Look::Hit(entry) => {
-                ctx.result = CacheResult::Hit;
-                return self.send_cached(session, ctx, &entry.representation, entry.age_ms(now), HIT).await;
-            }
+        match cache.look(&key, now) {
+            Look::Hit(entry) => return self.send_hit(session, ctx, &key, &entry).await,
             Look::Stale(entry) => {
-                cache.refresh(&wanted(key), &entry, || self.fetch(request, ctx, route, rules, &query));
+                cache.refresh(&wanted(key), &entry, self.fetch(request, ctx, route, rules, &query));
                 ctx.result = CacheResult::Stale;
-                let age = entry.age_ms(now);
-                return self.send_cached(session, ctx, &entry.representation, age, stale(rules, age)).await;
+                let status = stale(&entry.terms, now);
+                return self.send_entry(session, ctx, &entry, status).await;
             }
             Look::Nothing => {}
         }
         let wanted = wanted(key);
-        let answer = cache.answer(&wanted, || self.fetch(request, ctx, route, rules, &query));
-        let answer = Box::pin(answer).await;
-        Box::pin(self.send_answer(session, ctx, rules, answer)).await
+        let fetcher = self.fetch(request, ctx, route, rules, &query);
+        let answer = Box::pin(cache.answer(&wanted, fetcher)).await;
+        Box::pin(self.send_answer(session, ctx, answer, Forward::UriMiss)).await
     }
 
-    async fn send_answer(
+    /// What came of asking the cache, and why the origin was asked where it was.
+    pub(super) async fn send_answer(
         &self,
         session: &mut Session,
         ctx: &mut Context,
-        rules: &CacheRules,
         answer: Answer,
+        forward: Forward,
     ) -> Result<Next> {
+        ctx.detail = forward.as_strs().1;
         match answer {
+            Answer::Entry(entry, CacheResult::Miss) if entry.part.is_some() => {
+                // The one who asked for this part gets it as the origin sent it.
+                ctx.result = CacheResult::Miss;
+                let status = stored(forward, None, false);
+                self.send_representation(session, ctx, &entry.representation, status).await
+            }
             Answer::Entry(entry, how) => {
                 ctx.result = how;
-                let age = entry.age_ms(now_ms());
                 let status = match how {
-                    CacheResult::Miss => HeaderValue::from_static("tidegate; fwd=uri-miss; stored"),
-                    CacheResult::Collapsed => {
-                        HeaderValue::from_static("tidegate; fwd=uri-miss; stored; collapsed")
-                    }
+                    CacheResult::Miss => stored(forward, None, false),
+                    CacheResult::Collapsed => stored(forward, None, true),
+                    CacheResult::Revalidated => stored(forward, Some(StatusCode::NOT_MODIFIED), false),
                     CacheResult::Remote => HeaderValue::from_static("tidegate; hit; detail=redis"),
-                    CacheResult::Stale => stale(rules, age),
+                    CacheResult::Stale => stale(&entry.terms, now_ms()),
                     _ => HIT,
                 };
-                self.send_cached(session, ctx, &entry.representation, age, status).await
+                self.send_entry(session, ctx, &entry, status).await
             }
             Answer::StaleIfError(entry, failure) => {
                 ctx.result = CacheResult::StaleIfError;
-                let (status, why) = match failure {
-                    Failure::Status(code) => (
-                        text(format!(
-                            "tidegate; fwd=stale; fwd-status={}; detail=stale-if-error",
-                            code.as_u16()
-                        )),
-                        "origin-error",
-                    ),
-                    Failure::Fetch(error) => (
-                        HeaderValue::from_static("tidegate; fwd=stale; detail=stale-if-error"),
-                        refusal::name_of(error),
-                    ),
-                };
+                let (status, why) = refusal::stood_in(failure);
                 ctx.detail = Some(why);
-                let age = entry.age_ms(now_ms());
-                self.send_cached(session, ctx, &entry.representation, age, status).await
+                self.send_entry(session, ctx, &entry, status).await
             }
-            Answer::Passing(what, own, why) => self.send_passing(session, ctx, &what, own, why).await,
+            Answer::Arriving(head, reader, how) => {
+                ctx.result = how;
+                let status = match head.outcome {
+                    FillOutcome::Stored => stored(forward, None, how == CacheResult::Collapsed),
+                    why => {
+                        ctx.detail = Some(why.as_str());
+                        not_stored(forward, head.status, why)
+                    }
+                };
+                self.send_arriving(session, ctx, &head, reader, status).await
+            }
+            Answer::Passing(what, why) => {
+                ctx.result = CacheResult::Uncacheable;
+                ctx.detail = Some(why.as_str());
+                let status = not_stored(forward, what.status(), why);
+                self.send_representation(session, ctx, &what, status).await
+            }
             Answer::AskYourself(why) => {
                 ctx.result = CacheResult::Uncacheable;
                 ctx.detail = Some(why.as_str());
                 Ok(Next::Proxy)
+            }
+            Answer::NotHere => {
+                ctx.result = CacheResult::Local;
+                ctx.detail = Some("only-if-cached");
+                self.send_problem(session, ctx, refusal::not_here()).await
             }
             Answer::Failed(error) => {
                 ctx.result = CacheResult::Error;
@@ -116,44 +125,6 @@ impl Gateway {
                 self.send_problem(session, ctx, refusal::no_answer(error)).await
             }
         }
-    }
-
-    /// An answer that is not stored: it is sent as it came, with the cookies that are this client's own.
-    async fn send_passing(
-        &self,
-        session: &mut Session,
-        ctx: &mut Context,
-        what: &Representation,
-        own: Option<Arc<http::HeaderMap>>,
-        why: FillOutcome,
-    ) -> Result<Next> {
-        ctx.result = CacheResult::Uncacheable;
-        ctx.detail = Some(why.as_str());
-        let request = session.req_header();
-        let mut reply = respond::reply(what, &request.method, &request.headers, &[]);
-        for cookie in own.iter().flat_map(|headers| headers.get_all(header::SET_COOKIE)) {
-            reply.head.append_header(header::SET_COOKIE, cookie.clone())?;
-        }
-        let (code, detail) = (what.status().as_u16(), why.as_str());
-        let status = text(format!("tidegate; fwd=uri-miss; fwd-status={code}; detail={detail}"));
-        self.mark(&mut reply.head, ctx, &status)?;
-        self.send(session, reply.head, reply.body).await
-    }
-
-    async fn send_cached(
-        &self,
-        session: &mut Session,
-        ctx: &Context,
-        what: &Representation,
-        age_ms: u64,
-        status: HeaderValue,
-    ) -> Result<Next> {
-        let request = session.req_header();
-        let mut reply = respond::reply(what, &request.method, &request.headers, &self.prefer);
-        reply.head.insert_header(header::AGE, HeaderValue::from(age_ms / 1_000))?;
-        reply.head.insert_header(CACHE_STATUS, status)?;
-        reply.head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())?;
-        self.send(session, reply.head, reply.body).await
     }
 
     /// The one request that answers a miss. It is made of what is in the key, and of nothing else that the client
@@ -165,7 +136,7 @@ impl Gateway {
         route: &Route,
         rules: &Arc<CacheRules>,
         query: &str,
-    ) -> Fetch {
+    ) -> Fetcher {
         let path = request.uri.path();
         // The token was read before: it is there and well-formed, or there is no identity.
         let token = ctx.identity.as_ref().and_then(|_| token(route, request).ok().flatten());
@@ -176,21 +147,75 @@ impl Gateway {
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
             body: Bytes::new(),
         };
-        let (origins, origin, max_size) = (self.parts.origins.clone(), route.origin, rules.max_size);
+        fetcher(&self.parts.origins, route.origin, ask, None)
+    }
+}
+
+/// Asks an origin as often as the cache wants it to, and hands interim answers on.
+pub(super) fn fetcher(
+    origins: &Arc<Origins>,
+    origin: usize,
+    ask: Ask,
+    interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
+) -> Fetcher {
+    let (origins, ask) = (origins.clone(), Arc::new(ask));
+    Box::new(move |conditions| {
+        let (origins, interim) = (origins.clone(), interim.clone());
+        let mut ask = (*ask).clone();
+        ask.headers.extend(conditions.iter().cloned());
         Box::pin(async move {
-            match origins.ask(origin, &ask, max_size).await {
-                Ok(got) => Ok(Fetched { status: got.status, headers: got.headers, body: got.body }),
-                Err(error) => {
-                    let reason = fetch_error(&error);
-                    if reason != FetchError::TooLarge {
-                        let path = ask.target.split('?').next().unwrap_or_default();
-                        tracing::warn!(%error, path, "a fill failed");
-                    }
-                    Err(reason)
+            let on_interim = move |head: &ResponseHeader| {
+                if let Some(interim) = &interim {
+                    // A client that doesn't take them in time does without.
+                    drop(interim.try_send(Box::new(head.clone())));
                 }
+            };
+            match origins.begin(origin, &ask, &on_interim).await {
+                Ok(mut answering) => {
+                    let headers = std::mem::take(&mut answering.headers);
+                    Ok(Fetched { status: answering.status, headers, body: Box::new(FromOrigin(answering)) })
+                }
+                Err(error) => Err(complain(&error, &ask.target)),
             }
         })
+    })
+}
+
+/// A body from an origin.
+struct FromOrigin(Answering);
+
+#[async_trait]
+impl Incoming for FromOrigin {
+    async fn next(&mut self) -> std::result::Result<Option<Bytes>, FetchError> {
+        self.0.next().await.map_err(|error| complain(&error, ""))
     }
+}
+
+fn complain(error: &AskError, target: &str) -> FetchError {
+    let path = target.split('?').next().unwrap_or_default();
+    tracing::warn!(%error, path, "a fill failed");
+    fetch_error(error)
+}
+
+/// `Cache-Status` of an answer that came from the origin and is stored.
+fn stored(forward: Forward, status: Option<StatusCode>, collapsed: bool) -> HeaderValue {
+    let (fwd, detail) = forward.as_strs();
+    match (forward, status, collapsed) {
+        (Forward::UriMiss, None, false) => return HeaderValue::from_static("tidegate; fwd=uri-miss; stored"),
+        (Forward::UriMiss, None, true) => {
+            return HeaderValue::from_static("tidegate; fwd=uri-miss; stored; collapsed")
+        }
+        _ => {}
+    }
+    let status = status.map_or(String::new(), |status| format!("; fwd-status={}", status.as_u16()));
+    let collapsed = if collapsed { "; collapsed" } else { "" };
+    let detail = detail.map_or(String::new(), |detail| format!("; detail={detail}"));
+    text(format!("tidegate; fwd={fwd}{status}; stored{collapsed}{detail}"))
+}
+
+/// `Cache-Status` of an answer that came from the origin and is not stored.
+fn not_stored(forward: Forward, status: StatusCode, why: FillOutcome) -> HeaderValue {
+    text(format!("tidegate; fwd={}; fwd-status={}; detail={why}", forward.as_strs().0, status.as_u16()))
 }
 
 /// The host counts only where the route is bound to one: elsewhere a client could fill the cache by naming others,
@@ -209,9 +234,11 @@ fn bound_host<'r>(request: &'r RequestHeader, route: &'r Route) -> Option<Cow<'r
 }
 
 /// A stale answer says for how long it has been so (RFC 9211, 2.3: a negative ttl).
-fn stale(rules: &CacheRules, age_ms: u64) -> HeaderValue {
-    let over = (age_ms / 1_000).saturating_sub(rules.ttl.as_secs());
-    text(format!("tidegate; hit; ttl=-{over}; detail=stale-while-revalidate"))
+pub(super) fn stale(terms: &policy::Terms, now_ms: u64) -> HeaderValue {
+    text(format!(
+        "tidegate; hit; ttl={}; detail=stale-while-revalidate",
+        terms.ttl_ms(now_ms).div_euclid(1_000)
+    ))
 }
 
 /// `Cache-Status` of a proxied answer.
@@ -229,19 +256,19 @@ pub(super) fn forwarded(ctx: &Context) -> HeaderValue {
     text(status)
 }
 
-fn text(status: String) -> HeaderValue {
+pub(super) fn text(status: String) -> HeaderValue {
     HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("tidegate"))
 }
 
 /// What a failure of the origin client means for those who wait.
 pub(super) fn fetch_error(error: &AskError) -> FetchError {
     match error {
-        AskError::TooLarge(_) => FetchError::TooLarge,
         AskError::Nobody(Nobody::Unhealthy) => FetchError::BreakerOpen,
         AskError::Nobody(Nobody::LeftAlone(OriginOutcome::Timeout))
         | AskError::Failed { outcome: OriginOutcome::Timeout, .. } => FetchError::Timeout,
-        AskError::Nobody(Nobody::LeftAlone(_)) | AskError::Failed { .. } | AskError::Invalid => {
-            FetchError::Unreachable
-        }
+        AskError::Nobody(Nobody::LeftAlone(_))
+        | AskError::Failed { .. }
+        | AskError::TooLarge(_)
+        | AskError::Invalid => FetchError::Unreachable,
     }
 }

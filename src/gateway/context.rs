@@ -1,5 +1,6 @@
 //! What is known of one request while it goes through the phases.
 
+use super::{passing::Passing, Signals};
 use crate::{identity::Identity, origin::pool::Pool, telemetry::labels::CacheResult};
 use http::{HeaderMap, HeaderValue};
 use std::{
@@ -10,6 +11,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+/// The last second of the year 9999, the last that a date can name.
+const LAST_DATE: u64 = 253_402_300_799;
 
 /// One request's state.
 pub struct Context {
@@ -35,6 +39,10 @@ pub struct Context {
     pub(super) retries: Option<u32>,
     /// How long the origin took to begin its answer.
     pub(super) origin_time: Option<Duration>,
+    /// What the connection is told.
+    pub(super) signals: Option<Arc<Signals>>,
+    /// What is done with a proxied answer while it passes.
+    pub(super) passing: Passing,
 }
 
 /// A server that a request is proxied to.
@@ -60,6 +68,19 @@ impl Context {
             upstream: None,
             retries: None,
             origin_time: None,
+            signals: None,
+            passing: Passing::default(),
+        }
+    }
+
+    /// The answer that is written next has this date of its own.
+    pub(super) fn dated(&self, headers: &HeaderMap) {
+        let date =
+            headers.get(http::header::DATE).and_then(|v| httpdate::parse_http_date(v.to_str().ok()?).ok());
+        let seconds =
+            date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+        if let Some(signals) = self.signals.as_ref().filter(|_| seconds <= LAST_DATE) {
+            signals.date.store(seconds, Ordering::Relaxed);
         }
     }
 

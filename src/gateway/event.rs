@@ -4,6 +4,7 @@ use super::{admission::content_length, cached, host, refusal, Context, Gateway, 
 use crate::{
     events::Endpoint,
     origin::client,
+    representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
 };
 use bytes::Bytes;
@@ -46,7 +47,7 @@ impl Gateway {
         }
         let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
         self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=event"))?;
-        self.send(session, head, Bytes::new()).await
+        self.send(session, head, Body::new()).await
     }
 
     /// The origin gets the verified event as well, and its answer is the sender's. What the origin did not take is
@@ -90,7 +91,7 @@ impl Gateway {
                     head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
                 }
                 self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; fwd=method"))?;
-                self.send(session, head, got.body).await
+                self.send(session, head, got.body.into()).await
             }
             Err(error) => {
                 tracing::warn!(%error, "an event was not forwarded");

@@ -6,9 +6,9 @@ use super::context::Context;
 use crate::{
     config::{CacheRules, Scope},
     identity::Identity,
-    representation::{nominated_by_connection, HOP_BY_HOP},
+    representation::{encoding, nominated_by_connection, HOP_BY_HOP},
 };
-use http::{header, HeaderMap, HeaderName, HeaderValue};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Version};
 use pingora_http::RequestHeader;
 use std::net::IpAddr;
 
@@ -26,10 +26,14 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const OURS: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
 
+/// Those that differ from one request for a resource to the next.
+pub(super) static OURS_THAT_VARY: [HeaderName; 8] =
+    [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];
+
 /// Dresses a proxied request.
 pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
     let host = request.headers.get(header::HOST).cloned();
-    for name in claimed(&request.headers) {
+    for name in claimed(&request.headers).into_iter().chain([header::PROXY_AUTHORIZATION]) {
         request.remove_header(&name);
     }
     let mut fields = Vec::with_capacity(10);
@@ -49,6 +53,17 @@ pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
         insert(request, FORWARDED_HOST, Ok(host));
     }
     insert(request, REQUEST_ID, Ok(ctx.request_id.clone()));
+    let version = request.version;
+    request.append_header(header::VIA, via(version)).unwrap_or_default();
+}
+
+/// RFC 9110, 7.6.3: through whom a message came, and in which version it came to us.
+pub(super) fn via(received: Version) -> HeaderValue {
+    HeaderValue::from_static(match received {
+        Version::HTTP_10 => "1.0 tidegate",
+        Version::HTTP_2 => "2 tidegate",
+        _ => "1.1 tidegate",
+    })
 }
 
 /// The fields of a request that only the gateway may set, or that an application behind CGI or WSGI couldn't tell
@@ -117,6 +132,7 @@ pub(super) fn fill_headers(
         .filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)))
         .collect();
     headers.push((REQUEST_ID, ctx.request_id.clone()));
+    headers.push((header::VIA, via(Version::HTTP_11)));
     headers.push((header::ACCEPT, HeaderValue::from_static("*/*")));
     headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     headers.push((
@@ -124,6 +140,62 @@ pub(super) fn fill_headers(
         HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION"))),
     ));
     headers
+}
+
+/// What a request tells an origin that is followed: what the client said, but for what belongs to its connection, for
+/// what the gateway alone may say, and, where the answer is for others as well, for what would make it less than
+/// whole. `host` is the one that the answer is kept under.
+pub(super) fn followed_headers(
+    request: &RequestHeader,
+    host: Option<&str>,
+    ctx: &Context,
+    alone: bool,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut request = request.clone();
+    // First what ends with the client's connection: no client names the gateway's own fields among it.
+    for name in undress(&request.headers) {
+        request.remove_header(&name);
+    }
+    if let Some(host) = host {
+        insert(&mut request, header::HOST, HeaderValue::from_str(host));
+    }
+    dress(&mut request, ctx);
+    let whole = WHOLE.into_iter().filter(|_| !alone);
+    for name in NOT_FORWARDED.into_iter().chain(whole) {
+        request.remove_header(&name);
+    }
+    if let Some(offered) = encoding::offered(&request.headers).filter(|_| !alone) {
+        insert(&mut request, header::ACCEPT_ENCODING, Ok(offered));
+    }
+    request.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// What a request of the gateway's own says anew, or not at all.
+const NOT_FORWARDED: [HeaderName; 6] = [
+    header::HOST,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::EXPECT,
+];
+/// What would make an answer less than whole.
+const WHOLE: [HeaderName; 6] = [
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+/// A request for all of what a client wants perhaps a part of, perhaps only if it has changed.
+pub(super) fn of_the_whole(request: &RequestHeader) -> RequestHeader {
+    let mut request = request.clone();
+    for name in &WHOLE {
+        request.remove_header(name);
+    }
+    request
 }
 
 /// Removes from an answer what belongs to the connection to the origin (RFC 9110, 7.6.1). Framing is Pingora's.

@@ -5,9 +5,12 @@
 
 mod admission;
 mod cached;
+mod codec;
 mod context;
 mod event;
+mod followed;
 mod forward;
+mod passing;
 mod proxied;
 mod refusal;
 mod send;
@@ -16,7 +19,7 @@ pub use context::Context;
 
 use crate::{
     cache::Cache,
-    config::{CacheMode, CacheRules, Coding, Config, Route},
+    config::{CacheMode, CacheRules, Coding, Config, FollowRules, Route},
     events::Events,
     identity::Verifier,
     limits,
@@ -29,16 +32,21 @@ use crate::{
     },
 };
 use context::RequestIds;
-use http::{header, HeaderName, Method};
+use http::{header, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::{
     net::SocketAddr,
-    sync::{atomic::AtomicBool, Arc},
+    sync::{
+        atomic::{AtomicBool, AtomicU64},
+        Arc,
+    },
 };
 
 /// RFC 9211
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
 /// What stands for a route's name where there is none.
 const UNROUTED: &str = "none";
@@ -49,8 +57,19 @@ type Result<T> = pingora_core::Result<T>;
 pub struct OnConnection {
     /// Who is at the other end.
     pub peer: SocketAddr,
-    /// To be set when a request has been read.
-    pub handled: Arc<AtomicBool>,
+    /// What the gateway tells the connection.
+    pub signals: Arc<Signals>,
+}
+
+/// What the gateway tells a connection of the exchange that it is about to write.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// A request has been read.
+    pub handled: AtomicBool,
+    /// The `Date` of the answer, in seconds since the epoch; 0: now.
+    pub date: AtomicU64,
+    /// The body arrives slowly: what there is goes out at once.
+    pub at_once: AtomicBool,
 }
 
 /// What the gateway is assembled from.
@@ -80,12 +99,33 @@ pub struct Gateway {
     /// For requests that no route takes.
     unrouted: Arc<RouteMetrics>,
     ids: RequestIds,
+    /// Whether any route follows its origin.
+    follows: bool,
     prefer: Vec<Coding>,
 }
 
 struct PerRoute {
     metrics: Arc<RouteMetrics>,
-    rules: Option<Arc<CacheRules>>,
+    mode: Mode,
+}
+
+/// Whose word counts on a route.
+enum Mode {
+    /// Nothing is kept.
+    Off,
+    /// Its rules'.
+    Versioned(Arc<CacheRules>),
+    /// Its origin's.
+    Follow(Arc<FollowRules>),
+}
+
+impl Mode {
+    fn rules(&self) -> Option<&Arc<CacheRules>> {
+        match self {
+            Self::Versioned(rules) => Some(rules),
+            Self::Off | Self::Follow(_) => None,
+        }
+    }
 }
 
 /// Whether a request is answered or still has to be proxied.
@@ -99,9 +139,10 @@ impl Gateway {
     pub fn new(parts: Parts) -> Self {
         let per_route = |route: &Route| PerRoute {
             metrics: parts.metrics.route(route.name.as_str()),
-            rules: match &route.cache {
-                CacheMode::Off => None,
-                CacheMode::Versioned(rules) => Some(Arc::new((**rules).clone())),
+            mode: match &route.cache {
+                CacheMode::Off => Mode::Off,
+                CacheMode::Versioned(rules) => Mode::Versioned(Arc::new((**rules).clone())),
+                CacheMode::Follow(rules) => Mode::Follow(Arc::new((**rules).clone())),
             },
         };
         Self {
@@ -109,6 +150,7 @@ impl Gateway {
             per_route: parts.config.routes.iter().map(per_route).collect(),
             unrouted: parts.metrics.route(UNROUTED),
             ids: RequestIds::new(),
+            follows: parts.config.routes.iter().any(|route| matches!(route.cache, CacheMode::Follow(_))),
             prefer: parts.config.encoding.prefer.clone(),
             parts,
         }
@@ -138,19 +180,19 @@ impl Gateway {
             }
         };
         ctx.route = Some(index);
-        let (route, rules) = (&self.parts.config.routes[index], self.per_route[index].rules.as_ref());
-        if let Err(reason) = self.admit(route, rules, session.req_header(), ctx) {
+        let (route, mode) = (&self.parts.config.routes[index], &self.per_route[index].mode);
+        if let Err(reason) = self.admit(route, mode.rules(), session.req_header(), ctx) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        match rules {
-            Some(rules) if matches!(session.req_header().method, Method::GET | Method::HEAD) => {
-                self.answer_cached(session, ctx, route, rules).await
-            }
-            Some(_) => {
+        let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
+        match mode {
+            Mode::Versioned(rules) if reads => self.answer_cached(session, ctx, route, rules).await,
+            Mode::Follow(rules) if reads => self.answer_followed(session, ctx, route, rules).await,
+            Mode::Versioned(_) | Mode::Follow(_) => {
                 ctx.detail = Some("method");
                 Ok(Next::Proxy)
             }
-            None => Ok(Next::Proxy),
+            Mode::Off => Ok(Next::Proxy),
         }
     }
 }

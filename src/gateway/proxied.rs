@@ -15,7 +15,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{header::TRANSFER_ENCODING, StatusCode, Version};
 use pingora_core::{
     modules::http::HttpModules,
     upstreams::peer::{H1UpgradePolicy, HttpPeer},
@@ -49,8 +49,9 @@ impl ProxyHttp for Gateway {
     ) {
         ctx.request_id = self.ids.of(&session.req_header().headers);
         if let Ok(connection) = from.downcast::<OnConnection>() {
-            connection.handled.store(true, Ordering::Relaxed);
+            connection.signals.handled.store(true, Ordering::Relaxed);
             ctx.peer = Some(connection.peer);
+            ctx.signals = Some(connection.signals);
         }
     }
 
@@ -114,6 +115,7 @@ impl ProxyHttp for Gateway {
         ctx.body_seen = 0;
         let retries = pool.settings.retries;
         ctx.retries.get_or_insert(retries);
+        ctx.passing.sent = Some(self.parts.cache.sent());
         ctx.upstream = Some(Upstream { pool, server: picked.server, asked: Instant::now(), reported: false });
         Ok(Box::new(picked.peer))
     }
@@ -136,7 +138,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
@@ -148,8 +150,25 @@ impl ProxyHttp for Gateway {
         for name in forward::undress(&head.headers) {
             head.remove_header(&name);
         }
+        self.head_passes(session, head, ctx)?;
+        if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+            // A client of old knows no chunks: the end of the connection is the end of the body.
+            head.remove_header(&TRANSFER_ENCODING);
+            session.downstream_session.set_keepalive(None);
+        }
         let status = cached::forwarded(ctx);
         self.mark(head, ctx, &status)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        self.body_passes(body, end, ctx)?;
+        Ok(None)
     }
 
     fn fail_to_connect(

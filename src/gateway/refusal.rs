@@ -1,7 +1,7 @@
 //! What the gateway refuses, and how it says so: one table from reason to problem document.
 
 use crate::{
-    cache::FetchError,
+    cache::{Failure, FetchError},
     representation::problem::Problem,
     telemetry::labels::{EventResult, RejectReason},
 };
@@ -50,7 +50,6 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
         FetchError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
         FetchError::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "no server of the origin is healthy"),
         FetchError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, "the request to the origin was abandoned"),
-        FetchError::TooLarge => (StatusCode::BAD_GATEWAY, "the origin's answer is too large"),
     };
     let problem = Problem::new(status, detail);
     match status {
@@ -59,6 +58,27 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
     }
 }
 
+/// The answer to `only-if-cached` where nothing is here (RFC 9111, 5.2.1.7).
+pub(super) fn not_here() -> Problem {
+    Problem::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "nothing is stored for this request, and nothing else is wanted",
+    )
+}
+
+/// `Cache-Status` of an answer that stands in for one that failed, and why it does.
+pub(super) fn stood_in(failure: Failure) -> (HeaderValue, &'static str) {
+    match failure {
+        Failure::Status(code) => {
+            let text = format!("tidegate; fwd=stale; fwd-status={}; detail=stale-if-error", code.as_u16());
+            (HeaderValue::try_from(text).unwrap_or(STOOD_IN), "origin-error")
+        }
+        Failure::Fetch(error) => (STOOD_IN, name_of(error)),
+    }
+}
+
+const STOOD_IN: HeaderValue = HeaderValue::from_static("tidegate; fwd=stale; detail=stale-if-error");
+
 /// The name of a missing answer, for `Cache-Status` and the access record.
 pub(super) fn name_of(error: FetchError) -> &'static str {
     match error {
@@ -66,7 +86,6 @@ pub(super) fn name_of(error: FetchError) -> &'static str {
         FetchError::Timeout => "origin-timeout",
         FetchError::BreakerOpen => "origin-unhealthy",
         FetchError::Abandoned => "fill-abandoned",
-        FetchError::TooLarge => "too-large",
     }
 }
 

@@ -1,14 +1,17 @@
 //! The ends of a request that is answered here: a refusal, a problem, a whole answer.
 
-use super::{forward, refusal, Context, Gateway, Next, Result, CACHE_STATUS};
+use super::{codec::Codec, forward, refusal, Context, Gateway, Mode, Next, Result, CACHE_STATUS, HIT};
 use crate::{
-    representation::problem::Problem,
+    cache::{entry::Entry, key::Key, live::Reader, now_ms, Arriving},
+    representation::{problem::Problem, respond, transform, Body, Representation},
     telemetry::labels::{CacheResult, RejectReason},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{header, HeaderValue, Method, StatusCode, Version};
+use pingora_core::{ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use std::sync::{atomic::Ordering, Arc};
 
 impl Gateway {
     pub(super) async fn refuse(
@@ -47,7 +50,7 @@ impl Gateway {
             &HeaderValue::from_str(&status).unwrap_or(HeaderValue::from_static("tidegate")),
         )?;
         let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { body };
-        self.send(session, head, body).await
+        self.send(session, head, body.into()).await
     }
 
     /// What every answer carries.
@@ -57,8 +60,115 @@ impl Gateway {
         ctx: &Context,
         cache_status: &HeaderValue,
     ) -> Result<()> {
-        head.insert_header(CACHE_STATUS, cache_status.clone())?;
+        // Each cache on the way adds its word (RFC 9211, 2).
+        head.append_header(CACHE_STATUS, cache_status.clone())?;
         head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())
+    }
+
+    /// What followed its origin came through the gateway (RFC 9110, 7.6.3); what has a namespace is the gateway's own.
+    fn append_via(&self, head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+        match ctx.route.map(|route| &self.per_route[route].mode) {
+            Some(Mode::Follow(_)) => {
+                head.append_header(header::VIA, forward::via(Version::HTTP_11)).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what is fresh in memory, and has it encoded for those who ask next.
+    pub(super) async fn send_hit(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Result<Next> {
+        if session.req_header().headers.contains_key(header::ACCEPT_ENCODING) {
+            self.parts.cache.encode_behind(key, entry);
+        }
+        ctx.result = CacheResult::Hit;
+        self.send_entry(session, ctx, entry, HIT).await
+    }
+
+    /// Sends what is in the cache.
+    pub(super) async fn send_entry(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        entry: &Entry,
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let request = session.req_header();
+        let (method, headers, what) = (&request.method, &request.headers, &entry.representation);
+        let partial = entry.part.and_then(|part| respond::partial(part.of(what), method, headers));
+        let mut reply = partial.unwrap_or_else(|| respond::reply(what, method, headers, &self.prefer));
+        reply.head.insert_header(header::AGE, HeaderValue::from(entry.age_ms(now_ms()) / 1_000))?;
+        self.send_reply(session, ctx, reply, status).await
+    }
+
+    /// Sends an answer that is not stored.
+    pub(super) async fn send_representation(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        what: &Representation,
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let request = session.req_header();
+        let reply = respond::reply(what, &request.method, &request.headers, &[]);
+        self.send_reply(session, ctx, reply, status).await
+    }
+
+    async fn send_reply(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        reply: respond::Reply,
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let respond::Reply { mut head, body, transform } = reply;
+        self.mark(&mut head, ctx, &status)?;
+        self.append_via(&mut head, ctx)?;
+        ctx.dated(&head.headers);
+        let Some(transform) = transform else { return self.send(session, head, body).await };
+        let codec = Codec::new(transform, &self.parts.config.encoding, None);
+        let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
+        Box::pin(self.send_pieces(session, head, Pieces::Here(body), Some(codec))).await
+    }
+
+    /// Sends an answer while it arrives.
+    pub(super) async fn send_arriving(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        arriving: &Arriving,
+        reader: Reader,
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let request = session.req_header();
+        let mut head = Box::new(ResponseHeader::build(arriving.status, Some(arriving.headers.len() + 4))?);
+        for (name, value) in &arriving.headers {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        if let Some(age) = arriving.age_ms(now_ms()) {
+            head.insert_header(header::AGE, HeaderValue::from(age / 1_000))?;
+        }
+        if let Some(length) = arriving.length {
+            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
+        }
+        self.mark(&mut head, ctx, &status)?;
+        self.append_via(&mut head, ctx)?;
+        let rules = &self.parts.config.encoding;
+        let plan =
+            transform::plan_shared(&request.method, &request.headers, head.status, &head.headers, rules);
+        transform::adjust_head(&mut head, plan, rules);
+        let codec = plan.map(|plan| Codec::new(plan, rules, arriving.length)).transpose();
+        let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
+        ctx.dated(&head.headers);
+        if let Some(signals) = &ctx.signals {
+            signals.at_once.store(true, Ordering::Relaxed);
+        }
+        self.send_pieces(session, head, Pieces::Arriving(reader), codec).await
     }
 
     /// Sends a whole answer.
@@ -66,11 +176,77 @@ impl Gateway {
         &self,
         session: &mut Session,
         head: Box<ResponseHeader>,
-        body: Bytes,
+        body: Body,
     ) -> Result<Next> {
         let downstream = &mut session.downstream_session;
         downstream.write_response_header(head).await?;
-        downstream.write_response_body(body, true).await?;
+        let mut pieces = body.pieces();
+        let mut piece = pieces.next().cloned().unwrap_or_default();
+        for next in pieces {
+            downstream.write_response_body(std::mem::replace(&mut piece, next.clone()), false).await?;
+        }
+        downstream.write_response_body(piece, true).await?;
         Ok(Next::Answered)
+    }
+
+    /// Sends pieces, each through a codec where there is one. What breaks off ends the connection: no client takes
+    /// it for whole.
+    async fn send_pieces(
+        &self,
+        session: &mut Session,
+        mut head: Box<ResponseHeader>,
+        mut pieces: Pieces,
+        mut codec: Option<Codec>,
+    ) -> Result<Next> {
+        let bodyless = session.req_header().method == Method::HEAD
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let delimited = head.headers.contains_key(header::CONTENT_LENGTH);
+        if !delimited && !bodyless {
+            if session.req_header().version == Version::HTTP_11 {
+                head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+            } else if !session.is_http2() {
+                session.downstream_session.set_keepalive(None);
+            }
+        }
+        let downstream = &mut session.downstream_session;
+        downstream.write_response_header(head).await?;
+        while let Some(piece) = pieces.next().await? {
+            let mut ready = match &mut codec {
+                Some(codec) => codec.begin(piece).or_err(ErrorType::InternalError, "coding a body")?,
+                None => piece,
+            };
+            while !ready.is_empty() && !bodyless {
+                downstream.write_response_body(ready, false).await?;
+                let more = codec.as_mut().map_or(Ok(Bytes::new()), Codec::more);
+                ready = more.or_err(ErrorType::InternalError, "coding a body")?;
+            }
+        }
+        let last = match &mut codec {
+            Some(codec) => codec.end().or_err(ErrorType::InternalError, "coding a body")?,
+            None => Bytes::new(),
+        };
+        downstream.write_response_body(if bodyless { Bytes::new() } else { last }, true).await?;
+        Ok(Next::Answered)
+    }
+}
+
+/// Where the pieces of a body come from.
+enum Pieces {
+    Here(Body),
+    Arriving(Reader),
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::Here(body) => {
+                let first = body.pieces().next().cloned();
+                if let Some(first) = &first {
+                    *body = body.slice(first.len() as u64..body.len());
+                }
+                Ok(first)
+            }
+            Self::Arriving(reader) => reader.next().await.or_err(ErrorType::ReadError, "the origin's answer"),
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! A client's connection as Pingora sees it: a stream whose writes are gathered until they are flushed.
 //!
 //! Pingora writes the head and the body of an answer apart. Gathering them makes one packet and one system call of
-//! both; what is larger than the buffer is written through. An idle connection keeps no buffer.
+//! both; what is larger than the buffer is written through. An idle connection keeps no buffer. Pingora dates every
+//! answer with now; one that was made before gets its own `Date` back here (RFC 9111, 5.1 counts from it).
 
-use crate::representation::problem;
+use crate::{gateway::Signals, representation::problem};
 use async_trait::async_trait;
 use http::StatusCode;
 use pingora_core::protocols::{
@@ -15,12 +16,9 @@ use std::{
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
+    sync::{atomic::Ordering, Arc},
     task::{ready, Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -42,8 +40,8 @@ pub(super) struct Connection {
     written: usize,
     socket: Arc<SocketDigest>,
     since: SystemTime,
-    /// Whether the request that is being answered has reached the gateway.
-    handled: Arc<AtomicBool>,
+    /// What the gateway has to tell.
+    signals: Arc<Signals>,
     on_unreadable: OnUnreadable,
 }
 
@@ -51,7 +49,7 @@ impl Connection {
     pub(super) fn new(
         stream: TcpStream,
         peer: SocketAddr,
-        handled: Arc<AtomicBool>,
+        signals: Arc<Signals>,
         on_unreadable: OnUnreadable,
     ) -> Self {
         let socket = SocketDigest::from_raw_fd(stream.as_raw_fd());
@@ -63,7 +61,7 @@ impl Connection {
             written: 0,
             socket: Arc::new(socket),
             since: SystemTime::now(),
-            handled,
+            signals,
             on_unreadable,
         }
     }
@@ -95,6 +93,23 @@ impl Connection {
     }
 }
 
+/// Whether this is the head of an answer that ends the exchange, as Pingora writes it: in one piece.
+fn is_final_head(data: &[u8]) -> bool {
+    data.starts_with(b"HTTP/1.") && data.get(9).is_some_and(|class| *class != b'1')
+}
+
+/// Puts another time into the `Date` of a head: all dates are of one length (RFC 9110, 5.6.7).
+fn set_date(head: &mut [u8], seconds: u64) {
+    const FIELD: &[u8] = b"\r\nDate: ";
+    const LENGTH: usize = 29;
+    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    let place = head.windows(FIELD.len()).position(|w| w.eq_ignore_ascii_case(FIELD));
+    let value = place.and_then(|at| head.get_mut(at + FIELD.len()..at + FIELD.len() + LENGTH));
+    if let Some(value) = value.filter(|_| text.len() == LENGTH) {
+        value.copy_from_slice(text.as_bytes());
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -107,7 +122,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.handled.load(Ordering::Relaxed) {
+        if !self.signals.handled.load(Ordering::Relaxed) {
             if self.gathered.is_empty() {
                 self.refuse(data);
             }
@@ -115,6 +130,17 @@ impl AsyncWrite for Connection {
         }
         if self.gathered.len() + data.len() > GATHER {
             ready!(self.poll_gathered(cx))?;
+        }
+        if self.signals.date.load(Ordering::Relaxed) != 0 && is_final_head(data) {
+            let date = self.signals.date.swap(0, Ordering::Relaxed);
+            let begin = self.gathered.len();
+            self.gathered.extend_from_slice(data);
+            set_date(&mut self.gathered[begin..], date);
+            return Poll::Ready(Ok(data.len()));
+        }
+        if self.signals.at_once.load(Ordering::Relaxed) {
+            ready!(self.poll_gathered(cx))?;
+            return Pin::new(&mut self.stream).poll_write(cx, data);
         }
         if data.len() > GATHER {
             return Pin::new(&mut self.stream).poll_write(cx, data);

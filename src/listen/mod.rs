@@ -6,7 +6,7 @@
 mod connection;
 
 use crate::{
-    gateway::{Gateway, OnConnection},
+    gateway::{Gateway, OnConnection, Signals},
     telemetry::{labels::RejectReason, metrics::Metrics},
 };
 use connection::{Connection, OnUnreadable};
@@ -15,10 +15,7 @@ use pingora_proxy::HttpProxy;
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
+    sync::{atomic::Ordering, Arc},
     time::Duration,
 };
 use tokio::{
@@ -105,9 +102,9 @@ impl Door {
             tracing::debug!(%error, "a connection was gone at once");
             return;
         }
-        let handled = Arc::new(AtomicBool::new(false));
-        let announce = || Box::new(OnConnection { peer, handled: handled.clone() });
-        let connection = Connection::new(stream, peer, handled.clone(), self.on_unreadable.clone());
+        let signals = Arc::new(Signals::default());
+        let announce = || Box::new(OnConnection { peer, signals: signals.clone() });
+        let connection = Connection::new(stream, peer, signals.clone(), self.on_unreadable.clone());
         let mut session = ServerSession::new_http1(Box::new(connection));
         let idle = if *self.closing.borrow() { None } else { Some(self.keepalive.idle.as_secs().max(1)) };
         session.set_keepalive(idle);
@@ -116,7 +113,8 @@ impl Door {
         session.set_connection_user_context(Some(announce()));
         let mut next = self.proxy.process_new_http(session, &self.closing).await;
         while let Some((stream, settings)) = next.map(|reused| reused.consume()) {
-            handled.store(false, Ordering::Relaxed);
+            signals.handled.store(false, Ordering::Relaxed);
+            signals.at_once.store(false, Ordering::Relaxed);
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);

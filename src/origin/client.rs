@@ -1,16 +1,18 @@
 //! The client that asks an origin on the gateway's own account: fills, forwarded events, checks.
 //!
 //! It sends what it is told and nothing of a client's request. Idempotent requests are retried on another
-//! connection or server, with a growing pause, within the origin's retry budget. An answer that was cut short is
-//! an error, never an answer.
+//! connection or server, with a growing pause, within the origin's retry budget. An answer that was cut short ends
+//! in an error, never as if it were whole.
 
 use super::pool::{Nobody, Picked, Pool};
 use crate::telemetry::labels::OriginOutcome;
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pingora_core::{connectors::http::Connector, protocols::http::client::HttpSession};
-use pingora_core::{Error, ErrorType};
-use pingora_http::RequestHeader;
+use pingora_core::{
+    connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer, Error,
+    ErrorType,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -65,6 +67,27 @@ pub enum AskError {
     Invalid,
 }
 
+/// An answer whose head has come. Its body is read piece by piece; what is dropped before its end closes the
+/// connection.
+pub struct Answering {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    asked: Asked,
+    exchange: Option<Exchange>,
+}
+
+/// A connection in use.
+struct Exchange {
+    session: HttpSession,
+    peer: HttpPeer,
+    connector: Arc<Connector>,
+}
+
+/// Who hears of interim answers (1xx).
+pub type OnInterim<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
+
 /// The first pause before a retry; doubled with each.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -72,55 +95,151 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// If there was no whole answer of at most `max_size` bytes.
-pub async fn ask(connector: &Connector, pool: &Pool, ask: &Ask, max_size: u64) -> Result<Got, AskError> {
-    let mut left = if ask.method.is_idempotent() { pool.settings.retries } else { 0 };
-    let mut pause = PAUSE;
+pub async fn ask(
+    connector: &Arc<Connector>,
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    max_size: u64,
+) -> Result<Got, AskError> {
+    let mut retries = Retries::of(pool, ask);
     loop {
-        let picked = pool.pick()?;
-        let asked = Asked { pool, server: picked.server, began: Instant::now(), answered: false };
-        let error = match once(connector, pool, ask, &picked, max_size).await {
-            Ok(got) => {
-                asked.end(judge(got.status));
-                return Ok(got);
-            }
-            Err(error) => error,
+        let answered = match begin_once(connector, pool, ask, &|_| ()).await {
+            Ok(answering) => answering.whole(max_size).await,
+            Err(error) => Err(error),
         };
-        let AskError::Failed { outcome, .. } = &error else {
-            // It answered, if not to our liking.
-            asked.end(OriginOutcome::Ok);
-            return Err(error);
-        };
-        asked.end(*outcome);
-        if left == 0 || !pool.may_retry() {
-            return Err(error);
+        match answered {
+            Err(error @ AskError::Failed { .. }) => retries.another(pool, error).await?,
+            other => return other,
         }
-        left -= 1;
-        let jitter = rand::random_range(0.5..1.5);
-        tokio::time::sleep(pause.mul_f64(jitter)).await;
-        pause *= 2;
     }
 }
 
-/// A request under way. One that is given up, because its caller's deadline passed, counts as a timeout.
-struct Asked<'p> {
-    pool: &'p Pool,
+/// Asks, with retries where the method allows them, and returns when the head of the answer is there.
+///
+/// # Errors
+/// If there was no answer.
+pub async fn begin(
+    connector: &Arc<Connector>,
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    on_interim: OnInterim<'_>,
+) -> Result<Answering, AskError> {
+    let mut retries = Retries::of(pool, ask);
+    loop {
+        match begin_once(connector, pool, ask, on_interim).await {
+            Err(error @ AskError::Failed { .. }) => retries.another(pool, error).await?,
+            other => return other,
+        }
+    }
+}
+
+/// What is left of retries.
+struct Retries {
+    left: u32,
+    pause: Duration,
+}
+
+impl Retries {
+    fn of(pool: &Pool, ask: &Ask) -> Self {
+        Self { left: if ask.method.is_idempotent() { pool.settings.retries } else { 0 }, pause: PAUSE }
+    }
+
+    /// Waits before another attempt.
+    ///
+    /// # Errors
+    /// `error`, where there is none.
+    async fn another(&mut self, pool: &Pool, error: AskError) -> Result<(), AskError> {
+        if self.left == 0 || !pool.may_retry() {
+            return Err(error);
+        }
+        self.left -= 1;
+        let jitter = rand::random_range(0.5..1.5);
+        tokio::time::sleep(self.pause.mul_f64(jitter)).await;
+        self.pause *= 2;
+        Ok(())
+    }
+}
+
+async fn begin_once(
+    connector: &Arc<Connector>,
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    on_interim: OnInterim<'_>,
+) -> Result<Answering, AskError> {
+    let picked = pool.pick()?;
+    let mut asked = Asked::new(pool, picked.server);
+    let begun = exchange(connector, pool, ask, picked, on_interim).await;
+    match &begun {
+        Ok((status, ..)) => asked.outcome = judge(*status),
+        Err(AskError::Failed { outcome, .. }) => asked.outcome = *outcome,
+        // It was not asked at all.
+        Err(_) => asked.outcome = OriginOutcome::Ok,
+    }
+    let (status, headers, exchange) = begun?;
+    Ok(Answering { status, headers, asked, exchange: Some(exchange) })
+}
+
+/// A request under way: the pool is told what became of it when this is dropped. One that is given up before its
+/// answer has begun, because its caller's deadline passed, counts as a timeout.
+struct Asked {
+    pool: Arc<Pool>,
     server: usize,
     began: Instant,
-    answered: bool,
+    outcome: OriginOutcome,
 }
 
-impl Asked<'_> {
-    fn end(mut self, outcome: OriginOutcome) {
-        self.answered = true;
-        self.pool.report(self.server, outcome, self.began);
+impl Asked {
+    fn new(pool: &Arc<Pool>, server: usize) -> Self {
+        Self { pool: pool.clone(), server, began: Instant::now(), outcome: OriginOutcome::Timeout }
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asked {
     fn drop(&mut self) {
-        if !self.answered {
-            self.pool.report(self.server, OriginOutcome::Timeout, self.began);
+        self.pool.report(self.server, self.outcome, self.began);
+    }
+}
+
+impl Answering {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// If the answer broke off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
+        let Some(exchange) = &mut self.exchange else { return Ok(None) };
+        match exchange.session.read_response_body().await {
+            Ok(Some(piece)) => Ok(Some(piece)),
+            Ok(None) => {
+                if let Some(Exchange { session, peer, connector }) = self.exchange.take() {
+                    connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
+                }
+                Ok(None)
+            }
+            Err(error) => {
+                self.exchange = None;
+                self.asked.outcome = blame(&error);
+                Err(AskError::Failed { outcome: self.asked.outcome, error })
+            }
         }
+    }
+
+    /// How long the body is, where the head says so.
+    pub fn told_length(&self) -> Option<u64> {
+        self.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
+    }
+
+    async fn whole(mut self, max_size: u64) -> Result<Got, AskError> {
+        if self.told_length().is_some_and(|length| length > max_size) {
+            return Err(AskError::TooLarge(max_size));
+        }
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if (whole.len() + piece.len()) as u64 > max_size {
+                return Err(AskError::TooLarge(max_size));
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Got { status: self.status, headers: std::mem::take(&mut self.headers), body: whole.freeze() })
     }
 }
 
@@ -151,22 +270,50 @@ pub fn blame(error: &Error) -> OriginOutcome {
     }
 }
 
-/// Asks one server. A connection from the pool may have been closed by the server meanwhile: that is no failure
-/// of the server, and another connection is taken.
+/// Asks one server for a whole answer, without retries; the pool is not told.
+///
+/// # Errors
+/// If there was no whole answer of at most `max_size` bytes.
 pub(super) async fn once(
-    connector: &Connector,
+    connector: &Arc<Connector>,
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    picked: Picked,
+    max_size: u64,
+) -> Result<StatusCode, AskError> {
+    let (status, _, mut exchange) = exchange(connector, pool, ask, picked, &|_| ()).await?;
+    let mut seen = 0;
+    while let Some(piece) = exchange.session.read_response_body().await.map_err(failed)? {
+        seen += piece.len() as u64;
+        if seen > max_size {
+            return Err(AskError::TooLarge(max_size));
+        }
+    }
+    let Exchange { session, peer, connector } = exchange;
+    connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
+    Ok(status)
+}
+
+fn failed(error: Box<Error>) -> AskError {
+    AskError::Failed { outcome: blame(&error), error }
+}
+
+/// Sends a request to one server and reads the head of its answer. A connection from the pool may have been closed
+/// by the server meanwhile: that is no failure of the server, and another connection is taken.
+async fn exchange(
+    connector: &Arc<Connector>,
     pool: &Pool,
     ask: &Ask,
-    picked: &Picked,
-    max_size: u64,
-) -> Result<Got, AskError> {
-    let failed = |error: Box<Error>| AskError::Failed { outcome: blame(&error), error };
+    picked: Picked,
+    on_interim: OnInterim<'_>,
+) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
+    let Picked { server, peer } = picked;
     loop {
-        let request = make_request(pool, ask, picked.server).ok_or(AskError::Invalid)?;
-        let (mut session, reused) = connector.get_http_session(&picked.peer).await.map_err(failed)?;
-        session.set_read_timeout(picked.peer.options.read_timeout);
-        session.set_write_timeout(picked.peer.options.write_timeout);
-        if let Err(error) = head(&mut session, request, &ask.body).await {
+        let request = make_request(pool, ask, server).ok_or(AskError::Invalid)?;
+        let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
+        session.set_read_timeout(peer.options.read_timeout);
+        session.set_write_timeout(peer.options.write_timeout);
+        if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
             if reused && ask.method.is_idempotent() && blame(&error) != OriginOutcome::Timeout {
                 continue;
             }
@@ -174,17 +321,7 @@ pub(super) async fn once(
         }
         let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
         let (status, headers) = (answer.status, answer.headers.clone());
-        match body(&mut session, &headers, max_size).await {
-            Ok(body) => {
-                connector.release_http_session(session, &picked.peer, picked.peer.options.idle_timeout).await;
-                return Ok(Got { status, headers, body });
-            }
-            Err(BodyError::TooLarge) => {
-                session.shutdown().await;
-                return Err(AskError::TooLarge(max_size));
-            }
-            Err(BodyError::Broken(error)) => return Err(failed(error)),
-        }
+        return Ok((status, headers, Exchange { session, peer, connector: connector.clone() }));
     }
 }
 
@@ -206,6 +343,7 @@ async fn head(
     session: &mut HttpSession,
     request: Box<RequestHeader>,
     body: &Bytes,
+    on_interim: OnInterim<'_>,
 ) -> Result<(), Box<Error>> {
     session.write_request_header(request).await?;
     if !body.is_empty() {
@@ -214,39 +352,15 @@ async fn head(
     session.finish_request_body().await?;
     loop {
         session.read_response_header().await?;
-        if session.response_header().is_none_or(|h| !h.status.is_informational()) {
-            return Ok(());
-        }
-    }
-}
-
-enum BodyError {
-    TooLarge,
-    Broken(Box<Error>),
-}
-
-async fn body(session: &mut HttpSession, headers: &HeaderMap, max_size: u64) -> Result<Bytes, BodyError> {
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if told.is_some_and(|length| length > max_size) {
-        return Err(BodyError::TooLarge);
-    }
-    let mut whole = BytesMut::new();
-    let mut only: Option<Bytes> = None;
-    while let Some(chunk) = session.read_response_body().await.map_err(BodyError::Broken)? {
-        if (whole.len() + only.as_ref().map_or(0, Bytes::len) + chunk.len()) as u64 > max_size {
-            return Err(BodyError::TooLarge);
-        }
-        // Most answers come in one piece: that one is kept as it is.
-        match only.take() {
-            None if whole.is_empty() => only = Some(chunk),
-            None => whole.extend_from_slice(&chunk),
-            Some(first) => {
-                whole.extend_from_slice(&first);
-                whole.extend_from_slice(&chunk);
+        match session.response_header() {
+            // Nobody asked for it, and nothing that follows would be HTTP.
+            Some(interim) if interim.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for");
             }
+            Some(interim) if interim.status.is_informational() => on_interim(interim),
+            _ => return Ok(()),
         }
     }
-    Ok(only.unwrap_or_else(|| whole.freeze()))
 }
 
 /// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.

@@ -5,7 +5,7 @@ pub mod pool;
 pub mod upgrade;
 
 use crate::{config, telemetry::metrics::Metrics};
-use client::{Ask, AskError, Got};
+use client::{Answering, Ask, AskError, Got, OnInterim};
 use http::Method;
 use pingora_core::connectors::http::Connector;
 use pool::Pool;
@@ -45,6 +45,19 @@ impl Origins {
         client::ask(&self.connector, self.pool(origin), ask, max_size).await
     }
 
+    /// Asks an origin on the gateway's own account, and returns when the head of the answer is there.
+    ///
+    /// # Errors
+    /// See [`client::begin`].
+    pub async fn begin(
+        &self,
+        origin: usize,
+        ask: &Ask,
+        on_interim: OnInterim<'_>,
+    ) -> Result<Answering, AskError> {
+        client::begin(&self.connector, self.pool(origin), ask, on_interim).await
+    }
+
     /// Resolves all names once.
     pub async fn resolve(&self) {
         for pool in &self.pools {
@@ -82,7 +95,7 @@ impl Origins {
     }
 }
 
-async fn check(connector: &Connector, pool: &Pool, health: &config::Health) {
+async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
     let ask = Ask {
         method: Method::GET,
         target: health.path.clone(),
@@ -91,11 +104,12 @@ async fn check(connector: &Connector, pool: &Pool, health: &config::Health) {
         body: bytes::Bytes::new(),
     };
     for picked in pool.all() {
-        let asked = client::once(connector, pool, &ask, &picked, CHECK_BODY);
+        let server = picked.server;
+        let asked = client::once(connector, pool, &ask, picked, CHECK_BODY);
         let healthy = match tokio::time::timeout(health.timeout, asked).await {
-            Ok(Ok(got)) => (200..400).contains(&got.status.as_u16()),
+            Ok(Ok(status)) => (200..400).contains(&status.as_u16()),
             _ => false,
         };
-        pool.set_healthy(picked.server, healthy);
+        pool.set_healthy(server, healthy);
     }
 }

@@ -171,6 +171,11 @@ impl Pool {
     /// What became of a request to a server that was asked at `began`.
     pub fn report(&self, server: usize, outcome: OriginOutcome, began: Instant) {
         self.metrics.origin(self.settings.name.as_str(), outcome);
+        // One that breaks off fails at once: to leave it alone would spare nobody anything where there is no other, and
+        // take all its answers away for one that it can't give.
+        if outcome == OriginOutcome::Broken && self.servers.len() == 1 {
+            return;
+        }
         if let Some(server) = self.servers.get(server) {
             server.lately.lock().note(outcome, began, Instant::now());
         }

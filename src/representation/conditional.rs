@@ -1,6 +1,6 @@
 //! Conditional requests: the preconditions of RFC 9110, section 13, in the order of 13.2.2.
 //!
-//! Pure: headers and validators in, a verdict out; no clock. `If-Range` is not decided here but with ranges.
+//! Pure: headers and validators in, a verdict out; no clock. `If-Range` is decided with ranges.
 //! What can't be read as the header's syntax is as good as absent.
 
 use crate::config::Coding;
@@ -13,11 +13,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What is known of the content that is about to be sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Validators<'a> {
-    /// The strong tag of the plain content, quotes included (`"abc"`). That of its encodings is made from it
-    /// (`"abc-br"`), so it has to be one of ours: of a foreign one `"abc-br"` may be the tag of something else.
-    pub etag: Option<&'a str>,
+    /// The tag of the plain content as its field says it, quotes and `W/` included. One that is no tag by RFC 9110
+    /// matches the very same bytes and nothing else.
+    pub etag: Option<&'a [u8]>,
+    /// Whether the tag is one of ours: those of the encodings are then made from it (`"abc-br"`). Of a foreign one
+    /// `"abc-br"` may be the tag of something else.
+    pub ours: bool,
     /// When the content changed last; fractions of a second are ignored, as HTTP can't say them.
     pub last_modified: Option<SystemTime>,
+    /// When the origin made the answer: stands in for an unknown change in `If-Modified-Since` (RFC 9111, 4.3.2).
+    pub date: Option<SystemTime>,
 }
 
 /// What the preconditions ask for.
@@ -38,25 +43,37 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: &Validators<'_
         return Verdict::Send;
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    let unchanged_for_writer = names(headers, &IF_MATCH, validators.etag, Comparison::Strong)
-        .or_else(|| modified_after(headers, &IF_UNMODIFIED_SINCE, validators).map(|modified| !modified))
+    let changed = validators.last_modified;
+    let unchanged_for_writer = names(headers, &IF_MATCH, validators, Comparison::Strong)
+        .or_else(|| modified_after(headers, &IF_UNMODIFIED_SINCE, changed).map(|modified| !modified))
         .unwrap_or(true);
     if !unchanged_for_writer {
         return Verdict::PreconditionFailed;
     }
-    match names(headers, &IF_NONE_MATCH, validators.etag, Comparison::Weak) {
+    match names(headers, &IF_NONE_MATCH, validators, Comparison::Weak) {
         Some(true) if reads => Verdict::NotModified,
         Some(true) => Verdict::PreconditionFailed,
         Some(false) => Verdict::Send,
-        None if reads && modified_after(headers, &IF_MODIFIED_SINCE, validators) == Some(false) => {
+        None if reads
+            && modified_after(headers, &IF_MODIFIED_SINCE, changed.or(validators.date)) == Some(false) =>
+        {
             Verdict::NotModified
         }
         None => Verdict::Send,
     }
 }
 
-/// RFC 9110, 8.8.3.2. Both take the encodings of one content as one: a tag with our suffix names the same
-/// content, and it is the content that a condition on a whole resource is about.
+/// Whether a field names the very content that `etag` does, bit for bit: both are the same tag and neither is weak
+/// (RFC 9110, 8.8.3.2, strong comparison).
+pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
+    match (whole(field.trim_ascii()), whole(etag)) {
+        (Some(theirs), Some(ours)) => !theirs.weak && !ours.weak && theirs.opaque == ours.opaque,
+        _ => false,
+    }
+}
+
+/// RFC 9110, 8.8.3.2. Both take the encodings of one content as one where the tag is ours: a tag with our suffix
+/// names the same content, and it is the content that a condition on a whole resource is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Comparison {
     /// A weak tag never matches.
@@ -65,34 +82,41 @@ enum Comparison {
     Weak,
 }
 
-/// Whether the header names `ours` or is `*`; `None` where it isn't there.
+/// Whether the header names our tag or is `*`; `None` where it isn't there.
 fn names(
     headers: &HeaderMap,
     header: &HeaderName,
-    ours: Option<&str>,
+    validators: &Validators<'_>,
     comparison: Comparison,
 ) -> Option<bool> {
-    let mut values = headers.get_all(header).iter().map(|value| value.as_bytes()).peekable();
+    let mut values = headers.get_all(header).iter().map(|value| value.as_bytes().trim_ascii()).peekable();
     values.peek()?;
-    let ours = ours.map(|tag| opaque(tag.as_bytes()));
+    let ours = validators.etag.map(|etag| (etag, whole(etag)));
     Some(values.any(|value| {
-        value.trim_ascii() == b"*"
-            || ours.is_some_and(|ours| {
-                Tags(value)
-                    .any(|tag| (comparison == Comparison::Weak || !tag.weak) && is_content(tag.opaque, ours))
-            })
+        value == b"*"
+            || match &ours {
+                None => false,
+                Some((malformed, None)) => value == *malformed,
+                Some((_, Some(ours))) => {
+                    Tags(value).any(|theirs| is_same(&theirs, ours, validators.ours, comparison))
+                }
+            }
     }))
 }
 
-/// `"abc"` → `abc`
-fn opaque(tag: &[u8]) -> &[u8] {
-    tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\"")).unwrap_or(tag)
+fn is_same(theirs: &Tag<'_>, ours: &Tag<'_>, suffixes: bool, comparison: Comparison) -> bool {
+    if comparison == Comparison::Strong && (theirs.weak || ours.weak) {
+        return false;
+    }
+    theirs.opaque.strip_prefix(ours.opaque).is_some_and(|suffix| {
+        suffix.is_empty()
+            || suffixes && Coding::ALL.iter().any(|coding| suffix == coding.etag_suffix().as_bytes())
+    })
 }
 
-fn is_content(theirs: &[u8], ours: &[u8]) -> bool {
-    theirs.strip_prefix(ours).is_some_and(|suffix| {
-        suffix.is_empty() || Coding::ALL.iter().any(|coding| suffix == coding.etag_suffix().as_bytes())
-    })
+/// A text that is one well-formed tag and nothing else.
+fn whole(text: &[u8]) -> Option<Tag<'_>> {
+    quoted(text).filter(|(tag, behind)| behind.is_empty() && tag.is_well_formed()).map(|(tag, _)| tag)
 }
 
 /// A tag of a list, without its quotes.
@@ -140,19 +164,18 @@ fn quoted(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
 
 /// Whether the content changed after the header's date; `None` where there is no single valid date, or it isn't
 /// known when the content changed (13.1.3, 13.1.4).
-fn modified_after(headers: &HeaderMap, header: &HeaderName, validators: &Validators<'_>) -> Option<bool> {
-    let modified = validators.last_modified?;
+fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<SystemTime>) -> Option<bool> {
+    let modified = changed?;
     let mut values = headers.get_all(header).iter();
     let value = values.next()?;
     if values.next().is_some() {
         return None;
     }
-    let date = httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()?;
-    Some(seconds(modified) > seconds(date))
+    Some(seconds(modified) > seconds(super::http_date(value)?))
 }
 
 /// Whole seconds since 1970; anything earlier is 0.
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -18,7 +18,8 @@ fn verdict_of(method: &Method, etag: Option<&str>, lines: &[(&'static str, &str)
     }
     // Half a second that no header can say.
     let last_modified = Some(UNIX_EPOCH + Duration::from_millis(CHANGED * 1000 + 500));
-    evaluate(method, &headers, &Validators { etag, last_modified })
+    let etag = etag.map(str::as_bytes);
+    evaluate(method, &headers, &Validators { etag, ours: true, last_modified, date: None })
 }
 
 fn get(lines: &[(&'static str, &str)]) -> Verdict {
@@ -165,6 +166,55 @@ fn without_a_date_of_its_own_no_date_is_compared() {
 }
 
 #[test]
+fn a_foreign_tag_has_no_suffixes_of_ours() {
+    let verdict = |etag: &'static str, name: &'static str, value: &str| {
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static(name),
+            HeaderValue::from_bytes(value.as_bytes()).expect("a header value"),
+        )]);
+        evaluate(&Method::GET, &headers, &Validators { etag: Some(etag.as_bytes()), ..Validators::default() })
+    };
+    for (etag, value, expected) in [
+        (r#""abc""#, r#""abc""#, NotModified),
+        (r#""abc""#, r#"W/"abc""#, NotModified),
+        (r#"W/"abc""#, r#""abc""#, NotModified),
+        (r#"W/"abc""#, r#"W/"abc""#, NotModified),
+        (r#""abc""#, r#""abc-br""#, Send),
+        // What is no tag is compared as it is.
+        ("abc", "abc", NotModified),
+        (r#"w/"abc""#, r#"w/"abc""#, NotModified),
+        ("abc", r#""abc""#, Send),
+        ("abc", "x, abc", Send),
+        (r#""abc""#, "abc", Send),
+    ] {
+        assert_eq!(verdict(etag, "if-none-match", value), expected, "{etag} {value}");
+    }
+    assert_eq!(verdict(r#""abc""#, "if-match", r#""abc""#), Send);
+    assert_eq!(verdict(r#"W/"abc""#, "if-match", r#"W/"abc""#), PreconditionFailed);
+    assert_eq!(verdict(r#"W/"abc""#, "if-match", r#""abc""#), PreconditionFailed);
+    assert_eq!(verdict(r#"W/"abc""#, "if-match", "*"), Send);
+}
+
+#[test]
+fn the_date_stands_in_for_an_unknown_change_when_reading() {
+    let date = Some(UNIX_EPOCH + Duration::from_secs(CHANGED));
+    for (value, read) in [(BEFORE, Send), (THEN, NotModified), (AFTER, NotModified)] {
+        let validators = Validators { date, ..Validators::default() };
+        let since = |name| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        assert_eq!(evaluate(&Method::GET, &since(IF_MODIFIED_SINCE), &validators), read, "{value}");
+        assert_eq!(evaluate(&Method::GET, &since(IF_UNMODIFIED_SINCE), &validators), Send, "{value}");
+    }
+    // A known change is what counts.
+    let validators = Validators {
+        date: date.map(|date| date + Duration::from_secs(60)),
+        last_modified: date,
+        ..Validators::default()
+    };
+    let headers = HeaderMap::from_iter([(IF_MODIFIED_SINCE, HeaderValue::from_static(THEN))]);
+    assert_eq!(evaluate(&Method::GET, &headers, &validators), NotModified);
+}
+
+#[test]
 fn tags_come_before_dates_and_writers_before_readers() {
     let cases: [(&[(&'static str, &str)], Verdict); 7] = [
         // A tag that matches: the date is not looked at.
@@ -224,7 +274,8 @@ proptest! {
             headers.insert(IF_NONE_MATCH, value.clone());
             headers.insert(IF_UNMODIFIED_SINCE, value);
         }
-        let verdict = evaluate(&Method::GET, &headers, &Validators { etag: Some("\"0\""), last_modified: None });
+        let validators = Validators { etag: Some(b"\"0\""), ours: true, ..Validators::default() };
+        let verdict = evaluate(&Method::GET, &headers, &validators);
         prop_assert_ne!(verdict, PreconditionFailed);
     }
 }

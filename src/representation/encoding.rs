@@ -3,9 +3,11 @@
 //!
 //! Negotiation is pure and allocates nothing. Nothing here knows where an encoded body is kept.
 
+use super::{body::Body, stream::Encoder};
 use crate::config::{Coding, Encoding};
 use bytes::Bytes;
-use std::io::{self, Write};
+use http::{header, HeaderMap, HeaderValue};
+use std::io;
 
 /// What a client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Coding {
     }
 
     /// RFC 9110, 8.4.1: names are case-insensitive, and `x-gzip` is `gzip`.
-    fn of_token(token: &[u8]) -> Option<Self> {
+    pub(super) fn of_token(token: &[u8]) -> Option<Self> {
         let named =
             Self::ALL.iter().copied().find(|coding| token.eq_ignore_ascii_case(coding.token().as_bytes()));
         named.or_else(|| token.eq_ignore_ascii_case(b"x-gzip").then_some(Self::Gzip))
@@ -69,6 +71,28 @@ pub fn negotiate(accept_encoding: Option<&[u8]>, prefer: &[Coding], has: impl Fn
         None if identity == Some(0) => Choice::NotAcceptable,
         _ => Choice::Identity,
     }
+}
+
+/// Whether `accept_encoding` (all values of the header joined by commas) takes `coding` at all.
+pub(super) fn accepts(accept_encoding: &[u8], coding: Coding) -> bool {
+    Accepted::of(accept_encoding).weight(coding) > 0
+}
+
+/// Whether it takes the content as it is.
+pub(super) fn accepts_identity(accept_encoding: &[u8]) -> bool {
+    let accepted = Accepted::of(accept_encoding);
+    accepted.identity.or(accepted.any) != Some(0)
+}
+
+/// What an origin is offered for a client: those of our codings that it takes, so that whatever comes back can be
+/// told apart and changed; `None` where it says nothing.
+pub fn offered(headers: &HeaderMap) -> Option<HeaderValue> {
+    let accepted = super::transform::joined(headers, &header::ACCEPT_ENCODING)?;
+    let accepted = Accepted::of(&accepted);
+    let names: Vec<_> =
+        Coding::ALL.iter().filter(|coding| accepted.weight(**coding) > 0).map(|c| c.token()).collect();
+    let text = if names.is_empty() { "identity".to_owned() } else { names.join(", ") };
+    HeaderValue::try_from(text).ok()
 }
 
 /// A q-value in thousandths.
@@ -185,39 +209,27 @@ pub fn worth_encoding(
 ///
 /// # Errors
 /// What the encoder reports, such as a lack of memory.
-pub fn encode(coding: Coding, level: i32, body: &[u8]) -> io::Result<Option<Bytes>> {
-    let encoded = match coding {
-        Coding::Brotli => brotli(level, body)?,
-        Coding::Zstd => zstd::bulk::compress(body, level)?,
-        Coding::Gzip => gzip(level, body)?,
-    };
+pub fn encode(coding: Coding, level: i32, body: &Body) -> io::Result<Option<Body>> {
+    /// What is encoded is kept in pieces of about this size, in bytes; nearly all of it is smaller.
+    const KEPT: usize = 1 << 20;
     // The boxed slice gives back what the encoder reserved: entries live long and are weighed by their length.
-    Ok((encoded.len() < body.len()).then(|| Bytes::from(encoded.into_boxed_slice())))
+    let tight = |made: Vec<u8>| Bytes::from(made.into_boxed_slice());
+    let mut encoder = Encoder::new(coding, level, Some(body.len()))?;
+    let mut kept = vec![];
+    for piece in body.pieces().flat_map(|piece| piece.chunks(KEPT)) {
+        encoder.write(piece)?;
+        if encoder.made().len() >= KEPT {
+            kept.push(tight(std::mem::take(encoder.made())));
+        }
+    }
+    kept.push(tight(encoder.finish()?.into()));
+    let encoded = Body::from_pieces(kept);
+    Ok((encoded.len() < body.len()).then_some(encoded))
 }
 
-fn brotli(level: i32, mut body: &[u8]) -> io::Result<Vec<u8>> {
-    let params = brotli::enc::BrotliEncoderParams {
-        quality: level.clamp(0, 11),
-        lgwin: brotli_window(body.len()),
-        size_hint: body.len(),
-        ..Default::default()
-    };
-    let mut encoded = Vec::with_capacity(body.len() / 4);
-    brotli::BrotliCompress(&mut body, &mut encoded, &params)?;
-    Ok(encoded)
-}
-
-/// The smallest window (RFC 7932, 9.1: 2^n − 16 bytes, n from 10 to 24) that sees all of `len` bytes, up to
-/// brotli's default of 22: neither side then sets memory aside that it can't use.
-fn brotli_window(len: usize) -> i32 {
-    (10..22).find(|&bits| len <= (1_usize << bits) - 16).unwrap_or(22)
-}
-
-fn gzip(level: i32, body: &[u8]) -> io::Result<Vec<u8>> {
-    let level = flate2::Compression::new(level.clamp(0, 9).unsigned_abs());
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), level);
-    encoder.write_all(body)?;
-    encoder.finish()
+/// The level at which a coding is made.
+pub fn level(rules: &Encoding, coding: Coding) -> i32 {
+    rules.levels.get(&coding).copied().unwrap_or(5)
 }
 
 #[cfg(test)]

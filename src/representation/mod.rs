@@ -1,20 +1,33 @@
-//! What is sent: a status, content headers and a body, with its validators and its encodings.
+//! What is sent: a status, fields and a body, with its validators and its encodings.
 //!
 //! A [`Representation`] knows nothing of caches: no age, no version, no origin. It is immutable; giving it
-//! encodings makes a new one that shares the body. The heads of its answers are prepared once, so that sending
+//! encodings makes a new one that shares the body. The heads of its answers are kept when it is sent again, so that sending
 //! it copies a head and adds what differs per request.
+//!
+//! There are two kinds. One is described by us: of what the origin said only the content fields are kept, the tag
+//! is a hash of the content, and [`Outside`] says what caches outside are told. The other is verbatim: it says what
+//! the origin said, and its validators are the origin's.
 
+mod body;
 pub mod conditional;
 pub mod encoding;
+mod heads;
 pub mod problem;
+pub mod range;
 pub mod respond;
+pub mod stream;
+pub mod transform;
+
+pub use body::Body;
 
 use crate::config::{self, Coding};
-use bytes::Bytes;
+use bytes::BytesMut;
+use conditional::Validators;
+use heads::Heads;
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use xxhash_rust::xxh3::xxh3_128;
+use transform::Content;
 
 /// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
 pub const HOP_BY_HOP: [HeaderName; 6] = [
@@ -46,25 +59,37 @@ const NOT_CONTENT: [HeaderName; 15] = [
     HeaderName::from_static("cache-status"),
 ];
 
-/// A status, content headers and a body, with validators and encodings.
+/// Fields of a verbatim answer that are made anew: they frame it.
+const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+
+/// A status, fields and a body, with validators and encodings.
 #[derive(Debug, Clone)]
 pub struct Representation {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    body: Bytes,
-    etag: Box<str>,
-    last_modified: Option<SystemTime>,
-    outside: Outside,
+    body: Body,
+    known: Known,
+    described: Described,
+    content: Content,
+    no_transform: bool,
     encodable: bool,
-    encoded: [Option<Bytes>; 3],
-    heads: Box<Heads>,
+    encoded: [Option<Body>; 3],
+    heads: Heads,
 }
 
+/// Who says what it is.
 #[derive(Debug, Clone)]
-struct Heads {
-    identity: ResponseHeader,
-    encoded: [Option<ResponseHeader>; 3],
-    not_modified: ResponseHeader,
+enum Described {
+    ByUs(Outside),
+    Verbatim,
+}
+
+/// What validates an answer.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    etag: Option<HeaderValue>,
+    last_modified: Option<SystemTime>,
+    date: Option<SystemTime>,
 }
 
 /// What caches outside are told.
@@ -84,52 +109,101 @@ fn slot(coding: Coding) -> usize {
     }
 }
 
-impl Representation {
-    /// From an origin's answer: its content headers are kept, everything else is left behind.
-    pub fn from_origin(
-        status: StatusCode,
-        headers: &HeaderMap,
-        body: Bytes,
-        outside: Outside,
-        rules: &config::Encoding,
-    ) -> Self {
-        let nominated = nominated_by_connection(headers);
-        let kept = headers
-            .iter()
-            .filter(|(name, _)| {
-                ![HOP_BY_HOP.as_slice(), &NOT_CONTENT, &nominated].iter().any(|l| l.contains(name))
-            })
-            .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let last_modified = headers.get(header::LAST_MODIFIED).and_then(http_date);
-        Self::new(status, kept, body, last_modified, outside, rules)
+impl Known {
+    fn of(headers: &[(HeaderName, HeaderValue)]) -> Self {
+        let date = |name| find(headers, &name).and_then(http_date);
+        Self {
+            etag: find(headers, &header::ETAG).cloned(),
+            last_modified: date(header::LAST_MODIFIED),
+            date: date(header::DATE),
+        }
     }
 
-    /// From its parts, as a store keeps them.
+    fn validators(&self, ours: bool) -> Validators<'_> {
+        Validators {
+            etag: self.etag.as_ref().map(HeaderValue::as_bytes),
+            ours,
+            last_modified: self.last_modified,
+            date: self.date,
+        }
+    }
+}
+
+impl Representation {
+    /// Described by us, from its parts, as a store keeps them.
     pub fn new(
         status: StatusCode,
         headers: Vec<(HeaderName, HeaderValue)>,
-        body: Bytes,
+        body: impl Into<Body>,
         last_modified: Option<SystemTime>,
         outside: Outside,
         rules: &config::Encoding,
     ) -> Self {
-        let find = |name: HeaderName| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes());
+        let (headers, body) = (compact(headers), body.into());
+        let etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
+        let known = Known { etag, last_modified, date: None };
+        Self::build(status, headers, body, known, Described::ByUs(outside), rules)
+    }
+
+    /// Verbatim: an answer as the origin described it. All fields are kept in their order but those that frame it,
+    /// the length is made from the body, and the validators are those that the fields name.
+    pub fn verbatim(
+        status: StatusCode,
+        mut headers: Vec<(HeaderName, HeaderValue)>,
+        body: impl Into<Body>,
+        rules: &config::Encoding,
+    ) -> Self {
+        headers.retain(|(name, _)| !FRAMING.contains(name));
+        let headers = compact(headers);
+        let known = Known::of(&headers);
+        Self::build(status, headers, body.into(), known, Described::Verbatim, rules)
+    }
+
+    fn build(
+        status: StatusCode,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Body,
+        known: Known,
+        described: Described,
+        rules: &config::Encoding,
+    ) -> Self {
+        let all = |name| headers.iter().filter(move |(n, _)| *n == name).map(|(_, value)| value);
+        let content = transform::content(all(header::CONTENT_ENCODING));
+        let no_transform = transform::no_transform(all(header::CACHE_CONTROL));
         let encodable = encoding::worth_encoding(
             rules,
-            find(header::CONTENT_TYPE),
-            find(header::CONTENT_ENCODING).is_some(),
-            false,
-            body.len() as u64,
+            find(&headers, &header::CONTENT_TYPE).map(HeaderValue::as_bytes),
+            content != Content::Plain,
+            no_transform,
+            body.len(),
         );
-        let etag = format!("\"{:032x}\"", xxh3_128(&body)).into_boxed_str();
-        let heads = Box::new(Heads::blank());
-        let encoded = [None, None, None];
-        let mut made =
-            Self { status, headers, body, etag, last_modified, outside, encodable, encoded, heads };
-        made.prepare_heads();
-        made
+        let (encoded, heads) = ([None, None, None], Heads::default());
+        Self { status, headers, body, known, described, content, no_transform, encodable, encoded, heads }
+    }
+
+    /// The same with another body.
+    pub fn with_body(&self, body: Body, rules: &config::Encoding) -> Self {
+        let (status, headers, changed) = (self.status, self.headers.clone(), self.known.last_modified);
+        match &self.described {
+            Described::ByUs(outside) => Self::new(status, headers, body, changed, outside.clone(), rules),
+            Described::Verbatim => Self::verbatim(status, headers, body, rules),
+        }
+    }
+
+    /// A verbatim answer with other fields and the same body, in the codings that there are.
+    pub fn with_headers(&self, headers: Vec<(HeaderName, HeaderValue)>, rules: &config::Encoding) -> Self {
+        let mut renewed = Self::verbatim(self.status, headers, self.body.clone(), rules);
+        if renewed.encodable {
+            renewed.encoded.clone_from(&self.encoded);
+        }
+        renewed
+    }
+
+    /// A verbatim part with the body of the whole.
+    pub fn as_whole(&self, body: Body, rules: &config::Encoding) -> Self {
+        let mut headers = self.headers.clone();
+        headers.retain(|(name, _)| *name != header::CONTENT_RANGE);
+        Self::verbatim(StatusCode::OK, headers, body, rules)
     }
 
     /// The same with every encoding of `rules` that makes it smaller; `made` hears how long each took. Takes its
@@ -145,7 +219,6 @@ impl Representation {
                 made(*coding, began.elapsed());
             }
         }
-        whole.prepare_heads();
         whole
     }
 
@@ -154,24 +227,35 @@ impl Representation {
         self.status
     }
 
-    /// The content headers, without validators.
+    /// The fields that were kept: those of the content, or all where it is verbatim. Without those that are made
+    /// when it is sent.
     pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers
     }
 
+    /// The first line of a field that was kept.
+    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        find(&self.headers, name)
+    }
+
     /// The body as the origin sent it.
-    pub fn body(&self) -> &Bytes {
+    pub fn body(&self) -> &Body {
         &self.body
     }
 
     /// When the origin says that the content changed last.
     pub fn last_modified(&self) -> Option<SystemTime> {
-        self.last_modified
+        self.known.last_modified
     }
 
-    /// The strong tag of the plain body, with its quotes.
-    pub fn etag(&self) -> &str {
-        &self.etag
+    /// The tag of the body as it is, with its quotes: a strong one of ours, or what the origin said.
+    pub fn etag(&self) -> Option<&HeaderValue> {
+        self.known.etag.as_ref()
+    }
+
+    /// Whether it says what the origin said.
+    pub fn is_verbatim(&self) -> bool {
+        matches!(self.described, Described::Verbatim)
     }
 
     /// Whether encodings are worth making.
@@ -179,96 +263,90 @@ impl Representation {
         self.encodable
     }
 
-    /// The body in a coding, if there is one.
-    pub fn encoded(&self, coding: Coding) -> Option<&Bytes> {
+    /// Whether it may go out in another coding than it came in: in none or one that is known here, and nothing
+    /// forbids it (`Cache-Control: no-transform`).
+    pub fn is_transformable(&self) -> bool {
+        self.content != Content::Foreign && !self.no_transform
+    }
+
+    /// The body in a coding that was made here, if there is one.
+    pub fn encoded(&self, coding: Coding) -> Option<&Body> {
         self.encoded[slot(coding)].as_ref()
     }
 
     /// What it weighs in memory, in bytes: bodies, heads and the like.
     pub fn weight(&self) -> u64 {
         const HEADS: usize = 1_500;
-        let bodies = self.encoded.iter().flatten().map(Bytes::len).sum::<usize>() + self.body.len();
+        let bodies = self.encoded.iter().flatten().map(Body::weight).sum::<u64>() + self.body.weight();
         let headers = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum::<usize>();
-        (bodies + headers + HEADS + size_of::<Self>()) as u64
+        bodies + (headers + HEADS + size_of::<Self>()) as u64
     }
 
-    fn head(&self, coding: Option<Coding>) -> Option<&ResponseHeader> {
-        match coding {
-            None => Some(&self.heads.identity),
-            Some(coding) => self.heads.encoded[slot(coding)].as_ref(),
-        }
-    }
-
-    fn prepare_heads(&mut self) {
-        let mut heads = Heads::blank();
-        heads.identity = self.make_head(None, self.body.len());
-        for coding in [Coding::Brotli, Coding::Zstd, Coding::Gzip] {
-            heads.encoded[slot(coding)] = self.encoded(coding).map(|b| self.make_head(Some(coding), b.len()));
-        }
-        heads.not_modified = self.make_not_modified();
-        *self.heads = heads;
-    }
-
-    fn make_head(&self, coding: Option<Coding>, length: usize) -> ResponseHeader {
-        let mut head = blank(self.status);
-        for (name, value) in &self.headers {
-            append(&mut head, name.clone(), value.clone());
-        }
-        if let Some(coding) = coding {
-            append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
-        }
-        // RFC 9110, 8.6
-        if self.status != StatusCode::NO_CONTENT {
-            append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        self.append_common(&mut head, coding);
-        head
-    }
-
-    /// RFC 9110, 15.4.5: what a 200 would have said of validators and caching, and nothing of the content.
-    fn make_not_modified(&self) -> ResponseHeader {
-        let mut head = blank(StatusCode::NOT_MODIFIED);
-        self.append_common(&mut head, None);
-        head
-    }
-
-    fn append_common(&self, head: &mut ResponseHeader, coding: Option<Coding>) {
-        // Only a 200 is a representation that a client could hold and ask about.
-        if let (StatusCode::OK, Ok(etag)) = (self.status, HeaderValue::from_str(&self.etag_of(coding))) {
-            append(head, header::ETAG, etag);
-        }
-        if let Some(date) = self.last_modified.and_then(format_date) {
-            append(head, header::LAST_MODIFIED, date);
-        }
-        append(head, header::CACHE_CONTROL, self.outside.cache_control.clone());
-        let vary = match (self.encodable, self.outside.varies_by_authorization) {
-            (true, true) => "Accept-Encoding, Authorization",
-            (true, false) => "Accept-Encoding",
-            (false, true) => "Authorization",
-            (false, false) => return,
-        };
-        append(head, header::VARY, HeaderValue::from_static(vary));
-    }
-
-    /// The strong tag of the body in a coding: `"tag"`, `"tag-br"`.
-    pub fn etag_of(&self, coding: Option<Coding>) -> String {
-        match coding {
-            None => self.etag.to_string(),
-            Some(coding) => {
-                format!("{}{}\"", self.etag.trim_end_matches('"'), coding.etag_suffix())
+    /// The tag of the body in a coding: one of ours gets a suffix (`"tag"`, `"tag-br"`), one of the origin's names
+    /// other bytes and is weak.
+    fn etag_of(&self, coding: Option<Coding>) -> Option<HeaderValue> {
+        let etag = self.known.etag.as_ref()?;
+        let Some(coding) = coding else { return Some(etag.clone()) };
+        match self.described {
+            Described::ByUs(_) => {
+                let opened = etag.as_bytes().strip_suffix(b"\"").unwrap_or_default();
+                HeaderValue::from_bytes(&[opened, coding.etag_suffix().as_bytes(), b"\""].concat()).ok()
             }
+            Described::Verbatim => transform::weakened(etag).or_else(|| Some(etag.clone())),
+        }
+    }
+
+    fn validators(&self) -> Validators<'_> {
+        self.known.validators(!self.is_verbatim())
+    }
+
+    /// The coding that its body came in and that can be taken off for who doesn't take it.
+    fn removable(&self) -> Option<Coding> {
+        match self.content {
+            Content::Coded(coding) if self.is_verbatim() && !self.no_transform => Some(coding),
+            _ => None,
         }
     }
 }
 
-impl Heads {
-    fn blank() -> Self {
-        Self {
-            identity: blank(StatusCode::OK),
-            encoded: [None, None, None],
-            not_modified: blank(StatusCode::NOT_MODIFIED),
+/// The fields of an origin's answer that describe its content.
+pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated_by_connection(headers);
+    headers
+        .iter()
+        .filter(|(name, _)| {
+            ![HOP_BY_HOP.as_slice(), &NOT_CONTENT, &nominated].iter().any(|l| l.contains(name))
+        })
+        .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// The same fields in a buffer of their own. As they came they share the buffer that their head was read into, which is
+/// larger than most answers and would stay as long as any of them.
+fn compact(mut fields: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)> {
+    let mut all = BytesMut::with_capacity(fields.iter().map(|(_, value)| value.len()).sum());
+    fields.iter().for_each(|(_, value)| all.extend_from_slice(value.as_bytes()));
+    let mut all = all.freeze();
+    for (_, value) in &mut fields {
+        let sensitive = value.is_sensitive();
+        // What was a value is one.
+        if let Ok(copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            *value = copy;
+            value.set_sensitive(sensitive);
         }
     }
+    fields.shrink_to_fit();
+    fields
+}
+
+/// When an origin says that the content changed last.
+pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
+    headers.get(header::LAST_MODIFIED).and_then(http_date)
+}
+
+fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
+    headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
 fn blank(status: StatusCode) -> ResponseHeader {
@@ -287,6 +365,12 @@ fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     }
 }
 
+fn set(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
+    if let Err(error) = head.insert_header(name, value) {
+        tracing::warn!(%error, "a field of a head was left out");
+    }
+}
+
 /// The fields that `Connection` names: they end with the connection as well.
 pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
@@ -294,7 +378,7 @@ pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn http_date(value: &HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
+    httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()
 }
 
 fn format_date(time: SystemTime) -> Option<HeaderValue> {

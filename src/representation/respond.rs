@@ -1,79 +1,247 @@
-//! The one way to answer with a [`Representation`]: conditions, encoding, HEAD.
+//! The one way to answer with a [`Representation`]: conditions, ranges, encoding, HEAD.
 //!
-//! Pure: a request's method and headers in, a head and perhaps a body out. RFC 9110: 8.4 (encodings), 9.3.2
-//! (HEAD), 13 (conditions), 15.4.5 (304), 15.5.13 (412).
+//! Pure: a request's method and headers in, a head and perhaps a body out. What has to be done to the body on its
+//! way is said, not done. RFC 9110: 8.4 (encodings), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206),
+//! 15.4.5 (304), 15.5.13 (412), 15.5.17 (416).
 
-use super::{conditional, encoding, Representation};
+use super::{
+    append, blank,
+    conditional::{self, Verdict},
+    encoding,
+    range::{self, Selection},
+    set,
+    transform::{self, Transform},
+    Body, Known, Representation,
+};
 use crate::config::Coding;
-use bytes::Bytes;
-use http::{header, HeaderMap, HeaderValue, Method, StatusCode};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::ResponseHeader;
+use std::ops::Range;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// What is sent: a head, and the body where there is one to send.
 #[derive(Debug)]
 pub struct Reply {
     /// The head, complete but for what differs per exchange (`Age`, `Cache-Status`, the request id).
     pub head: Box<ResponseHeader>,
-    /// The body; empty for HEAD, 304 and 412.
-    pub body: Bytes,
+    /// The body; empty for HEAD, 304, 412 and 416.
+    pub body: Body,
+    /// What is to be done to the body on its way. The head already says so, and tells no length.
+    pub transform: Option<Transform>,
+}
+
+impl Reply {
+    fn bare(head: ResponseHeader) -> Self {
+        Self { head: Box::new(head), body: Body::new(), transform: None }
+    }
+}
+
+/// A part of an answer, as an origin's 206 was stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// The fields of the 206.
+    pub headers: &'a [(HeaderName, HeaderValue)],
+    /// Where in the whole its first byte stands.
+    pub first: u64,
+    /// How long the whole is, in bytes.
+    pub total: u64,
+    /// Its bytes.
+    pub body: &'a Body,
 }
 
 /// Chooses what to send.
 pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer: &[Coding]) -> Reply {
-    if what.status() == StatusCode::OK {
-        let validators =
-            conditional::Validators { etag: Some(what.etag()), last_modified: what.last_modified() };
-        match conditional::evaluate(method, headers, &validators) {
-            conditional::Verdict::Send => {}
-            conditional::Verdict::NotModified => return not_modified(what, headers, prefer),
-            conditional::Verdict::PreconditionFailed => return precondition_failed(),
+    if has_conditions(what) {
+        match conditional::evaluate(method, headers, &what.validators()) {
+            Verdict::Send => {}
+            Verdict::NotModified => return not_modified(what, choose(what, headers, prefer)),
+            Verdict::PreconditionFailed => return precondition_failed(),
         }
     }
-    let coding = choose(what, headers, prefer);
-    let (head, body) = match coding.and_then(|c| Some((what.head(coding)?, what.encoded(c)?))) {
-        Some(encoded) => encoded,
-        None => (&what.heads.identity, what.body()),
-    };
-    let body = if method == Method::HEAD { Bytes::new() } else { body.clone() };
-    Reply { head: Box::new(head.clone()), body }
+    if *method == Method::GET && headers.contains_key(header::RANGE) {
+        if let Some(reply) = ranged(what, headers) {
+            return reply;
+        }
+    }
+    let form = choose(what, headers, prefer);
+    let mut reply = whole(what, form);
+    if *method == Method::HEAD {
+        (reply.body, reply.transform) = (Body::new(), None);
+    }
+    reply
 }
 
-fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Option<Coding> {
-    if !what.is_encodable() {
+/// Answers with a range that lies within a part; `None`: the whole is needed, or the origin has to say.
+pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<Reply> {
+    let known = Known::of(part.headers);
+    let validators = known.validators(false);
+    let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
+    let lines = part.headers.iter().filter(|(name, _)| *name == header::CONTENT_ENCODING).map(|(_, v)| v);
+    let readable = match transform::content(lines) {
+        transform::Content::Coded(coding) => !transform::refuses(accepted.as_deref(), coding),
+        transform::Content::Plain | transform::Content::Foreign => true,
+    };
+    if *method != Method::GET
+        || !readable
+        || conditional::evaluate(method, headers, &validators) != Verdict::Send
+    {
         return None;
     }
-    let mut lines = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let first = lines.next()?;
-    let has = |coding| what.encoded(coding).is_some();
-    let choice = match lines.next() {
-        None => encoding::negotiate(Some(first.as_bytes()), prefer, has),
-        Some(_) => {
-            let all = headers.get_all(header::ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
-            encoding::negotiate(Some(&all.collect::<Vec<_>>().join(&b","[..])), prefer, has)
+    let Selection::Single(range) = range::select(headers, &validators, part.total) else { return None };
+    let begin = range.start.checked_sub(part.first)?;
+    let body = part.body.slice(begin..range.end - part.first);
+    if body.len() != range.end - range.start {
+        return None;
+    }
+    let mut head = blank(StatusCode::PARTIAL_CONTENT);
+    for (name, value) in part.headers.iter().filter(|(name, _)| !super::FRAMING.contains(name)) {
+        append(&mut head, name.clone(), value.clone());
+    }
+    Some(single(head, &range, part.total, body))
+}
+
+/// RFC 9110, 13.2.1: conditions are for answers that would be a success without them; of those, for the ones whose
+/// content a client could hold.
+fn has_conditions(what: &Representation) -> bool {
+    match what.status() {
+        StatusCode::OK => true,
+        StatusCode::NON_AUTHORITATIVE_INFORMATION => what.is_verbatim(),
+        _ => false,
+    }
+}
+
+/// In which form the content goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    AsItIs,
+    Encoded(Coding),
+    Decoded(Coding),
+}
+
+fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Form {
+    if what.is_encodable() {
+        let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
+        let choice =
+            encoding::negotiate(accepted.as_deref(), prefer, |coding| what.encoded(coding).is_some());
+        // RFC 9110, 12.5.3: a client that refuses even the plain body gets it all the same rather than a 406.
+        return choice.coding().map_or(Form::AsItIs, Form::Encoded);
+    }
+    match what.removable() {
+        Some(coding) if is_unreadable(what, headers, coding) => Form::Decoded(coding),
+        _ => Form::AsItIs,
+    }
+}
+
+/// Whether a client can't take the coding that the body came in. One that says nothing takes everything, unless the
+/// origin chose the coding for somebody else.
+fn is_unreadable(what: &Representation, headers: &HeaderMap, coding: Coding) -> bool {
+    match transform::joined(headers, &header::ACCEPT_ENCODING) {
+        Some(accepted) => transform::refuses(Some(&accepted), coding),
+        None => {
+            let lines = what.headers().iter().filter(|(name, _)| *name == header::VARY).map(|(_, v)| v);
+            transform::varies_by_encoding(lines)
+        }
+    }
+}
+
+fn whole(what: &Representation, form: Form) -> Reply {
+    let as_it_is = || (what.head(None), what.body());
+    let (head, body) = match form {
+        Form::AsItIs => as_it_is(),
+        Form::Encoded(coding) => match what.encoded(coding) {
+            Some(body) => (what.head(Some(coding)), body),
+            None => as_it_is(),
+        },
+        Form::Decoded(coding) => {
+            let mut head = what.head(None);
+            transform::recode(&mut head, None);
+            let transform = Some(Transform::Decode(coding));
+            return Reply { head: Box::new(head), body: what.body().clone(), transform };
         }
     };
-    match choice {
-        encoding::Choice::Coding(coding) => Some(coding),
-        // RFC 9110, 12.5.3: a client that refuses even the plain body gets it all the same rather than a 406.
-        _ => None,
-    }
+    Reply { head: Box::new(head), body: body.clone(), transform: None }
 }
 
 /// The tag of a 304 is that of the answer that a 200 would have been.
-fn not_modified(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Reply {
-    let mut head = Box::new(what.heads.not_modified.clone());
-    let coding = choose(what, headers, prefer);
-    if coding.is_some() {
-        if let Ok(etag) = HeaderValue::from_str(&what.etag_of(coding)) {
-            // Replacing a field of a short head can't exceed its limit.
-            head.insert_header(header::ETAG, etag).unwrap_or_default();
+fn not_modified(what: &Representation, form: Form) -> Reply {
+    let mut head = what.not_modified_head();
+    if let Form::Encoded(coding) | Form::Decoded(coding) = form {
+        if let Some(etag) = what.etag_of(Some(coding)) {
+            set(&mut head, header::ETAG, etag);
         }
     }
-    Reply { head, body: Bytes::new() }
+    Reply::bare(head)
 }
 
 fn precondition_failed() -> Reply {
-    let mut head = Box::new(super::blank(StatusCode::PRECONDITION_FAILED));
-    head.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0")).unwrap_or_default();
-    Reply { head, body: Bytes::new() }
+    let mut head = blank(StatusCode::PRECONDITION_FAILED);
+    set(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    Reply::bare(head)
 }
+
+/// The ranges of a 200 that are asked for, of the body as it is; `None`: the whole.
+fn ranged(what: &Representation, headers: &HeaderMap) -> Option<Reply> {
+    let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, headers, coding));
+    if what.status() != StatusCode::OK || unreadable {
+        return None;
+    }
+    let total = what.body().len();
+    let head = || what.head(None);
+    match range::select(headers, &what.validators(), total) {
+        Selection::Whole => None,
+        Selection::Single(range) => {
+            let body = what.body().slice(range.clone());
+            Some(single(head(), &range, total, body))
+        }
+        Selection::Several(ranges) => Some(several(head(), what, &ranges)),
+        Selection::Unsatisfiable => Some(unsatisfiable(total)),
+    }
+}
+
+fn single(mut head: ResponseHeader, range: &Range<u64>, total: u64, body: Body) -> Reply {
+    become_part(&mut head, body.len());
+    set(&mut head, header::CONTENT_RANGE, text(range::content_range(range, total)));
+    Reply { head: Box::new(head), body, transform: None }
+}
+
+fn several(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>]) -> Reply {
+    let content_type = what.header(&header::CONTENT_TYPE);
+    let (body, kind) = range::multipart(what.body(), ranges, content_type, &boundary(what, ranges));
+    become_part(&mut head, body.len());
+    head.remove_header(&header::CONTENT_RANGE);
+    set(&mut head, header::CONTENT_TYPE, text(kind));
+    Reply { head: Box::new(head), body, transform: None }
+}
+
+/// A hash of what is sent: whoever writes it into the content deceives the readers of that content alone.
+fn boundary(what: &Representation, ranges: &[Range<u64>]) -> String {
+    let etag = what.etag().map(HeaderValue::as_bytes);
+    format!("{:032x}", xxh3_128(format!("{etag:?} {} {ranges:?}", what.body().len()).as_bytes()))
+}
+
+/// A part says of itself what the whole says, but for what is said of the bytes that are sent.
+fn become_part(head: &mut ResponseHeader, length: u64) {
+    if let Err(error) = head.set_status(StatusCode::PARTIAL_CONTENT) {
+        tracing::warn!(%error, "a status was refused");
+    }
+    for name in ["content-md5", "content-digest"] {
+        head.remove_header(name);
+    }
+    set(head, header::CONTENT_LENGTH, HeaderValue::from(length));
+}
+
+fn unsatisfiable(total: u64) -> Reply {
+    let mut head = blank(StatusCode::RANGE_NOT_SATISFIABLE);
+    set(&mut head, header::CONTENT_RANGE, text(range::unsatisfied_range(total)));
+    set(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    Reply::bare(head)
+}
+
+/// A value of digits and signs.
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+#[path = "respond_tests.rs"]
+mod tests;

@@ -6,8 +6,8 @@
 use super::{
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
-        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, RejectReason,
-        StatusClass, StoreCall, StoreOutcome, TokenResult,
+        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, PurgeKind,
+        RejectReason, StatusClass, StoreCall, StoreOutcome, TokenResult,
     },
 };
 use crate::config::Coding;
@@ -145,6 +145,8 @@ impl Cache {
 /// The store, and what keeps the nodes coherent.
 pub(super) struct Store {
     pub(super) bumps: IntCounter,
+    pub(super) purges: Per<PurgeKind, IntCounter>,
+    pub(super) tags_ignored: IntCounter,
     pub(super) invalidations: Per<Invalidation, IntCounter>,
     pub(super) calls: Per<StoreCall, Per<StoreOutcome, IntCounter>>,
     pub(super) seconds: Per<StoreCall, Histogram>,
@@ -165,6 +167,13 @@ impl Store {
         };
         Ok(Self {
             bumps: d.counter(about("tidegate_bumps_total", "bumps", "Versions that events moved here."))?,
+            purges: d
+                .counter_per(about("tidegate_purges_total", "purges", "Purges ordered here."), "kind")?,
+            tags_ignored: d.counter(about(
+                "tidegate_tags_ignored_total",
+                "tags",
+                "Tags of answers that were too many, too long or no text.",
+            ))?,
             invalidations: d.counter_per(
                 about("tidegate_invalidations_total", "messages", "What the store told this node to forget."),
                 "kind",

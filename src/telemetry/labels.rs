@@ -67,6 +67,8 @@ labels! {
         StaleIfError => "stale_if_error",
         /// This request led the fill.
         Miss => "miss",
+        /// The origin said that what is stored is still good.
+        Revalidated => "revalidated",
         /// This request waited on a flight that another one led.
         Collapsed => "collapsed",
         /// Found in Redis.
@@ -106,14 +108,30 @@ labels! {
     FillOutcome {
         /// The answer is in the cache.
         Stored => "stored",
+        /// The origin said that what is stored is still good.
+        Validated => "validated",
         /// Not stored: it sets a cookie.
         SetCookie => "set_cookie",
         /// Not stored: its status is not one that is kept.
         Status => "status",
         /// Not stored: above the route's `max_size`.
         TooLarge => "too_large",
-        /// Not stored: the origin said `no-store` or `private`.
+        /// Not stored: the origin said `private`.
         Private => "private",
+        /// Not stored: the origin, or the client where it is heard, said `no-store`.
+        NoStore => "no_store",
+        /// Not stored: the request was authorized, and the origin did not say that others may have the answer.
+        Authorization => "authorization",
+        /// Not stored: neither a lifetime nor a validator.
+        NoFreshness => "no_freshness",
+        /// Not stored: `Vary: *`.
+        VaryAny => "vary",
+        /// Not stored: `must-understand`, with a status that is not understood.
+        MustUnderstand => "must_understand",
+        /// Not stored: the answer to a method that is not for storing.
+        Method => "method",
+        /// Not stored: a part of the whole.
+        Partial => "partial",
         /// The origin could not be asked or broke off.
         OriginError => "origin_error",
         /// The fill's deadline passed.
@@ -137,6 +155,10 @@ labels! {
         Bump => "bump",
         /// Remembering an event's id.
         Event => "event",
+        /// Writing purges to their log.
+        Purge => "purge",
+        /// Reading the log of purges.
+        ReadPurges => "read_purges",
     }
     /// Why a call to the store failed.
     StoreError {
@@ -168,6 +190,21 @@ labels! {
         Flush => "flush",
         /// Everything: the connection was lost.
         Lost => "lost",
+        /// The log of purges has grown.
+        Purge => "purge",
+        /// Everything that purges may be about: their log lacks what this node knew last.
+        PurgeGap => "purge_gap",
+    }
+    /// What was purged, by an order given to this node.
+    PurgeKind {
+        /// A URL.
+        Url => "url",
+        /// A tag.
+        Tag => "tag",
+        /// Everything.
+        All => "all",
+        /// A URL, because an unsafe method succeeded there.
+        Invalidation => "invalidation",
     }
     /// What became of an event.
     EventResult {
@@ -316,6 +353,7 @@ mod tests {
         holds::<StoreError>();
         holds::<StoreOutcome>();
         holds::<Invalidation>();
+        holds::<PurgeKind>();
         holds::<EventResult>();
         holds::<TokenResult>();
         holds::<RejectReason>();

@@ -8,8 +8,8 @@ use super::{
     declare::{Declarations, Family},
     families::{Cache, Origins, Process, Requests, Store},
     labels::{
-        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome, RejectReason,
-        StatusClass, StoreCall, StoreError, TokenResult,
+        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome, PurgeKind,
+        RejectReason, StatusClass, StoreCall, StoreError, TokenResult,
     },
     process,
 };
@@ -147,6 +147,16 @@ impl Metrics {
     /// A version was moved.
     pub fn bump(&self) {
         self.store.bumps.inc();
+    }
+
+    /// A purge was ordered here.
+    pub fn purge(&self, kind: PurgeKind) {
+        self.store.purges.of(kind).inc();
+    }
+
+    /// So many tags of an answer were ignored.
+    pub fn tags_ignored(&self, n: usize) {
+        self.store.tags_ignored.inc_by(n as u64);
     }
 
     /// The store told this node to forget something, or its connection was lost.

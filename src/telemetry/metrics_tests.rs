@@ -74,6 +74,8 @@ fn each_method_moves_what_it_names() {
     metrics.fill(FillOutcome::SetCookie, Duration::from_secs(1));
     metrics.encoded(Coding::Zstd, Duration::from_micros(60));
     metrics.bump();
+    metrics.purge(PurgeKind::Invalidation);
+    metrics.tags_ignored(2);
     metrics.invalidation(Invalidation::Lost);
     metrics.store_call(StoreCall::Get, Err(StoreError::Timeout), Duration::from_millis(50));
     metrics.store_call(StoreCall::Put, Ok(()), Duration::from_millis(1));
@@ -93,6 +95,9 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_fill_duration_seconds_count"#, 1.0),
         (r#"tidegate_encoding_duration_seconds_count{coding="zstd"}"#, 1.0),
         (r#"tidegate_bumps_total"#, 1.0),
+        (r#"tidegate_purges_total{kind="invalidation"}"#, 1.0),
+        (r#"tidegate_purges_total{kind="url"}"#, 0.0),
+        (r#"tidegate_tags_ignored_total"#, 2.0),
         (r#"tidegate_invalidations_total{kind="lost"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="timeout"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="ok"}"#, 0.0),

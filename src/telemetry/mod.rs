@@ -15,7 +15,7 @@ mod subscribe;
 pub use access::{AccessLog, Record};
 pub use declare::{Family, LabelSpec, Values};
 pub use labels::{
-    CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, RejectReason,
+    CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, PurgeKind, RejectReason,
     StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};

@@ -40,6 +40,7 @@ pub struct Answer {
     pub(super) gated: bool,
     pub(super) chunked: bool,
     pub(super) broken: bool,
+    pub(super) rate: Option<u64>,
 }
 
 impl Answer {
@@ -56,6 +57,7 @@ impl Answer {
             gated: false,
             chunked: false,
             broken: false,
+            rate: None,
         }
     }
 
@@ -107,10 +109,22 @@ impl Answer {
         self
     }
 
-    /// Breaks off after the parts given: the connection dies inside the body.
+    /// Breaks off after the parts given, once the origin doesn't hold: the connection dies inside the body. Parts
+    /// that nobody has read by then may be lost with it.
     pub fn broken(mut self) -> Self {
         self.broken = true;
         self
+    }
+
+    /// Streamed at this many bytes a second. With a length, where it isn't chunked.
+    pub fn paced(mut self, rate: u64) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// With this length, whatever is sent of it: an answer that breaks off or is held has one then, and isn't chunked.
+    pub fn length(self, length: usize) -> Self {
+        self.header("content-length", &length.to_string())
     }
 
     /// Chunked, and held after the first part until the origin releases.

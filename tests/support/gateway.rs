@@ -172,7 +172,9 @@ impl Gateway {
                 return Err(format!("{}\n{toml}", gateway.process.last_output()));
             }
             let ready = gateway.client.get(gateway.admin_url("/readyz")).timeout(SOON);
-            if try_send(ready).await.is_ok_and(|reply| reply.status == 200) {
+            let answered = try_send(ready).await.is_ok_and(|reply| reply.status == 200);
+            // Somebody else may have taken the port, and answer there.
+            if answered && gateway.output().contains("listening") {
                 return Ok(gateway);
             }
             assert!(Instant::now() < end, "the gateway is not ready:\n{}\n{toml}", gateway.process.output());
@@ -215,6 +217,22 @@ impl Gateway {
         send(self.request("GET", path)).await
     }
 
+    /// GET with these fields.
+    pub async fn get_with(&self, path: &str, fields: &[(&str, &str)]) -> Reply {
+        self.send_with("GET", path, fields).await
+    }
+
+    /// A request with these fields.
+    pub async fn send_with(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Reply {
+        let request = self.request(method, path);
+        send(fields.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
+    /// Orders a purge by the admin listener.
+    pub async fn purge(&self, order: &serde_json::Value) -> Reply {
+        send(self.client.post(self.admin_url("/api/purge")).json(order)).await
+    }
+
     /// GET as user `ann` of this tenant.
     pub async fn get_as(&self, tenant: &str, path: &str) -> Reply {
         send(self.request("GET", path).bearer_auth(token(tenant, "ann"))).await
@@ -250,6 +268,16 @@ impl Gateway {
     /// Waits for its end.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         self.process.wait(deadline).await
+    }
+
+    /// Its resident memory in bytes: now, and the most that it ever was.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+            value.unwrap_or_else(|| panic!("no {name} in {status}")).parse::<u64>().unwrap() * 1024
+        };
+        (field("VmRSS:"), field("VmHWM:"))
     }
 
     /// Its last lines of output.

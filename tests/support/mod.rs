@@ -17,14 +17,18 @@ pub mod metrics;
 pub mod origin;
 pub mod process;
 pub mod python;
+pub mod raw_origin;
 pub mod redis_server;
+pub mod transfer;
 pub mod webhook;
 
 pub use answer::{Answer, Seen};
 pub use client::{raw_exchange, send, Raw, Reply};
 pub use gateway::{Gateway, GatewayBuilder};
 pub use origin::TestOrigin;
+pub use raw_origin::RawOrigin;
 pub use redis_server::{Cluster, Redis, Sentinel};
+pub use transfer::{End, Transfer};
 
 use std::{
     future::Future,

@@ -8,8 +8,8 @@ use super::{
     answer::{Answer, Seen},
     hex, noise,
 };
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use bytes::Bytes;
+use futures_util::{SinkExt, Stream, StreamExt};
 use http::{header, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{combinators::UnsyncBoxBody, BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -23,7 +23,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         Arc, Mutex,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -40,10 +40,20 @@ type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 struct State {
     seen: Mutex<Vec<Seen>>,
     ends: Mutex<Vec<(String, Instant)>>,
+    sent: Mutex<HashMap<String, Sent>>,
     handlers: Mutex<HashMap<String, Handler>>,
     number: AtomicU64,
     held: AtomicUsize,
     holding: watch::Sender<bool>,
+}
+
+/// What has gone out of streamed bodies.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// When the first byte went.
+    pub begun: Instant,
+    /// How many have gone.
+    pub bytes: u64,
 }
 
 /// The server and what it has seen.
@@ -60,6 +70,7 @@ impl TestOrigin {
         let state = Arc::new(State {
             seen: Mutex::default(),
             ends: Mutex::default(),
+            sent: Mutex::default(),
             handlers: Mutex::default(),
             number: AtomicU64::new(0),
             held: AtomicUsize::new(0),
@@ -127,10 +138,16 @@ impl TestOrigin {
         self.state.ends.lock().unwrap().iter().filter(|(p, _)| p == path).map(|(_, at)| *at).collect()
     }
 
+    /// What has gone of the newest streamed answer (chunked, broken, held or paced) on this path, if anything has.
+    pub fn sent(&self, path: &str) -> Option<Sent> {
+        self.state.sent.lock().unwrap().get(path).copied()
+    }
+
     /// Forgets the requests so far (the numbers go on).
     pub fn forget(&self) {
         self.state.seen.lock().unwrap().clear();
         self.state.ends.lock().unwrap().clear();
+        self.state.sent.lock().unwrap().clear();
     }
 
     /// Closes the port and every connection.
@@ -252,37 +269,59 @@ async fn gate(state: &State) {
     drop(holding.wait_for(|holds| !holds).await);
 }
 
-fn deliver(answer: Answer, path: String, state: Arc<State>) -> Reply {
-    let ended = {
-        let state = state.clone();
-        move || state.ends.lock().unwrap().push((path.clone(), Instant::now()))
-    };
-    let body = if answer.chunked || answer.broken {
-        let mut frames: Vec<io::Result<Bytes>> = answer.parts.into_iter().map(Ok).collect();
-        if answer.broken {
-            frames.push(Err(io::Error::other("the origin breaks off")));
-        }
-        let frames = frames.into_iter().enumerate();
-        let stream =
-            futures_util::stream::unfold((frames, state, ended), |(mut frames, state, ended)| async move {
-                let Some((index, frame)) = frames.next() else {
-                    ended();
-                    return None;
-                };
-                if index > 0 {
-                    gate(&state).await;
-                }
-                Some((frame.map(Frame::data), (frames, state, ended)))
-            });
-        StreamBody::new(stream).boxed_unsync()
+fn deliver(mut answer: Answer, path: String, state: Arc<State>) -> Reply {
+    if answer.rate.is_some() && !answer.chunked {
+        let length = answer.parts.iter().map(Bytes::len).sum();
+        answer = answer.length(length);
+    }
+    let has_length = answer.headers.contains_key(header::CONTENT_LENGTH);
+    let (status, headers) = (answer.status, answer.headers.clone());
+    let body = if answer.chunked || answer.broken || has_length {
+        StreamBody::new(frames(answer, path, state)).boxed_unsync()
     } else {
-        ended();
+        state.ends.lock().unwrap().push((path, Instant::now()));
         full(answer.parts.concat())
     };
     let mut response = Response::new(body);
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response
+}
+
+/// The parts of an answer: each but the first waits until the origin doesn't hold, and for its time where it has one.
+fn frames(answer: Answer, path: String, state: Arc<State>) -> impl Stream<Item = io::Result<Frame<Bytes>>> {
+    let rate = answer.rate;
+    let parts: Vec<Bytes> = match rate {
+        Some(_) => answer.parts.into_iter().flat_map(pieces).collect(),
+        None => answer.parts,
+    };
+    let mut frames: Vec<io::Result<Bytes>> = parts.into_iter().map(Ok).collect();
+    if answer.broken {
+        frames.push(Err(io::Error::other("the origin breaks off")));
+    }
+    let begin = (frames.into_iter(), None::<Sent>, state, path);
+    futures_util::stream::unfold(begin, move |(mut frames, sent, state, path)| async move {
+        let Some(frame) = frames.next() else {
+            state.ends.lock().unwrap().push((path, Instant::now()));
+            return None;
+        };
+        if let Some(sent) = sent {
+            gate(&state).await;
+            if let Some(rate) = rate {
+                let due = sent.begun + Duration::from_micros(sent.bytes * 1_000_000 / rate);
+                tokio::time::sleep_until(due.into()).await;
+            }
+        }
+        let mut sent = sent.unwrap_or_else(|| Sent { begun: Instant::now(), bytes: 0 });
+        sent.bytes += frame.as_ref().map_or(0, Bytes::len) as u64;
+        state.sent.lock().unwrap().insert(path.clone(), sent);
+        Some((frame.map(Frame::data), (frames, Some(sent), state, path)))
+    })
+}
+
+/// A body in pieces of 64 KiB.
+fn pieces(mut body: Bytes) -> Vec<Bytes> {
+    std::iter::from_fn(|| (!body.is_empty()).then(|| body.split_to(body.len().min(64 * 1024)))).collect()
 }
 
 fn websocket(request: &mut Request<Incoming>) -> Reply {
@@ -331,13 +370,8 @@ fn download(query: &str) -> Reply {
         let found = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
         found.map_or(0, |(_, value)| value.parse::<u64>().unwrap())
     };
-    let mut rest: BytesMut =
-        noise(usize::try_from(parameter("bytes")).unwrap(), parameter("seed")).as_slice().into();
-    let mut frames = Vec::new();
-    while !rest.is_empty() {
-        let frame = rest.split_to(rest.len().min(64 * 1024)).freeze();
-        frames.push(Ok(Frame::data(frame)));
-    }
+    let body = noise(usize::try_from(parameter("bytes")).unwrap(), parameter("seed"));
+    let frames = pieces(body.into()).into_iter().map(|piece| Ok(Frame::data(piece)));
     Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
 }
 

@@ -6,7 +6,7 @@
 
 use super::{Claim, Redis, RELEASE, RENEW};
 use crate::{
-    cache::{key::Key, millis, version::Version},
+    cache::{key::Place, millis},
     telemetry::labels::{StoreCall, StoreError},
 };
 use bytes::Bytes;
@@ -68,8 +68,8 @@ impl Drop for Wait<'_> {
 
 impl Redis {
     /// Takes a place among those who wait for the lease on this answer.
-    pub fn wait(&self, key: &Key, version: &Version) -> Wait<'_> {
-        let name = self.names.lease(key, version.tag());
+    pub fn wait(&self, place: &Place) -> Wait<'_> {
+        let name = place.lease.clone();
         let (wake, woken) = oneshot::channel();
         self.waiters.0.lock().insert(name.clone(), wake);
         Wait { store: self, name, woken }
@@ -81,13 +81,12 @@ impl Redis {
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn claim(&self, key: &Key, version: &Version, token: &str) -> Result<Claim, StoreError> {
-        let (lease, body) = (self.names.lease(key, version.tag()), self.names.body(key, version.tag()));
+    pub async fn claim(&self, place: &Place, token: &str) -> Result<Claim, StoreError> {
         let mut take = cmd("SET");
         let lease_ms = millis(self.lease);
-        take.arg(&lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
+        take.arg(&place.lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
         let mut look = cmd("GET");
-        look.arg(body);
+        look.arg(&place.body);
         let (taken, found): (Option<String>, Option<Bytes>) = self
             .call(StoreCall::Lease, |mut c| async move {
                 if c.can_pipeline() {
@@ -101,12 +100,11 @@ impl Redis {
     }
 
     /// Prolongs a lease for as long as it is polled.
-    pub async fn renew(&self, key: &Key, version: &Version, token: &str) {
-        let name = self.names.lease(key, version.tag());
+    pub async fn renew(&self, place: &Place, token: &str) {
         let lease_ms = millis(self.lease);
         loop {
             tokio::time::sleep(self.lease / 3).await;
-            let (name, token) = (name.clone(), token.to_owned());
+            let (name, token) = (place.lease.clone(), token.to_owned());
             // A lease that could not be prolonged costs a second fill at worst.
             self.call(StoreCall::Lease, |mut c| async move {
                 cmd("EVAL").arg(RENEW).arg(1).arg(name).arg(token).arg(lease_ms).exec_async(&mut c).await
@@ -117,8 +115,8 @@ impl Redis {
     }
 
     /// Gives a lease back, if it is still ours.
-    pub async fn release(&self, key: &Key, version: &Version, token: &str) {
-        let (name, token) = (self.names.lease(key, version.tag()), token.to_owned());
+    pub async fn release(&self, place: &Place, token: &str) {
+        let (name, token) = (place.lease.clone(), token.to_owned());
         // A lease that could not be given back ends by itself.
         self.call(StoreCall::Release, |mut c| async move {
             cmd("EVAL").arg(RELEASE).arg(1).arg(name).arg(token).exec_async(&mut c).await

@@ -92,7 +92,7 @@ pub(super) struct Link {
 /// If a server can't be reached or refuses us. Refused tracking is no error.
 pub(super) async fn connect(
     target: &config::Redis,
-    prefixes: &[String; 2],
+    prefixes: &[String],
     on_push: OnPush,
     given_up: Arc<Notify>,
 ) -> RedisResult<Link> {
@@ -104,7 +104,7 @@ pub(super) async fn connect(
     Ok(Link { given_up, ..link })
 }
 
-async fn one(client: Client, prefixes: &[String; 2], on_push: &OnPush) -> RedisResult<Link> {
+async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
     let plain = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     let report = report_on(&client, prefixes, on_push).await?;
     let commands = match client.get_multiplexed_async_connection_with_config(&plain).await {
@@ -126,7 +126,7 @@ async fn one(client: Client, prefixes: &[String; 2], on_push: &OnPush) -> RedisR
     })
 }
 
-async fn cluster(seeds: &[String], prefixes: &[String; 2], on_push: &OnPush) -> RedisResult<Link> {
+async fn cluster(seeds: &[String], prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
     let connection = ClusterClient::builder(seeds.iter().map(String::as_str))
         .connection_timeout(CONNECT)
         .use_protocol(ProtocolVersion::RESP3)
@@ -177,7 +177,7 @@ async fn master(target: &config::Redis) -> RedisResult<Client> {
 /// A connection that reports changes, or none where the server refuses to.
 async fn report_on(
     client: &Client,
-    prefixes: &[String; 2],
+    prefixes: &[String],
     on_push: &OnPush,
 ) -> RedisResult<Option<MultiplexedConnection>> {
     let on_push = on_push.clone();
@@ -200,7 +200,7 @@ async fn report_on(
     match tracking.exec_async(&mut connection).await {
         Ok(()) => Ok(Some(connection)),
         Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
-            tracing::warn!(%error, "redis refuses CLIENT TRACKING: versions are read with each request");
+            tracing::warn!(%error, "redis refuses CLIENT TRACKING: versions and purges are read with each request");
             Ok(None)
         }
         Err(error) => Err(error),

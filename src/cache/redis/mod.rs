@@ -7,11 +7,14 @@
 
 mod lease;
 mod link;
+mod log;
 
+pub use super::key::Place;
 pub use lease::Wait;
 
 use super::{
     key::{Key, Names, Reported},
+    purge::Purges,
     version::{Coherence, Slot, Standing, Version, Versions},
 };
 use crate::{
@@ -34,13 +37,13 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// Calls without an answer in a row after which the link is given up.
 const BREAK_AFTER: u32 = 5;
 /// Pause before the link is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// Pause between two looks for bumps that the store has missed.
+/// Pause between two looks for bumps and purges that the store has missed.
 const PAY_AGAIN: Duration = Duration::from_millis(100);
 
 /// `max(current + 1, now)`, atomically; anything but digits counts as 0. The key no longer expires.
@@ -64,12 +67,16 @@ const RENEW: &str =
 pub struct Redis {
     names: Names,
     versions: Arc<Versions>,
+    purges: Arc<Purges>,
     metrics: Arc<Metrics>,
     deadline: Duration,
     lease: Duration,
     link: ArcSwapOption<Link>,
     unanswered: AtomicU32,
     waiters: Waiters,
+    /// Held while the log of purges is read.
+    log_reading: Mutex<()>,
+    log_grown: Notify,
 }
 
 /// What a node finds when it wants to fill.
@@ -83,16 +90,24 @@ pub struct Claim {
 
 impl Redis {
     /// The store at `store.redis`, not yet connected: see [`Redis::keep_linked`].
-    pub fn new(store: &config::Store, versions: Arc<Versions>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        store: &config::Store,
+        versions: Arc<Versions>,
+        purges: Arc<Purges>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             names: Names::new(&store.prefix),
             versions,
+            purges,
             metrics,
             deadline: store.deadline,
             lease: store.lease,
             link: ArcSwapOption::empty(),
             unanswered: AtomicU32::new(0),
             waiters: Waiters::default(),
+            log_reading: Mutex::default(),
+            log_grown: Notify::new(),
         }
     }
 
@@ -136,14 +151,17 @@ impl Redis {
         self.unanswered.store(0, Ordering::Release);
         self.link.store(Some(link.clone()));
         self.versions.begin_epoch(if link.tracked { Coherence::Tracked } else { Coherence::Untracked });
+        self.purges.linked(link.tracked);
         self.metrics.store_up(true);
         self.metrics.store_tracking(link.tracked);
         let error = tokio::select! {
             error = link.watch() => error,
             () = link.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
             never = self.keep_paying() => match never {},
+            never = self.keep_reading() => match never {},
         };
         self.versions.begin_epoch(Coherence::Away);
+        self.purges.unlinked();
         self.link.store(None);
         self.waiters.wake_all();
         self.metrics.store_up(false);
@@ -152,8 +170,8 @@ impl Redis {
         error
     }
 
-    /// Makes up for bumps that the store has missed, and for those that it took and lost since, whether or not anyone
-    /// asks for them on this node: the other nodes wait for them.
+    /// Makes up for bumps and purges that the store has missed, and for bumps that it took and lost since, whether or not
+    /// anyone asks for them on this node: the other nodes wait for them.
     async fn keep_paying(&self) -> std::convert::Infallible {
         for slot in self.versions.moved_here() {
             self.version(&slot).await;
@@ -166,6 +184,7 @@ impl Redis {
                 }
             }
             self.versions.settle();
+            self.pay_purges().await;
             tokio::time::sleep(PAY_AGAIN).await;
         }
     }
@@ -189,13 +208,24 @@ impl Redis {
                 self.waiters.wake(key);
                 self.metrics.invalidation(Invalidation::Lease);
             }
+            Reported::PurgeLog => {
+                self.purges.grown();
+                self.log_grown.notify_one();
+                self.metrics.invalidation(Invalidation::Purge);
+            }
             Reported::Foreign => {}
         }
+    }
+
+    fn is_untracked(&self) -> bool {
+        self.versions.coherence() == Coherence::Untracked
     }
 
     /// FLUSHALL or FLUSHDB: nothing that is known may be believed, nor come back.
     fn flushed(&self) {
         self.versions.forget_all();
+        self.purges.emptied();
+        self.log_grown.notify_one();
         self.waiters.wake_all();
         self.metrics.invalidation(Invalidation::Flush);
     }
@@ -304,61 +334,65 @@ impl Redis {
         .await
     }
 
-    /// The stored answer of one generation.
+    /// What stands under a name.
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn answer(&self, key: &Key, version: &str) -> Result<Option<Bytes>, StoreError> {
-        let name = self.names.body(key, version);
+    pub async fn get(&self, name: String) -> Result<Option<Bytes>, StoreError> {
         self.call(StoreCall::Get, |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await }).await
     }
 
-    /// The newest answer that was stored under a key, of whichever generation, with its version.
+    /// The newest answer that was stored under the key of a namespace, of whichever generation, with its version.
     ///
     /// # Errors
     /// If the store can't be asked.
     pub async fn last_answer(&self, key: &Key) -> Result<Option<(String, Bytes)>, StoreError> {
-        let name = self.names.last(key);
-        let last: Option<String> = self
-            .call(StoreCall::Get, |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await })
-            .await?;
-        let Some(version) = last else { return Ok(None) };
-        Ok(self.answer(key, &version).await?.map(|body| (version, body)))
+        let Some(last) = self.get(self.names.last(key)).await? else { return Ok(None) };
+        let Ok(version) = String::from_utf8(last.to_vec()) else { return Ok(None) };
+        let body = self.names.of_version(key, &version).body;
+        Ok(self.get(body).await?.map(|body| (version, body)))
     }
 
-    /// Stores an answer for `keep_ms`, or a mark where no answer stands yet: one that may still serve when the
-    /// origin fails is worth more.
+    /// Stores an answer for `keep_ms`.
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn store(
-        &self,
-        key: &Key,
-        version: &Version,
-        value: Bytes,
-        keep_ms: u64,
-        is_answer: bool,
-    ) -> Result<(), StoreError> {
-        let (body, last) = (self.names.body(key, version.tag()), self.names.last(key));
-        let tag = version.tag().to_owned();
+    pub async fn store(&self, place: &Place, value: Bytes, keep_ms: u64) -> Result<(), StoreError> {
+        let Place { body, lease: _, pointer } = place;
+        let set = |name: &str, value: &[u8]| {
+            let mut set = cmd("SET");
+            set.arg(name).arg(value).arg("PX").arg(keep_ms.max(1));
+            set
+        };
+        let put = set(body, &value);
+        let point = pointer.as_ref().map(|(name, to)| set(name, to));
         self.call(StoreCall::Put, |mut c| async move {
-            let mut put = cmd("SET");
-            put.arg(body).arg(&value[..]).arg("PX").arg(keep_ms);
-            if !is_answer {
-                put.arg("NX");
+            let Some(point) = point else { return put.exec_async(&mut c).await };
+            if c.can_pipeline() {
+                return redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await;
             }
-            let mut point = cmd("SET");
-            point.arg(last).arg(tag).arg("PX").arg(keep_ms);
-            match (is_answer, c.can_pipeline()) {
-                (false, _) => put.exec_async(&mut c).await,
-                (true, true) => redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await,
-                (true, false) => {
-                    put.exec_async(&mut c).await?;
-                    point.exec_async(&mut c).await
-                }
-            }
+            put.exec_async(&mut c).await?;
+            point.exec_async(&mut c).await
         })
         .await
+    }
+
+    /// Marks an answer that may not be stored, where none stands yet: one that may still serve when the origin fails
+    /// is worth more.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn mark(&self, place: &Place, mark: Bytes, keep_ms: u64) -> Result<(), StoreError> {
+        let name = place.body.clone();
+        self.call(StoreCall::Put, |mut c| async move {
+            cmd("SET").arg(name).arg(&mark[..]).arg("PX").arg(keep_ms).arg("NX").exec_async(&mut c).await
+        })
+        .await
+    }
+
+    /// The names of keys.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 }
 

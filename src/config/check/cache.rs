@@ -4,8 +4,8 @@ use super::{positive, positive_size};
 use crate::config::{
     fault::Report,
     raw,
-    read::{At, Field, Place},
-    types::{CacheRules, Scope, RESERVED_NAMESPACES},
+    read::{At, Field, Place, Size},
+    types::{CacheRules, FollowRules, Scope, RESERVED_NAMESPACES},
 };
 use std::time::Duration;
 
@@ -45,6 +45,23 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
         max_size: max_size?,
         fill_timeout: fill_timeout?,
         cache_control: cache_control?,
+    })
+}
+
+/// Checks the table of a route that follows its origin.
+pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<FollowRules> {
+    let max_size = positive_size(raw.max_size, 16 << 20, report);
+    let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
+    let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
+    Some(FollowRules {
+        request_directives: raw.request_directives.or(false)?,
+        heuristic: raw.heuristic.or(true)?,
+        set_cookie: raw.set_cookie.or(false)?,
+        stale_while_revalidate: raw.stale_while_revalidate.or(Duration::ZERO)?,
+        stale_if_error: raw.stale_if_error.or(Duration::ZERO)?,
+        max_size: max_size?,
+        fill_timeout: fill_timeout?,
+        redis: raw.redis.or(Size(0))?.0,
     })
 }
 

@@ -139,7 +139,7 @@ fn namespaces(
 
 fn namespace_of(route: &Route) -> Option<&str> {
     match &route.cache {
-        CacheMode::Off => None,
+        CacheMode::Off | CacheMode::Follow(_) => None,
         CacheMode::Versioned(rules) => Some(rules.namespace.as_str()),
     }
 }

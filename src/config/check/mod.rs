@@ -15,8 +15,8 @@ mod unique;
 use super::{
     fault::Report,
     raw,
-    read::{At, Field, Size},
-    types::{Coding, Config, Encoding, Listener, Log, LogFormat, Server},
+    read::{At, Field, Place, Size},
+    types::{CacheMode, Coding, Config, Encoding, Listener, Log, LogFormat, Route, Server, Store},
 };
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
@@ -50,6 +50,7 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
         );
     }
     let routes = raw.route.or(Vec::new()).and_then(|raw| route::routes(raw, &known, tokens, report));
+    let store = store.map(|store| sized(store, routes.as_deref().unwrap_or_default(), &place, report));
     let events = raw
         .event
         .or(Vec::new())
@@ -67,6 +68,23 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
         events: events?,
         encoding: encoding?,
     })
+}
+
+/// The store, told of the largest answer that it has to hold.
+fn sized(store: Store, routes: &[Route], place: &Place, report: &mut Report) -> Store {
+    let size = |route: &Route| match &route.cache {
+        CacheMode::Off => 0,
+        CacheMode::Versioned(rules) => rules.max_size,
+        CacheMode::Follow(rules) => rules.max_size,
+    };
+    let largest = routes.iter().map(size).max().unwrap_or(0);
+    if largest.saturating_mul(2) > store.memory {
+        let place = place.child("store", 0).child("memory", 0);
+        let text =
+            format!("is less than twice the largest max_size ({largest} bytes): such answers are not kept");
+        report.warn(&place, text);
+    }
+    Store { largest, ..store }
 }
 
 impl<T: Default> Field<T> {

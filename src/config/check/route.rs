@@ -84,6 +84,9 @@ impl Checker<'_> {
             Some(At { value: raw::Cache::Rules(rules), place }) => {
                 cache::rules(*rules, &place, self.report).map(|rules| CacheMode::Versioned(Box::new(rules)))
             }
+            Some(At { value: raw::Cache::Follow(rules), .. }) => {
+                cache::follow(*rules, self.report).map(|rules| CacheMode::Follow(Box::new(rules)))
+            }
             _ => Some(CacheMode::Off),
         }
     }

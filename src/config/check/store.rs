@@ -21,7 +21,15 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
     let longer = |lease: &Duration| deadline.is_none_or(|deadline| *lease > deadline);
     let complaint = "must be longer than deadline: it is renewed by calls that may take as long as that";
     let lease = raw.lease.or_if(Duration::from_secs(5), longer, complaint, report);
-    Some(Store { redis: redis?, prefix: prefix?.0, memory: memory?, deadline: deadline?, lease: lease? })
+    Some(Store {
+        redis: redis?,
+        prefix: prefix?.0,
+        memory: memory?,
+        deadline: deadline?,
+        lease: lease?,
+        // Known when the routes are.
+        largest: 0,
+    })
 }
 
 fn redis(raw: Field<OneOrManyUrls>, around: &Surroundings<'_>, report: &mut Report) -> Option<Option<Redis>> {

@@ -3,49 +3,24 @@
 //! Pure. The route's rules decide the lifetime; the origin decides whether an answer is for others at all:
 //! `no-store`, `Set-Cookie`, `Vary: *` and (outside of scope `user`) `private` are always obeyed.
 
+use super::freshness::Terms;
 use crate::{
     config::{CacheRules, Scope},
     telemetry::labels::FillOutcome,
 };
 use http::{header, HeaderMap, StatusCode};
 
-/// How an entry may be used at an age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Freshness {
-    /// As it is.
-    Fresh,
-    /// At once, while one fill refreshes it (RFC 5861, `stale-while-revalidate`).
-    StaleWhileRevalidate,
-    /// Only if a fill fails (RFC 5861, `stale-if-error`).
-    StaleIfError,
-    /// Not at all.
-    Expired,
-}
-
-/// How an entry of the *current* generation may be used `age_ms` after it was made.
-pub fn freshness(rules: &CacheRules, status: StatusCode, age_ms: u64) -> Freshness {
-    let ttl = lifetime(rules, status);
-    if age_ms < ttl {
-        Freshness::Fresh
-    } else if age_ms < ttl.saturating_add(millis(rules.stale_while_revalidate)) {
-        Freshness::StaleWhileRevalidate
-    } else {
-        on_error(rules, status, age_ms)
+/// The terms of an answer that was made at `made_ms`, in milliseconds since the epoch: it is as old as it is here.
+pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
+    Terms {
+        received_ms: made_ms,
+        initial_age_ms: 0,
+        lifetime_ms: lifetime(rules, status),
+        stale_while_revalidate_ms: millis(rules.stale_while_revalidate),
+        stale_if_error_ms: millis(rules.stale_if_error),
+        always_validate: false,
+        never_stale: false,
     }
-}
-
-/// How an entry of any generation may be used when a fill failed.
-pub fn on_error(rules: &CacheRules, status: StatusCode, age_ms: u64) -> Freshness {
-    match age_ms < lifetime(rules, status).saturating_add(millis(rules.stale_if_error)) {
-        true => Freshness::StaleIfError,
-        false => Freshness::Expired,
-    }
-}
-
-/// How long the store has to keep an entry, in milliseconds.
-pub fn keep(rules: &CacheRules, status: StatusCode) -> u64 {
-    let stale = rules.stale_while_revalidate.max(rules.stale_if_error);
-    lifetime(rules, status).saturating_add(millis(stale)).max(1)
 }
 
 /// How long an answer of this status is fresh, in milliseconds.
@@ -72,8 +47,11 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
     if headers.contains_key(header::SET_COOKIE) {
         return Err(FillOutcome::SetCookie);
     }
-    if lists(headers, header::VARY, "*") || lists(headers, header::CACHE_CONTROL, "no-store") {
-        return Err(FillOutcome::Private);
+    if lists(headers, header::VARY, "*") {
+        return Err(FillOutcome::VaryAny);
+    }
+    if lists(headers, header::CACHE_CONTROL, "no-store") {
+        return Err(FillOutcome::NoStore);
     }
     // `private="field"` forbids the field only; taking it for the whole is the safe reading.
     if rules.scope != Scope::User && lists(headers, header::CACHE_CONTROL, "private") {
@@ -118,7 +96,8 @@ pub fn outside(rules: &CacheRules, status: StatusCode) -> String {
     }
 }
 
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
+/// A duration in whole milliseconds.
+pub fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -133,6 +112,7 @@ fn lists(headers: &HeaderMap, field: header::HeaderName, member: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::policy::Freshness;
     use std::time::Duration;
 
     fn rules(scope: Scope) -> CacheRules {
@@ -167,10 +147,10 @@ mod tests {
             (620_000, Freshness::Expired),
             (u64::MAX, Freshness::Expired),
         ] {
-            assert_eq!(freshness(&rules, StatusCode::OK, age), expected, "{age}");
+            assert_eq!(terms(&rules, StatusCode::OK, 0).freshness(age), expected, "{age}");
         }
-        assert_eq!(on_error(&rules, StatusCode::OK, 0), Freshness::StaleIfError);
-        assert_eq!(keep(&rules, StatusCode::OK), 620_000);
+        assert_eq!(terms(&rules, StatusCode::OK, 0).on_error(0), Freshness::StaleIfError);
+        assert_eq!(terms(&rules, StatusCode::OK, 0).keep_ms(false), 620_000);
     }
 
     #[test]
@@ -180,9 +160,9 @@ mod tests {
         assert_eq!(storable(&public, ok, &headers(&[("cache-control", "no-cache, max-age=0")])), Ok(()));
         for (field, value, why) in [
             ("set-cookie", "a=b", FillOutcome::SetCookie),
-            ("cache-control", "max-age=3, No-Store", FillOutcome::Private),
+            ("cache-control", "max-age=3, No-Store", FillOutcome::NoStore),
             ("cache-control", "private=\"x\"", FillOutcome::Private),
-            ("vary", "accept, *", FillOutcome::Private),
+            ("vary", "accept, *", FillOutcome::VaryAny),
         ] {
             assert_eq!(storable(&public, ok, &headers(&[(field, value)])), Err(why), "{field}: {value}");
         }

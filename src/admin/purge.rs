@@ -1,0 +1,163 @@
+//! `POST /api/purge`: what a body orders, and what is answered.
+//!
+//! The body is JSON and says one of `url`, `urls`, `tag`, `tags`, `all`, and perhaps `soft`; anything else in it is a
+//! fault, so that a word written wrongly never purges less, or harder, than was meant. It has to be called
+//! `application/json`: a web page that somebody on the admin network visits can send other types without being asked.
+
+use super::{problem, AdminState, NO_STORE};
+use crate::cache::purge::{Purge, Target};
+use axum::{
+    body::Bytes,
+    extract::{rejection::BytesRejection, State},
+    http::{
+        header::{CONTENT_TYPE, RETRY_AFTER},
+        HeaderMap, HeaderValue, StatusCode,
+    },
+    response::{IntoResponse, Response},
+    Json,
+};
+use serde_json::{json, Map, Value};
+
+/// The largest body, in bytes.
+pub(super) const LARGEST_BODY: usize = 1 << 20;
+const ONE_OF: &str = "say one of url, urls, tag, tags, all";
+
+/// Purges here and on every node.
+pub(super) async fn purge(
+    State(state): State<AdminState>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    if !is_json(&headers) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("the body has to be application/json"));
+    }
+    let orders = match body {
+        Ok(body) => orders(&body),
+        Err(rejection) => return problem(rejection.status(), Some(&rejection.body_text())),
+    };
+    let orders = match orders {
+        Ok(orders) => orders,
+        Err(fault) => return problem(StatusCode::BAD_REQUEST, Some(&fault)),
+    };
+    let (purged, soft) = (orders.len(), orders.iter().all(|order| order.soft));
+    match (state.purge)(orders).await {
+        Ok(()) => (NO_STORE, Json(json!({ "purged": purged, "soft": soft }))).into_response(),
+        Err(error) => {
+            let detail = format!(
+                "purged on this node; the store did not take it ({error}), so the other nodes will follow when it does"
+            );
+            let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, Some(&detail));
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            answer
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = named.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// What a body orders, or what is wrong with it.
+fn orders(body: &[u8]) -> Result<Vec<Purge>, String> {
+    let body: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON object: {error}"))?;
+    let (mut wanted, mut soft) = (None, false);
+    for (key, value) in &body {
+        let targets = match (key.as_str(), value) {
+            ("soft", Value::Bool(value)) => {
+                soft = *value;
+                continue;
+            }
+            ("url", value) => vec![target(key, value, Target::url)?],
+            ("tag", value) => vec![target(key, value, Target::tag)?],
+            ("urls", value) => list(key, value, Target::url)?,
+            ("tags", value) => list(key, value, Target::tag)?,
+            ("all", Value::Bool(true)) => vec![Target::All],
+            ("all", _) => return Err("all: only true makes sense".to_owned()),
+            ("soft", _) => return Err("soft: true or false is expected".to_owned()),
+            _ => return Err(format!("{key:?} is not known: {ONE_OF}, and perhaps soft")),
+        };
+        if wanted.replace(targets).is_some() {
+            return Err(format!("{ONE_OF}, not several"));
+        }
+    }
+    let targets = wanted.ok_or(ONE_OF)?;
+    Ok(targets.into_iter().map(|target| Purge { target, soft }).collect())
+}
+
+fn list<E: std::fmt::Display>(
+    key: &str,
+    value: &Value,
+    parse: fn(&str) -> Result<Target, E>,
+) -> Result<Vec<Target>, String> {
+    match value {
+        Value::Array(items) if !items.is_empty() => {
+            let each = items.iter().enumerate();
+            each.map(|(place, item)| target(&format!("{key}[{place}]"), item, parse)).collect()
+        }
+        _ => Err(format!("{key}: a list that is not empty is expected")),
+    }
+}
+
+fn target<E: std::fmt::Display>(
+    place: &str,
+    value: &Value,
+    parse: fn(&str) -> Result<Target, E>,
+) -> Result<Target, String> {
+    let text = value.as_str().ok_or_else(|| format!("{place}: text is expected"))?;
+    parse(text).map_err(|error| format!("{place}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Vec<Purge>, String> {
+        orders(body.as_bytes())
+    }
+
+    #[test]
+    fn a_body_orders_one_kind_of_thing() {
+        let url = Target::of("dash.example", "/x?y=1");
+        assert_eq!(read(r#"{"url": "http://dash.example/x?y=1"}"#), Ok(vec![Purge::hard(url.clone())]));
+        let soft = |target| Purge { target, soft: true };
+        assert_eq!(
+            read(r#"{"soft": true, "urls": ["https://Dash.example:443/x?y=1", "http://b"]}"#),
+            Ok(vec![soft(url), soft(Target::of("b", "/"))])
+        );
+        let tag = |text: &str| Target::Tag(text.into());
+        assert_eq!(read(r#"{"tag": "products", "soft": false}"#), Ok(vec![Purge::hard(tag("products"))]));
+        assert_eq!(read(r#"{"tags": ["a", "b"]}"#), Ok(["a", "b"].map(|t| Purge::hard(tag(t))).into()));
+        assert_eq!(read(r#"{"all": true}"#), Ok(vec![Purge::hard(Target::All)]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, told) in [
+            ("", "no JSON object"),
+            ("[]", "no JSON object"),
+            ("{}", "say one of url"),
+            (r#"{"soft": true}"#, "say one of url"),
+            (r#"{"ulr": "http://a/"}"#, "\"ulr\" is not known"),
+            (r#"{"tag": "a", "Soft": true}"#, "\"Soft\" is not known"),
+            (r#"{"tag": "a", "all": true}"#, "not several"),
+            (r#"{"url": 5}"#, "url: text"),
+            (r#"{"url": null}"#, "url: text"),
+            (r#"{"url": "/x"}"#, "url: a URL has to begin with"),
+            (r#"{"url": "ftp://a/x"}"#, "url: a URL has to begin with"),
+            (r#"{"urls": "http://a/"}"#, "urls: a list"),
+            (r#"{"urls": []}"#, "urls: a list"),
+            (r#"{"urls": ["http://a/", "http://a b/"]}"#, "urls[1]: a URL has no blanks"),
+            (r#"{"urls": ["http:///x"]}"#, "urls[0]: a URL needs a host"),
+            (r#"{"tag": ""}"#, "tag: a tag has"),
+            (r#"{"tags": [" a"]}"#, "tags[0]: a tag has"),
+            (r#"{"all": false}"#, "all: only true"),
+            (r#"{"all": true, "soft": "yes"}"#, "soft: true or false"),
+        ] {
+            let fault = read(body).unwrap_err();
+            assert!(fault.contains(told), "{body}: {fault}");
+        }
+    }
+}

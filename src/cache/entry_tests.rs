@@ -1,0 +1,118 @@
+use super::*;
+use crate::{config, representation::Outside};
+use proptest::prelude::*;
+
+fn rules() -> config::Encoding {
+    config::Encoding {
+        types: vec!["application/json".into()],
+        min_size: 1_024,
+        prefer: vec![],
+        levels: Default::default(),
+    }
+}
+
+fn outside() -> Outside {
+    Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true }
+}
+
+fn changed() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(7)
+}
+
+fn terms(numbers: [u64; 5], flags: (bool, bool)) -> Terms {
+    let [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms] = numbers;
+    Terms {
+        received_ms,
+        initial_age_ms,
+        lifetime_ms,
+        stale_while_revalidate_ms,
+        stale_if_error_ms,
+        always_validate: flags.0,
+        never_stale: flags.1,
+    }
+}
+
+fn entry(body: Vec<u8>, value: &[u8], standing: Standing, terms: Terms) -> Entry {
+    let headers = vec![(http::header::CONTENT_TYPE, HeaderValue::from_bytes(value).unwrap())];
+    let body = Body::from(body);
+    let representation = match standing {
+        Standing::Version(..) => {
+            Representation::new(StatusCode::OK, headers, body, Some(changed()), outside(), &rules())
+        }
+        Standing::Log(..) => Representation::verbatim(StatusCode::NOT_FOUND, headers, body, &rules()),
+    };
+    Entry { representation, terms, standing, selecting: None, part: None, encodings: Encodings::default() }
+}
+
+fn of_version() -> Standing {
+    let versions = crate::cache::version::Versions::new(crate::cache::version::Coherence::Alone);
+    let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+    Standing::Version(Version::new(b"7"), slot)
+}
+
+fn id(ms: u64, seq: u64) -> Id {
+    format!("{ms}-{seq}-1").parse().unwrap()
+}
+
+fn of_log(ms: u64, seq: u64) -> Standing {
+    let purges = crate::cache::purge::Purges::new(crate::cache::version::Coherence::Alone);
+    Standing::Log(Arc::new(purges.stamp(1, 1, &[])), Some(id(ms, seq)))
+}
+
+fn opened(entry: &Entry) -> Opened {
+    match open(seal(entry)) {
+        Ok(Stored::Answer(opened)) => opened,
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_sealed_comes_out_the_same(
+        body in proptest::collection::vec(any::<u8>(), 0..300),
+        value in "[ -~]{0,40}",
+        numbers in any::<[u64; 5]>(),
+        flags in any::<(bool, bool)>(),
+        place in any::<(u64, u64)>(),
+    ) {
+        let terms = terms(numbers, flags);
+        let namespaced = entry(body.clone(), value.as_bytes(), of_version(), terms);
+        let followed = entry(body, value.as_bytes(), of_log(place.0, place.1), terms);
+        for (sealed, made) in [
+            (&namespaced, Made::Namespaced { received_ms: numbers[0], last_modified: Some(changed()) }),
+            (&followed, Made::Followed { terms, since: id(place.0, place.1) }),
+        ] {
+            let opened = opened(sealed);
+            prop_assert_eq!(opened.made, made);
+            prop_assert_eq!(opened.status, sealed.representation.status());
+            prop_assert_eq!(&opened.body, sealed.representation.body());
+            prop_assert_eq!(&opened.headers[..], sealed.representation.headers());
+        }
+    }
+
+    #[test]
+    fn a_damaged_envelope_is_found_out(at in 0_usize..200, flip in 1_u8..=255, cut in 0_usize..200) {
+        let whole = seal(&entry(vec![7; 150], b"application/json", of_log(1, 2), terms([1; 5], (true, false))));
+        let mut bent = whole.to_vec();
+        let at = at % bent.len();
+        bent[at] ^= flip;
+        prop_assert!(open(bent.into()).is_err());
+        let cut = cut % whole.len();
+        prop_assert!(open(whole.slice(..cut)).is_err());
+    }
+
+    #[test]
+    fn anything_else_is_foreign(value in proptest::collection::vec(any::<u8>(), 0..100)) {
+        prop_assume!(!value.starts_with(ANSWER) && value != MARK && !value.starts_with(VARIES));
+        prop_assert_eq!(open(value.into()).err(), Some(EnvelopeError::Foreign));
+    }
+}
+
+#[test]
+fn marks_and_fields() {
+    assert!(matches!(open(mark()), Ok(Stored::Mark)));
+    let names = [http::header::ACCEPT, http::header::COOKIE];
+    assert!(matches!(open(varies(&names)), Ok(Stored::Varies(found)) if found == names));
+    assert!(open(Bytes::from_static(b"TGV1accept")).is_err());
+    assert!(open(Bytes::from_static(b"TGV1a b\n")).is_err());
+}

@@ -1,0 +1,340 @@
+//! Routes that follow their origin (RFC 9111): which stored answer a request may have, and what is done where there
+//! is none.
+//!
+//! The decisions are `policy`'s; here is their order: select a variant, ask the purge log, judge its age, revalidate
+//! or fetch, and fall back on what is stale where that is allowed. Requests that name an `Authorization` or a `Range`
+//! ask the origin by themselves: what they get is as a rule for them alone, and nobody should wait for it.
+
+use super::{
+    entry::{Entry, Standing},
+    fill::{Job, On},
+    flight::Joined,
+    key::Key,
+    live::{Live, Reader},
+    memory::Resource,
+    now_ms,
+    policy::{self, Asked, Freshness, Match, Reuse, Selecting},
+    purge::Verdict as Purged,
+    Answer, Cache, Failure, FetchError, Fetcher, Forward, Landing, Led, Look,
+};
+use crate::{
+    config::FollowRules,
+    representation::respond,
+    telemetry::labels::{CacheResult, FillOutcome},
+};
+use http::{header, HeaderMap, HeaderName, Method, StatusCode};
+use std::{sync::Arc, time::Instant};
+
+/// How often a request joins a flight whose answer turns out to be for others, before it asks by itself.
+const JOINS: u32 = 3;
+
+/// A request for a resource of an origin that is followed.
+#[derive(Debug)]
+pub struct Asking {
+    /// The resource.
+    pub key: Key,
+    /// The resource, as the purge log names it.
+    pub resource: u128,
+    /// The host, as it was asked for.
+    pub host: String,
+    /// Path and query.
+    pub target: String,
+    /// GET, or POST where its answer may be kept.
+    pub method: Method,
+    /// The client's fields.
+    pub headers: HeaderMap,
+    /// The fields that the origin is told by the gateway, whatever the client said.
+    pub ours: &'static [HeaderName],
+    /// Whether it shows an `Authorization` or a token.
+    pub authorized: bool,
+    /// What it asks of caches; nothing where the route doesn't listen.
+    pub asked: Asked,
+    /// By which rules.
+    pub rules: Arc<FollowRules>,
+}
+
+impl Asking {
+    /// Whether what it gets is as a rule for it alone.
+    pub fn is_alone(&self) -> bool {
+        self.authorized || self.asked.no_store || self.headers.contains_key(header::RANGE)
+    }
+}
+
+/// What memory has for a request.
+enum Found {
+    Serve(Arc<Entry>),
+    ServeStale(Arc<Entry>),
+    /// It has to be validated first, or can only stand in for a failure.
+    Old(Arc<Entry>, Forward),
+    Nothing(Forward),
+}
+
+impl Cache {
+    /// What memory says of a resource, without waiting for anything.
+    pub fn look_followed(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Look {
+        if self.purges.is_behind() {
+            return Look::Nothing;
+        }
+        match self.find(key, headers, asked, now_ms) {
+            Found::Serve(entry) => Look::Hit(entry),
+            Found::ServeStale(entry) => Look::Stale(entry),
+            Found::Old(..) | Found::Nothing(_) => Look::Nothing,
+        }
+    }
+
+    fn find(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Found {
+        let Some(resource) = self.memory.resource(key) else { return Found::Nothing(Forward::UriMiss) };
+        let Some(entry) = select(&resource, headers) else {
+            let parts = resource.entries().iter().any(|entry| entry.part.is_some());
+            return Found::Nothing(if parts { Forward::Partial } else { Forward::VaryMiss });
+        };
+        self.judge(entry.clone(), asked, now_ms)
+    }
+
+    fn judge(&self, entry: Arc<Entry>, asked: &Asked, now_ms: u64) -> Found {
+        let Standing::Log(stamp, _) = &entry.standing else { return Found::Nothing(Forward::UriMiss) };
+        let purged = self.purges.verdict(stamp);
+        match (purged, policy::reuse(&entry.terms, asked, now_ms)) {
+            (Purged::Hard, _) => Found::Nothing(Forward::UriMiss),
+            (Purged::Current, Reuse::Serve | Reuse::Allowed) => Found::Serve(entry),
+            (Purged::Current, Reuse::ServeStale) => Found::ServeStale(entry),
+            // Marked stale: of use while it is refreshed, if it may be of use at all then.
+            (Purged::Soft, Reuse::Serve | Reuse::ServeStale) if entry.terms.stale_while_revalidate_ms > 0 => {
+                Found::ServeStale(entry)
+            }
+            (_, Reuse::Validate(why)) => Found::Old(entry, Forward::Stale(why)),
+            (Purged::Soft, _) => Found::Old(entry, Forward::Purged),
+        }
+    }
+
+    /// Refreshes a stale entry behind an answer, unless that is under way already, or the origin would be asked for a
+    /// part only: others may join.
+    pub fn refresh_followed(self: &Arc<Self>, asking: Arc<Asking>, entry: Arc<Entry>, fetcher: Fetcher) {
+        if asking.headers.contains_key(header::RANGE) {
+            return;
+        }
+        let name = self.flight_of(&asking);
+        if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+            let job = self.job(asking, Some(entry));
+            drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
+        }
+    }
+
+    /// Answers what memory could not; and says why it had to be asked for, if it had to be.
+    pub async fn answer_followed(
+        self: &Arc<Self>,
+        asking: Arc<Asking>,
+        fetcher: Fetcher,
+    ) -> (Answer, Forward) {
+        if self.purges.is_behind() {
+            if let Some(redis) = &self.redis {
+                if let Err(error) = redis.catch_up().await {
+                    tracing::debug!(%error, "the log of purges was not read");
+                }
+            }
+        }
+        let mut forward = Forward::UriMiss;
+        for _ in 0..JOINS {
+            let old = match self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
+                Found::Serve(entry) => return (Answer::Entry(entry, CacheResult::Hit), forward),
+                Found::ServeStale(entry) => {
+                    self.refresh_followed(asking, entry.clone(), fetcher);
+                    return (Answer::Entry(entry, CacheResult::Stale), forward);
+                }
+                Found::Old(entry, why) => {
+                    forward = why;
+                    Some(entry)
+                }
+                Found::Nothing(why) => {
+                    forward = why;
+                    None
+                }
+            };
+            if asking.asked.only_if_cached {
+                return (Answer::NotHere, forward);
+            }
+            if asking.is_alone() {
+                return (self.lead(None, Live::begin(&self.arriving), asking, old, fetcher).await, forward);
+            }
+            // What is here is validated all the same.
+            let marked = self.memory.marked(&asking.key, now_ms()).filter(|_| old.is_none());
+            if let Some(why) = marked {
+                return (Answer::AskYourself(why), forward);
+            }
+            match self.flights.join(&self.flight_of(&asking), || Live::begin(&self.arriving)) {
+                Joined::Lead(lead, follow) => {
+                    self.metrics.flight_led();
+                    let live = follow.cargo().clone();
+                    return (self.lead(Some(lead), live, asking, old, fetcher).await, forward);
+                }
+                Joined::Follow(follow) => {
+                    let began = Instant::now();
+                    let reader = follow.cargo().reader();
+                    let landing = follow.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
+                    self.metrics.flight_followed(began.elapsed());
+                    if self.is_for(&landing, &asking) {
+                        let answer = self.landed_followed(landing, reader, old, CacheResult::Collapsed);
+                        return (answer, forward);
+                    }
+                }
+            }
+        }
+        (Answer::AskYourself(FillOutcome::VaryAny), Forward::VaryMiss)
+    }
+
+    async fn lead(
+        self: &Arc<Self>,
+        lead: Option<super::fill::Leading>,
+        live: Arc<Live>,
+        asking: Arc<Asking>,
+        old: Option<Arc<Entry>>,
+        fetcher: Fetcher,
+    ) -> Answer {
+        let reader = live.reader();
+        let job = self.job(asking, old.clone());
+        match self.begin_fill(lead, &live, job, fetcher).await {
+            Ok(Led::Landing(landing)) => self.landed_followed(landing, reader, old, CacheResult::Miss),
+            Ok(Led::Own(head)) => match (stand_in(&old, head.status), reader) {
+                (Some(past), _) => past,
+                (None, Some(reader)) => Answer::Arriving(head, reader, CacheResult::Uncacheable),
+                (None, None) => Answer::Failed(FetchError::Unreachable),
+            },
+            Err(_) => fallen(&old, FetchError::Abandoned),
+        }
+    }
+
+    /// Whether what a flight brought answers this request too: nobody knew before by what it varies, nor what it is
+    /// tagged with.
+    fn is_for(&self, landing: &Landing, asking: &Asking) -> bool {
+        match landing {
+            Landing::Filled(entry) | Landing::Validated(entry) | Landing::Remote(entry) => {
+                let purged = match &entry.standing {
+                    Standing::Log(stamp, _) => self.purges.verdict(stamp) != Purged::Current,
+                    Standing::Version(..) => false,
+                };
+                !purged && fits(entry, &asking.headers) != Match::No
+            }
+            Landing::Arriving(head) => {
+                let purged = head.stamp.as_ref().is_some_and(|s| self.purges.verdict(s) != Purged::Current);
+                let content = policy::Content::of(&head.headers);
+                !purged
+                    && head.status != StatusCode::PARTIAL_CONTENT
+                    && head
+                        .selecting
+                        .as_ref()
+                        .is_none_or(|s| s.matches(&asking.headers, content) != Match::No)
+            }
+            Landing::Passing(_) | Landing::Unshareable(..) | Landing::Failed(_) => true,
+        }
+    }
+
+    fn landed_followed(
+        &self,
+        landing: Landing,
+        reader: Option<Reader>,
+        old: Option<Arc<Entry>>,
+        role: CacheResult,
+    ) -> Answer {
+        match landing {
+            Landing::Filled(entry) => Answer::Entry(entry, role),
+            Landing::Validated(entry) => Answer::Entry(entry, CacheResult::Revalidated),
+            Landing::Remote(entry) => Answer::Entry(entry, CacheResult::Remote),
+            Landing::Unshareable(why, status) => {
+                stand_in(&old, status.unwrap_or_default()).unwrap_or(Answer::AskYourself(why))
+            }
+            Landing::Passing(what) => match stand_in(&old, what.status()) {
+                Some(past) => past,
+                None => Answer::Passing(what, FillOutcome::Status),
+            },
+            Landing::Arriving(head) => match (stand_in(&old, head.status), reader) {
+                (Some(past), _) => past,
+                (None, Some(reader)) => Answer::Arriving(head, reader, role),
+                (None, None) => Answer::AskYourself(head.outcome),
+            },
+            Landing::Failed(error) => fallen(&old, error),
+        }
+    }
+
+    /// The name of the flight for a request: the resource, the fields that are known to tell its answers apart, and
+    /// its last purge, after which nobody may join what began before it.
+    fn flight_of(&self, asking: &Asking) -> String {
+        let names = self.known_names(&asking.key);
+        let digest = Selecting::digest(&names, &asking.headers);
+        format!("{}|{digest}|{}", asking.key.as_str(), self.purges.last_purge(asking.resource))
+    }
+
+    /// The fields by which the answers of a resource are known to vary.
+    pub(super) fn known_names(&self, key: &Key) -> Vec<HeaderName> {
+        let Some(resource) = self.memory.resource(key) else { return Vec::new() };
+        let selecting = resource.entries().iter().filter_map(|entry| entry.selecting.as_ref());
+        let mut names: Vec<_> = selecting.flat_map(|s| s.names().iter().cloned()).collect();
+        names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        names
+    }
+
+    fn job(&self, asking: Arc<Asking>, old: Option<Arc<Entry>>) -> Job {
+        let since = self.since();
+        // A part can't be validated by itself.
+        let old = old.filter(|entry| entry.part.is_none());
+        Job { key: asking.key.clone(), on: On::Follow { asking, old, since, requested_ms: now_ms() } }
+    }
+
+    /// What of a stored entry may be used for a request.
+    pub(super) fn usable_followed(
+        &self,
+        asking: &Asking,
+        entry: Arc<Entry>,
+    ) -> Result<Arc<Entry>, Option<Arc<Entry>>> {
+        // The name it was found under tells the gateway's codings apart, and no others.
+        if fits(&entry, &asking.headers) == Match::No {
+            return Err(None);
+        }
+        match self.judge(entry, &asking.asked, now_ms()) {
+            Found::Serve(entry) => Ok(entry),
+            Found::ServeStale(entry) | Found::Old(entry, _) => Err(Some(entry)),
+            Found::Nothing(_) => Err(None),
+        }
+    }
+}
+
+/// The variant for a request: one whose fields are the same, else one that fits; the newest first. A part only where
+/// the request asks for no more.
+pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<&'r Arc<Entry>> {
+    let mut fitting = None;
+    for entry in resource.entries() {
+        match fits(entry, headers) {
+            Match::Exact => return Some(entry),
+            Match::Fits => fitting = fitting.or(Some(entry)),
+            Match::No => {}
+        }
+    }
+    fitting
+}
+
+pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {
+    if let Some(part) = entry.part {
+        if respond::partial(part.of(&entry.representation), &Method::GET, headers).is_none() {
+            return Match::No;
+        }
+    }
+    let Some(selecting) = &entry.selecting else { return Match::Exact };
+    selecting.matches(headers, policy::Content::of(entry.representation.headers()))
+}
+
+/// What is stale in the place of a server's error, if it may.
+fn stand_in(old: &Option<Arc<Entry>>, status: StatusCode) -> Option<Answer> {
+    let past = old.as_ref().filter(|_| status.is_server_error()).filter(|old| stands_in(old))?;
+    Some(Answer::StaleIfError(past.clone(), Failure::Status(status)))
+}
+
+fn fallen(old: &Option<Arc<Entry>>, error: FetchError) -> Answer {
+    match old.as_ref().filter(|old| stands_in(old)) {
+        Some(old) => Answer::StaleIfError(old.clone(), Failure::Fetch(error)),
+        None => Answer::Failed(error),
+    }
+}
+
+fn stands_in(old: &Entry) -> bool {
+    matches!(old.terms.on_error(now_ms()), Freshness::Fresh | Freshness::StaleIfError)
+}

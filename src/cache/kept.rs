@@ -1,0 +1,356 @@
+//! What is kept of an origin that is followed: from the head of an answer, from a 304, from a part, from a HEAD and from
+//! an answer that passes by.
+
+use super::{
+    draft::{Described, Draft, Verdict},
+    entry::{Encodings, Entry, Made, Opened, Part, Standing},
+    fill::Since,
+    follow::{fits, Asking},
+    key::Key,
+    now_ms,
+    policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
+    purge::{self, Stamp, Verdict as Purged},
+    versioned::told_length,
+    Cache,
+};
+use crate::{
+    representation::{nominated_by_connection, range, Body, Representation, HOP_BY_HOP},
+    telemetry::labels::FillOutcome,
+};
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::sync::Arc;
+
+/// When a request went to the origin that the gateway only passes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    at_ms: u64,
+    since: Since,
+}
+
+/// An answer that passes by and is kept.
+pub struct Capture {
+    asking: Asking,
+    draft: Draft,
+    pieces: Vec<Bytes>,
+    length: u64,
+    keep: u64,
+}
+
+impl Capture {
+    /// The next piece of its body.
+    pub fn push(&mut self, piece: &Bytes) {
+        self.length += piece.len() as u64;
+        if self.length <= self.keep {
+            self.pieces.push(piece.clone());
+        }
+    }
+}
+
+impl Cache {
+    /// A request goes to the origin now.
+    pub fn sent(&self) -> Sent {
+        Sent { at_ms: now_ms(), since: self.since() }
+    }
+
+    pub(super) fn is_current(&self, standing: &Standing) -> bool {
+        matches!(standing, Standing::Log(stamp, _) if self.purges.verdict(stamp) == Purged::Current)
+    }
+
+    pub(super) fn since(&self) -> Since {
+        // First the position: a purge in between then speaks against the answer on every node.
+        let position = self.purges.position();
+        Since { position, id: self.purges.log_id() }
+    }
+
+    fn stamp(&self, since: Since, asking: &Asking, answer: &HeaderMap) -> Arc<Stamp> {
+        let tags = purge::tags_of(answer);
+        self.metrics.tags_ignored(tags.ignored);
+        Arc::new(self.purges.stamp(since.position, asking.resource, &tags.kept))
+    }
+
+    /// What becomes of an answer whose head has come.
+    pub(super) fn draft_of_origin(
+        &self,
+        asking: &Asking,
+        since: Since,
+        requested_ms: u64,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Draft {
+        let length = told_length(headers);
+        let part = match status {
+            StatusCode::PARTIAL_CONTENT => part_of(headers, length),
+            _ => None,
+        };
+        let exchange = Exchange {
+            method: &asking.method,
+            request: &asking.headers,
+            authorized: asking.authorized,
+            content_location_is_target: asking.method == Method::POST
+                && policy::content_is_of_target(&asking.host, &asking.target, headers),
+            // A part is kept on the terms of the whole.
+            status: if part.is_some() { StatusCode::OK } else { status },
+            answer: headers,
+            requested_ms,
+            received_ms: now_ms(),
+        };
+        let storable = match policy::follow::storable(&asking.rules, &exchange) {
+            Ok(_) if asking.asked.no_store => Err(FillOutcome::NoStore),
+            other => other,
+        };
+        let directives = policy::of_answer(headers);
+        let storable = match storable {
+            // Its cookie is left out of what is kept, and the one who asked wants it.
+            Ok(_) if headers.contains_key(header::SET_COOKIE) && !asking.rules.set_cookie => {
+                Err(FillOutcome::SetCookie)
+            }
+            other => other,
+        };
+        let mut kept = policy::kept_fields(headers, &directives, &asking.rules);
+        if !headers.contains_key(header::DATE) {
+            // RFC 9110, 6.6.1: whoever has a clock and receives it without says when that was.
+            kept.push((header::DATE, policy::date::write(now_ms())));
+        }
+        let selecting = match policy::varies(headers, &asking.headers) {
+            Varies::By(selecting) => Some(selecting),
+            Varies::Never | Varies::Always => None,
+        };
+        // What the gateway itself tells the origin can't be compared with what a client says.
+        let ours = |selecting: &Selecting| selecting.names().iter().any(|name| asking.ours.contains(name));
+        let storable = match storable {
+            Ok(_) if selecting.as_ref().is_some_and(ours) => Err(FillOutcome::VaryAny),
+            other => other,
+        };
+        let stamp = self.stamp(since, asking, headers);
+        let (verdict, terms) = match storable {
+            Ok(terms) => (Verdict::Keep, terms),
+            Err(why) if asking.is_alone() => (Verdict::Asker(why), NEVER),
+            Err(why) if status.is_server_error() => match is_for_all(why, headers, selecting.as_ref()) {
+                true => (Verdict::Everyone(why), NEVER),
+                false => (Verdict::Asker(why), NEVER),
+            },
+            // A refusal, a redirection: the next answer may be another.
+            Err(why @ FillOutcome::Status) => (Verdict::Asker(why), NEVER),
+            Err(why) => (Verdict::AskerAlways(why), NEVER),
+        };
+        let fields = match verdict {
+            Verdict::Keep => kept,
+            _ => passed_fields(headers),
+        };
+        Draft {
+            verdict,
+            status,
+            fields,
+            own: Vec::new(),
+            described: Described::Verbatim,
+            length,
+            terms,
+            standing: Standing::Log(stamp, since.id),
+            selecting,
+            part,
+        }
+    }
+
+    /// A stored answer that the origin has just called good, with the fields that came with that; and whether it may
+    /// still be kept.
+    pub(super) fn validated(
+        &self,
+        asking: &Asking,
+        old: &Entry,
+        since: Since,
+        requested_ms: u64,
+        fresh: &HeaderMap,
+    ) -> (Entry, Result<(), FillOutcome>) {
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &asking.headers,
+            authorized: asking.authorized,
+            content_location_is_target: false,
+            status: StatusCode::NOT_MODIFIED,
+            answer: fresh,
+            requested_ms,
+            received_ms: now_ms(),
+        };
+        let what = &old.representation;
+        let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), what.headers());
+        let answer: HeaderMap = fields.iter().cloned().collect();
+        let names = |selecting: &Option<Selecting>| selecting.as_ref().map(|s| s.names().to_vec());
+        let selecting = match policy::varies(&answer, &asking.headers) {
+            // It may vary by more than it did.
+            Varies::By(now) if names(&old.selecting).as_deref() != Some(now.names()) => Some(now),
+            _ => old.selecting.clone(),
+        };
+        let entry = Entry {
+            representation: what.with_headers(fields, &self.encoding),
+            terms: terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER }),
+            standing: Standing::Log(self.stamp(since, asking, &answer), since.id),
+            selecting,
+            part: None,
+            encodings: Encodings::default(),
+        };
+        (entry, terms.map(|_| ()))
+    }
+
+    /// Keeps an answer, put together with the part that is there.
+    pub(super) fn keep_followed(&self, key: &Key, entry: Arc<Entry>, max_size: u64) -> Arc<Entry> {
+        let Standing::Log(stamp, _) = &entry.standing else { return entry };
+        if self.purges.verdict(stamp) != Purged::Current {
+            return entry;
+        }
+        let entry = match entry.part {
+            None => entry,
+            Some(part) => self.combined(key, &entry, part, max_size).map_or(entry, Arc::new),
+        };
+        self.memory.keep_variant(key.clone(), entry.clone());
+        entry
+    }
+
+    /// RFC 9111, 3.4: parts with the same strong tag are put together, up to `max_size` bytes; all parts make the
+    /// whole. What was purged is no part of it.
+    fn combined(&self, key: &Key, entry: &Entry, part: Part, max_size: u64) -> Option<Entry> {
+        let resource = self.memory.resource(key)?;
+        let tag = entry.representation.header(&header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+        let old = resource.entries().iter().find(|old| {
+            old.part.is_some_and(|other| other.total == part.total)
+                && old.selecting == entry.selecting
+                && tag.is_some()
+                && old.representation.header(&header::ETAG) == tag
+                && self.is_current(&old.standing)
+        });
+        let (mut first, mut body) = (part.first, entry.representation.body().clone());
+        if let Some((old, old_part)) = old.and_then(|old| Some((old, old.part?))) {
+            let have = (old_part.first, old.representation.body());
+            (first, body) =
+                range::combine(have, (first, &body)).filter(|(_, body)| body.len() <= max_size)?;
+        }
+        let is_whole = first == 0 && body.len() == part.total;
+        let representation = match is_whole {
+            true => entry.representation.as_whole(body, &self.encoding),
+            false => entry.representation.with_body(body, &self.encoding),
+        };
+        let part = (!is_whole).then_some(Part { first, total: part.total });
+        Some(Entry { part, ..entry.with(representation) })
+    }
+
+    /// An entry made of what a store kept; `None` where nobody can say whether it was purged.
+    pub(super) fn reopened_followed(&self, asking: &Asking, opened: Opened) -> Option<Arc<Entry>> {
+        let Opened { made: Made::Followed { terms, since }, status, headers, body } = opened else {
+            return None;
+        };
+        let representation = Representation::verbatim(status, headers, body, &self.encoding);
+        let fields: HeaderMap = representation.headers().iter().cloned().collect();
+        let stamp = self.purges.stamp_from(since, asking.resource, &purge::tags_of(&fields).kept)?;
+        let selecting = match policy::varies(&fields, &asking.headers) {
+            Varies::By(selecting) => Some(selecting),
+            Varies::Never => None,
+            Varies::Always => return None,
+        };
+        let standing = Standing::Log(Arc::new(stamp), Some(since));
+        let encodings = Encodings::default();
+        Some(Arc::new(Entry { representation, terms, standing, selecting, part: None, encodings }))
+    }
+
+    /// Keeps the answer to a request that was proxied, if the origin's headers say that it may stand for the answer to
+    /// GET: that of a POST whose `Content-Location` is its own target. To be asked before the POST invalidates what is
+    /// stored: what was purged since it was sent is not kept.
+    pub fn capture(
+        &self,
+        asking: Asking,
+        sent: Sent,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Capture> {
+        let draft = self.draft_of_origin(&asking, sent.since, sent.at_ms, status, headers);
+        let keep = asking.rules.max_size;
+        let small = draft.length.is_none_or(|length| length <= keep);
+        let whole = draft.verdict == Verdict::Keep && draft.part.is_none() && small;
+        (whole && self.is_current(&draft.standing)).then(|| Capture {
+            asking,
+            draft,
+            pieces: Vec::new(),
+            length: 0,
+            keep,
+        })
+    }
+
+    /// What the POST itself has invalidated just now doesn't speak against its answer.
+    pub fn invalidated(&self, capture: &mut Capture) {
+        let since = self.since();
+        let fields: HeaderMap = capture.draft.fields.iter().cloned().collect();
+        capture.draft.standing = Standing::Log(self.stamp(since, &capture.asking, &fields), since.id);
+    }
+
+    /// Keeps what was captured, which is whole now.
+    pub fn keep_captured(&self, capture: Capture) {
+        let Capture { asking, draft, pieces, length, keep } = capture;
+        if length <= keep && draft.length.is_none_or(|told| told == length) {
+            let entry = Arc::new(draft.entry(Body::from_pieces(pieces), &self.encoding));
+            self.keep_followed(&asking.key, entry, keep);
+        }
+    }
+
+    /// What a stored answer to GET learns from an answer to HEAD (RFC 9111, 4.3.5): nothing where it was purged,
+    /// however little the HEAD says against it.
+    pub fn head_seen(&self, asking: &Asking, sent: Sent, status: StatusCode, answer: &HeaderMap) {
+        let Some(resource) = self.memory.resource(&asking.key) else { return };
+        // What a HEAD says in another coding or language is not said of this.
+        let is_meant = |entry: &&Arc<Entry>| {
+            entry.part.is_none()
+                && fits(entry, &asking.headers) == Match::Exact
+                && self.is_current(&entry.standing)
+        };
+        let Some(entry) = resource.entries().iter().find(is_meant) else { return };
+        let what = &entry.representation;
+        match policy::head_effect(what.status(), what.headers(), what.body().len(), status, answer) {
+            HeadEffect::Nothing => {}
+            HeadEffect::Invalidate => self.memory.drop_entry(&asking.key, entry),
+            HeadEffect::Update => match self.validated(asking, entry, sent.since, sent.at_ms, answer) {
+                (fresh, Ok(())) => self.memory.replace(asking.key.clone(), entry, Arc::new(fresh)),
+                (_, Err(_)) => self.memory.drop_entry(&asking.key, entry),
+            },
+        }
+    }
+}
+
+/// Terms of what is not kept.
+const NEVER: policy::Terms = policy::Terms {
+    received_ms: 0,
+    initial_age_ms: 0,
+    lifetime_ms: 0,
+    stale_while_revalidate_ms: 0,
+    stale_if_error_ms: 0,
+    always_validate: true,
+    never_stale: true,
+};
+
+/// All fields of an answer that is not kept, but for those of its connection and its length.
+fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated_by_connection(headers);
+    let framing = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
+    let kept = |name: &HeaderName| {
+        ![&HOP_BY_HOP[..], &framing, &nominated].iter().any(|names| names.contains(name))
+            && *name != "x-request-id"
+            && !name.as_str().starts_with("x-accel-")
+    };
+    let fields = headers.iter().filter(|(name, _)| kept(name));
+    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The part that a 206 holds, if it says so. It ends where its body ends: one that is shorter than it says, and says
+/// that it reaches the end, is the end all the same. One that says it is the whole, and is shorter, is nothing.
+fn part_of(headers: &HeaderMap, length: Option<u64>) -> Option<Part> {
+    let (said, total) = range::parse_content_range(headers.get(header::CONTENT_RANGE)?.as_bytes())?;
+    let length = length?;
+    let end = said.start + length;
+    let total = if said.end == total { end } else { total };
+    let cut_short = said.start == 0 && total < said.end;
+    (length > 0 && end <= said.end && !cut_short).then_some(Part { first: said.start, total })
+}
+
+/// Whether a server's error that isn't stored is the same for all who wait: nothing in it is one client's.
+fn is_for_all(why: FillOutcome, headers: &HeaderMap, selecting: Option<&Selecting>) -> bool {
+    let unsaid = matches!(why, FillOutcome::Status | FillOutcome::NoFreshness);
+    let alike = selecting.is_none_or(|s| s.names().iter().all(|name| *name == header::ACCEPT_ENCODING));
+    unsaid && alike && !headers.contains_key(header::SET_COOKIE)
+}

@@ -1,0 +1,172 @@
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn rules(scope: Scope, query: &[&str]) -> CacheRules {
+    CacheRules {
+        namespace: "kpi".parse().unwrap(),
+        scope,
+        ttl: Duration::from_secs(20),
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        query: query.iter().map(|q| q.to_string()).collect(),
+        negative_ttl: Duration::ZERO,
+        max_size: 1 << 20,
+        fill_timeout: Duration::from_secs(30),
+        cache_control: None,
+    }
+}
+
+fn key(rules: &CacheRules, tenant: &str, user: Option<&str>, path: &str, query: &str) -> Key {
+    let tenant = tenant.parse().unwrap();
+    let query = canonical_query(&rules.query, query);
+    Key::derive(rules, Parts { host: None, tenant: &tenant, user, path, query: &query })
+}
+
+#[test]
+fn keys_are_as_the_application_knows_them() {
+    let names = Names::new("dash:");
+    let (kpi, acme) = ("kpi".parse().unwrap(), "acme".parse().unwrap());
+    assert_eq!(names.version(&kpi, &acme), "dash:ver:kpi:acme");
+    let key = key(&rules(Scope::Tenant, &["hours"]), "acme", None, "/api/widgets/kpi", "x=1&hours=24");
+    assert_eq!(names.of_version(&key, "7").body, "dash:kpi:acme:/api/widgets/kpi?hours=24:v7");
+    assert_eq!(names.of_version(&key, "7").lease, "dash:lock:kpi:acme:/api/widgets/kpi?hours=24:v7");
+    assert_eq!(names.recognise("dash:ver:kpi:acme"), Reported::Version { namespace: "kpi", tenant: "acme" });
+    assert_eq!(names.recognise("dash:lock:kpi:acme:/x:v1"), Reported::Lease);
+    assert_eq!(names.recognise("other:ver:kpi:acme"), Reported::Foreign);
+    assert_eq!(names.recognise(&names.purge_log()), Reported::PurgeLog);
+    assert_eq!(names.recognise("dash:purge:else"), Reported::Foreign);
+}
+
+#[test]
+fn a_host_has_one_form() {
+    for (written, form) in [
+        ("Dash.Example", "dash.example"),
+        ("dash.example.", "dash.example"),
+        ("dash.example.:443", "dash.example"),
+        ("dash.example:80", "dash.example"),
+        ("dash.example:", "dash.example"),
+        ("dash.example:8080", "dash.example:8080"),
+        ("[2001:DB8::1]", "[2001:db8::1]"),
+        ("[2001:db8::80]:80", "[2001:db8::80]"),
+        ("[2001:db8::80]:81", "[2001:db8::80]:81"),
+        ("", ""),
+    ] {
+        assert_eq!(host(written), form);
+        assert_eq!(host(&host(written)), form);
+    }
+}
+
+#[test]
+fn a_resource_is_its_host_and_its_target() {
+    assert_eq!(resource("A.example:80", "/x?y=1"), resource("a.example", "/x?y=1"));
+    assert_eq!(resource("a.example", "/ä"), resource("a.example", "/%C3%A4"));
+    let different = [("a.example", "/x"), ("a.example", "/X"), ("a.example", "/x?"), ("a.example:81", "/x")];
+    for (i, a) in different.iter().enumerate() {
+        for b in &different[i + 1..] {
+            assert_ne!(resource(a.0, a.1), resource(b.0, b.1), "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn a_public_scope_ignores_the_tenant_and_a_user_scope_never_meets_another() {
+    let public = rules(Scope::Public, &[]);
+    assert_eq!(key(&public, "acme", Some("a"), "/p", ""), key(&public, "globex", None, "/p", ""));
+    let user = rules(Scope::User, &[]);
+    let tenant = rules(Scope::Tenant, &[]);
+    assert_ne!(key(&user, "acme", None, "/p", ""), key(&tenant, "acme", None, "/p", ""));
+    assert_ne!(key(&user, "acme", Some("a"), "/p", ""), key(&user, "acme", Some("a/p"), "", ""));
+}
+
+#[test]
+fn a_path_cannot_pose_as_a_host() {
+    let rules = rules(Scope::Public, &[]);
+    let of = |host, path| {
+        Key::derive(&rules, Parts { host, tenant: Tenant::public(), user: None, path, query: "" })
+    };
+    assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "//a.example/pub/x"));
+    assert_ne!(of(Some("a.example"), "/pub/x"), of(None, "/@a.example/pub/x"));
+    assert_ne!(of(Some("a.example"), "/pub/x"), of(Some("b.example"), "/pub/x"));
+}
+
+#[test]
+fn the_key_of_a_resource_is_its_host_and_its_target() {
+    let of = Key::of_resource;
+    assert_eq!(of("Example.com.", "/a?b=1").as_str(), "@example.com/a?b=1");
+    assert_eq!(of("example.com:80", "/a?b=1"), of("example.com", "/a?b=1"));
+    assert_ne!(of("example.com:8080", "/a"), of("example.com", "/a"));
+    for (one, other) in [("/a?b", "/a%3Fb"), ("/a:b", "/a%3Ab"), ("/a", "/a?"), ("/A", "/a"), ("/a", "/a/")] {
+        assert_ne!(of("h", one), of("h", other), "{one} {other}");
+    }
+    assert!(of("h", &format!("/{}", "x".repeat(500))).as_str().len() < 100);
+    let names = Names::new("dash:");
+    assert_eq!(names.of_resource(&of("h", "/a")).body, "dash:@h/a");
+    let variant = names.of_variant(&of("h", "/a"), "7f", Bytes::new());
+    assert_eq!((&*variant.body, &*variant.lease), ("dash:@h/a:7f", "dash:lock:@h/a:7f"));
+}
+
+#[test]
+fn long_variants_are_hashed_and_stay_apart() {
+    let rules = rules(Scope::Tenant, &["q"]);
+    let long = |c: &str| key(&rules, "acme", None, "/p", &format!("q={}", c.repeat(5_000)));
+    assert_ne!(long("a"), long("b"));
+    assert!(long("a").as_str().len() < 100);
+}
+
+type Asked = (String, Option<String>, String, Vec<(String, String)>);
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let word = "[a-b:/%?&=~# é\\x00v1]{0,6}";
+    (
+        "[ab.-]{1,3}",
+        proptest::option::of(word),
+        "/[a-b:%?v/#3A]{0,8}",
+        proptest::collection::vec(("[hx]", word), 0..4),
+    )
+}
+
+fn query_of(pairs: &[(String, String)]) -> String {
+    let escape = |t: &str| percent_encoding::percent_encode(t.as_bytes(), WORD).to_string();
+    pairs.iter().map(|(n, v)| format!("{}={}", escape(n), escape(v))).collect::<Vec<_>>().join("&")
+}
+
+proptest! {
+    #[test]
+    fn different_askers_never_share_a_key(a in asked(), b in asked(), scope in 0..3_usize) {
+        let scope = [Scope::Public, Scope::Tenant, Scope::User][scope];
+        let rules = rules(scope, &["h"]);
+        let listed = |x: &Asked| x.3.iter().filter(|(n, _)| n == "h").cloned().collect::<Vec<_>>();
+        let same = (scope == Scope::Public || a.0 == b.0)
+            && (scope != Scope::User || a.1.as_deref().unwrap_or("") == b.1.as_deref().unwrap_or(""))
+            && a.2 == b.2
+            && listed(&a) == listed(&b);
+        let of = |x: &Asked| key(&rules, &x.0, x.1.as_deref(), &x.2, &query_of(&x.3));
+        // `?` and `#` can't stand in a path that was parsed; here they must not confuse it either.
+        prop_assert_eq!(of(&a) == of(&b), same, "{:?} {:?}", of(&a), of(&b));
+    }
+
+    #[test]
+    fn only_listed_parameters_count(path in "/[a-z]{1,5}", hours in 0..99_u8, junk in "[a-gi-z=&%+]{0,40}") {
+        let rules = rules(Scope::Tenant, &["hours"]);
+        let plain = key(&rules, "acme", None, &path, &format!("hours={hours}"));
+        prop_assert_eq!(&plain, &key(&rules, "acme", None, &path, &format!("{junk}&hours={hours}&{junk}")));
+        prop_assert_eq!(&plain, &key(&rules, "acme", None, &path, &format!("hour%73={hours}")));
+    }
+
+    #[test]
+    fn generations_and_leases_are_different_names(version in "[0-9]{1,5}", other in "[0-9]{1,5}") {
+        let names = Names::new("dash:");
+        let key = key(&rules(Scope::Tenant, &[]), "acme", None, "/p", "");
+        let (one, two) = (names.of_version(&key, &version), names.of_version(&key, &other));
+        prop_assert_eq!(one.body == two.body, version == other);
+        prop_assert_ne!(&one.body, &one.lease);
+    }
+
+    #[test]
+    fn event_ids_never_meet(a in "[a-c:%/]{1,6}", b in "[a-c:%/]{1,6}") {
+        let names = Names::new("dash:");
+        prop_assert_eq!(names.event("/e", &a) == names.event("/e", &b), a == b);
+        prop_assert_ne!(names.event("/e", &a), names.event("/f", &a));
+    }
+}

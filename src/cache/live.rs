@@ -1,0 +1,352 @@
+//! A body that is still arriving: one writer, any number of readers, each at its own pace.
+//!
+//! Up to `keep` bytes the whole body stays here, whoever reads it how fast: it will be stored. Beyond that it passes
+//! through: nobody new may begin to read, and only a window is held. Then the fastest reader sets the pace of the
+//! writer, and a reader that falls behind by more than the window is cut off: it holds nobody up. A writer that goes
+//! away before the end breaks the body off for all, and nobody ever takes it for whole.
+
+use crate::representation::Body;
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
+};
+use tokio::sync::watch;
+
+/// Smaller pieces than this are put together, so that an origin that dribbles doesn't cost a multiple of its bytes.
+const SMALL: usize = 8 * 1024;
+/// How far the writer may be ahead of the fastest reader of a body that passes through.
+const AHEAD: u64 = 512 * 1024;
+/// The least window of a body that passes through.
+const WINDOW: u64 = 4 << 20;
+
+/// The body broke off, or its reader fell too far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer broke off")]
+pub struct BrokenOff;
+
+/// What all bodies that arrive may hold together, in bytes: beyond it the next piece makes its body pass through.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl Budget {
+    /// Of so many bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), limit })
+    }
+
+    /// Whether there is room for what was taken.
+    fn take(&self, bytes: u64) -> bool {
+        self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= self.limit
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body that is still arriving.
+#[derive(Debug)]
+pub struct Live {
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+    /// Wakes readers; the number only counts.
+    grown: watch::Sender<u64>,
+    /// Wakes the writer; the number only counts.
+    taken: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    pieces: VecDeque<Bytes>,
+    /// Pieces that were let go at the front.
+    gone: u64,
+    /// The last, small pieces, put together.
+    tail: BytesMut,
+    /// Bytes that have arrived.
+    length: u64,
+    /// Bytes that were let go.
+    forgotten: u64,
+    keep: u64,
+    passing: bool,
+    end: End,
+    readers: HashMap<u64, u64>,
+    next_reader: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Whole,
+    Broken,
+}
+
+impl Live {
+    /// An empty body.
+    pub fn begin(budget: &Arc<Budget>) -> Arc<Self> {
+        let state = State {
+            pieces: VecDeque::new(),
+            gone: 0,
+            tail: BytesMut::new(),
+            length: 0,
+            forgotten: 0,
+            keep: u64::MAX,
+            passing: false,
+            end: End::Open,
+            readers: HashMap::new(),
+            next_reader: 0,
+        };
+        let (grown, taken) = (watch::channel(0).0, watch::channel(0).0);
+        Arc::new(Self { budget: budget.clone(), state: Mutex::new(state), grown, taken })
+    }
+
+    /// The one who writes; there must be only one.
+    pub fn writer(self: &Arc<Self>) -> Writer {
+        Writer { live: self.clone() }
+    }
+
+    /// Another reader, from the beginning; `None` where that is no longer here, or the body broke off.
+    pub fn reader(self: &Arc<Self>) -> Option<Reader> {
+        let mut state = self.state.lock();
+        if state.passing || state.end == End::Broken {
+            return None;
+        }
+        let id = state.next_reader;
+        state.next_reader += 1;
+        state.readers.insert(id, 0);
+        Some(Reader { grown: self.grown.subscribe(), live: self.clone(), id, at: 0, piece: 0, offset: 0 })
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        self.budget.give_back(state.length - state.forgotten);
+    }
+}
+
+impl State {
+    fn push(&mut self, piece: Bytes) {
+        self.length += piece.len() as u64;
+        if piece.len() >= SMALL {
+            self.seal();
+            self.pieces.push_back(piece);
+        } else {
+            self.tail.extend_from_slice(&piece);
+            if self.tail.len() >= 4 * SMALL {
+                self.seal();
+            }
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
+    }
+
+    fn fastest(&self) -> Option<u64> {
+        self.readers.values().max().copied()
+    }
+
+    /// Lets go what all readers have, and what is outside of the window.
+    fn forget(&mut self, budget: &Budget) {
+        let slowest = self.readers.values().min().copied().unwrap_or(self.length);
+        let window = self.keep.max(WINDOW);
+        while let Some(first) = self.pieces.front() {
+            let end = self.forgotten + first.len() as u64;
+            if end > slowest && self.length - self.forgotten <= window {
+                return;
+            }
+            // The fastest reader still needs it: the writer waits.
+            if self.fastest().is_some_and(|fastest| fastest < end) {
+                return;
+            }
+            budget.give_back(end - self.forgotten);
+            self.forgotten = end;
+            self.gone += 1;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+/// The one who writes.
+#[derive(Debug)]
+pub struct Writer {
+    live: Arc<Live>,
+}
+
+impl Writer {
+    /// Keeps up to this many bytes; 0: the body passes through.
+    pub fn keep(&self, bytes: u64) {
+        let mut state = self.live.state.lock();
+        state.keep = bytes;
+        state.passing = bytes == 0;
+    }
+
+    /// Forgets what was written. Nobody may have read of it.
+    pub fn start_over(&self) {
+        let mut state = self.live.state.lock();
+        self.live.budget.give_back(state.length - state.forgotten);
+        (state.pieces, state.tail, state.length) = (VecDeque::new(), BytesMut::new(), 0);
+    }
+
+    /// Appends a piece. Whether the body passes through by now: then the writer has to keep in step, once its
+    /// readers know that there is something to read.
+    pub fn append(&self, piece: Bytes) -> bool {
+        let passing = {
+            let mut state = self.live.state.lock();
+            let room = self.live.budget.take(piece.len() as u64);
+            state.push(piece);
+            if state.length > state.keep || !room {
+                state.passing = true;
+            }
+            if state.passing {
+                state.forget(&self.live.budget);
+            }
+            state.passing
+        };
+        self.live.grown.send_modify(|count| *count += 1);
+        passing
+    }
+
+    /// Waits until the fastest reader is close; `false` where nobody reads.
+    pub async fn in_step(&self) -> bool {
+        let mut taken = self.live.taken.subscribe();
+        loop {
+            taken.borrow_and_update();
+            {
+                let state = self.live.state.lock();
+                match state.fastest() {
+                    None => return false,
+                    Some(fastest) if state.length - fastest <= AHEAD => return true,
+                    Some(_) => {}
+                }
+            }
+            // The sender is ours: this can't fail.
+            if taken.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// The body is whole. It is returned where all of it was kept.
+    pub fn finish(self) -> Option<Body> {
+        let body = {
+            let mut state = self.live.state.lock();
+            state.seal();
+            state.end = End::Whole;
+            (!state.passing).then(|| Body::from_pieces(state.pieces.iter().cloned().collect()))
+        };
+        self.live.grown.send_modify(|count| *count += 1);
+        body
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut state = self.live.state.lock();
+        if state.end == End::Open {
+            state.end = End::Broken;
+            drop(state);
+            self.live.grown.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// One who reads.
+#[derive(Debug)]
+pub struct Reader {
+    live: Arc<Live>,
+    grown: watch::Receiver<u64>,
+    id: u64,
+    /// The bytes that were read.
+    at: u64,
+    /// The piece that is read next, counted from the body's beginning.
+    piece: u64,
+    /// What of it was read: it may have been the tail, which grows.
+    offset: usize,
+}
+
+impl Reader {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`BrokenOff`]: what was read so far is not the whole body.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
+        loop {
+            self.grown.borrow_and_update();
+            match self.take() {
+                Some(taken) => return taken,
+                None => self.grown.changed().await.map_err(|_| BrokenOff)?,
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Result<Option<Bytes>, BrokenOff>> {
+        let mut state = self.live.state.lock();
+        loop {
+            if self.piece < state.gone {
+                if self.at < state.forgotten {
+                    return Some(Err(BrokenOff));
+                }
+                // What was let go was read to its end, as the tail that it had been.
+                (self.piece, self.offset) = (state.gone, 0);
+            }
+            let place = usize::try_from(self.piece - state.gone).unwrap_or(usize::MAX);
+            let piece = match state.pieces.get(place) {
+                Some(piece) => {
+                    let rest = piece.slice(self.offset.min(piece.len())..);
+                    self.piece += 1;
+                    self.offset = 0;
+                    rest
+                }
+                None => {
+                    let rest = Bytes::copy_from_slice(&state.tail[self.offset.min(state.tail.len())..]);
+                    self.offset += rest.len();
+                    rest
+                }
+            };
+            if !piece.is_empty() {
+                self.at += piece.len() as u64;
+                state.readers.insert(self.id, self.at);
+                if state.passing {
+                    state.forget(&self.live.budget);
+                    self.live.taken.send_modify(|count| *count += 1);
+                }
+                return Some(Ok(Some(piece)));
+            }
+            // An empty rest of a piece that was read as the tail: on to the next one.
+            if state.pieces.get(place).is_none() {
+                return match state.end {
+                    End::Open => None,
+                    End::Whole => Some(Ok(None)),
+                    End::Broken => Some(Err(BrokenOff)),
+                };
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.live.state.lock();
+        state.readers.remove(&self.id);
+        if state.passing {
+            state.forget(&self.live.budget);
+        }
+        drop(state);
+        self.live.taken.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

@@ -1,0 +1,289 @@
+//! What an answer says about caching it, and what a request asks of a cache: `Cache-Control` (RFC 9111, 5.2),
+//! `CDN-Cache-Control` (RFC 9213) and `Pragma`.
+//!
+//! Reads only; what follows from it is decided in [`super::freshness`] and [`super::follow`]. What is malformed is
+//! read as its strictest meaning: a lifetime that is no number is 0, of two lifetimes the shorter counts.
+//! `CDN-Cache-Control` is a structured field and forgives nothing: malformed, it is as if it were not there.
+
+use http::{header, HeaderMap, HeaderName};
+use sfv::{BareItem, ListEntry, Parser};
+
+/// Longer than any cache lives, in seconds: what is above counts as this (RFC 9111, 1.2.2).
+pub const LONGEST: u64 = 1 << 31;
+
+static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+/// What an answer allows and forbids a shared cache. Times are seconds, at most [`LONGEST`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `no-store`
+    pub no_store: bool,
+    /// `no-cache` for the whole answer.
+    pub no_cache: bool,
+    /// `private` for the whole answer.
+    pub private: bool,
+    /// `public`
+    pub public: bool,
+    /// `must-revalidate`
+    pub must_revalidate: bool,
+    /// `proxy-revalidate`
+    pub proxy_revalidate: bool,
+    /// `must-understand`
+    pub must_understand: bool,
+    /// `no-transform`
+    pub no_transform: bool,
+    /// `immutable` (RFC 8246): says what browsers need not ask; a cache's own rules stay as they are.
+    pub immutable: bool,
+    /// `max-age`
+    pub max_age: Option<u64>,
+    /// `s-maxage`
+    pub s_maxage: Option<u64>,
+    /// `stale-while-revalidate` (RFC 5861)
+    pub stale_while_revalidate: Option<u64>,
+    /// `stale-if-error` (RFC 5861)
+    pub stale_if_error: Option<u64>,
+    /// The fields that `private="…"` and `no-cache="…"` name: the answer may be stored, these may not.
+    pub omit: Vec<HeaderName>,
+    /// It was `CDN-Cache-Control` that said so: `Cache-Control`, `Expires` and `Pragma` are for others.
+    pub targeted: bool,
+}
+
+/// What an answer says. A valid `CDN-Cache-Control` stands for `Cache-Control` altogether.
+pub fn of_answer(headers: &HeaderMap) -> Directives {
+    of_target(headers).unwrap_or_else(|| {
+        let mut said = Directives::default();
+        each(&joined(headers, &header::CACHE_CONTROL), |name, value| said.take(name, value));
+        said
+    })
+}
+
+/// What a request asks of a cache. Times are seconds; the default asks nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// `only-if-cached`: a stored answer, or 504.
+    pub only_if_cached: bool,
+    /// `no-cache`: nothing that was not validated for this request.
+    pub no_cache: bool,
+    /// `no-store`: the answer is not to be stored.
+    pub no_store: bool,
+    /// `max-age`: nothing older, and nothing stale.
+    pub max_age: Option<u64>,
+    /// `max-stale`: stale by as much is welcome; `u64::MAX` without a number.
+    pub max_stale: Option<u64>,
+    /// `min-fresh`: nothing that will be stale before.
+    pub min_fresh: Option<u64>,
+}
+
+/// What a request asks. `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111, 5.4).
+pub fn asked(request: &HeaderMap) -> Asked {
+    let mut asked = Asked::default();
+    if !request.contains_key(header::CACHE_CONTROL) {
+        asked.no_cache = is_pragma_no_cache(request);
+        return asked;
+    }
+    each(&joined(request, &header::CACHE_CONTROL), |name, value| match name {
+        "only-if-cached" => asked.only_if_cached = true,
+        "no-cache" => asked.no_cache = true,
+        "no-store" => asked.no_store = true,
+        "max-age" => shorten(&mut asked.max_age, value.seconds()),
+        "max-stale" if value == Value::None => shorten(&mut asked.max_stale, u64::MAX),
+        "max-stale" => shorten(&mut asked.max_stale, value.seconds()),
+        "min-fresh" => asked.min_fresh = asked.min_fresh.max(Some(value.seconds())),
+        _ => {}
+    });
+    asked
+}
+
+/// Whether `Pragma` says `no-cache`.
+pub fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
+    let mut found = false;
+    each(&joined(headers, &header::PRAGMA), |name, _| found |= name == "no-cache");
+    found
+}
+
+/// The seconds that digits say, [`LONGEST`] at most; `None` for anything else (RFC 9111, 1.2.2).
+pub fn delta_seconds(text: &[u8]) -> Option<u64> {
+    let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let add = |sum: u64, digit: &u8| (sum * 10 + u64::from(digit - b'0')).min(LONGEST);
+    all.then(|| text.iter().fold(0, add))
+}
+
+/// The members of a list field, without the space around them. A comma in a quoted string separates nothing,
+/// unless the string never ends.
+pub(super) fn members(text: &[u8]) -> Vec<&[u8]> {
+    let (mut out, mut begin, mut at) = (Vec::new(), 0, 0);
+    while at < text.len() {
+        match text[at] {
+            b',' => {
+                out.push(text[begin..at].trim_ascii());
+                begin = at + 1;
+            }
+            b'"' => at += quoted(&text[at..]).unwrap_or(0),
+            _ => {}
+        }
+        at += 1;
+    }
+    out.push(text[begin..].trim_ascii());
+    out
+}
+
+/// All lines of a field as one, as RFC 9110, 5.3 joins them.
+pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+    lines.join(&b", "[..])
+}
+
+/// Where the quoted string that `text` begins with has its last quote.
+fn quoted(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    while at < text.len() {
+        match text[at] {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// What stands behind a directive's `=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Value<'a> {
+    /// There is no `=`.
+    None,
+    /// A token, or what a quoted string holds.
+    Text(&'a [u8]),
+    /// Neither.
+    Malformed,
+}
+
+impl Value<'_> {
+    /// A time; what is none is over already (RFC 9111, 4.2.1).
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Text(text) => delta_seconds(text).unwrap_or(0),
+            Self::None | Self::Malformed => 0,
+        }
+    }
+}
+
+/// Hands out each directive: its name in lower case, and its value.
+fn each(text: &[u8], mut take: impl FnMut(&str, Value<'_>)) {
+    for member in members(text) {
+        let end = member.iter().position(|b| !is_token(*b)).unwrap_or(member.len());
+        let (name, rest) = member.split_at(end);
+        let value = match rest {
+            [] => Value::None,
+            [b'=', value @ ..] => argument(value),
+            _ => Value::Malformed,
+        };
+        if let Ok(name) = std::str::from_utf8(name) {
+            take(&name.to_ascii_lowercase(), value);
+        }
+    }
+}
+
+fn argument(value: &[u8]) -> Value<'_> {
+    match value {
+        [b'"', inner @ .., b'"'] if quoted(value) == Some(value.len() - 1) => Value::Text(inner),
+        [] => Value::Malformed,
+        token if token.iter().all(|b| is_token(*b)) => Value::Text(token),
+        _ => Value::Malformed,
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Of two times that were said, the shorter counts.
+fn shorten(time: &mut Option<u64>, said: u64) {
+    *time = Some(time.map_or(said, |before| before.min(said)));
+}
+
+impl Directives {
+    fn take(&mut self, name: &str, value: Value<'_>) {
+        match name {
+            "no-store" => self.no_store = true,
+            "must-revalidate" => self.must_revalidate = true,
+            "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
+            "no-transform" => self.no_transform = true,
+            "immutable" => self.immutable = true,
+            // It only allows: with an argument nobody has defined it allows nothing.
+            "public" => self.public |= value == Value::None,
+            "no-cache" => self.no_cache |= !self.omits(value),
+            "private" => self.private |= !self.omits(value),
+            "max-age" => shorten(&mut self.max_age, value.seconds()),
+            "s-maxage" => shorten(&mut self.s_maxage, value.seconds()),
+            "stale-while-revalidate" => shorten(&mut self.stale_while_revalidate, value.seconds()),
+            "stale-if-error" => shorten(&mut self.stale_if_error, value.seconds()),
+            _ => {}
+        }
+    }
+
+    /// Notes the fields that a qualified directive names; false where it names none that could be left out, and
+    /// so means the whole answer.
+    fn omits(&mut self, value: Value<'_>) -> bool {
+        let Value::Text(text) = value else { return false };
+        let names: Result<Vec<HeaderName>, _> =
+            members(text).into_iter().filter(|name| !name.is_empty()).map(HeaderName::from_bytes).collect();
+        let names = names.unwrap_or_default();
+        let any = !names.is_empty();
+        self.omit.extend(names);
+        any
+    }
+}
+
+/// What `CDN-Cache-Control` says; `None` where it is missing, empty or malformed in any part (RFC 9213, 2.1).
+fn of_target(headers: &HeaderMap) -> Option<Directives> {
+    let dictionary = Parser::parse_dictionary(&joined(headers, &CDN_CACHE_CONTROL)).ok()?;
+    let mut said = Directives { targeted: true, ..Directives::default() };
+    for (name, entry) in &dictionary {
+        said.take_typed(name, entry)?;
+    }
+    (!dictionary.is_empty()).then_some(said)
+}
+
+/// What a directive's value has to be.
+enum Kind {
+    /// An integer.
+    Seconds,
+    /// A boolean: there or not.
+    Flag,
+    /// A boolean, or a string with names of fields.
+    Fields,
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    Some(match name {
+        "max-age" | "s-maxage" | "stale-while-revalidate" | "stale-if-error" => Kind::Seconds,
+        "no-cache" | "private" => Kind::Fields,
+        "no-store" | "must-revalidate" | "proxy-revalidate" | "must-understand" | "no-transform"
+        | "immutable" | "public" => Kind::Flag,
+        _ => return None,
+    })
+}
+
+impl Directives {
+    /// As [`Directives::take`], with the value's type checked; `None` where it is another than the directive's.
+    fn take_typed(&mut self, name: &str, entry: &ListEntry) -> Option<()> {
+        let Some(kind) = kind(name) else { return Some(()) };
+        let ListEntry::Item(item) = entry else { return None };
+        match (kind, &item.bare_item) {
+            // A negative time is over already.
+            (Kind::Seconds, BareItem::Integer(n)) => {
+                self.take(name, Value::Text(n.max(&0).to_string().as_bytes()));
+            }
+            (Kind::Fields, BareItem::String(fields)) => self.take(name, Value::Text(fields.as_bytes())),
+            (Kind::Flag | Kind::Fields, BareItem::Boolean(true)) => self.take(name, Value::None),
+            (Kind::Flag | Kind::Fields, BareItem::Boolean(false)) => {}
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+#[path = "directives_tests.rs"]
+mod tests;

@@ -1,0 +1,197 @@
+//! Which fields of an answer are stored (RFC 9111, 3.1), how a 304 or a HEAD's 200 renews them (3.2, 4.3.4,
+//! 4.3.5), and what a validation asks with (4.3.1).
+//!
+//! Never touches a body. Fields that speak of one connection or of one message's framing are never stored.
+
+use super::{
+    date,
+    directives::{self, Directives},
+    follow::{self, Exchange},
+    freshness::Terms,
+};
+use crate::{config::FollowRules, telemetry::labels::FillOutcome};
+use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+/// A field as it is stored.
+pub type Field = (HeaderName, HeaderValue);
+
+/// What is stored of an answer: all but what is of one connection or one message, what the origin wants left
+/// out, what the gateway says itself and, unless the route keeps it, `Set-Cookie`.
+pub fn kept_fields(answer: &HeaderMap, said: &Directives, rules: &FollowRules) -> Vec<Field> {
+    let dropped = connection_names(answer);
+    let keeps =
+        |name: &HeaderName| is_storable(name, rules) && !dropped.contains(name) && !said.omit.contains(name);
+    answer.iter().filter(|(name, _)| keeps(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Fields that are right of the stored body alone, and would be wrong of it with another's value.
+fn describes_the_body(name: &HeaderName) -> bool {
+    let of_the_body =
+        ["content-encoding", "content-range", "content-md5", "digest", "content-digest", "repr-digest"];
+    of_the_body.contains(&name.as_str())
+}
+
+/// The stored fields with those of a 304, or of a HEAD's 200, laid over them (RFC 9111, 3.2). What describes the
+/// stored body stays as it is.
+pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Field> {
+    let dropped = connection_names(fresh);
+    let replaces = |name: &HeaderName| {
+        fresh.contains_key(name)
+            && is_storable(name, rules)
+            && !dropped.contains(name)
+            && !describes_the_body(name)
+    };
+    let mut merged: Vec<Field> = Vec::with_capacity(stored.len() + fresh.len());
+    for (name, value) in stored {
+        if !replaces(name) {
+            merged.push((name.clone(), value.clone()));
+        } else if !merged.iter().any(|(before, _)| before == name) {
+            // All new lines stand where the first old one stood.
+            merged.extend(fresh.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    for name in fresh.keys().filter(|name| replaces(name)) {
+        if !stored.iter().any(|(before, _)| before == name) {
+            merged.extend(fresh.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    let said = directives::of_answer(&map(&merged));
+    merged.retain(|(name, _)| !said.omit.contains(name));
+    merged
+}
+
+/// A stored answer after its validation: its new fields, and its new terms, or why it may not be kept any longer.
+///
+/// `exchange` is that of the 304, or of the HEAD; `status` is that of the stored answer. The age starts anew:
+/// with the `Date` and `Age` that came now, not with those that were stored.
+pub fn renewed(
+    rules: &FollowRules,
+    exchange: &Exchange<'_>,
+    status: StatusCode,
+    stored: &[Field],
+) -> (Vec<Field>, Result<Terms, FillOutcome>) {
+    let mut fields = merge(stored, exchange.answer, rules);
+    let dated = exchange.answer.contains_key(header::DATE);
+    if !dated {
+        fields.retain(|(name, _)| name != header::DATE);
+    }
+    let mut answer = map(&fields);
+    for age in exchange.answer.get_all(header::AGE) {
+        answer.append(header::AGE, age.clone());
+    }
+    let method = &http::Method::GET;
+    let terms = follow::storable(rules, &Exchange { method, status, answer: &answer, ..*exchange });
+    if !dated {
+        fields.push((header::DATE, date::write(exchange.received_ms)));
+    }
+    (fields, terms)
+}
+
+/// Whether a 304 speaks of the stored answer (RFC 9111, 4.3.4): its tag, else its `Last-Modified`, is the stored
+/// one's, or it names neither.
+pub fn validates(stored: &[Field], fresh: &HeaderMap) -> bool {
+    if let Some(tag) = fresh.get(header::ETAG) {
+        return find(stored, &header::ETAG).is_some_and(|kept| {
+            let weak = tag.as_bytes().starts_with(b"W/");
+            kept == tag || (weak && opaque(kept) == opaque(tag))
+        });
+    }
+    match fresh.get(header::LAST_MODIFIED) {
+        Some(changed) => find(stored, &header::LAST_MODIFIED) == Some(changed),
+        None => true,
+    }
+}
+
+/// What a HEAD's answer means for a stored answer to GET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadEffect {
+    /// It is the same representation: [`renewed`] applies.
+    Update,
+    /// It is another one: the stored answer is stale.
+    Invalidate,
+    /// It says nothing about it.
+    Nothing,
+}
+
+/// What a HEAD's answer means for a stored answer of `stored_status` with a body of `length` bytes
+/// (RFC 9111, 4.3.5).
+pub fn head_effect(
+    stored_status: StatusCode,
+    stored: &[Field],
+    length: u64,
+    status: StatusCode,
+    answer: &HeaderMap,
+) -> HeadEffect {
+    if status != StatusCode::OK || stored_status != StatusCode::OK {
+        return HeadEffect::Nothing;
+    }
+    let same = |name: &HeaderName| answer.get(name).is_none_or(|now| find(stored, name) == Some(now));
+    let said_length = answer.get(header::CONTENT_LENGTH).map(|text| text.to_str().ok()?.parse::<u64>().ok());
+    let same_length = said_length.is_none_or(|said| said == Some(length));
+    match same(&header::ETAG) && same(&header::LAST_MODIFIED) && same_length {
+        true => HeadEffect::Update,
+        false => HeadEffect::Invalidate,
+    }
+}
+
+/// The conditions that ask whether a stored answer is still true; empty where it has no validator.
+pub fn conditions(stored: &[Field]) -> Vec<Field> {
+    let asks = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
+    let value = |(validator, condition)| Some((condition, find(stored, &validator)?.clone()));
+    asks.into_iter().filter_map(value).filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// Whether an answer has anything to be validated by.
+pub(super) fn has_validator(answer: &HeaderMap) -> bool {
+    let there = |name| answer.get(name).is_some_and(|value| !value.is_empty());
+    there(header::ETAG) || there(header::LAST_MODIFIED)
+}
+
+/// The names that `Connection` lists.
+fn connection_names(answer: &HeaderMap) -> Vec<HeaderName> {
+    let listed = directives::joined(answer, &header::CONNECTION);
+    directives::members(&listed).into_iter().filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
+}
+
+/// Whether a field may be stored, whatever this answer says.
+fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
+    match name.as_str() {
+        // Of one connection (RFC 9110, 7.6.1; RFC 9111, 3.1).
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "proxy-authenticate"
+        | "proxy-authentication-info"
+        | "proxy-authorization" => false,
+        // Of one message, and said anew by the gateway with each.
+        "content-length" | "age" | "x-request-id" => false,
+        "set-cookie" => rules.set_cookie,
+        // Commands to the gateway.
+        name => !name.starts_with("x-accel-"),
+    }
+}
+
+fn find<'a>(stored: &'a [Field], name: &HeaderName) -> Option<&'a HeaderValue> {
+    stored.iter().find(|(kept, _)| kept == name).map(|(_, value)| value)
+}
+
+/// A tag without the mark of a weak one.
+fn opaque(tag: &HeaderValue) -> &[u8] {
+    tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes())
+}
+
+fn map(fields: &[Field]) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        map.append(name.clone(), value.clone());
+    }
+    map
+}
+
+#[cfg(test)]
+#[path = "fields_tests.rs"]
+mod tests;

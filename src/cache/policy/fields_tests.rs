@@ -1,0 +1,186 @@
+use super::super::test_kit::{date, exchange, fields as map_of, rules, NOW, NOW_MS};
+use super::*;
+use http::Method;
+use proptest::prelude::*;
+
+fn stored(lines: &[(&str, &str)]) -> Vec<Field> {
+    lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
+
+fn lines(fields: &[Field]) -> Vec<(&str, &str)> {
+    fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect()
+}
+
+fn kept(sent: &[(&str, &str)], rules: &FollowRules) -> Vec<String> {
+    let answer = map_of(sent);
+    let fields = kept_fields(&answer, &directives::of_answer(&answer), rules);
+    fields.iter().map(|(name, _)| name.to_string()).collect()
+}
+
+#[test]
+fn what_is_of_one_connection_is_not_stored() {
+    let sent = [
+        ("connection", "a, keep-alive"),
+        ("Connection", "B"),
+        ("a", "1"),
+        ("b", "2"),
+        ("c", "3"),
+        ("keep-alive", "1"),
+        ("proxy-authenticate", "1"),
+        ("proxy-authentication-info", "1"),
+        ("proxy-authorization", "1"),
+        ("proxy-connection", "1"),
+        ("te", "1"),
+        ("trailer", "1"),
+        ("transfer-encoding", "1"),
+        ("upgrade", "1"),
+        ("content-length", "5"),
+        ("age", "5"),
+        ("x-request-id", "1"),
+        ("x-accel-expires", "1"),
+        ("set-cookie", "a=b"),
+        ("set-cookie2", "a=b"),
+        ("content-range", "x"),
+        ("date", "x"),
+    ];
+    assert_eq!(kept(&sent, &rules()), ["c", "set-cookie2", "content-range", "date"]);
+    let keeps = FollowRules { set_cookie: true, ..rules() };
+    assert_eq!(kept(&[("set-cookie", "a=b"), ("set-cookie", "c=d")], &keeps), ["set-cookie"; 2]);
+    let qualified = [
+        ("cache-control", "no-cache=\"a, C\", private=\"b\""),
+        ("a", "1"),
+        ("b", "2"),
+        ("c", "3"),
+        ("d", "4"),
+    ];
+    assert_eq!(kept(&qualified, &rules()), ["cache-control", "d"]);
+}
+
+#[test]
+fn a_304_replaces_what_it_brings() {
+    let before = stored(&[("a", "1"), ("b", "1"), ("a", "2"), ("content-encoding", "br"), ("etag", "\"x\"")]);
+    let fresh = map_of(&[
+        ("a", "3"),
+        ("c", "1"),
+        ("content-encoding", "gzip"),
+        ("content-range", "x"),
+        ("content-length", "0"),
+        ("connection", "d"),
+        ("d", "1"),
+        ("age", "5"),
+        ("set-cookie", "a=b"),
+        ("content-type", "text/plain"),
+    ]);
+    let expected = [
+        ("a", "3"),
+        ("b", "1"),
+        ("content-encoding", "br"),
+        ("etag", "\"x\""),
+        ("c", "1"),
+        ("content-type", "text/plain"),
+    ];
+    assert_eq!(lines(&merge(&before, &fresh, &rules())), expected);
+}
+
+#[test]
+fn what_a_304_wants_left_out_goes() {
+    let before = stored(&[("a", "1"), ("b", "1"), ("cache-control", "max-age=5")]);
+    let fresh = map_of(&[("cache-control", "max-age=5, private=\"a\""), ("a", "2")]);
+    assert_eq!(merge(&before, &fresh, &rules())[..1], stored(&[("b", "1")])[..]);
+    let still = stored(&[("cache-control", "no-cache=\"a\"")]);
+    assert_eq!(merge(&still, &map_of(&[("a", "2")]), &rules()), still);
+}
+
+#[test]
+fn a_renewed_answer_is_as_old_as_its_304() {
+    let (old, new) = (date(NOW - 1_000), date(NOW));
+    let before = stored(&[("date", &old), ("cache-control", "max-age=60"), ("etag", "\"a\"")]);
+    let renew = |sent: &[(&str, &str)]| {
+        let answer = map_of(sent);
+        let exchange =
+            Exchange { method: &Method::HEAD, status: StatusCode::NOT_MODIFIED, ..exchange(&answer) };
+        renewed(&rules(), &exchange, StatusCode::OK, &before)
+    };
+    let (fields, terms) = renew(&[("date", &new), ("age", "7"), ("cache-control", "max-age=90")]);
+    assert_eq!(lines(&fields), [("date", new.as_str()), ("cache-control", "max-age=90"), ("etag", "\"a\"")]);
+    let terms = terms.unwrap();
+    assert_eq!((terms.initial_age_ms, terms.lifetime_ms, terms.received_ms), (7_000, 90_000, NOW_MS));
+    let (fields, terms) = renew(&[]);
+    assert_eq!(find(&fields, &header::DATE).unwrap(), new.as_str());
+    assert_eq!(terms.unwrap().initial_age_ms, 0);
+    assert_eq!(renew(&[("cache-control", "no-store")]).1, Err(FillOutcome::NoStore));
+}
+
+#[test]
+fn a_304_speaks_of_the_answer_whose_validator_it_names() {
+    let both = stored(&[("etag", "\"a\""), ("last-modified", "yesterday")]);
+    let weak = stored(&[("etag", "W/\"a\"")]);
+    for (fresh, of_both, of_weak) in [
+        (&[][..], true, true),
+        (&[("etag", "\"a\"")], true, false),
+        (&[("etag", "W/\"a\"")], true, true),
+        (&[("etag", "\"b\"")], false, false),
+        (&[("etag", "\"b\""), ("last-modified", "yesterday")], false, false),
+        (&[("last-modified", "yesterday")], true, false),
+        (&[("last-modified", "today")], false, false),
+    ] {
+        let fresh = map_of(fresh);
+        assert_eq!((validates(&both, &fresh), validates(&weak, &fresh)), (of_both, of_weak), "{fresh:?}");
+    }
+}
+
+#[test]
+fn a_head_updates_what_it_agrees_with() {
+    let before = stored(&[("etag", "\"a\""), ("last-modified", "yesterday")]);
+    let effect = |status: u16, sent: &[(&str, &str)]| {
+        let status = StatusCode::from_u16(status).unwrap();
+        head_effect(StatusCode::OK, &before, 5, status, &map_of(sent))
+    };
+    for agreeing in
+        [&[][..], &[("etag", "\"a\""), ("content-length", "5")], &[("last-modified", "yesterday")]]
+    {
+        assert_eq!(effect(200, agreeing), HeadEffect::Update, "{agreeing:?}");
+    }
+    for other in
+        [("etag", "\"b\""), ("last-modified", "today"), ("content-length", "6"), ("content-length", "x")]
+    {
+        assert_eq!(effect(200, &[other]), HeadEffect::Invalidate, "{other:?}");
+    }
+    assert_eq!(effect(410, &[("etag", "\"b\"")]), HeadEffect::Nothing);
+    let gone = head_effect(StatusCode::GONE, &before, 5, StatusCode::OK, &HeaderMap::new());
+    assert_eq!(gone, HeadEffect::Nothing);
+}
+
+#[test]
+fn a_validation_asks_with_what_is_there() {
+    let asks = |lines_stored: &[(&str, &str)]| conditions(&stored(lines_stored));
+    let both = asks(&[("last-modified", "yesterday"), ("a", "1"), ("etag", "W/\"a\"")]);
+    assert_eq!(lines(&both), [("if-none-match", "W/\"a\""), ("if-modified-since", "yesterday")]);
+    assert_eq!(lines(&asks(&[("etag", "a")])), [("if-none-match", "a")]);
+    assert!(asks(&[("etag", ""), ("a", "1")]).is_empty());
+}
+
+proptest! {
+    /// Whatever a 304 says: a field is as it was, as the 304 has it, or gone, and the body's description stays.
+    #[test]
+    fn a_merge_makes_nothing_up(
+        before in proptest::collection::vec((0..6_usize, 0..3_u8), 0..8),
+        after in proptest::collection::vec((0..6_usize, 3..6_u8), 0..8),
+    ) {
+        let names = ["a", "b", "content-encoding", "content-length", "connection", "etag"];
+        let text: Vec<String> = (0..6).map(|n: u8| n.to_string()).collect();
+        let of = |pairs: &[(usize, u8)]| -> Vec<(&str, &str)> {
+            pairs.iter().map(|(name, value)| (names[*name], text[usize::from(*value)].as_str())).collect()
+        };
+        let (old, new) = (stored(&of(&before)), map_of(&of(&after)));
+        let merged = merge(&old, &new, &rules());
+        for name in names {
+            let values = |fields: &[Field]| -> Vec<HeaderValue> {
+                fields.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.clone()).collect()
+            };
+            let brought: Vec<HeaderValue> = new.get_all(name).iter().cloned().collect();
+            let replaced = matches!(name, "a" | "b" | "etag") && !brought.is_empty();
+            prop_assert_eq!(values(&merged), if replaced { brought } else { values(&old) }, "{}", name);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use super::super::test_kit::{date, exchange, fields, rules, NOW, NOW_MS};
+use super::*;
+use std::time::Duration;
+
+const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+const TAG: (&str, &str) = ("etag", "\"a\"");
+
+/// Whether a 200 to a GET with these fields is stored.
+fn stored(lines: &[(&str, &str)]) -> Result<Terms, FillOutcome> {
+    storable(&rules(), &exchange(&fields(lines)))
+}
+
+fn status(status: u16, lines: &[(&str, &str)]) -> Result<Terms, FillOutcome> {
+    let answer = fields(lines);
+    storable(&rules(), &Exchange { status: StatusCode::from_u16(status).unwrap(), ..exchange(&answer) })
+}
+
+#[test]
+fn any_final_status_is_stored_where_the_origin_says_how_long() {
+    for code in [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599] {
+        assert!(status(code, &[FRESH]).is_ok(), "{code}");
+    }
+    assert_eq!(status(206, &[FRESH]), Err(FillOutcome::Partial));
+    assert_eq!(status(304, &[FRESH]), Err(FillOutcome::Status));
+    assert_eq!(status(101, &[FRESH]), Err(FillOutcome::Status));
+    let changed = date(NOW - 1_000);
+    assert_eq!(status(599, &[("last-modified", &changed)]), Err(FillOutcome::Status));
+    assert!(status(599, &[("last-modified", &changed), ("cache-control", "public")]).is_ok());
+}
+
+#[test]
+fn what_forbids_storing_has_a_name() {
+    for (line, why) in [
+        ("no-store, max-age=60", FillOutcome::NoStore),
+        ("private, max-age=60", FillOutcome::Private),
+        ("max-age=0", FillOutcome::NoFreshness),
+        ("no-cache, max-age=60", FillOutcome::NoFreshness),
+        ("public", FillOutcome::NoFreshness),
+        ("max-age=60, private=\"a b\"", FillOutcome::Private),
+    ] {
+        assert_eq!(stored(&[("cache-control", line)]), Err(why), "{line}");
+    }
+    assert_eq!(stored(&[]), Err(FillOutcome::NoFreshness));
+    assert_eq!(stored(&[FRESH, ("age", "60")]), Err(FillOutcome::NoFreshness), "stale as it comes");
+    assert_eq!(stored(&[FRESH, ("vary", "a"), ("vary", "*")]), Err(FillOutcome::VaryAny));
+    assert_eq!(stored(&[FRESH, ("set-cookie", "a=b")]), Err(FillOutcome::SetCookie));
+    let keeps = FollowRules { set_cookie: true, ..rules() };
+    assert!(storable(&keeps, &exchange(&fields(&[FRESH, ("set-cookie", "a=b")]))).is_ok());
+    let without = ("cache-control", "max-age=60, private=\"Set-Cookie\"");
+    assert!(
+        stored(&[without, ("set-cookie", "a=b")]).is_ok(),
+        "the cookie is not kept, and so forbids nothing"
+    );
+}
+
+#[test]
+fn what_can_be_validated_is_worth_storing() {
+    let terms = stored(&[("cache-control", "no-cache, max-age=60"), TAG]).unwrap();
+    assert_eq!(reuse(&terms, &Asked::default(), NOW_MS), Reuse::Validate(Why::NoCache));
+    for line in ["max-age=0", "foo"] {
+        let terms = stored(&[("cache-control", line), TAG]).unwrap();
+        assert_eq!(reuse(&terms, &Asked::default(), NOW_MS), Reuse::Validate(Why::Stale), "{line}");
+    }
+    assert!(stored(&[("cache-control", "max-age=0, stale-while-revalidate=5")]).is_ok());
+}
+
+#[test]
+fn must_understand_overrules_no_store_for_a_known_status() {
+    let line = ("cache-control", "max-age=60, no-store, must-understand");
+    assert!(status(200, &[line]).is_ok());
+    assert_eq!(status(599, &[line]), Err(FillOutcome::MustUnderstand));
+    let alone = ("cache-control", "max-age=60, must-understand");
+    assert_eq!(status(299, &[alone]), Err(FillOutcome::MustUnderstand));
+}
+
+#[test]
+fn an_authorized_answer_is_for_others_only_if_it_says_so() {
+    let authorized = |lines: &[(&str, &str)]| {
+        storable(&rules(), &Exchange { authorized: true, ..exchange(&fields(lines)) }).map(|_| ())
+    };
+    for line in ["max-age=60, public", "max-age=60, must-revalidate", "s-maxage=60"] {
+        assert_eq!(authorized(&[("cache-control", line)]), Ok(()), "{line}");
+    }
+    for line in ["max-age=60", "max-age=60, proxy-revalidate", "max-age=60, public=1"] {
+        assert_eq!(authorized(&[("cache-control", line)]), Err(FillOutcome::Authorization), "{line}");
+    }
+    // The targeted field governs alone.
+    let both = [("cdn-cache-control", "max-age=60"), ("cache-control", "public")];
+    assert_eq!(authorized(&both), Err(FillOutcome::Authorization));
+}
+
+#[test]
+fn a_post_is_stored_only_as_what_a_get_will_find() {
+    let answer = fields(&[FRESH]);
+    let of = |method: Method, content_location_is_target, status| {
+        let method = &method;
+        let exchange = Exchange { method, content_location_is_target, status, ..exchange(&answer) };
+        storable(&rules(), &exchange).map(|_| ())
+    };
+    assert_eq!(of(Method::POST, true, StatusCode::OK), Ok(()));
+    assert_eq!(of(Method::POST, false, StatusCode::OK), Err(FillOutcome::Method));
+    assert_eq!(of(Method::POST, true, StatusCode::CREATED), Err(FillOutcome::Method));
+    for method in [Method::HEAD, Method::PUT, Method::OPTIONS] {
+        assert_eq!(of(method.clone(), true, StatusCode::OK), Err(FillOutcome::Method), "{method}");
+    }
+    let answer = fields(&[TAG]);
+    let guessed = Exchange { method: &Method::POST, content_location_is_target: true, ..exchange(&answer) };
+    assert_eq!(storable(&rules(), &guessed), Err(FillOutcome::Method));
+}
+
+#[test]
+fn a_client_is_heard_only_where_the_route_says_so() {
+    let (answer, request) = (fields(&[FRESH]), fields(&[("cache-control", "no-store")]));
+    let exchange = Exchange { request: &request, ..exchange(&answer) };
+    assert!(storable(&rules(), &exchange).is_ok());
+    let hears = FollowRules { request_directives: true, ..rules() };
+    assert_eq!(storable(&hears, &exchange), Err(FillOutcome::NoStore));
+}
+
+/// Fresh for 60 s, then 10 s while it is refreshed.
+const TERMS: Terms = Terms {
+    received_ms: NOW_MS,
+    initial_age_ms: 0,
+    lifetime_ms: 60_000,
+    stale_while_revalidate_ms: 10_000,
+    stale_if_error_ms: 0,
+    always_validate: false,
+    never_stale: false,
+};
+
+fn after(seconds: u64, asked: Asked) -> Reuse {
+    reuse(&TERMS, &asked, NOW_MS + seconds * 1_000)
+}
+
+#[test]
+fn who_asks_nothing_gets_what_the_origin_allows() {
+    let nothing = Asked::default();
+    assert_eq!(after(0, nothing), Reuse::Serve);
+    assert_eq!(after(59, nothing), Reuse::Serve);
+    assert_eq!(after(60, nothing), Reuse::ServeStale);
+    assert_eq!(after(69, nothing), Reuse::ServeStale);
+    assert_eq!(after(70, nothing), Reuse::Validate(Why::Stale));
+    let on_error = Terms { stale_if_error_ms: 600_000, ..TERMS };
+    assert_eq!(reuse(&on_error, &nothing, NOW_MS + 80_000), Reuse::Validate(Why::Stale));
+}
+
+#[test]
+fn a_client_may_ask_for_more_and_for_less() {
+    let asks = |max_age, max_stale, min_fresh| Asked { max_age, max_stale, min_fresh, ..Asked::default() };
+    for (seconds, asked, verdict) in [
+        (0, Asked { no_cache: true, ..Asked::default() }, Reuse::Validate(Why::Request)),
+        (5, asks(Some(5), None, None), Reuse::Serve),
+        (6, asks(Some(5), None, None), Reuse::Validate(Why::MaxAge)),
+        (61, asks(Some(100), None, None), Reuse::Validate(Why::Stale)),
+        (61, asks(Some(100), Some(5), None), Reuse::ServeStale),
+        (40, asks(None, None, Some(20)), Reuse::Serve),
+        (41, asks(None, None, Some(20)), Reuse::Validate(Why::MinFresh)),
+        (61, asks(None, None, Some(1)), Reuse::Validate(Why::Stale)),
+        (80, asks(None, Some(20), None), Reuse::Allowed),
+        (81, asks(None, Some(20), None), Reuse::Validate(Why::Stale)),
+        (u32::MAX.into(), asks(None, Some(u64::MAX), None), Reuse::Allowed),
+    ] {
+        assert_eq!(after(seconds, asked), verdict, "{seconds} s, {asked:?}");
+    }
+    let strict = Terms { never_stale: true, stale_while_revalidate_ms: 0, ..TERMS };
+    let any = asks(None, Some(u64::MAX), None);
+    assert_eq!(reuse(&strict, &any, NOW_MS + 60_000), Reuse::Validate(Why::Stale));
+}
+
+#[test]
+fn the_routes_grace_makes_an_answer_without_a_validator_worth_storing() {
+    let graced = FollowRules { stale_if_error: Duration::from_secs(60), ..rules() };
+    assert!(storable(&graced, &exchange(&fields(&[("cache-control", "max-age=0")]))).is_ok());
+    assert_eq!(storable(&graced, &exchange(&fields(&[]))), Err(FillOutcome::NoFreshness));
+}

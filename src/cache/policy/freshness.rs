@@ -1,0 +1,216 @@
+//! How old an answer is and how long it is fresh: the arithmetic of RFC 9111, 4.2, and what RFC 5861 allows
+//! beyond it. All of it is computed once, when an answer is stored; a hit compares two numbers.
+//!
+//! Times are milliseconds. A clock that steps back makes an answer younger, never a number negative.
+
+use super::{
+    date,
+    directives::{self, Directives},
+    follow::Exchange,
+    millis,
+};
+use crate::config::FollowRules;
+use http::{header, HeaderMap, HeaderName, StatusCode};
+
+/// A tenth of the time since the last change is how long an answer is fresh that doesn't say (RFC 9111, 4.2.2).
+const HEURISTIC_PART: u64 = 10;
+/// The longest time that is guessed: a day.
+const HEURISTIC_MOST: u64 = 86_400_000;
+/// `Date` is cut to whole seconds: what it says may be this much later in truth.
+const DATE_IS_CUT_BY: u64 = 999;
+/// A stale answer with a validator is kept as long again as it was fresh, but at least and at most so long:
+/// a 304 is cheaper than the answer.
+const VALIDATABLE: std::ops::RangeInclusive<u64> = 600_000..=86_400_000;
+
+/// How an entry may be used at an age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// As it is.
+    Fresh,
+    /// At once, while one fill refreshes it (RFC 5861, `stale-while-revalidate`).
+    StaleWhileRevalidate,
+    /// Only if a fill fails (RFC 5861, `stale-if-error`).
+    StaleIfError,
+    /// Not at all.
+    Expired,
+}
+
+/// What an entry's freshness hangs on, computed once when it is stored. Used for both kinds of routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// When the answer was received, in milliseconds since the epoch.
+    pub received_ms: u64,
+    /// How old it was then, in milliseconds (RFC 9111, 4.2.3: `corrected_initial_age`).
+    pub initial_age_ms: u64,
+    /// Until which age it is fresh, in milliseconds.
+    pub lifetime_ms: u64,
+    /// How long it may be served stale while it is refreshed, in milliseconds; 0 where that is forbidden.
+    pub stale_while_revalidate_ms: u64,
+    /// How long it may be served stale because a fill failed, in milliseconds; 0 where that is forbidden.
+    pub stale_if_error_ms: u64,
+    /// `no-cache`: never used without being validated, stale or not.
+    pub always_validate: bool,
+    /// `must-revalidate`, `proxy-revalidate`, `s-maxage`, `no-cache`: no client's `max-stale` counts.
+    pub never_stale: bool,
+}
+
+impl Terms {
+    /// How old the answer is, in milliseconds (`current_age`).
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        self.initial_age_ms.saturating_add(now_ms.saturating_sub(self.received_ms))
+    }
+
+    /// How the entry may be used now, where nothing has gone wrong.
+    pub fn freshness(&self, now_ms: u64) -> Freshness {
+        let age = self.age_ms(now_ms);
+        if self.always_validate {
+            Freshness::Expired
+        } else if age < self.lifetime_ms {
+            Freshness::Fresh
+        } else if age < self.lifetime_ms.saturating_add(self.stale_while_revalidate_ms) {
+            Freshness::StaleWhileRevalidate
+        } else {
+            self.on_error(now_ms)
+        }
+    }
+
+    /// How the entry may be used now that a fill failed.
+    pub fn on_error(&self, now_ms: u64) -> Freshness {
+        let until = self.lifetime_ms.saturating_add(self.stale_if_error_ms);
+        match !self.always_validate && self.age_ms(now_ms) < until {
+            true => Freshness::StaleIfError,
+            false => Freshness::Expired,
+        }
+    }
+
+    /// How long a store has to keep the entry from [`Terms::received_ms`] on, in milliseconds, at least 1;
+    /// longer where it has a validator, and so is of use when it is stale.
+    pub fn keep_ms(&self, has_validator: bool) -> u64 {
+        let validatable = match has_validator {
+            true => self.lifetime_ms.clamp(*VALIDATABLE.start(), *VALIDATABLE.end()),
+            false => 0,
+        };
+        let stale = self.stale_while_revalidate_ms.max(self.stale_if_error_ms).max(validatable);
+        // What is old already when it comes is worth no less to a validation.
+        let left = self.lifetime_ms.saturating_add(stale).saturating_sub(self.initial_age_ms);
+        left.max(validatable).max(1)
+    }
+
+    /// The milliseconds for which the entry stays fresh; negative since it is stale (`ttl` of `Cache-Status`,
+    /// RFC 9211, which counts seconds).
+    pub fn ttl_ms(&self, now_ms: u64) -> i64 {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        signed(self.lifetime_ms) - signed(self.age_ms(now_ms))
+    }
+}
+
+/// How long an answer is fresh, and by whose word. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// The origin said so.
+    Explicit(u64),
+    /// Guessed from the last change.
+    Heuristic(u64),
+    /// Nobody said anything.
+    Unsaid,
+}
+
+impl Lifetime {
+    fn ms(self) -> u64 {
+        match self {
+            Self::Explicit(ms) | Self::Heuristic(ms) => ms,
+            Self::Unsaid => 0,
+        }
+    }
+}
+
+/// RFC 9111, 4.2.1: `s-maxage`, `max-age`, `Expires`, and last a guess.
+pub(super) fn lifetime(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> Lifetime {
+    if let Some(seconds) = said.s_maxage.or(said.max_age) {
+        return Lifetime::Explicit(seconds * 1_000);
+    }
+    if !said.targeted && exchange.answer.contains_key(header::EXPIRES) {
+        let until = date_of(exchange, &header::EXPIRES).unwrap_or(0);
+        return Lifetime::Explicit(until.saturating_sub(made_ms(exchange)));
+    }
+    let guessable = said.public || is_heuristically_cacheable(exchange.status);
+    if !rules.heuristic || !guessable || (!said.targeted && directives::is_pragma_no_cache(exchange.answer)) {
+        return Lifetime::Unsaid;
+    }
+    match date_of(exchange, &header::LAST_MODIFIED) {
+        Some(changed) => {
+            let unchanged_for = made_ms(exchange).saturating_sub(changed);
+            Lifetime::Heuristic((unchanged_for / HEURISTIC_PART).min(HEURISTIC_MOST))
+        }
+        None => Lifetime::Unsaid,
+    }
+}
+
+/// The terms of an answer that is fresh for `lifetime`.
+pub(super) fn terms(
+    rules: &FollowRules,
+    exchange: &Exchange<'_>,
+    said: &Directives,
+    lifetime: Lifetime,
+) -> Terms {
+    let never = said.must_revalidate || said.proxy_revalidate || said.no_cache;
+    let grace = |said_seconds: Option<u64>, of_route: u64| match (said_seconds, said.s_maxage) {
+        _ if never => 0,
+        (Some(seconds), _) => seconds * 1_000,
+        // `s-maxage` forbids what the origin doesn't allow itself (RFC 9111, 5.2.2.10).
+        (None, Some(_)) => 0,
+        (None, None) => of_route,
+    };
+    let while_revalidate = match lifetime {
+        // An answer of which nobody ever said that it is fresh isn't served without asking.
+        Lifetime::Unsaid => 0,
+        Lifetime::Explicit(_) | Lifetime::Heuristic(_) => millis(rules.stale_while_revalidate),
+    };
+    Terms {
+        received_ms: exchange.received_ms,
+        initial_age_ms: initial_age_ms(exchange),
+        lifetime_ms: lifetime.ms(),
+        stale_while_revalidate_ms: grace(said.stale_while_revalidate, while_revalidate),
+        stale_if_error_ms: grace(said.stale_if_error, millis(rules.stale_if_error)),
+        always_validate: said.no_cache,
+        never_stale: never || said.s_maxage.is_some(),
+    }
+}
+
+/// RFC 9110, 15.1: statuses that may be kept without a word of the origin. The 206 is missing: parts are not
+/// kept by these rules.
+pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// RFC 9111, 4.2.3: `corrected_initial_age`.
+fn initial_age_ms(exchange: &Exchange<'_>) -> u64 {
+    let Exchange { requested_ms, received_ms, .. } = *exchange;
+    let apparent = received_ms.saturating_sub(made_ms(exchange).saturating_add(DATE_IS_CUT_BY));
+    let delay = received_ms.saturating_sub(requested_ms);
+    apparent.max(said_age_ms(exchange.answer).saturating_add(delay))
+}
+
+/// `Age`, of which the first member of the first line counts (RFC 9111, 5.1); 0 where that is no number.
+fn said_age_ms(answer: &HeaderMap) -> u64 {
+    let first = answer.get(header::AGE).and_then(|line| line.as_bytes().split(|b| *b == b',').next());
+    first.and_then(|age| directives::delta_seconds(age.trim_ascii())).unwrap_or(0) * 1_000
+}
+
+/// When the origin made the answer: its `Date`; without a valid one, when it was received (RFC 9110, 6.6.1).
+fn made_ms(exchange: &Exchange<'_>) -> u64 {
+    date_of(exchange, &header::DATE).unwrap_or(exchange.received_ms)
+}
+
+/// What a field's date means, in milliseconds since the epoch; `None` where it is missing, or none, or several.
+fn date_of(exchange: &Exchange<'_>, field: &HeaderName) -> Option<u64> {
+    let mut lines = exchange.answer.get_all(field).iter();
+    let first = lines.next()?;
+    let alone = lines.all(|line| line == first);
+    let seconds = alone.then(|| date::read(first.as_bytes(), exchange.received_ms)).flatten();
+    seconds.map(|seconds| seconds.saturating_mul(1_000))
+}
+
+#[cfg(test)]
+#[path = "freshness_tests.rs"]
+mod tests;

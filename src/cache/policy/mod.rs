@@ -1,0 +1,32 @@
+//! What may be stored, shared and served, at which age. Every decision of the cache is made here, and only made
+//! here: values in, a verdict with a named reason out. Nothing here waits, reads a clock or keeps anything.
+//!
+//! Two kinds of routes come with two sets of rules, and share [`freshness::Terms`]:
+//!
+//! - [`namespaced`]: answers under version keys. The route decides how long, the origin whether at all.
+//! - [`follow`]: the origin's headers decide (RFC 9111, with 5861, 8246 and 9213); [`directives`] reads them,
+//!   [`vary`] tells the variants of one resource apart, [`date`] reads HTTP's dates.
+
+pub mod date;
+pub mod directives;
+pub mod fields;
+pub mod follow;
+pub mod freshness;
+pub mod invalidation;
+pub mod namespaced;
+pub mod vary;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod test_kit;
+
+pub(super) use namespaced::millis;
+pub use {
+    directives::{asked, of_answer, Asked},
+    fields::{conditions, head_effect, kept_fields, renewed, validates, HeadEffect},
+    follow::{reuse, Exchange, Reuse, Why},
+    freshness::{Freshness, Terms},
+    invalidation::{also_invalidated, content_is_of_target, invalidates},
+    vary::{varies, Content, Match, Selecting, Varies},
+};

@@ -1,0 +1,250 @@
+//! Which requests a stored answer is for (RFC 9111, 4.1): the fields that its `Vary` names, as the request that
+//! led to it had them.
+//!
+//! Values are compared in a normal form: lines joined, no space around commas. Of `Accept-Encoding` counts which
+//! codings of the gateway's it allows, of `Accept-Language` what is wanted how much. Nothing else is normalised:
+//! of other fields nobody here knows what they mean.
+
+use super::directives;
+use crate::config::Coding;
+use http::{header, HeaderMap, HeaderName, HeaderValue};
+use std::collections::BTreeSet;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// What `Vary` says of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Varies {
+    /// It is for all requests.
+    Never,
+    /// It is for requests like the one that led to it.
+    By(Selecting),
+    /// It is for no other request: `*`, or a name that is none.
+    Always,
+}
+
+/// What `Vary` says of the answer to `request`.
+pub fn varies(answer: &HeaderMap, request: &HeaderMap) -> Varies {
+    let listed = directives::joined(answer, &header::VARY);
+    let mut names: Vec<HeaderName> = Vec::new();
+    for member in directives::members(&listed).into_iter().filter(|member| !member.is_empty()) {
+        match HeaderName::from_bytes(member) {
+            Ok(name) if name != "*" => names.push(name),
+            _ => return Varies::Always,
+        }
+    }
+    if names.is_empty() {
+        return Varies::Never;
+    }
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    let values = names.iter().map(|name| normal(name, request)).collect();
+    Varies::By(Selecting { names, values })
+}
+
+/// The fields that tell the variants of a resource apart, and the values that one of them is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selecting {
+    /// Sorted, unique, in lower case.
+    names: Vec<HeaderName>,
+    /// One for each name; `None` where the request had no such field.
+    values: Vec<Option<Vec<u8>>>,
+}
+
+/// What a stored answer is, as far as it may be right for requests that differ from the one that led to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content<'a> {
+    /// `Content-Encoding`; empty where it has several lines, which no request is taken to allow.
+    pub coding: Option<&'a [u8]>,
+    /// `Content-Language`
+    pub language: Option<&'a [u8]>,
+    /// The gateway may encode and decode it: its coding is none or one of ours, and `no-transform` isn't said.
+    pub transformable: bool,
+}
+
+impl<'a> Content<'a> {
+    /// Of an answer's stored fields.
+    pub fn of(stored: &'a [(HeaderName, HeaderValue)]) -> Self {
+        let all =
+            |name: HeaderName| stored.iter().filter(move |(n, _)| *n == name).map(|(_, v)| v.as_bytes());
+        let mut codings = all(header::CONTENT_ENCODING);
+        let coding = match (codings.next(), codings.next()) {
+            (one, None) => one,
+            (_, Some(_)) => Some(&b""[..]),
+        };
+        let is_ours =
+            |text: &[u8]| Coding::ALL.iter().any(|c| text.eq_ignore_ascii_case(c.token().as_bytes()));
+        let fixed = all(header::CACHE_CONTROL)
+            .flat_map(directives::members)
+            .any(|member| member.eq_ignore_ascii_case(b"no-transform"));
+        let transformable = !fixed && coding.is_none_or(is_ours);
+        Self { coding, language: all(header::CONTENT_LANGUAGE).next(), transformable }
+    }
+}
+
+/// Whether a stored answer is for a request; a later one is the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Match {
+    /// It isn't.
+    No,
+    /// The request asks otherwise, and this is a right answer all the same: another coding of the same content,
+    /// or the one language it wants most.
+    Fits,
+    /// The request asks as the one did that led to it.
+    Exact,
+}
+
+impl Selecting {
+    /// The fields' names, sorted.
+    pub fn names(&self) -> &[HeaderName] {
+        &self.names
+    }
+
+    /// Whether the answer is for this request.
+    pub fn matches(&self, request: &HeaderMap, answer: Content<'_>) -> Match {
+        let each = self.names.iter().zip(&self.values).map(|(name, stored)| {
+            if normal(name, request) == *stored {
+                // The normal form tells the gateway's codings apart, and no others.
+                let foreign = *name == header::ACCEPT_ENCODING && !answer.transformable;
+                return match answer.coding {
+                    Some(coding) if foreign && !allows(coding, request) => Match::No,
+                    _ => Match::Exact,
+                };
+            }
+            let fits = match *name {
+                header::ACCEPT_ENCODING => answer.transformable,
+                header::ACCEPT_LANGUAGE => answer.language.is_some_and(|is| is_most_wanted(is, request)),
+                _ => false,
+            };
+            if fits {
+                Match::Fits
+            } else {
+                Match::No
+            }
+        });
+        each.min().unwrap_or(Match::Exact)
+    }
+
+    /// A name for what a request says in these fields: 32 hexadecimal digits, the same for requests that are
+    /// [`Match::Exact`] to each other.
+    pub fn digest(names: &[HeaderName], request: &HeaderMap) -> String {
+        let mut hash = Xxh3Default::new();
+        for name in names {
+            let value = normal(name, request);
+            hash.update(name.as_str().as_bytes());
+            // Lengths keep one value's end from posing as the next one's beginning; no value is that long.
+            let length = value.as_ref().map_or(u64::MAX, |value| value.len() as u64);
+            hash.update(&length.to_le_bytes());
+            hash.update(&value.unwrap_or_default());
+        }
+        format!("{:032x}", hash.digest128())
+    }
+}
+
+/// The normal form of a request's field; `None` where it has none.
+fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
+    if !request.contains_key(name) {
+        return None;
+    }
+    let value = directives::joined(request, name);
+    Some(match *name {
+        header::ACCEPT_ENCODING => codings(&value),
+        header::ACCEPT_LANGUAGE => match languages(&value) {
+            Some(wanted) => text(&wanted),
+            None => directives::members(&value).join(&b","[..]).to_ascii_lowercase(),
+        },
+        _ => directives::members(&value).join(&b","[..]),
+    })
+}
+
+/// What `Accept-Encoding` says of codings: whether one is allowed.
+struct Accepted(Vec<(Vec<u8>, bool)>);
+
+impl Accepted {
+    fn read(value: &[u8]) -> Self {
+        let member = |member| {
+            let (coding, weight) = weighed(member)?;
+            let coding = if coding == b"x-gzip" { b"gzip".to_vec() } else { coding };
+            Some((coding, weight > 0))
+        };
+        Self(directives::members(value).into_iter().filter_map(member).collect())
+    }
+
+    fn allows(&self, coding: &[u8]) -> bool {
+        let says = |coding: &[u8]| self.0.iter().find(|(name, _)| name == coding).map(|(_, is)| *is);
+        says(coding).or_else(|| says(b"*")).unwrap_or(false)
+    }
+}
+
+/// Which of the gateway's codings `Accept-Encoding` allows.
+fn codings(value: &[u8]) -> Vec<u8> {
+    let accepted = Accepted::read(value);
+    let ours = Coding::ALL.iter().map(|coding| coding.token().as_bytes());
+    ours.filter(|coding| accepted.allows(coding)).collect::<Vec<_>>().join(&b","[..])
+}
+
+/// Whether a request takes content with this `Content-Encoding`, whoever made it.
+fn allows(coding: &[u8], request: &HeaderMap) -> bool {
+    if !request.contains_key(header::ACCEPT_ENCODING) {
+        return true;
+    }
+    let accepted = Accepted::read(&directives::joined(request, &header::ACCEPT_ENCODING));
+    directives::members(coding).iter().all(|coding| accepted.allows(&coding.to_ascii_lowercase()))
+}
+
+/// The languages that `Accept-Language` names, in lower case, with their weights in thousandths: the most wanted
+/// first, by name where two are wanted alike. `None` where a member can't be read.
+fn languages(value: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
+    let members = directives::members(value).into_iter().filter(|member| !member.is_empty());
+    let wanted: Option<BTreeSet<_>> =
+        members.map(|member| weighed(member).map(|(tag, weight)| (1_000 - weight, tag))).collect();
+    Some(wanted?.into_iter().map(|(less, tag)| (1_000 - less, tag)).collect())
+}
+
+fn text(wanted: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let each = wanted.iter().map(|(weight, tag)| [tag, format!(";{weight}").as_bytes()].concat());
+    each.collect::<Vec<_>>().join(&b","[..])
+}
+
+/// Whether there is one language that the request wants most, and `language` is it.
+fn is_most_wanted(language: &[u8], request: &HeaderMap) -> bool {
+    let wanted = languages(&directives::joined(request, &header::ACCEPT_LANGUAGE)).unwrap_or_default();
+    match wanted.as_slice() {
+        [(weight, tag), rest @ ..] => {
+            let alone = rest.first().is_none_or(|(next, _)| next < weight);
+            alone && *weight > 0 && language.trim_ascii().eq_ignore_ascii_case(tag)
+        }
+        [] => false,
+    }
+}
+
+/// A member `name` or `name;q=0.5` in lower case with its weight in thousandths (RFC 9110, 12.4.2); `None` where
+/// it has another form.
+fn weighed(member: &[u8]) -> Option<(Vec<u8>, u16)> {
+    let mut parts = member.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+    let name = parts.next().filter(|name| !name.is_empty())?.to_ascii_lowercase();
+    let weight = match (parts.next(), parts.next()) {
+        (None, _) => 1_000,
+        (Some([b'q' | b'Q', b'=', weight @ ..]), None) => thousandths(weight)?,
+        _ => return None,
+    };
+    Some((name, weight))
+}
+
+/// `0`, `0.5`, `1.000` …: three digits behind the point, 1 at most.
+fn thousandths(weight: &[u8]) -> Option<u16> {
+    let (whole, part) = match weight {
+        [whole] => (whole, &[][..]),
+        [whole, b'.', part @ ..] if part.len() <= 3 => (whole, part),
+        _ => return None,
+    };
+    if !matches!(whole, b'0' | b'1') || !part.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |at: usize| u16::from(part.get(at).map_or(0, |b| b - b'0'));
+    let sum = u16::from(whole - b'0') * 1_000 + digit(0) * 100 + digit(1) * 10 + digit(2);
+    (sum <= 1_000).then_some(sum)
+}
+
+#[cfg(test)]
+#[path = "vary_tests.rs"]
+mod tests;

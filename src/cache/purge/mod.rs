@@ -1,0 +1,471 @@
+//! What has been purged, as far as this node knows, and whether it knows all of it.
+//!
+//! An answer's tags are known only when it has come, so no version can be read before a fill. Instead purges are
+//! written to a log that every node reads (a stream in the store), and each answer is judged by what was purged
+//! since its fill began:
+//!
+//! - Each purge that is applied here gets a *position*, counted from 1. A fill notes the position when it begins.
+//!   A purge with a higher one speaks against its answer.
+//! - A mark holds the positions at which one URL or tag was purged last. An answer's [`Stamp`] holds its marks,
+//!   so that a hit asks them and not a table, and only where anything was purged since it was asked last.
+//! - The log's records are applied in its order, the node's own as well. So "known up to this record" means the
+//!   same on each node, and an answer in the store that names the record at which its fill began can be judged
+//!   anywhere. Positions are not the records' names: those are no single number, and a purge counts here before it has one.
+//! - A purge that is ordered here applies at once and is *owed* until the store has it and this node has read it back
+//!   ([`Debt`]): if the store loses it later, this node misses it in the log.
+//! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If the
+//!   log has older records all the same, the store has lost its end: the other nodes are told.
+//! - While the store is away the last knowledge goes on: a hit needs no store.
+//!
+//! No I/O happens here: `redis/log.rs` reads, writes and reports.
+
+mod order;
+
+pub use order::{beginning, tags_of, Id, NoId, Purge, Refused, Tags, Target, LONGEST_TAG, MOST_TAGS};
+
+use super::{key, version::Coherence};
+use ahash::RandomState;
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        atomic::{AtomicU64, AtomicU8, Ordering},
+        Arc,
+    },
+};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// So many purges are remembered, and about as many records the log has.
+pub const REMEMBERED: u64 = 65_536;
+/// Marks that nobody uses are swept when their number has doubled; below this it is not worth it.
+const FIRST_SWEEP: usize = 65_536;
+/// So many purges may be owed; past it everything is owed instead.
+const MOST_OWED: usize = 16_384;
+/// Tags are hashed apart from resources.
+const TAG_SEED: u64 = 1;
+
+/// What purges say of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Current,
+    /// It counts as stale.
+    Soft,
+    /// It is gone.
+    Hard,
+}
+
+/// The positions at which something was purged last; 0: never.
+#[derive(Debug, Default)]
+struct Mark {
+    hard: AtomicU64,
+    soft: AtomicU64,
+}
+
+impl Mark {
+    fn strike(&self, soft: bool, position: u64) {
+        let which = if soft { &self.soft } else { &self.hard };
+        which.fetch_max(position, Ordering::AcqRel);
+    }
+
+    fn last(&self) -> u64 {
+        self.hard.load(Ordering::Acquire).max(self.soft.load(Ordering::Acquire))
+    }
+}
+
+/// By what an answer is judged. Stands beside it as long as it is kept.
+pub struct Stamp {
+    since: u64,
+    marks: Box<[Arc<Mark>]>,
+    /// The position at which it was found current last.
+    current_at: AtomicU64,
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "since {}, {} marks", self.since, self.marks.len())
+    }
+}
+
+/// A record of the log, as it was read.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its name.
+    pub id: Id,
+    /// What it orders; `None`: nothing.
+    pub purge: Option<Purge>,
+}
+
+/// What came of reading the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// The records were taken over.
+    Taken,
+    /// There is no log: it has to be begun.
+    Empty,
+    /// Records are missing: everything is purged, and the log has to be read from its beginning.
+    Gap,
+    /// Something else was read meanwhile: read again.
+    Overtaken,
+}
+
+struct Owed {
+    /// The position of the first of its orders: what is older may not be believed.
+    first: u64,
+    /// The position of the last one: who has paid an earlier one has not paid it all.
+    last: u64,
+    /// Nobody is about to pay it.
+    waits: bool,
+}
+
+struct State {
+    marks: HashMap<u128, Arc<Mark>, RandomState>,
+    sweep_at: usize,
+    /// Marks that nobody held may have been swept with positions up to this one.
+    forgotten: u64,
+    /// The records that were read, rising, each with the position after it.
+    log: VecDeque<(Id, u64)>,
+    /// The last record that was known before a gap, until the log is read again.
+    missed: Option<Id>,
+    owed: HashMap<Purge, Owed, RandomState>,
+}
+
+/// All purges that this node knows.
+pub struct Purges {
+    position: AtomicU64,
+    everything: Mark,
+    link: AtomicU8,
+    /// How often there was reason to read the log.
+    reports: AtomicU64,
+    /// How many of these were over when the last reading began.
+    heeded: AtomicU64,
+    state: Mutex<State>,
+    remembered: u64,
+}
+
+impl Purges {
+    /// Nothing was purged yet. `Coherence` as of [`Purges::linked`].
+    pub fn new(link: Coherence) -> Self {
+        Self::remembering(link, REMEMBERED, FIRST_SWEEP)
+    }
+
+    fn remembering(link: Coherence, remembered: u64, sweep_at: usize) -> Self {
+        let state = State {
+            marks: HashMap::default(),
+            sweep_at,
+            forgotten: 0,
+            log: VecDeque::new(),
+            missed: None,
+            owed: HashMap::default(),
+        };
+        // Everything was purged at 1: a stamp since 0 is never current.
+        let everything = Mark::default();
+        everything.strike(false, 1);
+        Self {
+            position: AtomicU64::new(1),
+            everything,
+            link: AtomicU8::new(link as u8),
+            reports: AtomicU64::new(0),
+            heeded: AtomicU64::new(0),
+            state: Mutex::new(state),
+            remembered,
+        }
+    }
+
+    /// Where a fill that begins now stands.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// The last record that is known: what an answer that is stored for other nodes has to name, noted when its fill
+    /// begins. `None`: the log was never read.
+    pub fn log_id(&self) -> Option<Id> {
+        self.state.lock().log.back().map(|(id, _)| *id)
+    }
+
+    /// The stamp of an answer whose fill began at the position `since`; `resource` is [`key::resource`].
+    pub fn stamp(&self, since: u64, resource: u128, tags: &[&str]) -> Stamp {
+        self.stamped(&mut self.state.lock(), since, resource, tags)
+    }
+
+    /// The stamp of an answer out of the store whose fill began when `id` was the last known record. `None`: this node
+    /// doesn't know that record (any longer, or yet), so the answer can't be judged.
+    pub fn stamp_from(&self, id: Id, resource: u128, tags: &[&str]) -> Option<Stamp> {
+        let state = &mut *self.state.lock();
+        let place = state.log.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        // What is owed has no record yet: an answer from before it may name a record that came after it.
+        let owed = state.owed.values().map(|owed| owed.first.saturating_sub(1)).min();
+        let since = state.log[place].1.min(owed.unwrap_or(u64::MAX));
+        Some(self.stamped(state, since, resource, tags))
+    }
+
+    fn stamped(&self, state: &mut State, since: u64, resource: u128, tags: &[&str]) -> Stamp {
+        let names = std::iter::once(resource).chain(tags.iter().map(|tag| tag_name(tag)));
+        let marks = names.map(|name| state.mark(name, self.position(), self.remembered)).collect();
+        // A purge after `since` may have been forgotten.
+        let since = if since < state.forgotten { 0 } else { since };
+        Stamp { since, marks, current_at: AtomicU64::new(0) }
+    }
+
+    /// The position at which a resource was purged by its name last; 0: never, as far as is remembered.
+    pub fn last_purge(&self, resource: u128) -> u64 {
+        self.state.lock().marks.get(&resource).map_or(0, |mark| mark.last())
+    }
+
+    /// What is known against an answer. Believe it only if this node is not behind.
+    pub fn verdict(&self, stamp: &Stamp) -> Verdict {
+        let position = self.position();
+        if stamp.current_at.load(Ordering::Relaxed) == position {
+            return Verdict::Current;
+        }
+        let mut verdict = Verdict::Current;
+        for mark in std::iter::once(&self.everything).chain(stamp.marks.iter().map(|mark| &**mark)) {
+            if mark.hard.load(Ordering::Acquire) > stamp.since {
+                return Verdict::Hard;
+            }
+            if mark.soft.load(Ordering::Acquire) > stamp.since {
+                verdict = Verdict::Soft;
+            }
+        }
+        if verdict == Verdict::Current {
+            stamp.current_at.store(position, Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    /// Whether the log may hold what this node has not read. Never without a store or while it is away.
+    pub fn is_behind(&self) -> bool {
+        match self.link.load(Ordering::Acquire) {
+            link if link == Coherence::Tracked as u8 => !self.has_heeded(self.reports()),
+            link => link == Coherence::Untracked as u8,
+        }
+    }
+
+    /// Applies purges here, at once. With a store they are owed to it.
+    pub fn order(self: &Arc<Self>, wanted: Vec<Purge>) -> Debt {
+        let state = &mut *self.state.lock();
+        let is_alone = self.link.load(Ordering::Acquire) == Coherence::Alone as u8;
+        let mut owed = Vec::new();
+        for purge in wanted {
+            let position = self.apply(state, &purge);
+            if !is_alone {
+                state.owe(&purge, position, false);
+                owed.push((purge, position));
+            }
+        }
+        Debt { purges: self.clone(), owed }
+    }
+
+    /// Some of what is owed and nobody is about to pay, at most so many.
+    pub fn unpaid(self: &Arc<Self>, at_most: usize) -> Debt {
+        let state = &mut *self.state.lock();
+        let waiting = state.owed.iter_mut().filter(|(_, owed)| owed.waits).take(at_most);
+        let owed = waiting
+            .map(|(purge, owed)| {
+                owed.waits = false;
+                (purge.clone(), owed.last)
+            })
+            .collect();
+        Debt { purges: self.clone(), owed }
+    }
+
+    /// There is a link to the store that reports the log's growth, or doesn't; it may have grown before.
+    pub fn linked(&self, tracked: bool) {
+        self.grown();
+        let link = if tracked { Coherence::Tracked } else { Coherence::Untracked };
+        self.link.store(link as u8, Ordering::Release);
+    }
+
+    /// The link is lost.
+    pub fn unlinked(&self) {
+        self.link.store(Coherence::Away as u8, Ordering::Release);
+    }
+
+    /// The log has grown.
+    pub fn grown(&self) {
+        self.reports.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The store was emptied: everything is purged, and so is what the log said.
+    pub fn emptied(&self) {
+        let state = &mut *self.state.lock();
+        state.log.clear();
+        state.missed = None;
+        self.apply(state, &Purge::hard(Target::All));
+        self.grown();
+    }
+
+    /// How often there was reason to read the log. Note it before reading.
+    pub fn reports(&self) -> u64 {
+        self.reports.load(Ordering::Acquire)
+    }
+
+    /// Whether the log was read to its end since there were so many reports.
+    pub fn has_heeded(&self, reports: u64) -> bool {
+        self.heeded.load(Ordering::Acquire) >= reports
+    }
+
+    /// The log was read to its end by a reading that began after so many reports.
+    pub fn heed(&self, reports: u64) {
+        self.heeded.fetch_max(reports, Ordering::AcqRel);
+    }
+
+    /// Takes over what was read of the log: the records from `from` on, itself included, or all of them.
+    pub fn read(&self, from: Option<Id>, records: &[Record]) -> Reading {
+        let state = &mut *self.state.lock();
+        if state.log.back().map(|(id, _)| *id) != from {
+            return Reading::Overtaken;
+        }
+        let new = match (from, records.split_first()) {
+            (None, None) => {
+                state.missed = None;
+                return Reading::Empty;
+            }
+            (None, Some(_)) => records,
+            (Some(last), Some((first, rest))) if first.id == last => rest,
+            (Some(last), _) => {
+                state.log.clear();
+                state.missed = Some(last);
+                self.apply(state, &Purge::hard(Target::All));
+                return Reading::Gap;
+            }
+        };
+        for record in new {
+            let position = match &record.purge {
+                Some(purge) => self.apply(state, purge),
+                None => self.position(),
+            };
+            state.log.push_back((record.id, position));
+        }
+        let too_many = state.log.len().saturating_sub(self.remembered as usize);
+        state.log.drain(..too_many);
+        self.tell_of_loss(state, from, new);
+        Reading::Taken
+    }
+
+    /// A log that begins before the record that is missing was not just trimmed or emptied: it lost its end, perhaps
+    /// in a failover, and who had not read that doesn't notice.
+    fn tell_of_loss(&self, state: &mut State, from: Option<Id>, records: &[Record]) {
+        let (None, Some(first), Some(missed)) = (from, records.first(), state.missed.take()) else { return };
+        if first.id < missed {
+            let all = Purge::hard(Target::All);
+            let position = self.apply(state, &all);
+            state.owe(&all, position, true);
+        }
+    }
+
+    /// Marks what is purged, then moves the position: who sees the position sees the marks.
+    fn apply(&self, state: &mut State, purge: &Purge) -> u64 {
+        let position = self.position() + 1;
+        let name = match &purge.target {
+            Target::Url { host, target } => Some(key::resource(host, target)),
+            Target::Tag(tag) => Some(tag_name(tag)),
+            Target::All => None,
+        };
+        match name {
+            Some(name) => state.mark(name, position, self.remembered).strike(purge.soft, position),
+            None => self.everything.strike(purge.soft, position),
+        }
+        self.position.store(position, Ordering::Release);
+        position
+    }
+}
+
+impl fmt::Debug for Purges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Purges").field("position", &self.position()).finish_non_exhaustive()
+    }
+}
+
+fn tag_name(tag: &str) -> u128 {
+    xxh3_128_with_seed(tag.as_bytes(), TAG_SEED)
+}
+
+impl State {
+    fn mark(&mut self, name: u128, position: u64, remembered: u64) -> Arc<Mark> {
+        if let Some(mark) = self.marks.get(&name) {
+            return mark.clone();
+        }
+        if self.marks.len() >= self.sweep_at {
+            // Who holds a mark has it through the table, whose lock is held: one that nobody holds stays alone.
+            let forgotten = position.saturating_sub(remembered);
+            self.marks.retain(|_, mark| Arc::strong_count(mark) > 1 || mark.last() > forgotten);
+            self.forgotten = forgotten;
+            self.sweep_at = self.sweep_at.max(self.marks.len() * 2);
+        }
+        let mark = Arc::<Mark>::default();
+        self.marks.insert(name, mark.clone());
+        mark
+    }
+
+    fn owe(&mut self, purge: &Purge, position: u64, waits: bool) {
+        if let Some(owed) = self.owed.get_mut(purge) {
+            (owed.last, owed.waits) = (position, waits);
+            return;
+        }
+        let mut owed = Owed { first: position, last: position, waits };
+        if self.owed.len() < MOST_OWED {
+            self.owed.insert(purge.clone(), owed);
+            return;
+        }
+        owed.first = self.owed.values().map(|owed| owed.first).fold(position, u64::min);
+        owed.waits = true;
+        self.owed.clear();
+        self.owed.insert(Purge::hard(Target::All), owed);
+    }
+}
+
+/// Purges that the store has to be told. One that is dropped before it is settled is left to whoever pays next: an
+/// order is not lost because the one who gave it went away.
+#[must_use = "what is dropped unsettled is paid later"]
+pub struct Debt {
+    purges: Arc<Purges>,
+    owed: Vec<(Purge, u64)>,
+}
+
+impl Debt {
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// What has to be written to the log.
+    pub fn orders(&self) -> impl Iterator<Item = &Purge> {
+        self.owed.iter().map(|(purge, _)| purge)
+    }
+
+    /// All of it is in the log, and was read there.
+    pub fn settle(mut self) {
+        let owed = &mut self.purges.state.lock().owed;
+        for (purge, position) in self.owed.drain(..) {
+            // The same may have been ordered again since.
+            if owed.get(&purge).is_some_and(|owed| owed.last == position) {
+                owed.remove(&purge);
+            }
+        }
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let state = &mut *self.purges.state.lock();
+        for (purge, _) in &self.owed {
+            if let Some(owed) = state.owed.get_mut(purge) {
+                owed.waits = true;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Debt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} purges owed", self.owed.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

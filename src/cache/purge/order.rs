@@ -1,0 +1,243 @@
+//! What is purged, in the words of those who order it: a URL, a tag, everything; hard or soft.
+//!
+//! Pure: texts in, orders out, and back into the fields of a record of the log. A URL stands for all variants of
+//! the resource, whatever its scheme: one answer may be cached for `http` and `https` alike. Its path and query
+//! count byte by byte as they are sent; the host is brought to one form (RFC 3986, 6.2.2). Tags are what `Cache-Tag` and
+//! `Surrogate-Key` of an answer say, upper and lower case apart.
+
+use crate::cache::key;
+use http::HeaderMap;
+use std::{fmt, str::FromStr};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The longest tag (bytes); a longer one of an answer is ignored.
+pub const LONGEST_TAG: usize = 256;
+/// The most tags of one answer; more are ignored.
+pub const MOST_TAGS: usize = 64;
+
+/// What a purge is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// All variants of a resource.
+    Url {
+        /// The host, in the form of [`key::host`].
+        host: Box<str>,
+        /// The path and the query, in the form of [`key::target`].
+        target: Box<str>,
+    },
+    /// Every answer with this tag.
+    Tag(Box<str>),
+    /// Everything.
+    All,
+}
+
+/// A purge that was ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Purge {
+    /// Of what.
+    pub target: Target,
+    /// Whether what is purged counts as stale (it may be validated, and stand in for an error) or as gone.
+    pub soft: bool,
+}
+
+/// Why a text orders nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not `http://…` or `https://…`.
+    #[error("a URL has to begin with http:// or https://")]
+    Relative,
+    /// No host, or a user beside it.
+    #[error("a URL needs a host, and no user or password")]
+    Host,
+    /// Characters that no request's target has.
+    #[error(
+        "a URL has no blanks, no control characters and nothing but ASCII: escape them as the client does"
+    )]
+    Characters,
+    /// An empty tag, a long one, one that no answer can have.
+    #[error("a tag has 1 to 256 bytes, no control characters, no blanks around it")]
+    Tag,
+    /// A record of the log of a kind that is not known.
+    #[error("the kind of a purge is url, tag or all")]
+    Kind,
+}
+
+impl Target {
+    /// The resource `target` (path and query) of `host`, as a request names them.
+    pub fn of(host: &str, target: &str) -> Self {
+        Self::Url { host: key::host(host).into(), target: key::target(target).into() }
+    }
+
+    /// The resource at an absolute URL. Its fragment is left out.
+    ///
+    /// # Errors
+    /// If it is no such URL.
+    pub fn url(text: &str) -> Result<Self, Refused> {
+        let (scheme, rest) = text.split_once("://").ok_or(Refused::Relative)?;
+        if !["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
+            return Err(Refused::Relative);
+        }
+        if !rest.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Refused::Characters);
+        }
+        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if key::host(host).is_empty() || host.starts_with(':') || host.contains('@') {
+            return Err(Refused::Host);
+        }
+        // A client sends a URL without a path with the path `/`.
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        Ok(Self::of(host, &format!("{slash}{target}")))
+    }
+
+    /// The answers with this tag.
+    ///
+    /// # Errors
+    /// If no answer can have it.
+    pub fn tag(text: &str) -> Result<Self, Refused> {
+        match is_tag(text) && text == text.trim() {
+            true => Ok(Self::Tag(text.into())),
+            false => Err(Refused::Tag),
+        }
+    }
+}
+
+impl Purge {
+    /// A purge after which what it is about is gone.
+    pub fn hard(target: Target) -> Self {
+        Self { target, soft: false }
+    }
+
+    /// The fields `k`, `v` and `soft` of its record in the log.
+    pub fn fields(&self) -> [(&'static str, String); 3] {
+        let (kind, value) = match &self.target {
+            Target::Url { host, target } => ("url", format!("http://{host}{target}")),
+            Target::Tag(tag) => ("tag", tag.to_string()),
+            Target::All => ("all", String::new()),
+        };
+        [("k", kind.to_owned()), ("v", value), ("soft", u8::from(self.soft).to_string())]
+    }
+
+    /// What a record of the log orders; `None`: it is a beginning. Anything but `1` under `soft` is hard: what
+    /// is purged too thoroughly costs a fill, what is purged too little is wrong.
+    ///
+    /// # Errors
+    /// If it orders nothing that is known.
+    pub fn read(fields: &[(String, String)]) -> Result<Option<Self>, Refused> {
+        let field = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let value = field("v").unwrap_or_default();
+        let target = match field("k") {
+            Some("url") => Target::url(value)?,
+            Some("tag") => Target::tag(value)?,
+            Some("all") => Target::All,
+            Some(BEGINNING) => return Ok(None),
+            _ => return Err(Refused::Kind),
+        };
+        Ok(Some(Self { target, soft: field("soft") == Some("1") }))
+    }
+}
+
+/// The kind of a record that orders nothing. A log that is found empty is begun with it, so that there is a record whose
+/// absence tells that the log was lost.
+const BEGINNING: &str = "begin";
+
+/// The fields of the record that begins a log; `nonce` makes it another one than that of any log before.
+pub fn beginning(nonce: u64) -> [(&'static str, String); 2] {
+    [("k", BEGINNING.to_owned()), ("v", format!("{nonce:016x}"))]
+}
+
+fn is_tag(text: &str) -> bool {
+    (1..=LONGEST_TAG).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// The tags of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tags<'a> {
+    /// Each once, in the order of the answer; at most [`MOST_TAGS`].
+    pub kept: Vec<&'a str>,
+    /// How many were too long, too many or no text. A purge of them won't find the answer.
+    pub ignored: usize,
+}
+
+/// Reads `Cache-Tag` (separated by commas) and `Surrogate-Key` (by blanks).
+pub fn tags_of(headers: &HeaderMap) -> Tags<'_> {
+    let mut tags = Tags::default();
+    for (name, separator) in [("cache-tag", ','), ("surrogate-key", ' ')] {
+        for value in headers.get_all(name) {
+            match std::str::from_utf8(value.as_bytes()) {
+                Ok(text) => text.split(separator).map(str::trim).for_each(|tag| tags.add(tag)),
+                Err(_) => tags.ignored += 1,
+            }
+        }
+    }
+    tags
+}
+
+impl<'a> Tags<'a> {
+    fn add(&mut self, tag: &'a str) {
+        if tag.is_empty() || self.kept.contains(&tag) {
+            return;
+        }
+        match is_tag(tag) && self.kept.len() < MOST_TAGS {
+            true => self.kept.push(tag),
+            false => self.ignored += 1,
+        }
+    }
+}
+
+/// The name of a record of the log: its number in the stream, which rises, and a print of what it says. A log that was
+/// lost and begun anew may give out a number again; that would be another record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    ms: u64,
+    seq: u64,
+    print: u64,
+}
+
+/// A text that names no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no name of a record of the log")]
+pub struct NoId;
+
+impl Id {
+    /// The name of a record with this number (`<ms>-<seq>`) and these fields and values, in the order of the log.
+    ///
+    /// # Errors
+    /// If that is no number of a record.
+    pub fn new(number: &str, words: &[impl AsRef<[u8]>]) -> Result<Self, NoId> {
+        let (ms, seq) = number.split_once('-').ok_or(NoId)?;
+        let mut print = Xxh3::new();
+        for word in words.iter().map(AsRef::as_ref) {
+            print.update(&word.len().to_le_bytes());
+            print.update(word);
+        }
+        let [ms, seq] = [ms, seq].map(|part| part.parse().map_err(|_| NoId));
+        Ok(Self { ms: ms?, seq: seq?, print: print.digest() })
+    }
+
+    /// The number in the stream.
+    pub fn number(self) -> String {
+        format!("{}-{}", self.ms, self.seq)
+    }
+}
+
+impl FromStr for Id {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        let (number, print) = text.rsplit_once('-').ok_or(NoId)?;
+        let print = u64::from_str_radix(print, 16).map_err(|_| NoId)?;
+        Ok(Self { print, ..Self::new(number, &[""; 0])? })
+    }
+}
+
+/// For an answer that is stored, which names the record after which it was filled; read by `from_str`.
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{:x}", self.ms, self.seq, self.print)
+    }
+}
+
+#[cfg(test)]
+#[path = "order_tests.rs"]
+mod tests;

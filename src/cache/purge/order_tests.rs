@@ -1,0 +1,137 @@
+//! Tests of what is ordered and how it is written.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+use super::*;
+use http::HeaderValue;
+use proptest::prelude::*;
+
+fn url(host: &str, target: &str) -> Result<Target, Refused> {
+    Ok(Target::Url { host: host.into(), target: target.into() })
+}
+
+#[test]
+fn a_url_is_a_host_and_a_target() {
+    for (text, host, target) in [
+        ("http://a.example/x?y=1", "a.example", "/x?y=1"),
+        ("HTTPS://A.Example:443/X", "a.example", "/X"),
+        ("http://a.example", "a.example", "/"),
+        ("http://a.example?y", "a.example", "/?y"),
+        ("http://a.example/x#part/y", "a.example", "/x"),
+        ("http://a.example./x://y", "a.example", "/x://y"),
+        ("http://[::1]:8080/%c3%A4", "[::1]:8080", "/%c3%A4"),
+    ] {
+        assert_eq!(Target::url(text), url(host, target), "{text}");
+    }
+    for (text, why) in [
+        ("", Refused::Relative),
+        ("/x", Refused::Relative),
+        ("//a.example/x", Refused::Relative),
+        ("ws://a.example/x", Refused::Relative),
+        ("http:///x", Refused::Host),
+        ("http://:80/x", Refused::Host),
+        ("http://ann:word@a.example/x", Refused::Host),
+        ("http://a.example/x y", Refused::Characters),
+        ("http://a.example/ä", Refused::Characters),
+        ("http://a.example/x\n", Refused::Characters),
+    ] {
+        assert_eq!(Target::url(text), Err(why), "{text}");
+    }
+}
+
+#[test]
+fn a_tag_is_what_an_answer_can_have() {
+    for text in ["a", "Produkte für alle", "a,b", &"x".repeat(LONGEST_TAG)] {
+        assert_eq!(Target::tag(text), Ok(Target::Tag(text.into())));
+    }
+    for text in ["", " ", "a ", "\ta", "a\nb", &"x".repeat(LONGEST_TAG + 1)] {
+        assert_eq!(Target::tag(text), Err(Refused::Tag), "{text:?}");
+    }
+}
+
+fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
+    let value = |v: &[u8]| HeaderValue::from_bytes(v).unwrap();
+    lines.iter().map(|(name, v)| (http::HeaderName::from_static(name), value(v))).collect()
+}
+
+#[test]
+fn tags_are_read_from_both_fields() {
+    let lines: [(&str, &[u8]); 5] = [
+        ("cache-tag", b"a, b c ,,a"),
+        ("surrogate-key", b"d  a e,f"),
+        ("cache-tag", "g,é".as_bytes()),
+        ("cache-tag", b"h\xff"),
+        ("cache-control", b"no"),
+    ];
+    let headers = headers(&lines);
+    let tags = tags_of(&headers);
+    assert_eq!(tags.kept, ["a", "b c", "g", "é", "d", "e,f"]);
+    assert_eq!(tags.ignored, 1);
+    assert_eq!(tags_of(&HeaderMap::new()), Tags::default());
+}
+
+#[test]
+fn too_many_and_too_long_tags_are_ignored_and_counted() {
+    let many: Vec<String> = (0..MOST_TAGS + 3).map(|n| format!("t{n}")).collect();
+    let line = format!("{} {}", "x".repeat(LONGEST_TAG + 1), many.join(" "));
+    let headers = headers(&[("surrogate-key", line.as_bytes())]);
+    let tags = tags_of(&headers);
+    assert_eq!(tags.kept, many[..MOST_TAGS]);
+    assert_eq!(tags.ignored, 4);
+}
+
+fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn a_record_of_the_application_needs_no_more_than_it_says() {
+    let read = |pairs: &[(&str, &str)]| Purge::read(&fields(pairs));
+    assert_eq!(read(&[("k", "tag"), ("v", "a")]), Ok(Some(Purge::hard(Target::Tag("a".into())))));
+    assert_eq!(read(&[("soft", "1"), ("k", "all")]), Ok(Some(Purge { target: Target::All, soft: true })));
+    // In doubt hard.
+    assert_eq!(read(&[("k", "all"), ("soft", "true")]), Ok(Some(Purge::hard(Target::All))));
+    let begin = beginning(7).map(|(k, v)| (k.to_owned(), v));
+    assert_eq!(Purge::read(&begin), Ok(None));
+    assert_eq!(read(&[("k", "prefix"), ("v", "/x")]), Err(Refused::Kind));
+    assert_eq!(read(&[("v", "a")]), Err(Refused::Kind));
+    assert_eq!(read(&[("k", "tag")]), Err(Refused::Tag));
+    assert_eq!(read(&[("k", "url"), ("v", "/x")]), Err(Refused::Relative));
+}
+
+#[test]
+fn an_id_is_a_number_and_what_the_record_says() {
+    let id = |number: &str| Id::new(number, &["k", "all"]).unwrap();
+    assert!(id("9-9") < id("10-0") && id("10-0") < id("10-2") && id("10-2") < id("10-10"));
+    assert_eq!(id("1763700000000-3").number(), "1763700000000-3");
+    let others = [&["k", "al", "l"][..], &["ka", "ll"], &["k", "tag"], &[]];
+    for words in others {
+        assert_ne!(Id::new("9-9", words).unwrap(), id("9-9"), "{words:?}");
+    }
+    for number in ["9-9", "0-1", "18446744073709551615-18446744073709551615"] {
+        assert_eq!(id(number).to_string().parse(), Ok(id(number)));
+    }
+    for text in ["", "-", "1-", "1-2", "1-2-", "x-1-1", "1-2-x", "1-2-3-4"] {
+        assert_eq!(text.parse::<Id>(), Err(NoId), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        host in "[A-Za-z0-9.-]{1,12}[a-z](:[0-9]{1,4})?",
+        path in "/[ -~äß]{0,20}",
+        tag in "[a-z]([ -~é]{0,10}[a-z])?",
+        kind in 0..3_u8,
+        soft: bool,
+    ) {
+        let path = path.replace('#', "");
+        let target = match kind {
+            0 => Target::of(&host, &path),
+            1 => Target::tag(&tag).unwrap(),
+            _ => Target::All,
+        };
+        let purge = Purge { target, soft };
+        let written: Vec<_> = purge.fields().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        prop_assert_eq!(Purge::read(&written), Ok(Some(purge)));
+    }
+}

@@ -1,0 +1,337 @@
+//! Tests of what a node knows of purges.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+use super::*;
+use proptest::prelude::*;
+
+const HOST: &str = "a.example";
+
+fn alone() -> Arc<Purges> {
+    Arc::new(Purges::new(Coherence::Alone))
+}
+
+/// With a store whose log was read and holds one record, 1-0.
+fn linked() -> Arc<Purges> {
+    let purges = Arc::new(Purges::new(Coherence::Away));
+    purges.linked(true);
+    assert_eq!(purges.read(None, &[begin(1)]), Reading::Taken);
+    purges.heed(purges.reports());
+    purges
+}
+
+fn tag(text: &str) -> Target {
+    Target::Tag(text.into())
+}
+
+fn soft(target: Target) -> Purge {
+    Purge { target, soft: true }
+}
+
+fn id(ms: u64) -> Id {
+    Id::new(&format!("{ms}-0"), &["a record"]).unwrap()
+}
+
+fn begin(ms: u64) -> Record {
+    Record { id: id(ms), purge: None }
+}
+
+fn record(ms: u64, target: Target) -> Record {
+    Record { id: id(ms), purge: Some(Purge::hard(target)) }
+}
+
+/// Applies without a debt to anyone.
+fn apply(purges: &Arc<Purges>, purge: Purge) {
+    purges.order(vec![purge]).settle();
+}
+
+fn stamp(purges: &Purges, path: &str, tags: &[&str]) -> Stamp {
+    purges.stamp(purges.position(), key::resource(HOST, path), tags)
+}
+
+#[test]
+fn a_purge_speaks_against_what_was_filled_before_it() {
+    let purges = alone();
+    let (x, y) = (stamp(&purges, "/x", &["t", "u"]), stamp(&purges, "/y", &["u"]));
+    apply(&purges, Purge::hard(Target::of("A.example:80", "/x")));
+    assert_eq!((purges.verdict(&x), purges.verdict(&y)), (Verdict::Hard, Verdict::Current));
+    assert_eq!(purges.verdict(&stamp(&purges, "/x", &["t"])), Verdict::Current);
+    apply(&purges, soft(tag("u")));
+    assert_eq!((purges.verdict(&x), purges.verdict(&y)), (Verdict::Hard, Verdict::Soft));
+    apply(&purges, Purge::hard(Target::All));
+    assert_eq!(purges.verdict(&y), Verdict::Hard);
+    assert_eq!(purges.verdict(&stamp(&purges, "/y", &["u"])), Verdict::Current);
+}
+
+#[test]
+fn a_purge_during_a_fill_speaks_against_its_answer() {
+    let purges = alone();
+    let since = purges.position();
+    apply(&purges, soft(tag("t")));
+    // Nobody had asked for the tag before the answer came.
+    assert_eq!(purges.verdict(&purges.stamp(since, 7, &["t"])), Verdict::Soft);
+    assert_eq!(purges.verdict(&purges.stamp(since, 7, &["other"])), Verdict::Current);
+}
+
+#[test]
+fn a_soft_purge_of_everything_leaves_it_to_validation() {
+    let purges = alone();
+    let x = stamp(&purges, "/x", &[]);
+    apply(&purges, soft(Target::All));
+    assert_eq!(purges.verdict(&x), Verdict::Soft);
+}
+
+#[test]
+fn a_tag_is_no_url() {
+    let purges = alone();
+    let x = stamp(&purges, "/x", &[]);
+    apply(&purges, Purge::hard(tag("a.example\n/x")));
+    assert_eq!(purges.verdict(&x), Verdict::Current);
+}
+
+#[test]
+fn what_was_forgotten_is_not_believed() {
+    let purges = Arc::new(Purges::remembering(Coherence::Alone, 4, 4));
+    let held = stamp(&purges, "/held", &[]);
+    let since = purges.position();
+    apply(&purges, Purge::hard(tag("t")));
+    for n in 0..20 {
+        apply(&purges, Purge::hard(tag(&format!("n{n}"))));
+    }
+    assert!(purges.state.lock().marks.len() < 12, "{}", purges.state.lock().marks.len());
+    // The purge of `t` is forgotten; so a fill from before it can't be trusted, whatever its tags.
+    assert_eq!(purges.verdict(&purges.stamp(since, 7, &["t"])), Verdict::Hard);
+    // An answer that is kept has its marks, however long ago.
+    assert_eq!(purges.verdict(&held), Verdict::Current);
+    apply(&purges, Purge::hard(Target::of(HOST, "/held")));
+    for n in 0..20 {
+        apply(&purges, Purge::hard(tag(&format!("m{n}"))));
+    }
+    assert_eq!(purges.verdict(&held), Verdict::Hard);
+}
+
+#[test]
+fn a_node_is_behind_from_a_report_until_it_has_read() {
+    assert!(!alone().is_behind());
+    let purges = Arc::new(Purges::new(Coherence::Away));
+    assert!(!purges.is_behind(), "while the store is away the last knowledge goes on");
+    purges.linked(true);
+    assert!(purges.is_behind());
+    let reading = purges.reports();
+    purges.grown();
+    purges.heed(reading);
+    assert!(purges.is_behind(), "that reading may have been too early");
+    purges.heed(purges.reports());
+    assert!(!purges.is_behind());
+    purges.unlinked();
+    purges.grown();
+    assert!(!purges.is_behind());
+    purges.linked(false);
+    purges.heed(purges.reports());
+    assert!(purges.is_behind(), "nobody would report");
+}
+
+#[test]
+fn answers_in_the_store_are_judged_by_the_log() {
+    let purges = linked();
+    let log = [begin(1), record(5, tag("t")), record(6, tag("u"))];
+    assert_eq!(purges.read(Some(id(1)), &log), Reading::Taken);
+    assert_eq!(purges.log_id(), Some(id(6)));
+    let verdict = |ms, tags: &[&str]| purges.stamp_from(id(ms), 7, tags).map(|s| purges.verdict(&s));
+    assert_eq!(verdict(1, &["t"]), Some(Verdict::Hard));
+    assert_eq!(verdict(1, &["v"]), Some(Verdict::Current));
+    assert_eq!(verdict(5, &["t"]), Some(Verdict::Current));
+    assert_eq!(verdict(5, &["u"]), Some(Verdict::Hard));
+    assert_eq!(verdict(6, &["t", "u"]), Some(Verdict::Current));
+    for unknown in [0, 2, 7] {
+        assert_eq!(verdict(unknown, &[]), None, "{unknown}");
+    }
+}
+
+#[test]
+fn the_log_is_remembered_as_far_as_marks_are() {
+    let purges = Arc::new(Purges::remembering(Coherence::Away, 4, 4));
+    let log: Vec<_> = (1..=9).map(|ms| record(ms, tag(&format!("t{ms}")))).collect();
+    assert_eq!(purges.read(None, &log), Reading::Taken);
+    assert!(purges.stamp_from(id(5), 7, &[]).is_none());
+    for ms in 6..=9 {
+        let tags: Vec<String> = (1..=9).map(|n| format!("t{n}")).collect();
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let verdict = purges.verdict(&purges.stamp_from(id(ms), 7, &tags).unwrap());
+        assert_eq!(verdict == Verdict::Current, ms == 9, "{ms}");
+    }
+}
+
+#[test]
+fn what_is_owed_speaks_against_answers_of_other_nodes() {
+    let purges = linked();
+    let debt = purges.order(vec![Purge::hard(tag("t"))]);
+    // Another node's record comes first; its fills since then have not seen the purge of this node.
+    assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, tag("u"))]), Reading::Taken);
+    let stamp = purges.stamp_from(id(5), 7, &["t"]).unwrap();
+    assert_eq!(purges.verdict(&stamp), Verdict::Hard);
+    assert_eq!(purges.read(Some(id(5)), &[begin(5), record(6, tag("t"))]), Reading::Taken);
+    debt.settle();
+    assert_eq!(purges.verdict(&purges.stamp_from(id(5), 7, &["t"]).unwrap()), Verdict::Hard);
+    assert_eq!(purges.verdict(&purges.stamp_from(id(6), 7, &["t"]).unwrap()), Verdict::Current);
+}
+
+#[test]
+fn a_missing_record_purges_everything() {
+    // Trimmed: the log begins after what is known.
+    let purges = linked();
+    let x = stamp(&purges, "/x", &[]);
+    assert_eq!(purges.read(Some(id(1)), &[record(5, tag("t"))]), Reading::Gap);
+    assert_eq!(purges.verdict(&x), Verdict::Hard);
+    assert_eq!(purges.log_id(), None);
+    assert_eq!(purges.read(None, &[record(5, tag("t"))]), Reading::Taken);
+    assert!(purges.unpaid(9).is_empty(), "the others have read it");
+    assert!(purges.stamp_from(id(1), 7, &[]).is_none());
+
+    // Another record under the same number.
+    let purges = linked();
+    let other = Record { id: Id::new("1-0", &["another"]).unwrap(), purge: None };
+    assert_eq!(purges.read(Some(id(1)), &[other]), Reading::Gap);
+
+    // Gone altogether.
+    let purges = linked();
+    assert_eq!(purges.read(Some(id(1)), &[]), Reading::Gap);
+    assert_eq!(purges.read(None, &[]), Reading::Empty);
+    assert_eq!(purges.read(None, &[begin(9)]), Reading::Taken);
+    assert!(purges.unpaid(9).is_empty());
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_told_to_the_others() {
+    let purges = linked();
+    assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, tag("t"))]), Reading::Taken);
+    assert_eq!(purges.read(Some(id(5)), &[]), Reading::Gap);
+    assert_eq!(purges.read(None, &[begin(1)]), Reading::Taken);
+    let debt = purges.unpaid(9);
+    assert_eq!(debt.orders().collect::<Vec<_>>(), [&Purge::hard(Target::All)]);
+    // Until they know, an answer of theirs is no better than one from before.
+    assert_eq!(purges.verdict(&purges.stamp_from(id(1), 7, &[]).unwrap()), Verdict::Hard);
+    debt.settle();
+}
+
+#[test]
+fn an_emptied_store_purges_everything_and_overtakes_a_reading() {
+    let purges = linked();
+    let x = stamp(&purges, "/x", &[]);
+    purges.emptied();
+    assert_eq!(purges.verdict(&x), Verdict::Hard);
+    assert!(purges.is_behind());
+    assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, tag("t"))]), Reading::Overtaken);
+    assert_eq!(purges.log_id(), None);
+}
+
+#[test]
+fn a_debt_that_is_dropped_is_paid_by_another() {
+    let purges = linked();
+    let debt = purges.order(vec![Purge::hard(tag("t"))]);
+    assert!(purges.unpaid(9).is_empty(), "someone is about to pay it");
+    drop(debt);
+    let debt = purges.unpaid(9);
+    assert_eq!(debt.orders().count(), 1);
+    assert!(purges.unpaid(9).is_empty());
+    debt.settle();
+    assert!(purges.state.lock().owed.is_empty());
+    assert!(alone().order(vec![Purge::hard(tag("t"))]).is_empty(), "without a store nothing is owed");
+}
+
+#[test]
+fn paying_an_order_does_not_pay_the_same_one_given_later() {
+    let purges = linked();
+    let first = purges.order(vec![Purge::hard(tag("t"))]);
+    let second = purges.order(vec![Purge::hard(tag("t"))]);
+    first.settle();
+    drop(second);
+    assert_eq!(purges.unpaid(9).orders().count(), 1);
+}
+
+#[test]
+fn too_much_that_is_owed_becomes_everything() {
+    let purges = linked();
+    let since = purges.position();
+    let wanted = (0..=MOST_OWED).map(|n| Purge::hard(tag(&format!("t{n}")))).collect();
+    drop(purges.order(wanted));
+    let debt = purges.unpaid(9);
+    assert_eq!(debt.orders().collect::<Vec<_>>(), [&Purge::hard(Target::All)]);
+    let stamp = purges.stamp_from(id(1), 7, &["t0"]).unwrap();
+    assert_eq!((stamp.since, purges.verdict(&stamp)), (since, Verdict::Hard));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Purge(Purge),
+    /// An answer to this path with these tags, whose fill began so many purges ago.
+    Answer(usize, Vec<usize>, u64),
+    Ask(usize),
+}
+
+const PATHS: [&str; 3] = ["/a", "/b", "/a?b"];
+const TAGS: [&str; 3] = ["a", "b", "/a"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let target = prop_oneof![
+        4 => (0..3_usize).prop_map(|n| Target::of(HOST, PATHS[n])),
+        4 => (0..3_usize).prop_map(|n| tag(TAGS[n])),
+        // So that there is something to forget.
+        4 => "[c-z]{3}".prop_map(|t| tag(&t)),
+        1 => Just(Target::All),
+    ];
+    prop_oneof![
+        (target, any::<bool>()).prop_map(|(target, soft)| Step::Purge(Purge { target, soft })),
+        (0..3_usize, proptest::collection::vec(0..3_usize, 0..3), 0..10_u64)
+            .prop_map(|(path, tags, ago)| Step::Answer(path, tags, ago)),
+        (0..20_usize).prop_map(Step::Ask),
+    ]
+}
+
+/// The model: every purge in order, and an answer is judged by all of them since its fill.
+fn expected(purges: &[Purge], since: u64, path: &str, tags: &[&str]) -> Verdict {
+    let about = |purge: &&Purge| match &purge.target {
+        Target::All => true,
+        Target::Tag(tag) => tags.contains(&&**tag),
+        Target::Url { target, .. } => &**target == path,
+    };
+    let since = usize::try_from(since).unwrap() - 1;
+    let against: Vec<_> = purges[since..].iter().filter(about).collect();
+    match against.iter().any(|purge| !purge.soft) {
+        true => Verdict::Hard,
+        false if against.is_empty() => Verdict::Current,
+        false => Verdict::Soft,
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_verdict_is_that_of_all_purges_since(
+        steps in proptest::collection::vec(step(), 1..120),
+        forgetful: bool,
+    ) {
+        let remembered = if forgetful { 5 } else { REMEMBERED };
+        let node = Arc::new(Purges::remembering(Coherence::Alone, remembered, 6));
+        let (mut purged, mut answers) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Step::Purge(purge) => {
+                    apply(&node, purge.clone());
+                    purged.push(purge);
+                }
+                Step::Answer(path, tags, ago) => {
+                    let since = node.position().saturating_sub(ago).max(1);
+                    let tags: Vec<&str> = tags.into_iter().map(|n| TAGS[n]).collect();
+                    let resource = key::resource(HOST, PATHS[path]);
+                    answers.push((node.stamp(since, resource, &tags), since, PATHS[path], tags, ago));
+                }
+                Step::Ask(n) => {
+                    let Some((stamp, since, path, tags, ago)) = answers.get(n) else { continue };
+                    let (verdict, expected) = (node.verdict(stamp), expected(&purged, *since, path, tags));
+                    // What may have been forgotten counts as purged, and nothing else does.
+                    let doubted = verdict == Verdict::Hard && stamp.since == 0 && *ago > remembered;
+                    prop_assert!(verdict == expected || doubted, "{verdict:?}, not {expected:?}");
+                }
+            }
+        }
+    }
+}

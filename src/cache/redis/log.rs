@@ -1,0 +1,166 @@
+//! The log of purges: a stream that every node reads and that this node, `tidegate purge` and the application write.
+//!
+//! A report on its key means that it has grown; the link reads it then, and so does whoever needs to know at once
+//! ([`Redis::catch_up`]). What the records mean for answers is told in [`crate::cache::purge`].
+
+use super::{Redis, PAY_AGAIN};
+use crate::{
+    cache::purge::{beginning, Debt, Id, Purge, Reading, Record, REMEMBERED},
+    telemetry::labels::{Invalidation, StoreCall, StoreError},
+};
+use redis::{cmd, from_redis_value, Cmd, ErrorKind, RedisResult, Value};
+use std::convert::Infallible;
+
+/// Records that are read at once.
+const PAGE: usize = 1_000;
+/// Records that are written at once, so that a deadline is enough for them.
+const BATCH: usize = 250;
+
+impl Redis {
+    /// Reads the log of purges up to its end as of now, unless another caller's reading has done that: those who ask at
+    /// the same moment share one.
+    ///
+    /// # Errors
+    /// If the store can't be asked. The last knowledge goes on then.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        if self.is_untracked() {
+            // Nobody reports: each asker is a reason to read. One reading serves all who asked before it began.
+            self.purges.grown();
+        }
+        let asked_at = self.purges.reports();
+        let _reading = self.log_reading.lock().await;
+        if self.purges.has_heeded(asked_at) {
+            return Ok(());
+        }
+        let reports = self.purges.reports();
+        self.read_log().await?;
+        self.purges.heed(reports);
+        Ok(())
+    }
+
+    async fn read_log(&self) -> Result<(), StoreError> {
+        loop {
+            let from = self.purges.log_id();
+            let page = self.read_page(from).await?;
+            match self.purges.read(from, &page) {
+                Reading::Taken if page.len() < PAGE => return Ok(()),
+                Reading::Taken | Reading::Overtaken => {}
+                Reading::Empty => self.begin().await?,
+                Reading::Gap => {
+                    tracing::warn!("the log of purges has a gap: everything is purged");
+                    self.metrics.invalidation(Invalidation::PurgeGap);
+                }
+            }
+        }
+    }
+
+    async fn read_page(&self, from: Option<Id>) -> Result<Vec<Record>, StoreError> {
+        let mut range = cmd("XRANGE");
+        range.arg(self.names.purge_log());
+        match from {
+            // With the last one that is known: it must still be there.
+            Some(id) => range.arg(id.number()),
+            None => range.arg("-"),
+        };
+        range.arg("+").arg("COUNT").arg(PAGE);
+        self.call(StoreCall::ReadPurges, |mut c| async move {
+            range.query_async::<Vec<Vec<Value>>>(&mut c).await?.into_iter().map(record).collect()
+        })
+        .await
+    }
+
+    /// Writes what is owed to the log and reads it back; then it is settled.
+    ///
+    /// # Errors
+    /// If the store did not take all of it. It stays owed, and is paid when there is a link.
+    pub async fn pay(&self, debt: Debt) -> Result<(), StoreError> {
+        if debt.is_empty() {
+            return Ok(());
+        }
+        let name = self.names.purge_log();
+        let records: Vec<_> = debt.orders().map(|order| append(&name, &order.fields())).collect();
+        for batch in records.chunks(BATCH) {
+            self.append(batch.to_vec()).await?;
+        }
+        self.purges.grown();
+        self.catch_up().await?;
+        debt.settle();
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<(), StoreError> {
+        self.append(vec![append(&self.names.purge_log(), &beginning(rand::random()))]).await
+    }
+
+    /// All of them under one key: a cluster takes them at once too.
+    async fn append(&self, records: Vec<Cmd>) -> Result<(), StoreError> {
+        self.call(StoreCall::Purge, |mut c| async move {
+            let mut pipeline = redis::pipe();
+            for record in records {
+                pipeline.add_command(record).ignore();
+            }
+            pipeline.exec_async(&mut c).await
+        })
+        .await
+    }
+
+    /// Pays what others could not.
+    pub(super) async fn pay_purges(&self) {
+        loop {
+            let debt = self.purges.unpaid(BATCH);
+            if debt.is_empty() || self.pay(debt).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads the log whenever it grows, whether or not anyone asks: who asks finds it read, as a rule.
+    pub(super) async fn keep_reading(&self) -> Infallible {
+        let mut told = false;
+        loop {
+            match self.catch_up().await {
+                Ok(()) => {
+                    told = false;
+                    self.log_grown.notified().await;
+                }
+                Err(error) => {
+                    if error == StoreError::Protocol && !told {
+                        told = true;
+                        tracing::warn!(key = self.names.purge_log(), "redis refuses the log of purges");
+                    }
+                    tokio::time::sleep(PAY_AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+fn append(name: &str, fields: &[(&'static str, String)]) -> Cmd {
+    let mut append = cmd("XADD");
+    append.arg(name).arg("MAXLEN").arg("~").arg(REMEMBERED).arg("*");
+    for (field, value) in fields {
+        append.arg(*field).arg(value);
+    }
+    append
+}
+
+/// A record: its number, then its fields and their values in turn. One that orders nothing known has its place too.
+fn record(parts: Vec<Value>) -> RedisResult<Record> {
+    let mut parts = parts.into_iter();
+    let number: String = from_redis_value(parts.next().unwrap_or(Value::Nil))?;
+    let words: Vec<Vec<u8>> = from_redis_value(parts.next().unwrap_or(Value::Nil))?;
+    let id = Id::new(&number, &words);
+    let id = id.map_err(|error| (ErrorKind::UnexpectedReturnType, "log of purges", error.to_string()))?;
+    let purge = text(words).and_then(|fields| Purge::read(&fields).map_err(|error| error.to_string()));
+    let purge = purge.unwrap_or_else(|error| {
+        tracing::warn!(number, error, "a record of the log of purges is ignored");
+        None
+    });
+    Ok(Record { id, purge })
+}
+
+fn text(words: Vec<Vec<u8>>) -> Result<Vec<(String, String)>, String> {
+    let words: Result<Vec<_>, _> = words.into_iter().map(String::from_utf8).collect();
+    let words = words.map_err(|_| "it is no text".to_owned())?;
+    Ok(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+}

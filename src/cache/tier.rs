@@ -1,0 +1,199 @@
+//! The second tier in a fill: the lease and what it may find, and what is handed on to the other nodes.
+//!
+//! A store that can't be asked, or does not take something, costs the nodes a fill each and nothing else.
+
+use super::{
+    carry::Left,
+    entry::{self, Entry, Opened, Stored},
+    fill::{Job, On, ToStore, HIT_FOR_MISS},
+    key::Key,
+    now_ms,
+    policy::{self, millis, Freshness, Selecting},
+    redis::{Claim, Place, Redis},
+    Cache,
+};
+use crate::telemetry::labels::{FillOutcome, StoreError};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Where the answer to a request stands that varies by these fields.
+fn place_of(redis: &Redis, key: &Key, names: &[HeaderName], headers: &HeaderMap) -> Place {
+    match names {
+        [] => redis.names().of_resource(key),
+        _ => redis.names().of_variant(key, &Selecting::digest(names, headers), entry::varies(names)),
+    }
+}
+
+/// The lease of a fill.
+pub(super) struct Lease {
+    place: Place,
+    token: String,
+}
+
+/// What came of asking for the lease.
+pub(super) enum Claimed {
+    /// The answer is there.
+    Found(Arc<Entry>),
+    /// The answer may not be stored.
+    Marked,
+    /// Fill, with or without a lease.
+    Fill(Option<Lease>),
+}
+
+impl Cache {
+    /// Redis, where it is there and this job's answers are kept in it.
+    fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
+        let wanted = match &job.on {
+            On::Version { .. } => true,
+            On::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),
+        };
+        self.redis.as_ref().filter(|redis| wanted && redis.is_up())
+    }
+
+    /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, the fill goes on
+    /// without one.
+    pub(super) async fn claim(self: &Arc<Self>, job: &mut Job) -> Claimed {
+        let Some(redis) = self.second_tier(job).cloned() else { return Claimed::Fill(None) };
+        let Some(place) = self.place(job, &redis).await else { return Claimed::Fill(None) };
+        let token = format!("{:032x}", rand::random::<u128>());
+        loop {
+            let wait = redis.wait(&place);
+            let Claim { found, ours } = match redis.claim(&place, &token).await {
+                Ok(claim) => claim,
+                // It may be ours all the same: then others wait until it is given back.
+                Err(StoreError::Timeout) => return Claimed::Fill(Some(Lease { place, token })),
+                Err(_) => return Claimed::Fill(None),
+            };
+            if let Some(usable) = found.and_then(|value| self.usable(job, value)) {
+                if ours {
+                    redis.release(&place, &token).await;
+                }
+                return usable;
+            }
+            if ours {
+                drop(wait);
+                return Claimed::Fill(Some(Lease { place, token }));
+            }
+            wait.until_ended().await;
+        }
+    }
+
+    /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
+    async fn place(&self, job: &Job, redis: &Redis) -> Option<Place> {
+        match &job.on {
+            On::Version { version, .. } => Some(redis.names().of_version(&job.key, version.tag())),
+            On::Follow { asking, .. } => {
+                let mut names = self.known_names(&job.key);
+                if names.is_empty() {
+                    let value = redis.get(redis.names().of_resource(&job.key).body).await.ok()?;
+                    if let Some(Ok(Stored::Varies(fields))) = value.map(entry::open) {
+                        names = fields;
+                    }
+                }
+                Some(place_of(redis, &job.key, &names, &asking.headers))
+            }
+        }
+    }
+
+    /// What was found in the store, if it makes the fill unnecessary.
+    fn usable(self: &Arc<Self>, job: &mut Job, value: Bytes) -> Option<Claimed> {
+        if value == entry::mark() {
+            // The node that knows why has it in its own memory.
+            self.mark(&job.key, FillOutcome::Private);
+            return Some(Claimed::Marked);
+        }
+        let opened = self.opened(&job.key, value)?;
+        let entry = match &mut job.on {
+            On::Version { rules, slot, version } => {
+                let entry = self.reopened(rules, slot, version, opened)?;
+                if entry.terms.freshness(now_ms()) != Freshness::Fresh {
+                    return None;
+                }
+                self.memory.keep(job.key.clone(), entry.clone());
+                entry
+            }
+            On::Follow { asking, old, .. } => {
+                let entry = self.reopened_followed(asking, opened)?;
+                match self.usable_followed(asking, entry) {
+                    Ok(entry) => {
+                        self.memory.keep_variant(job.key.clone(), entry.clone());
+                        entry
+                    }
+                    Err(stale) => {
+                        *old = old.take().or(stale);
+                        return None;
+                    }
+                }
+            }
+        };
+        Some(Claimed::Found(entry))
+    }
+
+    /// Opens an envelope; a foreign or damaged one is a miss.
+    pub(super) fn opened(&self, key: &Key, value: Bytes) -> Option<Opened> {
+        match entry::open(value) {
+            Ok(Stored::Answer(opened)) => Some(opened),
+            Ok(Stored::Mark | Stored::Varies(_)) => None,
+            Err(error) => {
+                self.metrics.envelope_refused();
+                tracing::debug!(%error, key = key.as_str(), "an envelope was not understood");
+                None
+            }
+        }
+    }
+
+    /// Prolongs the lease until nobody may join any more, then gives it back: what goes by is nothing that other nodes
+    /// should wait for, least of all for a slow client of this one. Never returns.
+    pub(super) async fn hold(&self, lease: Option<&Lease>, mut left: watch::Receiver<Option<Left>>) {
+        if let (Some(redis), Some(Lease { place, token })) = (&self.redis, lease) {
+            let left = tokio::select! {
+                () = redis.renew(place, token) => None,
+                left = left.wait_for(Option::is_some) => left.ok().and_then(|left| *left),
+            };
+            if left == Some(Left::EachTime) {
+                redis.mark(place, entry::mark(), millis(HIT_FOR_MISS)).await.unwrap_or_default();
+            }
+            if left.is_some() {
+                redis.release(place, token).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Stores what the other nodes wait for, then wakes them by giving back the lease. A store that does not take
+    /// it costs them a fill of their own, and nothing else.
+    pub(super) async fn hand_on(&self, job: &Job, what: &ToStore, lease: Option<&Lease>) {
+        let Some(redis) = self.second_tier(job) else { return };
+        let stored = match what {
+            ToStore::Answer(entry) => self.hand_on_entry(redis, job, entry).await,
+            ToStore::Mark => match lease {
+                Some(lease) => redis.mark(&lease.place, entry::mark(), millis(HIT_FOR_MISS)).await,
+                None => Ok(()),
+            },
+            ToStore::Nothing => Ok(()),
+        };
+        if let Err(error) = stored {
+            tracing::debug!(%error, key = job.key.as_str(), "an answer was not stored in redis");
+        }
+        if let Some(Lease { place, token }) = lease {
+            redis.release(place, token).await;
+        }
+    }
+
+    async fn hand_on_entry(&self, redis: &Redis, job: &Job, entry: &Entry) -> Result<(), StoreError> {
+        let place = match (&job.on, &entry.selecting) {
+            (On::Version { version, .. }, _) => redis.names().of_version(&job.key, version.tag()),
+            (On::Follow { asking, .. }, selecting) => {
+                if entry.part.is_some() || entry.representation.body().len() > asking.rules.redis {
+                    return Ok(());
+                }
+                let names = selecting.as_ref().map_or(&[][..], |s| s.names());
+                place_of(redis, &job.key, names, &asking.headers)
+            }
+        };
+        let has_validator = !policy::conditions(entry.representation.headers()).is_empty();
+        redis.store(&place, entry::seal(entry), entry.terms.keep_ms(has_validator)).await
+    }
+}

@@ -1,0 +1,297 @@
+//! Routes with a namespace: the order of look-up, version, flight and fall-back.
+
+use super::{
+    draft::{Described, Draft, Verdict},
+    entry::{Encodings, Entry, Made, Opened, Standing},
+    fill::{Job, On},
+    flight::Joined,
+    key::Key,
+    live::Live,
+    now_ms,
+    policy::{
+        namespaced::{self, Sharing},
+        Freshness,
+    },
+    version::{self, Coherence, Slot, Version},
+    Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
+};
+use crate::{
+    config::{self, CacheRules},
+    name::{Namespace, Tenant},
+    representation::{self, Outside, Representation},
+    telemetry::labels::{CacheResult, FillOutcome, StoreError},
+};
+use http::{header, HeaderMap, HeaderValue, StatusCode};
+use std::{sync::Arc, time::Instant};
+
+impl Cache {
+    /// What memory says of a namespace's answer, without waiting for anything.
+    pub fn look(&self, key: &Key, now_ms: u64) -> Look {
+        let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
+        match &entry.standing {
+            Standing::Version(version, slot) if slot.is_current(version) == Some(true) => {
+                Self::by_age(entry, now_ms)
+            }
+            _ => Look::Nothing,
+        }
+    }
+
+    fn by_age(entry: Arc<Entry>, now_ms: u64) -> Look {
+        match entry.terms.freshness(now_ms) {
+            Freshness::Fresh => Look::Hit(entry),
+            Freshness::StaleWhileRevalidate => Look::Stale(entry),
+            Freshness::StaleIfError | Freshness::Expired => Look::Nothing,
+        }
+    }
+
+    /// Refreshes a stale entry behind an answer, unless that is under way already.
+    pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
+        let Standing::Version(version, slot) = &entry.standing else { return };
+        let name = flight_name(&wanted.key, version);
+        if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+            let job = Job::of_namespace(wanted, slot.clone(), version.clone());
+            drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
+        }
+    }
+
+    /// Answers what memory could not: joins the flight or begins it, and falls back on what is left of the past
+    /// when the fill fails.
+    pub async fn answer(self: &Arc<Self>, wanted: &Wanted, fetcher: Fetcher) -> Answer {
+        let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
+        let version = self.version(&slot).await;
+        if let Some(entry) = self.memory.entry(&wanted.key).filter(|e| e.is_of(&version)) {
+            match Self::by_age(entry, now_ms()) {
+                Look::Hit(entry) => return Answer::Entry(entry, CacheResult::Hit),
+                Look::Stale(entry) => {
+                    self.refresh(wanted, &entry, fetcher);
+                    return Answer::Entry(entry, CacheResult::Stale);
+                }
+                Look::Nothing => {}
+            }
+        }
+        if let Some(why) = self.memory.marked(&wanted.key, now_ms()) {
+            return Answer::AskYourself(why);
+        }
+        match self.flights.join(&flight_name(&wanted.key, &version), || Live::begin(&self.arriving)) {
+            Joined::Lead(lead, follow) => {
+                self.metrics.flight_led();
+                let live = follow.cargo();
+                let reader = live.reader();
+                let job = Job::of_namespace(wanted, slot, version);
+                match self.begin_fill(Some(lead), live, job, fetcher).await {
+                    Ok(Led::Landing(landing)) => {
+                        self.landed(wanted, landing, reader, CacheResult::Miss).await
+                    }
+                    Ok(Led::Own(head)) => match reader {
+                        Some(reader) => Answer::Arriving(head, reader, CacheResult::Uncacheable),
+                        None => Answer::Failed(FetchError::Unreachable),
+                    },
+                    Err(_) => self.fallen(wanted, FetchError::Abandoned).await,
+                }
+            }
+            Joined::Follow(follow) => {
+                let began = Instant::now();
+                let reader = follow.cargo().reader();
+                let landing = follow.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
+                self.metrics.flight_followed(began.elapsed());
+                self.landed(wanted, landing, reader, CacheResult::Collapsed).await
+            }
+        }
+    }
+
+    async fn landed(
+        &self,
+        wanted: &Wanted,
+        landing: Landing,
+        reader: Option<super::live::Reader>,
+        role: CacheResult,
+    ) -> Answer {
+        match landing {
+            Landing::Filled(entry) | Landing::Validated(entry) => Answer::Entry(entry, role),
+            Landing::Remote(entry) => Answer::Entry(entry, CacheResult::Remote),
+            Landing::Unshareable(why, _) => Answer::AskYourself(why),
+            Landing::Passing(what) => match self.stand_in(wanted, what.status()).await {
+                Some(past) => past,
+                None => Answer::Passing(what, FillOutcome::Status),
+            },
+            Landing::Arriving(head) => match (self.stand_in(wanted, head.status).await, reader) {
+                (Some(past), _) => past,
+                (None, Some(reader)) => Answer::Arriving(head, reader, role),
+                (None, None) => Answer::AskYourself(head.outcome),
+            },
+            Landing::Failed(error) => self.fallen(wanted, error).await,
+        }
+    }
+
+    /// The last generation in the place of a server's error, if it still may.
+    async fn stand_in(&self, wanted: &Wanted, status: StatusCode) -> Option<Answer> {
+        if !status.is_server_error() {
+            return None;
+        }
+        let past = self.past(wanted).await?;
+        Some(Answer::StaleIfError(past, Failure::Status(status)))
+    }
+
+    async fn fallen(&self, wanted: &Wanted, error: FetchError) -> Answer {
+        match self.past(wanted).await {
+            Some(entry) => Answer::StaleIfError(entry, Failure::Fetch(error)),
+            None => Answer::Failed(error),
+        }
+    }
+
+    /// The last generation, if it may still stand in for an answer that could not be had.
+    async fn past(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
+        let usable = |entry: &Arc<Entry>| entry.terms.on_error(now_ms()) == Freshness::StaleIfError;
+        if let Some(entry) = self.memory.entry(&wanted.key).filter(usable) {
+            return Some(entry);
+        }
+        let (tag, value) = self.redis.as_ref()?.last_answer(&wanted.key).await.ok()??;
+        let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
+        let version = Version::new(tag.as_bytes());
+        let entry = self.reopened(&wanted.rules, &slot, &version, self.opened(&wanted.key, value)?)?;
+        usable(&entry).then(|| {
+            self.memory.keep(wanted.key.clone(), entry.clone());
+            entry
+        })
+    }
+
+    /// An entry made of what a store kept.
+    pub(super) fn reopened(
+        &self,
+        rules: &CacheRules,
+        slot: &Arc<Slot>,
+        version: &Version,
+        opened: Opened,
+    ) -> Option<Arc<Entry>> {
+        let Opened { made: Made::Namespaced { received_ms, last_modified }, status, headers, body } = opened
+        else {
+            return None;
+        };
+        let told = outside(rules, status);
+        let representation = Representation::new(status, headers, body, last_modified, told, &self.encoding);
+        Some(Arc::new(Entry {
+            representation,
+            terms: namespaced::terms(rules, status, received_ms),
+            standing: Standing::Version(version.clone(), slot.clone()),
+            selecting: None,
+            part: None,
+            encodings: Encodings::default(),
+        }))
+    }
+
+    /// The version that a request goes by. Requests that ask at the same moment share one read.
+    async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Version {
+        let Some(redis) = &self.redis else { return slot.assumed() };
+        if let version::Standing::Current(version) = slot.standing() {
+            return version;
+        }
+        if self.versions.coherence() == Coherence::Untracked {
+            // A read that is under way may have looked before a bump that this request came after.
+            return redis.version(slot).await;
+        }
+        let (epoch, changes) = slot.moment();
+        let name = format!("{}:{}:{epoch}:{changes}", slot.namespace(), slot.tenant());
+        let reading = match self.reads.join(&name, || ()) {
+            Joined::Follow(reading) => reading,
+            Joined::Lead(lead, reading) => {
+                let (redis, slot) = (redis.clone(), slot.clone());
+                self.tasks.spawn(async move { lead.land(redis.version(&slot).await) });
+                reading
+            }
+        };
+        reading.outcome().await.unwrap_or_else(|_| slot.assumed())
+    }
+
+    /// Moves the version of a namespace and tenant: every node drops the generation.
+    ///
+    /// # Errors
+    /// If the store did not record it. This node has moved on all the same, and makes up for it when the store
+    /// is back; the others have not.
+    pub async fn bump(&self, namespace: &Namespace, tenant: &Tenant) -> Result<Version, StoreError> {
+        self.metrics.bump();
+        let slot = self.versions.slot(namespace, tenant);
+        let Some(redis) = &self.redis else { return Ok(slot.bump_here(now_ms())) };
+        match redis.bump(&slot, now_ms()).await {
+            Ok(version) => Ok(version),
+            Err(error) => {
+                slot.bump_here(now_ms());
+                Err(error)
+            }
+        }
+    }
+
+    /// What becomes of an answer whose head has come.
+    pub(super) fn draft_of_namespace(
+        &self,
+        rules: &CacheRules,
+        version: &Version,
+        slot: &Arc<Slot>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Draft {
+        let storable = namespaced::storable(rules, status, headers);
+        let told = match storable {
+            Ok(()) => outside(rules, status),
+            // What is not stored here is not ours to recommend to others.
+            Err(_) => Outside {
+                cache_control: headers
+                    .get(header::CACHE_CONTROL)
+                    .cloned()
+                    .unwrap_or(HeaderValue::from_static("no-store")),
+                varies_by_authorization: rules.scope != config::Scope::Public,
+            },
+        };
+        let verdict = match storable {
+            Ok(()) => Verdict::Keep,
+            Err(why) => match namespaced::sharing(why, status) {
+                Sharing::Everyone => Verdict::Everyone(why),
+                Sharing::Asker => Verdict::Asker(why),
+                Sharing::AskerAlways => Verdict::AskerAlways(why),
+            },
+        };
+        let own = match verdict {
+            Verdict::Keep | Verdict::Everyone(_) => Vec::new(),
+            Verdict::Asker(_) | Verdict::AskerAlways(_) => {
+                let cookies = headers.get_all(header::SET_COOKIE).iter();
+                cookies.map(|cookie| (header::SET_COOKIE, cookie.clone())).collect()
+            }
+        };
+        Draft {
+            verdict,
+            status,
+            fields: representation::content_fields(headers),
+            own,
+            described: Described::ByUs(told, representation::last_modified(headers)),
+            length: told_length(headers),
+            terms: namespaced::terms(rules, status, now_ms()),
+            standing: Standing::Version(version.clone(), slot.clone()),
+            selecting: None,
+            part: None,
+        }
+    }
+}
+
+/// The length of a body, where the head tells it.
+pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+impl Job {
+    fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
+        Self { key: wanted.key.clone(), on: On::Version { rules: wanted.rules.clone(), slot, version } }
+    }
+}
+
+fn flight_name(key: &Key, version: &Version) -> String {
+    format!("{}:v{}", key.as_str(), version.tag())
+}
+
+/// What caches outside are told of an answer.
+fn outside(rules: &CacheRules, status: StatusCode) -> Outside {
+    let text = namespaced::outside(rules, status);
+    Outside {
+        // The text was checked with the configuration.
+        cache_control: HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("no-store")),
+        varies_by_authorization: rules.scope != config::Scope::Public,
+    }
+}

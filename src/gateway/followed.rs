@@ -1,0 +1,172 @@
+//! The routes that follow their origin: from a request to what the cache is asked, and from its answer to what is
+//! sent.
+
+use super::{
+    admission::content_length,
+    cached::{fetcher, stale},
+    context::Context,
+    forward, host, Gateway, Next, Result,
+};
+use crate::{
+    cache::{
+        key::{self, resource, Key},
+        now_ms, policy, Asking, Fetcher, Look,
+    },
+    config::{FollowRules, Route},
+    identity,
+    origin::client::Ask,
+    representation::nominated_by_connection,
+    telemetry::labels::CacheResult,
+};
+use bytes::Bytes;
+use http::{header, Method, Version};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::{borrow::Cow, pin::pin, sync::Arc};
+use tokio::sync::mpsc;
+
+/// Interim answers that may wait for their client.
+const INTERIM: usize = 8;
+
+impl Gateway {
+    /// Answers as the origin's headers say, or hands on to the proxy.
+    pub(super) async fn answer_followed(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        route: &Route,
+        rules: &Arc<FollowRules>,
+    ) -> Result<Next> {
+        let request = session.req_header();
+        if has_content(request) || request.headers.contains_key(header::UPGRADE) {
+            ctx.detail = Some("content");
+            return Ok(Next::Proxy);
+        }
+        let key = Key::of_resource(host(request).unwrap_or_default(), &target(route, request));
+        let asked = match rules.request_directives {
+            true => policy::asked(&request.headers),
+            false => policy::Asked::default(),
+        };
+        let now = now_ms();
+        let cache = &self.parts.cache;
+        match cache.look_followed(&key, &request.headers, &asked, now) {
+            Look::Hit(entry) => self.send_hit(session, ctx, &key, &entry).await,
+            Look::Stale(entry) => {
+                let wish = Wish { route, rules, key, asked };
+                // Others are served from it: a part, or a condition of this client, is of no use to them.
+                let (asking, fetcher) = self.ask(&forward::of_the_whole(request), ctx, wish, None);
+                cache.refresh_followed(asking, entry.clone(), fetcher);
+                ctx.result = CacheResult::Stale;
+                let status = stale(&entry.terms, now);
+                self.send_entry(session, ctx, &entry, status).await
+            }
+            Look::Nothing if request.method == Method::HEAD && !asked.only_if_cached => {
+                ctx.detail = Some("method");
+                Ok(Next::Proxy)
+            }
+            Look::Nothing => {
+                let wish = Wish { route, rules, key, asked };
+                Box::pin(self.answer_missing(session, ctx, wish)).await
+            }
+        }
+    }
+
+    async fn answer_missing(&self, session: &mut Session, ctx: &mut Context, wish: Wish<'_>) -> Result<Next> {
+        let (tell, mut told) = mpsc::channel(INTERIM);
+        let (asking, fetcher) = self.ask(session.req_header(), ctx, wish, Some(tell));
+        let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
+        let (answer, forward) = loop {
+            tokio::select! {
+                biased;
+                Some(interim) = told.recv() => send_interim(session, interim).await?,
+                answer = &mut answer => break answer,
+            }
+        };
+        while let Ok(interim) = told.try_recv() {
+            send_interim(session, interim).await?;
+        }
+        self.send_answer(session, ctx, answer, forward).await
+    }
+
+    /// What the cache is asked, and how the origin would be.
+    fn ask(
+        &self,
+        request: &RequestHeader,
+        ctx: &Context,
+        wish: Wish<'_>,
+        interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
+    ) -> (Arc<Asking>, Fetcher) {
+        let origin = wish.route.origin;
+        let asking = Arc::new(Asking { method: Method::GET, ..asking(request, ctx, wish) });
+        // In the form that the key has: whoever spells it otherwise has nothing made for others of his spelling.
+        let host = host(request).map(key::host);
+        let ask = Ask {
+            method: Method::GET,
+            target: asking.target.clone(),
+            headers: forward::followed_headers(request, host.as_deref(), ctx, asking.is_alone()),
+            host,
+            body: Bytes::new(),
+        };
+        let interim = interim.filter(|_| request.version >= Version::HTTP_11);
+        (asking, fetcher(&self.parts.origins, origin, ask, interim))
+    }
+}
+
+/// What a request wants, and by which rules.
+pub(super) struct Wish<'r> {
+    pub(super) route: &'r Route,
+    pub(super) rules: &'r Arc<FollowRules>,
+    pub(super) key: Key,
+    pub(super) asked: policy::Asked,
+}
+
+/// What the cache is asked.
+pub(super) fn asking(request: &RequestHeader, ctx: &Context, wish: Wish<'_>) -> Asking {
+    let Wish { route, rules, key, asked } = wish;
+    let (host, target) = (host(request).unwrap_or_default(), target(route, request).into_owned());
+    let mut headers = request.headers.clone();
+    // The origin doesn't get to see them: they choose no variant.
+    for name in nominated_by_connection(&request.headers) {
+        headers.remove(name);
+    }
+    Asking {
+        resource: resource(host, &target),
+        key,
+        host: host.to_owned(),
+        method: request.method.clone(),
+        headers,
+        authorized: ctx.identity.is_some() || request.headers.contains_key(header::AUTHORIZATION),
+        ours: &forward::OURS_THAT_VARY,
+        asked,
+        rules: rules.clone(),
+        target,
+    }
+}
+
+/// Path and query, without a token.
+pub(super) fn target<'r>(route: &Route, request: &'r RequestHeader) -> Cow<'r, str> {
+    let whole = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    match request.uri.query().filter(|_| route.token_query) {
+        None => whole.into(),
+        Some(query) => {
+            let (path, kept) = (request.uri.path(), identity::without_query_token(query));
+            if kept.is_empty() {
+                path.into()
+            } else {
+                format!("{path}?{kept}").into()
+            }
+        }
+    }
+}
+
+fn has_content(request: &RequestHeader) -> bool {
+    request.headers.contains_key(header::TRANSFER_ENCODING) || content_length(request).is_some_and(|n| n > 0)
+}
+
+/// Sends an interim answer (1xx), which has no effect on the final one.
+async fn send_interim(session: &mut Session, mut interim: Box<ResponseHeader>) -> Result<()> {
+    for name in forward::undress(&interim.headers) {
+        interim.remove_header(&name);
+    }
+    session.downstream_session.write_response_header(interim).await
+}

@@ -1,0 +1,144 @@
+//! The heads of a representation's answers, prepared once: plain, in each coding that was made, and of a 304.
+//!
+//! A verbatim answer says what the origin said; only its length, and what another coding makes wrong, is ours.
+//! RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
+
+use super::{append, blank, format_date, set, slot, transform, Described, Outside, Representation};
+use crate::config::Coding;
+use http::{header, HeaderName, HeaderValue, StatusCode};
+use pingora_http::ResponseHeader;
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    OnceLock,
+};
+
+/// What a 304 repeats of an origin's answer (RFC 9110, 15.4.5), and its other validator.
+const OF_NOT_MODIFIED: [HeaderName; 7] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_LOCATION,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::VARY,
+    header::LAST_MODIFIED,
+];
+
+/// What is copied when an answer is sent. Each is made when it is asked for, and kept from the second time on that the
+/// answer is sent: most misses are sent once.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    sent: AtomicBool,
+    kept: OnceLock<Box<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// With the body as it is.
+    plain: OnceLock<ResponseHeader>,
+    encoded: [OnceLock<ResponseHeader>; 3],
+    not_modified: OnceLock<ResponseHeader>,
+}
+
+/// A copy may be given other fields or codings.
+impl Clone for Heads {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Representation {
+    /// The head with the body in a coding that was made here, or as it is.
+    pub(super) fn head(&self, coding: Option<Coding>) -> ResponseHeader {
+        let make =
+            || self.make_head(coding, coding.and_then(|c| self.encoded(c)).unwrap_or(&self.body).len());
+        let sent = &self.heads.sent;
+        if !sent.load(Ordering::Relaxed) && !sent.swap(true, Ordering::Relaxed) {
+            return make();
+        }
+        let kept = self.heads.kept.get_or_init(Box::default);
+        let place = coding.map_or(&kept.plain, |coding| &kept.encoded[slot(coding)]);
+        place.get_or_init(make).clone()
+    }
+
+    /// The head of a 304.
+    pub(super) fn not_modified_head(&self) -> ResponseHeader {
+        let kept = self.heads.kept.get_or_init(Box::default);
+        let make = || self.make_not_modified(&self.make_head(None, self.body.len()));
+        kept.not_modified.get_or_init(make).clone()
+    }
+
+    /// What is told of an answer of ours before its body is whole: all but its length, its tag and what hangs on them.
+    pub fn fields_while_arriving(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let of_the_whole = [header::ETAG, header::CONTENT_LENGTH, header::ACCEPT_RANGES];
+        let head = self.make_head(None, 0);
+        let fields = head.headers.iter().filter(|(name, _)| !of_the_whole.contains(name));
+        fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// `coding`: one that is made here.
+    fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
+        let mut head = blank(self.status);
+        for (name, value) in &self.headers {
+            append(&mut head, name.clone(), value.clone());
+        }
+        match &self.described {
+            Described::ByUs(outside) => {
+                if let Some(coding) = coding {
+                    append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
+                }
+                self.append_ours(&mut head, outside, coding);
+            }
+            Described::Verbatim => {
+                if coding.is_some() {
+                    transform::recode(&mut head, coding);
+                }
+                if self.encodable || self.removable().is_some() {
+                    transform::vary_by_encoding(&mut head);
+                }
+            }
+        }
+        // An encoded body can't be asked for in parts: ranges are of the body as it is.
+        if self.status == StatusCode::OK
+            && coding.is_none()
+            && !head.headers.contains_key(header::ACCEPT_RANGES)
+        {
+            append(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            set(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        head
+    }
+
+    /// What a 200 would have said of validators and caching, and nothing of the content.
+    fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
+        let mut head = blank(StatusCode::NOT_MODIFIED);
+        match &self.described {
+            Described::ByUs(outside) => self.append_ours(&mut head, outside, None),
+            Described::Verbatim => {
+                for (name, value) in plain.headers.iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name)) {
+                    append(&mut head, name.clone(), value.clone());
+                }
+            }
+        }
+        head
+    }
+
+    fn append_ours(&self, head: &mut ResponseHeader, outside: &Outside, coding: Option<Coding>) {
+        // Only a 200 is a representation that a client could hold and ask about.
+        if let (StatusCode::OK, Some(etag)) = (self.status, self.etag_of(coding)) {
+            append(head, header::ETAG, etag);
+        }
+        if let Some(date) = self.known.last_modified.and_then(format_date) {
+            append(head, header::LAST_MODIFIED, date);
+        }
+        append(head, header::CACHE_CONTROL, outside.cache_control.clone());
+        let vary = match (self.encodable, outside.varies_by_authorization) {
+            (true, true) => "Accept-Encoding, Authorization",
+            (true, false) => "Accept-Encoding",
+            (false, true) => "Authorization",
+            (false, false) => return,
+        };
+        append(head, header::VARY, HeaderValue::from_static(vary));
+    }
+}

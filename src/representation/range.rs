@@ -1,0 +1,215 @@
+//! Ranges of bytes (RFC 9110, 14): what a request asks for, whether `If-Range` lets it, the parts of an answer,
+//! and how parts are put together (RFC 9111, 3.4).
+//!
+//! Pure: fields, lengths and bodies in, a verdict or a body out. What can't be read as a range, or asks for more
+//! parts than is decent, is answered with the whole. A range is half-open here (`0..5`); the fields say its last
+//! byte (`bytes 0-4/10`).
+
+use super::{
+    body::Body,
+    conditional::{self, Validators},
+};
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderValue};
+use std::{ops::Range, time::Duration};
+
+/// More parts than this, when those that touch are joined, are not worth their heads: the whole is sent.
+const MOST_PARTS: usize = 16;
+/// More ranges than this in one field are an attack and not looked at.
+const MOST_ASKED: usize = 128;
+
+/// What a request's `Range` means for a body of a certain length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// There is no range, or none to go by.
+    Whole,
+    /// One range, within the body.
+    Single(Range<u64>),
+    /// At least two ranges within the body that don't touch, in the order in which they were asked for.
+    Several(Vec<Range<u64>>),
+    /// Ranges, none of which lies within the body.
+    Unsatisfiable,
+}
+
+/// What `Range` asks for, if `If-Range` allows it.
+pub fn select(headers: &HeaderMap, validators: &Validators<'_>, length: u64) -> Selection {
+    match field(headers) {
+        Some(value) if is_allowed(headers, validators) => decide(value, length),
+        _ => Selection::Whole,
+    }
+}
+
+/// The value of `Range`, where there is exactly one: it is no list.
+fn field(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(header::RANGE).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value.as_bytes())
+}
+
+/// Whether `If-Range` is absent or names what is there (RFC 9110, 13.1.5): its tag strongly, or its date of change
+/// to the second, where the origin said at least a second later that there was no other change (8.8.2.2).
+fn is_allowed(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
+    let mut values = headers.get_all(header::IF_RANGE).iter();
+    let Some(value) = values.next() else { return true };
+    if values.next().is_some() {
+        return false;
+    }
+    if validators.etag.is_some_and(|etag| conditional::is_same_strong(value.as_bytes(), etag)) {
+        return true;
+    }
+    match (super::http_date(value), validators.last_modified, validators.date) {
+        (Some(asked), Some(changed), Some(date)) => {
+            conditional::seconds(asked) == conditional::seconds(changed)
+                && changed.checked_add(Duration::from_secs(1)).is_some_and(|later| later <= date)
+        }
+        _ => false,
+    }
+}
+
+/// What a value of `Range` asks for of a body of `length` bytes. Another unit than bytes, and what is malformed in
+/// any part, counts as absent.
+pub fn decide(value: &[u8], length: u64) -> Selection {
+    let Some(asked) = parse(value) else { return Selection::Whole };
+    let within = join(asked.into_iter().filter_map(|one| one.within(length)).collect());
+    match within.len() {
+        0 => Selection::Unsatisfiable,
+        1 => Selection::Single(within[0].clone()),
+        2..=MOST_PARTS => Selection::Several(within),
+        _ => Selection::Whole,
+    }
+}
+
+/// One `range-spec`, as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// `first-` or `first-last`; the last byte included.
+    From(u64, Option<u64>),
+    /// `-length`
+    Last(u64),
+}
+
+impl Asked {
+    fn within(self, length: u64) -> Option<Range<u64>> {
+        let range = match self {
+            Self::From(first, None) => first..length,
+            Self::From(first, Some(last)) => first..last.saturating_add(1).min(length),
+            Self::Last(suffix) => length.saturating_sub(suffix)..length,
+        };
+        (range.start < range.end).then_some(range)
+    }
+}
+
+/// `bytes=` and a list of ranges, in which empty members are allowed as in every list.
+fn parse(value: &[u8]) -> Option<Vec<Asked>> {
+    let value = value.trim_ascii();
+    let at = value.iter().position(|&b| b == b'=')?;
+    if !value[..at].eq_ignore_ascii_case(b"bytes") {
+        return None;
+    }
+    let members = value[at + 1..].split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|one| !one.is_empty());
+    let asked = members.take(MOST_ASKED + 1).map(parse_one).collect::<Option<Vec<_>>>()?;
+    (1..=MOST_ASKED).contains(&asked.len()).then_some(asked)
+}
+
+fn parse_one(text: &[u8]) -> Option<Asked> {
+    let dash = text.iter().position(|&b| b == b'-')?;
+    match (&text[..dash], &text[dash + 1..]) {
+        (b"", suffix) => Some(Asked::Last(number(suffix)?)),
+        (first, b"") => Some(Asked::From(number(first)?, None)),
+        (first, last) => {
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some(Asked::From(first, Some(last)))
+        }
+    }
+}
+
+/// `1*DIGIT`; what is too large for 64 bits lies beyond every body all the same.
+fn number(digits: &[u8]) -> Option<u64> {
+    let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    all_digits.then(|| digits.iter().fold(0, add))
+}
+
+/// Joins what overlaps or touches; the rest keeps its order (RFC 9110, 15.3.7.2).
+fn join(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
+    ranges.sort_unstable_by_key(|(_, range)| range.start);
+    let mut joined: Vec<(usize, Range<u64>)> = Vec::with_capacity(ranges.len());
+    for (place, range) in ranges {
+        match joined.last_mut() {
+            Some((first, last)) if range.start <= last.end => {
+                last.end = last.end.max(range.end);
+                *first = place.min(*first);
+            }
+            _ => joined.push((place, range)),
+        }
+    }
+    joined.sort_unstable_by_key(|(place, _)| *place);
+    joined.into_iter().map(|(_, range)| range).collect()
+}
+
+/// `Content-Range` of a part that is not empty: `bytes 0-4/10`.
+pub fn content_range(range: &Range<u64>, total: u64) -> String {
+    format!("bytes {}-{}/{total}", range.start, range.end.saturating_sub(1))
+}
+
+/// `Content-Range` of a 416: `bytes */10`.
+pub fn unsatisfied_range(total: u64) -> String {
+    format!("bytes */{total}")
+}
+
+/// Which part of how much an origin's 206 is: `bytes 0-4/10`. `None` for anything else, a length that the origin
+/// doesn't know included.
+pub fn parse_content_range(value: &[u8]) -> Option<(Range<u64>, u64)> {
+    let exact = |digits: &[u8]| number(digits).filter(|number| *number < u64::MAX);
+    let text = value.trim_ascii().strip_prefix(b"bytes ")?;
+    let slash = text.iter().position(|&b| b == b'/')?;
+    let dash = text[..slash].iter().position(|&b| b == b'-')?;
+    let [first, last, total] = [&text[..dash], &text[dash + 1..slash], &text[slash + 1..]].map(exact);
+    let (first, last, total) = (first?, last?, total?);
+    (first <= last && last < total).then_some((first..last + 1, total))
+}
+
+/// The body of a 206 with several parts, and its `Content-Type` (RFC 9110, 14.6). The boundary has to be of
+/// letters and digits, and should be one that no content can foresee.
+pub fn multipart(
+    body: &Body,
+    ranges: &[Range<u64>],
+    content_type: Option<&HeaderValue>,
+    boundary: &str,
+) -> (Body, String) {
+    let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
+    for (place, range) in ranges.iter().enumerate() {
+        let mut head = Vec::with_capacity(160);
+        head.extend_from_slice(if place == 0 { b"--" } else { b"\r\n--" });
+        head.extend_from_slice(boundary.as_bytes());
+        if let Some(content_type) = content_type {
+            head.extend_from_slice(b"\r\nContent-Type: ");
+            head.extend_from_slice(content_type.as_bytes());
+        }
+        head.extend_from_slice(b"\r\nContent-Range: ");
+        head.extend_from_slice(content_range(range, body.len()).as_bytes());
+        head.extend_from_slice(b"\r\n\r\n");
+        pieces.push(Bytes::from(head));
+        pieces.extend(body.slice(range.clone()).pieces().cloned());
+    }
+    pieces.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    (Body::from_pieces(pieces), format!("multipart/byteranges; boundary={boundary}"))
+}
+
+/// Two parts of one content as one, each with the place of its first byte; `None` if there is a gap between them.
+/// The caller knows by a strong validator that they are of one content (RFC 9111, 3.4).
+pub fn combine(have: (u64, &Body), more: (u64, &Body)) -> Option<(u64, Body)> {
+    let (low, high) = if have.0 <= more.0 { (have, more) } else { (more, have) };
+    let end = low.0.checked_add(low.1.len())?;
+    if high.0 > end {
+        return None;
+    }
+    let beyond = high.1.slice(end - high.0..u64::MAX);
+    let pieces = low.1.pieces().chain(beyond.pieces()).cloned();
+    Some((low.0, Body::from_pieces(pieces.collect())))
+}
+
+#[cfg(test)]
+#[path = "range_tests.rs"]
+mod tests;

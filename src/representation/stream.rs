@@ -1,0 +1,281 @@
+//! Codings applied while a body passes: an encoder and a decoder that take a body piece by piece.
+//!
+//! Neither holds more than its window and what the last push was given: the encoder gives back what it has with
+//! each push, the decoder is asked for one bounded piece after the other, so that a small input that decodes to a
+//! huge output costs only who goes on asking. What passes and how its head changes is decided in `transform`.
+//! RFC 1952 (gzip), RFC 7932 (br), RFC 8878 with the window of RFC 9659 (zstd).
+
+use crate::config::Coding;
+use brotli::{enc::StandardAlloc, BrotliDecompressStream, BrotliResult, BrotliState};
+use bytes::{Buf, Bytes};
+use flate2::{Decompress, FlushDecompress, Status};
+use std::io::{self, ErrorKind, Write};
+use zstd::stream::raw::{self, DParameter, Operation};
+
+/// The most that a decoder gives at once, in bytes.
+pub const PIECE: usize = 64 << 10;
+
+/// The window of a stream whose length is not known, as a power of two: 512 KiB. It is held per stream.
+const WINDOW: u32 = 19;
+/// The largest window: brotli's default, and what a client has to accept of zstd at least (RFC 9659: 23).
+const LARGEST_WINDOW: u32 = 22;
+
+/// Encodes a body piece by piece.
+pub struct Encoder(Encoding);
+
+enum Encoding {
+    Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+    Gzip(flate2::write::GzEncoder<Vec<u8>>),
+}
+
+impl Encoder {
+    /// An encoder at a level of the coding's own, brought into its range. `length` is the body's exact length in
+    /// bytes, if it is known: it makes for a better fit.
+    ///
+    /// # Errors
+    /// What the encoder reports, such as a lack of memory.
+    pub fn new(coding: Coding, level: i32, length: Option<u64>) -> io::Result<Self> {
+        Ok(Self(match coding {
+            Coding::Brotli => {
+                let params = brotli::enc::BrotliEncoderParams {
+                    quality: level.clamp(0, 11),
+                    lgwin: length.map_or(WINDOW, window).try_into().unwrap_or_default(),
+                    size_hint: length.unwrap_or_default().try_into().unwrap_or_default(),
+                    ..Default::default()
+                };
+                Encoding::Brotli(Box::new(brotli::CompressorWriter::with_params(vec![], 4 << 10, &params)))
+            }
+            Coding::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(vec![], level)?;
+                encoder.set_pledged_src_size(length)?;
+                match length {
+                    None => encoder.window_log(WINDOW)?,
+                    // The highest levels would take more than a client has to accept.
+                    Some(_) if level > 19 => encoder.window_log(LARGEST_WINDOW)?,
+                    Some(_) => {}
+                }
+                Encoding::Zstd(encoder)
+            }
+            Coding::Gzip => {
+                let level = flate2::Compression::new(level.clamp(0, 9).unsigned_abs());
+                Encoding::Gzip(flate2::write::GzEncoder::new(vec![], level))
+            }
+        }))
+    }
+
+    /// Takes a piece and gives what there is to send. With `flush` that is all that was taken so far, at the cost
+    /// of some bytes; without it the encoder may keep much of it back.
+    ///
+    /// # Errors
+    /// What the encoder reports.
+    pub fn push(&mut self, piece: &[u8], flush: bool) -> io::Result<Bytes> {
+        self.write(piece)?;
+        if flush {
+            self.writer().flush()?;
+        }
+        Ok(std::mem::take(self.made()).into())
+    }
+
+    /// Takes a piece; what comes of it stays with the encoder.
+    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.writer().write_all(piece)
+    }
+
+    /// What was made and not yet taken away.
+    pub(super) fn made(&mut self) -> &mut Vec<u8> {
+        match &mut self.0 {
+            Encoding::Brotli(encoder) => encoder.get_mut(),
+            Encoding::Zstd(encoder) => encoder.get_mut(),
+            Encoding::Gzip(encoder) => encoder.get_mut(),
+        }
+    }
+
+    /// The end of the encoded body.
+    ///
+    /// # Errors
+    /// What the encoder reports; that the length it was told was wrong, too.
+    pub fn finish(self) -> io::Result<Bytes> {
+        let rest = match self.0 {
+            Encoding::Brotli(encoder) => encoder.into_inner(),
+            Encoding::Zstd(encoder) => encoder.finish()?,
+            Encoding::Gzip(encoder) => encoder.finish()?,
+        };
+        Ok(rest.into())
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match &mut self.0 {
+            Encoding::Brotli(encoder) => encoder,
+            Encoding::Zstd(encoder) => encoder,
+            Encoding::Gzip(encoder) => encoder,
+        }
+    }
+}
+
+/// The smallest window (RFC 7932, 9.1: 2^n − 16 bytes, n from 10 to 24) that sees all of `length` bytes, up to
+/// brotli's default of 22: neither side then sets memory aside that it can't use.
+fn window(length: u64) -> u32 {
+    (10..LARGEST_WINDOW).find(|&bits| length <= (1_u64 << bits) - 16).unwrap_or(LARGEST_WINDOW)
+}
+
+/// Decodes a body piece by piece: what is pushed has to be pulled before the next push.
+pub struct Decoder {
+    decoding: Decoding,
+    input: Bytes,
+    room: Box<[u8]>,
+    /// The last piece filled all room: there may be more without further input.
+    full: bool,
+    at: At,
+}
+
+enum Decoding {
+    Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>),
+    Zstd(raw::Decoder<'static>),
+    Gzip(Decompress),
+}
+
+/// Where in its input a decoder stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Nothing was read yet.
+    Begin,
+    Within,
+    /// The coding's own end was read.
+    End,
+}
+
+/// What one step of a decoder did.
+struct Step {
+    read: usize,
+    written: usize,
+    ended: bool,
+}
+
+impl Decoder {
+    /// A decoder of a coding.
+    ///
+    /// # Errors
+    /// A lack of memory.
+    pub fn new(coding: Coding) -> io::Result<Self> {
+        let decoding = match coding {
+            Coding::Brotli => {
+                let alloc = StandardAlloc::default;
+                // Strict: without the large windows that are no part of the coding `br`.
+                Decoding::Brotli(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())))
+            }
+            Coding::Zstd => {
+                let mut decoder = raw::Decoder::new()?;
+                decoder.set_parameter(DParameter::WindowLogMax(23))?;
+                Decoding::Zstd(decoder)
+            }
+            Coding::Gzip => Decoding::Gzip(gunzip()),
+        };
+        let room = vec![0; PIECE].into_boxed_slice();
+        Ok(Self { decoding, input: Bytes::new(), room, full: false, at: At::Begin })
+    }
+
+    /// Takes a piece, to be pulled out in decoded ones. What was left of the last one is taken first.
+    pub fn push(&mut self, piece: Bytes) {
+        self.input = if self.input.is_empty() { piece } else { [&self.input[..], &piece].concat().into() };
+    }
+
+    /// The next decoded piece, at most [`PIECE`] long; `None`: push, or finish.
+    ///
+    /// # Errors
+    /// If the input is not of this coding, or goes on behind its end.
+    pub fn pull(&mut self) -> io::Result<Option<Bytes>> {
+        while !self.input.is_empty() || self.full {
+            if self.at == At::End {
+                self.decoding.go_on_behind_end()?;
+            }
+            let step = self.decoding.step(&self.input, &mut self.room)?;
+            if step.read == 0 && step.written == 0 && !self.input.is_empty() {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            self.input.advance(step.read);
+            self.at = if step.ended { At::End } else { At::Within };
+            self.full = step.written == self.room.len() && !step.ended;
+            if step.written > 0 {
+                return Ok(Some(Bytes::copy_from_slice(&self.room[..step.written])));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends it, when all was pulled. No input at all is taken for an empty body.
+    ///
+    /// # Errors
+    /// If the input was cut short.
+    pub fn finish(self) -> io::Result<()> {
+        let complete = self.at != At::Within && self.input.is_empty();
+        if complete {
+            Ok(())
+        } else {
+            Err(ErrorKind::UnexpectedEof.into())
+        }
+    }
+}
+
+fn gunzip() -> Decompress {
+    Decompress::new_gzip(15)
+}
+
+impl Decoding {
+    /// There is input behind the end: another member or frame, where the coding knows such.
+    fn go_on_behind_end(&mut self) -> io::Result<()> {
+        match self {
+            Self::Brotli(_) => return Err(ErrorKind::InvalidData.into()),
+            Self::Zstd(_) => {}
+            Self::Gzip(decompress) => *decompress = gunzip(),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: &[u8], room: &mut [u8]) -> io::Result<Step> {
+        match self {
+            Self::Brotli(state) => step_brotli(state, input, room),
+            Self::Zstd(decoder) => {
+                let status = decoder.run_on_buffers(input, room)?;
+                let ended = status.remaining == 0;
+                Ok(Step { read: status.bytes_read, written: status.bytes_written, ended })
+            }
+            Self::Gzip(decompress) => {
+                let (read, written) = (decompress.total_in(), decompress.total_out());
+                let status = decompress.decompress(input, room, FlushDecompress::None)?;
+                Ok(Step {
+                    read: (decompress.total_in() - read) as usize,
+                    written: (decompress.total_out() - written) as usize,
+                    ended: status == Status::StreamEnd,
+                })
+            }
+        }
+    }
+}
+
+fn step_brotli(
+    state: &mut BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
+    input: &[u8],
+    room: &mut [u8],
+) -> io::Result<Step> {
+    let (mut in_left, mut read, mut out_left, mut written) = (input.len(), 0, room.len(), 0);
+    let mut total = 0;
+    let result = BrotliDecompressStream(
+        &mut in_left,
+        &mut read,
+        input,
+        &mut out_left,
+        &mut written,
+        room,
+        &mut total,
+        state,
+    );
+    match result {
+        BrotliResult::ResultFailure => Err(ErrorKind::InvalidData.into()),
+        result => Ok(Step { read, written, ended: matches!(result, BrotliResult::ResultSuccess) }),
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -1,0 +1,214 @@
+//! Content codings of answers that pass through, and what a change of coding does to a head.
+//!
+//! Pure: a request and an answer's head in, a verdict or a changed head out; the codecs themselves are in `stream`.
+//! RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
+//! (`Accept-Encoding`), 12.5.5 (`Vary`); RFC 9530 (digests).
+
+use super::encoding;
+use crate::config::{self, Coding};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_http::ResponseHeader;
+use std::borrow::Cow;
+
+/// What is done to a body on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transform {
+    /// It is plain and is encoded.
+    Encode(Coding),
+    /// It is in this coding and is decoded.
+    Decode(Coding),
+}
+
+/// In which coding a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Plain,
+    /// In one that can be decoded here.
+    Coded(Coding),
+    /// In an unknown one, or in several.
+    Foreign,
+}
+
+/// Fields that say something of the very bytes that are sent, and are wrong of any others.
+const OF_THE_BYTES: [HeaderName; 7] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::ACCEPT_RANGES,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// What to do with an origin's answer on its way to the client; `None`: it passes as it is. An event stream does:
+/// an encoder would hold its events back.
+pub fn plan(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    answer: &HeaderMap,
+    rules: &config::Encoding,
+) -> Option<Transform> {
+    if *method == Method::HEAD || no_transform(request.get_all(header::CACHE_CONTROL).iter()) {
+        return None;
+    }
+    let accepted = joined(request, &header::ACCEPT_ENCODING);
+    decide(accepted.as_deref(), status, answer, rules)
+}
+
+/// The plan for an answer that was made for somebody else's request as well: where the origin chose its coding by
+/// `Accept-Encoding`, a client that says nothing takes none.
+pub fn plan_shared(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    answer: &HeaderMap,
+    rules: &config::Encoding,
+) -> Option<Transform> {
+    let says_nothing = !request.contains_key(header::ACCEPT_ENCODING);
+    if says_nothing && *method != Method::HEAD && varies_by_encoding(answer.get_all(header::VARY).iter()) {
+        return decide(Some(b"identity"), status, answer, rules);
+    }
+    plan(method, request, status, answer, rules)
+}
+
+/// Whether the lines of a `Vary` name `Accept-Encoding`.
+pub(super) fn varies_by_encoding<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    let mut names = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"accept-encoding"))
+}
+
+fn decide(
+    accepted: Option<&[u8]>,
+    status: StatusCode,
+    answer: &HeaderMap,
+    rules: &config::Encoding,
+) -> Option<Transform> {
+    match alternative(status, answer, rules)? {
+        Content::Plain => {
+            let choice = encoding::negotiate(accepted, &rules.prefer, |_| true);
+            choice.coding().map(Transform::Encode)
+        }
+        Content::Coded(coding) => refuses(accepted, coding).then_some(Transform::Decode(coding)),
+        Content::Foreign => None,
+    }
+}
+
+/// Changes the head of an answer that passes to what becomes of its body; `transform` is the plan for it. What
+/// another client would get in another form says so in `Vary`, also where it passes as it is.
+pub fn adjust_head(head: &mut ResponseHeader, transform: Option<Transform>, rules: &config::Encoding) {
+    if alternative(head.status, &head.headers, rules).is_some() {
+        vary_by_encoding(head);
+    }
+    match transform {
+        Some(Transform::Encode(coding)) => recode(head, Some(coding)),
+        Some(Transform::Decode(_)) => recode(head, None),
+        None => {}
+    }
+}
+
+/// The form of an answer that may go out in another form as well.
+fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding) -> Option<Content> {
+    const BARE: [StatusCode; 4] = [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::PARTIAL_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ];
+    let whole = !status.is_informational()
+        && !BARE.contains(&status)
+        && !answer.contains_key(header::CONTENT_RANGE)
+        && !no_transform(answer.get_all(header::CACHE_CONTROL).iter());
+    let content = content(answer.get_all(header::CONTENT_ENCODING).iter());
+    let worth = match content {
+        Content::Plain => is_worth_encoding(answer, rules),
+        Content::Coded(_) => answer.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0"),
+        Content::Foreign => false,
+    };
+    (whole && worth).then_some(content)
+}
+
+fn is_worth_encoding(answer: &HeaderMap, rules: &config::Encoding) -> bool {
+    let kind = answer.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let events = kind.is_some_and(|kind| {
+        kind.split(|&b| b == b';')
+            .next()
+            .is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    });
+    let length = answer.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    !events && encoding::worth_encoding(rules, kind, false, false, length.unwrap_or(u64::MAX))
+}
+
+/// In which coding the lines of a `Content-Encoding` say that a body is.
+pub(super) fn content<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Content {
+    let members = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+    let mut codings = members
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
+    match (codings.next(), codings.next()) {
+        (None, _) => Content::Plain,
+        (Some(one), None) => Coding::of_token(one).map_or(Content::Foreign, Content::Coded),
+        _ => Content::Foreign,
+    }
+}
+
+/// Whether the lines of a `Cache-Control` forbid to change the coding.
+pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    let mut directives = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+    directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+}
+
+/// All lines of a field as one; `None` where it isn't there.
+pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next()?;
+    let rest: Vec<&[u8]> = lines.collect();
+    Some(if rest.is_empty() {
+        Cow::Borrowed(first)
+    } else {
+        Cow::Owned([&[first], &rest[..]].concat().join(&b", "[..]))
+    })
+}
+
+/// Whether a client that says `accepted` can't take `coding`, but can take the content without it. A client that
+/// says nothing takes everything.
+pub(super) fn refuses(accepted: Option<&[u8]>, coding: Coding) -> bool {
+    accepted.is_some_and(|value| !encoding::accepts(value, coding) && encoding::accepts_identity(value))
+}
+
+/// Makes the head of content that was not encoded here that of the same content in another coding, or in none: the
+/// bytes are others, so nothing may be left that was said of them, and a tag that was strong is weak.
+pub(super) fn recode(head: &mut ResponseHeader, coding: Option<Coding>) {
+    for name in &OF_THE_BYTES {
+        head.remove_header(name);
+    }
+    if let Some(coding) = coding {
+        super::set(head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
+    }
+    if let Some(weak) = head.headers.get(header::ETAG).and_then(weakened) {
+        super::set(head, header::ETAG, weak);
+    }
+}
+
+/// The weak form of a strong tag.
+pub(super) fn weakened(etag: &HeaderValue) -> Option<HeaderValue> {
+    let strong = etag.as_bytes().starts_with(b"\"");
+    strong.then(|| HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()).ok())?
+}
+
+/// Adds `Accept-Encoding` to `Vary`, unless that says it already.
+pub(super) fn vary_by_encoding(head: &mut ResponseHeader) {
+    let Some(names) = joined(&head.headers, &header::VARY) else {
+        return super::set(head, header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    };
+    let says = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding");
+    if !names.split(|&b| b == b',').any(|name| says(name.trim_ascii())) {
+        if let Ok(more) = HeaderValue::from_bytes(&[&names[..], b", Accept-Encoding"].concat()) {
+            super::set(head, header::VARY, more);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "transform_tests.rs"]
+mod tests;

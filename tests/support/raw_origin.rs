@@ -1,0 +1,105 @@
+//! An origin that answers with bytes as they are written here: interim answers, and what no HTTP library sends.
+
+use bytes::Bytes;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+
+/// The server; each request (without a body) is answered alike: `first`, then, once released, `rest`.
+pub struct RawOrigin {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+    released: watch::Sender<bool>,
+    server: AbortHandle,
+}
+
+impl RawOrigin {
+    /// Starts it on a free port.
+    pub async fn start(first: impl Into<Bytes>, rest: impl Into<Bytes>) -> Self {
+        Self::serving(first.into(), rest.into(), false).await
+    }
+
+    /// The same, and it closes the connection after each answer.
+    pub async fn start_closing(first: impl Into<Bytes>, rest: impl Into<Bytes>) -> Self {
+        Self::serving(first.into(), rest.into(), true).await
+    }
+
+    async fn serving(first: Bytes, rest: Bytes, closing: bool) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, released) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(false));
+        let (count, gate) = (requests.clone(), released.subscribe());
+        let serving = tokio::spawn(async move {
+            // Dropped with this task, and every connection with it.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let messages = (first.clone(), rest.clone());
+                connections.spawn(serve(stream, messages, closing, count.clone(), gate.clone()));
+            }
+        });
+        Self { address, requests, released, server: serving.abort_handle() }
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets the rest of each answer go.
+    pub fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// How many requests have come.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for RawOrigin {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    (first, rest): (Bytes, Bytes),
+    closing: bool,
+    requests: Arc<AtomicUsize>,
+    mut released: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        // The empty line ends the head; a connection that is closed between requests ends this.
+        while line != "\r\n" {
+            line.clear();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+        }
+        requests.fetch_add(1, Ordering::SeqCst);
+        stream.write_all(&first).await?;
+        drop(released.wait_for(|released| *released).await);
+        stream.write_all(&rest).await?;
+        if closing {
+            return stream.shutdown().await;
+        }
+    }
+}
