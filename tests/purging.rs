@@ -1,0 +1,462 @@
+//! Purging: a purge reaches every node, whoever orders it and whatever happens to the store.
+//!
+//! Most of this asks the library: a node here is a cache with a link, and an answer the stamp that is kept beside it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+mod support;
+
+use serde_json::json;
+use std::{path::Path, sync::Arc, time::Duration};
+use support::{
+    gateway::{tidegate_output, GatewayBuilder, KPI},
+    *,
+};
+use tidegate::{
+    cache::{
+        key,
+        purge::{Purge, Stamp, Target, Verdict},
+        Cache,
+    },
+    config::Config,
+    telemetry::{Metrics, StoreError},
+};
+
+const LOG: &str = "dash:purge:log";
+const HOST: &str = "dash.example";
+/// How soon all must know: after a purge, after a lost connection, after the store's return.
+const COHERENT: Duration = Duration::from_secs(1);
+
+/// A cache with its link to a store.
+struct Node {
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    link: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.link.abort();
+    }
+}
+
+impl Node {
+    /// Linked, and all of the log read.
+    async fn start(builder: &GatewayBuilder) -> Self {
+        let toml = builder.clone().route("/x", KPI).toml(free_address(), free_address());
+        let secret = |_: &str| Some("a-secret-of-the-tests-with-more-than-32-bytes".to_owned());
+        let config = Config::parse(&toml, "purging.toml", &secret).unwrap().config;
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let cache = Cache::new(&config.store, config.encoding, metrics.clone());
+        let link = tokio::spawn(cache.clone().keep_linked(config.store.redis));
+        let node = Self { cache, metrics, link };
+        until("the node is linked and has read the log", SOON, || async {
+            node.cache.store_is_up() && node.cache.purges().log_id().is_some()
+        })
+        .await;
+        node
+    }
+
+    async fn on(redis: &Redis) -> Self {
+        Self::start(&GatewayBuilder::new("http://127.0.0.1:9").redis(&redis.url())).await
+    }
+
+    /// An answer to this path, with these tags, whose fill begins now.
+    fn answer(&self, path: &str, tags: &[&str]) -> Stamp {
+        let purges = self.cache.purges();
+        purges.stamp(purges.position(), key::resource(HOST, path), tags)
+    }
+
+    /// What a request would find: with a look at the log where that is needed.
+    async fn verdict(&self, answer: &Stamp) -> Verdict {
+        if self.cache.purges().is_behind() {
+            // An error means that the last knowledge goes on.
+            self.cache.redis().unwrap().catch_up().await.ok();
+        }
+        self.cache.purges().verdict(answer)
+    }
+
+    async fn finds(&self, answer: &Stamp, verdict: Verdict) {
+        until(&format!("{verdict:?}"), COHERENT, || async { self.verdict(answer).await == verdict }).await;
+    }
+
+    fn counted(&self, series: &str) -> bool {
+        self.metrics.render().lines().any(|line| line == series)
+    }
+}
+
+fn tag(text: &str) -> Purge {
+    Purge::hard(Target::tag(text).unwrap())
+}
+
+async fn log(redis: &Redis) -> Vec<(String, Vec<String>)> {
+    redis.run(&["XRANGE", LOG, "-", "+"]).await
+}
+
+/// Whether a record of the log has this value of `k` or `v`.
+async fn logged(redis: &Redis, value: &str) -> bool {
+    log(redis).await.iter().any(|(_, fields)| fields.iter().any(|field| field == value))
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_node() {
+    let redis = Redis::start().await;
+    let nodes = [Node::on(&redis).await, Node::on(&redis).await];
+    let answers = [nodes[0].answer("/x", &["a"]), nodes[1].answer("/x", &["a"])];
+    let others = [nodes[0].answer("/y", &["b"]), nodes[1].answer("/y", &["b"])];
+    nodes[0].cache.purge(vec![Purge { target: Target::of(HOST, "/x"), soft: true }]).await.unwrap();
+    assert_eq!(nodes[0].cache.purges().verdict(&answers[0]), Verdict::Soft, "no later than acknowledged");
+    nodes[1].finds(&answers[1], Verdict::Soft).await;
+    nodes[1].cache.purge(vec![tag("c"), tag("a")]).await.unwrap();
+    assert_eq!(nodes[1].cache.purges().verdict(&answers[1]), Verdict::Hard);
+    nodes[0].finds(&answers[0], Verdict::Hard).await;
+    for (node, other) in nodes.iter().zip(&others) {
+        assert_eq!(node.verdict(other).await, Verdict::Current);
+    }
+    nodes[0].cache.invalidate("DASH.example:80", &["/y", "/z"]);
+    for (node, other) in nodes.iter().zip(&others) {
+        node.finds(other, Verdict::Hard).await;
+    }
+    assert!(nodes[0].counted(r#"tidegate_purges_total{kind="invalidation"} 2"#));
+    assert!(nodes[1].counted(r#"tidegate_purges_total{kind="tag"} 2"#));
+    assert_eq!(log(&redis).await.iter().filter(|(_, fields)| fields[1] != "begin").count(), 5);
+}
+
+#[tokio::test]
+async fn an_answer_filled_after_a_purge_is_not_purged_by_its_echo() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    for _ in 0..50 {
+        node.cache.purge(vec![tag("a")]).await.unwrap();
+        let answer = node.answer("/x", &["a"]);
+        // The report of the node's own purge may come now.
+        until("the log is read", SOON, || async { !node.cache.purges().is_behind() }).await;
+        assert_eq!(node.verdict(&answer).await, Verdict::Current);
+    }
+}
+
+#[tokio::test]
+async fn the_application_purges_with_its_own_record() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    let (x, y) = (node.answer("/x?y=1", &[]), node.answer("/y", &["products"]));
+    // What is no purge is passed over, and what follows it counts.
+    for record in [&["k", "prefix", "v", "/x"][..], &["k", "url", "v", "/x?y=1"], &["k", "tag", "v", "\u{1}"]]
+    {
+        let _: String = redis.run(&[&["XADD", LOG, "*"], record].concat()).await;
+    }
+    let _: String =
+        redis.run(&["XADD", LOG, "*", "k", "url", "v", "https://dash.example/x?y=1", "soft", "1"]).await;
+    node.finds(&x, Verdict::Soft).await;
+    assert_eq!(node.verdict(&y).await, Verdict::Current);
+    let _: String = redis.run(&["XADD", LOG, "*", "k", "tag", "v", "products"]).await;
+    node.finds(&y, Verdict::Hard).await;
+    let z = node.answer("/z", &[]);
+    let _: String = redis.run(&["XADD", LOG, "*", "k", "all", "soft", "0"]).await;
+    node.finds(&z, Verdict::Hard).await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_hides_no_purge() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    for round in 0..6 {
+        let kind = ["normal", "pubsub"][round % 2];
+        let (purged, kept) = (node.answer("/x", &["a"]), node.answer("/y", &["b"]));
+        let mut connection = redis.client().await;
+        // In one breath: nobody has reconnected when the log grows.
+        let _: redis::Value = redis::pipe()
+            .cmd("CLIENT")
+            .arg(&["KILL", "TYPE", kind, "SKIPME", "yes"])
+            .cmd("XADD")
+            .arg(&[LOG, "*", "k", "tag", "v", "a"])
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        node.finds(&purged, Verdict::Hard).await;
+        assert_eq!(node.verdict(&kept).await, Verdict::Current, "only what was purged is gone");
+    }
+    assert!(node.counted(r#"tidegate_invalidations_total{kind="purge_gap"} 0"#));
+}
+
+#[tokio::test]
+async fn what_was_trimmed_unread_may_have_been_anything() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    let answer = node.answer("/x", &[]);
+    let mut connection = redis.client().await;
+    let _: redis::Value = redis::pipe()
+        .atomic()
+        .cmd("XADD")
+        .arg(&[LOG, "*", "k", "tag", "v", "unrelated"])
+        .cmd("XTRIM")
+        .arg(&[LOG, "MAXLEN", "1"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    node.finds(&answer, Verdict::Hard).await;
+    assert!(node.counted(r#"tidegate_invalidations_total{kind="purge_gap"} 1"#));
+    assert_eq!(log(&redis).await.len(), 1, "the other nodes have read it");
+    // Then it goes on as before.
+    let (purged, kept) = (node.answer("/x", &["a"]), node.answer("/y", &[]));
+    let _: String = redis.run(&["XADD", LOG, "*", "k", "tag", "v", "a"]).await;
+    node.finds(&purged, Verdict::Hard).await;
+    assert_eq!(node.verdict(&kept).await, Verdict::Current);
+}
+
+#[tokio::test]
+async fn a_log_that_is_gone_purges_everything_and_is_begun_anew() {
+    let redis = Redis::start().await;
+    let nodes = [Node::on(&redis).await, Node::on(&redis).await];
+    for lost in [&["FLUSHALL"][..], &["DEL", LOG], &["FLUSHDB"]] {
+        let before = nodes[0].cache.purges().log_id().unwrap();
+        let answers = [nodes[0].answer("/x", &[]), nodes[1].answer("/x", &[])];
+        let _: redis::Value = redis.run(lost).await;
+        for (node, answer) in nodes.iter().zip(&answers) {
+            node.finds(answer, Verdict::Hard).await;
+        }
+        until("the log is begun and read", COHERENT, || async {
+            nodes.iter().all(|n| n.cache.purges().log_id().is_some_and(|id| id != before))
+        })
+        .await;
+        assert!(nodes[0].cache.purges().stamp_from(before, 7, &[]).is_none(), "{lost:?}");
+        let (purged, kept) = (nodes[1].answer("/x", &["a"]), nodes[1].answer("/y", &[]));
+        nodes[0].cache.purge(vec![tag("a")]).await.unwrap();
+        nodes[1].finds(&purged, Verdict::Hard).await;
+        assert_eq!(nodes[1].verdict(&kept).await, Verdict::Current);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_told_to_all() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    node.cache.purge(vec![tag("a")]).await.unwrap();
+    let answer = node.answer("/x", &[]);
+    // As after a failover to a replica that had not got it yet.
+    let last = node.cache.purges().log_id().unwrap().number();
+    let _: u64 = redis.run(&["XDEL", LOG, &last]).await;
+    node.finds(&answer, Verdict::Hard).await;
+    // Who had read no further than the common part learns it from the log.
+    until("the log says so", COHERENT, || async { logged(&redis, "all").await }).await;
+}
+
+#[tokio::test]
+async fn where_tracking_is_refused_each_look_reads_the_log() {
+    let redis = Redis::start().await;
+    let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
+    let _: () = redis.run(&rights).await;
+    let url = format!("redis://hosted:word@{}", redis.address());
+    let node = Node::start(&GatewayBuilder::new("http://127.0.0.1:9").redis(&url)).await;
+    assert!(node.cache.purges().is_behind());
+    for _ in 0..20 {
+        let (purged, kept) = (node.answer("/x", &["a"]), node.answer("/y", &[]));
+        let _: String = redis.run(&["XADD", LOG, "*", "k", "tag", "v", "a"]).await;
+        assert_eq!(node.verdict(&purged).await, Verdict::Hard, "no report is needed, and no time");
+        assert_eq!(node.verdict(&kept).await, Verdict::Current);
+    }
+}
+
+#[tokio::test]
+async fn those_who_look_at_the_same_moment_share_a_reading() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    let reads = || {
+        let text = node.metrics.render();
+        let series = r#"tidegate_store_calls_total{call="read_purges",outcome="ok"} "#;
+        text.lines().find_map(|line| line.strip_prefix(series)?.parse::<u64>().ok()).unwrap()
+    };
+    let before = reads();
+    node.cache.purges().grown();
+    let store = node.cache.redis().unwrap();
+    futures_util::future::join_all((0..200).map(|_| store.catch_up()))
+        .await
+        .into_iter()
+        .for_each(Result::unwrap);
+    assert_eq!(reads() - before, 1);
+}
+
+#[tokio::test]
+async fn a_purge_that_the_store_missed_is_made_up_for() {
+    let redis = Redis::start().await;
+    let nodes = [Node::on(&redis).await, Node::on(&redis).await];
+    let answers = [nodes[0].answer("/x", &["a"]), nodes[1].answer("/x", &["a"])];
+    let kept = nodes[1].answer("/y", &["b"]);
+    redis.pause();
+    until("the store is missed", SOON, || async { nodes.iter().all(|n| !n.cache.store_is_up()) }).await;
+    assert_eq!(nodes[0].cache.purge(vec![tag("a")]).await, Err(StoreError::Down));
+    assert_eq!(nodes[0].verdict(&answers[0]).await, Verdict::Hard, "here at once");
+    assert_eq!(nodes[1].verdict(&answers[1]).await, Verdict::Current, "the last knowledge goes on");
+    redis.resume();
+    until("it is in the log", SOON, || async { logged(&redis, "a").await }).await;
+    nodes[1].finds(&answers[1], Verdict::Hard).await;
+    assert_eq!(nodes[1].verdict(&kept).await, Verdict::Current);
+}
+
+#[tokio::test]
+async fn a_purge_that_an_empty_store_comes_back_without_is_made_up_for() {
+    let mut redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    redis.kill();
+    until("the store is missed", SOON, || async { !node.cache.store_is_up() }).await;
+    let answer = node.answer("/x", &[]);
+    assert_eq!(node.cache.purge(vec![tag("a")]).await, Err(StoreError::Down));
+    redis.restart().await;
+    until("it is in the log", SOON, || async { logged(&redis, "a").await }).await;
+    node.finds(&answer, Verdict::Hard).await;
+}
+
+#[tokio::test]
+async fn a_purge_whose_caller_went_away_is_made_up_for() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    redis.pause();
+    {
+        let purge = node.cache.purge(vec![tag("a")]);
+        tokio::pin!(purge);
+        // Begun, and left alone.
+        assert!(futures_util::poll!(&mut purge).is_pending());
+    }
+    redis.resume();
+    until("it is in the log", SOON, || async { logged(&redis, "a").await }).await;
+}
+
+#[tokio::test]
+async fn a_new_node_judges_what_others_have_stored() {
+    let redis = Redis::start().await;
+    let old = Node::on(&redis).await;
+    let before = old.cache.purges().log_id().unwrap();
+    // More than one page.
+    let wanted = (0..2_500).map(|n| tag(&format!("t{n}"))).collect();
+    old.cache.purge(wanted).await.unwrap();
+    let after = old.cache.purges().log_id().unwrap();
+    let new = Node::on(&redis).await;
+    let verdict = |id, tags: &[&str]| {
+        let purges = new.cache.purges();
+        purges.stamp_from(id, key::resource(HOST, "/x"), tags).map(|stamp| purges.verdict(&stamp))
+    };
+    until("the log is read", SOON, || async { !new.cache.purges().is_behind() }).await;
+    for n in [0, 999, 1_000, 2_499] {
+        assert_eq!(verdict(before, &[&format!("t{n}")]), Some(Verdict::Hard), "{n}");
+        assert_eq!(verdict(after, &[&format!("t{n}")]), Some(Verdict::Current), "{n}");
+    }
+    assert_eq!(verdict(before, &["t2500"]), Some(Verdict::Current));
+    assert_eq!(verdict("1-1-1".parse().unwrap(), &[]), None);
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_log_costs_no_answer() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    let answer = node.answer("/x", &["a"]);
+    let _: () = redis.run(&["SET", LOG, "text"]).await;
+    until("it is noticed", SOON, || async { node.cache.purges().is_behind() }).await;
+    assert_eq!(node.verdict(&answer).await, Verdict::Current);
+    assert_eq!(node.cache.purge(vec![tag("a")]).await, Err(StoreError::Protocol));
+    assert_eq!(node.verdict(&answer).await, Verdict::Hard);
+    let _: u64 = redis.run(&["DEL", LOG]).await;
+    until("it is paid", SOON, || async {
+        let kind: String = redis.run(&["TYPE", LOG]).await;
+        kind == "stream" && logged(&redis, "a").await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_of_the_sentinels_master_is_followed() {
+    let mut sentinel = Sentinel::start().await;
+    let builder = GatewayBuilder::new("http://127.0.0.1:9").redis(&sentinel.url());
+    let nodes = [Node::start(&builder).await, Node::start(&builder).await];
+    sentinel.failover().await;
+    let purged = nodes[1].answer("/x", &["a"]);
+    until("a purge is recorded on the new master", 2 * SOON, || async {
+        nodes[0].cache.purge(vec![tag("a")]).await.is_ok()
+    })
+    .await;
+    until("the other node knows", SOON, || async { nodes[1].verdict(&purged).await == Verdict::Hard }).await;
+}
+
+#[tokio::test]
+async fn a_cluster_has_one_log() {
+    let cluster = Cluster::start().await;
+    let builder = GatewayBuilder::new("http://127.0.0.1:9").cluster(&cluster.urls());
+    let nodes = [Node::start(&builder).await, Node::start(&builder).await];
+    let (purged, kept) = (nodes[1].answer("/x", &["t299"]), nodes[1].answer("/y", &[]));
+    nodes[0].cache.purge((0..300).map(|n| tag(&format!("t{n}"))).collect()).await.unwrap();
+    nodes[1].finds(&purged, Verdict::Hard).await;
+    assert_eq!(nodes[1].verdict(&kept).await, Verdict::Current);
+}
+
+/// `POST /api/purge` of a gateway.
+async fn order(gateway: &Gateway, body: &serde_json::Value) -> Reply {
+    send(gateway.client().post(gateway.admin_url("/api/purge")).json(body)).await
+}
+
+#[tokio::test]
+async fn operators_purge_by_the_admin_listener() {
+    let (origin, mut redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = Gateway::with(&origin).redis(&redis.url()).route("/x", KPI).start().await;
+    let node = Node::on(&redis).await;
+    let (x, y) = (node.answer("/x", &[]), node.answer("/y", &["a"]));
+    let reply = order(&gateway, &json!({"urls": ["http://dash.example/x"], "soft": true})).await.ok();
+    assert_eq!(reply.json(), json!({"purged": 1, "soft": true}));
+    node.finds(&x, Verdict::Soft).await;
+    order(&gateway, &json!({"tag": "a"})).await.ok();
+    node.finds(&y, Verdict::Hard).await;
+    order(&gateway, &json!({"url": "/x"})).await.problem(400);
+    redis.kill();
+    let reply = order(&gateway, &json!({"all": true})).await.problem(503);
+    assert_eq!(reply.header("retry-after"), "1");
+    let metrics = gateway.metrics().await;
+    for kind in ["url", "tag", "all"] {
+        assert!(
+            (metrics.value("tidegate_purges_total", &[("kind", kind)]) - 1.0).abs() < f64::EPSILON,
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_redis_a_gateway_purges_for_itself() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin).route("/x", KPI).start().await;
+    let reply = order(&gateway, &json!({"all": true})).await.ok();
+    assert_eq!(reply.json(), json!({"purged": 1, "soft": false}));
+}
+
+async fn command(config: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let words = [&["purge", "--config", config.to_str().unwrap()], words].concat();
+    let output = tidegate_output(&words).await;
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn operators_purge_by_a_command() {
+    let redis = Redis::start().await;
+    let node = Node::on(&redis).await;
+    let builder = GatewayBuilder::new("http://127.0.0.1:9").route("/x", KPI);
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("tidegate.toml");
+    let write = |builder: GatewayBuilder| {
+        std::fs::write(&file, builder.toml(free_address(), free_address())).unwrap();
+    };
+    write(builder.clone().redis(&redis.url()));
+    let (x, y) = (node.answer("/x", &[]), node.answer("/y", &["a"]));
+    let (code, text) = command(&file, &["--soft", "http://dash.example/x", "http://dash.example/z"]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "purged: 2\n"));
+    node.finds(&x, Verdict::Soft).await;
+    let (code, text) = command(&file, &["--tag", "b", "--tag", "a"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    node.finds(&y, Verdict::Hard).await;
+    for (words, code) in
+        [(&["/x"][..], 64), (&["--tag", ""], 64), (&[], 2), (&["http://a/", "--tag", "a"], 2)]
+    {
+        let (got, text) = command(&file, words).await;
+        assert_eq!(got, Some(code), "{words:?}: {text}");
+    }
+    write(builder.clone());
+    let (code, text) = command(&file, &["http://dash.example/x"]).await;
+    assert!(code == Some(64) && text.contains("POST /api/purge"), "{text}");
+    write(builder.redis(&format!("redis://{}", free_address())));
+    assert_eq!(command(&file, &["http://dash.example/x"]).await.0, Some(69));
+}
