@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci bench build tools test-tools advisories
+.PHONY: help run test ci conformance bench build tools test-tools advisories
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -31,7 +31,7 @@ test-tools: tools
 	@$(ENSURE) redis-server node npm chromium cargo-nextest
 	@scripts/test-environment
 
-ci: test-tools ## what CI runs: format, lints, documentation, licences, build, then the tests
+ci: test-tools ## what CI runs: format, lints, documentation, licences, build, conformance, then the tests
 	@$(ENSURE) cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -39,9 +39,17 @@ ci: test-tools ## what CI runs: format, lints, documentation, licences, build, t
 	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 	$(if $(ADVISORIES),$(CARGO) deny --locked check --hide-inclusion-graph advisories)
 	$(CARGO) build --locked --all-targets
+	@$(MAKE) --no-print-directory conformance
 	@$(MAKE) --no-print-directory test
 
-bench: tools ## what a cache hit costs, beside nginx and HAProxy (six minutes; BENCH_ARGS=--help)
+conformance: build ## the HTTP caching conformance suite (CACHE_TESTS_DIR=another copy of it)
+	@$(ENSURE) node npm
+	@scripts/test-environment tests/conformance
+	@said=$$(node tests/conformance/judge.test.mjs) || { echo "$$said"; exit 1; }
+	node tests/conformance/run.mjs --tidegate $(TARGET)/release/tidegate \
+		$(if $(CACHE_TESTS_DIR),--suite $(CACHE_TESTS_DIR))
+
+bench: tools ## what a hit and a miss cost, beside nginx and HAProxy (15 minutes; BENCH_ARGS=--help)
 	@$(ENSURE) python3 nginx haproxy wrk taskset
 	$(CARGO) build --locked --release
 	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)
