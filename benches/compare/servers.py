@@ -1,9 +1,11 @@
 """The servers of a comparison: started on free ports, each on its core, watched, and stopped by process id.
 
-What is decided here: how a server starts and when it is ready, what CPU time it has used. Never: what is
-asked of it (that is run.py's).
+What is decided here: how a server starts and when it is ready, what CPU time it has used, and that no signal leaves
+one behind. Never: what is
+asked of it (that is hits.py's and misses.py's).
 """
 
+import contextlib
 import http.client
 import os
 import pathlib
@@ -27,7 +29,7 @@ def program(name):
     """The path of a program; Debian keeps daemons in a directory that a user's PATH leaves out."""
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if path is None:
-        raise Failure(f"{name} is missing: `make bench` installs it")
+        raise Failure(f"{name} is missing: `make bench` and `make test` install what they need")
     return path
 
 
@@ -104,6 +106,14 @@ class Server:
                 if int(session) == self._process.pid:
                     yield entry.name
 
+    def has(self, title):
+        """Whether one of its processes has such a title."""
+        for pid in self._members():
+            with contextlib.suppress(OSError):
+                if title.encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return True
+        return False
+
     def stop(self):
         """Asks the server to end; kills its session's processes where it doesn't."""
         if self._process.poll() is None:
@@ -125,8 +135,8 @@ class Nginx(Server):
         super().__init__(name, command, config, directory, core, user=user, **values)
 
 
-class Origin(Nginx):
-    """nginx with static files, and a count of what it was asked for."""
+class StaticOrigin(Nginx):
+    """nginx with static files, and a line in a log for each request."""
 
     def __init__(self, files, directory, core):
         data = directory / "data"
@@ -138,6 +148,52 @@ class Origin(Nginx):
     def requests(self):
         """How many requests have come so far."""
         return (self.directory / "access").read_bytes().count(b"\n")
+
+
+class AnsweringOrigin(Nginx):
+    """nginx with one answer for every path below a prefix, and counters."""
+
+    def __init__(self, bodies, directory, core):
+        answers = "\n".join(f"        location {prefix} {{ return 200 '{body.decode()}'; }}"
+                            for prefix, body in bodies.items())
+        self._own = 0
+        super().__init__("origin", "origin-misses.conf", directory, core, answers=answers)
+
+    def requests(self):
+        """How many requests have come so far, but for those that asked this."""
+        return self._count()[1]
+
+    def connections(self):
+        """How many connections have come so far, but for those that asked this."""
+        return self._count()[0]
+
+    def _count(self):
+        _, _, body = self.get("/count")
+        self._own += 1
+        # "server accepts handled requests", then their values.
+        accepted, _, requests = map(int, body.split(b"requests", 1)[1].split()[:3])
+        return accepted - self._own, requests - self._own
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+
+def end_on_signals(seconds):
+    """Any signal that would end the run unwinds it instead, so that what was started is stopped."""
+
+    def unwind(number, _frame):
+        ignore_signals()
+        raise Failure("it took too long" if number == signal.SIGALRM else f"ended by signal {number}")
+
+    for each in ENDING:
+        signal.signal(each, unwind)
+    signal.alarm(seconds)
+
+
+def ignore_signals():
+    """From here on the run ends anyway: nothing may keep it from stopping its servers."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def fill_in(template, **values):

@@ -1,0 +1,179 @@
+"""What a cache miss costs: unique URLs, each answered by the origin and, where there is a cache, kept.
+
+What is decided here: the answers, who is compared, and that every measured answer came from the origin over
+kept connections and was then in the cache of whoever has one.
+
+Each round has a server of its own with an empty cache and room for all it will be given: no eviction, no
+growing index. nginx's are started ahead, for until its cache loader has run, a minute after the start, it
+looks for a file on each miss.
+"""
+
+import collections.abc
+import contextlib
+import dataclasses
+import itertools
+import shutil
+import time
+
+from measure import Load, json_body, measure, say
+from servers import AnsweringOrigin, Failure, Nginx, Server, program
+
+SERVERS = 7
+WARM_UP_SECONDS = 1
+# Between two servers: one ends, what it kept is removed, the next one starts.
+CHANGE_SECONDS = 2
+LOADER_SECONDS = 75
+# What a second of load may bring: 60,000 answers in nginx's index, in files of a page or entries of HAProxy's.
+KEYS_MEGABYTES_PER_SECOND = 8
+MEGABYTES_PER_SECOND = 256
+HAPROXY_MEGABYTES = 4095
+PROXY_CACHE = "nginx proxy_cache"
+PROXY_PASS = "nginx proxy_pass"
+BASES = {"× proxy_cache": PROXY_CACHE, "× proxy_pass": PROXY_PASS}
+# An answer of each round that has to be in the cache afterwards; wrk itself takes the first for a trial.
+SAMPLE = 10
+# What unique.lua calls the server.
+HOST = "bench"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is asked for: a path below `prefix`."""
+
+    name: str
+    prefix: str
+    size: int
+
+
+CASES = (Case("300 B", "/300b/", 300), Case("3 KB", "/3kb/", 3 * 1024))
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """Who is compared: how one is started, and whether it caches."""
+
+    name: str
+    start: collections.abc.Callable
+    caches: bool
+    ahead: bool = False
+
+
+def planned_seconds(options):
+    """How long all rounds take."""
+    return (options.seconds + WARM_UP_SECONDS + CHANGE_SECONDS) * options.rounds * len(CASES) * SERVERS + LOADER_SECONDS
+
+
+def peers(options, directory, core, origin):
+    """Everyone, in the table's order."""
+    seconds = options.seconds + WARM_UP_SECONDS
+    megabytes = MEGABYTES_PER_SECOND * seconds
+    common = {"directory": directory, "core": core, "origin": origin.port}
+
+    def nginx(name, cache):
+        return lambda: Nginx(name, "nginx-misses.conf", cache=cache, connections=options.connections,
+                             keys=KEYS_MEGABYTES_PER_SECOND * seconds, megabytes=megabytes, **common)
+
+    def haproxy():
+        command = [program("haproxy"), "-db", "-f", "{config}"]
+        return Server("HAProxy", command, "haproxy.cfg", megabytes=min(megabytes, HAPROXY_MEGABYTES), **common)
+
+    def tidegate(name, cache, records):
+        command = [str(options.tidegate), "run", "--config", "{config}"]
+        return lambda: Server(name, command, "tidegate-misses.toml", cache=cache, records=records,
+                              megabytes=megabytes, **common)
+
+    found = [
+        Peer(PROXY_CACHE, nginx(PROXY_CACHE, "bench"), caches=True, ahead=True),
+        Peer(PROXY_PASS, nginx(PROXY_PASS, "off"), caches=False),
+        Peer("HAProxy", haproxy, caches=True),
+    ]
+    if options.tidegate:
+        for cache, kind in (("origin", "Tidegate"), ("off", "Tidegate, cache off")):
+            for records, suffix in (("true", ""), ("false", ", no records")):
+                name = kind + suffix
+                found.append(Peer(name, tidegate(name, cache, records), caches=cache != "off"))
+    return found
+
+
+class Fleet:
+    """Gives each round its server; all end with the stack."""
+
+    def __init__(self, stack, everyone, count):
+        self._stack = stack
+        self._servers = {peer: [self._start(peer) for _ in range(count)] for peer in everyone if peer.ahead}
+
+    def _start(self, peer):
+        server = peer.start()
+        self._stack.callback(server.stop)
+        return server
+
+    def until_loaded(self):
+        """Returns once the cache loader of each has come and gone."""
+        servers = list(itertools.chain(*self._servers.values()))
+        deadline = time.monotonic() + LOADER_SECONDS
+        for there in (True, False):
+            while any(server.has("cache loader") != there for server in servers):
+                if time.monotonic() > deadline:
+                    raise Failure(f"nginx's cache loader has not ended after {LOADER_SECONDS} s")
+                time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def fresh(self, peer):
+        """A server that nobody has used, until it is stopped and what it kept is removed."""
+        server = self._servers[peer].pop() if peer.ahead else self._start(peer)
+        server.wait_until_ready()
+        yield server
+        server.stop()
+        shutil.rmtree(server.directory)
+
+
+def check_kept(server, peer, path, case, origin):
+    """Asks once more for what was asked under load: it comes from the cache if the peer has one."""
+    before = origin.requests()
+    status, _, body = server.get(path, Host=HOST)
+    asked = origin.requests() - before
+    if status != 200 or len(body) != case.size:
+        raise Failure(f"{peer.name}: {path}: status {status}, {len(body)} bytes")
+    if asked != (0 if peer.caches else 1):
+        raise Failure(f"{peer.name}: {path}: asked for again, the origin was asked {asked} times")
+
+
+def loaded(server, peer, case, prefix, origin, options, load_core, seconds):
+    """One round, checked: who asked the origin how often, over how many connections."""
+    what = f"{peer.name}, {case.name}"
+    before, opened = origin.requests(), origin.connections()
+    load = Load("/", "unique.lua", arguments=(prefix,))
+    count, result = measure(server, what, load, case.size, options, load_core, seconds)
+    asked, opened = origin.requests() - before, origin.connections() - opened
+    # What was under way when wrk ended is asked and not counted.
+    if not count <= asked <= count + options.connections:
+        raise Failure(f"{what}: {count} answers, and the origin was asked {asked} times")
+    if opened > count / 100 + options.connections:
+        raise Failure(f"{what}: {opened} connections to the origin for {count} requests")
+    return result
+
+
+def compare(stack, options, directory, core, load_core):
+    """All rounds, and the servers' names in the table's order; cases and servers take turns."""
+    bodies = {case.prefix: json_body(case.size) for case in CASES}
+    origin = AnsweringOrigin(bodies, directory, load_core)
+    stack.callback(origin.stop)
+    origin.wait_until_ready()
+    everyone = peers(options, directory, core, origin)
+    fleet = Fleet(stack, everyone, options.rounds * len(CASES))
+    say("misses: waiting a minute for nginx's cache loader to end")
+    fleet.until_loaded()
+    plan = [(case, peer) for case in CASES for peer in everyone]
+    rounds = {(case, peer.name): [] for case, peer in plan}
+    loads = itertools.count(1)
+    for number in range(1, options.rounds + 1):
+        say(f"misses: round {number} of {options.rounds}")
+        for case, peer in plan if number % 2 else reversed(plan):
+            with fleet.fresh(peer) as server:
+                for seconds in (WARM_UP_SECONDS, options.seconds):
+                    prefix = f"{case.prefix}{next(loads):06}-"
+                    sample = f"{prefix}{SAMPLE:08}"
+                    result = loaded(server, peer, case, prefix, origin, options, load_core, seconds)
+                    check_kept(server, peer, sample, case, origin)
+                rounds[case, peer.name].append(result)
+    return rounds, [peer.name for peer in everyone]
