@@ -1,7 +1,7 @@
 //! A body that is still arriving: one writer, any number of readers, each at its own pace.
 //!
 //! Up to `keep` bytes the whole body stays here, whoever reads it how fast: it will be stored. Beyond that it passes
-//! through: nobody new may begin to read, and only a window is held. Then the fastest reader sets the pace of the
+//! through, and only a window is held: whoever has been told of it may begin to read while its beginning is here. Then the fastest reader sets the pace of the
 //! writer, and a reader that falls behind by more than the window is cut off: it holds nobody up. A writer that goes
 //! away before the end breaks the body off for all, and nobody ever takes it for whole.
 
@@ -21,6 +21,9 @@ use tokio::sync::watch;
 const SMALL: usize = 8 * 1024;
 /// How far the writer may be ahead of the fastest reader of a body that passes through.
 const AHEAD: u64 = 512 * 1024;
+/// The beginning of a body that passes through stays until so much of it has arrived, for those who have been told of
+/// it and have not come yet.
+const BEGINNING: u64 = 1 << 20;
 /// The least window of a body that passes through.
 const WINDOW: u64 = 4 << 20;
 
@@ -115,7 +118,7 @@ impl Live {
     /// Another reader, from the beginning; `None` where that is no longer here, or the body broke off.
     pub fn reader(self: &Arc<Self>) -> Option<Reader> {
         let mut state = self.state.lock();
-        if state.passing || state.end == End::Broken {
+        if state.forgotten > 0 || state.end == End::Broken {
             return None;
         }
         let id = state.next_reader;
@@ -158,6 +161,9 @@ impl State {
 
     /// Lets go what all readers have, and what is outside of the window.
     fn forget(&mut self, budget: &Budget) {
+        if self.forgotten == 0 && self.length <= BEGINNING {
+            return;
+        }
         let slowest = self.readers.values().min().copied().unwrap_or(self.length);
         let window = self.keep.max(WINDOW);
         while let Some(first) = self.pieces.front() {

@@ -25,16 +25,7 @@ fn begin(keep: u64) -> (Writer, Reader) {
     let live = Live::begin(&Budget::new(1 << 40));
     let writer = live.writer();
     writer.keep(keep);
-    // A body that passes through has the readers that were there before its head.
-    let reader = match live.reader() {
-        Some(reader) => reader,
-        None => {
-            writer.keep(1);
-            let reader = live.reader().unwrap();
-            writer.keep(keep);
-            reader
-        }
-    };
+    let reader = live.reader().unwrap();
     (writer, reader)
 }
 
@@ -79,16 +70,22 @@ async fn a_writer_that_goes_away_breaks_it_off() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_it_passes_through_and_nobody_new_joins() {
+async fn beyond_the_limit_it_passes_through_and_is_joined_while_its_beginning_is_here() {
     let (writer, first) = begin(100);
     let live = writer.live.clone();
     assert_eq!(writer.push(piece(60, 1)).await, Written::Kept);
     let second = live.reader().unwrap();
     assert_eq!(writer.push(piece(60, 2)).await, Written::Passing);
+    let third = live.reader().unwrap();
+    let readers = [first, second, third].map(|reader| tokio::spawn(rest(reader)));
+    for n in 0..17 {
+        assert_eq!(writer.push(piece(64 * 1024, n)).await, Written::Passing);
+    }
     assert!(live.reader().is_none());
     assert!(writer.finish().is_none());
-    assert_eq!(rest(first).await.unwrap().len(), 120);
-    assert_eq!(rest(second).await.unwrap().len(), 120);
+    for reader in readers {
+        assert_eq!(reader.await.unwrap().unwrap().len(), 120 + 17 * 64 * 1024);
+    }
 }
 
 #[tokio::test]
