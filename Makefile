@@ -28,7 +28,7 @@ test: test-tools ## all tests, against real Redis, Flask and Chromium; the last 
 	$(CARGO) nextest run --locked
 
 test-tools: tools
-	@$(ENSURE) redis-server node npm chromium cargo-nextest
+	@$(ENSURE) redis-server node npm chromium systemd-analyze cargo-nextest
 	@scripts/test-environment
 
 ci: test-tools ## what CI runs: format, lints, documentation, licences, build, conformance, then the tests
@@ -50,6 +50,6 @@ conformance: build ## the HTTP caching conformance suite (CACHE_TESTS_DIR=anothe
 		$(if $(CACHE_TESTS_DIR),--suite $(CACHE_TESTS_DIR))
 
 bench: tools ## what a hit and a miss cost, beside nginx and HAProxy (15 minutes; BENCH_ARGS=--help)
-	@$(ENSURE) python3 nginx haproxy wrk taskset
+	@$(ENSURE) python3 nginx haproxy wrk h2load curl openssl taskset
 	$(CARGO) build --locked --release
 	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)

@@ -5,7 +5,8 @@ What is decided here: the documents, who is compared, and that no measured answe
 
 import dataclasses
 
-from measure import Load, json_body, measure, say
+from loads import Wrk
+from measure import json_body, measure, say
 from servers import Failure, Nginx, Server, StaticOrigin, program
 
 FILES = {f"/{name}.json": size for name, size in (("300b", 300), ("3kb", 3 * 1024), ("64kb", 64 * 1024))}
@@ -80,7 +81,7 @@ def prepare(server, case, origin):
     if case.conditional and "Content-Length" in head:
         say(f"no figure for {server.name}'s 304: wrk waits for the {head['Content-Length']} bytes it announces")
         return None
-    return Load(case.path, "summary.lua", headers=tuple(headers.items()))
+    return Wrk(case.path, headers=tuple(headers.items()))
 
 
 def compare(stack, options, directory, core, load_core):

@@ -6,15 +6,12 @@ whom, or where an answer has to come from (that is hits.py's and misses.py's).
 
 import dataclasses
 import json
-import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
-from servers import Failure, program
+from servers import Failure
 
-HERE = pathlib.Path(__file__).parent
 # What surrounds a body: below this an answer can't hold the 3 KB body, so it is a 304.
 LARGEST_HEAD = 1024
 # Work that a server puts off until after its answers is its cost as well: a round ends when it rests.
@@ -32,16 +29,6 @@ class Round:
     busy: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What wrk is told: the script beside this file, its arguments, the headers of each request."""
-
-    path: str
-    script: str
-    arguments: tuple = ()
-    headers: tuple = ()
-
-
 def json_body(size):
     """A JSON document of exactly so many bytes."""
     rows = []
@@ -51,29 +38,15 @@ def json_body(size):
     return (text + " " * (size - len(text))).encode()
 
 
-def wrk(server, load, options, seconds, load_core):
-    """Load for some seconds; what wrk counted."""
-    command = ["taskset", "-c", str(load_core), program("wrk"), "-t1", f"-c{options.connections}",
-               f"-d{seconds}s", "-s", str(HERE / load.script)]
-    for name, value in load.headers:
-        command += ["-H", f"{name}: {value}"]
-    command += [f"http://127.0.0.1:{server.port}{load.path}", *load.arguments]
-    # A script loads another one from the working directory.
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 15, check=False, cwd=HERE)
-    if ran.returncode != 0:
-        raise Failure(f"wrk: {ran.stdout}{ran.stderr}")
-    return json.loads(ran.stdout.splitlines()[-1])
-
-
 def measure(server, what, load, body, options, load_core, seconds):
     """One round, checked, of answers with bodies of so many bytes; and how many answers there were."""
     before = server.cpu()
-    counted = wrk(server, load, options, seconds, load_core)
+    counted = load.run(server, options, seconds, load_core)
     loaded = server.cpu()
     after = rest(server, loaded)
     if counted["bad_status"] or counted["socket_errors"] or not counted["requests"]:
         raise Failure(f"{what}: {counted}")
-    if not body < counted["bytes"] / counted["requests"] < body + LARGEST_HEAD:
+    if not body <= counted["bytes"] / counted["requests"] < body + LARGEST_HEAD:
         raise Failure(f"{what}: {counted['bytes'] / counted['requests']:.0f} bytes per answer")
     # nginx's cache loader ends as a whole process after a minute; it takes no part in a request.
     alive = {pid for pid, _ in after}

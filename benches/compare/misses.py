@@ -15,7 +15,8 @@ import itertools
 import shutil
 import time
 
-from measure import Load, json_body, measure, say
+from loads import Wrk
+from measure import json_body, measure, say
 from servers import AnsweringOrigin, Failure, Nginx, Server, program
 
 SERVERS = 7
@@ -142,7 +143,7 @@ def loaded(server, peer, case, prefix, origin, options, load_core, seconds):
     """One round, checked: who asked the origin how often, over how many connections."""
     what = f"{peer.name}, {case.name}"
     before, opened = origin.requests(), origin.connections()
-    load = Load("/", "unique.lua", arguments=(prefix,))
+    load = Wrk("/", "unique.lua", arguments=(prefix,))
     count, result = measure(server, what, load, case.size, options, load_core, seconds)
     asked, opened = origin.requests() - before, origin.connections() - opened
     # What was under way when wrk ended is asked and not counted.

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 
+import door
 import hits
 import misses
 from machine import first_line, now_and_here, pick_cores
@@ -28,7 +29,7 @@ from servers import Failure, end_on_signals, ignore_signals, program
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 # What is compared, and the marker that its table has in a document.
-PARTS = {"hits": (hits, "figures"), "misses": (misses, "figures of misses")}
+PARTS = {"hits": (hits, "figures"), "misses": (misses, "figures of misses"), "door": (door, "figures of the door")}
 
 
 def can_run(tidegate):

@@ -46,14 +46,15 @@ class Server:
     def __init__(self, name, command, config, directory, core, **values):
         """Starts `command` (after `{config}` and `{directory}` are filled in) in a directory of its own.
 
-        `config` is a file beside this one; `@KEY@` in it becomes `values["key"]`, `@PORT@` the server's port.
+        `config` is a file beside this one; `@KEY@` in it becomes `values["key"]`, `@PORT@` the server's port, `@TLS@` its port for TLS.
         """
         self.name = name
         self.port = free_port()
+        self.ports = {"http": self.port, "https": free_port()}
         self.directory = directory / config.partition(".")[0] / str(self.port)
         self.directory.mkdir(parents=True)
         file = self.directory / config
-        file.write_text(fill_in((HERE / config).read_text(), port=self.port, **values))
+        file.write_text(fill_in((HERE / config).read_text(), port=self.port, tls=self.ports["https"], **values))
         command = [part.format(config=file, directory=self.directory) for part in command]
         with (self.directory / "stderr").open("wb") as errors:
             self._process = subprocess.Popen(
