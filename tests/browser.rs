@@ -1,10 +1,13 @@
-//! The dashboard page in a real browser: what it shows is what the widget APIs say, and a new order is seen.
+//! A real browser: the dashboard page shows what the widget APIs say, and a new order is seen; scripts read across
+//! origins what `cors` permits, and nothing else.
 //!
 //! Needs node, Chromium and `npm ci --prefix tests/browser`; without them the tests fail and say so. With
 //! `BROWSER_SCREENSHOTS` set to a directory, pictures of the page are left there.
 
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::expect_used)]
+
+mod support;
 
 use std::{
     io::{BufRead, BufReader},
@@ -23,20 +26,28 @@ const START: Duration = Duration::from_secs(30);
 
 /// Drives the page at `url`; the script's result.
 fn drive(url: &str, name: &str) -> serde_json::Value {
+    let mut arguments = vec![url.to_owned()];
+    if let Some(directory) = std::env::var_os("BROWSER_SCREENSHOTS").map(PathBuf::from) {
+        for (option, form) in [("--screenshot", "desktop"), ("--phone", "phone")] {
+            let file = directory.join(format!("{name}-{form}.png"));
+            arguments.extend([option.to_owned(), file.display().to_string()]);
+        }
+    }
+    run("dashboard.mjs", &arguments)
+}
+
+/// Runs a script; its result.
+fn run(script: &str, arguments: &[String]) -> serde_json::Value {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         here.join("node_modules/playwright-core/package.json").exists(),
         "playwright-core is missing: run `npm ci --prefix tests/browser`"
     );
     let mut command = Command::new("node");
-    command.arg(here.join("dashboard.mjs")).arg(url);
-    if let Some(directory) = std::env::var_os("BROWSER_SCREENSHOTS").map(PathBuf::from) {
-        command.arg("--screenshot").arg(directory.join(format!("{name}-desktop.png")));
-        command.arg("--phone").arg(directory.join(format!("{name}-phone.png")));
-    }
+    command.arg(here.join(script)).args(arguments);
     let output = command.output().expect("node can't be started: install Node.js 20 or later");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {errors}");
+    assert!(output.status.success(), "{script} {arguments:?}: {errors}");
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
@@ -109,4 +120,50 @@ fn the_page_works_through_the_gateway() {
         let badge = result["badges"][widget].as_str().expect("a badge");
         assert!(!badge.contains("NO CACHE") && !badge.contains("FAILED"), "{widget}: {badge}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_read_what_cors_permits() {
+    let [origin, allowed, refused] = [
+        support::TestOrigin::start().await,
+        support::TestOrigin::start().await,
+        support::TestOrigin::start().await,
+    ];
+    for pages in [&allowed, &refused] {
+        pages.on("/page", |_| support::Answer::new("text/html", "<!doctype html><title>a page</title>"));
+    }
+    origin.on("/api", |_| {
+        // The application's own permission, for somebody else: it must not stand there twice.
+        let answer = support::Answer::new("text/plain", "text")
+            .header("access-control-allow-origin", "https://theirs");
+        answer.header("cache-control", "max-age=60").header("x-exposed", "1").header("x-hidden", "1")
+    });
+    let cors = format!(
+        "cors = {{ origins = [{:?}], methods = [\"GET\", \"PUT\"], headers = [\"Authorization\"], expose = [\"X-Exposed\"], credentials = true }}",
+        allowed.url()
+    );
+    let gateway = support::Gateway::with(&origin)
+        .route("/api", &format!("cache = \"origin\"\nauth = \"off\"\n{cors}"))
+        .route("/closed", &format!("auth = \"required\"\n{cors}"))
+        .start()
+        .await;
+    let arguments =
+        [format!("{}/page", allowed.url()), format!("{}/page", refused.url()), gateway.url("/api")];
+    let read = tokio::task::spawn_blocking(move || run("cors.mjs", &arguments)).await.unwrap();
+    let page = &read["allowed"]["read"];
+    for request in ["simple", "again", "credentials", "authorized", "put"] {
+        let expected = serde_json::json!({ "status": 200, "exposed": "1", "hidden": null });
+        assert_eq!(page[request], expected, "{request}: {read:#}");
+    }
+    assert_eq!((&page["remove"], &page["field"]), (&"refused".into(), &"refused".into()), "{read:#}");
+    assert_eq!(page["missing"]["status"], 401, "{read:#}");
+    // The console names the very method and the very field.
+    let said = read["allowed"]["said"].to_string();
+    assert!(said.contains("Method DELETE is not allowed"), "{said}");
+    assert!(said.contains("field x-unknown is not allowed"), "{said}");
+    let outcomes = read["refused"]["read"].as_object().expect("outcomes");
+    assert!(outcomes.len() == 8 && outcomes.values().all(|outcome| outcome == "refused"), "{read:#}");
+    // What was refused by a preflight never got to the origin.
+    let methods: Vec<_> = origin.seen("/api").iter().map(|seen| seen.method.to_string()).collect();
+    assert!(!methods.iter().any(|method| method == "DELETE" || method == "OPTIONS"), "{methods:?}");
 }

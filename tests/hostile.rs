@@ -42,13 +42,13 @@ impl Stage {
         Self { origin, redis, gateway, keys, seen }
     }
 
-    /// Sends bytes; the answer must be a 4xx (a problem document) or, where `may_close`, a closed connection.
+    /// Sends bytes; the answer must be a 4xx, 501 or 505 (a problem document) or, where `may_close`, a closed connection.
     async fn refused(&self, what: &str, request: &[u8], may_close: bool) {
         let reply = raw_exchange(self.gateway.address(), request).await;
         if may_close && reply.status == 0 {
             return;
         }
-        assert!((400..500).contains(&reply.status), "{what}: {reply:?}");
+        assert!(matches!(reply.status, 400..=499 | 501 | 505), "{what}: {reply:?}");
         // Pingora itself answers what it can't parse, without a body.
         if !reply.body.is_empty() {
             assert!(reply.head.contains("content-type: application/problem+json"), "{what}: {reply:?}");

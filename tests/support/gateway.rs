@@ -29,10 +29,13 @@ pub const EVENT_KEY: &[u8] = b"the key that events are signed with";
 #[derive(Debug, Clone)]
 pub struct GatewayBuilder {
     servers: Vec<String>,
+    drain: String,
     origin: String,
     store: String,
     jwt: String,
     rest: String,
+    settings: String,
+    access: bool,
 }
 
 /// `cache = {…}` of namespace `kpi`, scope `tenant`, a minute of freshness, ten of `stale_if_error`.
@@ -43,11 +46,32 @@ impl GatewayBuilder {
     pub fn new(server: &str) -> Self {
         Self {
             servers: vec![server.to_owned()],
+            drain: "2s".to_owned(),
             origin: String::new(),
             store: String::new(),
             jwt: "algorithms = [\"HS256\"]\nsecret = { env = \"JWT_SECRET\" }\n".to_owned(),
             rest: String::new(),
+            settings: String::new(),
+            access: false,
         }
+    }
+
+    /// With another `drain` than 2 s.
+    pub fn drain(mut self, time: &str) -> Self {
+        time.clone_into(&mut self.drain);
+        self
+    }
+
+    /// Lines of `[server]`, as `header_timeout = "1s"`.
+    pub fn setting(mut self, line: &str) -> Self {
+        writeln!(self.settings, "{line}").unwrap();
+        self
+    }
+
+    /// With access records, in the output.
+    pub fn access(mut self) -> Self {
+        self.access = true;
+        self
     }
 
     /// A further server of the origin.
@@ -116,12 +140,12 @@ impl GatewayBuilder {
 
     /// The configuration file's text.
     pub fn toml(&self, listener: SocketAddr, admin: SocketAddr) -> String {
-        let Self { servers, origin, store, jwt, rest } = self;
+        let Self { servers, drain, origin, store, jwt, rest, settings, access } = self;
         format!(
-            "[server]\nthreads = 2\ndrain = \"2s\"\n\
+            "[server]\nthreads = 2\ndrain = {drain:?}\n{settings}\
              [[listener]]\naddress = \"{listener}\"\n\
              [admin]\naddress = \"{admin}\"\n\
-             [log]\nformat = \"text\"\naccess = false\n\
+             [log]\nformat = \"text\"\naccess = {access}\n\
              [store]\n{store}\
              [jwt]\n{jwt}\
              [[origin]]\nname = \"app\"\nservers = {servers:?}\n{origin}\
@@ -197,6 +221,17 @@ impl Gateway {
         self.address
     }
 
+    /// Where all of its listeners are, in the configuration's order, once there are `n` of them.
+    pub async fn listeners(&self, n: usize) -> Vec<SocketAddr> {
+        let listening =
+            |line: &str| line.contains("listening").then(|| line.split("address=").nth(1)?.parse().ok())?;
+        super::eventually("all listeners are told", SOON, || async {
+            let found: Vec<SocketAddr> = self.output().lines().filter_map(listening).collect();
+            (found.len() == n).then_some(found)
+        })
+        .await
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("tidegate.toml")
@@ -254,10 +289,31 @@ impl Gateway {
         message.request(&self.client, &self.url(&format!("/internal/events/{name}")), EVENT_KEY)
     }
 
-    /// Bumps by the event `order_created` for this tenant, and holds that it was acknowledged.
+    /// Bumps by the event `order_created` for this tenant, and holds that it is acknowledged. As any sender, it tries
+    /// again where the store did not answer in time.
     pub async fn bump(&self, tenant: &str) {
-        let reply = self.event("order_created", &serde_json::json!({ "tenant": tenant })).await;
-        assert!(reply.status.is_success(), "{reply:?}");
+        until("the event is acknowledged", SOON, || async {
+            let reply = self.event("order_created", &serde_json::json!({ "tenant": tenant })).await;
+            assert!(reply.status.is_success() || reply.status == 503, "{reply:?}");
+            reply.status != 503
+        })
+        .await;
+    }
+
+    /// Writes another configuration, has it read, and waits until the gateway has decided: whether it goes by it.
+    pub async fn reload(&self, builder: &GatewayBuilder) -> bool {
+        let before = self.reloads().await;
+        std::fs::write(self.config(), builder.toml(self.address, self.admin)).unwrap();
+        self.process.signal(Signal::SIGHUP);
+        until("the configuration is read", SOON, || async { self.reloads().await != before }).await;
+        self.reloads().await.0 > before.0
+    }
+
+    /// Configurations that were read while it runs: those it went by, and those with a fault.
+    async fn reloads(&self) -> (f64, f64) {
+        let metrics = self.metrics().await;
+        let read = |result| metrics.value("tidegate_config_reloads_total", &[("result", result)]);
+        (read("applied"), read("refused"))
     }
 
     /// SIGTERM
@@ -268,6 +324,11 @@ impl Gateway {
     /// Waits for its end.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         self.process.wait(deadline).await
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Its resident memory in bytes: now, and the most that it ever was.

@@ -18,15 +18,20 @@ pub mod origin;
 pub mod process;
 pub mod python;
 pub mod raw_origin;
+pub mod recorder;
 pub mod redis_server;
+pub mod strict;
+pub mod tls;
 pub mod transfer;
 pub mod webhook;
+pub mod websocket;
 
 pub use answer::{Answer, Seen};
 pub use client::{raw_exchange, send, Raw, Reply};
 pub use gateway::{Gateway, GatewayBuilder};
 pub use origin::TestOrigin;
 pub use raw_origin::RawOrigin;
+pub use recorder::{Recorder, Say};
 pub use redis_server::{Cluster, Redis, Sentinel};
 pub use transfer::{End, Transfer};
 

@@ -10,14 +10,24 @@ static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
 
 /// Runs `tests/python/<script>` with `arguments` and gives back what it prints, trimmed.
 pub async fn run(script: &str, arguments: &[&str]) -> String {
-    let python =
-        PYTHON.get_or_init(|| async { tokio::task::spawn_blocking(environment).await.unwrap() }).await;
-    let mut command = Command::new(python);
+    let mut command = Command::new(python().await);
     command.arg(root().join("tests/python").join(script)).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script} {arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The interpreter of the virtual environment.
+pub async fn python() -> &'static Path {
+    PYTHON.get_or_init(|| async { tokio::task::spawn_blocking(environment).await.unwrap() }).await
+}
+
+/// A command of a module in the virtual environment, run in `tests/python`.
+pub async fn module(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(python().await);
+    command.args(["-B", "-m", name]).args(arguments).current_dir(root().join("tests/python"));
+    command
 }
 
 fn root() -> &'static Path {

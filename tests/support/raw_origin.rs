@@ -19,6 +19,7 @@ use tokio::{
 pub struct RawOrigin {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     released: watch::Sender<bool>,
     server: AbortHandle,
 }
@@ -39,15 +40,18 @@ impl RawOrigin {
         let address = listener.local_addr().unwrap();
         let (requests, released) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(false));
         let (count, gate) = (requests.clone(), released.subscribe());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = connections.clone();
         let serving = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
                 let messages = (first.clone(), rest.clone());
                 connections.spawn(serve(stream, messages, closing, count.clone(), gate.clone()));
             }
         });
-        Self { address, requests, released, server: serving.abort_handle() }
+        Self { address, requests, connections, released, server: serving.abort_handle() }
     }
 
     /// `http://127.0.0.1:<port>`
@@ -63,6 +67,11 @@ impl RawOrigin {
     /// Lets the rest of each answer go.
     pub fn release(&self) {
         self.released.send_replace(true);
+    }
+
+    /// How many connections were opened.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// How many requests have come.

@@ -1,0 +1,108 @@
+//! Another configuration while the gateway runs: what changes, what goes on, and what a bad file does.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+
+mod support;
+
+use std::time::Duration;
+use support::{until, Answer, Gateway, TestOrigin, Transfer, SOON};
+
+const KEPT: &str = r#"cache = { namespace = "kpi", ttl = "60s" }"#;
+
+#[tokio::test]
+async fn routes_change_and_what_is_cached_stays() {
+    let origin = TestOrigin::start().await;
+    let first = Gateway::with(&origin).route("/kept", KEPT);
+    let gateway = first.start().await;
+    assert_eq!(gateway.get("/kept").await.status, 200);
+    assert_eq!(gateway.get("/new").await.status, 404);
+
+    assert!(gateway.reload(&first.clone().route("/new", "")).await);
+    assert_eq!(gateway.get("/new").await.status, 200);
+    assert_eq!(gateway.get("/kept").await.header("cache-status"), "tidegate; hit");
+    assert_eq!(origin.count("/kept"), 1);
+
+    assert!(gateway.reload(&first).await);
+    assert_eq!(gateway.get("/new").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_file_with_a_fault_changes_nothing() {
+    let origin = TestOrigin::start().await;
+    let first = Gateway::with(&origin).route("/a", "");
+    let gateway = first.start().await;
+    assert!(!gateway.reload(&first.clone().route("/b", "orign = \"app\"")).await);
+    assert_eq!(gateway.get("/a").await.status, 200);
+    assert_eq!(gateway.get("/b").await.status, 404);
+    assert!(gateway.output().contains("the one before stays"), "{}", gateway.output());
+    assert!(gateway.reload(&first.clone().route("/b", "")).await);
+    assert_eq!(gateway.get("/b").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_read_unasked() {
+    let origin = TestOrigin::start().await;
+    let first = Gateway::with(&origin).route("/a", "");
+    let gateway = first.start().await;
+    let admin = gateway.admin_url("").trim_start_matches("http://").parse().unwrap();
+    let toml = first.clone().route("/b", "").toml(gateway.address(), admin);
+    std::fs::write(gateway.config(), toml).unwrap();
+    until("the file is read", SOON, || async { gateway.get("/b").await.status == 200 }).await;
+}
+
+/// A request keeps the configuration that it began with, and its connection the next one.
+#[tokio::test]
+async fn what_is_under_way_ends_as_it_began() {
+    let origin = TestOrigin::start().await;
+    origin.on("/slow", |_| Answer::new("text/plain", "slow").gated());
+    origin.hold();
+    let first = Gateway::with(&origin).route("/slow", "");
+    let gateway = first.start().await;
+    let mut client = Transfer::ask(gateway.address(), "/slow").await;
+    until("the origin is asked", SOON, || async { origin.count("/slow") == 1 }).await;
+    let another = TestOrigin::start().await;
+    let second = Gateway::with(&another).route("/other", "");
+    assert!(gateway.reload(&second).await);
+    assert_eq!(gateway.get("/slow").await.status, 404);
+    assert_eq!(gateway.get("/other").await.status, 200);
+    origin.release();
+    assert_eq!(client.final_head().await.status, 200);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_named() {
+    let origin = TestOrigin::start().await;
+    let first = Gateway::with(&origin).route("/a", "");
+    let gateway = first.start().await;
+    assert!(gateway.reload(&first.clone().store("memory = \"7MiB\"")).await);
+    assert!(gateway.output().contains("need a restart"), "{}", gateway.output());
+    assert!(gateway.output().contains("store"), "{}", gateway.output());
+    assert_eq!(gateway.get("/a").await.status, 200);
+}
+
+/// Reloads one after the other while clients ask on kept connections: none of them notices.
+#[tokio::test]
+async fn load_nobody_notices_twenty_reloads() {
+    let origin = TestOrigin::start().await;
+    let first = Gateway::with(&origin).route("/kept", KEPT).route("/passed", "");
+    let gateway = first.start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut askers = tokio::task::JoinSet::new();
+    for path in ["/kept", "/passed", "/kept", "/passed"] {
+        let (client, url, stop) = (gateway.client().clone(), gateway.url(path), stop.clone());
+        askers.spawn(async move {
+            let mut answers = 0;
+            while !stop.is_cancelled() {
+                let reply = client.get(&url).timeout(Duration::from_secs(10)).send().await;
+                assert_eq!(reply.map(|reply| reply.status().as_u16()).ok(), Some(200), "{url}");
+                answers += 1;
+            }
+            answers
+        });
+    }
+    for n in 0..20 {
+        assert!(gateway.reload(&first.clone().route(&format!("/only/{n}"), "")).await);
+    }
+    stop.cancel();
+    let answers: u32 = askers.join_all().await.into_iter().sum();
+    assert!(answers > 100, "{answers}");
+}
