@@ -1,16 +1,23 @@
 //! The commands.
 
+mod sign;
+
 use crate::{
     cache::{
         purge::{Purge, Purges, Target},
         redis::Redis,
         version::{Coherence, Versions},
     },
-    config::{Config, ConfigError, JwtKeys, Secret},
+    certificate,
+    config::{self, Config, ConfigError, JwtKeys, Secret},
     demo,
     identity::mint,
     name::Name,
-    server::{self, Running},
+    server::{
+        self,
+        manager::{self, Stage},
+        Running,
+    },
     telemetry::{self, labels::StoreError, metrics::Metrics},
 };
 use clap::{Parser, Subcommand};
@@ -92,6 +99,23 @@ enum Command {
         /// The tenant
         tenant: Name,
     },
+    /// Print a signed URL, for a route with signed
+    Sign {
+        /// The configuration file, for the route's secret
+        #[arg(long)]
+        config: PathBuf,
+        /// The route's name, where it is not the one that the URL leads to
+        #[arg(long)]
+        route: Option<Name>,
+        /// How long it is good, such as 1h
+        #[arg(long, value_parser = lifetime)]
+        expires: Duration,
+        /// Sign for everything whose path begins like this, such as /media/a/
+        #[arg(long)]
+        under: Option<String>,
+        /// An absolute URL, or a path with its query
+        url: String,
+    },
     /// Purge URLs or tags: every node drops what it has of them
     Purge {
         /// The configuration file, for its store
@@ -125,6 +149,14 @@ pub fn main() -> ExitCode {
             token(&tenant, user.as_deref(), role.as_deref(), Duration::from_secs(ttl), config.as_deref())
         }
         Command::Bump { config, namespace, tenant } => bump(&config, &namespace, &tenant),
+        Command::Sign { config, route, expires, under, url } => {
+            let wish =
+                sign::Wish { route: route.as_ref(), under: under.as_deref(), lifetime: expires, url: &url };
+            load(&config).and_then(|config| {
+                let signed = sign::sign(&config, &wish, SystemTime::now());
+                say(&signed.map_err(|text| Failure(WRONG, text))?)
+            })
+        }
         Command::Purge { config, soft, urls, tags } => purge(&config, soft, &urls, &tags),
     };
     match outcome {
@@ -167,7 +199,13 @@ fn run(path: &Path) -> Outcome {
         for address in &running.addresses {
             tracing::info!(%address, "listening");
         }
-        until_told(running).await
+        let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
+        let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
+        manager::tell(Stage::Ready);
+        tokio::select! {
+            () = running.follow(path, reload) => Ok(()),
+            ended = until_told(&running) => ended,
+        }
     })
 }
 
@@ -187,7 +225,7 @@ async fn start(config: Config) -> Result<Running, Failure> {
 }
 
 /// Runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
-async fn until_told(running: Running) -> Outcome {
+async fn until_told(running: &Running) -> Outcome {
     let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
@@ -196,6 +234,7 @@ async fn until_told(running: Running) -> Outcome {
         _ = interrupt.recv() => {}
     }
     tracing::info!("draining");
+    manager::tell(Stage::Stopping);
     tokio::select! {
         finished = running.stop() => tracing::info!(finished, "stopped"),
         _ = terminate.recv() => tracing::warn!("stopped at once"),
@@ -231,6 +270,14 @@ fn token(
     let token = mint(&secret, algorithm, tenant, user, role, ttl, SystemTime::now())
         .map_err(|error| Failure(WRONG, error.to_string()))?;
     say(&token)
+}
+
+/// A second at least: links are good until a whole one.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match config::duration(text)? {
+        short if short < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        lifetime => Ok(lifetime),
+    }
 }
 
 fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
@@ -274,6 +321,7 @@ fn with_store(
     let Some(target) = config.store.redis.clone() else {
         return Err(Failure(WRONG, format!("without [store] redis {without}")));
     };
+    certificate::provide();
     runtime(1)?.block_on(async {
         let metrics = Arc::new(Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?);
         let versions = Arc::new(Versions::new(Coherence::Away));
@@ -331,7 +379,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
         )
         .map_err(|error| Failure(WRONG, error.to_string()))?;
         say(&introduction(&gateway, running.admin, &token))?;
-        let ended = until_told(running).await;
+        let ended = until_told(&running).await;
         origin.stop.cancel();
         ended
     })

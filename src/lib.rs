@@ -14,13 +14,18 @@
 //! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
 //! code to it.
 
+pub mod address;
 pub mod admin;
 pub mod cache;
+pub mod certificate;
 pub mod cli;
 pub mod config;
+pub mod cors;
 pub mod demo;
 pub mod events;
+pub mod files;
 pub mod gateway;
+pub mod headers;
 pub mod identity;
 pub mod limits;
 pub mod listen;
@@ -29,4 +34,6 @@ pub mod origin;
 pub mod representation;
 pub mod route;
 pub mod server;
+pub mod signed;
 pub mod telemetry;
+pub mod websocket;

@@ -171,7 +171,7 @@ fn lower_case<'b>(text: &str, buffer: &'b mut [u8; MAX_HOST]) -> Option<&'b str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Auth, CacheMode};
+    use crate::config::{Auth, CacheMode, Target};
     use proptest::{prelude::*, sample::select};
 
     fn route(host: Option<&str>, path: &str, methods: &[Method]) -> Route {
@@ -184,12 +184,17 @@ mod tests {
             host: host.map(str::to_owned),
             methods: methods.to_vec(),
             path,
-            origin: 0,
+            target: Target::Origin(0),
+            accel: true,
             cache: CacheMode::Off,
             auth: Auth::Optional,
             token_query: false,
             max_body: 0,
             websocket: None,
+            limits: vec![],
+            headers: crate::config::Headers::default(),
+            cors: None,
+            signed: None,
         }
     }
 

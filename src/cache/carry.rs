@@ -146,9 +146,9 @@ impl Cache {
                 tokio::select! {
                     biased;
                     piece = &mut next => break piece,
-                    () = sleep_until(grace), if hands.are_full() => hands.announce(draft, &self.encoding),
+                    () = sleep_until(grace), if hands.are_full() => hands.announce(draft, &self.encoding.load()),
                     () = sleep_until(deadline), if hands.lead.is_some() => {
-                        hands.announce(draft, &self.encoding);
+                        hands.announce(draft, &self.encoding.load());
                         hands.leave(Left::ThisTime);
                         hands.lead = None;
                     }
@@ -162,7 +162,7 @@ impl Cache {
                     if !passing {
                         passing = true;
                         // First of all: who isn't told doesn't read, and would be waited for without end.
-                        hands.announce(draft, &self.encoding);
+                        hands.announce(draft, &self.encoding.load());
                         hands.leave(match draft.verdict {
                             Verdict::Keep | Verdict::AskerAlways(_) => Left::EachTime,
                             Verdict::Everyone(_) | Verdict::Asker(_) => Left::ThisTime,
@@ -181,7 +181,7 @@ impl Cache {
                 Some(body) => Carried::Whole(body),
                 None => {
                     // One that is the asker's alone, and short, is over before it was told of.
-                    hands.announce(draft, &self.encoding);
+                    hands.announce(draft, &self.encoding.load());
                     Carried::Passed
                 }
             },

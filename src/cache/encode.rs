@@ -5,10 +5,15 @@ use super::{
     key::Key,
     Cache,
 };
-use crate::config::Coding;
+use crate::config::{self, Coding};
 use std::sync::Arc;
 
 impl Cache {
+    /// Encodes by these rules from now on.
+    pub fn encode_by(&self, rules: config::Encoding) {
+        self.encoding.store(Arc::new(rules));
+    }
+
     /// Has the encodings of an entry made, behind the answer to a request that would have one of them. What is never
     /// asked for again is never encoded.
     pub fn encode_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>) {
@@ -33,7 +38,7 @@ impl Cache {
         if !self.memory.holds(&key, &entry) {
             return;
         }
-        let (rules, plain, metrics) = (self.encoding.clone(), entry.clone(), self.metrics.clone());
+        let (rules, plain, metrics) = (self.encoding.load_full(), entry.clone(), self.metrics.clone());
         let encode =
             move || plain.representation.with_encodings(&rules, |coding, took| metrics.encoded(coding, took));
         match tokio::task::spawn_blocking(encode).await {

@@ -260,7 +260,7 @@ impl Cache {
     ) -> (FillOutcome, ToStore) {
         match draft.verdict {
             Verdict::Keep => {
-                let entry = Arc::new(draft.entry(body, &self.encoding));
+                let entry = Arc::new(draft.entry(body, &self.encoding.load()));
                 let kept = match &job.on {
                     On::Version { .. } => {
                         self.memory.keep(job.key.clone(), entry.clone());
@@ -272,7 +272,7 @@ impl Cache {
                 (FillOutcome::Stored, ToStore::Answer(kept))
             }
             Verdict::Everyone(why) => {
-                hands.land(Landing::Passing(Arc::new(draft.representation(body, &self.encoding))));
+                hands.land(Landing::Passing(Arc::new(draft.representation(body, &self.encoding.load()))));
                 (why, ToStore::Nothing)
             }
             // What is the asker's alone is never kept: it went by.

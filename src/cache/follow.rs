@@ -44,7 +44,7 @@ pub struct Asking {
     /// The client's fields.
     pub headers: HeaderMap,
     /// The fields that the origin is told by the gateway, whatever the client said.
-    pub ours: &'static [HeaderName],
+    pub ours: Arc<[HeaderName]>,
     /// Whether it shows an `Authorization` or a token.
     pub authorized: bool,
     /// What it asks of caches; nothing where the route doesn't listen.

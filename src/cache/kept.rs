@@ -123,6 +123,7 @@ impl Cache {
             other => other,
         };
         let stamp = self.stamp(since, asking, headers);
+        let orders_a_file = matches!(storable, Err(FillOutcome::Accel));
         let (verdict, terms) = match storable {
             Ok(terms) => (Verdict::Keep, terms),
             Err(why) if asking.is_alone() => (Verdict::Asker(why), NEVER),
@@ -134,6 +135,7 @@ impl Cache {
             Err(why @ FillOutcome::Status) => (Verdict::Asker(why), NEVER),
             Err(why) => (Verdict::AskerAlways(why), NEVER),
         };
+        let own = if orders_a_file { orders(headers) } else { Vec::new() };
         let fields = match verdict {
             Verdict::Keep => kept,
             _ => passed_fields(headers),
@@ -142,7 +144,7 @@ impl Cache {
             verdict,
             status,
             fields,
-            own: Vec::new(),
+            own,
             described: Described::Verbatim,
             length,
             terms,
@@ -182,7 +184,7 @@ impl Cache {
             _ => old.selecting.clone(),
         };
         let entry = Entry {
-            representation: what.with_headers(fields, &self.encoding),
+            representation: what.with_headers(fields, &self.encoding.load()),
             terms: terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER }),
             standing: Standing::Log(self.stamp(since, asking, &answer), since.id),
             selecting,
@@ -226,8 +228,8 @@ impl Cache {
         }
         let is_whole = first == 0 && body.len() == part.total;
         let representation = match is_whole {
-            true => entry.representation.as_whole(body, &self.encoding),
-            false => entry.representation.with_body(body, &self.encoding),
+            true => entry.representation.as_whole(body, &self.encoding.load()),
+            false => entry.representation.with_body(body, &self.encoding.load()),
         };
         let part = (!is_whole).then_some(Part { first, total: part.total });
         Some(Entry { part, ..entry.with(representation) })
@@ -238,7 +240,7 @@ impl Cache {
         let Opened { made: Made::Followed { terms, since }, status, headers, body } = opened else {
             return None;
         };
-        let representation = Representation::verbatim(status, headers, body, &self.encoding);
+        let representation = Representation::verbatim(status, headers, body, &self.encoding.load());
         let fields: HeaderMap = representation.headers().iter().cloned().collect();
         let stamp = self.purges.stamp_from(since, asking.resource, &purge::tags_of(&fields).kept)?;
         let selecting = match policy::varies(&fields, &asking.headers) {
@@ -285,7 +287,7 @@ impl Cache {
     pub fn keep_captured(&self, capture: Capture) {
         let Capture { asking, draft, pieces, length, keep } = capture;
         if length <= keep && draft.length.is_none_or(|told| told == length) {
-            let entry = Arc::new(draft.entry(Body::from_pieces(pieces), &self.encoding));
+            let entry = Arc::new(draft.entry(Body::from_pieces(pieces), &self.encoding.load()));
             self.keep_followed(&asking.key, entry, keep);
         }
     }
@@ -325,7 +327,7 @@ const NEVER: policy::Terms = policy::Terms {
 };
 
 /// All fields of an answer that is not kept, but for those of its connection and its length.
-fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let nominated = nominated_by_connection(headers);
     let framing = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
     let kept = |name: &HeaderName| {
@@ -335,6 +337,12 @@ fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     };
     let fields = headers.iter().filter(|(name, _)| kept(name));
     fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The orders to the gateway in an answer, for the one who asked: they end there.
+pub(super) fn orders(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let orders = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-accel-"));
+    orders.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// The part that a 206 holds, if it says so. It ends where its body ends: one that is shorter than it says, and says

@@ -10,15 +10,16 @@
 //! | `<prefix>ver:<namespace>:<tenant>` | the version; the application may write it |
 //! | `<prefix><namespace>:<tenant>:<variant>:v<version>` | the answer of one generation |
 //! | `<prefix><namespace>:<tenant>:<variant>:last` | the version of the newest answer that was stored |
-//! | `<prefix>@<host><path and query>` | an answer as its origin's headers say, or the fields by which it varies |
-//! | `<prefix>@<host><path and query>:<digest>` | one variant of it |
+//! | `<prefix>@<scheme>/<host><path and query>` | an answer as its origin's headers say, or the fields by which it varies |
+//! | `<prefix>@<scheme>/<host><path and query>:<digest>` | one variant of it |
 //! | `<prefix>lock:` and the name of an answer | the lease of a fill |
 //! | `<prefix>event:<id>` | an event that was taken |
 //! | `<prefix>purge:log` | the log of purges; the application may add to it |
+//! | `<prefix>limit:<route>:<limit>:<client>` | when a client's bucket is empty, in microseconds since 1970 |
 
 use crate::{
     config::{CacheRules, Scope},
-    name::{Namespace, Tenant},
+    name::{Name, Namespace, Tenant},
 };
 use bytes::Bytes;
 use percent_encoding::{percent_decode_str, utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
@@ -44,6 +45,26 @@ const TARGET: &AsciiSet = &PATH.remove(b'?').remove(b'&').remove(b';').remove(b'
 /// The identity of an answer across its generations: `<namespace>:<tenant>:<variant>`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
+
+/// How a request came in. An origin that is told may answer differently: with a redirect from the one to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scheme {
+    /// In the clear.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
 
 /// The parts of a request that may tell answers apart.
 #[derive(Debug, Clone, Copy)]
@@ -95,11 +116,13 @@ impl Key {
         Self(text.into_boxed_str())
     }
 
-    /// The key of a resource of an origin that is followed: its host and its target as it was sent. No namespace
-    /// begins like it.
-    pub fn of_resource(host: &str, target: &str) -> Self {
-        let mut text = String::with_capacity(1 + host.len() + target.len());
+    /// The key of a resource of an origin that is followed: its scheme, its host and its target as it was sent. No
+    /// namespace begins like it.
+    pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
+        let mut text = String::with_capacity(8 + host.len() + target.len());
         text.push('@');
+        text.push_str(scheme.as_str());
+        text.push('/');
         text.push_str(&self::host(host));
         // What of a target could pose as another part of a key, or as the end of one, is escaped.
         push_escaped(&mut text, &self::target(target), TARGET);
@@ -155,8 +178,9 @@ pub fn canonical_query(listed: &[String], query: &str) -> String {
     canonical
 }
 
-/// A resource, whoever asks for it and in whichever variant: what a purge by URL is about. `host` and `target` (path
-/// and query) are as a request names them. Two resources with one number would only be purged together.
+/// A resource, whoever asks for it, by which scheme and in whichever variant: what a purge by URL is about. `host` and
+/// `target` (path and query) are as a request names them. Two resources with one number would only be purged together,
+/// as what is the same but for its scheme is.
 pub fn resource(host: &str, target: &str) -> u128 {
     xxh3_128(format!("{}\n{}", self::host(host), self::target(target)).as_bytes())
 }
@@ -164,17 +188,27 @@ pub fn resource(host: &str, target: &str) -> u128 {
 /// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
 /// the root's dot.
 pub fn host(text: &str) -> String {
-    let lower = text.to_ascii_lowercase();
-    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    let (name, port) = match lower.rsplit_once(':') {
-        Some((name, port)) if digits(port) => (name, port),
-        _ => (&*lower, ""),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
+    let (name, port) = split_host(text);
+    let name = name.to_ascii_lowercase();
     match port {
-        "" | "80" | "443" => name.to_owned(),
+        "" | "80" | "443" => name,
         port => format!("{name}:{port}"),
     }
+}
+
+/// The name alone of `name[:port]`, without the root's dot.
+pub fn host_name(text: &str) -> &str {
+    split_host(text).0
+}
+
+/// The name without the root's dot, and the port, which may be empty.
+fn split_host(text: &str) -> (&str, &str) {
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if digits(port) => (name, port),
+        _ => (text, ""),
+    };
+    (name.strip_suffix('.').unwrap_or(name), port)
 }
 
 /// A path and query in one form: what may not stand in a URL and was sent all the same is escaped, as a client that
@@ -303,6 +337,11 @@ impl Names {
     /// begin with `purge` would tell of every answer of a namespace `purges` as well.
     pub fn purge_log(&self) -> String {
         format!("{}purge:log", self.prefix)
+    }
+
+    /// Where a client's bucket of a shared limit stands. `whose` needs no escaping.
+    pub fn limit(&self, route: &Name, limit: &Name, whose: &str) -> String {
+        format!("{}limit:{route}:{limit}:{whose}", self.prefix)
     }
 
     /// The prefixes whose keys the store is asked to report on.

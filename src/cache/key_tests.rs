@@ -91,19 +91,24 @@ fn a_path_cannot_pose_as_a_host() {
 }
 
 #[test]
-fn the_key_of_a_resource_is_its_host_and_its_target() {
-    let of = Key::of_resource;
-    assert_eq!(of("Example.com.", "/a?b=1").as_str(), "@example.com/a?b=1");
+fn the_key_of_a_resource_is_its_scheme_its_host_and_its_target() {
+    let of = |host, target| Key::of_resource(Scheme::Http, host, target);
+    assert_eq!(of("Example.com.", "/a?b=1").as_str(), "@http/example.com/a?b=1");
     assert_eq!(of("example.com:80", "/a?b=1"), of("example.com", "/a?b=1"));
     assert_ne!(of("example.com:8080", "/a"), of("example.com", "/a"));
     for (one, other) in [("/a?b", "/a%3Fb"), ("/a:b", "/a%3Ab"), ("/a", "/a?"), ("/A", "/a"), ("/a", "/a/")] {
         assert_ne!(of("h", one), of("h", other), "{one} {other}");
     }
-    assert!(of("h", &format!("/{}", "x".repeat(500))).as_str().len() < 100);
+    let long = format!("/{}", "x".repeat(500));
+    assert!(of("h", &long).as_str().len() < 100);
     let names = Names::new("dash:");
-    assert_eq!(names.of_resource(&of("h", "/a")).body, "dash:@h/a");
+    assert_eq!(names.of_resource(&of("h", "/a")).body, "dash:@http/h/a");
     let variant = names.of_variant(&of("h", "/a"), "7f", Bytes::new());
-    assert_eq!((&*variant.body, &*variant.lease), ("dash:@h/a:7f", "dash:lock:@h/a:7f"));
+    assert_eq!((&*variant.body, &*variant.lease), ("dash:@http/h/a:7f", "dash:lock:@http/h/a:7f"));
+    for target in ["/a", &long] {
+        assert_ne!(Key::of_resource(Scheme::Https, "h", target), of("h", target));
+    }
+    assert_ne!(Key::of_resource(Scheme::Https, "", "/h/a"), Key::of_resource(Scheme::Https, "h", "/a"));
 }
 
 #[test]

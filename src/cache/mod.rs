@@ -36,6 +36,7 @@ use crate::{
         metrics::{MemoryStats, Metrics},
     },
 };
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use entry::Entry;
@@ -243,7 +244,7 @@ pub struct Cache {
     purges: Arc<Purges>,
     redis: Option<Arc<redis::Redis>>,
     metrics: Arc<Metrics>,
-    encoding: config::Encoding,
+    encoding: ArcSwap<config::Encoding>,
     encoders: Semaphore,
     encoding_queue: Semaphore,
     tasks: TaskTracker,
@@ -272,7 +273,7 @@ impl Cache {
             purges,
             redis,
             metrics: metrics.clone(),
-            encoding,
+            encoding: ArcSwap::from_pointee(encoding),
             encoders: Semaphore::new(ENCODERS),
             encoding_queue: Semaphore::new(WAITING),
             tasks: TaskTracker::new(),

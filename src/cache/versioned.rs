@@ -5,6 +5,7 @@ use super::{
     entry::{Encodings, Entry, Made, Opened, Standing},
     fill::{Job, On},
     flight::Joined,
+    kept,
     key::Key,
     live::Live,
     now_ms,
@@ -168,7 +169,8 @@ impl Cache {
             return None;
         };
         let told = outside(rules, status);
-        let representation = Representation::new(status, headers, body, last_modified, told, &self.encoding);
+        let representation =
+            Representation::new(status, headers, body, last_modified, told, &self.encoding.load());
         Some(Arc::new(Entry {
             representation,
             terms: namespaced::terms(rules, status, received_ms),
@@ -250,18 +252,27 @@ impl Cache {
             },
         };
         let own = match verdict {
+            _ if storable == Err(FillOutcome::Accel) => kept::orders(headers),
             Verdict::Keep | Verdict::Everyone(_) => Vec::new(),
             Verdict::Asker(_) | Verdict::AskerAlways(_) => {
                 let cookies = headers.get_all(header::SET_COOKIE).iter();
                 cookies.map(|cookie| (header::SET_COOKIE, cookie.clone())).collect()
             }
         };
+        let (fields, described) = match storable {
+            // All of it is for the file that goes out instead.
+            Err(FillOutcome::Accel) => (kept::passed_fields(headers), Described::Verbatim),
+            _ => (
+                representation::content_fields(headers),
+                Described::ByUs(told, representation::last_modified(headers)),
+            ),
+        };
         Draft {
             verdict,
             status,
-            fields: representation::content_fields(headers),
+            fields,
             own,
-            described: Described::ByUs(told, representation::last_modified(headers)),
+            described,
             length: told_length(headers),
             terms: namespaced::terms(rules, status, now_ms()),
             standing: Standing::Version(version.clone(), slot.clone()),

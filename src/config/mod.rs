@@ -9,19 +9,33 @@
 //! Every key is told in `docs/configuration.md`.
 
 mod check;
+mod cors;
 mod fault;
+mod files;
+mod headers;
 mod raw;
 mod read;
 mod types;
 mod units;
 
+pub use cors::{AllowedOrigins, Cors, OriginPattern};
 pub use fault::{ConfigError, Fault, Faults};
+pub use files::{Accel, AccelTo, Files, Immutable, Target};
+pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
 pub use types::*;
 
 use fault::Report;
 use read::{At, Place, Read};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 use toml::de::{DeTable, DeValue};
+
+/// Reads a duration as the file has it: `"500ms"`, `"20s"`, `"1h"`.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|error| error.to_string())
+}
 
 /// A configuration without faults, and what is nonetheless worth a word.
 #[derive(Debug, Clone)]

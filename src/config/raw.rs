@@ -6,31 +6,35 @@
 
 use super::{
     fault::Report,
-    read::{entries, field, later, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
-    types::{Auth, Coding, LogFormat, PathPattern, Scope},
+    read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
+    types::{Auth, Coding, LogFormat, PathPattern, Scope, TokenPlace},
+    units,
 };
 use crate::name::Name;
+use http::HeaderName;
+use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 use toml::de::DeValue;
 
-/// Declares the tables: a struct of [`Field`]s each, read key by key. `later` lists keys of the contract that
-/// this version refuses.
+/// Declares the tables: a struct of [`Field`]s each, read key by key.
 macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident $title:literal { $($key:ident: $type:ty),* } later { $($later:ident),* })*) => {
+    ($($(#[$doc:meta])* $name:ident $title:literal { $($key:ident: $type:ty),* })*) => {
         $(
             $(#[$doc])*
             #[derive(Debug, Default)]
             pub(super) struct $name { $(pub(super) $key: Field<$type>),* }
 
             impl $name {
-                const KEYS: &'static [&'static str] = &[$(stringify!($key),)* $(stringify!($later),)*];
+                const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
             }
 
             impl Read for $name {
                 fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
                     let table = entries(value, Self::KEYS, place, report)?;
-                    $(later(table, stringify!($later), place, report);)*
                     Some(Self { $($key: field(table, stringify!($key), place, report)),* })
                 }
             }
@@ -45,69 +49,117 @@ macro_rules! tables {
 tables! {
     File "The tables" {
         server: Server, listener: Vec<At<Listener>>, admin: Admin, log: Log, store: Store, jwt: Jwt,
-        origin: Vec<At<Origin>>, route: Vec<At<Route>>, event: Vec<At<Event>>, encoding: Encoding
-    } later { accel }
+        origin: Vec<At<Origin>>, route: Vec<At<Route>>, event: Vec<At<Event>>, encoding: Encoding,
+        headers: Headers, accel: Vec<At<Accel>>
+    }
 
     Server "`[server]`" {
-        threads: u32, drain: Duration, keepalive: Duration, keepalive_requests: u32
-    } later {}
+        threads: u32, drain: Duration, keepalive: Duration, keepalive_requests: u32,
+        trusted_proxies: OneOrMany<IpNet>,
+        header_timeout: Duration, body_timeout: Duration, body_min_rate: Size, send_timeout: Duration, send_min_rate: Size,
+        max_connections: u32, max_connections_per_address: u32
+    }
 
-    Listener "`[[listener]]`" { address: SocketAddr } later { certificates, redirect_to_https }
+    Listener "`[[listener]]`" {
+        address: SocketAddr,
+        certificates: Vec<At<CertificateFiles>>, client_certificates: ClientCertificates, http2: bool,
+        redirect_to_https: bool, hsts: Hsts, proxy_protocol: bool
+    }
 
-    Admin "`[admin]`" { address: SocketAddr } later {}
+    CertificateFiles "`listener.certificates`" { cert: String, key: String, ocsp: String }
 
-    Log "`[log]`" { format: LogFormat, access: bool } later {}
+    ClientCertificates "`listener.client_certificates`" { ca: String, required: bool, header: String }
+
+    Hsts "`listener.hsts`" { max_age: Duration, include_subdomains: bool, preload: bool }
+
+    Admin "`[admin]`" { address: SocketAddr }
+
+    Log "`[log]`" { format: LogFormat, access: bool }
 
     Store "`[store]`" {
         redis: OneOrManyUrls, prefix: Prefix, memory: Size, deadline: Duration, lease: Duration
-    } later {}
+    }
 
     Jwt "`[jwt]`" {
         algorithms: Vec<At<Algorithm>>, secret: OneOrMany<Source>, jwks: Jwks, tenant_claim: String,
         user_claim: String, role_claim: String, audience: OneOrMany<String>, issuer: OneOrMany<String>,
         leeway: Duration
-    } later {}
+    }
 
-    Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration } later {}
+    Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration }
 
     /// Where a secret is read from.
-    Stored "Secrets" { env: String, file: String } later {}
+    Stored "Secrets" { env: String, file: String }
 
     Origin "`[[origin]]`" {
         name: Name, servers: OneOrMany<String>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
         health: Health
-    } later {}
+    }
 
-    Health "`origin.health`" { path: String, interval: Duration, timeout: Duration } later {}
+    Health "`origin.health`" { path: String, interval: Duration, timeout: Duration }
 
     Route "`[[route]]`" {
         name: Name, host: String, methods: Vec<At<http::Method>>, path: PathPattern, origin: String, cache: Cache,
-        auth: Auth, token_query: bool, max_body: Size, websocket: WebSocket
-    } later {}
+        auth: Auth, token_query: bool, max_body: Size, websocket: WebSocket,
+        limit: OneOrMany<Limit>,
+        request_headers: HeaderRules, response_headers: HeaderRules, security_headers: bool, cors: Cors, signed: Signed,
+        files: Files, accel: bool
+    }
+
+    Files "`route.files`" {
+        root: String, index: String, precompressed: bool, symlinks: bool, hidden: bool, cache_control: String,
+        immutable: OneOrMany<String>
+    }
+
+    Accel "`[[accel]]`" {
+        internal: String, root: String, symlinks: bool, hidden: bool, origin: String, prefix: String
+    }
+
+    Limit "`route.limit`" { name: Name, rate: Rate, burst: u32, by: By, shared: bool }
+
+    /// What a client shows.
+    Key "`route.limit.by`" { header: HeaderName, query: String }
+
+    Headers "`[headers]`" {
+        request_headers: HeaderRules, response_headers: HeaderRules, security_headers: bool
+    }
+
+    HeaderRules "`request_headers` and `response_headers`" {
+        set: Lines, add: Lines, remove: OneOrMany<String>
+    }
+
+    Cors "`route.cors`" {
+        origins: OneOrMany<String>, methods: Vec<At<http::Method>>, headers: OneOrMany<String>,
+        expose: OneOrMany<String>, credentials: bool, max_age: Duration
+    }
+
+    Signed "`route.signed`" { secret: OneOrMany<Source> }
 
     CacheRules "`route.cache`" {
         namespace: Name, scope: Scope, ttl: Duration, stale_while_revalidate: Duration, stale_if_error: Duration,
         query: Vec<At<String>>, negative_ttl: Duration, max_size: Size, fill_timeout: Duration, cache_control: String
-    } later {}
+    }
 
     FollowRules "`route.cache` with `follow`" {
         follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
         stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
         redis: Size
-    } later {}
+    }
 
-    WebSocket "`route.websocket`" { idle_timeout: Duration } later {}
+    WebSocket "`route.websocket`" {
+        idle_timeout: Duration, origins: OneOrMany<String>, token: OneOrMany<TokenPlace>
+    }
 
     Event "`[[event]]`" {
         path: String, secret: OneOrMany<Source>, bump: OneOrMany<Name>, forward: bool, origin: String, rate: u32,
         max_body: Size
-    } later {}
+    }
 
     Encoding "`[encoding]`" {
         types: Vec<At<String>>, min_size: Size, prefer: Vec<At<Coding>>, levels: Levels
-    } later {}
+    }
 
-    Levels "`encoding.levels`" { br: u32, gzip: u32, zstd: u32 } later {}
+    Levels "`encoding.levels`" { br: u32, gzip: u32, zstd: u32 }
 }
 
 /// `store.redis`: one URL, or a list of them (a cluster).
@@ -170,6 +222,39 @@ impl Read for Source {
     }
 }
 
+/// `set`, `add`: field names, each with one line or several.
+#[derive(Debug)]
+pub(super) struct Lines(pub(super) Vec<(At<String>, Vec<At<Line>>)>);
+
+/// The text of a field's line.
+#[derive(Debug)]
+pub(super) struct Line(pub(super) String);
+
+impl Read for Lines {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        let DeValue::Table(table) = value else {
+            mismatch(value, "a table such as { \"X-Name\" = \"value\" }", place, report);
+            return None;
+        };
+        let mut read = Vec::with_capacity(table.len());
+        for (name, value) in table.iter() {
+            let place = place.child(name.get_ref(), name.span().start);
+            let lines = OneOrMany::read(value.get_ref(), &place, report).map(|OneOrMany(lines)| lines);
+            read.push(lines.map(|lines| (At { value: name.get_ref().clone().into_owned(), place }, lines)));
+        }
+        read.into_iter().collect::<Option<_>>().map(Self)
+    }
+}
+
+impl Read for Line {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| match text {
+            "" => Err("must not be empty: a field is taken off by naming it in remove"),
+            _ => Ok(Self(text.to_owned())),
+        })
+    }
+}
+
 /// `route.cache`
 #[derive(Debug)]
 pub(super) enum Cache {
@@ -224,8 +309,76 @@ macro_rules! words {
     };
 }
 
+/// `route.limit.rate`: so many in such a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) requests: u32,
+    pub(super) window: Duration,
+}
+
+impl Read for Rate {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| {
+            units::rate(text).map(|(requests, window)| Self { requests, window })
+        })
+    }
+}
+
+/// `route.limit.by`
+#[derive(Debug)]
+pub(super) enum By {
+    Word(Person),
+    Key(Key),
+}
+
+/// Whom a limit is about, without a key that is named.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Person {
+    Address,
+    Tenant,
+    User,
+}
+
+impl Read for By {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::Table(_) => Key::read(value, place, report).map(Self::Key),
+            DeValue::String(_) => Person::read(value, place, report).map(Self::Word),
+            _ => {
+                mismatch(value, "a word, { header = \"…\" } or { query = \"…\" }", place, report);
+                None
+            }
+        }
+    }
+}
+
+impl Read for HeaderName {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| {
+            Self::from_bytes(text.as_bytes()).map_err(|_| "must be the name of a header")
+        })
+    }
+}
+
+impl Read for IpNet {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        text(value, place, report, |text| {
+            let alone = || text.parse().map(|address: IpAddr| Self::from(address));
+            let network = text.parse::<Self>().or_else(|_| alone());
+            let network =
+                network.map_err(|_| "must be a network such as \"10.0.0.0/8\", or an address".to_owned())?;
+            match network.trunc() {
+                whole if whole == network => Ok(network),
+                whole => Err(format!("has bits beyond its prefix: \"{whole}\" is the network")),
+            }
+        })
+    }
+}
+
+words!(Person { "address" => Self::Address, "tenant" => Self::Tenant, "user" => Self::User });
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(Auth { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
+words!(TokenPlace { "header" => Self::Header, "query" => Self::Query, "subprotocol" => Self::Subprotocol });
 words!(Follow { "origin" => Self::Origin });
 words!(Scope { "public" => Self::Public, "tenant" => Self::Tenant, "user" => Self::User });
 words!(Coding { "br" => Self::Brotli, "zstd" => Self::Zstd, "gzip" => Self::Gzip });

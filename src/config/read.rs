@@ -134,16 +134,6 @@ pub(super) fn field<T: Read>(table: &DeTable<'_>, key: &str, place: &Place, repo
     }
 }
 
-/// Reports `key` if it is there: it belongs to the contract, and this version does nothing with it.
-pub(super) fn later(table: &DeTable<'_>, key: &str, place: &Place, report: &mut Report) {
-    if let Some((key, _)) = table.get_key_value(key) {
-        report.fault(&place.child(key.get_ref(), key.span().start), NOT_YET);
-    }
-}
-
-/// What is said of a key that a later version will know.
-const NOT_YET: &str = "not supported by this version yet";
-
 fn spanned<T: Read>(value: &Spanned<DeValue<'_>>, place: Place, report: &mut Report) -> Option<At<T>> {
     T::read(value.get_ref(), &place, report).map(|value| At { value, place })
 }

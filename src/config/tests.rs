@@ -118,6 +118,11 @@ fn defaults_are_those_of_the_document() {
     let server =
         (config.server.drain.as_secs(), config.server.keepalive.as_secs(), config.server.keepalive_requests);
     assert_eq!(server, (30, 65, 10_000));
+    let clients = config.server.clients;
+    let times = [clients.header_timeout, clients.body_timeout, clients.send_timeout];
+    assert_eq!(times.map(|time| time.as_secs()), [10, 30, 30]);
+    assert_eq!((clients.body_min_rate, clients.send_min_rate), (256, 256));
+    assert_eq!((clients.max_connections, clients.max_per_address), (None, None));
     assert_eq!((config.store.prefix.as_str(), config.store.memory), ("dash:", 256 << 20));
     assert_eq!((config.store.deadline.as_millis(), config.store.lease.as_millis()), (50, 5000));
     assert_eq!(config.log, Log { format: LogFormat::Auto, access: true });
@@ -199,7 +204,7 @@ fn broken_toml_is_told_with_its_line_and_the_rest_is_still_read() {
     );
     assert_eq!(told[1], "5:1: store.memroy: unknown key, did you mean \"memory\"?");
     assert_eq!(faults("a = 1\na = 2\n"), [
-        "1:1: a: unknown key, known: server, listener, admin, log, store, jwt, origin, route, event, encoding, accel",
+        "1:1: a: unknown key, known: server, listener, admin, log, store, jwt, origin, route, event, encoding, headers, accel",
         "2:1: duplicate key",
     ]);
 }
@@ -214,23 +219,15 @@ fn an_empty_file_lacks_a_listener_and_an_origin() {
 }
 
 #[test]
-fn what_a_later_version_will_know_is_told_as_such() {
-    let later = "not supported by this version yet";
-    assert_eq!(route("[[accel]]\nroot = \"/\"\n"), [format!("11:3: accel: {later}")]);
-    let text = BASE.replace("80\"", "80\", certificates = [], redirect_to_https = false");
-    let expected = [
-        format!("1:41: listener[0].certificates: {later}"),
-        format!("1:60: listener[0].redirect_to_https: {later}"),
-    ];
-    assert_eq!(faults(&format!("{text}{SECRET}")), expected);
-}
-
-#[test]
 fn tables_of_one_key_each() {
     let table: &[(&str, &[&str])] = &[
         ("[server]\nthreads = 1025", &["9:11: server.threads: must be at most 1024"]),
         ("[server]\nthreads = -1", &["9:11: server.threads: must be from 0 to 4294967295"]),
         ("[server]\nkeepalive = \"999ms\"", &["9:13: server.keepalive: must be at least 1s"]),
+        ("[server]\ntrusted_proxies = [\"10.0.0.1/8\", \"10.0.0.0/33\", \"lb\", 10]", &["9:20: server.trusted_proxies[0]: has bits beyond its prefix: \"10.0.0.0/8\" is the network", "9:34: server.trusted_proxies[1]: must be a network such as \"10.0.0.0/8\", or an address", "9:49: server.trusted_proxies[2]: must be a network such as \"10.0.0.0/8\", or an address", "9:55: server.trusted_proxies[3]: must be text, not an integer"]),
+        ("[server]\nheader_timeout = \"0s\"", &["9:18: server.header_timeout: must be more than 0"]),
+        ("[server]\nsend_timeout = 5", &["9:16: server.send_timeout: must be a whole number with a unit (ms, s, m, h, d), such as \"20s\""]),
+        ("[server]\nbody_min_rate = \"256\"", &["9:17: server.body_min_rate: must be a whole number with a unit (B, kB, MB, GB, KiB, MiB, GiB), such as \"256MiB\""]),
         ("[server]\ndrain = \"9999d\"", &["9:9: server.drain: must be at most 3650d"]),
         ("server = 5", &["8:1: jwt.server: unknown key, known: algorithms, secret, jwks, tenant_claim, user_claim, role_claim, audience, issuer, leeway"]),
         ("[[server]]", &["8:1: server: must be a table, not a list"]),
@@ -299,12 +296,21 @@ fn routes_that_can_not_work() {
         ("auth = \"off\"\ntoken_query = true", &["12:15: route[0].token_query: can't go with auth = \"off\""]),
         ("token_query = true\ncache = { namespace = \"n\", ttl = \"1s\", query = [\"token\"] }", &["11:15: route[0].token_query: can't go with a cache.query that holds \"token\": tokens stay out of keys"]),
         ("websocket = { idle_timeout = \"0s\" }", &["11:30: route[0].websocket.idle_timeout: must be more than 0"]),
+        ("websocket = { origins = [\"dash\", \"https://a/\"], token = \"cookie\" }", &["11:26: route[0].websocket.origins[0]: must be an origin such as \"https://app.example.com\" or \"https://*.example.com\"", "11:34: route[0].websocket.origins[1]: must end with the host or its port: an origin has no path", "11:57: route[0].websocket.token: unknown value \"cookie\", known: header, query, subprotocol"]),
+        ("websocket = { origins = [], token = [] }", &["11:25: route[0].websocket.origins: must hold at least one; left out, pages of any origin may open WebSockets", "11:37: route[0].websocket.token: must hold at least one"]),
+        ("websocket = { origins = [\"https://a\", \"https://A:443\"], token = [\"query\", \"query\"] }", &["11:39: route[0].websocket.origins[1]: stands there twice", "11:75: route[0].websocket.token[1]: stands there twice"]),
+        ("auth = \"off\"\nwebsocket = { token = \"query\" }", &["12:23: route[0].websocket.token: needs a [jwt] to verify tokens with, and can't go with auth = \"off\""]),
         ("cache = \"on\"", &["11:9: route[0].cache: must be \"off\", \"origin\" or a table such as { namespace = \"kpi\", ttl = \"20s\" }"]),
         ("cache = { follow = \"it\", ttl = \"1s\" }", &["11:20: route[0].cache.follow: unknown value \"it\", known: origin", "11:26: route[0].cache.ttl: unknown key, known: follow, request_directives, heuristic, set_cookie, stale_while_revalidate, stale_if_error, max_size, fill_timeout, redis"]),
         ("cache = { ttl = \"0s\" }", &["11:9: route[0].cache.namespace: missing", "11:17: route[0].cache.ttl: must be more than 0"]),
         ("cache = { namespace = \"ver\", ttl = \"1s\" }", &["11:23: route[0].cache.namespace: \"ver\" is reserved: keys of the store begin with it"]),
         ("cache = { namespace = \"n\", ttl = \"1s\", cache_control = \"a\\nb\" }", &["11:56: route[0].cache.cache_control: must be a header value: printable ASCII"]),
         ("cache = { namespace = \"n\", ttl = \"1s\", scope = \"tenant\", cache_control = \"max-age=5, Public\" }", &["11:74: route[0].cache.cache_control: \"public\" and \"s-maxage\" can't go with scope \"tenant\" or \"user\""]),
+        ("limit = { burst = 0, by = \"adress\" }", &["11:9: route[0].limit.rate: missing", "11:19: route[0].limit.burst: must be more than 0", "11:27: route[0].limit.by: unknown value \"adress\", did you mean \"address\"?"]),
+        ("limit = [{ rate = \"10\" }, { rate = \"0/1s\" }, { rate = \"1/1500ms\" }, { rate = \"1/32d\" }, { rate = \"2000000/s\" }, { rate = 5 }]", &["11:19: route[0].limit[0].rate: must be a number of requests and a time, such as \"100/1m\" or \"10/s\"", "11:36: route[0].limit[1].rate: must allow for one request at least", "11:55: route[0].limit[2].rate: must be for whole seconds, from 1s to 31d", "11:78: route[0].limit[3].rate: must be for whole seconds, from 1s to 31d", "11:98: route[0].limit[4].rate: must be at most 1000000 a second", "11:122: route[0].limit[5].rate: must be text, not an integer"]),
+        ("limit = [{ rate = \"1/s\", by = {} }, { rate = \"1/s\", by = { header = \"a b\" } }, { rate = \"1/s\", by = { header = \"a\", query = \"b\" } }, { rate = \"1/s\", by = 5 }]", &["11:31: route[0].limit[0].by: must have either header or query", "11:69: route[0].limit[1].by.header: must be the name of a header", "11:101: route[0].limit[2].by: must have either header or query", "11:155: route[0].limit[3].by: must be a word, { header = \"…\" } or { query = \"…\" }, not an integer"]),
+        ("limit = [{ rate = \"1/s\", name = \"a\" }, { rate = \"1/m\", name = \"a\" }]", &["11:63: route[0].limit[1].name: another limit of the route has the same name"]),
+        ("auth = \"off\"\nlimit = { rate = \"1/s\", by = \"user\" }", &["12:30: route[0].limit.by: is read from tokens: needs a [jwt], and can't go with auth = \"off\""]),
         ("[[route]]\npath = \"/y\"\norigin = \"ap\"", &["13:10: route[1].origin: unknown origin \"ap\", did you mean \"app\"?"]),
         ("[[route]]\npath = \"/x\"\norigin = \"app\"\nmethods = [\"GET\"]", &["12:8: route[1].path: route[0] has the same host, path and method (HEAD comes with GET)"]),
         ("name = \"n\"\n[[route]]\npath = \"/y\"\norigin = \"app\"\nname = \"n\"", &["15:8: route[1].name: another route has the same name"]),
@@ -326,6 +332,81 @@ fn routes_that_can_not_work() {
 }
 
 #[test]
+fn routes_of_files_and_what_they_can_not_have() {
+    let files = |rest: &str| after_base(&format!("[[route]]\npath = \"/x/*\"\n{rest}"));
+    let table: &[(&str, &[&str])] = &[
+        ("files = { root = \".\" }", &[]),
+        ("files = { }", &["10:9: route[0].files.root: missing"]),
+        ("files = { root = \".\", index = \"a/b\" }", &["10:31: route[0].files.index: must be the name of a file, without a directory"]),
+        ("files = { root = \".\", indx = \"b\" }", &["10:23: route[0].files.indx: unknown key, did you mean \"index\"?"]),
+        ("files = { root = \".\", cache_control = \"a\\nb\" }", &["10:39: route[0].files.cache_control: must be a header value: printable ASCII"]),
+        ("files = { root = \".\", immutable = \"hashed\" }", &[]),
+        ("files = { root = \".\", immutable = [\"assets/**\", \"/f/*.woff2\"] }", &[]),
+        ("files = { root = \".\", immutable = [\"a\", \"a[\"] }", &["10:41: route[0].files.immutable[1]: must be \"hashed\" or a pattern such as \"assets/**\": unclosed character class; missing ']'"]),
+        ("files = { root = \".\" }\norigin = \"app\"", &["11:10: route[0].origin: can't go with files: a route has one or the other"]),
+        ("files = { root = \".\" }\ncache = \"origin\"\nwebsocket = {}\naccel = true\nmethods = [\"GET\", \"POST\"]", &[
+            "11:9: route[0].cache: can't go with files: they are here already",
+            "12:13: route[0].websocket: can't go with files",
+            "13:9: route[0].accel: can't go with files: it is about an origin's answers",
+            "14:19: route[0].methods[1]: can't go with files: they answer GET and HEAD alone",
+        ]),
+        ("", &["8:1: route[0].origin: missing"]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(files(text), *expected, "{text}");
+    }
+    // Who sends nothing but files asks nobody.
+    let alone =
+        "listener = [{ address = \"127.0.0.1:80\" }]\n[[route]]\npath = \"/*\"\nfiles = { root = \".\" }\n";
+    let config = parse(alone).unwrap_or_else(|faults| panic!("{faults}")).config;
+    assert!(config.origins.is_empty());
+    let Target::Files(files) = &config.routes[0].target else { panic!("no files") };
+    assert_eq!((files.index.as_str(), files.cache_control.to_str().unwrap()), ("index.html", "no-cache"));
+    assert!(files.precompressed && !files.symlinks && !files.hidden);
+    assert!(matches!(files.immutable, Immutable::Nothing));
+    let warned = warnings("[[route]]\npath = \"/x\"\nfiles = { root = \"/nowhere/x\" }\n");
+    assert_eq!(
+        warned,
+        ["10:18: route[0].files.root: can't look at \"/nowhere/x\": No such file or directory (os error 2)"]
+    );
+}
+
+#[test]
+fn internal_locations() {
+    let table: &[(&str, &[&str])] = &[
+        ("internal = \"/p/\"\nroot = \".\"\nsymlinks = true\nhidden = true", &[]),
+        ("internal = \"/p/\"\norigin = \"app\"\nprefix = \"/bucket/\"", &[]),
+        ("internal = \"/p/\"", &["8:1: accel[0]: must have either root or origin"]),
+        (
+            "internal = \"/p/\"\nroot = \".\"\norigin = \"app\"",
+            &["8:1: accel[0]: must have either root or origin"],
+        ),
+        ("root = \".\"", &["8:1: accel[0].internal: missing"]),
+        ("internal = \"/p\"\nroot = \".\"", &["9:12: accel[0].internal: must end with \"/\""]),
+        ("internal = \"p/\"\nroot = \".\"", &["9:12: accel[0].internal: must begin with \"/\""]),
+        (
+            "internal = \"/p/\"\nroot = \".\"\nprefix = \"/b/\"",
+            &["11:10: accel[0].prefix: belongs to origin"],
+        ),
+        (
+            "internal = \"/p/\"\norigin = \"ap\"\nprefix = \"/b\"\nsymlinks = true",
+            &[
+                "10:10: accel[0].origin: unknown origin \"ap\", did you mean \"app\"?",
+                "11:10: accel[0].prefix: must end with \"/\"",
+                "12:12: accel[0].symlinks: belongs to root",
+            ],
+        ),
+        (
+            "internal = \"/p/\"\nroot = \".\"\n[[accel]]\ninternal = \"/p/\"\nroot = \".\"",
+            &["12:12: accel[1].internal: the same as accel[0]"],
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(after_base(&format!("[[accel]]\n{text}")), *expected, "{text}");
+    }
+}
+
+#[test]
 fn without_jwt_nothing_may_need_a_token() {
     let base = BASE.replace("[jwt]\nalgorithms = [\"HS256\"]\n", "");
     let text = format!("{base}[[route]]\npath = \"/x\"\norigin = \"app\"\nauth = \"required\"\ntoken_query = true\ncache = {{ namespace = \"n\", ttl = \"1s\", scope = \"tenant\" }}\n");
@@ -338,6 +419,57 @@ fn without_jwt_nothing_may_need_a_token() {
         ]
     );
     assert!(parse(&base).is_ok());
+}
+
+#[test]
+fn limits_are_as_the_document_says() {
+    let text = r#"limit = [
+  { rate = "100/1m" },
+  { rate = "10/s", burst = 20, by = { header = "X-Api-Key" }, shared = true },
+  { rate = "5/s", by = { query = "key" } },
+  { rate = "1000/24h", by = "tenant" },
+  { rate = "1/2h", by = "user", name = "slow" },
+  { rate = "9/s" },
+]"#;
+    let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n{text}\n");
+    let Loaded { config, warnings } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(
+        warnings,
+        ["c.toml:13:72: route[0].limit[1].shared: without store.redis each node counts by itself"]
+    );
+    let limits = &config.routes[0].limits;
+    let short: Vec<_> =
+        limits.iter().map(|l| (l.name.as_str(), l.requests, l.window.as_secs(), l.burst, l.shared)).collect();
+    let expected = [
+        ("address", 100, 60, 100, false),
+        ("key", 10, 1, 20, true),
+        ("key-2", 5, 1, 5, false),
+        ("tenant", 1_000, 86_400, 1_000, false),
+        ("slow", 1, 7_200, 1, false),
+        ("address-2", 9, 1, 9, false),
+    ];
+    assert_eq!(short, expected);
+    assert_eq!(limits[1].by, LimitBy::Header(http::HeaderName::from_static("x-api-key")));
+    assert_eq!(limits[2].by, LimitBy::Query("key".to_owned()));
+    let one =
+        format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\nlimit = {{ rate = \"1/s\" }}\n");
+    let config = parse(&one).unwrap_or_else(|faults| panic!("{faults}")).config;
+    assert_eq!(config.routes[0].limits.len(), 1);
+    let nine = "{ rate = \"1/s\" }, ".repeat(9);
+    assert_eq!(route(&format!("limit = [{nine}]")), ["11:154: route[0].limit[8]: there may be 8 at most"]);
+}
+
+#[test]
+fn proxies_are_networks_or_addresses() {
+    let text = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\", \"::/0\"]\n";
+    let Loaded { config, warnings } =
+        parse(&format!("{BASE}{SECRET}{text}")).unwrap_or_else(|faults| panic!("{faults}"));
+    let networks: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128", "::/0"]);
+    let expected =
+        "c.toml:9:49: server.trusted_proxies[2]: holds every address: whoever connects says who he is";
+    assert!(warnings.iter().any(|warning| warning == expected), "{warnings:?}");
+    assert!(parse(&format!("{BASE}{SECRET}")).is_ok_and(|l| l.config.server.trusted_proxies.is_empty()));
 }
 
 #[test]
@@ -394,6 +526,120 @@ fn events_that_can_not_work() {
     let text = format!("{BASE}{SECRET}[[event]]\npath = \"/e\"\nforward = true\n{secret}");
     let config = parse(&text).unwrap_or_else(|faults| panic!("{faults}")).config;
     assert_eq!(config.events[0].forward, Some(0));
+}
+
+#[test]
+fn header_rules_that_can_not_work() {
+    let table: &[(&str, &[&str])] = &[
+        ("request_headers = { set = { X-A = \"$client_pi\" } }", &["11:29: route[0].request_headers.set.X-A: unknown variable \"$client_pi\", did you mean \"client_ip\"?"]),
+        ("response_headers = { set = { X-A = \"a$\" } }", &["11:30: route[0].response_headers.set.X-A: \"$\" begins a variable, such as \"$host\"; a dollar is written \"$$\""]),
+        ("response_headers = { set = { X-A = \"\" }, add = { X-B = [\"a\", \"é\"] } }", &["11:30: route[0].response_headers.set.X-A: must not be empty: a field is taken off by naming it in remove", "11:62: route[0].response_headers.add.X-B[1]: must be printable ASCII"]),
+        ("response_headers = { set = { X-A = \"1\", x-a = \"2\" } }", &["11:41: route[0].response_headers.set.x-a: stands there twice: several lines are written as a list"]),
+        ("response_headers = { set = { \"X A\" = \"1\" }, remove = [\"*\", \"X-*-Y\"] }", &["11:30: route[0].response_headers.set.\"X A\": must be the name of a header field", "11:55: route[0].response_headers.remove[0]: must be a field's name, or the beginning of one and \"*\", such as \"X-Powered-*\"", "11:60: route[0].response_headers.remove[1]: must be a field's name, or the beginning of one and \"*\", such as \"X-Powered-*\""]),
+        ("request_headers = { set = { Connection = \"close\", X_Tenant = \"a\" }, remove = \"Host\" }", &["11:29: route[0].request_headers.set.Connection: no rule may touch it: it belongs to the connection or the message's framing", "11:51: route[0].request_headers.set.X_Tenant: no rule may touch it: only the gateway says it", "11:78: route[0].request_headers.remove: can only be set: a request has exactly one"]),
+        ("request_headers = { set = { Host = \"a b\" } }", &["11:29: route[0].request_headers.set.Host: must be host or host:port"]),
+        ("request_headers = { set = { Host = \"$user.x\" } }", &["11:29: route[0].request_headers.set.Host: may only name $host and $tenant: anything else may be no host"]),
+        ("request_headers = { set = { X-C = \"$cache\" } }", &["11:29: route[0].request_headers.set.X-C: \"$cache\" is known only when there is an answer"]),
+        ("response_headers = { remove = \"Vary\", set = { Content-Length = \"1\" } }", &["11:31: route[0].response_headers.remove: can only be added to: the gateway's own answers differ as well", "11:47: route[0].response_headers.set.Content-Length: no rule may touch it: it belongs to the connection or the message's framing"]),
+        ("response_headers = { set = { Access-Control-Allow-Origin = \"*\" } }\ncors = { origins = \"*\" }", &["11:30: route[0].response_headers.set.Access-Control-Allow-Origin: cors says it on this route"]),
+        ("response_headers = { unset = [] }", &["11:22: route[0].response_headers.unset: unknown key, known: set, add, remove"]),
+        ("request_headers = { set = [\"X-A: b\"] }", &["11:27: route[0].request_headers.set: must be a table such as { \"X-Name\" = \"value\" }, not a list"]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(route(text), *expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_asked_for_everyone_names_nobody() {
+    let cached = |cache: &str, value: &str| {
+        let told = route(&format!("cache = {cache}\nrequest_headers = {{ set = {{ X-A = \"{value}\" }} }}"));
+        told.iter().filter(|line| line.contains("differs from request to request")).count()
+    };
+    let versioned = |scope: &str| format!("{{ namespace = \"n\", ttl = \"1s\", scope = \"{scope}\" }}");
+    let (public, tenant, user) = (versioned("public"), versioned("tenant"), versioned("user"));
+    for (value, faults) in [
+        // As many as there are, for: no cache, follow, public, tenant, user.
+        ("$path $route", [0, 0, 0, 0, 0]),
+        ("$client_ip", [0, 1, 1, 1, 1]),
+        ("$remote_addr $request_id $scheme", [0, 3, 3, 3, 3]),
+        ("$host", [0, 0, 1, 1, 1]),
+        ("$tenant", [0, 1, 1, 0, 0]),
+        ("$user", [0, 1, 1, 1, 0]),
+        ("$role", [0, 1, 1, 1, 0]),
+    ] {
+        let found = ["\"off\"", "\"origin\"", &public, &tenant, &user].map(|cache| cached(cache, value));
+        assert_eq!(found, faults, "{value}");
+    }
+    let bound =
+        format!("host = \"a.b\"\ncache = {public}\nrequest_headers = {{ set = {{ X-A = \"$host\" }} }}");
+    assert_eq!(route(&bound), Vec::<String>::new());
+    let for_all = "[headers]\nrequest_headers = { set = { X-A = \"$client_ip\" } }\n";
+    let with_route = |cache: &str| {
+        after_base(&format!("{for_all}[[route]]\npath = \"/x\"\norigin = \"app\"\ncache = {cache}\n"))
+    };
+    assert_eq!(with_route("\"off\""), Vec::<String>::new());
+    let told = "9:29: headers.request_headers.set.X-A: \"$client_ip\" differs from request to request, and route[0] is cached";
+    assert_eq!(with_route("\"origin\""), [told]);
+}
+
+#[test]
+fn a_routes_rules_come_after_those_for_all() {
+    let text = "[headers]\nsecurity_headers = true\nresponse_headers = { remove = \"Server\" }\n\
+                [[route]]\npath = \"/a\"\norigin = \"app\"\nresponse_headers = { add = { Link = [\"a\", \"b\"] } }\n\
+                [[route]]\npath = \"/b\"\norigin = \"app\"\nsecurity_headers = false\nresponse_headers = {}\n";
+    let config = parse(&format!("{BASE}{SECRET}{text}")).unwrap_or_else(|faults| panic!("{faults}")).config;
+    let [a, b] = [&config.routes[0].headers, &config.routes[1].headers];
+    assert!(config.headers.security && a.security && !b.security);
+    assert_eq!((config.headers.response.len(), a.response.len(), b.response.len()), (1, 2, 1));
+    assert_eq!(a.response[0], config.headers.response[0]);
+    assert_eq!(a.response[1].add.len(), 2);
+    assert!(a.request.is_empty() && config.headers.request.is_empty());
+}
+
+#[test]
+fn cross_origin_permissions_that_browsers_would_not_take() {
+    let table: &[(&str, &[&str])] = &[
+        ("cors = {}", &["11:8: route[0].cors.origins: missing"]),
+        ("cors = { origins = [] }", &["11:20: route[0].cors.origins: must hold at least one"]),
+        ("cors = { origins = [\"https://a/\", \"a.b\"] }", &["11:21: route[0].cors.origins[0]: must end with the host or its port: an origin has no path", "11:35: route[0].cors.origins[1]: must be an origin such as \"https://app.example.com\" or \"https://*.example.com\""]),
+        ("cors = { origins = \"*\", credentials = true, headers = \"*\" }", &["11:20: route[0].cors.origins: \"*\" can't go with credentials = true: browsers refuse it", "11:55: route[0].cors.headers: \"*\" can't go with credentials = true: browsers take it for a field's name"]),
+        ("cors = { origins = [\"*\", \"https://a\"], expose = [\"*\", \"ETag\"] }", &["11:21: route[0].cors.origins[0]: \"*\" stands for every origin: it stands alone", "11:50: route[0].cors.expose[0]: \"*\" stands for every field: it stands alone"]),
+        ("cors = { origins = [\"https://a\", \"https://A:443\"], methods = [\"put\"] }", &["11:34: route[0].cors.origins[1]: stands there twice", "11:63: route[0].cors.methods[0]: must be a method in capitals, such as \"GET\""]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(route(text), *expected, "{text}");
+    }
+    let cors = |rest: &str| {
+        let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n{rest}");
+        let config = parse(&text).unwrap_or_else(|faults| panic!("{faults}")).config;
+        *config.routes[0].cors.clone().expect("cors")
+    };
+    assert_eq!(cors("cors = { origins = \"*\" }").methods, "GET, HEAD, POST");
+    assert_eq!(cors("methods = [\"GET\", \"PUT\"]\ncors = { origins = \"*\" }").methods, "GET, HEAD, PUT");
+    let full = cors("cors = { origins = \"https://a\", methods = [\"PUT\"], headers = [\"X-A\", \"X-B\"], max_age = \"10m\" }");
+    assert_eq!(
+        (full.methods, full.headers),
+        ("PUT".parse().expect("a value"), Some("X-A, X-B".parse().expect("a value")))
+    );
+    assert!(full.max_age == "600" && full.expose.is_none() && !full.credentials);
+}
+
+#[test]
+fn links_that_can_not_be_signed() {
+    assert_eq!(route("signed = {}"), ["11:10: route[0].signed.secret: missing"]);
+    let query = "signed = { secret = { env = \"JWT\" } }\ncache = { namespace = \"n\", ttl = \"1s\", query = [\"expires\"] }";
+    let told =
+        "12:49: route[0].cache.query[0]: \"expires\" belongs to the signature, which is taken off first";
+    assert_eq!(route(query), [told]);
+    let text = "[[route]]\npath = \"/x\"\norigin = \"app\"\nsigned = { secret = { env = \"SHORT\" } }\n";
+    assert_eq!(
+        warnings(text),
+        [
+            "11:10: route[0].signed: without methods a signed URL is good for every method",
+            "11:21: route[0].signed.secret: 4 bytes, should have 32 or more",
+        ]
+    );
 }
 
 #[test]
@@ -487,6 +733,12 @@ fn the_document_has_every_key_and_no_other() {
         keys.sort_unstable();
         assert_eq!(documented, keys, "{title}");
     }
+}
+
+#[test]
+fn the_document_has_every_variable_and_no_other() {
+    let known: Vec<_> = Variable::ALL.iter().map(|variable| format!("${}", variable.name())).collect();
+    assert_eq!(documented("Variables"), known);
 }
 
 proptest! {

@@ -3,7 +3,15 @@
 //!
 //! Nothing here reads a file or decides anything; a `Debug` of these never shows a secret.
 
-use crate::name::{Name, Namespace};
+use super::{
+    files::{Accel, Target},
+    Cors, Headers, OriginPattern,
+};
+use crate::{
+    certificate,
+    name::{Name, Namespace},
+};
+use ipnet::IpNet;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A checked configuration.
@@ -21,7 +29,7 @@ pub struct Config {
     pub store: Store,
     /// `[jwt]`; without it every token is refused on routes that need one.
     pub jwt: Option<Jwt>,
-    /// `[[origin]]`, at least one; [`Route::origin`] is an index into it.
+    /// `[[origin]]`, at least one where a route needs one; [`Target::Origin`] is an index into it.
     pub origins: Vec<Origin>,
     /// `[[route]]`, in the file's order.
     pub routes: Vec<Route>,
@@ -29,10 +37,14 @@ pub struct Config {
     pub events: Vec<Event>,
     /// `[encoding]`
     pub encoding: Encoding,
+    /// `[headers]`, for answers where no route is found; each [`Route::headers`] has them already.
+    pub headers: Headers,
+    /// `[[accel]]`, in the file's order.
+    pub accels: Vec<Accel>,
 }
 
 /// `[server]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Worker threads, at least 1 (`0` in the file: one per core).
     pub threads: usize,
@@ -42,13 +54,66 @@ pub struct Server {
     pub keepalive: Duration,
     /// Requests on one client connection before it is closed (`keepalive_requests`, 10,000; `0`: no limit).
     pub keepalive_requests: u32,
+    /// `trusted_proxies`: whose word on a client's address, scheme and host is believed (none).
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long clients may take, and how many connections they may hold.
+    pub clients: Clients,
+}
+
+/// The keys of `[server]` about slow clients and many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clients {
+    /// For the whole head of a request (`header_timeout`, 10 s).
+    pub header_timeout: Duration,
+    /// Between two pieces of a request's body (`body_timeout`, 30 s).
+    pub body_timeout: Duration,
+    /// Bytes a second of a body that is waited for (`body_min_rate`, 256; `0`: any).
+    pub body_min_rate: u64,
+    /// For a pending write without progress (`send_timeout`, 30 s).
+    pub send_timeout: Duration,
+    /// Bytes a second that a client has to take of an answer (`send_min_rate`, 256; `0`: any).
+    pub send_min_rate: u64,
+    /// Connections at a time; `None`: half of the files that may be open (`max_connections`, `0` in the file).
+    pub max_connections: Option<u32>,
+    /// Connections at a time of one address; `None`: any number (`max_connections_per_address`, `0` in the file).
+    pub max_per_address: Option<u32>,
 }
 
 /// `[[listener]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// Where to listen.
     pub address: SocketAddr,
+    /// `certificates`, `client_certificates`; without certificates there is no TLS.
+    pub tls: Option<ListenerTls>,
+    /// `http2`: by ALPN where there is TLS (default true), with prior knowledge where there is none (default false).
+    pub http2: bool,
+    /// `redirect_to_https`: the index of the listener with TLS that requests are sent to.
+    pub redirect_to: Option<usize>,
+    /// `hsts`: the value of `Strict-Transport-Security`.
+    pub hsts: Option<String>,
+    /// `proxy_protocol`: each connection begins with the address of the client that it is for.
+    pub proxy_protocol: bool,
+}
+
+/// What a listener needs for TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// `certificates`, at least one; the first is shown to who names none of theirs.
+    pub certificates: Vec<certificate::Files>,
+    /// `client_certificates`
+    pub clients: Option<ClientCertificates>,
+}
+
+/// `listener.client_certificates`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// `ca`: the authorities that they have to come from.
+    pub ca: PathBuf,
+    /// `required`: nobody gets in without one (default true).
+    pub required: bool,
+    /// `header`: what tells an origin the subject. No client can set it on any listener.
+    pub header: Option<http::HeaderName>,
 }
 
 /// `[log]`
@@ -72,7 +137,7 @@ pub enum LogFormat {
 }
 
 /// `[store]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     /// `redis`: left out, this process's memory alone.
     pub redis: Option<Redis>,
@@ -89,7 +154,7 @@ pub struct Store {
 }
 
 /// Where Redis is. Its `Debug` hides passwords.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Redis {
     /// One server: a URL as redis-rs takes it (`redis://`, `rediss://`, `unix://`).
     Single(String),
@@ -141,7 +206,7 @@ impl fmt::Debug for Secret {
 }
 
 /// `[jwt]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jwt {
     /// `algorithms` that are accepted, at least one; symmetric and asymmetric ones are never mixed.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
@@ -162,7 +227,7 @@ pub struct Jwt {
 }
 
 /// The keys of `[jwt]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JwtKeys {
     /// `secret`: one or, while one rotates, several shared secrets, tried in order.
     Secrets(Vec<Secret>),
@@ -178,7 +243,7 @@ pub enum JwtKeys {
 }
 
 /// `[[origin]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// `name`
     pub name: Name,
@@ -206,7 +271,7 @@ pub struct OriginServer {
 }
 
 /// Active health checks: `GET path`, anything from 200 to 399 is healthy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// What is asked for.
     pub path: String,
@@ -228,8 +293,10 @@ pub struct Route {
     pub methods: Vec<http::Method>,
     /// `path`
     pub path: PathPattern,
-    /// Index into [`Config::origins`].
-    pub origin: usize,
+    /// `origin` or `files`
+    pub target: Target,
+    /// `accel`: an origin's `X-Accel-Redirect` is carried out (default true); else it is removed.
+    pub accel: bool,
     /// `cache`
     pub cache: CacheMode,
     /// `auth`: `optional` (default; a token, where one is shown, must verify if the scope or `auth` reads
@@ -239,8 +306,48 @@ pub struct Route {
     pub token_query: bool,
     /// `max_body`: the largest request body (10 MiB).
     pub max_body: u64,
-    /// `websocket = { idle_timeout }` (60 s where left out; upgrades are allowed only with it).
+    /// `websocket = { … }`: WebSockets are allowed only with it.
     pub websocket: Option<WebSocket>,
+    /// `limit`: all of them have to let a request through. Their names are unique on the route.
+    pub limits: Vec<Limit>,
+    /// `request_headers`, `response_headers`, `security_headers`, after those of `[headers]`.
+    pub headers: Headers,
+    /// `cors`
+    pub cors: Option<Box<Cors>>,
+    /// `signed = { secret }`: one or, while one rotates, several secrets; the first signs.
+    pub signed: Option<Vec<Secret>>,
+}
+
+/// One of a route's `limit`s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// `name`, as clients are told it; by default the word of `by`, numbered from 2 where it is taken.
+    pub name: Name,
+    /// `rate`: so many requests, at least 1 …
+    pub requests: u32,
+    /// … in this time: whole seconds, from 1 s to 31 d.
+    pub window: Duration,
+    /// `burst`: so many at once (as many as `requests`).
+    pub burst: u32,
+    /// `by`: what tells clients apart (their addresses).
+    pub by: LimitBy,
+    /// `shared`: all nodes count together, in Redis (false).
+    pub shared: bool,
+}
+
+/// What tells the clients of a limit apart. Who shows nothing of it counts by the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitBy {
+    /// `"address"`: an IPv4 address, the /64 of an IPv6 address.
+    Address,
+    /// `"tenant"` of a token that verifies.
+    Tenant,
+    /// `"user"` of a token that verifies.
+    User,
+    /// `{ header = "…" }`
+    Header(http::HeaderName),
+    /// `{ query = "…" }`
+    Query(String),
 }
 
 /// How a route treats tokens.
@@ -255,10 +362,25 @@ pub enum Auth {
 }
 
 /// `websocket`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebSocket {
-    /// How long a socket may stay silent in both directions.
+    /// `idle_timeout`: how long a socket may stay silent in both directions (60 s).
     pub idle_timeout: Duration,
+    /// `origins` of pages that may open one; empty: any.
+    pub origins: Vec<OriginPattern>,
+    /// `token`: where a handshake's token is looked for, in this order; empty: where the route looks for it.
+    pub tokens: Vec<TokenPlace>,
+}
+
+/// Where the token of a handshake stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// `Authorization: Bearer …`
+    Header,
+    /// `?token=…`
+    Query,
+    /// `Sec-WebSocket-Protocol: bearer, …`
+    Subprotocol,
 }
 
 /// What a route's `path` matches.
@@ -328,8 +450,8 @@ pub struct CacheRules {
 }
 
 /// Words that no namespace may be: in the store's keys they stand where a namespace stands, before versions,
-/// leases, the ids of events and the log of purges.
-pub const RESERVED_NAMESPACES: [&str; 4] = ["ver", "lock", "event", "purge"];
+/// leases, the ids of events, the log of purges and the buckets of limits.
+pub const RESERVED_NAMESPACES: [&str; 5] = ["ver", "lock", "event", "purge", "limit"];
 
 /// Who shares an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -343,7 +465,7 @@ pub enum Scope {
 }
 
 /// `[[event]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// `path`, exact. The last segment is the event's name in metrics.
     pub path: String,
@@ -360,7 +482,7 @@ pub struct Event {
 }
 
 /// `[encoding]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
     /// `types` that are worth encoding, lower case, without parameters.
     pub types: Vec<String>,

@@ -19,6 +19,8 @@ pub(super) enum UnitError {
     Size,
     #[error("must be less than 16 EiB")]
     TooLarge,
+    #[error("must be a number of requests and a time, such as \"100/1m\" or \"10/s\"")]
+    Rate,
 }
 
 /// `"500ms"`, `"20s"`, `"10m"`, `"1h"`, `"1d"`.
@@ -54,6 +56,23 @@ pub(super) fn size(text: &str) -> Result<u64, UnitError> {
     number.checked_mul(bytes_per_unit).ok_or(UnitError::TooLarge)
 }
 
+/// `"100/1m"`, `"10/s"`: a number, and the time in which there may be so many.
+pub(super) fn rate(text: &str) -> Result<(u32, Duration), UnitError> {
+    let (number, time) = text.split_once('/').ok_or(UnitError::Rate)?;
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(UnitError::Rate);
+    }
+    let number = number.parse().map_err(|_| UnitError::Rate)?;
+    let window = match time.bytes().next() {
+        Some(b'0'..=b'9') => duration(time),
+        _ => duration(&format!("1{time}")),
+    };
+    match window {
+        Err(UnitError::Duration) => Err(UnitError::Rate),
+        window => Ok((number, window?)),
+    }
+}
+
 /// Digits, at least one, and what follows them.
 fn split(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit())?;
@@ -79,6 +98,21 @@ mod tests {
         for long in ["3651d", "99999999999999999999s", "18446744073709551615d"] {
             assert_eq!(duration(long), Err(UnitError::TooLong), "{long:?}");
         }
+    }
+
+    #[test]
+    fn rates() {
+        let seconds = |text| rate(text).map(|(number, window)| (number, window.as_secs_f64()));
+        assert_eq!(seconds("100/1m"), Ok((100, 60.0)));
+        assert_eq!(seconds("10/s"), Ok((10, 1.0)));
+        assert_eq!(seconds("0/500ms"), Ok((0, 0.5)));
+        assert_eq!(seconds("1000/24h"), Ok((1_000, 86_400.0)));
+        for bad in
+            ["", "/", "10", "10/", "/s", "10/1", "+1/s", "-1/s", "1.5/s", "10/w", "10 / s", "4294967296/s"]
+        {
+            assert_eq!(rate(bad), Err(UnitError::Rate), "{bad:?}");
+        }
+        assert_eq!(rate("1/9999d"), Err(UnitError::TooLong));
     }
 
     #[test]

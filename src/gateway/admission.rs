@@ -5,12 +5,14 @@
 use super::{Context, Gateway};
 use crate::{
     config::{Auth, CacheRules, Route, Scope},
-    identity::{self, Identity, Remembered},
+    identity::{Identity, Remembered},
+    limits::rate::Limits,
     telemetry::labels::{RejectReason, TokenResult},
+    websocket,
 };
 use http::header;
 use pingora_http::RequestHeader;
-use std::{borrow::Cow, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 impl Gateway {
     /// Whether a route takes a request: its size, its upgrade, its token.
@@ -24,10 +26,11 @@ impl Gateway {
         if content_length(request).is_some_and(|length| length > route.max_body) {
             return Err(RejectReason::BodyTooLarge);
         }
-        if route.websocket.is_none() && wants_websocket(request) {
-            return Err(RejectReason::UpgradeRefused);
+        if websocket::is_wanted(&request.headers) {
+            let rules = route.websocket.as_ref().ok_or(RejectReason::UpgradeRefused)?;
+            ctx.handshake = Some(Box::new(self.admit_websocket(rules, request)?));
         }
-        ctx.identity = self.identify(route, rules, request)?;
+        ctx.identity = self.identify(ctx, route, rules, request)?;
         Ok(())
     }
 
@@ -35,21 +38,24 @@ impl Gateway {
     /// is none of the gateway's business and passes on to the origin.
     fn identify(
         &self,
+        ctx: &Context,
         route: &Route,
         rules: Option<&Arc<CacheRules>>,
         request: &RequestHeader,
     ) -> Result<Option<Arc<Identity>>, RejectReason> {
         let scope = rules.map(|rules| rules.scope);
-        let Some(verifier) = self.parts.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
+        let Some(verifier) = ctx.site.plan.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
             return Ok(None);
         };
         let needed = route.auth == Auth::Required || scope == Some(Scope::User);
         let matters = needed || scope == Some(Scope::Tenant);
-        if !matters && scope == Some(Scope::Public) {
+        // A limit may want to know who it is where the answer is for all.
+        let asked = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref()).is_some_and(Limits::asks_who);
+        if !matters && !asked && scope == Some(Scope::Public) {
             return Ok(None);
         }
-        let token = match token(route, request) {
-            Ok(Some(token)) => token,
+        let token = match super::websocket::token(route, request, ctx.handshake.as_deref()) {
+            Ok(Some((token, _))) => token,
             Ok(None) if needed => return Err(RejectReason::TokenMissing),
             Ok(None) => return Ok(None),
             Err(_) if matters => return Err(RejectReason::Token),
@@ -81,25 +87,6 @@ impl Gateway {
     }
 }
 
-/// The token of a request: the header's, else the query's where the route reads it.
-pub(super) fn token<'r>(
-    route: &Route,
-    request: &'r RequestHeader,
-) -> Result<Option<Cow<'r, str>>, identity::TokenError> {
-    if let Some(token) = identity::bearer(&request.headers)? {
-        return Ok(Some(token.into()));
-    }
-    match request.uri.query().filter(|_| route.token_query) {
-        Some(query) => Ok(identity::query_token(query)),
-        None => Ok(None),
-    }
-}
-
 pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
     request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn wants_websocket(request: &RequestHeader) -> bool {
-    let upgrade = request.headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
-    upgrade.is_some_and(|to| to.eq_ignore_ascii_case("websocket"))
 }

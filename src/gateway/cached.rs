@@ -1,12 +1,13 @@
 //! The cached routes: from a request to what the cache is asked, and from its answer to what is sent.
 
-use super::{admission::token, context::Context, forward, host, refusal, Gateway, Next, Result, HIT};
+use super::{context::Context, dress, forward, host, refusal, websocket, Gateway, Next, Result, HIT};
 use crate::{
     cache::{
         key::{canonical_query, whose, Key, Parts},
         now_ms, policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
     },
     config::{CacheRules, Route},
+    files::accel::recharset,
     name::Tenant,
     origin::{
         client::{Answering, Ask, AskError},
@@ -17,7 +18,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::{header, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
@@ -139,22 +140,24 @@ impl Gateway {
     ) -> Fetcher {
         let path = request.uri.path();
         // The token was read before: it is there and well-formed, or there is no identity.
-        let token = ctx.identity.as_ref().and_then(|_| token(route, request).ok().flatten());
-        let ask = Ask {
+        let token = ctx.identity.as_ref().and_then(|_| websocket::token(route, request, None).ok().flatten());
+        let token = token.map(|(token, _)| token);
+        let mut ask = Ask {
             method: Method::GET,
             target: if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") },
             host: bound_host(request, route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
             body: Bytes::new(),
         };
-        fetcher(&self.parts.origins, route.origin, ask, None)
+        dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
+        fetcher(&ctx.site.plan.origins, route.target.origin(), ask, None)
     }
 }
 
 /// Asks an origin as often as the cache wants it to, and hands interim answers on.
 pub(super) fn fetcher(
     origins: &Arc<Origins>,
-    origin: usize,
+    origin: Option<usize>,
     ask: Ask,
     interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
 ) -> Fetcher {
@@ -170,9 +173,14 @@ pub(super) fn fetcher(
                     drop(interim.try_send(Box::new(head.clone())));
                 }
             };
+            // A route of files asks nobody.
+            let Some(origin) = origin else { return Err(FetchError::Unreachable) };
             match origins.begin(origin, &ask, &on_interim).await {
                 Ok(mut answering) => {
-                    let headers = std::mem::take(&mut answering.headers);
+                    let mut headers = std::mem::take(&mut answering.headers);
+                    if let Some(kind) = recharset(&headers) {
+                        headers.insert(header::CONTENT_TYPE, kind);
+                    }
                     Ok(Fetched { status: answering.status, headers, body: Box::new(FromOrigin(answering)) })
                 }
                 Err(error) => Err(complain(&error, &ask.target)),

@@ -1,10 +1,22 @@
 //! What is known of one request while it goes through the phases.
 
-use super::{passing::Passing, Signals};
-use crate::{identity::Identity, origin::pool::Pool, telemetry::labels::CacheResult};
-use http::{HeaderMap, HeaderValue};
+use super::{
+    passing::Passing,
+    site::{PerRoute, Site},
+    websocket::Handshake,
+    Entry, OnConnection, Shown, Signals,
+};
+use crate::{
+    address::Client,
+    cache::key::Scheme,
+    config::Route,
+    identity::Identity,
+    limits::rate::Taken,
+    origin::pool::Pool,
+    telemetry::labels::{CacheResult, CutReason},
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{
-    net::SocketAddr,
     sync::{
         atomic::{AtomicU64, Ordering},
         Arc,
@@ -17,16 +29,24 @@ const LAST_DATE: u64 = 253_402_300_799;
 
 /// One request's state.
 pub struct Context {
+    /// What the configuration that stood when it began makes of the gateway.
+    pub(super) site: Arc<Site>,
     /// When its head had been read.
     pub(super) began: Instant,
-    /// Who sent it.
-    pub(super) peer: Option<SocketAddr>,
+    /// Who sent it, and how.
+    pub(super) client: Client,
+    /// By which listener it came.
+    pub(super) entry: Option<Arc<Entry>>,
+    /// What its client has shown of itself, where the listener asks.
+    pub(super) shown: Option<Arc<Shown>>,
     /// What it is called in logs, answers and requests to the origin.
     pub(super) request_id: HeaderValue,
     /// Index of its route.
     pub(super) route: Option<usize>,
     /// Who is behind it.
     pub(super) identity: Option<Arc<Identity>>,
+    /// Where it wants to go on as a WebSocket, and may.
+    pub(super) handshake: Option<Box<Handshake>>,
     /// Where its answer comes from.
     pub(super) result: CacheResult,
     /// Why, as `Cache-Status` and the access record tell it.
@@ -43,6 +63,8 @@ pub struct Context {
     pub(super) signals: Option<Arc<Signals>>,
     /// What is done with a proxied answer while it passes.
     pub(super) passing: Passing,
+    /// What it took from the limits of its route.
+    pub(super) taken: Vec<Taken>,
 }
 
 /// A server that a request is proxied to.
@@ -55,13 +77,17 @@ pub(super) struct Upstream {
 }
 
 impl Context {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(site: Arc<Site>) -> Self {
         Self {
+            site,
             began: Instant::now(),
-            peer: None,
+            client: Client::unknown(),
+            entry: None,
+            shown: None,
             request_id: HeaderValue::from_static(""),
             route: None,
             identity: None,
+            handshake: None,
             result: CacheResult::Bypass,
             detail: None,
             body_seen: 0,
@@ -70,7 +96,39 @@ impl Context {
             origin_time: None,
             signals: None,
             passing: Passing::default(),
+            taken: Vec::new(),
         }
+    }
+
+    /// It came by this connection.
+    pub(super) fn came_by(&mut self, connection: OnConnection, headers: &HeaderMap) {
+        let OnConnection { peer, signals, listener, shown } = connection;
+        self.signals = Some(signals);
+        self.entry = self.site.plan.entries.get(listener).cloned();
+        let scheme = self.entry.as_ref().map_or(Scheme::Http, |entry| entry.scheme);
+        self.client = Client::of(peer.ip(), scheme, headers, &self.site.trusted);
+        self.shown = shown;
+    }
+
+    /// How its client sent it.
+    pub(super) fn scheme(&self) -> Scheme {
+        self.client.scheme
+    }
+
+    /// The subject of its client's certificate, where an origin is told of it, and the field that tells it.
+    pub(super) fn subject(&self) -> Option<(&HeaderName, &HeaderValue)> {
+        let name = self.entry.as_ref()?.subject.as_ref()?;
+        Some((name, self.shown.as_ref()?.subject.as_ref()?))
+    }
+
+    /// Its route.
+    pub(super) fn routed(&self) -> Option<&Route> {
+        self.site.plan.config.routes.get(self.route?)
+    }
+
+    /// What its route needs at hand.
+    pub(super) fn at_hand(&self) -> Option<&PerRoute> {
+        self.site.per_route.get(self.route?)
     }
 
     /// The answer that is written next has this date of its own.
@@ -82,6 +140,25 @@ impl Context {
         if let Some(signals) = self.signals.as_ref().filter(|_| seconds <= LAST_DATE) {
             signals.date.store(seconds, Ordering::Relaxed);
         }
+    }
+
+    /// The body that is written next goes out piece by piece, as it comes.
+    pub(super) fn flows_at_once(&self) {
+        if let Some(signals) = &self.signals {
+            signals.at_once.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether (more of) the request's body is wanted: the connection cuts off who is too slow with it.
+    pub(super) fn wants_body(&self, wanted: bool) {
+        if let Some(signals) = &self.signals {
+            signals.wants_body(wanted);
+        }
+    }
+
+    /// Why the connection was cut off, if it was.
+    pub(super) fn was_cut(&self) -> Option<CutReason> {
+        self.signals.as_ref()?.was_cut()
     }
 
     /// The id as text.

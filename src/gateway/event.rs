@@ -1,6 +1,6 @@
 //! Events: from a `POST` to what the sender is told, and to the origin where it wants to know.
 
-use super::{admission::content_length, cached, host, refusal, Context, Gateway, Next, Result};
+use super::{admission::content_length, cached, dress, host, refusal, Context, Gateway, Next, Result};
 use crate::{
     events::Endpoint,
     origin::client,
@@ -24,8 +24,8 @@ impl Gateway {
             return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
         }
         ctx.result = CacheResult::Local;
-        let events = &self.parts.events;
-        let Some(body) = read_body(session, at.settings.max_body).await? else {
+        let events = ctx.site.plan.events.clone();
+        let Some(body) = read_body(session, ctx, at.settings.max_body).await? else {
             return self.end_event(session, ctx, EventResult::TooLarge).await;
         };
         let result = events.take(at, &session.req_header().headers, &body).await;
@@ -47,6 +47,7 @@ impl Gateway {
         }
         let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
         self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=event"))?;
+        dress::answer(session.req_header(), &mut head, ctx);
         self.send(session, head, Body::new()).await
     }
 
@@ -72,11 +73,11 @@ impl Gateway {
             headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
             body,
         };
-        match self.parts.origins.ask(origin, &ask, ANSWER).await {
+        match ctx.site.plan.origins.clone().ask(origin, &ask, ANSWER).await {
             Ok(got) => {
                 let taken = match got.status.is_server_error() {
                     true => EventResult::Accepted,
-                    false => self.parts.events.remember(at, &session.req_header().headers).await,
+                    false => ctx.site.plan.events.clone().remember(at, &session.req_header().headers).await,
                 };
                 self.parts.metrics.event(taken);
                 if let Some(problem) = refusal::event(taken) {
@@ -91,6 +92,7 @@ impl Gateway {
                     head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
                 }
                 self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; fwd=method"))?;
+                dress::answer(session.req_header(), &mut head, ctx);
                 self.send(session, head, got.body.into()).await
             }
             Err(error) => {
@@ -102,13 +104,14 @@ impl Gateway {
 }
 
 /// The whole body; `None` if it is larger than `most` bytes.
-async fn read_body(session: &mut Session, most: u64) -> Result<Option<Bytes>> {
+async fn read_body(session: &mut Session, ctx: &Context, most: u64) -> Result<Option<Bytes>> {
     if content_length(session.req_header()).is_some_and(|length| length > most) {
         return Ok(None);
     }
     if session.req_header().headers.contains_key(header::EXPECT) {
         session.downstream_session.write_continue_response().await?;
     }
+    ctx.wants_body(true);
     let mut body = Vec::new();
     while let Some(chunk) = session.downstream_session.read_request_body().await? {
         if (body.len() + chunk.len()) as u64 > most {
@@ -116,5 +119,6 @@ async fn read_body(session: &mut Session, most: u64) -> Result<Option<Bytes>> {
         }
         body.extend_from_slice(&chunk);
     }
+    ctx.wants_body(false);
     Ok(Some(body.into()))
 }

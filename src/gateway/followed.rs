@@ -5,7 +5,7 @@ use super::{
     admission::content_length,
     cached::{fetcher, stale},
     context::Context,
-    forward, host, Gateway, Next, Result,
+    dress, forward, host, Gateway, Next, Result,
 };
 use crate::{
     cache::{
@@ -42,14 +42,15 @@ impl Gateway {
             ctx.detail = Some("content");
             return Ok(Next::Proxy);
         }
-        let key = Key::of_resource(host(request).unwrap_or_default(), &target(route, request));
+        let key = Key::of_resource(ctx.scheme(), host(request).unwrap_or_default(), &target(route, request));
         let asked = match rules.request_directives {
             true => policy::asked(&request.headers),
             false => policy::Asked::default(),
         };
         let now = now_ms();
         let cache = &self.parts.cache;
-        match cache.look_followed(&key, &request.headers, &asked, now) {
+        let choosing = dress::choosing(route, &request.method, &request.headers);
+        match cache.look_followed(&key, &choosing, &asked, now) {
             Look::Hit(entry) => self.send_hit(session, ctx, &key, &entry).await,
             Look::Stale(entry) => {
                 let wish = Wish { route, rules, key, asked };
@@ -96,19 +97,22 @@ impl Gateway {
         wish: Wish<'_>,
         interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
     ) -> (Arc<Asking>, Fetcher) {
-        let origin = wish.route.origin;
+        let origin = wish.route.target.origin();
         let asking = Arc::new(Asking { method: Method::GET, ..asking(request, ctx, wish) });
         // In the form that the key has: whoever spells it otherwise has nothing made for others of his spelling.
         let host = host(request).map(key::host);
-        let ask = Ask {
+        let mut ask = Ask {
             method: Method::GET,
             target: asking.target.clone(),
             headers: forward::followed_headers(request, host.as_deref(), ctx, asking.is_alone()),
             host,
             body: Bytes::new(),
         };
+        // The client's: what the origin doesn't get to see.
+        ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
+        dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
         let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-        (asking, fetcher(&self.parts.origins, origin, ask, interim))
+        (asking, fetcher(&ctx.site.plan.origins, origin, ask, interim))
     }
 }
 
@@ -124,7 +128,7 @@ pub(super) struct Wish<'r> {
 pub(super) fn asking(request: &RequestHeader, ctx: &Context, wish: Wish<'_>) -> Asking {
     let Wish { route, rules, key, asked } = wish;
     let (host, target) = (host(request).unwrap_or_default(), target(route, request).into_owned());
-    let mut headers = request.headers.clone();
+    let mut headers = dress::choosing(route, &request.method, &request.headers).into_owned();
     // The origin doesn't get to see them: they choose no variant.
     for name in nominated_by_connection(&request.headers) {
         headers.remove(name);
@@ -134,9 +138,11 @@ pub(super) fn asking(request: &RequestHeader, ctx: &Context, wish: Wish<'_>) -> 
         key,
         host: host.to_owned(),
         method: request.method.clone(),
+        authorized: ctx.identity.is_some()
+            || ctx.subject().is_some()
+            || headers.contains_key(header::AUTHORIZATION),
         headers,
-        authorized: ctx.identity.is_some() || request.headers.contains_key(header::AUTHORIZATION),
-        ours: &forward::OURS_THAT_VARY,
+        ours: ctx.site.ours.clone(),
         asked,
         rules: rules.clone(),
         target,
@@ -165,8 +171,6 @@ fn has_content(request: &RequestHeader) -> bool {
 
 /// Sends an interim answer (1xx), which has no effect on the final one.
 async fn send_interim(session: &mut Session, mut interim: Box<ResponseHeader>) -> Result<()> {
-    for name in forward::undress(&interim.headers) {
-        interim.remove_header(&name);
-    }
+    forward::undress_interim(&mut interim);
     session.downstream_session.write_response_header(interim).await
 }

@@ -1,16 +1,17 @@
 //! What an origin is told besides the request itself: who asks, through whom, and under which id.
 //!
-//! What a client claims of itself in these fields is removed first: an origin may believe them.
+//! What a client claims of itself in these fields is removed first: an origin may believe them. What trusted proxies say
+//! was judged before (`address`), and goes on in our words.
 
 use super::context::Context;
 use crate::{
     config::{CacheRules, Scope},
+    files::accel::is_order,
     identity::Identity,
     representation::{encoding, nominated_by_connection, HOP_BY_HOP},
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Version};
-use pingora_http::RequestHeader;
-use std::net::IpAddr;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 const USER: HeaderName = HeaderName::from_static("x-user");
@@ -23,38 +24,46 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Fields that only the gateway may set.
-const OURS: [HeaderName; 8] =
+static OURS: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
 
 /// Those that differ from one request for a resource to the next.
 pub(super) static OURS_THAT_VARY: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];
 
-/// Dresses a proxied request.
-pub(super) fn dress(request: &mut RequestHeader, ctx: &Context) {
-    let host = request.headers.get(header::HOST).cloned();
-    for name in claimed(&request.headers).into_iter().chain([header::PROXY_AUTHORIZATION]) {
+/// Dresses a proxied request, which came in this version.
+pub(super) fn dress(request: &mut RequestHeader, received: Version, ctx: &Context) {
+    dress_for(request, received, ctx, ctx.client.host.as_deref());
+}
+
+/// Dresses a request that was sent for this host, or else for the one that it names.
+fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host: Option<&str>) {
+    let named = request.headers.get(header::HOST).cloned();
+    let host = host.and_then(|host| HeaderValue::from_str(host).ok()).or(named);
+    for name in claimed(&request.headers, &ctx.site.subjects).into_iter().chain([header::PROXY_AUTHORIZATION])
+    {
         request.remove_header(&name);
     }
     let mut fields = Vec::with_capacity(10);
     if let Some(identity) = &ctx.identity {
         push_claims(&mut fields, identity, true);
     }
-    if let Some(ip) = ctx.peer.map(|peer| peer.ip().to_canonical()) {
-        fields.push((REAL_IP, ip.to_string()));
-        fields.push((FORWARDED_FOR, ip.to_string()));
-        fields.push((header::FORWARDED, forwarded(ip, host.as_ref())));
-    }
-    fields.push((FORWARDED_PROTO, "http".to_owned()));
+    let client = &ctx.client;
+    fields.push((REAL_IP, client.address.to_string()));
+    fields.push((FORWARDED_FOR, client.forwarded_for()));
+    fields.push((header::FORWARDED, client.forwarded(host.as_ref().and_then(|host| host.to_str().ok()))));
+    fields.push((FORWARDED_PROTO, client.scheme.as_str().to_owned()));
     for (name, value) in fields {
         insert(request, name, HeaderValue::from_str(&value));
     }
     if let Some(host) = host {
         insert(request, FORWARDED_HOST, Ok(host));
     }
+    if let Some((name, subject)) = ctx.subject() {
+        insert(request, name.clone(), Ok(subject.clone()));
+    }
     insert(request, REQUEST_ID, Ok(ctx.request_id.clone()));
-    let version = request.version;
-    request.append_header(header::VIA, via(version)).unwrap_or_default();
+    request.append_header(header::VIA, via(received)).unwrap_or_default();
 }
 
 /// RFC 9110, 7.6.3: through whom a message came, and in which version it came to us.
@@ -67,13 +76,15 @@ pub(super) fn via(received: Version) -> HeaderValue {
 }
 
 /// The fields of a request that only the gateway may set, or that an application behind CGI or WSGI couldn't tell
-/// from them: there `X_Tenant` and `X-Tenant` are one.
-fn claimed(headers: &HeaderMap) -> Vec<HeaderName> {
+/// from them: there `X_Tenant` and `X-Tenant` are one. `subjects` are those that tell of a client's certificate.
+fn claimed(headers: &HeaderMap, subjects: &[HeaderName]) -> Vec<HeaderName> {
+    let ours = || OURS.iter().chain(subjects);
     let is_ours = |name: &HeaderName| {
-        OURS.contains(name)
+        ours().any(|ours| ours == name)
+            || is_order(name)
             || name.as_str().contains('_') && {
                 let dashed = name.as_str().replace('_', "-");
-                OURS.iter().any(|ours| *ours == dashed.as_str())
+                dashed.starts_with("x-accel-") || ours().any(|ours| *ours == dashed.as_str())
             }
     };
     headers.keys().filter(|name| is_ours(name)).cloned().collect()
@@ -88,20 +99,6 @@ fn insert(
     if let Ok(value) = value {
         request.insert_header(name, value).unwrap_or_default();
     }
-}
-
-/// RFC 7239: an IPv6 address stands in brackets and quotes.
-fn forwarded(ip: IpAddr, host: Option<&HeaderValue>) -> String {
-    let mut text = match ip {
-        IpAddr::V4(ip) => format!("for={ip};proto=http"),
-        IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
-    };
-    if let Some(host) = host.and_then(|h| h.to_str().ok()) {
-        text.push_str(";host=\"");
-        text.push_str(host);
-        text.push('"');
-    }
-    text
 }
 
 fn push_claims(fields: &mut Vec<(HeaderName, String)>, identity: &Identity, whole: bool) {
@@ -159,7 +156,9 @@ pub(super) fn followed_headers(
     if let Some(host) = host {
         insert(&mut request, header::HOST, HeaderValue::from_str(host));
     }
-    dress(&mut request, ctx);
+    // What others get as well is made for the host that it is kept under.
+    let received = request.version;
+    dress_for(&mut request, received, ctx, ctx.client.host.as_deref().filter(|_| alone));
     let whole = WHOLE.into_iter().filter(|_| !alone);
     for name in NOT_FORWARDED.into_iter().chain(whole) {
         request.remove_header(&name);
@@ -198,24 +197,74 @@ pub(super) fn of_the_whole(request: &RequestHeader) -> RequestHeader {
     request
 }
 
-/// Removes from an answer what belongs to the connection to the origin (RFC 9110, 7.6.1). Framing is Pingora's.
+/// What is removed from a message: what belongs to the connection that it came by (RFC 9110, 7.6.1), and orders to the
+/// gateway. Framing is Pingora's.
 pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
     let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let nominated = nominated_by_connection(headers).into_iter().filter(|name| !framing.contains(name));
-    nominated.chain(HOP_BY_HOP).collect()
+    nominated.chain(HOP_BY_HOP).chain(orders(headers)).collect()
+}
+
+fn orders(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
+    headers.keys().filter(|name| is_order(name)).cloned()
+}
+
+/// Removes orders to the gateway from an answer.
+pub(super) fn remove_orders(head: &mut ResponseHeader) {
+    let orders: Vec<_> = orders(&head.headers).collect();
+    for name in &orders {
+        head.remove_header(name);
+    }
+}
+
+/// Removes from an interim answer what is not for the client; it has no body that could be framed.
+pub(super) fn undress_interim(head: &mut ResponseHeader) {
+    for name in undress(&head.headers).into_iter().chain([header::CONTENT_LENGTH, header::TRANSFER_ENCODING])
+    {
+        head.remove_header(&name);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Direction;
+
+    #[test]
+    fn no_rule_may_touch_what_is_ours_or_of_the_connection() {
+        let ours = [&OURS[..], &OURS_THAT_VARY, &HOP_BY_HOP, &NOT_FORWARDED, &WHOLE].concat();
+        for name in ours.iter().filter(|name| **name != header::HOST) {
+            assert!(Direction::Request.reserved(name.as_str()).is_some(), "{name}");
+        }
+        for name in [&HOP_BY_HOP[..], &[header::VIA, REQUEST_ID]].concat() {
+            assert!(Direction::Response.reserved(name.as_str()).is_some(), "{name}");
+        }
+    }
 
     #[test]
     fn what_looks_like_ours_is_removed() {
-        let fields = ["x-tenant", "X_Tenant", "x_real-ip", "x-other", "x_other", "forwarded"];
+        let fields = [
+            "x-tenant",
+            "X_Tenant",
+            "x_real-ip",
+            "x-other",
+            "x_other",
+            "forwarded",
+            "X-Accel-Mapping",
+            "X_Accel_Redirect",
+        ];
         let headers: HeaderMap =
             fields.iter().map(|f| (f.parse().unwrap(), HeaderValue::from_static("v"))).collect();
-        let mut removed: Vec<_> = claimed(&headers).iter().map(ToString::to_string).collect();
-        removed.sort();
-        assert_eq!(removed, ["forwarded", "x-tenant", "x_real-ip", "x_tenant"]);
+        let removed = |subjects: &[HeaderName]| {
+            let mut removed: Vec<_> = claimed(&headers, subjects).iter().map(ToString::to_string).collect();
+            removed.sort();
+            removed
+        };
+        let always =
+            ["forwarded", "x-accel-mapping", "x-tenant", "x_accel_redirect", "x_real-ip", "x_tenant"];
+        assert_eq!(removed(&[]), always);
+        let mut more = [&always[..], &["x-other", "x_other"]].concat();
+        more.sort_unstable();
+        assert_eq!(removed(&[HeaderName::from_static("x-other")]), more);
     }
 }

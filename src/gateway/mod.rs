@@ -3,129 +3,78 @@
 //! Only the order stands here (`handle`); each step is a module of its own. What can be answered without
 //! the origin is answered in `request_filter`, everything else Pingora proxies.
 
+mod accel;
 mod admission;
 mod cached;
 mod codec;
 mod context;
+mod dress;
+mod entry;
 mod event;
+mod files;
 mod followed;
+mod form;
 mod forward;
+mod handover;
+mod limiting;
 mod passing;
+mod permit;
 mod proxied;
 mod refusal;
 mod send;
+mod signals;
+mod site;
+mod websocket;
 
+pub use crate::cache::key::Scheme;
 pub use context::Context;
+pub use entry::{Entry, OnConnection, Shown};
+pub use handover::Handover;
+pub use signals::{Signals, UNKNOWN};
+pub use site::{Plan, Site};
+pub use websocket::Tunnelled;
 
 use crate::{
     cache::Cache,
-    config::{CacheMode, CacheRules, Coding, Config, FollowRules, Route},
-    events::Events,
-    identity::Verifier,
-    limits,
-    origin::Origins,
-    route::{Match, Routes},
-    telemetry::{
-        access::AccessLog,
-        labels::RejectReason,
-        metrics::{Metrics, RouteMetrics},
-    },
+    limits::{self, rate::Stage},
+    origin::upgrade::Upgrades,
+    route::Match,
+    telemetry::{access::AccessLog, labels::RejectReason, metrics::Metrics},
 };
+use arc_swap::ArcSwap;
 use context::RequestIds;
 use http::{header, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use std::{
-    net::SocketAddr,
-    sync::{
-        atomic::{AtomicBool, AtomicU64},
-        Arc,
-    },
-};
+use site::Mode;
+use std::{sync::Arc, time::Instant};
 
 /// RFC 9211
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
-/// What stands for a route's name where there is none.
-const UNROUTED: &str = "none";
-
 type Result<T> = pingora_core::Result<T>;
 
-/// What a connection tells the gateway of itself, with each request.
-pub struct OnConnection {
-    /// Who is at the other end.
-    pub peer: SocketAddr,
-    /// What the gateway tells the connection.
-    pub signals: Arc<Signals>,
-}
-
-/// What the gateway tells a connection of the exchange that it is about to write.
-#[derive(Debug, Default)]
-pub struct Signals {
-    /// A request has been read.
-    pub handled: AtomicBool,
-    /// The `Date` of the answer, in seconds since the epoch; 0: now.
-    pub date: AtomicU64,
-    /// The body arrives slowly: what there is goes out at once.
-    pub at_once: AtomicBool,
-}
-
-/// What the gateway is assembled from.
+/// What outlives every configuration.
 pub struct Parts {
-    /// The configuration.
-    pub config: Arc<Config>,
     /// The cache.
     pub cache: Arc<Cache>,
-    /// The origins.
-    pub origins: Arc<Origins>,
-    /// Who verifies tokens, where there is a `[jwt]`.
-    pub verifier: Option<Arc<Verifier>>,
-    /// The event endpoints.
-    pub events: Arc<Events>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The access log; it knows whether it is wanted.
-    pub access: AccessLog,
+    pub access: Arc<AccessLog>,
 }
 
 /// The full lane.
 pub struct Gateway {
     parts: Parts,
-    routes: Routes,
-    /// By a route's index.
-    per_route: Vec<PerRoute>,
-    /// For requests that no route takes.
-    unrouted: Arc<RouteMetrics>,
+    /// What requests that begin now go by.
+    site: Arc<ArcSwap<Site>>,
     ids: RequestIds,
-    /// Whether any route follows its origin.
-    follows: bool,
-    prefer: Vec<Coding>,
-}
-
-struct PerRoute {
-    metrics: Arc<RouteMetrics>,
-    mode: Mode,
-}
-
-/// Whose word counts on a route.
-enum Mode {
-    /// Nothing is kept.
-    Off,
-    /// Its rules'.
-    Versioned(Arc<CacheRules>),
-    /// Its origin's.
-    Follow(Arc<FollowRules>),
-}
-
-impl Mode {
-    fn rules(&self) -> Option<&Arc<CacheRules>> {
-        match self {
-            Self::Versioned(rules) => Some(rules),
-            Self::Off | Self::Follow(_) => None,
-        }
-    }
+    /// Where the clock of limits begins.
+    began: Instant,
+    upgrades: Upgrades,
 }
 
 /// Whether a request is answered or still has to be proxied.
@@ -135,42 +84,32 @@ enum Next {
 }
 
 impl Gateway {
-    /// Assembles the gateway.
-    pub fn new(parts: Parts) -> Self {
-        let per_route = |route: &Route| PerRoute {
-            metrics: parts.metrics.route(route.name.as_str()),
-            mode: match &route.cache {
-                CacheMode::Off => Mode::Off,
-                CacheMode::Versioned(rules) => Mode::Versioned(Arc::new((**rules).clone())),
-                CacheMode::Follow(rules) => Mode::Follow(Arc::new((**rules).clone())),
-            },
-        };
-        Self {
-            routes: Routes::new(&parts.config.routes),
-            per_route: parts.config.routes.iter().map(per_route).collect(),
-            unrouted: parts.metrics.route(UNROUTED),
-            ids: RequestIds::new(),
-            follows: parts.config.routes.iter().any(|route| matches!(route.cache, CacheMode::Follow(_))),
-            prefer: parts.config.encoding.prefer.clone(),
-            parts,
-        }
-    }
-
-    fn route(&self, ctx: &Context) -> Option<&Route> {
-        self.parts.config.routes.get(ctx.route?)
+    /// A gateway that goes by whatever site stands there.
+    pub fn new(parts: Parts, site: Arc<ArcSwap<Site>>) -> Self {
+        Self { parts, site, ids: RequestIds::new(), began: Instant::now(), upgrades: Upgrades::new() }
     }
 
     /// The order of a request. What a hit doesn't go through is boxed: the future of each request has room for all
     /// that could happen to it, and is moved as a whole.
     async fn handle(&self, session: &mut Session, ctx: &mut Context) -> Result<Next> {
-        let request = session.req_header();
-        if let Err(reason) = limits::check(&request.uri, request.version, &request.headers) {
+        let site = ctx.site.clone();
+        if let Err(reason) = form::settle(session.req_header_mut()) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        if let Some(endpoint) = self.parts.events.at(request.uri.path()) {
+        let request = session.req_header();
+        if let Err(reason) = limits::request::check(&request.uri, request.version, &request.headers) {
+            return Box::pin(self.refuse(session, ctx, reason)).await;
+        }
+        if let Some(turn) = entry::turn_of(request, ctx) {
+            return Box::pin(self.take_turn(session, ctx, turn)).await;
+        }
+        if let Some(endpoint) = site.plan.events.at(request.uri.path()) {
             return Box::pin(self.take_event(session, ctx, endpoint)).await;
         }
-        let index = match self.routes.find(host(request), request.uri.path(), &request.method) {
+        if let Some(index) = permit::preflighted(&site, request) {
+            return Box::pin(self.answer_preflight(session, ctx, index)).await;
+        }
+        let index = match site.routes.find(host(request), request.uri.path(), &request.method) {
             Match::Found(index) => index,
             Match::NotFound => return Box::pin(self.refuse(session, ctx, RejectReason::NotFound)).await,
             Match::MethodNotAllowed(allowed) => {
@@ -180,9 +119,24 @@ impl Gateway {
             }
         };
         ctx.route = Some(index);
-        let (route, mode) = (&self.parts.config.routes[index], &self.per_route[index].mode);
+        let (route, at_hand) = (&site.plan.config.routes[index], &site.per_route[index]);
+        let (mode, limits) = (&at_hand.mode, at_hand.limits.as_ref());
+        if !self.within_limits(limits, Stage::Anyone, session.req_header(), ctx).await {
+            return Box::pin(self.refuse_for_now(session, ctx)).await;
+        }
+        if let Err(reason) = permit::verify_link(session.req_header_mut(), ctx) {
+            return Box::pin(self.refuse(session, ctx, reason)).await;
+        }
         if let Err(reason) = self.admit(route, mode.rules(), session.req_header(), ctx) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
+        }
+        if !self.within_limits(limits, Stage::Identified, session.req_header(), ctx).await {
+            return Box::pin(self.refuse_for_now(session, ctx)).await;
+        }
+        if ctx.handshake.is_some() {
+            // The only upgrade that is passed on, whatever else was offered.
+            session.req_header_mut().insert_header(header::UPGRADE, "websocket")?;
+            return Ok(Next::Proxy);
         }
         let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
         match mode {
@@ -193,6 +147,7 @@ impl Gateway {
                 Ok(Next::Proxy)
             }
             Mode::Off => Ok(Next::Proxy),
+            Mode::Files(files) => Box::pin(self.answer_file(session, ctx, files)).await,
         }
     }
 }

@@ -1,26 +1,124 @@
 //! What is done with a proxied answer while it passes: codings, and what the cache learns from it.
 
-use super::{codec::Codec, context::Context, followed, forward, host, Gateway, Mode, Result};
+use super::{
+    accel::{self, Ordered},
+    codec::Codec,
+    context::Context,
+    files::Pace,
+    followed, forward, host,
+    site::Mode,
+    Gateway, Result, Site,
+};
 use crate::{
     cache::{key::Key, policy, Capture, Sent},
-    representation::transform,
+    files::accel::{recharset, Orders},
+    origin::framing::{self, Framing},
+    representation::{blank, transform},
 };
 use bytes::Bytes;
 use http::{header, Method, StatusCode, Version};
-use pingora_core::{ErrorType, OrErr};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use std::time::Duration;
+
+/// The origin's fault.
+fn broken(what: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
+}
 
 /// What is done with a proxied answer while it passes.
 #[derive(Default)]
 pub(super) struct Passing {
     codec: Option<Codec>,
     capture: Option<Capture>,
+    /// How many interim answers have come.
+    interim: u32,
+    /// What goes out in the answer's stead.
+    order: Option<Box<Ordered>>,
+    orders: Orders,
+    pace: Option<Pace>,
     /// When the request went to the origin.
     pub(super) sent: Option<Sent>,
 }
 
+impl Passing {
+    /// What is left to be done when the exchange has ended.
+    pub(super) fn take_order(&mut self) -> Option<Box<Ordered>> {
+        self.order.take()
+    }
+}
+
 impl Gateway {
+    /// Whether the head of a proxied answer is interim, and passes as that. One that frames a body in a way that not
+    /// everyone reads alike, or grants what nobody asked for, does not pass.
+    pub(super) fn interim_passes(
+        &self,
+        session: &Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<bool> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let asked =
+                session.is_upgrade_req() && ctx.routed().is_some_and(|route| route.websocket.is_some());
+            return if asked { Ok(false) } else { Err(broken("an upgrade that nobody asked for")) };
+        }
+        if head.status.is_informational() {
+            ctx.passing.interim += 1;
+            if ctx.passing.interim > framing::MOST_INTERIM {
+                return Err(broken("interim answers without an end"));
+            }
+            forward::undress_interim(head);
+            return Ok(true);
+        }
+        match framing::of(head.status, &head.headers).map_err(|_| broken("the frame of an answer"))? {
+            Framing::Plain => {}
+            Framing::Bodiless => {
+                head.remove_header(&header::CONTENT_LENGTH);
+                head.remove_header(&header::TRANSFER_ENCODING);
+            }
+            Framing::Length(length) => head.insert_header(header::CONTENT_LENGTH, length)?,
+        }
+        Ok(false)
+    }
+
+    /// Takes an order out of the head of a proxied answer. The answer is then for nobody: its head becomes one that
+    /// Pingora passes over, its body is dropped, and the client hears nothing until the exchange is over.
+    pub(super) fn takes_order(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> bool {
+        ctx.passing.orders = Orders::of(&head.headers);
+        if let Some(kind) = recharset(&head.headers) {
+            // What was a value is one.
+            head.insert_header(header::CONTENT_TYPE, kind).unwrap_or_default();
+        }
+        let Some(ordered) = self.ordered(ctx, head.status, &head.headers) else {
+            ctx.passing.order = None;
+            return false;
+        };
+        let request = session.req_header();
+        if let Some(route) = ctx.routed() {
+            let target = followed::target(route, request);
+            self.invalidate(&ctx.site, request, host(request).unwrap_or_default(), &target, head);
+        }
+        ctx.passing.order = Some(Box::new(ordered));
+        *head = blank(StatusCode::EARLY_HINTS);
+        session.downstream_session.set_ignore_info_resp(true);
+        true
+    }
+
+    /// Sends what an answer ordered whose exchange has ended.
+    pub(super) async fn carry_out(&self, session: &mut Session, ctx: &mut Context, ordered: Box<Ordered>) {
+        if let Err(error) = self.send_ordered(session, ctx, *ordered, accel::ORDERED).await {
+            tracing::debug!(%error, "a file was not sent to its end");
+            // What was cut short must not look whole.
+            session.downstream_session.shutdown().await;
+        }
+    }
+
     /// The head of a proxied answer.
     pub(super) fn head_passes(
         &self,
@@ -36,9 +134,18 @@ impl Gateway {
         }
         head.append_header(header::VIA, forward::via(head.version))?;
         ctx.dated(&head.headers);
-        let rules = &self.parts.config.encoding;
-        let plan = transform::plan(&request.method, &request.headers, head.status, &head.headers, rules);
+        let rules = &ctx.site.plan.config.encoding;
+        let orders = ctx.passing.orders;
+        let plan = match orders.at_once {
+            // An encoder would hold back what is to go out at once.
+            true => None,
+            false => transform::plan(&request.method, &request.headers, head.status, &head.headers, rules),
+        };
         transform::adjust_head(head, plan, rules);
+        ctx.passing.pace = orders.rate.map(Pace::new);
+        if orders.at_once {
+            ctx.flows_at_once();
+        }
         if let Some(plan) = plan {
             let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
             let delimited = framed.iter().any(|name| head.headers.contains_key(name));
@@ -55,7 +162,23 @@ impl Gateway {
     }
 
     /// A piece of a proxied answer's body.
-    pub(super) fn body_passes(&self, body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+    /// How long it waits is told.
+    pub(super) fn body_passes(
+        &self,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if ctx.passing.order.is_some() {
+            *body = None;
+            return Ok(None);
+        }
+        self.body_is_coded(body, end, ctx)?;
+        let pace = ctx.passing.pace.as_mut().zip(body.as_ref());
+        Ok(pace.map(|(pace, piece)| pace.pause(piece.len())))
+    }
+
+    fn body_is_coded(&self, body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
         if let Some(capture) = &mut ctx.passing.capture {
             if let Some(piece) = body.as_ref() {
                 capture.push(piece);
@@ -80,16 +203,17 @@ impl Gateway {
     /// What the cache learns: a successful unsafe request ends what is stored of its target (RFC 9111, 4.4), a HEAD
     /// refreshes it (4.3.5), and the answer to a POST may itself be kept (RFC 9110, 9.3.3).
     fn learn(&self, request: &RequestHeader, head: &ResponseHeader, ctx: &mut Context) {
+        let site = ctx.site.clone();
         let (Some(index), Some(sent)) = (ctx.route, ctx.passing.sent) else { return };
-        let route = &self.parts.config.routes[index];
+        let route = &site.plan.config.routes[index];
         let (cache, host) = (&self.parts.cache, host(request).unwrap_or_default());
         let target = followed::target(route, request);
-        let Mode::Follow(rules) = &self.per_route[index].mode else {
+        let Mode::Follow(rules) = &site.per_route[index].mode else {
             // The same URL may be followed for other methods.
-            return self.invalidate(request, host, &target, head);
+            return self.invalidate(&site, request, host, &target, head);
         };
         let asking = || {
-            let key = Key::of_resource(host, &target);
+            let key = Key::of_resource(ctx.scheme(), host, &target);
             let asked = policy::Asked::default();
             followed::asking(request, ctx, followed::Wish { route, rules, key, asked })
         };
@@ -100,13 +224,20 @@ impl Gateway {
             Method::POST => cache.capture(asking(), sent, head.status, &head.headers),
             _ => None,
         };
-        self.invalidate(request, host, &target, head);
+        self.invalidate(&site, request, host, &target, head);
         capture.iter_mut().for_each(|capture| cache.invalidated(capture));
         ctx.passing.capture = capture;
     }
 
-    fn invalidate(&self, request: &RequestHeader, host: &str, target: &str, head: &ResponseHeader) {
-        if self.follows && policy::invalidates(&request.method, head.status) {
+    fn invalidate(
+        &self,
+        site: &Site,
+        request: &RequestHeader,
+        host: &str,
+        target: &str,
+        head: &ResponseHeader,
+    ) {
+        if site.follows && policy::invalidates(&request.method, head.status) {
             let also = policy::also_invalidated(host, target, &head.headers);
             let all: Vec<&str> = std::iter::once(target).chain(also.iter().map(String::as_str)).collect();
             self.parts.cache.invalidate(host, &all);

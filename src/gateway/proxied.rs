@@ -1,21 +1,24 @@
 //! Pingora's phases: what is handed to it, and what is made of what it hands back.
 
 use super::{
-    cached, context::Upstream, forward, host, refusal, Context, Gateway, Next, OnConnection, Result,
+    cached, context::Upstream, dress, entry, forward, host, refusal, websocket, Context, Gateway, Next,
+    OnConnection, Result,
 };
 use crate::{
     cache::FetchError,
-    identity,
-    origin::{client, upgrade},
+    origin::client,
     representation::problem::Problem,
     telemetry::{
         access::Record,
-        labels::{CacheResult, OriginOutcome, RejectReason},
+        labels::{CacheResult, CutReason, OriginOutcome, RejectReason},
     },
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{header::TRANSFER_ENCODING, StatusCode, Version};
+use http::{
+    header::{self, TRANSFER_ENCODING},
+    StatusCode, Version,
+};
 use pingora_core::{
     modules::http::HttpModules,
     upstreams::peer::{H1UpgradePolicy, HttpPeer},
@@ -25,7 +28,6 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::{
     any::Any,
-    net::{IpAddr, Ipv4Addr},
     sync::atomic::Ordering,
     time::{Duration, Instant, SystemTime},
 };
@@ -35,7 +37,7 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new()
+        Context::new(self.site.load_full())
     }
 
     /// No modules: Pingora's compression is not for us (see the decision on encodings).
@@ -50,16 +52,37 @@ impl ProxyHttp for Gateway {
         ctx.request_id = self.ids.of(&session.req_header().headers);
         if let Ok(connection) = from.downcast::<OnConnection>() {
             connection.signals.handled.store(true, Ordering::Relaxed);
-            ctx.peer = Some(connection.peer);
-            ctx.signals = Some(connection.signals);
+            ctx.came_by(*connection, &session.req_header().headers);
         }
     }
 
-    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+    /// Called when a request has been answered and its connection is kept. What is persisted is the connection's own
+    /// affair; it is told here how much of what came was this request.
+    fn persist_connection_context(
+        &self,
+        session: &Session,
+        ctx: &Context,
+    ) -> Option<Box<dyn Any + Send + Sync>> {
+        if let Some(signals) = ctx.signals.as_ref().filter(|_| !session.is_http2()) {
+            signals.taken.fetch_add(entry::length(session), Ordering::Relaxed);
+        }
+        None
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        // What comes by HTTP/2 brings it along: there it is no connection that is taken up again.
+        if let Some(connection) = session.req_header_mut().extensions_mut().remove::<OnConnection>() {
+            ctx.request_id = self.ids.of(&session.req_header().headers);
+            ctx.came_by(connection, &session.req_header().headers);
+        }
         // Each request that is read sets the timeout back to none.
         if session.downstream_session.get_keepalive().is_some() {
-            let idle = self.parts.config.server.keepalive.as_secs().max(1);
+            let idle = ctx.site.plan.config.server.keepalive.as_secs().max(1);
             session.downstream_session.set_keepalive(Some(idle));
+        }
+        // RFC 9110, 15.2: HTTP/1.0 knows none, and would take one for the answer.
+        if session.req_header().version < Version::HTTP_11 {
+            session.downstream_session.set_ignore_info_resp(true);
         }
         Ok(())
     }
@@ -72,11 +95,14 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut Context,
     ) -> Result<()> {
+        if end {
+            ctx.wants_body(false);
+        }
         ctx.body_seen += body.as_ref().map_or(0, |b| b.len() as u64);
-        match self.route(ctx) {
+        match ctx.routed() {
             // An upgraded connection has no body: its bytes have no end.
             Some(route) if ctx.body_seen > route.max_body && !session.was_upgraded() => {
                 self.parts.metrics.rejected(RejectReason::BodyTooLarge);
@@ -87,10 +113,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let Some(route) = self.route(ctx) else {
+        let site = ctx.site.clone();
+        let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
             return Error::e_explain(ErrorType::InternalError, "no route");
         };
-        let pool = self.parts.origins.pool(route.origin).clone();
+        let pool = site.plan.origins.pool(origin).clone();
         let mut picked = match pool.pick() {
             Ok(picked) => picked,
             Err(nobody) => {
@@ -102,14 +129,13 @@ impl ProxyHttp for Gateway {
                 );
             }
         };
-        match route.websocket {
-            Some(socket) if session.is_upgrade_req() => {
-                upgrade::prepare(&mut picked.peer);
-                let options = &mut picked.peer.options;
-                options.read_timeout = Some(socket.idle_timeout);
-                session.downstream_session.set_read_timeout(Some(socket.idle_timeout));
+        match &mut ctx.handshake {
+            Some(handshake) => self.prepare_websocket(&mut picked.peer, handshake),
+            None => {
+                picked.peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
+                // The streams of HTTP/2 share a connection: what one of them lacks is not the others'.
+                ctx.wants_body(!session.is_http2() && !session.as_mut().is_body_done());
             }
-            _ => picked.peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny,
         }
         // A retry sends the body once more.
         ctx.body_seen = 0;
@@ -122,18 +148,18 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        forward::dress(request, ctx);
-        if let Some(query) = request.uri.query().filter(|_| self.route(ctx).is_some_and(|r| r.token_query)) {
-            let kept = identity::without_query_token(query);
-            let path = request.uri.path();
-            let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{kept}") };
-            request.set_raw_path(target.as_bytes())?;
+        forward::dress(request, session.req_header().version, ctx);
+        if let Some(upstream) = ctx.upstream.as_ref().filter(|_| !request.headers.contains_key(header::HOST))
+        {
+            // HTTP/1.0 need not say it, HTTP/1.1 has to.
+            request.insert_header(header::HOST, upstream.pool.authority(upstream.server))?;
         }
-        Ok(())
+        dress::proxied(session.req_header(), request, ctx);
+        websocket::move_token(request, ctx)
     }
 
     async fn response_filter(
@@ -142,22 +168,35 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        if self.interim_passes(session, head, ctx)? {
+            forward::remove_orders(head);
             return Ok(());
         }
         self.report(ctx, client::judge(head.status));
         ctx.origin_time = ctx.upstream.as_ref().map(|upstream| upstream.asked.elapsed());
+        if self.takes_order(session, head, ctx) {
+            return Ok(());
+        }
         for name in forward::undress(&head.headers) {
             head.remove_header(&name);
         }
         self.head_passes(session, head, ctx)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.switch(session, head, ctx)?;
+        }
         if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
             // A client of old knows no chunks: the end of the connection is the end of the body.
             head.remove_header(&TRANSFER_ENCODING);
             session.downstream_session.set_keepalive(None);
         }
+        if head.version < Version::HTTP_11 {
+            // RFC 9110, 6.2: who passes a message on speaks a version of its own.
+            head.set_version(Version::HTTP_11);
+        }
         let status = cached::forwarded(ctx);
-        self.mark(head, ctx, &status)
+        self.mark(head, ctx, &status)?;
+        dress::answer(session.req_header(), head, ctx);
+        Ok(())
     }
 
     fn response_body_filter(
@@ -167,8 +206,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        self.body_passes(body, end, ctx)?;
-        Ok(None)
+        self.body_passes(body, end, ctx)
     }
 
     fn fail_to_connect(
@@ -206,7 +244,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let cut = ctx.was_cut();
+        ctx.detail = cut.map(CutReason::as_str).or(ctx.detail);
         let status = match (error.etype(), error.esource()) {
+            _ if matches!(cut, Some(CutReason::BodyTimeout | CutReason::BodyRate)) => 408,
             (ErrorType::HTTPStatus(code), _) => *code,
             (ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError, source)
                 if *source == pingora_core::ErrorSource::Downstream =>
@@ -230,14 +271,19 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
+    /// The last phase, and the only one after the exchange with an origin: here goes what that ordered.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        if let Some(ordered) = ctx.passing.take_order().filter(|_| error.is_none()) {
+            Box::pin(self.carry_out(session, ctx, ordered)).await;
+        }
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
-        let bytes = session.body_bytes_sent() as u64;
+        let tunnelled = ctx.signals.as_ref().map_or(0, |signals| signals.sent.swap(0, Ordering::Relaxed));
+        let bytes = session.body_bytes_sent() as u64 + tunnelled;
         if let Some(error) = error.filter(|_| status >= 500 || status == 0) {
             tracing::debug!(%error, "a request failed");
         }
         let duration = ctx.began.elapsed();
-        let metrics = ctx.route.map_or(&self.unrouted, |route| &self.per_route[route].metrics);
+        let metrics = ctx.at_hand().map_or(&ctx.site.unrouted, |at_hand| &at_hand.metrics);
         metrics.record(ctx.result, status, duration.as_secs_f64(), bytes);
         if self.parts.access.is_on() {
             self.parts.access.record(self.record(session, ctx, status, bytes, duration));
@@ -281,6 +327,7 @@ impl Gateway {
     async fn answer_failure(&self, session: &mut Session, ctx: &mut Context, status: u16) {
         ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };
         let problem = match status {
+            408 => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             413 => refusal::problem(RejectReason::BodyTooLarge),
             400..=499 => refusal::problem(RejectReason::BadRequest),
             502 => refusal::no_answer(FetchError::Unreachable),
@@ -307,14 +354,14 @@ impl Gateway {
         Record {
             time: SystemTime::now() - duration,
             request_id: ctx.id().to_owned(),
-            client: ctx.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip()),
+            client: ctx.client.address,
             method: request.method.clone(),
             host: host(request).unwrap_or_default().to_owned(),
             path: request.uri.path().to_owned(),
             status,
             bytes,
             duration,
-            route: self.route(ctx).map(|route| route.name.clone()),
+            route: ctx.routed().map(|route| route.name.clone()),
             tenant: ctx.identity.as_ref().map(|identity| identity.tenant.clone()),
             result: ctx.result,
             detail: ctx.detail,

@@ -4,6 +4,7 @@ use crate::{
     cache::{Failure, FetchError},
     representation::problem::Problem,
     telemetry::labels::{EventResult, RejectReason},
+    websocket,
 };
 use http::{header, HeaderValue, Method, StatusCode};
 
@@ -19,9 +20,28 @@ pub(super) fn problem(reason: RejectReason) -> Problem {
         }
         RejectReason::TooManyParameters => (StatusCode::BAD_REQUEST, "the query has too many parameters"),
         RejectReason::UriTooLong => (StatusCode::URI_TOO_LONG, "the path and query are too long"),
+        RejectReason::HeadersTooLarge => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too many or too large")
+        }
+        RejectReason::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+        RejectReason::Expectation => (StatusCode::EXPECTATION_FAILED, "this expectation can't be met"),
+        RejectReason::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not implemented"),
+        RejectReason::Misdirected => {
+            (StatusCode::MISDIRECTED_REQUEST, "the certificate was shown to another host")
+        }
         RejectReason::UpgradeRefused => (StatusCode::FORBIDDEN, "no WebSocket is allowed here"),
+        RejectReason::Handshake => (StatusCode::BAD_REQUEST, "the WebSocket handshake is malformed"),
+        RejectReason::WebSocketVersion => {
+            (StatusCode::UPGRADE_REQUIRED, "this version of WebSockets is not spoken here")
+        }
+        RejectReason::Origin => (StatusCode::FORBIDDEN, "no page of this origin may open a WebSocket here"),
         RejectReason::Token => (StatusCode::UNAUTHORIZED, "the token does not verify"),
         RejectReason::TokenMissing => (StatusCode::UNAUTHORIZED, "a token is needed here"),
+        RejectReason::Signature => (StatusCode::FORBIDDEN, "the link has no signature that verifies"),
+        RejectReason::Expired => (StatusCode::GONE, "the link has expired"),
+        RejectReason::Preflight => {
+            (StatusCode::FORBIDDEN, "scripts of this origin may not read what is here")
+        }
     };
     let problem = Problem::new(status, detail);
     match reason {
@@ -29,11 +49,26 @@ pub(super) fn problem(reason: RejectReason) -> Problem {
             let said = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             problem.with(header::WWW_AUTHENTICATE, said)
         }
+        RejectReason::WebSocketVersion => problem
+            .with(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(websocket::VERSION))
+            .with(header::UPGRADE, HeaderValue::from_static("websocket")),
         RejectReason::TokenMissing => {
             problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
         }
         _ => problem,
     }
+}
+
+/// Whether who sends such a request is heard no further: what it takes for a request may be none, and the next less.
+pub(super) fn ends_connection(reason: RejectReason) -> bool {
+    matches!(
+        reason,
+        RejectReason::BadRequest
+            | RejectReason::BadHost
+            | RejectReason::UriTooLong
+            | RejectReason::Expectation
+            | RejectReason::NotImplemented
+    )
 }
 
 /// The answer where a path has routes, for other methods.

@@ -1,17 +1,27 @@
 //! The ends of a request that is answered here: a refusal, a problem, a whole answer.
 
-use super::{codec::Codec, forward, refusal, Context, Gateway, Mode, Next, Result, CACHE_STATUS, HIT};
+use super::{
+    codec::Codec,
+    dress,
+    files::{FilePieces, Pace},
+    forward, refusal,
+    site::Mode,
+    Context, Gateway, Next, Result, CACHE_STATUS, HIT,
+};
 use crate::{
     cache::{entry::Entry, key::Key, live::Reader, now_ms, Arriving},
+    config,
+    files::accel::is_order,
+    origin::client::Answering,
     representation::{problem::Problem, respond, transform, Body, Representation},
-    telemetry::labels::{CacheResult, RejectReason},
+    telemetry::labels::{CacheResult, FillOutcome, RejectReason},
 };
 use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use std::sync::{atomic::Ordering, Arc};
+use std::sync::Arc;
 
 impl Gateway {
     pub(super) async fn refuse(
@@ -31,6 +41,9 @@ impl Gateway {
         problem: Problem,
     ) -> Result<Next> {
         self.parts.metrics.rejected(reason);
+        if refusal::ends_connection(reason) {
+            session.downstream_session.set_keepalive(None);
+        }
         ctx.result = CacheResult::Local;
         ctx.detail = Some(reason.as_str());
         self.send_problem(session, ctx, problem).await
@@ -49,6 +62,7 @@ impl Gateway {
             ctx,
             &HeaderValue::from_str(&status).unwrap_or(HeaderValue::from_static("tidegate")),
         )?;
+        dress::answer(session.req_header(), &mut head, ctx);
         let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { body };
         self.send(session, head, body.into()).await
     }
@@ -62,12 +76,16 @@ impl Gateway {
     ) -> Result<()> {
         // Each cache on the way adds its word (RFC 9211, 2).
         head.append_header(CACHE_STATUS, cache_status.clone())?;
+        self.tell_limits(head, ctx)?;
+        if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
+            head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+        }
         head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())
     }
 
     /// What followed its origin came through the gateway (RFC 9110, 7.6.3); what has a namespace is the gateway's own.
     fn append_via(&self, head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-        match ctx.route.map(|route| &self.per_route[route].mode) {
+        match ctx.at_hand().map(|at_hand| &at_hand.mode) {
             Some(Mode::Follow(_)) => {
                 head.append_header(header::VIA, forward::via(Version::HTTP_11)).map(drop)
             }
@@ -100,8 +118,9 @@ impl Gateway {
     ) -> Result<Next> {
         let request = session.req_header();
         let (method, headers, what) = (&request.method, &request.headers, &entry.representation);
+        let prefer = &ctx.site.plan.config.encoding.prefer;
         let partial = entry.part.and_then(|part| respond::partial(part.of(what), method, headers));
-        let mut reply = partial.unwrap_or_else(|| respond::reply(what, method, headers, &self.prefer));
+        let mut reply = partial.unwrap_or_else(|| respond::reply(what, method, headers, prefer));
         reply.head.insert_header(header::AGE, HeaderValue::from(entry.age_ms(now_ms()) / 1_000))?;
         self.send_reply(session, ctx, reply, status).await
     }
@@ -129,9 +148,10 @@ impl Gateway {
         let respond::Reply { mut head, body, transform } = reply;
         self.mark(&mut head, ctx, &status)?;
         self.append_via(&mut head, ctx)?;
+        dress::answer(session.req_header(), &mut head, ctx);
         ctx.dated(&head.headers);
         let Some(transform) = transform else { return self.send(session, head, body).await };
-        let codec = Codec::new(transform, &self.parts.config.encoding, None);
+        let codec = Codec::new(transform, &ctx.site.plan.config.encoding, None);
         let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
         Box::pin(self.send_pieces(session, head, Pieces::Here(body), Some(codec))).await
     }
@@ -145,9 +165,15 @@ impl Gateway {
         reader: Reader,
         status: HeaderValue,
     ) -> Result<Next> {
+        if arriving.outcome == FillOutcome::Accel {
+            let headers = arriving.headers.iter().cloned().collect();
+            if let Some(ordered) = self.ordered(ctx, arriving.status, &headers) {
+                return self.send_ordered(session, ctx, ordered, status).await;
+            }
+        }
         let request = session.req_header();
         let mut head = Box::new(ResponseHeader::build(arriving.status, Some(arriving.headers.len() + 4))?);
-        for (name, value) in &arriving.headers {
+        for (name, value) in arriving.headers.iter().filter(|(name, _)| !is_order(name)) {
             head.append_header(name.clone(), value.clone())?;
         }
         if let Some(age) = arriving.age_ms(now_ms()) {
@@ -158,17 +184,26 @@ impl Gateway {
         }
         self.mark(&mut head, ctx, &status)?;
         self.append_via(&mut head, ctx)?;
-        let rules = &self.parts.config.encoding;
+        let rules = &ctx.site.plan.config.encoding;
         let plan =
             transform::plan_shared(&request.method, &request.headers, head.status, &head.headers, rules);
         transform::adjust_head(&mut head, plan, rules);
-        let codec = plan.map(|plan| Codec::new(plan, rules, arriving.length)).transpose();
-        let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
+        dress::answer(request, &mut head, ctx);
+        let codec = self.codec(plan, rules, arriving.length)?;
         ctx.dated(&head.headers);
-        if let Some(signals) = &ctx.signals {
-            signals.at_once.store(true, Ordering::Relaxed);
-        }
+        ctx.flows_at_once();
         self.send_pieces(session, head, Pieces::Arriving(reader), codec).await
+    }
+
+    /// What does to a body what was planned; `length` is the body's, where it is known.
+    pub(super) fn codec(
+        &self,
+        plan: Option<transform::Transform>,
+        rules: &config::Encoding,
+        length: Option<u64>,
+    ) -> Result<Option<Codec>> {
+        let codec = plan.map(|plan| Codec::new(plan, rules, length)).transpose();
+        codec.or_err(ErrorType::InternalError, "a codec can't be made")
     }
 
     /// Sends a whole answer.
@@ -191,7 +226,7 @@ impl Gateway {
 
     /// Sends pieces, each through a codec where there is one. What breaks off ends the connection: no client takes
     /// it for whole.
-    async fn send_pieces(
+    pub(super) async fn send_pieces(
         &self,
         session: &mut Session,
         mut head: Box<ResponseHeader>,
@@ -231,9 +266,12 @@ impl Gateway {
 }
 
 /// Where the pieces of a body come from.
-enum Pieces {
+pub(super) enum Pieces {
     Here(Body),
     Arriving(Reader),
+    File(Box<FilePieces>),
+    /// No faster than a pace, where there is one.
+    Origin(Box<Answering>, Option<Pace>),
 }
 
 impl Pieces {
@@ -247,6 +285,14 @@ impl Pieces {
                 Ok(first)
             }
             Self::Arriving(reader) => reader.next().await.or_err(ErrorType::ReadError, "the origin's answer"),
+            Self::File(pieces) => pieces.next().await,
+            Self::Origin(answering, pace) => {
+                let piece = answering.next().await.or_err(ErrorType::ReadError, "the origin's answer")?;
+                if let (Some(pace), Some(piece)) = (pace, &piece) {
+                    pace.wait(piece.len()).await;
+                }
+                Ok(piece)
+            }
         }
     }
 }

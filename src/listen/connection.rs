@@ -1,10 +1,24 @@
 //! A client's connection as Pingora sees it: a stream whose writes are gathered until they are flushed.
 //!
-//! Pingora writes the head and the body of an answer apart. Gathering them makes one packet and one system call of
-//! both; what is larger than the buffer is written through. An idle connection keeps no buffer. Pingora dates every
-//! answer with now; one that was made before gets its own `Date` back here (RFC 9111, 5.1 counts from it).
+//! Pingora writes the head and the body of an answer apart. Gathering them makes one packet, one TLS record and one
+//! system call of both; what is larger than the buffer is written through. An idle connection keeps no buffer. Pingora
+//! dates every answer with now; one that was made before gets its own `Date` back here (RFC 9111, 5.1 counts from it).
+//!
+//! What comes by HTTP/1.1 passes [`Wire`] on its way to Pingora's parser.
+//!
+//! HTTP/2 gathers its frames itself: they are written through, and what the client sends is counted on its way.
 
-use crate::{gateway::Signals, representation::problem};
+use super::{
+    frames::Frames,
+    guarded::Guarded,
+    tunnel::{GoingAway, Tunnel},
+    wire::{Wire, POISON},
+};
+use crate::{
+    gateway::{Signals, Tunnelled},
+    representation::problem,
+    telemetry::{labels::CutReason, metrics::OpenWebSocket},
+};
 use async_trait::async_trait;
 use http::StatusCode;
 use pingora_core::protocols::{
@@ -12,17 +26,17 @@ use pingora_core::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use std::{
-    fmt, io,
-    net::SocketAddr,
+    fmt,
+    io::{self, IoSlice},
     os::fd::AsRawFd,
     pin::Pin,
     sync::{atomic::Ordering, Arc},
     task::{ready, Context, Poll},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::{watch, Notify},
 };
 
 /// Answers up to this size leave in one write.
@@ -30,40 +44,115 @@ const GATHER: usize = 16 * 1024;
 /// A buffer of at most this size is kept between answers.
 const KEEP: usize = 2 * 1024;
 
-/// Called when a request could not be read.
-pub(super) type OnUnreadable = Arc<dyn Fn() + Send + Sync>;
+/// What a client has sent before it had the answer to a handshake (RFC 6455, 4.1 forbids it) Pingora reads with the
+/// request, and passes on by a pipe between two halves of one task. Each is polled once a turn, in either order.
+const TURNS: u8 = 4;
 
 /// A client's connection.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Guarded,
     gathered: Vec<u8>,
     written: usize,
+    /// What has been read to know the protocol, and not yet been read by who speaks it.
+    ahead: Vec<u8>,
+    /// Bytes that have come.
+    read: u64,
+    /// The frames of HTTP/2, and who is told when there are too many.
+    frames: Option<Box<(Frames, Arc<Notify>)>>,
     socket: Arc<SocketDigest>,
     since: SystemTime,
+    wire: Wire,
+    /// How much of [`POISON`] the parser has got.
+    poisoned: usize,
     /// What the gateway has to tell.
     signals: Arc<Signals>,
-    on_unreadable: OnUnreadable,
+    closing: watch::Receiver<bool>,
+    upgrade: Upgrade,
+}
+
+/// What has become of the connection behind a 101.
+enum Upgrade {
+    /// It has not begun: so many turns are left in which Pingora passes on what the client sent too early.
+    No(u8),
+    Tunnel {
+        tunnel: Box<Tunnel<pingora_core::protocols::Stream>>,
+        /// Counts it for as long as it is there.
+        _open: OpenWebSocket,
+    },
+    Over,
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        signals: Arc<Signals>,
-        on_unreadable: OnUnreadable,
-    ) -> Self {
+    pub(super) fn new(stream: Guarded, closing: watch::Receiver<bool>) -> Self {
+        let (peer, signals) = (stream.party().peer, stream.party().signals.clone());
         let socket = SocketDigest::from_raw_fd(stream.as_raw_fd());
         // Only a second setting could fail.
         socket.peer_addr.set(Some(peer.into())).unwrap_or_default();
+        if stream.is_plain() {
+            signals.file.offer();
+        }
         Self {
             stream,
             gathered: Vec::new(),
             written: 0,
+            ahead: Vec::new(),
+            read: 0,
+            frames: None,
             socket: Arc::new(socket),
             since: SystemTime::now(),
+            wire: Wire::default(),
+            poisoned: 0,
             signals,
-            on_unreadable,
+            closing,
+            upgrade: Upgrade::No(TURNS),
         }
+    }
+
+    /// Whether a client begins with HTTP/2 unasked (RFC 9113, 3.3). Nothing is lost of what it sends.
+    pub(super) async fn begins_with_http2(&mut self) -> io::Result<bool> {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        while self.ahead.len() < PREFACE.len() {
+            let mut piece = [0; PREFACE.len()];
+            let wanted = PREFACE.len() - self.ahead.len();
+            let read = self.stream.read(&mut piece[..wanted]).await?;
+            self.ahead.extend_from_slice(&piece[..read]);
+            if read == 0 || !PREFACE.starts_with(&self.ahead) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing of the next request has come while the last one was read.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.ahead.is_empty() && self.read == self.signals.taken.load(Ordering::Relaxed)
+    }
+
+    /// How long it may be idle, and why it is closed sooner than it could.
+    pub(super) fn patience(&self, idle: Duration) -> (Duration, Option<CutReason>) {
+        self.stream.patience(self.read == 0, idle)
+    }
+
+    /// Nothing came in time.
+    pub(super) fn gave_up(&mut self, reason: CutReason) {
+        self.stream.gave_up(reason);
+    }
+
+    /// From now on it is HTTP/2.
+    pub(super) fn speaks_http2(&mut self) {
+        self.stream.speaks_http2();
+    }
+
+    /// Waits until something comes, or the end, without a buffer for it.
+    pub(super) async fn ready(&mut self) -> io::Result<()> {
+        self.stream.ready(self.read == 0).await
+    }
+
+    /// From now on it is HTTP/2. Who is returned is told when the client floods it; nothing more is read then.
+    pub(super) fn count_frames(&mut self) -> Arc<Notify> {
+        let told = Arc::new(Notify::new());
+        self.frames = Some(Box::new((Frames::new(Instant::now()), told.clone())));
+        told
     }
 
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -82,14 +171,69 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// A connection that has switched protocols: its bytes go through the tunnel, and past Pingora, which gets the end
+    /// of it for a read.
+    fn poll_upgraded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_gathered(cx))?;
+        if let Upgrade::No(turns @ 1..) = &mut self.upgrade {
+            *turns -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if matches!(self.upgrade, Upgrade::No(_)) {
+            let Some(Tunnelled { origin, idle, open }) = self.signals.tunnelled.lock().take() else {
+                return Poll::Ready(Ok(()));
+            };
+            let early = origin.early();
+            let tunnel = Tunnel::new(origin.stream, origin.first, early, idle, self.going_away());
+            self.upgrade = Upgrade::Tunnel { tunnel: Box::new(tunnel), _open: open };
+        }
+        if let Upgrade::Tunnel { tunnel, .. } = &mut self.upgrade {
+            let ended = tunnel.poll(cx, &mut self.stream);
+            self.signals.sent.store(tunnel.sent(), Ordering::Relaxed);
+            ready!(ended)?;
+            // The origin's end is closed with it.
+            self.upgrade = Upgrade::Over;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn going_away(&self) -> GoingAway {
+        let mut closing = self.closing.clone();
+        // Whoever could tell is gone: so are we.
+        Box::pin(async move { drop(closing.wait_for(|closing| *closing).await) })
+    }
+
     /// What is written before the request has reached the gateway is Pingora's own refusal of what it can't parse.
     /// It gets the document that all refusals have.
     fn refuse(&mut self, head: &[u8]) {
         const STATUS: std::ops::Range<usize> = 9..12;
-        let status =
-            head.get(STATUS).and_then(|s| StatusCode::from_bytes(s).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+        let parsers = head.get(STATUS).and_then(|s| StatusCode::from_bytes(s).ok());
+        let status = self.wire.refused().or(parsers).unwrap_or(StatusCode::BAD_REQUEST);
         self.gathered.extend_from_slice(&problem::unreadable(status));
-        (self.on_unreadable)();
+        let party = self.stream.party();
+        party.ledger.unreadable(party.peer, status);
+    }
+
+    /// What was refused, was so behind a request for a WebSocket, where nothing reaches the parser any more, or elsewhere.
+    fn poll_refused(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.wire.awaits_answer() {
+            true => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            false => self.poll_poison(buf),
+        }
+    }
+
+    /// Instead of what was refused the parser gets what it refuses as well, then nothing: an end would break off the
+    /// request before, which may be under way.
+    fn poll_poison(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = &POISON[self.poisoned..];
+        if left.is_empty() {
+            return Poll::Pending;
+        }
+        let n = left.len().min(buf.remaining());
+        buf.put_slice(&left[..n]);
+        self.poisoned += n;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -116,17 +260,61 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.signals.switched.load(Ordering::Relaxed) {
+            return self.poll_upgraded(cx);
+        }
+        if self.wire.refused().is_some() {
+            return self.poll_refused(buf);
+        }
+        let before = buf.filled().len();
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let ahead = std::mem::take(&mut self.ahead);
+            let (now, later) = ahead.split_at(ahead.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.ahead = later.to_vec();
+        }
+        self.read = self.read.saturating_add((buf.filled().len() - before) as u64);
+        if let Some((frames, told)) = self.frames.as_deref_mut() {
+            if !frames.pass(&buf.filled()[before..], Instant::now()) {
+                told.notify_one();
+                buf.set_filled(before);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let passed = before + self.wire.pass(&buf.filled()[before..]);
+        if passed < buf.filled().len() {
+            buf.set_filled(passed);
+            return if passed > before && self.wire.awaits_answer() {
+                Poll::Ready(Ok(()))
+            } else {
+                self.poll_refused(buf)
+            };
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.frames.is_some() {
+            return Pin::new(&mut self.stream).poll_write(cx, data);
+        }
         if !self.signals.handled.load(Ordering::Relaxed) {
             if self.gathered.is_empty() {
                 self.refuse(data);
             }
             return Poll::Ready(Ok(data.len()));
+        }
+        if self.wire.awaits_answer() {
+            self.wire.answer(data);
+        }
+        if self.signals.file.is_there() {
+            ready!(self.poll_gathered(cx))?;
+            let Self { stream, signals, .. } = &mut *self;
+            return signals.file.advance(|file, at| stream.poll_send(cx, file, at, data.len()));
         }
         if self.gathered.len() + data.len() > GATHER {
             ready!(self.poll_gathered(cx))?;
@@ -149,8 +337,26 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(data.len()))
     }
 
+    /// For HTTP/2 alone: Pingora's HTTP/1.1 writes piece by piece into what is gathered.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.frames.is_some() {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        }
+        let first = pieces.iter().find(|piece| !piece.is_empty());
+        self.poll_write(cx, first.map_or(&[], |piece| piece))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.frames.is_some()
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_gathered(cx)
+        ready!(self.poll_gathered(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

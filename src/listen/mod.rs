@@ -1,33 +1,90 @@
 //! Listening: sockets, connections, and their end.
 //!
-//! Each connection is a task that hands one request after another to Pingora's `HttpProxy`. On shutdown no
-//! connection is accepted any more, idle ones are closed, and requests under way are let finish.
+//! Each connection is a task: the PROXY header where there is one, the TLS handshake, then one request after another
+//! (HTTP/1.1) or many at once (HTTP/2) to Pingora's `HttpProxy`. On shutdown no connection is accepted any more, idle
+//! ones are closed, and requests under way are let finish.
+//!
+//! Who may come in is decided by `caps`, how long a client may take by `guard`, which `guarded` enforces byte by byte.
 
+mod alarm;
+pub mod caps;
+mod certificates;
 mod connection;
+pub mod descriptors;
+mod frames;
+pub mod guard;
+mod guarded;
+mod h2;
+mod ledger;
+mod proxy_protocol;
+mod sendfile;
+mod stream;
+mod tls;
+mod tunnel;
+mod ways;
+mod websocket;
+mod wire;
+
+pub use ways::{Trusts, Ways};
 
 use crate::{
-    gateway::{Gateway, OnConnection, Signals},
-    telemetry::{labels::RejectReason, metrics::Metrics},
+    certificate, config,
+    gateway::{Gateway, OnConnection, Shown, Signals},
+    telemetry::{
+        access::AccessLog,
+        labels::{Handshake, ProxyHeader, RefuseReason},
+        metrics::Metrics,
+    },
 };
-use connection::{Connection, OnUnreadable};
-use pingora_core::{apps::HttpServerApp, protocols::http::ServerSession};
+use arc_swap::ArcSwap;
+use caps::{Limits, Place, Places};
+use connection::Connection;
+use guard::Rules;
+use guarded::{Guarded, Party};
+use http::HeaderValue;
+use ledger::Ledger;
+use pingora_core::{
+    apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
+    protocols::{http::ServerSession, Shutdown},
+};
 use pingora_proxy::HttpProxy;
+use rustls::ServerConnection;
+use socket2::SockRef;
 use std::{
+    future::{poll_fn, Future},
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{atomic::Ordering, Arc},
-    time::Duration,
+    task::Poll,
+    time::{Duration, Instant},
 };
+use stream::Stream;
+use tls::Tls;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
+    time::timeout,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
+use ways::Way;
 
 /// Connections that the kernel keeps for us until we accept them.
 const BACKLOG: u32 = 4_096;
+/// How long a client that is about to ask may take when the door closes.
+const LAST: Duration = Duration::from_millis(200);
+/// For a client to hear that its connection ends.
+const PART: Duration = Duration::from_secs(1);
+/// How often the files of certificates are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
 const BREATHE: Duration = Duration::from_millis(20);
+/// Bytes of an answer that the system takes beyond what it can send: without a limit it buffers megabytes for a client
+/// that takes nothing.
+const UNSENT: u32 = 128 * 1024;
+/// How much later than we the system gives up on a client that takes nothing: it does so too while nobody writes.
+const AFTER_US: Duration = Duration::from_secs(2);
 
 /// Binds an address.
 ///
@@ -36,6 +93,8 @@ const BREATHE: Duration = Duration::from_millis(20);
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    // Connections have it from their listener. A system without it goes on as before.
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT).unwrap_or_default();
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -46,8 +105,46 @@ pub struct Door {
     metrics: Arc<Metrics>,
     closing: watch::Receiver<bool>,
     open: TaskTracker,
-    keepalive: Keepalive,
-    on_unreadable: OnUnreadable,
+    ways: ArcSwap<Ways>,
+    places: Arc<Places>,
+    ledger: Arc<Ledger>,
+    terms: ArcSwap<Terms>,
+}
+
+/// What holds for connections that come in from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How long they are kept, and for how many requests.
+    pub keepalive: Keepalive,
+    /// How long clients may take.
+    pub rules: Rules,
+    /// How many there may be.
+    pub limits: Limits,
+}
+
+impl Terms {
+    /// As `[server]` says, where so many files may be open.
+    pub fn of(server: &config::Server, files: u64) -> Self {
+        let clients = &server.clients;
+        let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
+        if clients.max_connections.is_some_and(|most| u64::from(most) > files) {
+            tracing::warn!(files, "max_connections is more than the files that may be open");
+        }
+        Self {
+            keepalive: Keepalive::of(server),
+            rules: Rules {
+                header_timeout: clients.header_timeout,
+                body_timeout: clients.body_timeout,
+                body_min_rate: clients.body_min_rate,
+                send_timeout: clients.send_timeout,
+                send_min_rate: clients.send_min_rate,
+            },
+            limits: Limits {
+                all: clients.max_connections.map_or_else(|| descriptors::connections(files), count),
+                address: clients.max_per_address.map(count),
+            },
+        }
+    }
 }
 
 /// How long connections are kept between requests, and for how many.
@@ -59,22 +156,74 @@ pub struct Keepalive {
     pub requests: Option<u32>,
 }
 
+impl Keepalive {
+    /// As `[server]` says.
+    pub fn of(server: &config::Server) -> Self {
+        Self { idle: server.keepalive, requests: Some(server.keepalive_requests).filter(|n| *n > 0) }
+    }
+}
+
 impl Door {
     /// A door to a gateway; it closes when `closing` says so.
     pub fn new(
         proxy: HttpProxy<Gateway>,
         metrics: Arc<Metrics>,
+        access: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
-        keepalive: Keepalive,
+        terms: Terms,
+        ways: Ways,
     ) -> Arc<Self> {
-        let counting = metrics.clone();
-        let on_unreadable: OnUnreadable = Arc::new(move || counting.rejected(RejectReason::BadRequest));
-        let proxy = Arc::new(proxy);
-        Arc::new(Self { proxy, metrics, closing, open: TaskTracker::new(), keepalive, on_unreadable })
+        let door = Self {
+            proxy: Arc::new(proxy),
+            ledger: Arc::new(Ledger::new(metrics.clone(), access)),
+            metrics,
+            closing,
+            open: TaskTracker::new(),
+            ways: ArcSwap::from_pointee(ways),
+            places: Places::new(terms.limits),
+            terms: ArcSwap::from_pointee(terms),
+        };
+        door.change(terms);
+        Arc::new(door)
     }
 
-    /// Accepts connections until the door closes.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+    /// Other terms for connections that come from now on. Those that are there stay, and count.
+    pub fn change(&self, terms: Terms) {
+        self.places.limit(terms.limits);
+        self.metrics.connections_limit(terms.limits.all as u64);
+        self.terms.store(Arc::new(terms));
+    }
+
+    /// The ways in that stand.
+    pub fn ways(&self) -> Arc<Ways> {
+        self.ways.load_full()
+    }
+
+    /// Takes connections, and requests on those that are open, by other ways from now on. Those have read their
+    /// certificates; those that were there before read theirs again.
+    pub async fn go_by(self: &Arc<Self>, ways: Ways) {
+        self.ways.store(Arc::new(ways));
+        self.with_files(Ways::reload).await;
+    }
+
+    /// Shows new certificates when their files have changed. Never returns.
+    pub async fn keep_certificates(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.with_files(Ways::look).await;
+        }
+    }
+
+    /// Reading blocks, and a disk may be slow.
+    async fn with_files(&self, work: impl FnOnce(&Ways) + Send + 'static) {
+        let ways = self.ways();
+        if let Err(error) = tokio::task::spawn_blocking(move || work(&ways)).await {
+            tracing::error!(%error, "reading certificates failed");
+        }
+    }
+
+    /// Accepts connections by the way of this number until the door closes.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, number: usize) {
         let mut closing = self.closing.clone();
         loop {
             let accepted = tokio::select! {
@@ -84,8 +233,9 @@ impl Door {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(place) = self.admit(&stream) else { continue };
                     let door = self.clone();
-                    self.open.spawn(async move { door.serve(stream, peer).await });
+                    self.open.spawn(async move { door.serve(stream, peer, number, place).await });
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -96,31 +246,170 @@ impl Door {
         }
     }
 
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    /// A place for a connection, if there is one, of nobody yet: a proxy in front may name the client.
+    fn admit(&self, stream: &TcpStream) -> Option<Place> {
+        self.places.take().map_err(|reason| self.refuse(stream, reason)).ok()
+    }
+
+    /// Who gets no place is reset: nothing of it is left to be kept.
+    fn refuse(&self, stream: &TcpStream, reason: RefuseReason) {
+        self.ledger.refused(reason);
+        // A connection that is gone already needs none.
+        stream.set_zero_linger().unwrap_or_default();
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, number: usize, mut place: Place) {
+        let accepted = Instant::now();
         let _open = self.metrics.connection();
-        if let Err(error) = stream.set_nodelay(true) {
+        let terms = **self.terms.load();
+        if let Err(error) = prepare(&stream, &terms.rules) {
             tracing::debug!(%error, "a connection was gone at once");
             return;
         }
-        let signals = Arc::new(Signals::default());
-        let announce = || Box::new(OnConnection { peer, signals: signals.clone() });
-        let connection = Connection::new(stream, peer, signals.clone(), self.on_unreadable.clone());
-        let mut session = ServerSession::new_http1(Box::new(connection));
-        let idle = if *self.closing.borrow() { None } else { Some(self.keepalive.idle.as_secs().max(1)) };
-        session.set_keepalive(idle);
-        session.set_keepalive_reuses_remaining(self.keepalive.requests);
-        session.set_pipelining_enabled(true);
-        session.set_connection_user_context(Some(announce()));
-        let mut next = self.proxy.process_new_http(session, &self.closing).await;
-        while let Some((stream, settings)) = next.map(|reused| reused.consume()) {
-            signals.handled.store(false, Ordering::Relaxed);
-            signals.at_once.store(false, Ordering::Relaxed);
-            let mut session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
+        let Some(way) = self.ways.load().0.get(number).cloned() else { return };
+        let mut closing = self.closing.clone();
+        let begun = tokio::select! {
+            begun = self.begin(stream, peer, &way, &mut place, (terms.rules, accepted)) => begun,
+            // Who has not come in yet stays outside.
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        let Some(Begun { mut connection, peer, signals, shown, http2 }) = begun else { return };
+        let over = signals.clone();
+        let announce =
+            move || OnConnection { peer, signals: signals.clone(), listener: number, shown: shown.clone() };
+        let serving = async {
+            match http2 {
+                true => {
+                    connection.speaks_http2();
+                    let terms = http2_terms(&terms);
+                    let end = Box::pin(self.serve_http2(connection, announce, terms)).await;
+                    self.metrics.http2_ended(end);
+                }
+                false => self.serve_http1(connection, announce, &terms).await,
             }
-            session.set_connection_user_context(Some(announce()));
-            next = self.proxy.process_new_http(session, &self.closing).await;
+        };
+        unless_over(&over, serving).await;
+    }
+
+    /// What comes before the first request. `None` where nothing comes of it.
+    async fn begin(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        way: &Way,
+        place: &mut Place,
+        (rules, accepted): (Rules, Instant),
+    ) -> Option<Begun> {
+        let peer = self.proxied(&mut stream, peer, way, rules.header_timeout).await?;
+        if let Err(reason) = place.belongs_to(peer.ip()) {
+            self.refuse(&stream, reason);
+            return None;
+        }
+        let (stream, shown, negotiated) = match &way.tls {
+            None => (Stream::Plain(stream), None, None),
+            Some(tls) => {
+                let stream = self.handshake(tls, stream, rules.header_timeout).await?;
+                let session = stream.get_ref().1;
+                let shown = way.asks.then(|| Arc::new(shown(session)));
+                let http2 = session.alpn_protocol() == Some(b"h2");
+                (Stream::Tls(stream), shown, Some(http2))
+            }
+        };
+        let signals = Arc::new(Signals::default());
+        let (ledger, places) = (self.ledger.clone(), self.places.clone());
+        let party = Party { peer, signals: signals.clone(), ledger, places };
+        let guarded = Guarded::new(stream, party, rules, accepted);
+        let mut connection = Connection::new(guarded, self.closing.clone());
+        let http2 = match negotiated {
+            Some(http2) => http2,
+            None if way.http2 => {
+                timeout(rules.header_timeout, connection.begins_with_http2()).await.ok()?.ok()?
+            }
+            None => false,
+        };
+        Some(Begun { connection, peer, signals, shown, http2 })
+    }
+
+    /// For whom a connection is.
+    async fn proxied(
+        &self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        way: &Way,
+        within: Duration,
+    ) -> Option<SocketAddr> {
+        let Some(trusts) = &way.proxied else { return Some(peer) };
+        let read = match trusts {
+            Some(trusts) if !trusts(peer.ip().to_canonical()) => Err(ProxyHeader::Untrusted),
+            _ => match timeout(within, proxy_protocol::read(stream)).await {
+                Ok(read) => read,
+                Err(_) => Err(ProxyHeader::Timeout),
+            },
+        };
+        let (said, peer) = match read {
+            Ok(Some(client)) => (ProxyHeader::Proxied, Some(client)),
+            Ok(None) => (ProxyHeader::Local, Some(peer)),
+            Err(why) => {
+                tracing::debug!(%peer, %why, "a connection without a PROXY header was closed");
+                (why, None)
+            }
+        };
+        self.metrics.proxy_header(said);
+        peer
+    }
+
+    async fn handshake(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+        within: Duration,
+    ) -> Option<Box<TlsStream<TcpStream>>> {
+        let failed = match timeout(within, tls.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(why)) => why,
+            Err(_) => Handshake::Timeout,
+        };
+        self.metrics.handshake(failed);
+        None
+    }
+
+    /// One request after another. Between two of them the connection waits here: all that a request needs is made when
+    /// one comes, and is some 20 kB.
+    async fn serve_http1(&self, connection: Connection, announce: impl Fn() -> OnConnection, terms: &Terms) {
+        let Keepalive { idle, requests } = terms.keepalive;
+        // The guard is the first to lose patience with a body.
+        let backstop = Some(2 * terms.rules.body_timeout);
+        let mut connection = Box::new(connection);
+        let mut settings: Option<HttpPersistentSettings> = None;
+        let mut closing = self.closing.clone();
+        loop {
+            if connection.is_between_requests() && !comes(&mut connection, idle, &mut closing).await {
+                // Who has gone already does not hear it.
+                drop(timeout(PART, connection.shutdown()).await);
+                return;
+            }
+            let announced = announce();
+            if settings.is_some() {
+                announced.signals.next_exchange();
+            }
+            let mut session = ServerSession::new_http1(connection);
+            match settings {
+                Some(settings) => settings.apply_to_session(&mut session),
+                None => {
+                    session.set_keepalive(Some(idle.as_secs().max(1)));
+                    session.set_keepalive_reuses_remaining(requests);
+                    session.set_pipelining_enabled(true);
+                }
+            }
+            if *self.closing.borrow() {
+                session.set_keepalive(None);
+            }
+            session.set_read_timeout(backstop);
+            session.set_connection_user_context(Some(Box::new(announced)));
+            let reused = self.proxy.process_new_http(session, &self.closing).await;
+            let Some((stream, kept)) = reused.map(ReusedHttpStream::consume) else { return };
+            let Ok(same) = stream.into_any().downcast::<Connection>() else { return };
+            (connection, settings) = (same, kept);
         }
     }
 
@@ -141,6 +430,69 @@ impl Door {
         };
         tokio::time::timeout(at_most, all).await.is_ok()
     }
+}
+
+/// Waits for a request. Returns whether anything comes in time. Where the door closes, a client that is about to ask gets
+/// a last answer, and hears in it that there will be no other.
+async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch::Receiver<bool>) -> bool {
+    let (patience, reason) = connection.patience(idle);
+    let comes = async {
+        tokio::select! {
+            biased;
+            ready = connection.ready() => return ready.is_ok(),
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        timeout(LAST, connection.ready()).await.is_ok_and(|ready| ready.is_ok())
+    };
+    // Some milliseconds more or less: its clock costs next to nothing.
+    match (pingora_timeout::timeout(patience, comes).await, reason) {
+        (Ok(comes), _) => comes,
+        (Err(_), reason) => {
+            reason.into_iter().for_each(|reason| connection.gave_up(reason));
+            false
+        }
+    }
+}
+
+fn http2_terms(terms: &Terms) -> h2::Terms {
+    let (Keepalive { idle, requests }, rules) = (terms.keepalive, &terms.rules);
+    h2::Terms { begin: rules.header_timeout, idle, requests, send: rules.send_timeout }
+}
+
+/// A connection whose protocol is known.
+struct Begun {
+    connection: Connection,
+    peer: SocketAddr,
+    signals: Arc<Signals>,
+    shown: Option<Arc<Shown>>,
+    http2: bool,
+}
+
+/// What a client has shown of itself in its handshake.
+fn shown(session: &ServerConnection) -> Shown {
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
+    let subject = certificate.and_then(|certificate| certificate::subject(certificate));
+    Shown {
+        to: session.server_name().map(Into::into),
+        subject: subject.and_then(|subject| HeaderValue::from_str(&subject).ok()),
+    }
+}
+
+/// An answer's last piece should not wait for a client's acknowledgement, and a client that takes nothing is given up
+/// also where all has been written already, or where it is only in the system's buffers.
+fn prepare(stream: &TcpStream, rules: &Rules) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(rules.send_timeout + AFTER_US))
+}
+
+/// Serves a connection until it says that it is over: then there is nobody to be served.
+async fn unless_over(signals: &Signals, serving: impl Future<Output = ()>) {
+    let mut serving = pin!(serving);
+    poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Pending if signals.over.load(Ordering::Relaxed) => Poll::Ready(()),
+        polled => polled,
+    })
+    .await;
 }
 
 fn is_the_clients(error: &io::Error) -> bool {

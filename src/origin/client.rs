@@ -4,13 +4,16 @@
 //! connection or server, with a growing pause, within the origin's retry budget. An answer that was cut short ends
 //! in an error, never as if it were whole.
 
-use super::pool::{Nobody, Picked, Pool};
+use super::{
+    framing,
+    pool::{Nobody, Picked, Pool},
+};
 use crate::telemetry::labels::OriginOutcome;
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::{
     connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer, Error,
-    ErrorType,
+    ErrorType, OrErr,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -258,6 +261,7 @@ pub fn blame(error: &Error) -> OriginOutcome {
         | ErrorType::ReadTimedout
         | ErrorType::WriteTimedout
         | ErrorType::TLSHandshakeTimedout => OriginOutcome::Timeout,
+        ErrorType::ReadError if timed_out(error) => OriginOutcome::Timeout,
         ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => OriginOutcome::Broken,
         ErrorType::ConnectRefused
         | ErrorType::ConnectNoRoute
@@ -268,6 +272,12 @@ pub fn blame(error: &Error) -> OriginOutcome {
         | ErrorType::HandshakeError => OriginOutcome::ConnectFailed,
         _ => OriginOutcome::Broken,
     }
+}
+
+/// Whether a connection itself said that it waited for too long, as one for an upgrade does.
+fn timed_out(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Asks one server for a whole answer, without retries; the pool is not told.
@@ -320,7 +330,10 @@ async fn exchange(
             return Err(failed(error));
         }
         let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
-        let (status, headers) = (answer.status, answer.headers.clone());
+        let (status, mut headers) = (answer.status, answer.headers.clone());
+        framing::settle(status, &mut headers)
+            .or_err(ErrorType::InvalidHTTPHeader, "the frame of an answer")
+            .map_err(failed)?;
         return Ok((status, headers, Exchange { session, peer, connector: connector.clone() }));
     }
 }
@@ -350,7 +363,7 @@ async fn head(
         session.write_request_body(body.clone(), true).await?;
     }
     session.finish_request_body().await?;
-    loop {
+    for _ in 0..=framing::MOST_INTERIM {
         session.read_response_header().await?;
         match session.response_header() {
             // Nobody asked for it, and nothing that follows would be HTTP.
@@ -361,6 +374,7 @@ async fn head(
             _ => return Ok(()),
         }
     }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
 }
 
 /// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.

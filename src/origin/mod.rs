@@ -1,6 +1,7 @@
 //! Origins: the servers behind the gateway, and how they are asked.
 
 pub mod client;
+pub mod framing;
 pub mod pool;
 pub mod upgrade;
 
@@ -9,7 +10,11 @@ use client::{Answering, Ask, AskError, Got, OnInterim};
 use http::Method;
 use pingora_core::connectors::http::Connector;
 use pool::Pool;
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 /// How often names are resolved anew.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -19,14 +24,27 @@ const CHECK_BODY: u64 = 1 << 20;
 /// All origins of a configuration, by their index there.
 pub struct Origins {
     pools: Vec<Arc<Pool>>,
+    /// Those of `pools` that nobody watches yet.
+    new: Vec<Arc<Pool>>,
     connector: Arc<Connector>,
 }
 
 impl Origins {
-    /// Origins whose names are not resolved yet.
-    pub fn new(origins: &[config::Origin], metrics: &Arc<Metrics>) -> Self {
-        let pools = origins.iter().map(|o| Arc::new(Pool::new(o.clone(), metrics.clone()))).collect();
-        Self { pools, connector: client::connector() }
+    /// Origins whose names are not resolved yet. One that `before` has with the same settings goes on as it is, with
+    /// what is known of its servers.
+    pub fn new(origins: &[config::Origin], metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
+        let mut new = Vec::new();
+        let mut pool = |settings: &config::Origin| {
+            let same = before.and_then(|b| b.pools.iter().find(|pool| pool.settings == *settings));
+            same.cloned().unwrap_or_else(|| {
+                let pool = Arc::new(Pool::new(settings.clone(), metrics.clone()));
+                new.push(pool.clone());
+                pool
+            })
+        };
+        let pools = origins.iter().map(&mut pool).collect();
+        let connector = before.map_or_else(client::connector, |before| before.connector.clone());
+        Self { pools, new, connector }
     }
 
     /// The pool of an origin.
@@ -58,40 +76,47 @@ impl Origins {
         client::begin(&self.connector, self.pool(origin), ask, on_interim).await
     }
 
-    /// Resolves all names once.
+    /// Resolves the names of those that are new.
     pub async fn resolve(&self) {
-        for pool in &self.pools {
+        for pool in &self.new {
             pool.resolve().await;
         }
     }
 
-    /// Resolves names anew and checks health, for ever.
-    pub async fn keep_watch(self: Arc<Self>) {
-        let mut watchers = tokio::task::JoinSet::new();
-        for pool in &self.pools {
-            let pool = pool.clone();
-            let resolving = pool.clone();
-            watchers.spawn(async move {
-                loop {
-                    tokio::time::sleep(RESOLVE).await;
-                    resolving.resolve().await;
+    /// Resolves names anew and checks health, for as long as somebody uses those that are new here.
+    pub fn keep_watch(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (pools, connector) = (self.new.clone(), self.connector.clone());
+        async move {
+            let mut watchers = tokio::task::JoinSet::new();
+            for pool in pools {
+                if let Some(health) = pool.settings.health.clone() {
+                    watchers.spawn(keep_checking(Arc::downgrade(&pool), health, connector.clone()));
                 }
-            });
-            if let Some(health) = pool.settings.health.clone() {
-                let connector = self.connector.clone();
-                watchers.spawn(async move {
-                    loop {
-                        check(&connector, &pool, &health).await;
-                        tokio::time::sleep(health.interval).await;
-                    }
-                });
+                watchers.spawn(keep_resolving(Arc::downgrade(&pool)));
+            }
+            while let Some(ended) = watchers.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a watcher of an origin failed");
+                }
             }
         }
-        while let Some(ended) = watchers.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a watcher of an origin failed");
-            }
-        }
+    }
+}
+
+async fn keep_resolving(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(RESOLVE).await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.resolve().await;
+    }
+}
+
+async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<Connector>) {
+    loop {
+        let Some(used) = pool.upgrade() else { return };
+        check(&connector, &used, &health).await;
+        drop(used);
+        tokio::time::sleep(health.interval).await;
     }
 }
 

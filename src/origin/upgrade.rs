@@ -1,99 +1,193 @@
-//! Connections for upgrades: the first read waits a moment.
+//! Connections for upgrades: once the origin has switched protocols, its end of the connection changes hands.
 //!
-//! Pingora 0.9.1 ends a tunnel at once if it reads the origin's 101 before it has taken the (empty) end of the
-//! request's body from its own pipe, which an origin close by is fast enough for. Holding back the first read lets
-//! the pipe go first. Such a connection serves one upgrade and is never used again. To be removed with the first
-//! release of Pingora that gets the order right.
+//! Pingora 0.9.1 forwards upgraded bytes in one loop that reads nothing from a side while it writes to it: two peers
+//! that both write at once can stop each other for good, though they wouldn't without a proxy between them. So
+//! Pingora does the handshake only. It sees the head of the 101 and nothing after it; the connection itself is taken
+//! out with [`Handover::take`] by whoever forwards its bytes, each direction by itself. An answer other than a 101
+//! passes through as it is.
+//!
+//! The first read waits a moment: Pingora ends the exchange at once if it reads the 101 before it has taken the
+//! (empty) end of the request's body from its own pipe, which an origin close by is fast enough for. Such a
+//! connection serves one exchange and is never used again.
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::{
-    connectors::L4Connect,
-    protocols::l4::{
-        socket::SocketAddr,
-        stream::Stream,
-        virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
+    connectors::{L4Connect, TransportConnector},
+    protocols::{
+        l4::{
+            socket::SocketAddr,
+            stream::Stream as Socket,
+            virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
+        },
+        tls::ALPN,
+        Stream,
     },
-    upstreams::peer::HttpPeer,
-    Error, ErrorType, OrErr, Result,
+    upstreams::peer::{HttpPeer, Scheme},
+    Result,
 };
 use std::{
+    fmt,
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
     task::{ready, Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
 
 /// How long the first read waits.
 const HOLD: Duration = Duration::from_millis(1);
-/// Keeps these connections apart from those that are used again.
-const GROUP: u64 = 1;
+/// Set in the number that keeps these connections apart from those that are used again.
+const ALONE: u64 = 1 << 63;
+/// Bytes that a client may send before it has the answer. It must send none (RFC 6455, 4.1).
+const MAX_EARLY: usize = 64 * 1024;
 
-/// Makes a peer fit for an upgrade.
-pub fn prepare(peer: &mut HttpPeer) {
-    let timeout = peer.options.connection_timeout;
-    peer.group_key = GROUP;
-    peer.options.idle_timeout = Some(Duration::ZERO);
-    peer.options.custom_l4 = Some(Arc::new(Connect { timeout }));
+/// Makes connections for upgrades, with TLS where the origin has it.
+pub struct Upgrades {
+    connector: Arc<TransportConnector>,
+    count: AtomicU64,
 }
 
-#[derive(Debug)]
+impl Upgrades {
+    /// Loads the authorities that origins are verified by.
+    #[expect(clippy::new_without_default, reason = "it reads files")]
+    pub fn new() -> Self {
+        Self { connector: Arc::new(TransportConnector::new(None)), count: AtomicU64::new(0) }
+    }
+
+    /// Makes a peer fit for an upgrade, to which the origin has to answer within the peer's `read_timeout`.
+    pub fn prepare(&self, peer: &mut HttpPeer) -> Handover {
+        let mut at = peer.clone();
+        // An upgrade is made of HTTP/1.1 (RFC 6455, 4.1).
+        at.options.alpn = ALPN::H1;
+        let shared = Shared {
+            stream: None,
+            hold: Hold::Before,
+            answer_within: at.options.read_timeout,
+            waiting: None,
+            phase: Phase::Head(Head::default()),
+            early: Vec::new(),
+        };
+        let handover = Handover(Arc::new(Mutex::new(shared)));
+        // What Pingora sees is plain: TLS is within the connection.
+        peer.scheme = Scheme::HTTP;
+        peer.sni.clear();
+        peer.client_cert_key = None;
+        peer.group_key = ALONE | self.count.fetch_add(1, Ordering::Relaxed);
+        let options = &mut peer.options;
+        options.alpn = ALPN::H1;
+        options.idle_timeout = Some(Duration::ZERO);
+        // Once its stream is taken, this connection is silent for as long as the exchange lasts.
+        options.read_timeout = None;
+        options.custom_l4 =
+            Some(Arc::new(Connect { at, connector: self.connector.clone(), handover: handover.clone() }));
+        handover
+    }
+}
+
+/// Through which the origin's end of a connection changes hands.
+#[derive(Clone)]
+pub struct Handover(Arc<Mutex<Shared>>);
+
+impl Handover {
+    /// The origin's end; `None` unless it has answered with 101, or if it was taken before.
+    pub fn take(&self) -> Option<Upgraded> {
+        let mut shared = self.0.lock();
+        let Phase::Switched { first } = &mut shared.phase else { return None };
+        let first = std::mem::take(first);
+        Some(Upgraded { stream: shared.stream.take()?, first, handover: self.clone() })
+    }
+}
+
+/// The origin's end of a connection that has switched protocols.
+pub struct Upgraded {
+    /// The connection.
+    pub stream: Stream,
+    /// What came from the origin right behind the head of its answer.
+    pub first: Vec<u8>,
+    handover: Handover,
+}
+
+impl Upgraded {
+    /// What the client sent before it had the answer, as far as Pingora has passed it on by now.
+    pub fn early(&self) -> Vec<u8> {
+        std::mem::take(&mut self.handover.0.lock().early)
+    }
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upgraded(…)")
+    }
+}
+
 struct Connect {
-    timeout: Option<Duration>,
+    at: HttpPeer,
+    connector: Arc<TransportConnector>,
+    handover: Handover,
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connect({})", self.at)
+    }
 }
 
 #[async_trait]
 impl L4Connect for Connect {
-    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::ConnectError, "not an internet address");
-        };
-        let connecting = TcpStream::connect(address);
-        let stream = match self.timeout {
-            Some(timeout) => tokio::time::timeout(timeout, connecting)
-                .await
-                .or_err(ErrorType::ConnectTimedout, "connecting for an upgrade")?,
-            None => connecting.await,
-        };
-        let stream = stream.or_err(ErrorType::ConnectRefused, "connecting for an upgrade")?;
-        Ok(VirtualSocketStream::new(Box::new(Held { stream, hold: Hold::Before })).into())
+    async fn connect(&self, _: &SocketAddr) -> Result<Socket> {
+        let stream = self.connector.new_stream(&self.at).await?;
+        self.handover.0.lock().stream = Some(stream);
+        Ok(VirtualSocketStream::new(Box::new(Held(self.handover.clone()))).into())
     }
 }
 
-#[derive(Debug)]
-struct Held {
-    stream: TcpStream,
+/// The connection as Pingora sees it.
+struct Held(Handover);
+
+/// What Pingora's end and the one who takes the stream have in common.
+struct Shared {
+    /// Until it is taken.
+    stream: Option<Stream>,
     hold: Hold,
+    /// How long a read may take.
+    answer_within: Option<Duration>,
+    /// The end of that time, while a read waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+    phase: Phase,
+    early: Vec<u8>,
 }
 
-#[derive(Debug)]
 enum Hold {
     Before,
     During(Pin<Box<Sleep>>),
     Over,
 }
 
-impl VirtualSocket for Held {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
-            _ => Ok(()),
-        }
-    }
+/// How far the answer has come.
+enum Phase {
+    /// Its head.
+    Head(Head),
+    /// It is no 101.
+    Other,
+    /// The head of a 101 has been read, and what came with it is kept.
+    Switched { first: Vec<u8> },
 }
 
-impl AsyncRead for Held {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl Shared {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.phase, Phase::Switched { .. }) {
+            // From here on nothing comes this way any more; the exchange ends from its other side.
+            return Poll::Pending;
+        }
         if matches!(self.hold, Hold::Before) {
             self.hold = Hold::During(Box::pin(tokio::time::sleep(HOLD)));
         }
@@ -101,20 +195,191 @@ impl AsyncRead for Held {
             ready!(sleep.as_mut().poll(cx));
             self.hold = Hold::Over;
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(stream).poll_read(cx, buf) {
+            self.waiting = None;
+            read?;
+            self.look(buf, before);
+            return Poll::Ready(Ok(()));
+        }
+        let Some(within) = self.answer_within else { return Poll::Pending };
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        ready!(waiting.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the upgrade in time")))
+    }
+
+    /// Looks at what was read, from `begin` on; what is behind the head of a 101 is taken back.
+    fn look(&mut self, buf: &mut ReadBuf<'_>, mut begin: usize) {
+        while let Phase::Head(head) = &mut self.phase {
+            let Some((length, status)) = head.end(&buf.filled()[begin..]) else { return };
+            begin += length;
+            self.phase = match status {
+                Some(101) => Phase::Switched { first: buf.filled()[begin..].to_vec() },
+                Some(100..=199) => Phase::Head(Head::default()),
+                _ => Phase::Other,
+            };
+            if matches!(self.phase, Phase::Switched { .. }) {
+                buf.set_filled(begin);
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(stream) = &mut self.stream {
+            return Pin::new(stream).poll_write(cx, data);
+        }
+        if self.early.len() + data.len() > MAX_EARLY {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.early.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_rest(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        self.stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| poll(Pin::new(stream)))
+    }
+}
+
+/// Looks for the end of a head.
+#[derive(Debug, Default)]
+struct Head {
+    /// Its first bytes, up to the status.
+    begin: Vec<u8>,
+    /// Bytes of the current line, but for carriage returns.
+    line: usize,
+    /// Whether the first line has ended.
+    inside: bool,
+}
+
+impl Head {
+    /// Follows some more bytes. Where the head ends among them: behind which, and its status.
+    fn end(&mut self, data: &[u8]) -> Option<(usize, Option<u16>)> {
+        const STATUS: std::ops::Range<usize> = 9..12;
+        for (place, byte) in data.iter().enumerate() {
+            if !self.inside && self.begin.len() < STATUS.end {
+                self.begin.push(*byte);
+            }
+            match byte {
+                b'\n' if self.inside && self.line == 0 => {
+                    let status =
+                        self.begin.get(STATUS).and_then(|s| std::str::from_utf8(s).ok()?.parse().ok());
+                    return Some((place + 1, status));
+                }
+                b'\n' => (self.inside, self.line) = (true, 0),
+                b'\r' => {}
+                _ => self.line += 1,
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held(…)")
+    }
+}
+
+impl VirtualSocket for Held {
+    /// The connection within has been set up already.
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for Held {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0 .0.lock().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.0 .0.lock().poll_write(cx, data)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0 .0.lock().poll_rest(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0 .0.lock().poll_rest(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+
+    /// What is given to Pingora and what is kept, if `answer` comes in these pieces; and whether it has switched.
+    fn read(answer: &[u8], cuts: &[usize]) -> (Vec<u8>, Vec<u8>, bool) {
+        let mut shared = Shared {
+            stream: None,
+            hold: Hold::Over,
+            answer_within: None,
+            waiting: None,
+            phase: Phase::Head(Head::default()),
+            early: Vec::new(),
+        };
+        let (mut given, mut begin) = (Vec::new(), 0);
+        for end in cuts.iter().copied().chain([answer.len()]) {
+            let piece = &answer[begin..end.max(begin)];
+            begin = begin.max(end);
+            if matches!(shared.phase, Phase::Switched { .. }) {
+                continue;
+            }
+            let mut space = vec![0; piece.len() + 3];
+            let mut buf = ReadBuf::new(&mut space);
+            buf.put_slice(piece);
+            shared.look(&mut buf, 0);
+            given.extend_from_slice(buf.filled());
+        }
+        match shared.phase {
+            Phase::Switched { first } => (given, first, true),
+            Phase::Head(_) | Phase::Other => (given, Vec::new(), false),
+        }
+    }
+
+    #[test]
+    fn what_is_behind_a_101_is_kept() {
+        let answer = [SWITCHED, b"\x81\x02hi\n\n"].concat();
+        assert_eq!(read(&answer, &[]), (SWITCHED.to_vec(), b"\x81\x02hi\n\n".to_vec(), true));
+        let interim = [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", SWITCHED].concat();
+        assert_eq!(read(&interim, &[]), (interim, Vec::new(), true));
+    }
+
+    #[test]
+    fn any_other_answer_passes() {
+        for answer in [
+            &b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nHTTP/1.1 101 x\r\n\r\nrest"[..],
+            b"HTTP/1.0 200\n\nbody",
+            b"HTTP/1.1 1012\r\n",
+            b"\r\n\r\n\r\n",
+            b"",
+        ] {
+            assert_eq!(read(answer, &[]), (answer.to_vec(), Vec::new(), false));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(
+            behind in proptest::collection::vec(any::<u8>(), 0..40),
+            mut cuts in proptest::collection::vec(0..SWITCHED.len(), 0..6),
+        ) {
+            cuts.sort_unstable();
+            let answer = [SWITCHED, &behind].concat();
+            let (given, first, switched) = read(&answer, &cuts);
+            prop_assert!(switched);
+            prop_assert_eq!(given, SWITCHED);
+            prop_assert_eq!(first, behind);
+        }
     }
 }

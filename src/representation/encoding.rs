@@ -73,6 +73,17 @@ pub fn negotiate(accept_encoding: Option<&[u8]>, prefer: &[Coding], has: impl Fn
     }
 }
 
+/// The codings in `prefer` that a client takes, the most welcome first; without those that are less welcome than the
+/// content as it is.
+pub fn ranked(accept_encoding: Option<&[u8]>, prefer: &[Coding]) -> [Option<Coding>; Coding::ALL.len()] {
+    let mut ranked = [None; Coding::ALL.len()];
+    for place in 0..ranked.len() {
+        let next = negotiate(accept_encoding, prefer, |coding| !ranked.contains(&Some(coding)));
+        ranked[place] = next.coding();
+    }
+    ranked
+}
+
 /// Whether `accept_encoding` (all values of the header joined by commas) takes `coding` at all.
 pub(super) fn accepts(accept_encoding: &[u8], coding: Coding) -> bool {
     Accepted::of(accept_encoding).weight(coding) > 0

@@ -349,7 +349,8 @@ fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Opti
     headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
-fn blank(status: StatusCode) -> ResponseHeader {
+/// A head of this status without fields.
+pub fn blank(status: StatusCode) -> ResponseHeader {
     // A status that is one already can't be refused.
     ResponseHeader::build_no_case(status, Some(12)).unwrap_or_else(|_| empty_head())
 }
@@ -358,7 +359,8 @@ fn empty_head() -> ResponseHeader {
     http::Response::new(()).into_parts().0.into()
 }
 
-fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
+/// Adds a field to a head.
+pub fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     // Names and values are valid already; only a map of 32,768 fields could refuse one more.
     if let Err(error) = head.append_header(name, value) {
         tracing::warn!(%error, "a field of a head was left out");
@@ -381,7 +383,8 @@ fn http_date(value: &HeaderValue) -> Option<SystemTime> {
     httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()
 }
 
-fn format_date(time: SystemTime) -> Option<HeaderValue> {
+/// A time as HTTP writes it; `None` outside of the years that a date can name.
+pub fn format_date(time: SystemTime) -> Option<HeaderValue> {
     // httpdate panics before 1970 and beyond the year 9999.
     const LAST: u64 = 253_402_300_799;
     let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();

@@ -13,12 +13,14 @@ pub struct Problem {
     pub detail: &'static str,
     /// Further headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Members of the document besides those that all have, or in their place (RFC 9457, 3.2).
+    pub members: Vec<(&'static str, serde_json::Value)>,
 }
 
 impl Problem {
     /// A problem without further headers.
     pub fn new(status: StatusCode, detail: &'static str) -> Self {
-        Self { status, detail, headers: vec![] }
+        Self { status, detail, headers: vec![], members: vec![] }
     }
 
     /// The same with one more header.
@@ -28,9 +30,16 @@ impl Problem {
         self
     }
 
+    /// The same with one more member, or another in the place of one that all have.
+    #[must_use]
+    pub fn saying(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
+        self.members.push((member, value.into()));
+        self
+    }
+
     /// The head and the body.
     pub fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
-        let body = document(self.status, self.detail, request_id);
+        let body = document(self.status, self.detail, request_id, self.members);
         let mut head = Box::new(super::blank(self.status));
         let fixed = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
@@ -44,7 +53,12 @@ impl Problem {
     }
 }
 
-fn document(status: StatusCode, detail: &str, request_id: &str) -> Bytes {
+fn document(
+    status: StatusCode,
+    detail: &str,
+    request_id: &str,
+    members: Vec<(&'static str, serde_json::Value)>,
+) -> Bytes {
     let mut document = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or("Error"),
@@ -54,12 +68,19 @@ fn document(status: StatusCode, detail: &str, request_id: &str) -> Bytes {
     if !request_id.is_empty() {
         document["request_id"] = request_id.into();
     }
+    for (member, value) in members {
+        document[member] = value;
+    }
     document.to_string().into()
 }
 
 /// The whole answer to a request that could not be read, after which the connection is closed.
 pub fn unreadable(status: StatusCode) -> Bytes {
-    let body = document(status, "the request could not be read", "");
+    let detail = match status {
+        StatusCode::REQUEST_TIMEOUT => "the request did not arrive in time",
+        _ => "the request could not be read",
+    };
+    let body = document(status, detail, "", vec![]);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n\r\n",
@@ -76,12 +97,13 @@ mod tests {
     fn a_problem_tells_its_status_and_the_request() {
         let retry = (header::RETRY_AFTER, HeaderValue::from_static("1"));
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "later").with(retry.0, retry.1);
-        let (head, body) = problem.into_parts("r1");
+        let (head, body) = problem.saying("type", "about:more").into_parts("r1");
         assert_eq!(head.status, 503);
         assert_eq!(head.headers["retry-after"], "1");
         assert_eq!(head.headers["content-type"], "application/problem+json");
         let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(document["title"], "Service Unavailable");
+        assert_eq!(document["type"], "about:more");
         assert_eq!((document["status"].as_u64(), document["request_id"].as_str()), (Some(503), Some("r1")));
     }
 }

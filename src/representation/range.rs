@@ -170,16 +170,21 @@ pub fn parse_content_range(value: &[u8]) -> Option<(Range<u64>, u64)> {
     (first <= last && last < total).then_some((first..last + 1, total))
 }
 
-/// The body of a 206 with several parts, and its `Content-Type` (RFC 9110, 14.6). The boundary has to be of
-/// letters and digits, and should be one that no content can foresee.
-pub fn multipart(
-    body: &Body,
-    ranges: &[Range<u64>],
-    content_type: Option<&HeaderValue>,
-    boundary: &str,
-) -> (Body, String) {
-    let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
-    for (place, range) in ranges.iter().enumerate() {
+/// The frame of a 206 with several parts (RFC 9110, 14.6): what stands around the bytes of the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What stands before the bytes of each range, in the order of the ranges.
+    pub heads: Vec<Bytes>,
+    /// What stands behind the last one.
+    pub end: Bytes,
+    /// The `Content-Type` of the whole.
+    pub content_type: String,
+}
+
+/// Frames ranges of a content of `total` bytes. The boundary has to be of letters and digits, and should be one that
+/// no content can foresee.
+pub fn frame(total: u64, ranges: &[Range<u64>], content_type: Option<&HeaderValue>, boundary: &str) -> Frame {
+    let head = |(place, range): (usize, &Range<u64>)| {
         let mut head = Vec::with_capacity(160);
         head.extend_from_slice(if place == 0 { b"--" } else { b"\r\n--" });
         head.extend_from_slice(boundary.as_bytes());
@@ -188,13 +193,32 @@ pub fn multipart(
             head.extend_from_slice(content_type.as_bytes());
         }
         head.extend_from_slice(b"\r\nContent-Range: ");
-        head.extend_from_slice(content_range(range, body.len()).as_bytes());
+        head.extend_from_slice(content_range(range, total).as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
-        pieces.push(Bytes::from(head));
+        Bytes::from(head)
+    };
+    Frame {
+        heads: ranges.iter().enumerate().map(head).collect(),
+        end: Bytes::from(format!("\r\n--{boundary}--\r\n")),
+        content_type: format!("multipart/byteranges; boundary={boundary}"),
+    }
+}
+
+/// The body of a 206 with several parts, and its `Content-Type`: [`frame`] and what it frames.
+pub fn multipart(
+    body: &Body,
+    ranges: &[Range<u64>],
+    content_type: Option<&HeaderValue>,
+    boundary: &str,
+) -> (Body, String) {
+    let Frame { heads, end, content_type } = frame(body.len(), ranges, content_type, boundary);
+    let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
+    for (head, range) in heads.into_iter().zip(ranges) {
+        pieces.push(head);
         pieces.extend(body.slice(range.clone()).pieces().cloned());
     }
-    pieces.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
-    (Body::from_pieces(pieces), format!("multipart/byteranges; boundary={boundary}"))
+    pieces.push(end);
+    (Body::from_pieces(pieces), content_type)
 }
 
 /// Two parts of one content as one, each with the place of its first byte; `None` if there is a gap between them.

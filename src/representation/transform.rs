@@ -159,7 +159,7 @@ pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> 
 }
 
 /// All lines of a field as one; `None` where it isn't there.
-pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = lines.next()?;
     let rest: Vec<&[u8]> = lines.collect();

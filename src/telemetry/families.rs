@@ -6,8 +6,9 @@
 use super::{
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
-        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, PurgeKind,
-        RejectReason, StatusClass, StoreCall, StoreOutcome, TokenResult,
+        AccelOutcome, CacheResult, CertificateReload, CutReason, EventResult, FileOutcome, FillOutcome,
+        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
+        PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreOutcome, TokenResult,
     },
 };
 use crate::config::Coding;
@@ -36,6 +37,10 @@ pub(super) struct Requests {
     pub(super) tokens: Per<TokenResult, IntCounter>,
     pub(super) connections_open: IntGauge,
     pub(super) connections_accepted: IntCounter,
+    pub(super) websockets_open: IntGauge,
+    pub(super) connections_refused: Per<RefuseReason, IntCounter>,
+    pub(super) connections_cut: Per<CutReason, IntCounter>,
+    pub(super) connections_most: IntGauge,
 }
 
 impl Requests {
@@ -73,6 +78,69 @@ impl Requests {
                 "tidegate_connections_accepted_total",
                 "connections",
                 "Client connections accepted.",
+            ))?,
+            connections_refused: d.counter_per(
+                about(
+                    "tidegate_connections_refused_total",
+                    "connections",
+                    "Client connections closed as soon as they were accepted.",
+                ),
+                "reason",
+            )?,
+            connections_cut: d.counter_per(
+                about(
+                    "tidegate_connections_cut_total",
+                    "connections",
+                    "Client connections cut off because the client took too long.",
+                ),
+                "reason",
+            )?,
+            connections_most: d.gauge(about(
+                "tidegate_connections_limit",
+                "connections",
+                "Client connections that may be open.",
+            ))?,
+            websockets_open: d.gauge(about(
+                "tidegate_websockets_open",
+                "connections",
+                "WebSockets that are open.",
+            ))?,
+        })
+    }
+}
+
+/// How many requests there may be.
+pub(super) struct Limits {
+    pub(super) checks: Per<LimitedBy, Per<LimitOutcome, IntCounter>>,
+    pub(super) alone: IntCounter,
+    pub(super) driven_out: IntCounter,
+}
+
+impl Limits {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        let checks = d.counters(
+            about(
+                "tidegate_limit_checks_total",
+                "checks",
+                "Requests looked at by limits, each limit counted.",
+            ),
+            &[listed::<LimitedBy>("by"), listed::<LimitOutcome>("outcome")],
+        )?;
+        let outcomes_of = |by: LimitedBy| {
+            Per::new(|outcome: LimitOutcome| checks.with_label_values(&[by.as_str(), outcome.as_str()]))
+        };
+        Ok(Self {
+            checks: Per::new(outcomes_of),
+            alone: d.counter(about(
+                "tidegate_limit_alone_total",
+                "requests",
+                "Requests on which this node decided alone, because the store did not answer.",
+            ))?,
+            driven_out: d.counter(about(
+                "tidegate_limit_evictions_total",
+                "clients",
+                "Clients that limits have forgotten early, for want of room.",
             ))?,
         })
     }
@@ -232,11 +300,88 @@ impl Origins {
     }
 }
 
+/// The listeners: what comes before a request.
+pub(super) struct Listeners {
+    pub(super) handshakes: Per<Handshake, IntCounter>,
+    pub(super) expiry: IntGaugeVec,
+    pub(super) certificate_reloads: Per<CertificateReload, IntCounter>,
+    pub(super) proxy_headers: Per<ProxyHeader, IntCounter>,
+    pub(super) http2_ends: Per<Http2End, IntCounter>,
+}
+
+impl Listeners {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            handshakes: d.counter_per(
+                about("tidegate_tls_handshakes_total", "handshakes", "TLS handshakes, by how they ended."),
+                "result",
+            )?,
+            expiry: d.gauges(
+                about(
+                    "tidegate_tls_certificate_expiry_time_seconds",
+                    "unix seconds",
+                    "When a certificate that is shown expires.",
+                ),
+                &[configured("listener"), configured("certificate")],
+            )?,
+            certificate_reloads: d.counter_per(
+                about(
+                    "tidegate_tls_certificate_reloads_total",
+                    "reloads",
+                    "Certificates of a listener read again because their files had changed.",
+                ),
+                "result",
+            )?,
+            proxy_headers: d.counter_per(
+                about(
+                    "tidegate_proxy_headers_total",
+                    "connections",
+                    "Connections to listeners with proxy_protocol, by what they said of their client.",
+                ),
+                "result",
+            )?,
+            http2_ends: d.counter_per(
+                about(
+                    "tidegate_http2_connections_total",
+                    "connections",
+                    "HTTP/2 connections of clients, by how they ended.",
+                ),
+                "end",
+            )?,
+        })
+    }
+}
+
+/// Files.
+pub(super) struct Files {
+    pub(super) outcomes: Per<FileOutcome, IntCounter>,
+    pub(super) accel: Per<AccelOutcome, IntCounter>,
+}
+
+impl Files {
+    pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
+        let about = About::new;
+        Ok(Self {
+            outcomes: d.counter_per(
+                about("tidegate_files_total", "requests", "Requests for files, by what became of them."),
+                "outcome",
+            )?,
+            accel: d.counter_per(
+                about("tidegate_accel_total", "answers", "Answers with X-Accel-Redirect."),
+                "outcome",
+            )?,
+        })
+    }
+}
+
 /// The process itself.
 pub(super) struct Process {
     pub(super) access_dropped: IntCounter,
     pub(super) build: IntGaugeVec,
     pub(super) started: Gauge,
+    pub(super) configured: Gauge,
+    pub(super) reloads: Per<Reload, IntCounter>,
     pub(super) resident: IntGauge,
     pub(super) cpu: Counter,
 }
@@ -259,6 +404,19 @@ impl Process {
                 "unix seconds",
                 "When the gateway started.",
             ))?,
+            configured: d.float_gauge(about(
+                "tidegate_config_loaded_time_seconds",
+                "unix seconds",
+                "Since when the gateway goes by its configuration.",
+            ))?,
+            reloads: d.counter_per(
+                about(
+                    "tidegate_config_reloads_total",
+                    "reloads",
+                    "Configurations read while the gateway runs.",
+                ),
+                "result",
+            )?,
             resident: d.gauge(about(
                 "tidegate_process_resident_memory_bytes",
                 "bytes",

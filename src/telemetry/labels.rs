@@ -57,6 +57,14 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What became of a configuration that was read while the gateway runs.
+    Reload {
+        /// The gateway goes by it.
+        Applied => "applied",
+        /// It has a fault: the gateway goes by the one before.
+        Refused => "refused",
+    }
+
     /// Where the answer to a request came from.
     CacheResult {
         /// Fresh, from this node's memory.
@@ -79,6 +87,8 @@ labels! {
         Bypass => "bypass",
         /// The gateway's own answer: an event, a refusal.
         Local => "local",
+        /// A file: of a route's directory, or what an origin ordered by `X-Accel-Redirect`.
+        File => "file",
         /// No answer could be had: a 5xx of the gateway.
         Error => "error",
     }
@@ -132,6 +142,8 @@ labels! {
         Method => "method",
         /// Not stored: a part of the whole.
         Partial => "partial",
+        /// Not stored: it orders a file to be sent in its stead.
+        Accel => "accel",
         /// The origin could not be asked or broke off.
         OriginError => "origin_error",
         /// The fill's deadline passed.
@@ -159,6 +171,8 @@ labels! {
         Purge => "purge",
         /// Reading the log of purges.
         ReadPurges => "read_purges",
+        /// Counting a request for a shared limit.
+        Limit => "limit",
     }
     /// Why a call to the store failed.
     StoreError {
@@ -194,6 +208,50 @@ labels! {
         Purge => "purge",
         /// Everything that purges may be about: their log lacks what this node knew last.
         PurgeGap => "purge_gap",
+    }
+    /// What became of a request for a file.
+    FileOutcome {
+        /// All of it was sent.
+        Whole => "whole",
+        /// A part of it was sent, or several.
+        Partial => "partial",
+        /// The client has it already (304).
+        NotModified => "not_modified",
+        /// A condition or a range did not fit (412, 416).
+        Unfit => "unfit",
+        /// A directory without a slash (308).
+        Slash => "slash",
+        /// There is no such file.
+        NotFound => "not_found",
+        /// A path that means no file: dot segments, encoded slashes, hidden names.
+        BadPath => "bad_path",
+        /// A symbolic link that may not be followed, or leads out of the root.
+        Link => "link",
+        /// A directory, a pipe, a device.
+        NotRegular => "not_regular",
+        /// The process may not read it.
+        Denied => "denied",
+        /// The system failed, or the file became shorter while it was sent.
+        Failed => "failed",
+        /// The client left, or took nothing any more.
+        Aborted => "aborted",
+    }
+    /// What became of an `X-Accel-Redirect`.
+    AccelOutcome {
+        /// It led to a directory: `tidegate_files_total` tells the rest.
+        File => "file",
+        /// It led to another origin, whose answer was sent.
+        Origin => "origin",
+        /// The other origin failed, or its answer is not one to be sent.
+        OriginFailed => "origin_failed",
+        /// No internal location has that path.
+        NoLocation => "no_location",
+        /// It is no path, it would lead out of its location, or there are several.
+        Malformed => "malformed",
+        /// It came with a status that it can't go with, and was removed.
+        Status => "status",
+        /// The route has `accel = false`, and it was removed.
+        Off => "off",
     }
     /// What was purged, by an order given to this node.
     PurgeKind {
@@ -234,6 +292,70 @@ labels! {
         /// It doesn't verify.
         Refused => "refused",
     }
+    /// How a TLS handshake ended.
+    Handshake {
+        /// A new session.
+        Full => "full",
+        /// A session from before was taken up again.
+        Resumed => "resumed",
+        /// Not within the time that it may take.
+        Timeout => "timeout",
+        /// The client went away.
+        Closed => "closed",
+        /// What came is no TLS: plain HTTP, a scan.
+        NotTls => "not_tls",
+        /// The client knows no version of TLS that is spoken here.
+        Version => "version",
+        /// No cipher suite, group or signature in common.
+        NothingInCommon => "nothing_in_common",
+        /// The client speaks none of the protocols that ALPN offers.
+        Protocol => "protocol",
+        /// The client showed no certificate, or not one that is accepted.
+        ClientCertificate => "client_certificate",
+        /// The client refused: as a rule, our certificate.
+        Refused => "refused",
+        /// The client broke the protocol.
+        Broken => "broken",
+    }
+    /// Whether files of certificates that have changed could be used.
+    CertificateReload {
+        /// They are shown from now on.
+        Applied => "applied",
+        /// They can't be used: those from before go on.
+        Refused => "refused",
+    }
+    /// What a connection said of the client that it is for, by the PROXY protocol.
+    ProxyHeader {
+        /// An address.
+        Proxied => "proxied",
+        /// That it is for nobody: a health check of the proxy.
+        Local => "local",
+        /// Nothing, or nothing that can be read.
+        Malformed => "malformed",
+        /// It came from somebody who is no trusted proxy.
+        Untrusted => "untrusted",
+        /// Not within the time that it may take.
+        Timeout => "timeout",
+        /// It was closed before.
+        Closed => "closed",
+    }
+    /// How an HTTP/2 connection ended.
+    Http2End {
+        /// By its client.
+        Closed => "closed",
+        /// After a time without a request.
+        Idle => "idle",
+        /// After as many requests as it may have.
+        Spent => "spent",
+        /// Because the gateway ends.
+        Drained => "drained",
+        /// Its client did not answer a ping.
+        Silent => "silent",
+        /// Its client sent too many resets, pings or the like.
+        Flood => "flood",
+        /// Its client broke the protocol.
+        Broken => "broken",
+    }
     /// Why the gateway refused a request.
     RejectReason {
         /// Malformed.
@@ -256,6 +378,70 @@ labels! {
         UpgradeRefused => "upgrade_refused",
         /// The request target is too long.
         UriTooLong => "uri_too_long",
+        /// The header fields are too many, or too large.
+        HeadersTooLarge => "headers_too_large",
+        /// One of the route's limits is exceeded.
+        RateLimited => "rate_limited",
+        /// Something else than `100-continue` is expected.
+        Expectation => "expectation",
+        /// A method that is not for the gateway.
+        NotImplemented => "not_implemented",
+        /// The host is another one than the client's certificate was shown to.
+        Misdirected => "misdirected",
+        /// No signature of a link, or one that doesn't verify.
+        Signature => "signature",
+        /// The link's signature is good, and its time over.
+        Expired => "expired",
+        /// A preflight of an origin that isn't allowed.
+        Preflight => "preflight",
+        /// A malformed WebSocket handshake.
+        Handshake => "handshake",
+        /// A WebSocket handshake in another version than 13.
+        WebSocketVersion => "websocket_version",
+        /// A WebSocket of a page whose origin the route doesn't list.
+        Origin => "origin",
+    }
+    /// What tells the clients of a limit apart.
+    LimitedBy {
+        /// Their addresses.
+        Address => "address",
+        /// Their tenants.
+        Tenant => "tenant",
+        /// Their users.
+        User => "user",
+        /// A key that they show in a header or in the query.
+        Key => "key",
+    }
+    /// What a limit decided on a request.
+    LimitOutcome {
+        /// It lets it through.
+        Passed => "passed",
+        /// It refuses it.
+        Refused => "refused",
+    }
+    /// Why a connection was cut off.
+    CutReason {
+        /// Nothing came within `header_timeout` of the accept.
+        Silent => "silent",
+        /// The head of a request was not whole within `header_timeout`.
+        Header => "header_timeout",
+        /// Nothing of a body came for `body_timeout`.
+        BodyTimeout => "body_timeout",
+        /// A body came slower than `body_min_rate`.
+        BodyRate => "body_rate",
+        /// Nothing of an answer was taken for `send_timeout`.
+        SendTimeout => "send_timeout",
+        /// An answer was taken slower than `send_min_rate`.
+        SendRate => "send_rate",
+        /// It was idle while places ran short.
+        Crowded => "crowded",
+    }
+    /// Why a connection was closed as soon as it was accepted.
+    RefuseReason {
+        /// As many as may be are open.
+        Full => "max_connections",
+        /// As many as one address may have are open.
+        Address => "max_connections_per_address",
     }
     /// How a request to an origin ended.
     OriginOutcome {
@@ -353,11 +539,21 @@ mod tests {
         holds::<StoreError>();
         holds::<StoreOutcome>();
         holds::<Invalidation>();
+        holds::<FileOutcome>();
+        holds::<AccelOutcome>();
         holds::<PurgeKind>();
         holds::<EventResult>();
         holds::<TokenResult>();
         holds::<RejectReason>();
+        holds::<LimitedBy>();
+        holds::<LimitOutcome>();
+        holds::<CutReason>();
+        holds::<RefuseReason>();
         holds::<OriginOutcome>();
+        holds::<Handshake>();
+        holds::<CertificateReload>();
+        holds::<ProxyHeader>();
+        holds::<Http2End>();
         holds::<Coding>();
     }
 

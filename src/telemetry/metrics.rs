@@ -6,10 +6,12 @@
 
 use super::{
     declare::{Declarations, Family},
-    families::{Cache, Origins, Process, Requests, Store},
+    families::{Cache, Files, Limits, Listeners, Origins, Process, Requests, Store},
     labels::{
-        CacheResult, EventResult, FillOutcome, FlightRole, Invalidation, Label, OriginOutcome, PurgeKind,
-        RejectReason, StatusClass, StoreCall, StoreError, TokenResult,
+        AccelOutcome, CacheResult, CertificateReload, CutReason, EventResult, FileOutcome, FillOutcome,
+        FlightRole, Handshake, Http2End, Invalidation, Label, LimitOutcome, LimitedBy, OriginOutcome,
+        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreError,
+        TokenResult,
     },
     process,
 };
@@ -43,9 +45,12 @@ pub struct Metrics {
     registry: Registry,
     families: Vec<Family>,
     requests: Requests,
+    limits: Limits,
     cache: Cache,
     store: Store,
     origins: Origins,
+    listeners: Listeners,
+    files: Files,
     process: Process,
     routes: Mutex<HashMap<String, Arc<RouteMetrics>>>,
     probe: Mutex<Option<MemoryProbe>>,
@@ -59,20 +64,26 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let mut d = Declarations::default();
         let requests = Requests::declare(&mut d)?;
+        let limits = Limits::declare(&mut d)?;
         let cache = Cache::declare(&mut d)?;
         let store = Store::declare(&mut d)?;
         let origins = Origins::declare(&mut d)?;
+        let listeners = Listeners::declare(&mut d)?;
+        let files = Files::declare(&mut d)?;
         let process = Process::declare(&mut d)?;
         process.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        process.started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        process.started.set(now_seconds());
         let (registry, families) = d.finish();
         Ok(Self {
             registry,
             families,
             requests,
+            limits,
             cache,
             store,
             origins,
+            listeners,
+            files,
             process,
             routes: Mutex::default(),
             probe: Mutex::new(None),
@@ -100,6 +111,21 @@ impl Metrics {
         self.requests.rejected.of(reason).inc();
     }
 
+    /// A limit has looked at a request.
+    pub fn limit_checked(&self, by: LimitedBy, outcome: LimitOutcome) {
+        self.limits.checks.of(by).of(outcome).inc();
+    }
+
+    /// A shared limit was decided on without the store.
+    pub fn limit_decided_alone(&self) {
+        self.limits.alone.inc();
+    }
+
+    /// So many clients were forgotten early by a limit.
+    pub fn limit_drove_out(&self, clients: u64) {
+        self.limits.driven_out.inc_by(clients);
+    }
+
     /// A token was looked at.
     pub fn token(&self, result: TokenResult) {
         self.requests.tokens.of(result).inc();
@@ -110,6 +136,27 @@ impl Metrics {
         self.requests.connections_accepted.inc();
         self.requests.connections_open.inc();
         OpenConnection(self.requests.connections_open.clone())
+    }
+
+    /// A client connection was closed as soon as it was accepted.
+    pub fn connection_refused(&self, reason: RefuseReason) {
+        self.requests.connections_refused.of(reason).inc();
+    }
+
+    /// A client connection was cut off.
+    pub fn connection_cut(&self, reason: CutReason) {
+        self.requests.connections_cut.of(reason).inc();
+    }
+
+    /// So many client connections may be open from now on.
+    pub fn connections_limit(&self, most: u64) {
+        self.requests.connections_most.set(gauge(most));
+    }
+
+    /// A WebSocket was opened; it counts as open until the guard is dropped.
+    pub fn websocket(&self) -> OpenWebSocket {
+        self.requests.websockets_open.inc();
+        OpenWebSocket(self.requests.websockets_open.clone())
     }
 
     /// A request began a flight.
@@ -195,9 +242,62 @@ impl Metrics {
         self.origins.up.with_label_values(&[name, server.to_string().as_str()]).set(up.into());
     }
 
+    /// A TLS handshake ended.
+    pub fn handshake(&self, result: Handshake) {
+        self.listeners.handshakes.of(result).inc();
+    }
+
+    /// The certificates of listener number `listener` (from 0) expire then, in seconds since 1970.
+    pub fn certificates(&self, listener: usize, expiries: &[i64]) {
+        let (family, listener) = (&self.listeners.expiry, listener.to_string());
+        for (certificate, expiry) in expiries.iter().enumerate() {
+            family.with_label_values(&[listener.as_str(), &certificate.to_string()]).set(*expiry);
+        }
+        // There may have been more of them before.
+        let mut beyond = expiries.len();
+        while family.remove_label_values(&[listener.as_str(), &beyond.to_string()]).is_ok() {
+            beyond += 1;
+        }
+    }
+
+    /// The files of a listener's certificates were read again.
+    pub fn certificates_reloaded(&self, result: CertificateReload) {
+        self.listeners.certificate_reloads.of(result).inc();
+    }
+
+    /// A connection said, or should have said, for which client it is.
+    pub fn proxy_header(&self, said: ProxyHeader) {
+        self.listeners.proxy_headers.of(said).inc();
+    }
+
+    /// An HTTP/2 connection ended.
+    pub fn http2_ended(&self, end: Http2End) {
+        self.listeners.http2_ends.of(end).inc();
+    }
+
+    /// A request for a file ended.
+    pub fn file(&self, outcome: FileOutcome) {
+        self.files.outcomes.of(outcome).inc();
+    }
+
+    /// An answer with `X-Accel-Redirect` came.
+    pub fn accel(&self, outcome: AccelOutcome) {
+        self.files.accel.of(outcome).inc();
+    }
+
     /// `n` access records were lost.
     pub fn access_dropped(&self, n: u64) {
         self.process.access_dropped.inc_by(n);
+    }
+
+    /// The gateway goes by a configuration from now on.
+    pub fn configured(&self) {
+        self.process.configured.set(now_seconds());
+    }
+
+    /// A configuration was read while the gateway runs.
+    pub fn reloaded(&self, result: Reload) {
+        self.process.reloads.of(result).inc();
     }
 
     /// Everything in Prometheus' text format 0.0.4. Asks the memory probe and reads `/proc`: not for a hot path.
@@ -228,6 +328,10 @@ impl Metrics {
     }
 }
 
+fn now_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").field("families", &self.families.len()).finish_non_exhaustive()
@@ -244,6 +348,17 @@ fn gauge(value: u64) -> i64 {
 pub struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A WebSocket that is open; dropping it ends the count.
+#[derive(Debug)]
+#[must_use = "the socket counts as closed once this is dropped"]
+pub struct OpenWebSocket(IntGauge);
+
+impl Drop for OpenWebSocket {
     fn drop(&mut self) {
         self.0.dec();
     }

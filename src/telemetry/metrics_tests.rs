@@ -27,6 +27,7 @@ fn everything() -> Metrics {
     metrics.store_tracking(false);
     metrics.origin("app", OriginOutcome::Ok);
     metrics.origin_server_up("app", 0, true);
+    metrics.certificates(0, &[4_000_000_000, 4_000_000_001]);
     metrics
 }
 
@@ -69,6 +70,12 @@ fn each_method_moves_what_it_names() {
     let metrics = everything();
     metrics.rejected(RejectReason::BadHost);
     metrics.token(TokenResult::Refused);
+    metrics.limit_checked(LimitedBy::Key, LimitOutcome::Refused);
+    metrics.limit_decided_alone();
+    metrics.limit_drove_out(5);
+    metrics.connection_refused(RefuseReason::Address);
+    metrics.connection_cut(CutReason::BodyRate);
+    metrics.connections_limit(9);
     metrics.flight_led();
     metrics.flight_followed(Duration::from_millis(4));
     metrics.fill(FillOutcome::SetCookie, Duration::from_secs(1));
@@ -82,12 +89,25 @@ fn each_method_moves_what_it_names() {
     metrics.event(EventResult::Replayed);
     metrics.origin("app", OriginOutcome::BreakerOpen);
     metrics.origin_server_up("app", 1, false);
+    metrics.certificates(0, &[4_000_000_002]);
+    metrics.handshake(Handshake::NotTls);
+    metrics.certificates_reloaded(CertificateReload::Refused);
+    metrics.proxy_header(ProxyHeader::Local);
+    metrics.http2_ended(Http2End::Flood);
     metrics.access_dropped(3);
     let samples = samples(&metrics.render());
     let expected = [
         (r#"tidegate_rejected_requests_total{reason="bad_host"}"#, 1.0),
         (r#"tidegate_rejected_requests_total{reason="not_found"}"#, 0.0),
         (r#"tidegate_tokens_total{result="refused"}"#, 1.0),
+        (r#"tidegate_limit_checks_total{by="key",outcome="refused"}"#, 1.0),
+        (r#"tidegate_limit_checks_total{by="key",outcome="passed"}"#, 0.0),
+        ("tidegate_limit_alone_total", 1.0),
+        ("tidegate_limit_evictions_total", 5.0),
+        (r#"tidegate_connections_refused_total{reason="max_connections_per_address"}"#, 1.0),
+        (r#"tidegate_connections_refused_total{reason="max_connections"}"#, 0.0),
+        (r#"tidegate_connections_cut_total{reason="body_rate"}"#, 1.0),
+        (r#"tidegate_connections_limit"#, 9.0),
         (r#"tidegate_flights_total{role="leader"}"#, 1.0),
         (r#"tidegate_flights_total{role="follower"}"#, 1.0),
         (r#"tidegate_flight_wait_seconds_sum"#, 0.004),
@@ -109,10 +129,17 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_origin_requests_total{origin="app",outcome="breaker_open"}"#, 1.0),
         (r#"tidegate_origin_server_up{origin="app",server="1"}"#, 0.0),
         (r#"tidegate_access_records_dropped_total"#, 3.0),
+        (r#"tidegate_tls_certificate_expiry_time_seconds{certificate="0",listener="0"}"#, 4_000_000_002.0),
+        (r#"tidegate_tls_handshakes_total{result="not_tls"}"#, 1.0),
+        (r#"tidegate_tls_certificate_reloads_total{result="refused"}"#, 1.0),
+        (r#"tidegate_proxy_headers_total{result="local"}"#, 1.0),
+        (r#"tidegate_http2_connections_total{end="flood"}"#, 1.0),
     ];
     for (series, value) in expected {
         assert_eq!(samples.get(series), Some(&value), "{series}");
     }
+    let certificates = samples.keys().filter(|series| series.contains("certificate_expiry")).count();
+    assert_eq!(certificates, 1, "one that is shown no more has no series");
 }
 
 #[test]

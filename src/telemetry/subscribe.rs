@@ -7,8 +7,9 @@ use std::io::{self, IsTerminal};
 use tracing::Dispatch;
 use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt, EnvFilter};
 
-/// What is logged where `RUST_LOG` says nothing. At `info` Pingora tells of each connection that is closed.
-const DEFAULT_FILTER: &str = "info,pingora=warn";
+/// What is logged where `RUST_LOG` says nothing. At `info` Pingora tells of each connection that is closed; at `warn`
+/// rustls tells of alerts, which any client may send.
+const DEFAULT_FILTER: &str = "info,pingora=warn,rustls=error";
 
 /// Sends `tracing` events, and those of crates that use `log`, to standard error. Of several calls in one
 /// process the first one counts. Access records are events of level `info`: `RUST_LOG=warn` silences them too,

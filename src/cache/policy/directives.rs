@@ -5,6 +5,7 @@
 //! read as its strictest meaning: a lifetime that is no number is 0, of two lifetimes the shorter counts.
 //! `CDN-Cache-Control` is a structured field and forgives nothing: malformed, it is as if it were not there.
 
+use super::accel::{self, Expires};
 use http::{header, HeaderMap, HeaderName};
 use sfv::{BareItem, ListEntry, Parser};
 
@@ -44,13 +45,17 @@ pub struct Directives {
     pub stale_if_error: Option<u64>,
     /// The fields that `private="…"` and `no-cache="…"` name: the answer may be stored, these may not.
     pub omit: Vec<HeaderName>,
-    /// It was `CDN-Cache-Control` that said so: `Cache-Control`, `Expires` and `Pragma` are for others.
+    /// Until when it is fresh, in seconds since 1970, where the origin says that (`X-Accel-Expires: @…`).
+    pub until: Option<u64>,
+    /// It was `CDN-Cache-Control` or `X-Accel-Expires` that said so: `Cache-Control`, `Expires` and `Pragma` are for
+    /// others.
     pub targeted: bool,
 }
 
-/// What an answer says. A valid `CDN-Cache-Control` stands for `Cache-Control` altogether.
+/// What an answer says. A valid `CDN-Cache-Control` stands for `Cache-Control` altogether, and `X-Accel-Expires` for
+/// both.
 pub fn of_answer(headers: &HeaderMap) -> Directives {
-    of_target(headers).unwrap_or_else(|| {
+    of_accel(headers).or_else(|| of_target(headers)).unwrap_or_else(|| {
         let mut said = Directives::default();
         each(&joined(headers, &header::CACHE_CONTROL), |name, value| said.take(name, value));
         said
@@ -233,6 +238,16 @@ impl Directives {
         self.omit.extend(names);
         any
     }
+}
+
+/// What `X-Accel-Expires` says; `None` where it says nothing.
+fn of_accel(headers: &HeaderMap) -> Option<Directives> {
+    let targeted = Directives { targeted: true, ..Directives::default() };
+    Some(match accel::expires(headers)? {
+        Expires::Never => Directives { no_store: true, ..targeted },
+        Expires::For(seconds) => Directives { max_age: Some(seconds), ..targeted },
+        Expires::Until(seconds) => Directives { until: Some(seconds), ..targeted },
+    })
 }
 
 /// What `CDN-Cache-Control` says; `None` where it is missing, empty or malformed in any part (RFC 9213, 2.1).

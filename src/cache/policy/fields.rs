@@ -4,7 +4,7 @@
 //! Never touches a body. Fields that speak of one connection or of one message's framing are never stored.
 
 use super::{
-    date,
+    accel, date,
     directives::{self, Directives},
     follow::{self, Exchange},
     freshness::Terms,
@@ -78,6 +78,9 @@ pub fn renewed(
     let mut answer = map(&fields);
     for age in exchange.answer.get_all(header::AGE) {
         answer.append(header::AGE, age.clone());
+    }
+    for expires in exchange.answer.get_all(&accel::EXPIRES) {
+        answer.append(accel::EXPIRES.clone(), expires.clone());
     }
     let method = &http::Method::GET;
     let terms = follow::storable(rules, &Exchange { method, status, answer: &answer, ..*exchange });

@@ -5,6 +5,7 @@
 //! for whom it is in [`super::vary`].
 
 use super::{
+    accel,
     directives::{self, Asked, Directives},
     fields,
     freshness::{self, Freshness, Lifetime, Terms},
@@ -40,6 +41,9 @@ pub struct Exchange<'a> {
 /// # Errors
 /// Why not, as metrics and `Cache-Status` name it.
 pub fn storable(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<Terms, FillOutcome> {
+    if accel::orders_a_file(exchange.answer) {
+        return Err(FillOutcome::Accel);
+    }
     let said = directives::of_answer(exchange.answer);
     is_kind_that_is_stored(exchange)?;
     is_allowed(rules, exchange, &said)?;

@@ -126,6 +126,9 @@ impl Lifetime {
 
 /// RFC 9111, 4.2.1: `s-maxage`, `max-age`, `Expires`, and last a guess.
 pub(super) fn lifetime(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> Lifetime {
+    if let Some(until) = said.until {
+        return Lifetime::Explicit(until.saturating_mul(1_000).saturating_sub(made_ms(exchange)));
+    }
     if let Some(seconds) = said.s_maxage.or(said.max_age) {
         return Lifetime::Explicit(seconds * 1_000);
     }

@@ -7,6 +7,7 @@
 //! - [`follow`]: the origin's headers decide (RFC 9111, with 5861, 8246 and 9213); [`directives`] reads them,
 //!   [`vary`] tells the variants of one resource apart, [`date`] reads HTTP's dates.
 
+pub mod accel;
 pub mod date;
 pub mod directives;
 pub mod fields;

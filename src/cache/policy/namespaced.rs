@@ -1,9 +1,12 @@
 //! What may be stored, and for how long it answers: the decisions for routes with version keys.
 //!
 //! Pure. The route's rules decide the lifetime; the origin decides whether an answer is for others at all:
-//! `no-store`, `Set-Cookie`, `Vary: *` and (outside of scope `user`) `private` are always obeyed.
+//! `no-store`, `X-Accel-Expires: 0`, `Set-Cookie`, `Vary: *` and (outside of scope `user`) `private` are always obeyed.
 
-use super::freshness::Terms;
+use super::{
+    accel::{self, Expires},
+    freshness::Terms,
+};
 use crate::{
     config::{CacheRules, Scope},
     telemetry::labels::FillOutcome,
@@ -36,6 +39,9 @@ pub fn lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
 /// # Errors
 /// The reason, as metrics and `Cache-Status` name it.
 pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> Result<(), FillOutcome> {
+    if accel::orders_a_file(headers) {
+        return Err(FillOutcome::Accel);
+    }
     let kept = match status {
         StatusCode::OK => true,
         StatusCode::NOT_FOUND | StatusCode::GONE => !rules.negative_ttl.is_zero(),
@@ -50,7 +56,7 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
     if lists(headers, header::VARY, "*") {
         return Err(FillOutcome::VaryAny);
     }
-    if lists(headers, header::CACHE_CONTROL, "no-store") {
+    if lists(headers, header::CACHE_CONTROL, "no-store") || accel::expires(headers) == Some(Expires::Never) {
         return Err(FillOutcome::NoStore);
     }
     // `private="field"` forbids the field only; taking it for the whole is the safe reading.

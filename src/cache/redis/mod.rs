@@ -6,11 +6,13 @@
 //! error for the caller to go around.
 
 mod lease;
+mod limit;
 mod link;
 mod log;
 
 pub use super::key::Place;
 pub use lease::Wait;
+pub use limit::Bucket;
 
 use super::{
     key::{Key, Names, Reported},

@@ -3,21 +3,30 @@
 //! and gives `None` only where one was.
 
 mod cache;
+mod clients;
+mod cors;
 mod event;
+mod files;
+mod headers;
 mod host;
 mod jwt;
+mod limit;
+mod listener;
 mod origin;
 mod route;
 mod secret;
+mod signed;
 mod store;
 mod unique;
+mod websocket;
 
 use super::{
     fault::Report,
     raw,
-    read::{At, Field, Place, Size},
-    types::{CacheMode, Coding, Config, Encoding, Listener, Log, LogFormat, Route, Server, Store},
+    read::{At, Field, OneOrMany, Place, Size},
+    types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store},
 };
+use ipnet::IpNet;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 /// What a check may ask of the world outside the file.
@@ -34,28 +43,41 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
     let server = server(raw.server.or_default(), report);
     let mut addresses = Vec::new();
     let listeners = raw.listener.required("listener", &place, report);
-    let listeners = listeners.and_then(|raw| listeners_of(raw, &mut addresses, report));
+    let listeners = listeners.and_then(|raw| listener::listeners(raw, &mut addresses, around, report));
     let admin = admin(raw.admin, &addresses, report);
     let log = log(raw.log.or_default());
     let store = store::store(raw.store.or_default(), around, report);
     let tokens = !matches!(raw.jwt, Field::Absent);
     let jwt = jwt::jwt(raw.jwt, around, report);
-    let origins = raw.origin.required("origin", &place, report);
-    let known = origin::Known::new(origins.as_ref(), report);
-    let origins = origins.and_then(|raw| origin::origins(raw, report));
+    let (known, origins) = match raw.origin {
+        Field::Absent if files_alone(&raw.route) => (origin::Known::new(None, report), Some(Vec::new())),
+        given => {
+            let origins = given.required("origin", &place, report);
+            let known = origin::Known::new(origins.as_ref(), report);
+            (known, origins.and_then(|raw| origin::origins(raw, report)))
+        }
+    };
     if matches!(raw.route, Field::Absent) {
         report.warn(
             &place.child("route", 0),
             "there is none: every request but an event's is answered with 404",
         );
     }
-    let routes = raw.route.or(Vec::new()).and_then(|raw| route::routes(raw, &known, tokens, report));
+    if let (Field::Given(routes), Some(store)) = (&raw.route, &store) {
+        limit::shared(&routes.value, store, report);
+    }
+    let for_all = headers::for_all(raw.headers, tokens, report);
+    let headers = for_all.as_ref().map(|all| all.headers.clone());
+    let around_routes =
+        route::Around { origins: &known, tokens, headers: for_all.unwrap_or_default(), around };
+    let routes = raw.route.or(Vec::new()).and_then(|raw| route::routes(raw, around_routes, report));
     let store = store.map(|store| sized(store, routes.as_deref().unwrap_or_default(), &place, report));
     let events = raw
         .event
         .or(Vec::new())
         .and_then(|raw| event::events(raw, &known, routes.as_deref(), around, report));
     let encoding = encoding(raw.encoding.or_default(), report);
+    let accels = raw.accel.or(Vec::new()).and_then(|raw| files::accels(raw, &known, around, report));
     Some(Config {
         server: server?,
         listeners: listeners?,
@@ -67,7 +89,15 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
         routes: routes?,
         events: events?,
         encoding: encoding?,
+        headers: headers?,
+        accels: accels?,
     })
+}
+
+/// Whether there are routes, and all of them send files: nobody is asked then.
+fn files_alone(routes: &Field<Vec<At<raw::Route>>>) -> bool {
+    let sends_files = |route: &At<raw::Route>| !matches!(route.value.files, Field::Absent);
+    matches!(routes, Field::Given(routes) if !routes.value.is_empty() && routes.value.iter().all(sends_files))
 }
 
 /// The store, told of the largest answer that it has to hold.
@@ -106,7 +136,8 @@ fn positive_size(field: Field<Size>, default: u64, report: &mut Report) -> Optio
     field.or_if(Size(default), |size| size.0 > 0, NOT_ZERO, report).map(|size| size.0)
 }
 
-fn server(raw: raw::Server, report: &mut Report) -> Option<Server> {
+fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
+    let clients = clients::clients(&mut raw, report);
     let threads = raw.threads.or_if(0, |threads| *threads <= 1024, "must be at most 1024", report);
     let drain = raw.drain.or(Duration::from_secs(30));
     // Pingora takes whole seconds and reads none as "without end".
@@ -117,32 +148,26 @@ fn server(raw: raw::Server, report: &mut Report) -> Option<Server> {
         Some(0) => Some(std::thread::available_parallelism().map_or(1, usize::from)),
         other => other.and_then(|threads| usize::try_from(threads).ok()),
     };
+    let trusted_proxies =
+        raw.trusted_proxies.or(OneOrMany(Vec::new())).map(|networks| trusted(networks, report));
     Some(Server {
         threads: threads?,
         drain: drain?,
         keepalive: keepalive?,
         keepalive_requests: keepalive_requests?,
+        trusted_proxies: trusted_proxies?,
+        clients: clients?,
     })
 }
 
-/// The listeners; their addresses are left in `taken`, `None` for a faulty one.
-fn listeners_of(
-    raw: At<Vec<At<raw::Listener>>>,
-    taken: &mut Vec<Option<SocketAddr>>,
-    report: &mut Report,
-) -> Option<Vec<Listener>> {
-    if raw.value.is_empty() {
-        report.fault(&raw.place, "must hold at least one");
-        return None;
-    }
-    for At { value, place } in raw.value {
-        let address = value.address.required("address", &place, report);
-        if let Some(address) = &address {
-            not_taken(address, taken, report);
+fn trusted(networks: OneOrMany<IpNet>, report: &mut Report) -> Vec<IpNet> {
+    let each = |At { value, place }: At<IpNet>| {
+        if value.prefix_len() == 0 {
+            report.warn(&place, "holds every address: whoever connects says who he is");
         }
-        taken.push(address.map(|address| address.value));
-    }
-    taken.iter().map(|address| address.map(|address| Listener { address })).collect()
+        value
+    };
+    networks.0.into_iter().map(each).collect()
 }
 
 /// Reports an address that a listener has already. Port 0 is another one each time.

@@ -2,29 +2,41 @@
 //! another is a fault.
 
 use super::{
-    cache,
+    cache, cors, files, headers,
     host::{bracketed, is_name},
+    limit,
     origin::Known,
-    positive,
+    signed,
     unique::{Names, Taken},
+    websocket, Surroundings,
 };
 use crate::config::{
     fault::Report,
     raw,
-    read::{At, Field, Place, Size},
-    types::{Auth, CacheMode, PathPattern, Route, Scope, WebSocket},
+    read::{At, Field, OneOrMany, Place, Size},
+    types::{Auth, CacheMode, Limit, PathPattern, Route, Scope, Secret},
+    Target,
 };
-use std::time::Duration;
 
-/// Checks every `[[route]]`. `tokens`: there is a `[jwt]`.
+/// What routes refer to.
+pub(super) struct Around<'a> {
+    pub(super) origins: &'a Known,
+    /// There is a `[jwt]`.
+    pub(super) tokens: bool,
+    /// `[headers]`
+    pub(super) headers: headers::Checked,
+    pub(super) around: &'a Surroundings<'a>,
+}
+
+/// Checks every `[[route]]`.
 pub(super) fn routes(
     raw: Vec<At<raw::Route>>,
-    origins: &Known,
-    tokens: bool,
+    around: Around<'_>,
     report: &mut Report,
 ) -> Option<Vec<Route>> {
     let names = Names::reserve(&raw, report);
-    let mut checker = Checker { origins, tokens, names, taken: Taken::default(), report };
+    let Around { origins, tokens, headers, around } = around;
+    let mut checker = Checker { origins, tokens, headers, around, names, taken: Taken::default(), report };
     let route = |(index, At { value, place })| checker.route(value, index, &place);
     let checked: Vec<_> = raw.into_iter().enumerate().map(route).collect();
     checked.into_iter().collect()
@@ -33,6 +45,8 @@ pub(super) fn routes(
 struct Checker<'a> {
     origins: &'a Known,
     tokens: bool,
+    headers: headers::Checked,
+    around: &'a Surroundings<'a>,
     names: Names,
     taken: Taken,
     report: &'a mut Report,
@@ -41,7 +55,11 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn route(&mut self, raw: raw::Route, index: usize, place: &Place) -> Option<Route> {
         let auth = self.auth(&raw, place);
+        if !matches!(raw.files, Field::Absent) {
+            self.fits_files(&raw);
+        }
         let token_query = self.token_query(&raw);
+        let tokens = self.tokens && !matches!(raw.auth, Field::Given(At { value: Auth::Off, .. }));
         let host = self.host(raw.host);
         let methods = raw.methods.or(Vec::new()).map(with_head);
         let path = raw.path.required("path", place, self.report);
@@ -55,23 +73,100 @@ impl Checker<'_> {
             Some(None) => path.as_ref().and_then(|path| self.names.derive(path)),
             None => None,
         };
-        let origin = raw.origin.required("origin", place, self.report);
-        let origin = origin.and_then(|name| self.origins.find(&name, self.report));
+        let accel = raw.accel.or(true);
+        let target = self.target(raw.origin, raw.files, place);
+        let signed = self.signed(&raw.cache, raw.signed, methods.as_deref());
         let cache = self.cache(raw.cache);
+        let cors = cors::cors(raw.cors, methods.as_deref(), self.report);
+        let of = match (&cache, &host, &cors) {
+            (Some(cache), Some(host), Some(cors)) => {
+                Some(headers::Of { index, cache, has_host: host.is_some(), cors: cors.is_some() })
+            }
+            _ => None,
+        };
+        let own = raw::Headers {
+            request_headers: raw.request_headers,
+            response_headers: raw.response_headers,
+            security_headers: raw.security_headers,
+        };
+        let headers = headers::of_route(own, &self.headers, of.as_ref(), self.tokens, self.report);
         let max_body = raw.max_body.or(Size(10 << 20));
-        let websocket = websocket(raw.websocket, self.report);
+        let websocket = websocket::websocket(raw.websocket, tokens, self.report);
+        let limits = self.limits(raw.limit, auth);
         Some(Route {
             name: name?,
             host: host?,
             methods: methods?,
             path: path?,
-            origin: origin?,
+            target: target?,
+            accel: accel?,
             cache: cache?,
             auth: auth?,
             token_query: token_query?,
             max_body: max_body?.0,
             websocket: websocket?,
+            limits: limits?,
+            headers: headers?,
+            cors: cors?,
+            signed: signed?,
         })
+    }
+
+    fn limits(&mut self, raw: Field<OneOrMany<raw::Limit>>, auth: Option<Auth>) -> Option<Vec<Limit>> {
+        let Some(At { value, .. }) = raw.optional()? else { return Some(Vec::new()) };
+        let tokens = self.tokens && auth != Some(Auth::Off);
+        limit::limits(value.0, tokens, self.report)
+    }
+
+    fn signed(
+        &mut self,
+        cache: &Field<raw::Cache>,
+        raw: Field<raw::Signed>,
+        methods: Option<&[http::Method]>,
+    ) -> Option<Option<Vec<Secret>>> {
+        let query = match rules(cache).map(|rules| &rules.query) {
+            Some(Field::Given(query)) => query.value.as_slice(),
+            _ => &[],
+        };
+        signed::signed(raw, query, methods.is_some_and(<[_]>::is_empty), self.around, self.report)
+    }
+
+    fn target(&mut self, origin: Field<String>, files: Field<raw::Files>, place: &Place) -> Option<Target> {
+        match (origin, files) {
+            (origin, Field::Absent) => {
+                let origin = origin.required("origin", place, self.report)?;
+                self.origins.find(&origin, self.report).map(Target::Origin)
+            }
+            (Field::Absent, files) => {
+                let At { value, place } = files.optional()??;
+                files::files(value, &place, self.around, self.report)
+                    .map(|files| Target::Files(Box::new(files)))
+            }
+            (Field::Given(At { place, .. }), _) => {
+                self.report.fault(&place, "can't go with files: a route has one or the other");
+                None
+            }
+            (Field::Faulty, _) => None,
+        }
+    }
+
+    /// What a route of files can't have.
+    fn fits_files(&mut self, raw: &raw::Route) {
+        if let Field::Given(At { value: raw::Cache::Rules(_) | raw::Cache::Follow(_), place }) = &raw.cache {
+            self.report.fault(place, "can't go with files: they are here already");
+        }
+        if let Field::Given(At { place, .. }) = &raw.websocket {
+            self.report.fault(place, "can't go with files");
+        }
+        if let Field::Given(At { value: true, place }) = &raw.accel {
+            self.report.fault(place, "can't go with files: it is about an origin's answers");
+        }
+        let reads = |method: &http::Method| matches!(*method, http::Method::GET | http::Method::HEAD);
+        if let Field::Given(methods) = &raw.methods {
+            for At { place, .. } in methods.value.iter().filter(|method| !reads(&method.value)) {
+                self.report.fault(place, "can't go with files: they answer GET and HEAD alone");
+            }
+        }
     }
 
     fn host(&mut self, raw: Field<String>) -> Option<Option<String>> {
@@ -98,7 +193,7 @@ impl Checker<'_> {
             Field::Absent => (Some(Auth::Optional), place),
             Field::Faulty => (None, place),
         };
-        if let Some((scope, scope_place)) = rules(raw).and_then(|rules| personal(&rules.scope)) {
+        if let Some((scope, scope_place)) = rules(&raw.cache).and_then(|rules| personal(&rules.scope)) {
             if !self.tokens {
                 self.report.fault(scope_place, format!("{scope:?} needs a [jwt] to verify tokens with"));
             }
@@ -128,7 +223,7 @@ impl Checker<'_> {
         if matches!(raw.auth, Field::Given(At { value: Auth::Off, .. })) {
             self.report.fault(place, "can't go with auth = \"off\"");
         }
-        if let Some(Field::Given(query)) = rules(raw).map(|rules| &rules.query) {
+        if let Some(Field::Given(query)) = rules(&raw.cache).map(|rules| &rules.query) {
             if query.value.iter().any(|name| name.value == "token") {
                 self.report.fault(
                     place,
@@ -141,8 +236,8 @@ impl Checker<'_> {
 }
 
 /// The route's cache table, if it has one.
-fn rules(raw: &raw::Route) -> Option<&raw::CacheRules> {
-    match &raw.cache {
+fn rules(cache: &Field<raw::Cache>) -> Option<&raw::CacheRules> {
+    match cache {
         Field::Given(At { value: raw::Cache::Rules(rules), .. }) => Some(rules),
         _ => None,
     }
@@ -185,10 +280,4 @@ fn host(text: &str) -> Result<String, &'static str> {
         (_, true) => "must not hold a port, and an IPv6 address stands in brackets",
         _ => "must be a host such as \"dash.example.com\" or \"*.example.com\"",
     })
-}
-
-fn websocket(raw: Field<raw::WebSocket>, report: &mut Report) -> Option<Option<WebSocket>> {
-    let Some(At { value, .. }) = raw.optional()? else { return Some(None) };
-    let idle_timeout = positive(value.idle_timeout, Duration::from_secs(60), report)?;
-    Some(Some(WebSocket { idle_timeout }))
 }

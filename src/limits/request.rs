@@ -1,16 +1,23 @@
 //! What a request may look like before anything else is asked of it.
 //!
-//! Pure. Pingora has parsed the request by now (RFC 9112 framing is its part); these are the gateway's own limits.
+//! Pure. Pingora has parsed the request by now (RFC 9112 framing is its part); these are the gateway's own limits. Of
+//! HTTP/1 a head that is larger has been turned away while it came (see `listen::head`).
 
 use crate::{cache::key::count_parameters, telemetry::labels::RejectReason};
-use http::{header, HeaderMap, Uri, Version};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 /// The longest path and query, in bytes.
 pub const LONGEST_TARGET: usize = 16 * 1024;
+/// The most header fields. Pingora reads no more in HTTP/1; in HTTP/2 it counts their bytes alone.
+pub const MOST_FIELDS: usize = 256;
+/// The most bytes of their names and values. In HTTP/2 Pingora goes by the same number (RFC 9113, 6.5.2).
+pub const LARGEST_FIELDS: usize = 64 * 1024;
+/// The most bytes of a head that is read before it is known what it says: target, fields, and what separates them.
+pub const LARGEST_HEAD: usize = LONGEST_TARGET + LARGEST_FIELDS + 8 * MOST_FIELDS;
 /// The most query parameters.
 pub const MOST_PARAMETERS: usize = 1_000;
 
-/// Checks a request's target and `Host`.
+/// Checks a request's target, the size of its header, and `Host`.
 ///
 /// # Errors
 /// The reason for which it is refused.
@@ -29,11 +36,18 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
     if !query.is_empty() && query.len() > MOST_PARAMETERS && count_parameters(query) > MOST_PARAMETERS {
         return Err(RejectReason::TooManyParameters);
     }
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    if headers.len() > MOST_FIELDS || headers.iter().map(size).sum::<usize>() > LARGEST_FIELDS {
+        return Err(RejectReason::HeadersTooLarge);
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
         // RFC 9112, 3.2: only HTTP/1.1 has to say it; HTTP/2 puts the host into the target.
-        (None, None) if version != Version::HTTP_11 => Ok(()),
+        (None, None) if version != Version::HTTP_11 => match uri.authority() {
+            Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(RejectReason::BadHost),
+            _ => Ok(()),
+        },
         _ => Err(RejectReason::BadHost),
     }
 }
@@ -140,6 +154,17 @@ mod tests {
         assert_eq!(check(format!("/?{}", "a&".repeat(1_001)), &host), Err(RejectReason::TooManyParameters));
         assert_eq!(check(format!("/{}", "a".repeat(LONGEST_TARGET)), &host), Err(RejectReason::UriTooLong));
         assert_eq!(check("*".into(), &host), Err(RejectReason::BadRequest));
+        let large = |fields: usize, size: usize| {
+            let mut headers = with_host("a");
+            for _ in 0..fields {
+                headers.append("x", HeaderValue::from_str(&"v".repeat(size)).unwrap());
+            }
+            check("/".into(), &headers)
+        };
+        assert_eq!(large(MOST_FIELDS - 1, 1), Ok(()));
+        assert_eq!(large(MOST_FIELDS, 1), Err(RejectReason::HeadersTooLarge));
+        assert_eq!(large(1, LARGEST_FIELDS - 6), Ok(()));
+        assert_eq!(large(1, LARGEST_FIELDS - 5), Err(RejectReason::HeadersTooLarge));
         assert_eq!(check("/".into(), &with_host("evil host")), Err(RejectReason::BadHost));
         assert_eq!(check("/".into(), &HeaderMap::new()), Err(RejectReason::BadHost));
         assert_eq!(super::check(&"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new()), Ok(()));

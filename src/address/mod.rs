@@ -1,0 +1,246 @@
+//! Whose request it is: the client's address, its scheme and its host, from the peer and from what trusted proxies say.
+//!
+//! Pure. A proxy names in `X-Forwarded-For` (or in `Forwarded`, RFC 7239) whom it got a request from. Such a word is
+//! worth as much as the one who gives it: the way is walked from the peer outwards for as long as each hop is one of
+//! `server.trusted_proxies`, and the first that is not is the client. What stands beyond it the client may have written
+//! itself. Of a peer that is not trusted no field is read at all.
+//!
+//! One field decides. `X-Forwarded-For` wins over `Forwarded`, and both over `X-Real-IP`: nearly every proxy writes the
+//! first and passes the second on as the client sent it. A hop that gives no address (`unknown`, an obfuscated
+//! identifier, nonsense) ends the way: the request is then the one's who told so.
+
+mod forwarded;
+mod node;
+
+pub use crate::cache::key::Scheme;
+
+use http::{header, HeaderMap, HeaderName};
+use ipnet::{IpNet, Ipv4Net};
+use std::{
+    fmt::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The longest host that is taken from a proxy, in bytes.
+const LONGEST_HOST: usize = 255;
+
+/// Whose fields are believed.
+#[derive(Debug, Clone, Default)]
+pub struct Trusted(Vec<IpNet>);
+
+impl Trusted {
+    /// The networks of `server.trusted_proxies`.
+    pub fn new(networks: &[IpNet]) -> Self {
+        Self(networks.iter().map(|network| canonical(*network)).collect())
+    }
+
+    /// Whether an address lies within one of the networks. Expects it in its canonical form.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// IPv4 networks that are written as IPv6 ones, as the addresses they are compared with.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(v6) = network else { return network };
+    let narrowed = v6.prefix_len().checked_sub(MAPPED).zip(v6.addr().to_ipv4_mapped());
+    narrowed.and_then(|(prefix, address)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address, in its canonical form.
+    pub address: IpAddr,
+    /// How the client sent the request: to the outermost proxy that is believed, or to the gateway.
+    pub scheme: Scheme,
+    /// The host that the client named, where a trusted proxy tells. Made of the characters of a host and a port, and
+    /// nothing else is known of it.
+    pub host: Option<Box<str>>,
+    /// The trusted proxies between the client and the gateway, the peer last; none where the peer is the client.
+    pub proxies: Vec<IpAddr>,
+}
+
+impl Client {
+    /// Whoever is at the other end of the connection, which is of this scheme.
+    pub fn peer(address: IpAddr, scheme: Scheme) -> Self {
+        Self { address: address.to_canonical(), scheme, host: None, proxies: Vec::new() }
+    }
+
+    /// Where nothing is known of the other end.
+    pub fn unknown() -> Self {
+        Self::peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Scheme::Http)
+    }
+
+    /// Whose request it is that `peer` sent with these headers, over a connection of this scheme.
+    pub fn of(peer: IpAddr, scheme: Scheme, headers: &HeaderMap, trusted: &Trusted) -> Self {
+        let peer = Self::peer(peer, scheme);
+        if !trusted.contains(peer.address) {
+            return peer;
+        }
+        let said = Said::by(headers);
+        let (mut client, mut speakers) = (peer, 0);
+        for hop in said.hops() {
+            speakers += 1;
+            // Whoever does not say from whom it came answers for it.
+            let Some(address) = hop else { break };
+            client.proxies.push(std::mem::replace(&mut client.address, address));
+            if !trusted.contains(address) {
+                break;
+            }
+        }
+        client.proxies.reverse();
+        let Told { scheme: told, host } = said.told(headers, speakers);
+        client.scheme = told.unwrap_or(scheme);
+        client.host = host;
+        client
+    }
+
+    /// The value of `X-Forwarded-For` for an origin: the client, then the proxies in the order of the way.
+    pub fn forwarded_for(&self) -> String {
+        let mut text = self.address.to_string();
+        for proxy in &self.proxies {
+            append(&mut text, format_args!(", {proxy}"));
+        }
+        text
+    }
+
+    /// The value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first tells how and for which
+    /// host the client asked.
+    pub fn forwarded(&self, host: Option<&str>) -> String {
+        let mut text = String::with_capacity(64);
+        push_node(&mut text, self.address);
+        append(&mut text, format_args!(";proto={}", self.scheme.as_str()));
+        if let Some(host) = host {
+            append(&mut text, format_args!(";host=\"{host}\""));
+        }
+        for proxy in &self.proxies {
+            text.push_str(", ");
+            push_node(&mut text, *proxy);
+        }
+        text
+    }
+}
+
+/// RFC 7239, 6: an IPv6 address stands in brackets and quotes.
+fn push_node(text: &mut String, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => append(text, format_args!("for={address}")),
+        IpAddr::V6(address) => append(text, format_args!("for=\"[{address}]\"")),
+    }
+}
+
+fn append(text: &mut String, what: fmt::Arguments<'_>) {
+    // Writing to a String can't fail.
+    text.write_fmt(what).unwrap_or_default();
+}
+
+/// The network that one customer of a provider has: an IPv4 address, or the first half of an IPv6 one.
+pub fn network(address: IpAddr) -> IpAddr {
+    const CUSTOMER: u128 = !0 << 64;
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & CUSTOMER)),
+    }
+}
+
+/// The field that decides.
+enum Said<'h> {
+    For(&'h HeaderMap),
+    Forwarded(&'h HeaderMap),
+    RealIp(&'h HeaderMap),
+}
+
+/// What the proxies say of the request besides the client's address.
+#[derive(Default)]
+struct Told {
+    scheme: Option<Scheme>,
+    host: Option<Box<str>>,
+}
+
+impl<'h> Said<'h> {
+    fn by(headers: &'h HeaderMap) -> Self {
+        if headers.contains_key(FORWARDED_FOR) {
+            Self::For(headers)
+        } else if headers.contains_key(header::FORWARDED) {
+            Self::Forwarded(headers)
+        } else {
+            Self::RealIp(headers)
+        }
+    }
+
+    /// Whom each hop got the request from, the nearest hop's word first; nothing for a word that is no address.
+    fn hops(&self) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'h> {
+        match self {
+            Self::For(headers) => Box::new(from_the_end(headers, &FORWARDED_FOR).map(node::address)),
+            Self::Forwarded(headers) => {
+                let elements = forwarded::from_the_end(headers);
+                Box::new(
+                    elements.map(|element| element.and_then(|e| e.node()).and_then(|n| node::address(&n))),
+                )
+            }
+            // It names the client and no way: one line, and no list.
+            Self::RealIp(headers) => {
+                let last = headers.get_all(REAL_IP).iter().next_back();
+                Box::new(last.map(|value| value.to_str().ok().and_then(node::address)).into_iter())
+            }
+        }
+    }
+
+    /// What the outermost of so many believed speakers says of the request. A list may be shorter than the way: many
+    /// proxies replace these two instead of adding to them.
+    fn told(&self, headers: &HeaderMap, speakers: usize) -> Told {
+        let hop = speakers.max(1);
+        let mut told = match self {
+            Self::Forwarded(headers) => {
+                let element = forwarded::from_the_end(headers).nth(hop - 1).flatten();
+                element.map(|e| Told { scheme: e.proto(), host: e.host() }).unwrap_or_default()
+            }
+            Self::For(_) | Self::RealIp(_) => Told::default(),
+        };
+        if told.scheme.is_none() {
+            told.scheme = at_hop(headers, &FORWARDED_PROTO, hop).and_then(self::scheme);
+        }
+        if told.host.is_none() {
+            told.host = at_hop(headers, &FORWARDED_HOST, hop).and_then(host);
+        }
+        told
+    }
+}
+
+/// The member of a list that the hop of this number (from 1, the nearest) wrote, or the outermost there is.
+fn at_hop<'h>(headers: &'h HeaderMap, name: &HeaderName, hop: usize) -> Option<&'h str> {
+    from_the_end(headers, name).take(hop).last()
+}
+
+/// The members of a comma-separated list on any number of lines, the last first. What is no text is a member that means
+/// nothing, and no harm to those beside it.
+fn from_the_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).iter().rev();
+    let members = lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
+    members.map(|member| text(member.trim_ascii())).filter(|member| !member.is_empty())
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or("?")
+}
+
+fn scheme(word: &str) -> Option<Scheme> {
+    let named = |scheme: &Scheme| word.eq_ignore_ascii_case(scheme.as_str());
+    [Scheme::Http, Scheme::Https].into_iter().find(named)
+}
+
+/// A host and a port that can be repeated without harm.
+fn host(text: &str) -> Option<Box<str>> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']');
+    (!text.is_empty() && text.len() <= LONGEST_HOST && text.bytes().all(allowed)).then(|| text.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! What `X-Accel-Redirect` and `X-Accel-Expires` mean for a cache.
+//!
+//! Pure. An answer that orders a file is for the one who asked: its file is sent, and nothing of it is stored. Of the
+//! lifetimes that an origin may tell, `X-Accel-Expires` comes first: it speaks to this cache alone.
+
+use super::directives;
+use http::{HeaderMap, HeaderName};
+
+static REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
+/// The lifetime, in a field of its own.
+pub(super) static EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+
+/// Whether an answer orders a file to be sent in its stead.
+pub fn orders_a_file(answer: &HeaderMap) -> bool {
+    answer.contains_key(&REDIRECT)
+}
+
+/// What `X-Accel-Expires` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expires {
+    /// `0`: not to be stored.
+    Never,
+    /// For so many seconds.
+    For(u64),
+    /// `@`: until these seconds since 1970.
+    Until(u64),
+}
+
+/// What an answer says; what is no number says nothing.
+pub fn expires(answer: &HeaderMap) -> Option<Expires> {
+    let value = answer.get(&EXPIRES)?.as_bytes().trim_ascii();
+    match value.strip_prefix(b"@") {
+        Some(until) => std::str::from_utf8(until).ok()?.parse().ok().map(Expires::Until),
+        None => match directives::delta_seconds(value)? {
+            0 => Some(Expires::Never),
+            seconds => Some(Expires::For(seconds)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::test_kit::fields, *};
+
+    #[test]
+    fn lifetimes_as_nginx_reads_them() {
+        let of = |value| expires(&fields(&[("x-accel-expires", value)]));
+        assert_eq!(of("60"), Some(Expires::For(60)));
+        assert_eq!(of("0"), Some(Expires::Never));
+        assert_eq!(of("@1700000000"), Some(Expires::Until(1_700_000_000)));
+        assert_eq!(of("@0"), Some(Expires::Until(0)));
+        for nothing in ["off", "", "-1", "1m", "@", "@x"] {
+            assert_eq!(of(nothing), None, "{nothing}");
+        }
+        assert_eq!(expires(&HeaderMap::new()), None);
+        assert!(orders_a_file(&fields(&[("x-accel-redirect", "/x")])) && !orders_a_file(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,272 @@
+//! Certificates as PEM files hold them: for which names one speaks, until when, whether its key belongs to it, and
+//! whose subject it names.
+//!
+//! Reads files and judges what is in them; decides nothing about connections, and never shows a key. A certificate is
+//! not verified against any authority: that is for clients to do (RFC 5280). Keys are PKCS#8, PKCS#1 or SEC1.
+
+mod subject;
+
+pub use subject::subject;
+
+use rustls::{
+    crypto::{aws_lc_rs, CryptoProvider},
+    pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer},
+    sign::{CertifiedKey, SigningKey},
+    Error as TlsError, InconsistentKeys, RootCertStore,
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+/// A file of certificates or of a key is not larger than this, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// The cryptography of every listener: aws-lc-rs, with the post-quantum key exchange first.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    PROVIDER.clone()
+}
+
+/// Makes it the cryptography of everything in this process that doesn't choose for itself (Redis, origins). Whoever
+/// comes second finds it done.
+pub fn provide() {
+    aws_lc_rs::default_provider().install_default().unwrap_or_default();
+}
+
+/// Where a certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate and those between it and its authority, in this order.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// What its authority says of it: an OCSP response in DER.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// A certificate that can be shown to clients.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The chain, the key and the staple.
+    pub key: Arc<CertifiedKey>,
+    /// The DNS names that it speaks for, in lower case; `*.` stands for one label.
+    pub names: Vec<String>,
+    /// From when it is valid, in seconds since 1970.
+    pub not_before: i64,
+    /// Until when, the same.
+    pub not_after: i64,
+}
+
+/// Which of the files something is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The certificate.
+    Cert,
+    /// The key.
+    Key,
+    /// The staple.
+    Ocsp,
+    /// The authorities of clients.
+    Ca,
+}
+
+/// Why a file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {fault}", path.display())]
+pub struct CertificateError {
+    /// What it should have held.
+    pub part: Part,
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    #[source]
+    pub fault: Unusable,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is not there, or may not be read.
+    #[error("can't be read: {0}")]
+    Unread(#[from] io::Error),
+    /// It is far larger than such files are.
+    #[error("is larger than 1 MiB")]
+    TooLarge,
+    /// It is not PEM.
+    #[error("is damaged: {0}")]
+    Damaged(String),
+    /// It has no certificate.
+    #[error("holds no certificate (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// It has something else than a certificate where one should be.
+    #[error("holds a certificate that can't be parsed")]
+    Unparsable,
+    /// It has no key.
+    #[error("holds no private key (-----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY)")]
+    NoKey,
+    /// The key needs a passphrase.
+    #[error("holds an encrypted key: nobody could type the passphrase at a start, store it decrypted")]
+    Encrypted,
+    /// The key is of no kind that TLS takes.
+    #[error("holds a key that can't be used: RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) and Ed25519 can")]
+    Kind,
+    /// The key belongs to another certificate.
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+    /// The key belongs to another certificate of the same file.
+    #[error("the key belongs to certificate {0} of the file: the server's own has to come first")]
+    Order(usize),
+    /// It is no OCSP response.
+    #[error("is no OCSP response in DER")]
+    NotOcsp,
+}
+
+impl Certificate {
+    /// Reads a certificate, its key and its staple.
+    ///
+    /// # Errors
+    /// The first file that can't be used, and why.
+    pub fn load(files: &Files) -> Result<Self, CertificateError> {
+        let at = |part, path: &Path| {
+            let path = path.to_owned();
+            move |fault| CertificateError { part, path, fault }
+        };
+        let chain = read(&files.cert).and_then(|pem| chain(&pem)).map_err(at(Part::Cert, &files.cert))?;
+        let key = read(&files.key).and_then(|pem| key(&pem)).map_err(at(Part::Key, &files.key))?;
+        let facts = facts(&chain).map_err(at(Part::Cert, &files.cert))?;
+        let mut certified = pair(chain, key).map_err(at(Part::Key, &files.key))?;
+        if let Some(path) = &files.ocsp {
+            certified.ocsp = Some(read(path).and_then(staple).map_err(at(Part::Ocsp, path))?);
+        }
+        let Facts { names, not_before, not_after } = facts;
+        Ok(Self { key: Arc::new(certified), names, not_before, not_after })
+    }
+}
+
+/// Reads the authorities that clients' certificates have to come from.
+///
+/// # Errors
+/// Why the file can't be used.
+pub fn authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
+    let roots = || {
+        let mut roots = RootCertStore::empty();
+        for certificate in chain(&read(path)?)? {
+            roots.add(certificate).map_err(|_| Unusable::Unparsable)?;
+        }
+        Ok(roots)
+    };
+    roots().map_err(|fault| CertificateError { part: Part::Ca, path: path.to_owned(), fault })
+}
+
+/// Reads a file that may be expected to be small.
+fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
+    // What is no file would be read for ever.
+    let about = std::fs::metadata(path)?;
+    if about.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory).into());
+    }
+    if about.len() > LARGEST {
+        return Err(Unusable::TooLarge);
+    }
+    Ok(std::fs::read(path)?)
+}
+
+/// The certificates of a file, at least one.
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let all = all.map_err(|error| Unusable::Damaged(error.to_string()))?;
+    if all.is_empty() {
+        return Err(Unusable::NoCertificate);
+    }
+    Ok(all)
+}
+
+/// The first key of a file.
+fn key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Unusable> {
+    let found = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        rustls::pki_types::pem::Error::NoItemsFound if is_encrypted(pem) => Unusable::Encrypted,
+        rustls::pki_types::pem::Error::NoItemsFound => Unusable::NoKey,
+        // An encrypted key of the old form has lines that are no base64. The text itself may be a key: it is not shown.
+        _ if is_encrypted(pem) => Unusable::Encrypted,
+        _ => Unusable::Damaged("it is no PEM".to_owned()),
+    })?;
+    provider().key_provider.load_private_key(found).map_err(|_| Unusable::Kind)
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    let holds = |text: &[u8]| pem.windows(text.len()).any(|window| window == text);
+    holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// A chain with the key of its first certificate.
+fn pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<CertifiedKey, Unusable> {
+    let fits = |chain: &CertifiedKey| match chain.keys_match() {
+        // Some keys can't be compared; a handshake would show it.
+        Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(true),
+        Err(TlsError::InconsistentKeys(_)) => Ok(false),
+        Err(_) => Err(Unusable::Unparsable),
+    };
+    let certified = CertifiedKey::new(chain, key);
+    if fits(&certified)? {
+        return Ok(certified);
+    }
+    let others = certified.cert.iter().enumerate().skip(1);
+    for (place, other) in others {
+        if fits(&CertifiedKey::new(vec![other.clone()], certified.key.clone())).unwrap_or(false) {
+            return Err(Unusable::Order(place + 1));
+        }
+    }
+    Err(Unusable::Mismatch)
+}
+
+/// What a certificate says of itself.
+struct Facts {
+    names: Vec<String>,
+    not_before: i64,
+    not_after: i64,
+}
+
+fn facts(chain: &[CertificateDer<'_>]) -> Result<Facts, Unusable> {
+    let first = chain.first().ok_or(Unusable::NoCertificate)?;
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|_| Unusable::Unparsable)?;
+    let alternatives = parsed.subject_alternative_name().map_err(|_| Unusable::Unparsable)?;
+    let mut names = Vec::new();
+    for name in alternatives.iter().flat_map(|names| &names.value.general_names) {
+        if let GeneralName::DNSName(name) = name {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    let validity = parsed.validity();
+    Ok(Facts {
+        names,
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
+}
+
+/// An OCSP response is a SEQUENCE that fills the file (RFC 6960, 4.2.1), and its status is `successful`.
+fn staple(der: Vec<u8>) -> Result<Vec<u8>, Unusable> {
+    const STATUS_SUCCESSFUL: [u8; 3] = [0x0a, 0x01, 0x00];
+    let content = match der.get(..2) {
+        Some([0x30, short @ 0..=0x7f]) => der.get(2..).filter(|c| c.len() == usize::from(*short)),
+        Some([0x30, 0x81]) => der.get(3..).filter(|c| der.get(2).is_some_and(|n| usize::from(*n) == c.len())),
+        Some([0x30, 0x82]) => der
+            .get(4..)
+            .filter(|c| der.get(2..4).is_some_and(|n| usize::from(n[0]) << 8 | usize::from(n[1]) == c.len())),
+        _ => None,
+    };
+    match content.is_some_and(|content| content.starts_with(&STATUS_SUCCESSFUL)) {
+        true => Ok(der),
+        false => Err(Unusable::NotOcsp),
+    }
+}
+
+#[cfg(test)]
+mod tests;

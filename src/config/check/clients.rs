@@ -1,0 +1,32 @@
+//! The keys of `[server]` about slow clients and many of them.
+
+use super::{
+    super::{fault::Report, raw, read::Size, types::Clients},
+    positive,
+};
+use std::{mem::take, time::Duration};
+
+/// Bytes a second: a tenth of what the slowest phone network brings, far more than an attacker wants to spend on each
+/// of thousands of connections.
+const MIN_RATE: Size = Size(256);
+
+/// Takes its keys out of `[server]`.
+pub(super) fn clients(raw: &mut raw::Server, report: &mut Report) -> Option<Clients> {
+    let header_timeout = positive(take(&mut raw.header_timeout), Duration::from_secs(10), report);
+    let body_timeout = positive(take(&mut raw.body_timeout), Duration::from_secs(30), report);
+    let body_min_rate = take(&mut raw.body_min_rate).or(MIN_RATE);
+    let send_timeout = positive(take(&mut raw.send_timeout), Duration::from_secs(30), report);
+    let send_min_rate = take(&mut raw.send_min_rate).or(MIN_RATE);
+    let max_connections = take(&mut raw.max_connections).or(0);
+    let max_per_address = take(&mut raw.max_connections_per_address).or(0);
+    let some = |limit: u32| Some(limit).filter(|limit| *limit > 0);
+    Some(Clients {
+        header_timeout: header_timeout?,
+        body_timeout: body_timeout?,
+        body_min_rate: body_min_rate?.0,
+        send_timeout: send_timeout?,
+        send_min_rate: send_min_rate?.0,
+        max_connections: some(max_connections?),
+        max_per_address: some(max_per_address?),
+    })
+}

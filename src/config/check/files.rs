@@ -1,0 +1,163 @@
+//! `route.files` and `[[accel]]`: directories, and what is sent of them.
+
+use super::{origin::Known, Surroundings};
+use crate::config::{
+    fault::Report,
+    files::{Accel, AccelTo, Files, Immutable},
+    raw,
+    read::{At, Field, OneOrMany, Place},
+};
+use globset::{GlobBuilder, GlobSetBuilder};
+use http::HeaderValue;
+use std::path::PathBuf;
+
+/// The word that stands for a rule in `immutable`.
+const HASHED: &str = "hashed";
+
+/// Checks a route's `files`, which stands at `place`.
+pub(super) fn files(
+    raw: raw::Files,
+    place: &Place,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Files> {
+    let root = raw.root.required("root", place, report).map(|root| directory(&root, around, report));
+    let index = raw.index.or_if(
+        "index.html".to_owned(),
+        |name| !name.contains(['/', '\\']) && name != "." && name != "..",
+        "must be the name of a file, without a directory",
+        report,
+    );
+    let cache_control = cache_control(raw.cache_control, report);
+    let immutable = immutable(raw.immutable, report);
+    Some(Files {
+        root: root?,
+        index: index?,
+        precompressed: raw.precompressed.or(true)?,
+        symlinks: raw.symlinks.or(false)?,
+        hidden: raw.hidden.or(false)?,
+        cache_control: cache_control?,
+        immutable: immutable?,
+    })
+}
+
+/// A directory; relative to that of the configuration. That it is not there yet is worth a word.
+fn directory(root: &At<String>, around: &Surroundings<'_>, report: &mut Report) -> PathBuf {
+    let path = around.resolve(&root.value);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => report.warn(&root.place, format!("{:?} is not a directory", root.value)),
+        Err(error) => report.warn(&root.place, format!("can't look at {:?}: {error}", root.value)),
+    }
+    path
+}
+
+fn cache_control(raw: Field<String>, report: &mut Report) -> Option<HeaderValue> {
+    match raw.optional()? {
+        None => Some(HeaderValue::from_static("no-cache")),
+        Some(At { value, place }) => match HeaderValue::from_str(&value) {
+            Ok(said) if value.is_ascii() => Some(said),
+            _ => {
+                report.fault(&place, "must be a header value: printable ASCII");
+                None
+            }
+        },
+    }
+}
+
+fn immutable(raw: Field<OneOrMany<String>>, report: &mut Report) -> Option<Immutable> {
+    let Some(At { value: OneOrMany(globs), .. }) = raw.optional()? else { return Some(Immutable::Nothing) };
+    if let [At { value, .. }] = &globs[..] {
+        if value == HASHED {
+            return Some(Immutable::Hashed);
+        }
+    }
+    let mut set = GlobSetBuilder::new();
+    let mut all_good = true;
+    for At { value, place } in globs {
+        match GlobBuilder::new(value.trim_start_matches('/')).literal_separator(true).build() {
+            Ok(glob) => drop(set.add(glob)),
+            Err(error) => {
+                report.fault(
+                    &place,
+                    format!("must be \"hashed\" or a pattern such as \"assets/**\": {}", error.kind()),
+                );
+                all_good = false;
+            }
+        }
+    }
+    // What was built one by one can be built together.
+    set.build().ok().filter(|_| all_good).map(Immutable::Matching)
+}
+
+/// Checks every `[[accel]]`.
+pub(super) fn accels(
+    raw: Vec<At<raw::Accel>>,
+    origins: &Known,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Vec<Accel>> {
+    let mut taken: Vec<Option<String>> = Vec::new();
+    let mut checked = Vec::new();
+    for At { value: mut raw, place } in raw {
+        let internal = std::mem::take(&mut raw.internal).required("internal", &place, report);
+        let internal = internal.and_then(|internal| {
+            let twin = taken.iter().position(|other| other.as_ref() == Some(&internal.value));
+            if let Some(twin) = twin {
+                report.fault(&internal.place, format!("the same as accel[{twin}]"));
+            }
+            prefix(internal, report)
+        });
+        taken.push(internal.clone());
+        let to = accel_to(raw, &place, origins, around, report);
+        checked.push(internal.zip(to).map(|(internal, to)| Accel { internal, to }));
+    }
+    checked.into_iter().collect()
+}
+
+/// A path that ends with a slash, so that nothing beside it begins with it.
+fn prefix(raw: At<String>, report: &mut Report) -> Option<String> {
+    let complaint = match raw::exact_path(&raw.value) {
+        Ok(path) if path.ends_with('/') => return Some(path),
+        Ok(_) => "must end with \"/\"",
+        Err(complaint) => complaint,
+    };
+    report.fault(&raw.place, complaint);
+    None
+}
+
+/// What stands behind an internal location: a directory or an origin.
+fn accel_to(
+    raw: raw::Accel,
+    place: &Place,
+    origins: &Known,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<AccelTo> {
+    match (raw.root.optional()?, raw.origin.optional()?) {
+        (Some(root), None) => {
+            if let Field::Given(prefix) = &raw.prefix {
+                report.fault(&prefix.place, "belongs to origin");
+            }
+            let (symlinks, hidden) = (raw.symlinks.or(false)?, raw.hidden.or(false)?);
+            Some(AccelTo::Root { root: directory(&root, around, report), symlinks, hidden })
+        }
+        (None, Some(name)) => {
+            for switch in [&raw.symlinks, &raw.hidden] {
+                if let Field::Given(switch) = switch {
+                    report.fault(&switch.place, "belongs to root");
+                }
+            }
+            let origin = origins.find(&name, report);
+            let prefix = match raw.prefix.optional()? {
+                Some(given) => prefix(given, report)?,
+                None => "/".to_owned(),
+            };
+            Some(AccelTo::Origin { origin: origin?, prefix })
+        }
+        _ => {
+            report.fault(place, "must have either root or origin");
+            None
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! `[headers]`, and a route's `request_headers` and `response_headers`: fields that rules may touch, values that can
+//! be made, and on cached routes none of one request's own in what is asked for everyone.
+
+use super::host::host_and_port;
+use crate::config::{
+    fault::Report,
+    headers::TemplateFault,
+    raw,
+    read::{At, Field, OneOrMany, Place},
+    types::{CacheMode, Scope},
+    Direction, HeaderRules, Headers, NamePattern, Template, Variable,
+};
+use http::{header, HeaderName};
+
+/// Rules that were checked by themselves, and what of them still depends on the route that they are for.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// The rules.
+    pub(super) headers: Headers,
+    /// What values for the origin name, and where.
+    uses: Vec<(Variable, Place)>,
+    /// What is set in, or added to, answers, and where.
+    said: Vec<(HeaderName, Place)>,
+}
+
+/// The route that rules are for.
+pub(super) struct Of<'a> {
+    /// Its number.
+    pub(super) index: usize,
+    /// `cache`
+    pub(super) cache: &'a CacheMode,
+    /// It has a `host`.
+    pub(super) has_host: bool,
+    /// It has `cors`.
+    pub(super) cors: bool,
+}
+
+/// Checks `[headers]`. `tokens`: there is a `[jwt]`.
+pub(super) fn for_all(raw: Field<raw::Headers>, tokens: bool, report: &mut Report) -> Option<Checked> {
+    let raw = raw.or_default();
+    let security = raw.security_headers.or(false);
+    let mut checked = both(raw.request_headers, raw.response_headers, tokens, report)?;
+    checked.headers.security = security?;
+    Some(checked)
+}
+
+/// Checks a route's tables, and the rules for all as far as they depend on it. `of`: the route, if the rest of it that
+/// matters here has no fault.
+pub(super) fn of_route(
+    raw: raw::Headers,
+    all: &Checked,
+    of: Option<&Of<'_>>,
+    tokens: bool,
+    report: &mut Report,
+) -> Option<Headers> {
+    let own = both(raw.request_headers, raw.response_headers, tokens, report);
+    let security = raw.security_headers.or(all.headers.security);
+    let (own, of) = (own?, of?);
+    fits(all, &own, of, report);
+    let mut headers = all.headers.clone();
+    headers.request.extend(own.headers.request);
+    headers.response.extend(own.headers.response);
+    headers.security = security?;
+    Some(headers)
+}
+
+/// Checks the two tables by themselves.
+fn both(
+    request: Field<raw::HeaderRules>,
+    response: Field<raw::HeaderRules>,
+    tokens: bool,
+    report: &mut Report,
+) -> Option<Checked> {
+    let mut checked = Checked::default();
+    let request = rules(request, Direction::Request, tokens, &mut checked, report);
+    let response = rules(response, Direction::Response, tokens, &mut checked, report);
+    checked.headers.request.extend(request?);
+    checked.headers.response.extend(response?);
+    Some(checked)
+}
+
+/// Reports what of the rules does not fit the route.
+fn fits(all: &Checked, own: &Checked, of: &Of<'_>, report: &mut Report) {
+    const DIFFERS: &str = "differs from request to request, and";
+    for (variable, place) in own.uses.iter().filter(|(variable, _)| differs(*variable, of)) {
+        let name = variable.name();
+        let why =
+            format!("\"${name}\" {DIFFERS} what a cached route asks its origin is for all who ask the same");
+        report.fault(place, why);
+    }
+    for (variable, place) in all.uses.iter().filter(|(variable, _)| differs(*variable, of)) {
+        report.fault(place, format!("\"${}\" {DIFFERS} route[{}] is cached", variable.name(), of.index));
+    }
+    for (name, place) in own.said.iter().filter(|_| of.cors) {
+        if name.as_str().starts_with("access-control-") {
+            report.fault(place, "cors says it on this route");
+        }
+    }
+}
+
+/// Whether requests for one stored answer may have different values.
+fn differs(variable: Variable, of: &Of<'_>) -> bool {
+    let scope = match of.cache {
+        CacheMode::Off => return false,
+        CacheMode::Follow(_) => None,
+        CacheMode::Versioned(rules) => Some(rules.scope),
+    };
+    match variable {
+        Variable::Path | Variable::Route => false,
+        Variable::Host => scope.is_some() && !of.has_host,
+        Variable::Tenant => !matches!(scope, Some(Scope::Tenant | Scope::User)),
+        Variable::User | Variable::Role => scope != Some(Scope::User),
+        Variable::ClientIp
+        | Variable::RemoteAddr
+        | Variable::Scheme
+        | Variable::RequestId
+        | Variable::Cache => true,
+    }
+}
+
+/// One table; nothing where it changes nothing.
+fn rules(
+    raw: Field<raw::HeaderRules>,
+    direction: Direction,
+    tokens: bool,
+    checked: &mut Checked,
+    report: &mut Report,
+) -> Option<Option<HeaderRules>> {
+    let Some(At { value: raw, .. }) = raw.optional()? else { return Some(None) };
+    let mut reader = Reader { direction, tokens, checked, report };
+    let remove = raw.remove.or(OneOrMany(Vec::new()));
+    let remove = remove.and_then(|OneOrMany(names)| all(names, |name| reader.pattern(&name)));
+    let set = raw.set.or(raw::Lines(Vec::new())).and_then(|lines| reader.lines(lines, Doing::Set));
+    let add = raw.add.or(raw::Lines(Vec::new())).and_then(|lines| reader.lines(lines, Doing::Add));
+    let each =
+        |(name, lines): (HeaderName, Vec<Template>)| lines.into_iter().map(move |line| (name.clone(), line));
+    let rules = HeaderRules { remove: remove?, set: set?, add: add?.into_iter().flat_map(each).collect() };
+    Some(Some(rules).filter(|rules| !rules.is_empty()))
+}
+
+/// What is made of each, if all can be read.
+fn all<T, U>(list: Vec<T>, read: impl FnMut(T) -> Option<U>) -> Option<Vec<U>> {
+    let read: Vec<_> = list.into_iter().map(read).collect();
+    read.into_iter().collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Set,
+    Add,
+    Remove,
+}
+
+struct Reader<'a> {
+    direction: Direction,
+    tokens: bool,
+    checked: &'a mut Checked,
+    report: &'a mut Report,
+}
+
+impl Reader<'_> {
+    fn pattern(&mut self, name: &At<String>) -> Option<NamePattern> {
+        let prefix = match name.value.split_once('*') {
+            None => return self.name(name, Doing::Remove).map(NamePattern::Exact),
+            Some((prefix, "")) => HeaderName::from_bytes(prefix.as_bytes()).ok(),
+            Some(_) => None,
+        };
+        match prefix {
+            Some(prefix) => Some(NamePattern::Prefix(prefix.as_str().into())),
+            None => {
+                let complaint =
+                    "must be a field's name, or the beginning of one and \"*\", such as \"X-Powered-*\"";
+                self.report.fault(&name.place, complaint);
+                None
+            }
+        }
+    }
+
+    fn lines(
+        &mut self,
+        raw::Lines(raw): raw::Lines,
+        doing: Doing,
+    ) -> Option<Vec<(HeaderName, Vec<Template>)>> {
+        let mut seen: Vec<HeaderName> = Vec::new();
+        all(raw, |(name, lines)| {
+            let field = self.name(&name, doing);
+            if let Some(field) = &field {
+                match seen.contains(field) {
+                    true => self
+                        .report
+                        .fault(&name.place, "stands there twice: several lines are written as a list"),
+                    false => seen.push(field.clone()),
+                }
+            }
+            let lines = all(lines, |line| self.template(&line, field.as_ref()));
+            let (field, lines) = (field?, lines?);
+            if self.direction == Direction::Response {
+                self.checked.said.push((field.clone(), name.place));
+            }
+            Some((field, lines))
+        })
+    }
+
+    fn name(&mut self, name: &At<String>, doing: Doing) -> Option<HeaderName> {
+        let complaint = match HeaderName::from_bytes(name.value.as_bytes()) {
+            Err(_) => "must be the name of a header field".to_owned(),
+            Ok(field) => match (self.direction.reserved(field.as_str()), self.direction, doing) {
+                (Some(why), ..) => format!("no rule may touch it: {why}"),
+                (None, Direction::Request, Doing::Add | Doing::Remove) if field == header::HOST => {
+                    "can only be set: a request has exactly one".to_owned()
+                }
+                (None, Direction::Response, Doing::Set | Doing::Remove) if field == header::VARY => {
+                    "can only be added to: the gateway's own answers differ as well".to_owned()
+                }
+                _ => return Some(field),
+            },
+        };
+        self.report.fault(&name.place, complaint);
+        None
+    }
+
+    fn template(&mut self, line: &At<raw::Line>, field: Option<&HeaderName>) -> Option<Template> {
+        let At { value: raw::Line(text), place } = line;
+        let template = match Template::parse(text) {
+            Ok(template) => template,
+            Err(TemplateFault::Malformed(complaint)) => {
+                self.report.fault(place, complaint);
+                return None;
+            }
+            Err(TemplateFault::Unknown(name)) => {
+                let known = Variable::ALL.iter().map(|variable| variable.name());
+                self.report.unknown(place, format!("unknown variable \"${name}\""), &name, known);
+                return None;
+            }
+        };
+        for variable in template.variables() {
+            self.variable(variable, place);
+        }
+        if self.direction == Direction::Request && field == Some(&header::HOST) {
+            self.host(&template, place);
+        }
+        Some(template)
+    }
+
+    fn variable(&mut self, variable: Variable, place: &Place) {
+        let name = variable.name();
+        if self.direction == Direction::Request {
+            self.checked.uses.push((variable, place.clone()));
+            if variable == Variable::Cache {
+                self.report.fault(place, format!("\"${name}\" is known only when there is an answer"));
+            }
+        }
+        if !self.tokens && matches!(variable, Variable::Tenant | Variable::User | Variable::Role) {
+            self.report.warn(place, format!("\"${name}\" says nothing without a [jwt]"));
+        }
+    }
+
+    /// A host is made of what can't be anything else.
+    fn host(&mut self, template: &Template, place: &Place) {
+        match template {
+            Template::Fixed(value) => {
+                if value.to_str().ok().and_then(|text| host_and_port(text, 80)).is_none() {
+                    self.report.fault(place, "must be host or host:port");
+                }
+            }
+            Template::Made(_) => {
+                let known = |variable| matches!(variable, Variable::Host | Variable::Tenant);
+                if !template.variables().all(known) {
+                    self.report.fault(place, "may only name $host and $tenant: anything else may be no host");
+                }
+            }
+        }
+    }
+}

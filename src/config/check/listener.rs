@@ -1,0 +1,279 @@
+//! The listeners: where, with which certificates, what they send elsewhere. Certificates are read, so that one that
+//! can't be used is a fault of the file and no surprise at the first handshake.
+
+use super::{not_taken, Surroundings};
+use crate::{
+    certificate::{self, Certificate, Files, Part},
+    config::{
+        fault::Report,
+        raw,
+        read::{At, Field, Place},
+        types::{ClientCertificates, Listener, ListenerTls},
+    },
+};
+use http::{header, HeaderName};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A certificate that ends within this time is warned about.
+const SOON: Duration = Duration::from_secs(7 * 86_400);
+/// What browsers' preload lists ask for.
+const PRELOAD: Duration = Duration::from_secs(365 * 86_400);
+
+/// The listeners; their addresses are left in `taken`, `None` for a faulty one.
+pub(super) fn listeners(
+    raw: At<Vec<At<raw::Listener>>>,
+    taken: &mut Vec<Option<SocketAddr>>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Vec<Listener>> {
+    if raw.value.is_empty() {
+        report.fault(&raw.place, "must hold at least one");
+        return None;
+    }
+    let has_tls = |at: &At<raw::Listener>| !matches!(at.value.certificates, Field::Absent);
+    let target = raw.value.iter().position(has_tls);
+    let mut checked = Vec::with_capacity(raw.value.len());
+    for At { value, place } in raw.value {
+        checked.push(listener(value, &place, target, taken, around, report));
+    }
+    checked.into_iter().collect()
+}
+
+fn listener(
+    raw: raw::Listener,
+    place: &Place,
+    target: Option<usize>,
+    taken: &mut Vec<Option<SocketAddr>>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Listener> {
+    let raw::Listener {
+        address,
+        certificates,
+        client_certificates,
+        http2,
+        redirect_to_https,
+        hsts,
+        proxy_protocol,
+    } = raw;
+    let address = address.required("address", place, report);
+    if let Some(address) = &address {
+        not_taken(address, taken, report);
+    }
+    taken.push(address.as_ref().map(|address| address.value));
+    let has_tls = !matches!(certificates, Field::Absent);
+    let certificates = optional(certificates, report, |at, report| certificates_of(at, around, report));
+    let clients = optional(client_certificates, report, |at, report| {
+        only_with_tls(has_tls, &at.place, report)?;
+        clients(at, around, report)
+    });
+    let hsts = optional(hsts, report, |at, report| {
+        only_with_tls(has_tls, &at.place, report)?;
+        strict_transport_security(at, report)
+    });
+    let redirect_to =
+        optional(redirect_to_https, report, |at, report| redirect(&at, has_tls, target, report));
+    let http2 = http2.or(has_tls);
+    let proxy_protocol = proxy_protocol.or(false);
+    let (certificates, clients) = (certificates?, clients?);
+    Some(Listener {
+        address: address?.value,
+        tls: certificates.map(|certificates| ListenerTls { certificates, clients }),
+        http2: http2?,
+        redirect_to: redirect_to?.flatten(),
+        hsts: hsts?,
+        proxy_protocol: proxy_protocol?,
+    })
+}
+
+/// What `check` makes of a field that may be left out; `None` only where a fault was reported.
+fn optional<T, U>(
+    field: Field<T>,
+    report: &mut Report,
+    check: impl FnOnce(At<T>, &mut Report) -> Option<U>,
+) -> Option<Option<U>> {
+    match field.optional()? {
+        Some(at) => check(at, report).map(Some),
+        None => Some(None),
+    }
+}
+
+fn only_with_tls(has_tls: bool, place: &Place, report: &mut Report) -> Option<()> {
+    if !has_tls {
+        report.fault(place, "needs certificates: this listener speaks no TLS");
+    }
+    has_tls.then_some(())
+}
+
+/// `None` for a fault, `Some(None)` where nothing is redirected.
+fn redirect(
+    at: &At<bool>,
+    has_tls: bool,
+    target: Option<usize>,
+    report: &mut Report,
+) -> Option<Option<usize>> {
+    match (at.value, has_tls, target) {
+        (false, _, _) => return Some(None),
+        (true, true, _) => report.fault(&at.place, "this listener speaks TLS itself"),
+        (true, false, None) => {
+            report.fault(&at.place, "there is no listener with certificates to send anyone to")
+        }
+        (true, false, Some(target)) => return Some(Some(target)),
+    }
+    None
+}
+
+fn certificates_of(
+    raw: At<Vec<At<raw::CertificateFiles>>>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Vec<Files>> {
+    if raw.value.is_empty() {
+        report.fault(&raw.place, "must hold at least one");
+        return None;
+    }
+    let mut checked = Vec::with_capacity(raw.value.len());
+    for (index, at) in raw.value.into_iter().enumerate() {
+        checked.push(certificate_of(at, index == 0, around, report));
+    }
+    checked.into_iter().collect()
+}
+
+fn certificate_of(
+    At { value, place }: At<raw::CertificateFiles>,
+    is_default: bool,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Files> {
+    let cert = value.cert.required("cert", &place, report);
+    let key = value.key.required("key", &place, report);
+    let ocsp = value.ocsp.optional();
+    let (cert, key, ocsp) = (cert?, key?, ocsp?);
+    let path = |at: &At<String>| around.resolve(&at.value);
+    let files = Files { cert: path(&cert), key: path(&key), ocsp: ocsp.as_ref().map(path) };
+    match Certificate::load(&files) {
+        Ok(certificate) => {
+            warn_of(&certificate, is_default, &cert.place, report);
+            Some(files)
+        }
+        Err(error) => {
+            let at = match error.part {
+                Part::Key => &key,
+                Part::Ocsp => ocsp.as_ref().unwrap_or(&cert),
+                Part::Cert | Part::Ca => &cert,
+            };
+            report.fault(&at.place, format!("{:?}: {}", at.value, error.fault));
+            None
+        }
+    }
+}
+
+/// What works, and is probably not meant.
+fn warn_of(certificate: &Certificate, is_default: bool, place: &Place, report: &mut Report) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let left = certificate.not_after.saturating_sub(now);
+    let soon = i64::try_from(SOON.as_secs()).unwrap_or(i64::MAX);
+    if left <= 0 {
+        report.warn(place, format!("expired {} days ago: clients refuse it", left.unsigned_abs() / 86_400));
+    } else if left < soon {
+        report.warn(place, format!("expires in {} days", left / 86_400));
+    }
+    if certificate.not_before > now {
+        report.warn(place, "is not valid yet: clients refuse it");
+    }
+    if certificate.names.is_empty() {
+        let text = match is_default {
+            true => "names no host (subjectAltName): browsers refuse it",
+            false => "names no host (subjectAltName): it is never chosen",
+        };
+        report.warn(place, text);
+    }
+}
+
+fn clients(
+    At { value, place }: At<raw::ClientCertificates>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<ClientCertificates> {
+    let ca = value.ca.required("ca", &place, report).and_then(|at| {
+        let path = around.resolve(&at.value);
+        match certificate::authorities(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                report.fault(&at.place, format!("{:?}: {}", at.value, error.fault));
+                None
+            }
+        }
+    });
+    let required = value.required.or(true);
+    let header = optional(value.header, report, subject_header);
+    Some(ClientCertificates { ca: ca?, required: required?, header: header? })
+}
+
+/// What the gateway or the protocol says in a field of its own.
+const TAKEN: [HeaderName; 14] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    header::RANGE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VIA,
+    HeaderName::from_static("x-request-id"),
+];
+
+fn subject_header(at: At<String>, report: &mut Report) -> Option<HeaderName> {
+    let Ok(name) = at.value.parse::<HeaderName>() else {
+        report.fault(&at.place, "must be the name of a header field, such as \"X-Client-Subject\"");
+        return None;
+    };
+    if name.as_str().contains('_') {
+        report.fault(&at.place, "must not contain \"_\": behind CGI or WSGI it would be the same as \"-\"");
+        return None;
+    }
+    let is_ours = ["x-tenant", "x-user", "x-role", "x-real-ip"].contains(&name.as_str())
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("if-")
+        || name.as_str().starts_with("accept");
+    if is_ours || TAKEN.contains(&name) {
+        report.fault(&at.place, "this field has a meaning already");
+        return None;
+    }
+    Some(name)
+}
+
+/// RFC 6797, 6.1
+fn strict_transport_security(At { value, place }: At<raw::Hsts>, report: &mut Report) -> Option<String> {
+    let max_age = value.max_age.or(PRELOAD);
+    let include_subdomains = value.include_subdomains.or(false);
+    let preload = value.preload.or(false);
+    let (max_age, include_subdomains, preload) = (max_age?, include_subdomains?, preload?);
+    if preload && (!include_subdomains || max_age < PRELOAD) {
+        report.warn(
+            &place,
+            "preload lists take only hosts with include_subdomains and max_age of at least 365d",
+        );
+    }
+    let mut text = format!("max-age={}", max_age.as_secs());
+    if include_subdomains {
+        text.push_str("; includeSubDomains");
+    }
+    if preload {
+        text.push_str("; preload");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

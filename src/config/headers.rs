@@ -1,0 +1,327 @@
+//! Header rules as the program uses them: names that were checked, and values that are taken apart already.
+//!
+//! A value is fixed, or made for each request out of text and variables (`"$client_ip"`). A template is read once,
+//! with the configuration; what a variable stands for is for whoever handles the request to know. Which fields rules
+//! never touch is told here, since the check and the one who applies the rules have to agree on it.
+
+use http::{HeaderName, HeaderValue};
+
+/// `request_headers`, `response_headers`: taken off first, then set, then added.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderRules {
+    /// `remove`
+    pub remove: Vec<NamePattern>,
+    /// `set`: each name with its lines, which replace those that are there.
+    pub set: Vec<(HeaderName, Vec<Template>)>,
+    /// `add`: further lines.
+    pub add: Vec<(HeaderName, Template)>,
+}
+
+impl HeaderRules {
+    /// Whether they change nothing.
+    pub fn is_empty(&self) -> bool {
+        let Self { remove, set, add } = self;
+        remove.is_empty() && set.is_empty() && add.is_empty()
+    }
+}
+
+/// What is done to the fields of a route's requests and answers: the rules of `[headers]`, then its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// `request_headers`, in the order in which they apply; none of them is empty.
+    pub request: Vec<HeaderRules>,
+    /// `response_headers`, in the order in which they apply; none of them is empty.
+    pub response: Vec<HeaderRules>,
+    /// `security_headers` (false)
+    pub security: bool,
+}
+
+/// One of `remove`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamePattern {
+    /// This field.
+    Exact(HeaderName),
+    /// `X-Powered-*`: every field whose name begins like this (lower case).
+    Prefix(Box<str>),
+}
+
+/// A value of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Template {
+    /// The same for all.
+    Fixed(HeaderValue),
+    /// Made for each request: at least one variable.
+    Made(Vec<Segment>),
+}
+
+/// A piece of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// Printable ASCII.
+    Text(Box<str>),
+    /// What is known of the request.
+    Variable(Variable),
+}
+
+macro_rules! variables {
+    ($($(#[$doc:meta])* $variable:ident => $name:literal,)+) => {
+        /// What a value may name with a `$`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Variable { $($(#[$doc])* $variable,)+ }
+
+        impl Variable {
+            /// Every variable.
+            pub const ALL: &'static [Self] = &[$(Self::$variable,)+];
+
+            /// Its name, without the `$`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variable => $name,)+ }
+            }
+        }
+    };
+}
+
+variables! {
+    /// The client's address.
+    ClientIp => "client_ip",
+    /// The address at the other end of the connection.
+    RemoteAddr => "remote_addr",
+    /// `http` or `https`, as the client came.
+    Scheme => "scheme",
+    /// The host that was asked for, in lower case, without a port.
+    Host => "host",
+    /// The path that was asked for, without the query.
+    Path => "path",
+    /// The request's id.
+    RequestId => "request_id",
+    /// The route's name.
+    Route => "route",
+    /// The tenant of the token, `public` without one.
+    Tenant => "tenant",
+    /// The user of the token.
+    User => "user",
+    /// The role of the token.
+    Role => "role",
+    /// Where the answer comes from, as metrics name it; of answers only.
+    Cache => "cache",
+}
+
+/// Why a text is no template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TemplateFault {
+    /// No variable is called so.
+    Unknown(String),
+    /// What is wrong, for people.
+    Malformed(&'static str),
+}
+
+impl Template {
+    /// Takes a text apart.
+    pub(super) fn parse(text: &str) -> Result<Self, TemplateFault> {
+        if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+            return Err(TemplateFault::Malformed("must be printable ASCII"));
+        }
+        if text.trim() != text {
+            return Err(TemplateFault::Malformed("must not begin or end with a space"));
+        }
+        let (mut segments, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let (segment, behind) = piece(rest)?;
+            match (segments.last_mut(), segment) {
+                (Some(Segment::Text(before)), Segment::Text(more)) => {
+                    *before = format!("{before}{more}").into()
+                }
+                (_, segment) => segments.push(segment),
+            }
+            rest = behind;
+        }
+        match segments.as_slice() {
+            [] => Err(TemplateFault::Malformed("must not be empty")),
+            [Segment::Text(fixed)] => match HeaderValue::from_str(fixed) {
+                Ok(value) => Ok(Self::Fixed(value)),
+                Err(_) => Err(TemplateFault::Malformed("must be printable ASCII")),
+            },
+            _ => Ok(Self::Made(segments)),
+        }
+    }
+
+    /// The variables that it names.
+    pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
+        let segments = match self {
+            Self::Fixed(_) => &[][..],
+            Self::Made(segments) => segments,
+        };
+        segments.iter().filter_map(|segment| match segment {
+            Segment::Text(_) => None,
+            Segment::Variable(variable) => Some(*variable),
+        })
+    }
+}
+
+/// The first segment of a text that is not empty, and what follows it.
+fn piece(text: &str) -> Result<(Segment, &str), TemplateFault> {
+    const DOLLAR: TemplateFault =
+        TemplateFault::Malformed("\"$\" begins a variable, such as \"$host\"; a dollar is written \"$$\"");
+    let Some(behind) = text.strip_prefix('$') else {
+        let end = text.find('$').unwrap_or(text.len());
+        return Ok((Segment::Text(text[..end].into()), &text[end..]));
+    };
+    if let Some(rest) = behind.strip_prefix('$') {
+        return Ok((Segment::Text("$".into()), rest));
+    }
+    let (name, rest) = match behind.strip_prefix('{') {
+        Some(inner) => inner.split_once('}').ok_or(TemplateFault::Malformed("\"${\" has no \"}\""))?,
+        None => {
+            let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(behind.len());
+            behind.split_at(end)
+        }
+    };
+    if name.is_empty() {
+        return Err(DOLLAR);
+    }
+    match Variable::ALL.iter().find(|variable| variable.name() == name) {
+        Some(variable) => Ok((Segment::Variable(*variable), rest)),
+        None => Err(TemplateFault::Unknown(name.to_owned())),
+    }
+}
+
+/// Whose fields rules are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// What the origin is told.
+    Request,
+    /// What the client is told.
+    Response,
+}
+
+impl Direction {
+    /// Why no rule may touch a field of this name (lower case); `None`: rules may.
+    ///
+    /// `X_Tenant` is taken for `X-Tenant`: an application behind CGI or WSGI can't tell the two apart.
+    pub fn reserved(self, name: &str) -> Option<&'static str> {
+        const FRAMING: &str = "it belongs to the connection or the message's framing";
+        const OURS: &str = "only the gateway says it";
+        let name = &*name.replace('_', "-");
+        if OF_THE_CONNECTION.contains(&name) || name.starts_with("sec-websocket-") {
+            return Some(FRAMING);
+        }
+        match self {
+            Self::Request if OURS_IN_REQUESTS.contains(&name) => Some(OURS),
+            Self::Request if CONDITIONS.contains(&name) => {
+                Some("what is asked for, and under which condition, is the client's and the cache's matter")
+            }
+            Self::Response if OURS_IN_ANSWERS.contains(&name) => Some(OURS),
+            Self::Response if OF_THE_BODY.contains(&name) => {
+                Some("it describes the very bytes that are sent")
+            }
+            Self::Request | Self::Response => None,
+        }
+    }
+}
+
+/// RFC 9110, 7.6.1; RFC 9112, 6.
+const OF_THE_CONNECTION: [&str; 13] = [
+    "connection",
+    "content-length",
+    "expect",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+const OURS_IN_REQUESTS: [&str; 10] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+    "x-role",
+    "x-tenant",
+    "x-user",
+];
+const CONDITIONS: [&str; 6] =
+    ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
+const OURS_IN_ANSWERS: [&str; 5] = ["age", "cache-status", "date", "via", "x-request-id"];
+const OF_THE_BODY: [&str; 3] = ["accept-ranges", "content-encoding", "content-range"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn made(text: &str) -> Vec<Segment> {
+        match Template::parse(text) {
+            Ok(Template::Made(segments)) => segments,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_text_is_taken_apart() {
+        let (text, variable) = (|t: &str| Segment::Text(t.into()), Segment::Variable);
+        assert_eq!(made("$client_ip"), [variable(Variable::ClientIp)]);
+        assert_eq!(made("a $host:8080"), [text("a "), variable(Variable::Host), text(":8080")]);
+        assert_eq!(made("${host}name"), [variable(Variable::Host), text("name")]);
+        assert_eq!(
+            made("$$$tenant$user$$"),
+            [text("$"), variable(Variable::Tenant), variable(Variable::User), text("$")]
+        );
+        assert_eq!(Template::parse("5 $$ a$$b"), Ok(Template::Fixed(HeaderValue::from_static("5 $ a$b"))));
+    }
+
+    #[test]
+    fn what_is_no_template() {
+        let fault = |text: &str| Template::parse(text).expect_err(text);
+        assert_eq!(fault("$hostname"), TemplateFault::Unknown("hostname".into()));
+        assert_eq!(fault("${Host}"), TemplateFault::Unknown("Host".into()));
+        for malformed in
+            ["", "$", "a$", "$ x", "${", "${host", "${}", "a\nb", "a\tb", "a\u{7f}", "é", " a", "a "]
+        {
+            assert!(matches!(fault(malformed), TemplateFault::Malformed(_)), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_different_is_reserved_as_well() {
+        for name in ["x-tenant", "x_tenant", "content_length", "connection", "sec-websocket-key", "range"] {
+            assert!(Direction::Request.reserved(name).is_some(), "{name}");
+        }
+        for name in ["content-length", "x-request-id", "cache-status", "content-encoding", "date"] {
+            assert!(Direction::Response.reserved(name).is_some(), "{name}");
+        }
+        for name in ["host", "authorization", "x-tenants", "accept-encoding"] {
+            assert_eq!(Direction::Request.reserved(name), None, "{name}");
+        }
+        for name in ["x-tenant", "server", "cache-control", "vary"] {
+            assert_eq!(Direction::Response.reserved(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_apart_or_told(text in "[$a-z_{} ]{0,12}|.{0,20}") {
+            if let Ok(Template::Made(segments)) = Template::parse(&text) {
+                prop_assert!(segments.iter().any(|s| matches!(s, Segment::Variable(_))));
+                let twice = segments.windows(2).any(|w| matches!(w, [Segment::Text(_), Segment::Text(_)]));
+                prop_assert!(!twice, "texts beside each other: {segments:?}");
+            }
+        }
+
+        #[test]
+        fn doubled_dollars_are_text(text in "[ -~]{1,20}") {
+            let text = text.trim();
+            if !text.is_empty() {
+                let expected = Template::Fixed(HeaderValue::from_str(text).unwrap());
+                prop_assert_eq!(Template::parse(&text.replace('$', "$$")), Ok(expected));
+            }
+        }
+    }
+}

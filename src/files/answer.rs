@@ -1,0 +1,190 @@
+//! What is sent of a file: conditions, ranges, HEAD.
+//!
+//! Pure: a request's method and fields, and what is known of the file, in; a head and a list of pieces out. Nothing is
+//! read here. RFC 9110: 8.8 (validators), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206), 15.4.5 (304),
+//! 15.5.13 (412), 15.5.17 (416).
+
+use crate::representation::{
+    append, blank,
+    conditional::{self, Validators, Verdict},
+    format_date,
+    range::{self, Selection},
+};
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_http::ResponseHeader;
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Its length in bytes.
+    pub length: u64,
+    /// A strong tag, with its quotes.
+    pub etag: HeaderValue,
+    /// When it was changed last; `None`: before 1970.
+    pub modified: Option<SystemTime>,
+}
+
+impl Facts {
+    /// Of a file of this length, changed last at these seconds since 1970 and nanoseconds. `suffix` tells its forms
+    /// apart (`-br`). Two machines with the same copy of a file say the same of it.
+    pub fn new(length: u64, modified: (i64, u32), suffix: &str) -> Self {
+        let (seconds, nanoseconds) = modified;
+        let tag = format!("\"{seconds:x}.{nanoseconds:x}-{length:x}{suffix}\"");
+        let since = u64::try_from(seconds).ok().map(|seconds| Duration::new(seconds, nanoseconds));
+        Self {
+            length,
+            // Digits, letters and signs.
+            etag: HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\"")),
+            modified: since.and_then(|since| UNIX_EPOCH.checked_add(since)),
+        }
+    }
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub struct Plan {
+    /// The head, with its length.
+    pub head: Box<ResponseHeader>,
+    /// The body; empty for HEAD, 304, 412 and 416.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// These bytes.
+    Here(Bytes),
+    /// These of the file, at least one.
+    File(Range<u64>),
+}
+
+/// Fields that describe the bytes that a 200 would have: a 304, a 412 and a 416 have none of them (15.4.5).
+const OF_CONTENT: [HeaderName; 4] =
+    [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION];
+
+/// Chooses what to send of a file that is described by these fields. `now` says how old its date of change is.
+pub fn plan(
+    method: &Method,
+    request: &HeaderMap,
+    facts: &Facts,
+    fields: &[(HeaderName, HeaderValue)],
+    now: SystemTime,
+) -> Plan {
+    let validators = Validators {
+        etag: Some(facts.etag.as_bytes()),
+        ours: false,
+        last_modified: facts.modified,
+        date: Some(now),
+    };
+    match conditional::evaluate(method, request, &validators) {
+        Verdict::Send => {}
+        Verdict::NotModified => return bodyless(StatusCode::NOT_MODIFIED, facts, fields),
+        Verdict::PreconditionFailed => return bodyless(StatusCode::PRECONDITION_FAILED, facts, fields),
+    }
+    let mut plan = match *method == Method::GET && !refuses_ranges(fields) {
+        true => match range::select(request, &validators, facts.length) {
+            Selection::Whole => whole(facts, fields),
+            Selection::Single(range) => single(range, facts, fields),
+            Selection::Several(ranges) => several(&ranges, facts, fields),
+            Selection::Unsatisfiable => unsatisfiable(facts, fields),
+        },
+        false => whole(facts, fields),
+    };
+    if *method == Method::HEAD {
+        plan.pieces.clear();
+    }
+    plan
+}
+
+/// Whether who describes the file wants no parts of it sent.
+fn refuses_ranges(fields: &[(HeaderName, HeaderValue)]) -> bool {
+    fields.iter().any(|(name, value)| *name == header::ACCEPT_RANGES && value.as_bytes() == b"none")
+}
+
+fn head(
+    status: StatusCode,
+    facts: &Facts,
+    fields: &[(HeaderName, HeaderValue)],
+    skip: &[HeaderName],
+) -> Box<ResponseHeader> {
+    let mut head = Box::new(blank(status));
+    for (name, value) in fields.iter().filter(|(name, _)| !skip.contains(name)) {
+        append(&mut head, name.clone(), value.clone());
+    }
+    append(&mut head, header::ETAG, facts.etag.clone());
+    if let Some(date) = facts.modified.and_then(format_date) {
+        append(&mut head, header::LAST_MODIFIED, date);
+    }
+    if !head.headers.contains_key(header::ACCEPT_RANGES) {
+        append(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    head
+}
+
+fn bodyless(status: StatusCode, facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+    let mut head = head(status, facts, fields, &OF_CONTENT);
+    if status != StatusCode::NOT_MODIFIED {
+        append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(0));
+    }
+    Plan { head, pieces: Vec::new() }
+}
+
+fn whole(facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+    let mut head = head(StatusCode::OK, facts, fields, &[]);
+    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(facts.length));
+    let pieces = (facts.length > 0).then_some(Piece::File(0..facts.length));
+    Plan { head, pieces: pieces.into_iter().collect() }
+}
+
+fn single(range: Range<u64>, facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+    let mut head = head(StatusCode::PARTIAL_CONTENT, facts, fields, &[]);
+    append(&mut head, header::CONTENT_RANGE, text(range::content_range(&range, facts.length)));
+    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    Plan { head, pieces: vec![Piece::File(range)] }
+}
+
+fn several(ranges: &[Range<u64>], facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+    let kind = fields.iter().find(|(name, _)| *name == header::CONTENT_TYPE).map(|(_, value)| value);
+    // Whoever writes it into the file deceives the readers of that file alone.
+    let boundary = format!("{:032x}", xxh3_128(format!("{:?} {ranges:?}", facts.etag).as_bytes()));
+    let frame = range::frame(facts.length, ranges, kind, &boundary);
+    let mut head = head(StatusCode::PARTIAL_CONTENT, facts, fields, &[header::CONTENT_TYPE]);
+    append(&mut head, header::CONTENT_TYPE, text(frame.content_type));
+    let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
+    for (head, range) in frame.heads.into_iter().zip(ranges) {
+        pieces.extend([Piece::Here(head), Piece::File(range.clone())]);
+    }
+    pieces.push(Piece::Here(frame.end));
+    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length(&pieces)));
+    Plan { head, pieces }
+}
+
+fn unsatisfiable(facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+    let mut plan = bodyless(StatusCode::RANGE_NOT_SATISFIABLE, facts, fields);
+    append(&mut plan.head, header::CONTENT_RANGE, text(range::unsatisfied_range(facts.length)));
+    plan
+}
+
+/// How long a body of these pieces is, in bytes.
+pub fn length(pieces: &[Piece]) -> u64 {
+    let of = |piece: &Piece| match piece {
+        Piece::Here(bytes) => bytes.len() as u64,
+        Piece::File(range) => range.end - range.start,
+    };
+    pieces.iter().map(of).sum()
+}
+
+/// A value of digits and signs.
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,358 @@
+//! A route's directory: which file answers a path, in which form, and what is said of it.
+//!
+//! A path that ends with a slash means the directory's index; a directory without the slash is told to come again with
+//! it. Forms that were made beforehand (`app.js.br` beside `app.js`) are chosen by `Accept-Encoding`. There are no
+//! listings.
+
+use super::{
+    answer::Facts,
+    kind,
+    path::Below,
+    root::{Found, OpenError, Opened, Patience, Root},
+    shelf::{Key, Shelf},
+};
+use crate::config::{Coding, Files, Immutable};
+use bytes::Bytes;
+use http::{header, HeaderName, HeaderValue};
+use std::{sync::Arc, time::Instant};
+
+/// What is no larger than this, in bytes, is read at once and kept for a moment.
+pub const SMALL: u64 = 64 * 1024;
+
+/// The codings that a client takes, the most welcome first.
+pub type Ranked = [Option<Coding>; 3];
+
+/// What a name that holds its content's hash is told: it never changes.
+const NEVER_CHANGES: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same for what not everyone may see.
+const NEVER_CHANGES_FOR_ONE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+
+/// A directory that a route sends files of.
+#[derive(Debug)]
+pub struct Directory {
+    root: Root,
+    rules: Files,
+    /// Whether only some may see it.
+    private: bool,
+    shelf: Shelf,
+}
+
+/// What answers a path.
+#[derive(Debug)]
+pub enum Answer {
+    /// A file.
+    File(Arc<Chosen>),
+    /// The same path with a slash at its end.
+    Slash,
+}
+
+/// A file, and what is said of it.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its bytes.
+    pub source: Source,
+    /// Its length and validators.
+    pub facts: Facts,
+    /// Its type, its coding, and how long it may be kept.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In the file.
+    File(Arc<Opened>),
+    /// In memory, all of them: it is small.
+    Here(Bytes),
+}
+
+impl Directory {
+    /// The directory of these rules. `private`: the route asks for a token.
+    pub fn new(rules: Files, private: bool) -> Self {
+        Self { root: Root::new(rules.root.clone(), rules.symlinks), rules, private, shelf: Shelf::new() }
+    }
+
+    /// Whether names that begin with a dot are sent.
+    pub fn hidden(&self) -> bool {
+        self.rules.hidden
+    }
+
+    /// What answers a path, for a client that takes these codings (the most welcome first). It may be what answered a
+    /// moment ago. Waits for the disk on a thread of its own, if it has to.
+    ///
+    /// # Errors
+    /// If there is nothing that may be sent.
+    pub async fn find(self: &Arc<Self>, path: Below, ranked: Ranked) -> Result<Answer, OpenError> {
+        let (now, key) = (Instant::now(), Key { path, ranked });
+        if let Some(kept) = self.shelf.find(&key, now) {
+            return Ok(Answer::File(kept));
+        }
+        let found = match self.look(&key.path, ranked, Patience::None) {
+            Err(OpenError::NotNow) => {
+                let (directory, path) = (self.clone(), key.path.clone());
+                let looking =
+                    tokio::task::spawn_blocking(move || directory.look(&path, ranked, Patience::Any));
+                looking.await.unwrap_or_else(|error| Err(OpenError::Io(error.into())))
+            }
+            found => found,
+        }?;
+        if let Answer::File(chosen) = &found {
+            if matches!(chosen.source, Source::Here(_)) {
+                self.shelf.keep(key, chosen, now);
+            }
+        }
+        Ok(found)
+    }
+
+    fn look(&self, path: &Below, ranked: Ranked, patience: Patience) -> Result<Answer, OpenError> {
+        let file =
+            |path: &str| self.file(path, ranked, patience).map(|chosen| Answer::File(Arc::new(chosen)));
+        if path.is_directory() {
+            return file(&path.child(&self.rules.index));
+        }
+        match file(path.as_str()) {
+            Err(OpenError::Directory) => {
+                // Only where something is: that a directory is there is nobody's business.
+                self.plain(&path.child(&self.rules.index), patience)?;
+                Ok(Answer::Slash)
+            }
+            found => found,
+        }
+    }
+
+    fn file(&self, path: &str, ranked: Ranked, patience: Patience) -> Result<Chosen, OpenError> {
+        let plain = self.plain(path, patience)?;
+        let kind = kind::content_type(path);
+        let varies = self.rules.precompressed && kind::may_be_encoded(&kind);
+        let other = if varies { self.encoded(path, ranked, patience)? } else { None };
+        let mut fields = vec![(header::CONTENT_TYPE, kind)];
+        let (opened, suffix) = match other {
+            Some((coding, opened)) => {
+                fields.push((header::CONTENT_ENCODING, HeaderValue::from_static(coding.token())));
+                (opened, coding.etag_suffix())
+            }
+            None => (plain, ""),
+        };
+        if varies {
+            fields.push((header::VARY, HeaderValue::from_static("Accept-Encoding")));
+        }
+        fields.push((header::CACHE_CONTROL, self.cache_control(path)));
+        let facts = Facts::new(opened.length, opened.modified, suffix);
+        let here = if opened.length <= SMALL { opened.whole(patience)? } else { None };
+        Ok(Chosen { source: here.map_or(Source::File(opened), Source::Here), facts, fields })
+    }
+
+    fn plain(&self, path: &str, patience: Patience) -> Result<Arc<Opened>, OpenError> {
+        match self.root.open_at(path, patience)? {
+            Found::File(opened) => Ok(opened),
+            Found::Directory => Err(OpenError::Directory),
+        }
+    }
+
+    /// The form beside a file that the client likes best.
+    fn encoded(
+        &self,
+        path: &str,
+        ranked: Ranked,
+        patience: Patience,
+    ) -> Result<Option<(Coding, Arc<Opened>)>, OpenError> {
+        for coding in ranked.into_iter().flatten() {
+            match self.plain(&format!("{path}.{}", extension(coding)), patience) {
+                Ok(opened) => return Ok(Some((coding, opened))),
+                Err(OpenError::NotNow) => return Err(OpenError::NotNow),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn cache_control(&self, path: &str) -> HeaderValue {
+        let never_changes = match &self.rules.immutable {
+            Immutable::Nothing => false,
+            Immutable::Hashed => kind::is_hashed(path),
+            Immutable::Matching(globs) => globs.is_match(path),
+        };
+        match (never_changes, self.private) {
+            (false, _) => self.rules.cache_control.clone(),
+            (true, false) => NEVER_CHANGES,
+            (true, true) => NEVER_CHANGES_FOR_ONE,
+        }
+    }
+}
+
+/// What the form of a file in a coding is called.
+fn extension(coding: Coding) -> &'static str {
+    match coding {
+        Coding::Brotli => "br",
+        Coding::Zstd => "zst",
+        Coding::Gzip => "gz",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{files::path::below, representation::encoding::ranked};
+    use globset::{GlobBuilder, GlobSetBuilder};
+    use std::fs;
+    use tempfile::TempDir;
+
+    fn rules(dir: &TempDir) -> Files {
+        Files {
+            root: dir.path().to_owned(),
+            index: "index.html".to_owned(),
+            precompressed: true,
+            symlinks: false,
+            hidden: false,
+            cache_control: HeaderValue::from_static("no-cache"),
+            immutable: Immutable::Nothing,
+        }
+    }
+
+    fn tree() -> TempDir {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir_all(dir.path().join("docs")).unwrap();
+        fs::create_dir_all(dir.path().join("bare")).unwrap();
+        for name in [
+            "index.html",
+            "docs/index.html",
+            "app.js",
+            "app.js.br",
+            "app.js.gz",
+            "photo.png",
+            "photo.png.gz",
+            "app.3f2a91bc.js",
+            "only.css.gz",
+        ] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        dir
+    }
+
+    fn accepted(text: &str) -> Ranked {
+        let prefer = [Coding::Brotli, Coding::Zstd, Coding::Gzip];
+        ranked(Some(text.as_bytes()).filter(|text| !text.is_empty()), &prefer)
+    }
+
+    fn look(directory: &Directory, path: &str, encodings: &str) -> Result<Answer, OpenError> {
+        directory.look(&below(path.as_bytes(), false).unwrap(), accepted(encodings), Patience::Any)
+    }
+
+    /// The fields of the file that answers.
+    fn told(directory: &Directory, path: &str, encodings: &str) -> Vec<String> {
+        let Ok(Answer::File(chosen)) = look(directory, path, encodings) else { panic!("no file for {path}") };
+        let text = |(name, value): &(HeaderName, HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+        chosen.fields.iter().map(text).collect()
+    }
+
+    #[test]
+    fn directories_have_an_index_and_need_a_slash() {
+        let dir = tree();
+        let directory = Directory::new(rules(&dir), false);
+        for path in ["", "docs/", "docs/index.html"] {
+            assert!(matches!(look(&directory, path, ""), Ok(Answer::File(_))), "{path}");
+        }
+        assert!(matches!(look(&directory, "docs", ""), Ok(Answer::Slash)));
+        for path in ["bare", "bare/", "nothing", "nothing/", "app.js/", "only.css"] {
+            assert!(matches!(look(&directory, path, "gzip"), Err(OpenError::NotFound)), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_form_that_the_client_likes_best() {
+        let dir = tree();
+        let directory = Directory::new(rules(&dir), false);
+        for (encodings, coding) in [
+            ("", None),
+            ("identity", None),
+            ("gzip, deflate, br, zstd", Some("br")),
+            ("gzip, zstd", Some("gzip")),
+            ("br;q=0.5, gzip", Some("gzip")),
+            ("br;q=0", None),
+            ("zstd", None),
+            ("*", Some("br")),
+        ] {
+            let told = told(&directory, "app.js", encodings);
+            let expected = coding.map(|coding| format!("content-encoding: {coding}"));
+            assert_eq!(
+                told.iter().find(|f| f.starts_with("content-encoding")),
+                expected.as_ref(),
+                "{encodings}"
+            );
+            assert!(told.contains(&"vary: Accept-Encoding".to_owned()), "{encodings}");
+            assert!(told.contains(&"content-type: text/javascript; charset=utf-8".to_owned()), "{encodings}");
+        }
+        // What is packed already is not looked for in another form, nor is what the file says not to.
+        assert_eq!(
+            told(&directory, "photo.png", "gzip"),
+            ["content-type: image/png", "cache-control: no-cache"]
+        );
+        let never = Directory::new(Files { precompressed: false, ..rules(&dir) }, false);
+        assert!(!told(&never, "app.js", "br").iter().any(|field| field.starts_with("vary")));
+        // By its own name it is a file like any other.
+        assert_eq!(told(&directory, "app.js.gz", "gzip")[0], "content-type: application/gzip");
+    }
+
+    #[test]
+    fn forms_have_tags_of_their_own() {
+        let dir = tree();
+        let directory = Directory::new(rules(&dir), false);
+        let tag = |encodings: &str| match look(&directory, "app.js", encodings) {
+            Ok(Answer::File(chosen)) => chosen.facts.etag.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_ne!(tag(""), tag("br"));
+        assert!(tag("br").to_str().unwrap().ends_with("-br\""));
+    }
+
+    #[test]
+    fn what_never_changes_says_so() {
+        let dir = tree();
+        let last =
+            |rules, private, path: &str| told(&Directory::new(rules, private), path, "").pop().unwrap();
+        let hashed = || Files { immutable: Immutable::Hashed, ..rules(&dir) };
+        assert_eq!(last(hashed(), false, "app.js"), "cache-control: no-cache");
+        let never = "max-age=31536000, immutable";
+        assert_eq!(last(hashed(), false, "app.3f2a91bc.js"), format!("cache-control: public, {never}"));
+        assert_eq!(last(hashed(), true, "app.3f2a91bc.js"), format!("cache-control: private, {never}"));
+        let glob = GlobBuilder::new("docs/*").literal_separator(true).build().unwrap();
+        let globs = GlobSetBuilder::new().add(glob).build().unwrap();
+        let matching = || Files { immutable: Immutable::Matching(globs.clone()), ..rules(&dir) };
+        assert_eq!(last(matching(), false, "docs/"), format!("cache-control: public, {never}"));
+        assert_eq!(last(matching(), false, "app.3f2a91bc.js"), "cache-control: no-cache");
+    }
+
+    #[tokio::test]
+    async fn what_is_on_disk_is_found_as_well() {
+        let dir = tree();
+        let directory = Arc::new(Directory::new(rules(&dir), false));
+        let path = below(b"app.js", false).unwrap();
+        let found = directory.find(path, accepted("br")).await;
+        assert!(matches!(found, Ok(Answer::File(_))), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn small_files_are_kept_and_no_other() {
+        let dir = tree();
+        fs::write(dir.path().join("large"), vec![1; SMALL as usize + 1]).unwrap();
+        let directory = Arc::new(Directory::new(rules(&dir), false));
+        let find = |path: &'static str| {
+            let directory = directory.clone();
+            async move {
+                match directory.find(below(path.as_bytes(), false).unwrap(), accepted("")).await {
+                    Ok(Answer::File(chosen)) => chosen,
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let (first, again) = (find("app.js").await, find("app.js").await);
+        assert!(Arc::ptr_eq(&first, &again));
+        assert!(matches!(&first.source, Source::Here(content) if content == "app.js"));
+        let (first, again) = (find("large").await, find("large").await);
+        assert!(!Arc::ptr_eq(&first, &again) && matches!(first.source, Source::File(_)));
+        // A moment later it is read again.
+        let key = Key { path: below(b"app.js", false).unwrap(), ranked: accepted("") };
+        assert!(directory.shelf.find(&key, Instant::now()).is_some());
+        assert!(directory.shelf.find(&key, Instant::now() + std::time::Duration::from_secs(1)).is_none());
+    }
+}

@@ -1,0 +1,235 @@
+//! From a path as it stands in a request, or in `X-Accel-Redirect`, to the name of a file below a root.
+//!
+//! Pure. Percent-encoding is taken off once, segment by segment, so that an encoded slash never separates anything.
+//! What could mean something else to another reader of the same text is refused, not repaired: dot segments,
+//! encoded slashes, backslashes, drives, control characters, and what is no UTF-8. That nothing leaves the root is
+//! held by the kernel besides (`root.rs`).
+
+use std::borrow::Cow;
+
+/// The longest path that the system takes, in bytes.
+const LONGEST: usize = 4_000;
+
+/// Why a path names no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// A `%` without two hexadecimal digits, or text that is no UTF-8.
+    #[error("is malformed")]
+    Malformed,
+    /// `.` or `..`, in any spelling.
+    #[error("holds a dot segment")]
+    Dots,
+    /// An encoded slash, a backslash or a drive.
+    #[error("holds a foreign separator")]
+    Separator,
+    /// A control character, NUL among them.
+    #[error("holds a control character")]
+    Control,
+    /// A name that begins with a dot.
+    #[error("names what is hidden")]
+    Hidden,
+    /// Longer than any file's path.
+    #[error("is too long")]
+    TooLong,
+}
+
+/// The path of something below a root.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Below {
+    /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the root.
+    path: String,
+    /// Whether a slash stood at the end.
+    directory: bool,
+}
+
+impl Below {
+    /// The path, decoded; empty for the root itself.
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether a directory was asked for.
+    pub fn is_directory(&self) -> bool {
+        self.directory
+    }
+
+    /// The file of this name in the directory that this is.
+    pub fn child(&self, name: &str) -> String {
+        match self.path.as_str() {
+            "" => name.to_owned(),
+            path => format!("{path}/{name}"),
+        }
+    }
+}
+
+/// What a path without a query names. Empty segments count for nothing. With `hidden`, names that begin with a dot
+/// are taken; without, only `.well-known` at the beginning is (RFC 8615).
+///
+/// # Errors
+/// If it names nothing that may be sent.
+pub fn below(raw: &[u8], hidden: bool) -> Result<Below, PathError> {
+    let segments = segments(raw)?;
+    for (place, segment) in segments.iter().enumerate() {
+        let well_known = place == 0 && segment == ".well-known";
+        if segment.starts_with('.') && !hidden && !well_known {
+            return Err(PathError::Hidden);
+        }
+    }
+    let directory = raw.is_empty() || raw.ends_with(b"/");
+    Ok(Below { path: segments.join("/"), directory })
+}
+
+/// The segments of a path, decoded, without empty ones.
+///
+/// # Errors
+/// If one of them is nothing that a path may hold.
+pub fn segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
+    if raw.len() > LONGEST {
+        return Err(PathError::TooLong);
+    }
+    let mut segments = Vec::new();
+    for part in raw.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+        let segment = decode(part)?;
+        check(&segment)?;
+        if segments.is_empty() && is_drive(&segment) {
+            return Err(PathError::Separator);
+        }
+        segments.push(segment);
+    }
+    Ok(segments)
+}
+
+/// Takes the percent-encoding off, once.
+fn decode(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
+    if !part.contains(&b'%') {
+        return std::str::from_utf8(part).map(Cow::Borrowed).map_err(|_| PathError::Malformed);
+    }
+    let mut decoded = Vec::with_capacity(part.len());
+    let mut rest = part;
+    while let Some((&first, behind)) = rest.split_first() {
+        match (first, behind) {
+            (b'%', [high, low, behind @ ..]) => {
+                decoded.push(hex(*high)? << 4 | hex(*low)?);
+                rest = behind;
+            }
+            (b'%', _) => return Err(PathError::Malformed),
+            _ => {
+                decoded.push(first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| PathError::Malformed)
+}
+
+fn hex(digit: u8) -> Result<u8, PathError> {
+    let value = (digit as char).to_digit(16).ok_or(PathError::Malformed)?;
+    u8::try_from(value).map_err(|_| PathError::Malformed)
+}
+
+fn check(segment: &str) -> Result<(), PathError> {
+    if segment == "." || segment == ".." {
+        return Err(PathError::Dots);
+    }
+    if segment.contains(['/', '\\']) {
+        return Err(PathError::Separator);
+    }
+    match segment.chars().any(char::is_control) {
+        true => Err(PathError::Control),
+        false => Ok(()),
+    }
+}
+
+/// `C:` and the like, in whatever follows it.
+fn is_drive(segment: &str) -> bool {
+    matches!(segment.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_a_path_names() {
+        for (raw, path, directory) in [
+            ("", "", true),
+            ("/", "", true),
+            ("a", "a", false),
+            ("a/b.js", "a/b.js", false),
+            ("a/", "a", true),
+            ("//a//b", "a/b", false),
+            ("big%20file.zip", "big file.zip", false),
+            ("%E2%82%AC.txt", "€.txt", false),
+            // Taken off once.
+            ("a%252e%252e", "a%2e%2e", false),
+            ("100%25.txt", "100%.txt", false),
+            // As X-Accel-Redirect often has it.
+            ("big file.zip", "big file.zip", false),
+            ("größe.txt", "größe.txt", false),
+            ("a..b/c...", "a..b/c...", false),
+            ("12:30.log", "12:30.log", false),
+            (".well-known/acme-challenge/x", ".well-known/acme-challenge/x", false),
+        ] {
+            let found = below(raw.as_bytes(), false);
+            assert_eq!(found, Ok(Below { path: path.to_owned(), directory }), "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_names_nothing() {
+        use PathError::{Control, Dots, Hidden, Malformed, Separator};
+        for (raw, why) in [
+            ("..", Dots),
+            ("../secret", Dots),
+            ("a/../../secret", Dots),
+            ("a/..", Dots),
+            ("./a", Dots),
+            ("%2e%2e/secret", Dots),
+            (".%2E/secret", Dots),
+            ("a%2fb", Separator),
+            ("..%2fsecret", Separator),
+            ("a%5Cb", Separator),
+            ("..\\..\\secret", Separator),
+            ("\\\\server\\share", Separator),
+            ("C:/secret", Separator),
+            ("c:secret", Separator),
+            ("a%00.txt", Control),
+            ("%00", Control),
+            ("a%0ab", Control),
+            ("a\tb", Control),
+            ("%C2%85", Control),
+            ("a%", Malformed),
+            ("a%2", Malformed),
+            ("a%zz", Malformed),
+            ("a%+1", Malformed),
+            // Overlong forms of "." and "/", and half a character.
+            ("%c0%ae%c0%ae/secret", Malformed),
+            ("%c0%af", Malformed),
+            ("%e2%82", Malformed),
+            (".git/config", Hidden),
+            (".env", Hidden),
+            ("a/.htpasswd", Hidden),
+            ("%2eenv", Hidden),
+            ("a/.well-known/x", Hidden),
+        ] {
+            assert_eq!(below(raw.as_bytes(), false), Err(why), "{raw}");
+        }
+        assert_eq!(below(&[b'a'; LONGEST + 1], false), Err(PathError::TooLong));
+        assert_eq!(below(b".env", true).map(|found| found.path), Ok(".env".to_owned()));
+        assert_eq!(below(b".env/..", true), Err(Dots));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_named_is_plain(raw in prop::collection::vec(any::<u8>(), 0..60), hidden: bool) {
+            if let Ok(found) = below(&raw, hidden) {
+                prop_assert!(!found.path.starts_with('/') && !found.path.ends_with('/'));
+                for segment in found.path.split('/').filter(|_| !found.path.is_empty()) {
+                    prop_assert!(!matches!(segment, "" | "." | ".."), "{}", found.path);
+                    prop_assert!(!segment.contains(['\0', '\\', '\n']), "{}", found.path);
+                }
+            }
+        }
+    }
+}

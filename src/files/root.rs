@@ -1,0 +1,304 @@
+//! A directory out of which files are opened, and nothing from beside it.
+//!
+//! The kernel holds the confinement: `openat2` with `RESOLVE_BENEATH` resolves the whole path in one call and fails
+//! where any part of it would lead out, whatever is renamed or linked meanwhile. Where there is no `openat2` (before
+//! Linux 5.6, or forbidden by a sandbox), each segment is opened by itself and no symbolic link is ever followed.
+//!
+//! A file is opened without waiting for its other end (`O_NONBLOCK`), so that a pipe can't hang anyone, and is
+//! looked at before anything is read.
+
+use super::{path::Below, send::now};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use rustix::{
+    fs::{fstat, openat, FileType, Mode, OFlags, Stat, CWD},
+    io::Errno,
+};
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long the directory itself is kept open: a root that is a link to the newest release may be moved.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Whether the disk may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Only what the kernel has in memory: for threads that serve others. Else [`OpenError::NotNow`].
+    None,
+    /// As long as it takes.
+    Any,
+}
+
+/// Why a file is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none.
+    #[error("there is no such file")]
+    NotFound,
+    /// A symbolic link where none is followed, or one that leads out of the root.
+    #[error("a symbolic link stands in the way")]
+    Link,
+    /// A pipe, a socket, a device.
+    #[error("it is no regular file")]
+    NotRegular,
+    /// A directory where a file is needed.
+    #[error("it is a directory")]
+    Directory,
+    /// The process may not read it.
+    #[error("it may not be read")]
+    Denied,
+    /// It is not in the kernel's memory, and waiting was not allowed.
+    #[error("the disk would have to be waited for")]
+    NotNow,
+    /// The system failed: too many open files, a broken disk.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+}
+
+/// What stands at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// A regular file, open for reading.
+    File(Arc<Opened>),
+    /// A directory.
+    Directory,
+}
+
+/// A regular file that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// Its length in bytes when it was opened.
+    pub length: u64,
+    /// When it was changed last: seconds since 1970, and nanoseconds.
+    pub modified: (i64, u32),
+}
+
+impl Opened {
+    /// All of it, at once; `None` if it is being changed.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub(super) fn whole(&self, patience: Patience) -> Result<Option<Bytes>, OpenError> {
+        let mut content = BytesMut::zeroed(usize::try_from(self.length).unwrap_or(0));
+        if !content.is_empty() {
+            let read = match patience {
+                Patience::None => now::read(&self.file, &mut content, 0).map_err(OpenError::Io)?,
+                Patience::Any => Some(self.file.read_at(&mut content, 0).map_err(OpenError::Io)?),
+            };
+            match read {
+                None => return Err(OpenError::NotNow),
+                Some(read) if read < content.len() => {
+                    // Read in part: the rest is on the disk, or gone.
+                    return if patience == Patience::None { Err(OpenError::NotNow) } else { Ok(None) };
+                }
+                Some(_) => {}
+            }
+        }
+        let stat = fstat(&self.file).map_err(|error| OpenError::Io(error.into()))?;
+        let same = (facts_of(&stat) == (self.length, self.modified)).then(|| content.freeze());
+        Ok(same)
+    }
+}
+
+/// A directory out of which files are opened.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    symlinks: bool,
+    /// By one call of the kernel, or segment by segment.
+    whole: bool,
+    open: Mutex<Option<(Arc<OwnedFd>, Instant)>>,
+}
+
+impl Root {
+    /// The directory at `path`, which need not be there yet. `symlinks`: links are followed as far as they stay
+    /// within it.
+    pub fn new(path: PathBuf, symlinks: bool) -> Self {
+        let whole = beneath::is_there();
+        if symlinks && !whole {
+            tracing::warn!(path = %path.display(), "no symbolic link is followed: the system has no openat2");
+        }
+        Self { path, symlinks, whole, open: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What stands at a path.
+    ///
+    /// # Errors
+    /// If it is nothing that may be read, or the system fails.
+    pub fn open(&self, path: &Below, patience: Patience) -> Result<Found, OpenError> {
+        self.open_at(path.as_str(), patience)
+    }
+
+    /// The file at a path. Waits for the disk on a thread of its own, if it has to.
+    ///
+    /// # Errors
+    /// If it is no file that may be read, or the system fails.
+    pub async fn file(self: &Arc<Self>, path: Below) -> Result<Arc<Opened>, OpenError> {
+        if path.is_directory() {
+            return Err(OpenError::Directory);
+        }
+        let found = match self.open(&path, Patience::None) {
+            Err(OpenError::NotNow) => {
+                let root = self.clone();
+                let opening = tokio::task::spawn_blocking(move || root.open(&path, Patience::Any));
+                opening.await.unwrap_or_else(|error| Err(OpenError::Io(error.into())))?
+            }
+            found => found?,
+        };
+        match found {
+            Found::File(opened) => Ok(opened),
+            Found::Directory => Err(OpenError::Directory),
+        }
+    }
+
+    /// The same, by the text of a path that came out of a [`Below`].
+    pub(super) fn open_at(&self, path: &str, patience: Patience) -> Result<Found, OpenError> {
+        let root = self.directory()?;
+        let path = if path.is_empty() { "." } else { path };
+        let opened = match self.whole {
+            true => beneath::open(&root, path, self.symlinks, patience),
+            false if patience == Patience::None => return Err(OpenError::NotNow),
+            false => by_segments(&root, path),
+        };
+        look(opened.map_err(|error| self.meaning(error, patience))?)
+    }
+
+    /// The directory itself, opened anew when it has been open for a while.
+    fn directory(&self) -> Result<Arc<OwnedFd>, OpenError> {
+        let now = Instant::now();
+        let mut open = self.open.lock();
+        if let Some((directory, since)) = open.as_ref() {
+            if now.saturating_duration_since(*since) < KEPT {
+                return Ok(directory.clone());
+            }
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, &self.path, flags, Mode::empty());
+        let directory = Arc::new(directory.map_err(|error| self.meaning(error, Patience::Any))?);
+        *open = Some((directory.clone(), now));
+        Ok(directory)
+    }
+
+    fn meaning(&self, error: Errno, patience: Patience) -> OpenError {
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL => OpenError::NotFound,
+            Errno::LOOP | Errno::XDEV => OpenError::Link,
+            Errno::NXIO | Errno::NODEV => OpenError::NotRegular,
+            Errno::ACCESS | Errno::PERM => OpenError::Denied,
+            Errno::AGAIN if patience == Patience::None => OpenError::NotNow,
+            error => OpenError::Io(error.into()),
+        }
+    }
+}
+
+/// How a file is opened.
+fn for_reading() -> OFlags {
+    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
+}
+
+/// What was opened.
+fn look(opened: OwnedFd) -> Result<Found, OpenError> {
+    let stat = fstat(&opened).map_err(|error| OpenError::Io(error.into()))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Ok(Found::Directory),
+        FileType::RegularFile => {
+            let (length, modified) = facts_of(&stat);
+            Ok(Found::File(Arc::new(Opened { file: opened.into(), length, modified })))
+        }
+        _ => Err(OpenError::NotRegular),
+    }
+}
+
+/// Length and time of the last change.
+fn facts_of(stat: &Stat) -> (u64, (i64, u32)) {
+    let modified = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+    (u64::try_from(stat.st_size).unwrap_or(0), modified)
+}
+
+/// Opens segment by segment: none of them is followed where it is a link, so that each step stays where it is.
+fn by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let mut segments = path.split('/');
+    let Some(last) = segments.next_back() else { return Err(Errno::NOENT) };
+    let mut at: Option<OwnedFd> = None;
+    for segment in segments {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let next = openat(at.as_ref().unwrap_or(root).as_fd(), segment, flags, Mode::empty())?;
+        at = Some(next);
+    }
+    openat(at.as_ref().unwrap_or(root).as_fd(), last, for_reading() | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// One call of the kernel for the whole path.
+#[cfg(target_os = "linux")]
+mod beneath {
+    use super::{for_reading, Errno, Mode, OFlags, OwnedFd, Patience, CWD};
+    use rustix::fs::{openat2, ResolveFlags};
+    use std::sync::OnceLock;
+
+    /// How often a call is repeated that something was renamed under.
+    const ATTEMPTS: u32 = 16;
+
+    /// Whether the kernel knows the call, and nothing forbids it.
+    pub(super) fn is_there() -> bool {
+        static THERE: OnceLock<bool> = OnceLock::new();
+        *THERE.get_or_init(|| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat2(CWD, ".", flags, Mode::empty(), ResolveFlags::BENEATH).is_ok()
+        })
+    }
+
+    pub(super) fn open(
+        root: &OwnedFd,
+        path: &str,
+        symlinks: bool,
+        patience: Patience,
+    ) -> Result<OwnedFd, Errno> {
+        let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        if !symlinks {
+            resolve |= ResolveFlags::NO_SYMLINKS;
+        }
+        if patience == Patience::None {
+            return openat2(root, path, for_reading(), Mode::empty(), resolve | ResolveFlags::CACHED);
+        }
+        let mut attempt = 1;
+        loop {
+            match openat2(root, path, for_reading(), Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod beneath {
+    use super::{Errno, OwnedFd, Patience};
+
+    pub(super) fn is_there() -> bool {
+        false
+    }
+
+    pub(super) fn open(_: &OwnedFd, _: &str, _: bool, _: Patience) -> Result<OwnedFd, Errno> {
+        Err(Errno::NOSYS)
+    }
+}
+
+#[cfg(test)]
+#[path = "root_tests.rs"]
+mod tests;

@@ -1,0 +1,348 @@
+//! `X-Accel-Redirect`: an origin orders a file, and the client gets it instead of the answer.
+//!
+//! Where a request is proxied, the order is noticed in the head of the answer (`response_filter`). Nothing of that
+//! answer reaches the client; the exchange with the origin ends as every other does and gives its connection back,
+//! and only then, in Pingora's last phase, the file is sent: no server of the application is held by a download. Where
+//! the cache asked the origin, the answer comes back to the one who asked with the order in it.
+//!
+//! Requests that no order answers pay one look-up in a head.
+
+use super::{
+    cached,
+    files::{self, Outgoing, Pace},
+    forward, refusal,
+    send::Pieces,
+    Context, Gateway, Next, Result,
+};
+use crate::{
+    config::{Accel, AccelTo},
+    files::{
+        accel::{self, Internal, Located, NotLocated, Orders},
+        answer::Facts,
+        content_type,
+        directory::Source,
+        path,
+        root::Root,
+    },
+    origin::client::{Answering, Ask},
+    representation::{encoding, problem::Problem, transform, Body},
+    telemetry::labels::{AccelOutcome, CacheResult, FileOutcome},
+};
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::sync::Arc;
+
+/// `Cache-Status` of a file that a proxied answer ordered.
+pub(super) const ORDERED: HeaderValue = HeaderValue::from_static("tidegate; fwd=bypass; detail=accel");
+
+/// The internal locations of a configuration.
+pub(super) struct Accels {
+    internals: Vec<Internal>,
+    /// By the same index.
+    behind: Vec<Behind>,
+}
+
+enum Behind {
+    Root { root: Arc<Root>, hidden: bool },
+    Origin { origin: usize, prefix: String },
+}
+
+impl Accels {
+    pub(super) fn new(accels: &[Accel]) -> Self {
+        let usable = accels.iter().filter_map(|accel| {
+            let behind = match &accel.to {
+                AccelTo::Root { root, symlinks, hidden } => {
+                    Behind::Root { root: Arc::new(Root::new(root.clone(), *symlinks)), hidden: *hidden }
+                }
+                AccelTo::Origin { origin, prefix } => {
+                    Behind::Origin { origin: *origin, prefix: prefix.clone() }
+                }
+            };
+            // Its path was checked with the configuration.
+            Some((Internal::new(&accel.internal).ok()?, behind))
+        });
+        let (internals, behind) = usable.unzip();
+        Self { internals, behind }
+    }
+}
+
+/// What an origin ordered instead of its answer.
+pub(super) struct Ordered {
+    located: std::result::Result<Located, NotLocated>,
+    answer: HeaderMap,
+    orders: Orders,
+}
+
+impl Gateway {
+    /// The order in an origin's answer, if it is one to be carried out.
+    pub(super) fn ordered(&self, ctx: &Context, status: StatusCode, answer: &HeaderMap) -> Option<Ordered> {
+        let located = accel::locate(answer, &ctx.site.accels.internals)?;
+        let metrics = &self.parts.metrics;
+        if !ctx.routed().is_some_and(|route| route.accel) {
+            metrics.accel(AccelOutcome::Off);
+            return None;
+        }
+        // A refusal or a redirection is the answer, whatever else it says. A 304 only means that the client may have it.
+        if !status.is_success() && status != StatusCode::NOT_MODIFIED {
+            metrics.accel(AccelOutcome::Status);
+            return None;
+        }
+        Some(Ordered { located, answer: answer.clone(), orders: Orders::of(answer) })
+    }
+
+    /// Sends what was ordered.
+    pub(super) async fn send_ordered(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        ordered: Ordered,
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let Ordered { located, answer, orders } = ordered;
+        ctx.result = CacheResult::File;
+        ctx.detail = Some("accel");
+        let located = match located {
+            Ok(located) => located,
+            Err(why) => return self.no_location(session, ctx, why).await,
+        };
+        let site = ctx.site.clone();
+        match &site.accels.behind[located.location] {
+            Behind::Root { root, hidden } => {
+                self.parts.metrics.accel(AccelOutcome::File);
+                let Ok(path) = path::below(located.path(), *hidden) else {
+                    return self.no_file(session, ctx, FileOutcome::BadPath).await;
+                };
+                let name = path.as_str().to_owned();
+                let opened = match root.file(path).await {
+                    Ok(opened) => opened,
+                    Err(error) => return self.no_file(session, ctx, files::meaning(&error)).await,
+                };
+                let facts = Facts::new(opened.length, opened.modified, "");
+                let mut fields = accel::kept(&answer);
+                if !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+                    fields.push((header::CONTENT_TYPE, content_type(&name)));
+                }
+                {
+                    let source = Source::File(opened);
+                    let file = Outgoing { source, facts: &facts, fields: &fields, orders, status };
+                    self.send_file(session, ctx, file).await
+                }
+            }
+            Behind::Origin { origin, prefix } => {
+                let ask = ask(
+                    session.req_header(),
+                    ctx,
+                    accel::target(prefix, &located),
+                    !located.query().is_empty(),
+                );
+                match site.plan.origins.begin(*origin, &ask, &|_| ()).await {
+                    Ok(answering) => {
+                        self.send_other(session, ctx, answering, (&answer, orders), status).await
+                    }
+                    Err(error) => {
+                        self.parts.metrics.accel(AccelOutcome::OriginFailed);
+                        tracing::warn!(%error, "what X-Accel-Redirect led to was not fetched");
+                        let error = cached::fetch_error(&error);
+                        ctx.result = CacheResult::Error;
+                        ctx.detail = Some(refusal::name_of(error));
+                        self.send_problem(session, ctx, refusal::no_answer(error)).await
+                    }
+                }
+            }
+        }
+    }
+
+    async fn no_location(&self, session: &mut Session, ctx: &mut Context, why: NotLocated) -> Result<Next> {
+        let (outcome, detail) = match why {
+            NotLocated::Nowhere => (AccelOutcome::NoLocation, "the origin named a file that is nowhere"),
+            NotLocated::Malformed => (AccelOutcome::Malformed, "the origin named a file that can't be one"),
+        };
+        self.parts.metrics.accel(outcome);
+        let route = ctx.routed().map(|route| route.name.as_str());
+        tracing::warn!(reason = outcome.as_str(), route, "an X-Accel-Redirect leads nowhere");
+        ctx.result = CacheResult::Error;
+        ctx.detail = Some(outcome.as_str());
+        self.send_problem(session, ctx, Problem::new(StatusCode::BAD_GATEWAY, detail)).await
+    }
+
+    /// Sends another origin's answer, dressed as the first one ordered.
+    async fn send_other(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        answering: Answering,
+        (answer, orders): (&HeaderMap, Orders),
+        status: HeaderValue,
+    ) -> Result<Next> {
+        let found = match answering.status {
+            StatusCode::OK
+            | StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE => true,
+            StatusCode::NOT_FOUND | StatusCode::GONE => false,
+            // What it says of itself (its names, its keys) is not for clients.
+            other => {
+                self.parts.metrics.accel(AccelOutcome::OriginFailed);
+                tracing::warn!(status = other.as_u16(), "what X-Accel-Redirect led to was refused");
+                ctx.result = CacheResult::Error;
+                let problem = Problem::new(StatusCode::BAD_GATEWAY, "the file could not be fetched");
+                return self.send_problem(session, ctx, problem).await;
+            }
+        };
+        self.parts.metrics.accel(AccelOutcome::Origin);
+        if !found {
+            let problem = Problem::new(StatusCode::NOT_FOUND, "there is no such file");
+            return self.send_problem(session, ctx, problem).await;
+        }
+        let mut head = Box::new(ResponseHeader::build(answering.status, Some(24))?);
+        for (name, value) in dressed(answering.status, &answering.headers, answer) {
+            head.append_header(name, value)?;
+        }
+        let request = session.req_header();
+        let bodyless = request.method == Method::HEAD
+            || !matches!(answering.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        if bodyless && request.method != Method::HEAD && answering.status != StatusCode::NOT_MODIFIED {
+            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
+        }
+        let rules = &ctx.site.plan.config.encoding;
+        let plan = match bodyless || orders.at_once {
+            true => None,
+            false => transform::plan(&Method::GET, &request.headers, head.status, &head.headers, rules),
+        };
+        transform::adjust_head(&mut head, plan, rules);
+        let codec = self.codec(plan, rules, answering.told_length())?;
+        self.mark(&mut head, ctx, &status)?;
+        ctx.flows_at_once();
+        let pieces = match bodyless {
+            true => Pieces::Here(Body::new()),
+            false => Pieces::Origin(Box::new(answering), orders.rate.map(Pace::new)),
+        };
+        self.send_pieces(session, head, pieces, codec).await
+    }
+}
+
+/// What the other origin is asked: for what the client wants of the file, and nothing about who it is.
+fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> Ask {
+    const ASKED: [HeaderName; 7] = [
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::ACCEPT,
+    ];
+    let asked = request.headers.iter().filter(|(name, _)| ASKED.contains(name));
+    let mut headers: Vec<_> = asked.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let offered = encoding::offered(&request.headers).unwrap_or(HeaderValue::from_static("identity"));
+    headers.push((header::ACCEPT_ENCODING, offered));
+    headers.push((header::VIA, forward::via(Version::HTTP_11)));
+    headers.push((forward::REQUEST_ID, ctx.request_id.clone()));
+    // A URL that is signed for GET is not good for HEAD.
+    let method = if request.method == Method::HEAD && !signed { Method::HEAD } else { Method::GET };
+    Ask { method, target, host: None, headers, body: Bytes::new() }
+}
+
+/// The fields that another origin's answer goes out with. What the first origin said comes first; the other one's
+/// words are heard where they describe its bytes, and where nobody else has said anything.
+fn dressed(status: StatusCode, other: &HeaderMap, first: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    const OF_THE_BYTES: [HeaderName; 7] = [
+        header::ACCEPT_RANGES,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::ETAG,
+        header::LAST_MODIFIED,
+        header::VARY,
+    ];
+    const OF_THE_CONTENT: [HeaderName; 5] = [
+        header::CONTENT_TYPE,
+        header::CONTENT_DISPOSITION,
+        header::CONTENT_LANGUAGE,
+        header::CACHE_CONTROL,
+        header::EXPIRES,
+    ];
+    let kind = other.get(header::CONTENT_TYPE).filter(|kind| {
+        let kind = kind.as_bytes();
+        !kind.starts_with(b"binary/octet-stream") && !kind.starts_with(b"application/octet-stream")
+    });
+    let mut fields = accel::kept(first);
+    fields.retain(|(name, _)| {
+        *name != header::ACCEPT_RANGES && (*name != header::CONTENT_TYPE || kind.is_none())
+    });
+    let said: Vec<HeaderName> = fields.iter().map(|(name, _)| name.clone()).collect();
+    let heard = |name: &HeaderName| {
+        OF_THE_BYTES.contains(name) || OF_THE_CONTENT.contains(name) && !said.contains(name)
+    };
+    fields.extend(other.iter().filter(|(name, _)| heard(name)).map(|(n, v)| (n.clone(), v.clone())));
+    if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        let of_content = [header::CONTENT_TYPE, header::CONTENT_DISPOSITION, header::CONTENT_ENCODING];
+        fields.retain(|(name, _)| !of_content.contains(name) && *name != header::CONTENT_LENGTH);
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn told(
+        status: u16,
+        other: &[(&'static str, &'static str)],
+        first: &[(&'static str, &'static str)],
+    ) -> Vec<String> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let fields = dressed(status, &map(other), &map(first));
+        let mut told: Vec<_> = fields.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        told.sort();
+        told
+    }
+
+    #[test]
+    fn who_says_what_of_a_file_from_elsewhere() {
+        let bucket = [
+            ("content-type", "application/pdf"),
+            ("content-length", "5"),
+            ("etag", "\"s3\""),
+            ("cache-control", "max-age=9"),
+            ("x-amz-request-id", "1"),
+            ("server", "AmazonS3"),
+            ("set-cookie", "bucket=1"),
+            ("x-accel-redirect", "/protected/x"),
+        ];
+        let app = [
+            ("content-type", "text/html"),
+            ("content-length", "0"),
+            ("etag", "\"app\""),
+            ("content-disposition", "attachment"),
+            ("cache-control", "private"),
+            ("set-cookie", "a=1"),
+            ("x-accel-redirect", "/s3/a"),
+        ];
+        let expected = [
+            "cache-control: private",
+            "content-disposition: attachment",
+            "content-length: 5",
+            "content-type: application/pdf",
+            "etag: \"s3\"",
+            "set-cookie: a=1",
+        ];
+        assert_eq!(told(200, &bucket, &app), expected);
+        // What no one has looked at is what the application says it is.
+        let unknown = [("content-type", "binary/octet-stream"), ("content-length", "5")];
+        assert!(told(200, &unknown, &app).contains(&"content-type: text/html".to_owned()));
+        assert!(told(200, &bucket, &[]).contains(&"cache-control: max-age=9".to_owned()));
+        assert_eq!(told(304, &bucket, &app), ["cache-control: private", "etag: \"s3\"", "set-cookie: a=1"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! What a route's rules make of fields: on the way to the origin, on the way back, and in which of its fields a request
+//! chooses a stored answer. The rules themselves are decided in `headers` and `cors`.
+
+use super::{host, site::Mode, Context};
+use crate::{
+    config::Route,
+    cors,
+    headers::{self, Facts, Fields},
+    limits,
+    name::Tenant,
+};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::borrow::Cow;
+
+/// Dresses an answer that is about to be sent, a stored one like any other: nothing of this is ever kept.
+pub(super) fn answer(request: &RequestHeader, head: &mut ResponseHeader, ctx: &Context) {
+    rules_for_answer(request, head, ctx);
+    // What comes after the handshake of an upgrade is no answer that a script could read.
+    let cors = ctx.routed().and_then(|route| route.cors.as_deref());
+    if let Some(cors) = cors.filter(|_| head.status != StatusCode::SWITCHING_PROTOCOLS) {
+        cors::dress(cors, &request.headers, head);
+    }
+}
+
+/// The header rules alone.
+pub(super) fn rules_for_answer(request: &RequestHeader, head: &mut ResponseHeader, ctx: &Context) {
+    let headers = ctx.routed().map_or(&ctx.site.plan.config.headers, |route| &route.headers);
+    if headers.security || !headers.response.is_empty() {
+        headers::to_client(headers, &facts(request, ctx), head.status, head);
+    }
+}
+
+/// Dresses a proxied request; `request` is the client's.
+pub(super) fn proxied(request: &RequestHeader, to_origin: &mut RequestHeader, ctx: &Context) {
+    let Some(route) = ctx.routed() else { return };
+    let follows = ctx.at_hand().is_some_and(|at_hand| matches!(at_hand.mode, Mode::Follow(_)));
+    if follows && !request.headers.contains_key(header::UPGRADE) && hides_origin(route, &request.method) {
+        to_origin.remove_header(&header::ORIGIN);
+    }
+    if route.headers.request.is_empty() {
+        return;
+    }
+    let before = to_origin.headers.get(header::HOST).cloned();
+    headers::to_origin(&route.headers, &facts(request, ctx), to_origin);
+    let good = to_origin.headers.get(header::HOST).is_some_and(is_host);
+    if let Some(before) = before.filter(|_| !good) {
+        to_origin.insert_header(header::HOST, before).unwrap_or_default();
+    }
+}
+
+/// Dresses a request of the gateway's own, that is made for a client's; `host` is what it names as its `Host`.
+pub(super) fn asked(
+    request: &RequestHeader,
+    ctx: &Context,
+    fields: &mut Vec<(HeaderName, HeaderValue)>,
+    host: &mut Option<String>,
+) {
+    let Some(route) = ctx.routed().filter(|route| !route.headers.request.is_empty()) else { return };
+    headers::to_origin(&route.headers, &facts(request, ctx), fields);
+    if let Some(at) = fields.iter().position(|(name, _)| *name == header::HOST) {
+        let (_, value) = fields.remove(at);
+        *host = value.to_str().ok().filter(|_| is_host(&value)).map(str::to_owned).or(host.take());
+    }
+}
+
+/// The fields of a request by which the origin could tell answers apart: those that rules take off, or replace, choose
+/// none.
+pub(super) fn choosing<'r>(route: &Route, method: &Method, request: &'r HeaderMap) -> Cow<'r, HeaderMap> {
+    if route.headers.request.is_empty() && route.cors.is_none() {
+        return Cow::Borrowed(request);
+    }
+    let is_hidden = |name: &&HeaderName| {
+        !headers::passes(&route.headers, name) || (**name == header::ORIGIN && hides_origin(route, method))
+    };
+    let hidden: Vec<HeaderName> = request.keys().filter(is_hidden).cloned().collect();
+    if hidden.is_empty() {
+        return Cow::Borrowed(request);
+    }
+    let mut seen = request.clone();
+    for name in hidden {
+        seen.remove(name);
+    }
+    Cow::Owned(seen)
+}
+
+/// Who may read an answer is said when it is sent: what may be stored is asked for without an `Origin`, and is one for
+/// all of them.
+fn hides_origin(route: &Route, method: &Method) -> bool {
+    route.cors.is_some() && matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn is_host(value: &HeaderValue) -> bool {
+    limits::request::is_host(value.as_bytes())
+}
+
+/// What values of rules may name.
+fn facts<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Facts<'a> {
+    let identity = ctx.identity.as_deref();
+    Facts {
+        client: Some(ctx.client.address),
+        remote: Some(ctx.client.proxies.last().copied().unwrap_or(ctx.client.address)),
+        scheme: ctx.scheme().as_str(),
+        host: host(request).unwrap_or_default(),
+        path: request.uri.path(),
+        request_id: ctx.id(),
+        route: ctx.routed().map_or("", |route| route.name.as_str()),
+        tenant: identity.map_or(Tenant::public(), |identity| &identity.tenant).as_str(),
+        user: identity.and_then(|identity| identity.user.as_deref()),
+        role: identity.and_then(|identity| identity.role.as_deref()),
+        cache: ctx.result.as_str(),
+    }
+}
+
+/// The fields of a head of Pingora's.
+macro_rules! fields {
+    ($head:ty) => {
+        impl Fields for $head {
+            fn names(&self) -> Vec<HeaderName> {
+                self.headers.names()
+            }
+
+            fn joined(&self, name: &HeaderName) -> Option<Vec<u8>> {
+                self.headers.joined(name)
+            }
+
+            fn remove(&mut self, name: &HeaderName) {
+                self.remove_header(name);
+            }
+
+            fn append(&mut self, name: HeaderName, value: HeaderValue) {
+                // Names and values are valid already; only a map of 32,768 fields could refuse one more.
+                self.append_header(name, value).unwrap_or_default();
+            }
+        }
+    };
+}
+
+fields!(RequestHeader);
+fields!(ResponseHeader);

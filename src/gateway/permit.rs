@@ -1,0 +1,73 @@
+//! Requests that are judged before anything is asked for: preflights (answered here), and the signatures of links.
+
+use super::{cached::text, dress, host, refusal, site::Site, Context, Gateway, Next, Result};
+use crate::{
+    cors::{self, Preflight},
+    representation::Body,
+    route::Match,
+    signed::{self, Refusal},
+    telemetry::labels::{CacheResult, RejectReason},
+};
+use http::{header, uri::PathAndQuery, StatusCode, Uri};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The route that a preflight is about: the one that would take the method it asks for, if that has `cors`.
+pub(super) fn preflighted(site: &Site, request: &RequestHeader) -> Option<usize> {
+    let method = cors::preflighted(&request.method, &request.headers)?;
+    match site.routes.find(host(request), request.uri.path(), &method) {
+        Match::Found(index) => site.plan.config.routes[index].cors.is_some().then_some(index),
+        Match::MethodNotAllowed(_) | Match::NotFound => None,
+    }
+}
+
+/// Checks a link, and takes its signature off the request: nothing behind this sees it.
+pub(super) fn verify_link(
+    request: &mut RequestHeader,
+    ctx: &Context,
+) -> std::result::Result<(), RejectReason> {
+    let Some(secrets) = ctx.routed().and_then(|route| route.signed.as_ref()) else { return Ok(()) };
+    let target = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    // A clock before 1970 knows no time: nothing is over then.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let bare = signed::verify(secrets, target, now).map_err(|refusal| match refusal {
+        Refusal::Signature => RejectReason::Signature,
+        Refusal::Expired => RejectReason::Expired,
+    })?;
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = bare.parse().ok();
+    let uri = Uri::from_parts(parts).map_err(|_| RejectReason::BadRequest)?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+impl Gateway {
+    /// Answers a preflight for the route of this index.
+    pub(super) async fn answer_preflight(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        index: usize,
+    ) -> Result<Next> {
+        ctx.route = Some(index);
+        let site = ctx.site.clone();
+        let Some(cors) = &site.plan.config.routes[index].cors else { return Ok(Next::Proxy) };
+        let fields = match cors::preflight(cors, &session.req_header().headers) {
+            Preflight::Allowed(fields) => fields,
+            Preflight::Refused => {
+                let reason = RejectReason::Preflight;
+                let problem = refusal::problem(reason).with(header::VARY, cors::PREFLIGHT_VARIES);
+                return self.refuse_with(session, ctx, reason, problem).await;
+            }
+        };
+        (ctx.result, ctx.detail) = (CacheResult::Local, Some(RejectReason::Preflight.as_str()));
+        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(12))?);
+        for (name, value) in fields {
+            head.append_header(name, value)?;
+        }
+        self.mark(&mut head, ctx, &text(format!("tidegate; detail={}", RejectReason::Preflight)))?;
+        dress::rules_for_answer(session.req_header(), &mut head, ctx);
+        self.send(session, head, Body::new()).await
+    }
+}

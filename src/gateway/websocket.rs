@@ -1,0 +1,160 @@
+//! WebSockets: which handshakes go on to an origin, and how the connection changes hands when the origin has said yes.
+//!
+//! Everything is judged before the origin hears of it: the handshake's form, the page that opens the socket, the token.
+//! Only HTTP/1.1 carries WebSockets here; over HTTP/2 they aren't offered (RFC 8441).
+
+use super::{Context, Gateway, Result};
+use crate::{
+    config::{Route, TokenPlace, WebSocket},
+    identity::{self, TokenError},
+    origin::upgrade::{Handover, Upgraded},
+    telemetry::{labels::RejectReason, metrics::OpenWebSocket},
+    websocket::{self, Fault, Offer},
+};
+use http::{header, HeaderMap, HeaderValue};
+use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
+
+/// A connection that goes on as a tunnel.
+#[derive(Debug)]
+pub struct Tunnelled {
+    /// The origin's end.
+    pub origin: Upgraded,
+    /// How long both ends may be silent.
+    pub idle: Duration,
+    /// Counts the socket until it ends.
+    pub open: OpenWebSocket,
+}
+
+/// A handshake that was let in.
+#[derive(Default)]
+pub(super) struct Handshake {
+    offer: Option<Offer>,
+    handover: Option<Handover>,
+}
+
+impl Gateway {
+    /// Whether a route takes a handshake: its form, then the page it comes from.
+    pub(super) fn admit_websocket(
+        &self,
+        rules: &WebSocket,
+        request: &RequestHeader,
+    ) -> std::result::Result<Handshake, RejectReason> {
+        websocket::check(&request.method, request.version, &request.headers).map_err(
+            |fault| match fault {
+                Fault::Malformed => RejectReason::Handshake,
+                Fault::Version => RejectReason::WebSocketVersion,
+            },
+        )?;
+        if !websocket::may_open(&rules.origins, &request.headers) {
+            return Err(RejectReason::Origin);
+        }
+        let offer = match rules.tokens.contains(&TokenPlace::Subprotocol) {
+            true => websocket::offered_token(&request.headers).map_err(|_| RejectReason::Token)?,
+            false => None,
+        };
+        Ok(Handshake { offer, handover: None })
+    }
+
+    /// Makes a connection to the origin fit for a handshake.
+    pub(super) fn prepare_websocket(&self, peer: &mut HttpPeer, handshake: &mut Handshake) {
+        handshake.handover = Some(self.upgrades.prepare(peer));
+    }
+
+    /// The origin has said yes: the connection is told what it becomes once the head has been sent.
+    pub(super) fn switch(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let rules = ctx.routed().and_then(|route| route.websocket.as_ref());
+        let idle = rules.map_or(Duration::ZERO, |rules| rules.idle_timeout);
+        let handshake = ctx.handshake.as_mut();
+        let taken =
+            handshake.and_then(|handshake| Some((handshake.handover.take()?.take()?, &handshake.offer)));
+        let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
+        };
+        // A browser gives up a socket for which it offered subprotocols and got none.
+        if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(PROTOCOL)) {
+            head.insert_header(PROTOCOL, offer.mark.clone())?;
+        }
+        // From here on the tunnel looks at the time.
+        session.downstream_session.set_read_timeout(None);
+        let open = self.parts.metrics.websocket();
+        *signals.tunnelled.lock() = Some(Tunnelled { origin, idle, open });
+        signals.switched.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+const PROTOCOL: header::HeaderName = header::SEC_WEBSOCKET_PROTOCOL;
+
+/// Where requests of a route have their tokens.
+pub(super) fn places<'a>(route: &'a Route, handshake: Option<&Handshake>) -> &'a [TokenPlace] {
+    let own = handshake.and(route.websocket.as_ref()).map(|rules| &rules.tokens[..]);
+    match own.filter(|places| !places.is_empty()) {
+        Some(places) => places,
+        None if route.token_query => &[TokenPlace::Header, TokenPlace::Query],
+        None => &[TokenPlace::Header],
+    }
+}
+
+/// The token of a request, and where it stood: the first that is found.
+pub(super) fn token<'r>(
+    route: &Route,
+    request: &'r RequestHeader,
+    handshake: Option<&'r Handshake>,
+) -> std::result::Result<Option<(Cow<'r, str>, TokenPlace)>, TokenError> {
+    for place in places(route, handshake) {
+        let token = match place {
+            TokenPlace::Header => identity::bearer(&request.headers)?.map(Cow::Borrowed),
+            TokenPlace::Query => request.uri.query().and_then(identity::query_token),
+            TokenPlace::Subprotocol => {
+                handshake.and_then(|h| h.offer.as_ref()).map(|offer| offer.token.as_str().into())
+            }
+        };
+        if let Some(token) = token {
+            return Ok(Some((token, *place)));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a request's tokens out of the places where an origin doesn't look for them, or would log them, and puts the one
+/// that counts where it does: into `Authorization`.
+pub(super) fn move_token(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let Some(route) = ctx.routed() else { return Ok(()) };
+    let handshake = ctx.handshake.as_deref();
+    let moved = match token(route, request, handshake) {
+        Ok(Some((token, place))) if place != TokenPlace::Header => Some(token.into_owned()),
+        _ => None,
+    };
+    let in_query = route.token_query || places(route, handshake).contains(&TokenPlace::Query);
+    if let Some(query) = request.uri.query().filter(|_| in_query) {
+        let kept = identity::without_query_token(query);
+        let path = request.uri.path();
+        let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{kept}") };
+        request.set_raw_path(target.as_bytes())?;
+    }
+    match handshake.and_then(|handshake| handshake.offer.as_ref()) {
+        Some(Offer { others: Some(others), .. }) => request.insert_header(PROTOCOL, others.clone())?,
+        Some(Offer { others: None, .. }) => drop(request.remove_header(&PROTOCOL)),
+        None => {}
+    }
+    if let Some(token) = moved.filter(|_| has_no_other_credentials(&request.headers)) {
+        // What can't stand in a field can't be a token that verifies.
+        if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}")) {
+            request.insert_header(header::AUTHORIZATION, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Credentials of another scheme are the application's.
+fn has_no_other_credentials(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::AUTHORIZATION) || !matches!(identity::bearer(headers), Ok(None))
+}

@@ -1,0 +1,108 @@
+//! What clients are told of limits: `RateLimit-Policy` and `RateLimit`, in the form of
+//! draft-ietf-httpapi-ratelimit-headers-11, both lists of structured fields (RFC 9651).
+//!
+//! Pure. `r` requests may be sent at this moment. `t` is chosen so that `r` requests in `t` seconds are no more than the
+//! rate; where `r` is 0, it is the time until the next is let through. The draft asks for such a bound: a client that
+//! spreads what is left over that time stays within the limit, however full its bucket was.
+
+use super::gcra::{Rate, Standing};
+use crate::{config::Limit, name::Name};
+use http::{HeaderName, HeaderValue};
+use std::{fmt::Write as _, time::Duration};
+
+/// What limits there are.
+pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What is left of them.
+pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// The type of the problem document that goes with a refusal.
+pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// The longest time that is told, in seconds.
+const LONGEST: u64 = 999_999_999;
+
+/// `"address";q=100;w=60, …`
+pub fn policy(limits: &[Limit]) -> HeaderValue {
+    list(limits.iter(), |text, limit| {
+        let window = limit.window.as_secs().clamp(1, LONGEST);
+        // Writing to a String can't fail. A name needs no escaping.
+        write!(text, "\"{}\";q={};w={window}", limit.name, limit.requests).unwrap_or_default();
+    })
+}
+
+/// `"address";r=50;t=30, …`
+pub fn left<'l>(limits: impl Iterator<Item = (&'l Name, Rate, Standing)>) -> HeaderValue {
+    list(limits, |text, (name, rate, standing)| {
+        let time = window(rate, standing);
+        write!(text, "\"{name}\";r={};t={time}", standing.remaining).unwrap_or_default();
+    })
+}
+
+/// A time in whole seconds: rounded up, at least one.
+pub fn seconds(time: Duration) -> u64 {
+    let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    whole.clamp(1, LONGEST)
+}
+
+fn window(rate: Rate, standing: Standing) -> u64 {
+    match standing.remaining {
+        0 => seconds(standing.wait),
+        remaining => {
+            let nanoseconds = rate.interval().as_nanos().saturating_mul(u128::from(remaining));
+            seconds(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+        }
+    }
+}
+
+fn list<T>(members: impl Iterator<Item = T>, write: impl Fn(&mut String, T)) -> HeaderValue {
+    let mut text = String::with_capacity(48);
+    for member in members {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        write(&mut text, member);
+    }
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LimitBy;
+
+    fn limit(name: &str, requests: u32, seconds: u64, burst: u32) -> Limit {
+        let name = name.parse().unwrap();
+        let window = Duration::from_secs(seconds);
+        Limit { name, requests, window, burst, by: LimitBy::Address, shared: false }
+    }
+
+    fn after(limit: &Limit, count: usize) -> HeaderValue {
+        let rate = Rate::new(limit.requests, limit.window, limit.burst);
+        let (mut standing, mut empty_at) = rate.take(0, 1);
+        for _ in 1..count {
+            (standing, empty_at) = rate.take(empty_at, 1);
+        }
+        left(std::iter::once((&limit.name, rate, standing)))
+    }
+
+    #[test]
+    fn fields_are_lists_of_strings_with_parameters() {
+        let limits = [limit("address", 100, 60, 20), limit("key", 1_000, 3_600, 1_000)];
+        assert_eq!(policy(&limits), "\"address\";q=100;w=60, \"key\";q=1000;w=3600");
+        assert_eq!(after(&limits[0], 1), "\"address\";r=19;t=12");
+        assert_eq!(after(&limits[0], 20), "\"address\";r=0;t=1");
+        assert_eq!(after(&limits[1], 500), "\"key\";r=500;t=1800");
+        assert_eq!(after(&limit("slow", 1, 3_600, 1), 1), "\"slow\";r=0;t=3600");
+        assert_eq!(after(&limit("slow", 1, 3_600, 1), 2), "\"slow\";r=0;t=3600");
+        for value in [policy(&limits), after(&limits[0], 3)] {
+            assert!(!sfv::Parser::parse_list(value.as_bytes()).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        for (millis, expected) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (60_000, 60)] {
+            assert_eq!(seconds(Duration::from_millis(millis)), expected, "{millis}");
+        }
+        assert_eq!(seconds(Duration::MAX), LONGEST);
+    }
+}

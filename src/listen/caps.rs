@@ -1,0 +1,232 @@
+//! How many connections there may be: in all, and of one address.
+//!
+//! Counts at the accept and at the end of a connection, never for a request. Of IPv6 a /64 is one address: whoever has
+//! one has all of it. A limit that is changed applies to those who come; nobody is sent away for it.
+
+use crate::telemetry::labels::RefuseReason;
+use parking_lot::Mutex;
+use std::{
+    collections::{hash_map::Entry, HashMap},
+    net::IpAddr,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+};
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub all: usize,
+    /// Of one address; `None`: as many as in all.
+    pub address: Option<usize>,
+}
+
+/// The places for connections.
+#[derive(Debug)]
+pub(super) struct Places {
+    taken: AtomicUsize,
+    all: AtomicUsize,
+    address: AtomicUsize,
+    by_address: Mutex<HashMap<Network, usize, ahash::RandomState>>,
+}
+
+impl Places {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        let places = Self {
+            taken: AtomicUsize::new(0),
+            all: AtomicUsize::new(0),
+            address: AtomicUsize::new(0),
+            by_address: Mutex::default(),
+        };
+        places.limit(limits);
+        Arc::new(places)
+    }
+
+    /// Other limits, for those who come from now on.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.all.store(limits.all, Ordering::Relaxed);
+        self.address.store(limits.address.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// A place for a connection, of nobody yet: where a proxy in front names the client, it is known later.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub(super) fn take(self: &Arc<Self>) -> Result<Place, RefuseReason> {
+        // Counted first: a refused place gives itself back.
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        let place = Place { places: self.clone(), network: None };
+        match taken < self.all.load(Ordering::Relaxed) {
+            true => Ok(place),
+            false => Err(RefuseReason::Full),
+        }
+    }
+
+    /// Whether less than an eighth of the places is left: then nobody is kept for nothing.
+    pub(super) fn is_crowded(&self) -> bool {
+        let all = self.all.load(Ordering::Relaxed);
+        self.taken.load(Ordering::Relaxed) > all - all / 8
+    }
+}
+
+/// One connection's place; it is free again when this is dropped.
+#[derive(Debug)]
+#[must_use = "the place is free again once this is dropped"]
+pub(super) struct Place {
+    places: Arc<Places>,
+    network: Option<Network>,
+}
+
+impl Place {
+    /// The place is this client's.
+    ///
+    /// # Errors
+    /// It has as many as it may have.
+    pub(super) fn belongs_to(&mut self, client: IpAddr) -> Result<(), RefuseReason> {
+        let most = self.places.address.load(Ordering::Relaxed);
+        if most == usize::MAX || self.network.is_some() {
+            return Ok(());
+        }
+        let network = Network::of(client);
+        let mut by_address = self.places.by_address.lock();
+        let held = by_address.entry(network).or_default();
+        if *held >= most {
+            return Err(RefuseReason::Address);
+        }
+        *held += 1;
+        self.network = Some(network);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken.fetch_sub(1, Ordering::Relaxed);
+        let Some(network) = self.network else { return };
+        if let Entry::Occupied(mut held) = self.places.by_address.lock().entry(network) {
+            match *held.get() {
+                0 | 1 => drop(held.remove()),
+                _ => *held.get_mut() -= 1,
+            }
+        }
+    }
+}
+
+/// What counts as one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Network {
+    V4(u32),
+    /// The first 64 bits.
+    V6(u64),
+}
+
+impl Network {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address.into()),
+            #[allow(clippy::cast_possible_truncation, reason = "64 bits are left of 128")]
+            IpAddr::V6(address) => Self::V6((u128::from(address) >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_come_back() {
+        let places = Places::new(Limits { all: 2, address: None });
+        let first = places.take().unwrap();
+        let second = places.take().unwrap();
+        assert_eq!(places.take().unwrap_err(), RefuseReason::Full);
+        assert_eq!(places.take().unwrap_err(), RefuseReason::Full, "a refusal takes no place");
+        drop(first);
+        let third = places.take().unwrap();
+        assert!(places.take().is_err());
+        drop((second, third));
+        assert_eq!(places.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_address_has_its_share() {
+        let places = Places::new(Limits { all: 100, address: Some(2) });
+        let take = |client: &str| {
+            let mut place = places.take()?;
+            place.belongs_to(ip(client))?;
+            Ok::<_, RefuseReason>(place)
+        };
+        let first = take("192.0.2.1").unwrap();
+        let second = take("::ffff:192.0.2.1").unwrap();
+        assert_eq!(take("192.0.2.1").unwrap_err(), RefuseReason::Address);
+        let other = take("192.0.2.2").unwrap();
+        let six = (take("2001:db8::1").unwrap(), take("2001:db8::ffff:1").unwrap());
+        assert_eq!(take("2001:db8::2").unwrap_err(), RefuseReason::Address, "the same /64");
+        let seven = take("2001:db8:0:1::1").unwrap();
+        assert_eq!(places.taken.load(Ordering::Relaxed), 6);
+        drop(first);
+        let again = take("192.0.2.1").unwrap();
+        drop((second, other, six, seven, again));
+        assert!(places.by_address.lock().is_empty());
+    }
+
+    #[test]
+    fn another_limit_sends_nobody_away() {
+        let places = Places::new(Limits { all: 4, address: None });
+        let mut first = places.take().unwrap();
+        first.belongs_to(ip("192.0.2.1")).unwrap();
+        let second = places.take().unwrap();
+        places.limit(Limits { all: 1, address: Some(1) });
+        assert!(places.take().is_err());
+        drop(second);
+        assert!(places.take().is_err(), "the first is still there");
+        drop(first);
+        let mut next = places.take().unwrap();
+        next.belongs_to(ip("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn the_last_eighth_is_a_crowd() {
+        let places = Places::new(Limits { all: 16, address: None });
+        let mut held: Vec<_> = (0..14).map(|_| places.take().unwrap()).collect();
+        assert!(!places.is_crowded());
+        held.push(places.take().unwrap());
+        assert!(places.is_crowded());
+        held.clear();
+        assert!(!places.is_crowded());
+    }
+
+    proptest! {
+        /// Whatever comes and goes, nobody has more than is allowed, and nothing is left over.
+        #[test]
+        fn counts_are_right(steps in proptest::collection::vec((0_u8..4, any::<bool>()), 0..200)) {
+            let places = Places::new(Limits { all: 6, address: Some(2) });
+            let mut held: Vec<(u8, Place)> = Vec::new();
+            for (client, comes) in steps {
+                if !comes {
+                    if let Some(at) = held.iter().position(|(owner, _)| *owner == client) {
+                        drop(held.remove(at));
+                    }
+                    continue;
+                }
+                let own = held.iter().filter(|(owner, _)| *owner == client).count();
+                let taken = places.take().and_then(|mut place| {
+                    place.belongs_to(IpAddr::from([192, 0, 2, client]))?;
+                    Ok(place)
+                });
+                prop_assert_eq!(taken.is_ok(), held.len() < 6 && own < 2);
+                held.extend(taken.ok().map(|place| (client, place)));
+            }
+            prop_assert_eq!(places.taken.load(Ordering::Relaxed), held.len());
+            held.clear();
+            prop_assert!(places.by_address.lock().is_empty());
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How many files this process may have open, and how many connections follow from that.
+
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+
+/// For what is neither a client's connection nor its counterpart: Redis, logs, listeners, the runtime.
+const RESERVE: u64 = 64;
+/// More is not asked for where there is no limit: the kernel allows no process more by default.
+const MOST: u64 = 1 << 20;
+/// Fewer connections than this would be no service.
+const LEAST: u64 = 16;
+
+/// Raises the limit of open files as far as this process may. Returns what holds.
+pub fn raise() -> u64 {
+    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => (soft.min(MOST), hard.min(MOST)),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files is not known; 1024 is assumed");
+            return 1024;
+        }
+    };
+    if soft >= hard {
+        return soft;
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, soft, hard, "the limit of open files can't be raised");
+            soft
+        }
+    }
+}
+
+/// Connections that so many open files allow: each may need a second one, to an origin or a file.
+pub fn connections(files: u64) -> usize {
+    usize::try_from((files.saturating_sub(RESERVE) / 2).max(LEAST)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_files_are_for_clients() {
+        assert_eq!(connections(1024), 480);
+        assert_eq!(connections(65_536), 32_736);
+        assert_eq!(connections(10), 16);
+    }
+
+    #[test]
+    fn the_limit_is_known() {
+        assert!(raise() >= 256);
+    }
+}

@@ -1,0 +1,284 @@
+//! The bytes of a connection under guard: what they do is told to the state machine of `guard.rs`, and what that says is
+//! done.
+//!
+//! A timer is armed only where a client is waited for and a rule applies; one that is early is left as it is and looks
+//! again when it fires. So a request whose head comes in one piece, and whose answer the socket takes at once, costs
+//! neither a timer nor a look at the clock.
+//!
+//! Who is cut off within a head gets 408 (RFC 9110, 15.5.9) from here, for no request has reached the gateway; within a
+//! body, from the gateway, which finds the reason in the signals. Who takes no answer gets a reset: what the system
+//! still holds for it goes at once.
+
+use super::{
+    alarm::Alarm,
+    caps::Places,
+    guard::{Guard, Rules, Seen, Verdict, CROWDED_IDLE},
+    ledger::Ledger,
+    sendfile,
+    stream::Stream,
+};
+use crate::{gateway::Signals, representation::problem, telemetry::labels::CutReason};
+use http::StatusCode;
+use pingora_core::protocols::l4::ext::get_tcp_info;
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    pin::Pin,
+    sync::{atomic::Ordering, Arc},
+    task::{ready, Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Whom a connection belongs to, and who is told of it.
+pub(super) struct Party {
+    /// The client.
+    pub(super) peer: SocketAddr,
+    /// What the gateway and the connection tell each other.
+    pub(super) signals: Arc<Signals>,
+    /// Who counts.
+    pub(super) ledger: Arc<Ledger>,
+    /// Whether places run short.
+    pub(super) places: Arc<Places>,
+}
+
+/// A stream under guard.
+pub(super) struct Guarded {
+    stream: Stream,
+    guard: Guard,
+    party: Party,
+    /// A client that speaks HTTP/2 can't be told anything within a head.
+    tells: bool,
+    /// Whether it was told already that this connection is cut off.
+    cut: bool,
+    reading: Alarm,
+    writing: Alarm,
+}
+
+impl Guarded {
+    /// A connection that was accepted then.
+    pub(super) fn new(stream: Stream, party: Party, rules: Rules, accepted: Instant) -> Self {
+        let guard = Guard::new(rules, accepted);
+        let (reading, writing) = (Alarm::default(), Alarm::default());
+        Self { stream, guard, party, tells: true, cut: false, reading, writing }
+    }
+
+    /// It speaks HTTP/2: nothing can be told it within a head.
+    pub(super) fn speaks_http2(&mut self) {
+        self.tells = false;
+    }
+
+    /// Whether it is a socket without TLS.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Plain(_))
+    }
+
+    /// Waits until something comes, or the end, without a buffer for it; see [`Stream::ready`].
+    pub(super) async fn ready(&mut self, fresh: bool) -> io::Result<()> {
+        self.stream.ready(fresh).await
+    }
+
+    /// How long it may be idle: until the client's first bytes less than between two requests, and next to nothing where
+    /// places run short.
+    pub(super) fn patience(&self, fresh: bool, idle: Duration) -> (Duration, Option<CutReason>) {
+        match fresh {
+            true => (idle.min(self.guard.rules().header_timeout), Some(CutReason::Silent)),
+            false if self.party.places.is_crowded() => (idle.min(CROWDED_IDLE), Some(CutReason::Crowded)),
+            false => (idle, None),
+        }
+    }
+
+    /// Nothing came in time.
+    pub(super) fn gave_up(&mut self, reason: CutReason) {
+        self.tell(reason, None);
+    }
+
+    /// Sends a part of a file.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        file: &File,
+        at: u64,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Stream::Plain(socket) = &self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let result = sendfile::poll(socket, cx, file, at, most);
+        self.written(cx, result, |bytes| *bytes)
+    }
+
+    /// The client.
+    pub(super) fn party(&self) -> &Party {
+        &self.party
+    }
+
+    fn seen(&self) -> Seen {
+        let signals = &self.party.signals;
+        Seen {
+            exchange: signals.exchange.load(Ordering::Relaxed),
+            handled: signals.handled.load(Ordering::Relaxed),
+            body: signals.body.load(Ordering::Relaxed),
+            crowded: self.party.places.is_crowded(),
+        }
+    }
+
+    fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.guard.waits_to_read(self.seen(), Instant::now) {
+                Verdict::Free => return Poll::Pending,
+                Verdict::Until(at) => ready!(self.reading.poll(at, cx)),
+                Verdict::Cut(reason @ (CutReason::Silent | CutReason::Crowded)) => {
+                    self.tell(reason, None);
+                    return self.end(cx);
+                }
+                Verdict::Cut(CutReason::Header) => {
+                    let since = self.guard.head_since();
+                    self.tell(CutReason::Header, since.map(|since| (since, 408)));
+                    self.answer_late(cx);
+                    return self.end(cx);
+                }
+                Verdict::Cut(reason) => return Poll::Ready(Err(self.cut_off(reason))),
+            }
+        }
+    }
+
+    fn wait_to_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let fd = self.stream.as_raw_fd();
+            match self.guard.waits_to_write(Instant::now(), || taken(fd)) {
+                Verdict::Free => return Poll::Pending,
+                Verdict::Until(at) => ready!(self.writing.poll(at, cx)),
+                Verdict::Cut(reason) => {
+                    // What can't be set is lost with the connection.
+                    self.stream.socket().set_zero_linger().unwrap_or_default();
+                    return Poll::Ready(self.cut_off(reason));
+                }
+            }
+        }
+    }
+
+    /// The end of the exchange under way, by an error that the gateway finds the reason of in the signals.
+    fn cut_off(&mut self, reason: CutReason) -> io::Error {
+        self.party.signals.cut_off(reason);
+        self.tell(reason, None);
+        io::ErrorKind::TimedOut.into()
+    }
+
+    fn tell(&mut self, reason: CutReason, head: Option<(Instant, u16)>) {
+        if !std::mem::replace(&mut self.cut, true) {
+            self.party.ledger.cut(self.party.peer, reason, head);
+        }
+    }
+
+    /// There is no request that could fail: the task that serves the connection ends it. To Pingora an error here would
+    /// be worth a line in the log, and anybody could write as many as he likes.
+    fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whatever doesn't leave at once is lost with the connection.
+        drop(Pin::new(&mut self.stream).poll_shutdown(cx));
+        self.party.signals.over.store(true, Ordering::Relaxed);
+        Poll::Pending
+    }
+
+    /// Nothing has been written that is still under way: the answer before this request was flushed.
+    fn answer_late(&mut self, cx: &mut Context<'_>) {
+        if self.tells {
+            let answer = problem::unreadable(StatusCode::REQUEST_TIMEOUT);
+            drop(Pin::new(&mut self.stream).poll_write(cx, &answer));
+            drop(Pin::new(&mut self.stream).poll_flush(cx));
+        }
+    }
+
+    /// What became of writing: bytes, an error, or a wait that is watched.
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Ready(Ok(value)) => {
+                self.guard.wrote(bytes(&value), Instant::now);
+                Poll::Ready(Ok(value))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+            Poll::Pending => self.wait_to_write(cx).map(Err),
+        }
+    }
+
+    /// The system gives up on a client that takes nothing (`TCP_USER_TIMEOUT`).
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::TimedOut => self.cut_off(CutReason::SendTimeout),
+            _ => error,
+        }
+    }
+}
+
+/// What the client's system has acknowledged in all.
+fn taken(fd: RawFd) -> Option<u64> {
+    get_tcp_info(fd).ok().map(|info| info.tcpi_bytes_acked)
+}
+
+impl AsRawFd for Guarded {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                this.guard.read(buf.filled().len() - before, this.seen(), Instant::now);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => this.wait_to_read(cx),
+            // Gone within a head: nobody is left to be answered.
+            Poll::Ready(_) if this.guard.is_within_head(this.seen()) => this.end(cx),
+            Poll::Ready(result) => Poll::Ready(result.map_err(|error| this.failed(error))),
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let result = Pin::new(&mut this.stream).poll_write(cx, data);
+        this.written(cx, result, |bytes| *bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
+        this.written(cx, result, |bytes| *bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let result = Pin::new(&mut this.stream).poll_flush(cx);
+        this.written(cx, result, |()| 0)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let result = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.written(cx, result, |()| 0)
+    }
+}

@@ -1,0 +1,224 @@
+//! HTTP/2 (RFC 9113) with clients: one connection, many requests, each of which the gateway gets like any other.
+//!
+//! Limits: [`STREAMS`] requests at once, 64 KiB of header, windows that bound what waits for a slow origin and what
+//! waits for a slow client, [`Frames`] against floods. A connection without a request is closed as one of HTTP/1.1 is;
+//! one whose client does not answer a ping is cut off. At the gateway's end, and after as many requests as a connection
+//! may have, the client is told to take another (GOAWAY), and what is under way is let finish.
+//!
+//! Pingora dates each answer with now: a cached one does not keep its own `Date` here. Its `Age` is right, so that no
+//! cache behind takes it for fresher than it is.
+
+use super::{connection::Connection, Door};
+use crate::{gateway::OnConnection, telemetry::labels::Http2End};
+use bytes::Bytes;
+use h2::{server::Connection as H2, Ping, PingPong, Reason};
+use http::{header, HeaderValue};
+use pingora_core::{
+    apps::HttpServerApp,
+    protocols::{
+        http::{
+            v2::server::{default_h2_options, handshake, H2Accept, H2Options, HttpSession},
+            ServerSession,
+        },
+        Digest, GetSocketDigest, GetTimingDigest, Stream,
+    },
+    Error,
+};
+use pingora_http::RequestHeader;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::task::TaskTracker;
+
+/// Requests under way at once on one connection.
+const STREAMS: u32 = 128;
+/// Bytes of a request's body that are taken before the origin has taken them: of one request, and of all on a
+/// connection.
+const WINDOW: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Bytes of an answer that wait for a slow client.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Requests that are no requests, before a connection is given up.
+const MALFORMED: u32 = 32;
+/// How often a client is asked whether it is there.
+const BEAT: Duration = Duration::from_secs(30);
+/// How long it may take to say so.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long a client that is told that the connection ends may take to hang up.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// What a connection may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// For the client's first bytes.
+    pub(super) begin: Duration,
+    /// Between requests.
+    pub(super) idle: Duration,
+    /// Requests; `None`: any number.
+    pub(super) requests: Option<u32>,
+    /// For a client to take some of an answer.
+    pub(super) send: Duration,
+}
+
+impl Door {
+    /// Serves a connection to its end.
+    pub(super) async fn serve_http2(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        announce: impl Fn() -> OnConnection,
+        terms: Terms,
+    ) -> Http2End {
+        let digest = Arc::new(Digest {
+            timing_digest: connection.get_timing_digest(),
+            socket_digest: connection.get_socket_digest(),
+            ..Digest::default()
+        });
+        let flood = connection.count_frames();
+        let begun = timeout(terms.begin, handshake(Box::new(connection), Some(options()))).await;
+        let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
+        let ping = h2.ping_pong();
+        let running = Running { door: self, digest, terms, streams: TaskTracker::new(), served: 0 };
+        running.run(&mut h2, ping, &flood, announce).await
+    }
+}
+
+fn options() -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(WINDOW.0)
+        .initial_connection_window_size(WINDOW.1)
+        .max_send_buffer_size(SEND_BUFFER);
+    options
+}
+
+/// A connection that is served.
+struct Running<'d> {
+    door: &'d Arc<Door>,
+    digest: Arc<Digest>,
+    terms: Terms,
+    /// The requests under way.
+    streams: TaskTracker,
+    served: u32,
+}
+
+/// What happens next on a connection.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart as soon as it is there")]
+enum Event {
+    Accepted(Result<Option<H2Accept>, Box<Error>>),
+    End(Http2End),
+}
+
+impl Running<'_> {
+    async fn run(
+        mut self,
+        h2: &mut H2<Stream, Bytes>,
+        ping: Option<PingPong>,
+        flood: &Notify,
+        announce: impl Fn() -> OnConnection,
+    ) -> Http2End {
+        // From now on it says when none is under way.
+        self.streams.close();
+        let mut closing = self.door.closing.clone();
+        let mut heart = pin!(silence(ping));
+        let mut ending = None;
+        let mut malformed = 0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = flood.notified() => Event::End(Http2End::Flood),
+                _ = closing.wait_for(|closing| *closing), if ending.is_none() => Event::End(Http2End::Drained),
+                accepted = HttpSession::from_h2_conn(h2, self.digest.clone()) => Event::Accepted(accepted),
+                () = &mut heart => return Http2End::Silent,
+                () = idle(&self.streams, self.terms.idle), if ending.is_none() => Event::End(Http2End::Idle),
+            };
+            match event {
+                Event::Accepted(Ok(Some(H2Accept::Session(session)))) => {
+                    self.serve(session, announce());
+                    if self.terms.requests.is_some_and(|most| self.served >= most) && ending.is_none() {
+                        ending = Some(Http2End::Spent);
+                        h2.graceful_shutdown();
+                    }
+                }
+                Event::Accepted(Ok(Some(H2Accept::Rejected))) => {
+                    malformed += 1;
+                    if malformed == MALFORMED {
+                        return part(h2, Reason::ENHANCE_YOUR_CALM, Http2End::Broken).await;
+                    }
+                }
+                Event::Accepted(Ok(None)) => return ending.unwrap_or(Http2End::Closed),
+                Event::Accepted(Err(error)) => return ending.unwrap_or_else(|| judge(&error)),
+                Event::End(Http2End::Flood) => {
+                    return part(h2, Reason::ENHANCE_YOUR_CALM, Http2End::Flood).await;
+                }
+                Event::End(Http2End::Idle) => return part(h2, Reason::NO_ERROR, Http2End::Idle).await,
+                Event::End(end) => {
+                    // What is under way finishes, and what was sent before the client has heard of it.
+                    ending = Some(end);
+                    h2.graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    /// Hands a request to the gateway.
+    fn serve(&mut self, session: HttpSession, connection: OnConnection) {
+        self.served = self.served.saturating_add(1);
+        let mut session = ServerSession::new_http2(session);
+        session.set_write_timeout(Some(self.terms.send));
+        let request = session.req_header_mut();
+        join_cookies(request);
+        request.extensions_mut().insert(connection);
+        let door = self.door.clone();
+        let served = async move {
+            door.proxy.process_new_http(session, &door.closing).await;
+        };
+        // A panic is told by the process's hook, and ends this request alone.
+        drop(self.door.open.spawn(self.streams.track_future(served)));
+    }
+}
+
+/// HTTP/2 may cut a cookie field into pieces; what is not HTTP/2 knows but one (RFC 9113, 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let all: Vec<&[u8]> = request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1 {
+        // What was made of valid values is one.
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            request.insert_header(header::COOKIE, joined).unwrap_or_default();
+        }
+    }
+}
+
+/// Waits until no request has been under way for so long.
+async fn idle(streams: &TaskTracker, so_long: Duration) {
+    streams.wait().await;
+    tokio::time::sleep(so_long).await;
+}
+
+/// Waits until a client does not answer.
+async fn silence(ping: Option<PingPong>) {
+    let Some(mut ping) = ping else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(BEAT).await;
+        match timeout(ANSWER, ping.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection has ended, which is told elsewhere.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Says why a connection ends, and ends it.
+async fn part(h2: &mut H2<Stream, Bytes>, reason: Reason, end: Http2End) -> Http2End {
+    h2.abrupt_shutdown(reason);
+    // Whoever is not there to hear it is gone.
+    drop(timeout(PARTING, std::future::poll_fn(|cx| h2.poll_closed(cx))).await);
+    end
+}
+
+fn judge(error: &Error) -> Http2End {
+    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    match cause {
+        Some(error) if error.is_io() || error.is_remote() => Http2End::Closed,
+        _ => Http2End::Broken,
+    }
+}

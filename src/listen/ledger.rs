@@ -1,0 +1,119 @@
+//! What is told of connections that ended badly: counters, access records, and log lines that can't become a flood.
+//!
+//! A request that has reached the gateway gets its record there. Here are those that did not: nothing of them is known
+//! but when and from where.
+
+use crate::telemetry::{
+    access::{AccessLog, Record},
+    labels::{CacheResult, CutReason, RefuseReason, RejectReason},
+    metrics::Metrics,
+};
+use http::{Method, StatusCode, Version};
+use parking_lot::Mutex;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// No more than one line about refused connections in this time.
+const BETWEEN_LINES: Duration = Duration::from_secs(1);
+
+/// What is told of connections.
+pub(super) struct Ledger {
+    metrics: Arc<Metrics>,
+    access: Arc<AccessLog>,
+    refused: Mutex<Line>,
+}
+
+/// When the last line was written, and what has happened since.
+#[derive(Default)]
+struct Line {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Line {
+    /// One more. How many there are to tell of, if it is time.
+    fn add(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_LINES) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(metrics: Arc<Metrics>, access: Arc<AccessLog>) -> Self {
+        Self { metrics, access, refused: Mutex::default() }
+    }
+
+    /// A connection was closed as soon as it was accepted.
+    pub(super) fn refused(&self, reason: RefuseReason) {
+        self.metrics.connection_refused(reason);
+        if let Some(count) = self.refused.lock().add(Instant::now()) {
+            tracing::warn!(count, reason = reason.as_str(), "connections were refused");
+        }
+    }
+
+    /// A request could not be read, and was told so.
+    pub(super) fn unreadable(&self, peer: SocketAddr, status: StatusCode) {
+        let reason = match status {
+            StatusCode::URI_TOO_LONG => RejectReason::UriTooLong,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => RejectReason::HeadersTooLarge,
+            _ => RejectReason::BadRequest,
+        };
+        self.metrics.rejected(reason);
+        self.record(peer, status.as_u16(), Duration::ZERO, reason.as_str());
+    }
+
+    /// A connection was cut off. `head`: since when the head of a request was waited for, of which a part had come,
+    /// and the status that it was answered with.
+    pub(super) fn cut(&self, peer: SocketAddr, reason: CutReason, head: Option<(Instant, u16)>) {
+        self.metrics.connection_cut(reason);
+        tracing::debug!(%peer, reason = reason.as_str(), "a connection was cut off");
+        if let Some((since, status)) = head {
+            self.record(peer, status, since.elapsed(), reason.as_str());
+        }
+    }
+
+    fn record(&self, peer: SocketAddr, status: u16, duration: Duration, detail: &'static str) {
+        if !self.access.is_on() {
+            return;
+        }
+        self.access.record(Record {
+            time: SystemTime::now() - duration,
+            request_id: String::new(),
+            client: peer.ip(),
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            host: String::new(),
+            path: "-".to_owned(),
+            version: Version::HTTP_11,
+            status,
+            bytes: 0,
+            duration,
+            route: None,
+            tenant: None,
+            result: CacheResult::Local,
+            detail: Some(detail),
+            origin: None,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_is_a_line_a_second() {
+        let (mut line, begin) = (Line::default(), Instant::now());
+        assert_eq!(line.add(begin), Some(1));
+        let later = |ms: u64| begin + Duration::from_millis(ms);
+        assert_eq!((1..1000).filter_map(|ms| line.add(later(ms))).count(), 0);
+        assert_eq!(line.add(later(1000)), Some(1000));
+        assert_eq!(line.add(later(1001)), None);
+    }
+}

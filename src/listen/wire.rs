@@ -1,0 +1,377 @@
+//! Whether what a client sends is HTTP/1.1 that everyone reads alike: the frames of its messages, before the parser.
+//!
+//! Pingora's parser takes more than RFC 9112 allows: line ends without CR, targets with blanks (which it escapes), lists
+//! of lengths, any bytes in a chunk's extension, a chunk without a size. Somebody in front of the gateway may read the
+//! same bytes as other messages, and an origin behind it what the parser made of them. So only the strict form passes:
+//! where a message leaves it, the bytes end ([`POISON`] takes their place, which no parser takes), and with them the
+//! connection.
+//!
+//! Pure: bytes in, how many of them may pass. Decides nothing about what a request wants, and leaves to the parser what
+//! the parser refuses by itself (characters of names and values, folded lines).
+
+use crate::limits::request::{LARGEST_HEAD, MOST_FIELDS};
+use http::StatusCode;
+use memchr::memchr;
+
+/// What the parser gets instead of what may not pass: a syntax error wherever it stands.
+pub(super) const POISON: &[u8] = b"\r\0";
+
+/// The longest line with the size of a chunk.
+const LONGEST_SIZE_LINE: usize = 1024;
+/// The longest method. The longest that is registered has 17 letters.
+const LONGEST_METHOD: usize = 32;
+
+/// What is wrong with a head, as a status.
+type Fault = StatusCode;
+const MALFORMED: Fault = StatusCode::BAD_REQUEST;
+
+/// A connection's messages, one after another.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    state: State,
+    /// The part of a line that has come.
+    line: Vec<u8>,
+    /// Bytes and fields of the head, or of the trailers, that have come.
+    size: usize,
+    fields: usize,
+    framing: Framing,
+    /// A WebSocket is asked for, and nothing answered yet.
+    asked: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before a request; whether the empty line that may stand there has been.
+    #[default]
+    Start,
+    StartAgain,
+    Fields,
+    /// So much of a body is to come.
+    Length(u64),
+    Size,
+    /// So much of a chunk is to come.
+    Chunk(u64),
+    ChunkCr,
+    ChunkLf,
+    Trailers,
+    /// Behind a request for a WebSocket, until it is answered.
+    Asked,
+    /// The connection speaks another protocol.
+    Free,
+    Refused(Fault),
+}
+
+/// What a head says of the body.
+#[derive(Debug, Default, Clone, Copy)]
+struct Framing {
+    http_10: bool,
+    length: Option<u64>,
+    chunked: bool,
+    websocket: bool,
+}
+
+impl Wire {
+    /// How many of these bytes may pass. Where that is not all of them, none will any more.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.step(&bytes[at..]) {
+                Ok(taken) => at += taken,
+                Err(fault) => {
+                    self.state = State::Refused(fault);
+                    self.line = Vec::new();
+                    return at;
+                }
+            }
+        }
+        at
+    }
+
+    /// The status of the refusal, where there was one.
+    pub(super) fn refused(&self) -> Option<StatusCode> {
+        match self.state {
+            State::Refused(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Self::answer`] wants to see what is written.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.asked
+    }
+
+    /// Sees the head of an answer to a request for a WebSocket.
+    pub(super) fn answer(&mut self, head: &[u8]) {
+        let Some(status) = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 ")) else {
+            return;
+        };
+        if !self.asked {
+            return;
+        }
+        if status.starts_with(b"101") {
+            self.asked = false;
+            if self.refused().is_none() {
+                self.state = State::Free;
+            }
+        } else if !status.starts_with(b"1") {
+            self.asked = false;
+            if self.state == State::Asked {
+                self.state = State::Start;
+            }
+        }
+    }
+
+    /// Goes on by some bytes, of which there is one at least.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        match self.state {
+            State::Start | State::StartAgain | State::Fields | State::Size | State::Trailers => {
+                self.line(bytes)
+            }
+            State::Length(left) => {
+                let (taken, left) = skip(bytes, left);
+                self.state = State::Length(left);
+                if left == 0 {
+                    self.end_message();
+                }
+                Ok(taken)
+            }
+            State::Chunk(left) => {
+                let (taken, left) = skip(bytes, left);
+                self.state = if left == 0 { State::ChunkCr } else { State::Chunk(left) };
+                Ok(taken)
+            }
+            State::ChunkCr if bytes[0] == b'\r' => {
+                self.state = State::ChunkLf;
+                Ok(1)
+            }
+            State::ChunkLf if bytes[0] == b'\n' => {
+                self.state = State::Size;
+                Ok(1)
+            }
+            // RFC 6455, 4.1: a client waits for the answer. What it sends before could be meant for either side of it.
+            State::ChunkCr | State::ChunkLf | State::Asked => Err(MALFORMED),
+            State::Free => Ok(bytes.len()),
+            State::Refused(fault) => Err(fault),
+        }
+    }
+
+    /// Goes on to the end of a line, or of what there is of it.
+    fn line(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let end = memchr(b'\n', bytes);
+        let piece = &bytes[..end.unwrap_or(bytes.len())];
+        let (come, most, fault) = match self.state {
+            State::Start | State::StartAgain => (self.size, LARGEST_HEAD, StatusCode::URI_TOO_LONG),
+            State::Size => (self.line.len(), LONGEST_SIZE_LINE, MALFORMED),
+            _ => (self.size, LARGEST_HEAD, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        };
+        if come + piece.len() > most {
+            return Err(fault);
+        }
+        self.size += piece.len() + usize::from(end.is_some());
+        if end.is_some() && self.line.is_empty() {
+            self.whole_line(piece)?;
+        } else {
+            self.line.extend_from_slice(piece);
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(&line)?;
+            }
+        }
+        Ok(piece.len() + usize::from(end.is_some()))
+    }
+
+    /// Reads a line, of which only the LF is missing.
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let line = line.strip_suffix(b"\r").ok_or(MALFORMED)?;
+        match self.state {
+            // RFC 9112, 2.2: one empty line before a request does no harm.
+            State::Start if line.is_empty() => self.state = State::StartAgain,
+            State::Start | State::StartAgain => {
+                self.framing = Framing { http_10: request_line(line)?, ..Framing::default() };
+                self.state = State::Fields;
+            }
+            State::Fields if line.is_empty() => self.end_head()?,
+            State::Fields => {
+                self.fields += 1;
+                if self.fields > MOST_FIELDS {
+                    return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                }
+                self.framing.field(line)?;
+            }
+            State::Size => {
+                self.state = chunk_size(line)?;
+                self.size = 0;
+            }
+            State::Trailers if line.is_empty() => self.end_message(),
+            State::Trailers => trailer(line)?,
+            _ => return Err(MALFORMED),
+        }
+        Ok(())
+    }
+
+    fn end_head(&mut self) -> Result<(), Fault> {
+        let Framing { http_10, length, chunked, websocket } = self.framing;
+        // RFC 9112, 6.1: HTTP/1.0 knows no codings, and a length beside chunks is an attempt.
+        if chunked && (http_10 || length.is_some()) {
+            return Err(MALFORMED);
+        }
+        (self.size, self.fields) = (0, 0);
+        self.asked = websocket && !http_10;
+        match length {
+            _ if chunked => self.state = State::Size,
+            Some(length) if length > 0 => self.state = State::Length(length),
+            _ => self.end_message(),
+        }
+        Ok(())
+    }
+
+    fn end_message(&mut self) {
+        self.size = 0;
+        self.state = if self.asked { State::Asked } else { State::Start };
+    }
+}
+
+impl Framing {
+    /// Reads a field's line.
+    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let (name, value) = split_field(line)?;
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                let mut offered = value.split(|b| *b == b',').map(trim);
+                self.websocket |= offered.any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+            }
+            14 if is_nearly(name, b"content-length") => {
+                // RFC 9110, 8.6 allows for the same length twice. Nobody has to send it so.
+                let length = length(value).filter(|_| self.length.is_none() && name[7] == b'-');
+                self.length = Some(length.ok_or(MALFORMED)?);
+            }
+            17 if is_nearly(name, b"transfer-encoding") => {
+                if name[8] != b'-' || self.chunked {
+                    return Err(MALFORMED);
+                }
+                // RFC 9112, 6.1: what is not understood is not implemented.
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(StatusCode::NOT_IMPLEMENTED);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks a request's line; whether it is HTTP/1.0.
+fn request_line(line: &[u8]) -> Result<bool, Fault> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(MALFORMED);
+    };
+    if method.is_empty() || !method.iter().all(|b| is_token(*b)) || !is_target(method, target) {
+        return Err(MALFORMED);
+    }
+    if method.len() > LONGEST_METHOD {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    match version {
+        b"HTTP/1.1" => Ok(false),
+        b"HTTP/1.0" => Ok(true),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(StatusCode::HTTP_VERSION_NOT_SUPPORTED)
+        }
+        _ => Err(MALFORMED),
+    }
+}
+
+/// Whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    // Without a branch the compiler looks at many at once.
+    let strange = |strange, b: &u8| strange | !matches!(b, 0x21..=0x7e) | (*b == b'#');
+    if target.iter().fold(false, strange) {
+        return false;
+    }
+    let begins = |with: &[u8]| target.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with));
+    match target {
+        [b'/', ..] => true,
+        b"*" => method == b"OPTIONS",
+        // The parser would keep the form of any other target, and judge it as `/`.
+        _ => begins(b"http://") || begins(b"https://") || method == b"CONNECT" && !target.is_empty(),
+    }
+}
+
+/// A field's name and its value, without the blanks around it.
+fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    let colon = memchr(b':', line).filter(|at| *at > 0).ok_or(MALFORMED)?;
+    if matches!(line[0], b' ' | b'\t') {
+        return Err(MALFORMED);
+    }
+    Ok((&line[..colon], trim(&line[colon + 1..])))
+}
+
+/// Whether a name is this one, or one that CGI and WSGI can't tell from it.
+fn is_nearly(name: &[u8], of: &[u8]) -> bool {
+    name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
+}
+
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+/// RFC 9112, 7.1: what comes behind this line of a chunk.
+fn chunk_size(line: &[u8]) -> Result<State, Fault> {
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let (size, rest) = line.split_at(digits);
+    let extension = trim(rest);
+    let extended = extension.first() == Some(&b';') && extension.iter().all(|b| is_text(*b));
+    if !(1..=15).contains(&digits) || !(rest.is_empty() || extended) {
+        return Err(MALFORMED);
+    }
+    let value = |digit: &u8| u64::from(char::from(*digit).to_digit(16).unwrap_or(0));
+    match size.iter().fold(0, |size, digit| size << 4 | value(digit)) {
+        0 => Ok(State::Trailers),
+        size => Ok(State::Chunk(size)),
+    }
+}
+
+/// Trailers go no further than here (RFC 9110, 6.5.1); those that frame a message are an attempt.
+fn trailer(line: &[u8]) -> Result<(), Fault> {
+    let (name, value) = split_field(line)?;
+    let sound = name.iter().all(|b| is_token(*b)) && value.iter().all(|b| is_text(*b));
+    let frames = [&b"content-length"[..], b"transfer-encoding", b"host"];
+    match sound && !frames.iter().any(|f| f.len() == name.len() && is_nearly(name, f)) {
+        true => Ok(()),
+        false => Err(MALFORMED),
+    }
+}
+
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// RFC 9110, 5.6.2
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// What may stand in a value (RFC 9110, 5.5).
+fn is_text(b: u8) -> bool {
+    b == b'\t' || b >= b' ' && b != 0x7f
+}
+
+/// How much of `left` there is, and how much is left after it.
+fn skip(bytes: &[u8], left: u64) -> (usize, u64) {
+    let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+    (taken, left - taken as u64)
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

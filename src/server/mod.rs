@@ -1,0 +1,223 @@
+//! Assembly, background work, shutdown: the only file that knows everyone.
+
+mod keys;
+pub mod manager;
+mod reload;
+
+use crate::{
+    address::Trusted,
+    admin,
+    cache::Cache,
+    certificate::{self, CertificateError},
+    config::Config,
+    events::{signature::SecretError, Events},
+    gateway::{Entry, Gateway, Parts, Plan, Site},
+    identity::{IdentityError, Verifier},
+    listen::{self, descriptors, Door, Terms, Trusts, Ways},
+    origin::Origins,
+    telemetry::{access::AccessLog, metrics::Metrics},
+};
+use arc_swap::ArcSwap;
+use pingora_core::server::configuration::ServerConf;
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch};
+
+/// How long the start waits for the store before it goes on without.
+const WAIT_FOR_STORE: Duration = Duration::from_secs(1);
+/// Idle connections that Pingora keeps to origins.
+const UPSTREAM_POOL: usize = 512;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address can't be bound.
+    #[error("can't listen on {address}: {error}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        error: io::Error,
+    },
+    /// The keys of `[jwt]` can't be used.
+    #[error("jwt: {0}")]
+    Keys(#[from] IdentityError),
+    /// A secret of an event can't be used.
+    #[error("event: {0}")]
+    Secret(#[from] SecretError),
+    /// A certificate can't be used.
+    #[error("listener: {0}")]
+    Certificate(#[from] CertificateError),
+    /// A metric can't be registered.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A gateway that runs.
+pub struct Running {
+    /// Where it listens, in the configuration's order, with the ports that were chosen.
+    pub addresses: Vec<SocketAddr>,
+    /// Where the admin listener is.
+    pub admin: Option<SocketAddr>,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    site: Arc<ArcSwap<Site>>,
+    door: Arc<Door>,
+    /// How many may be open.
+    files: u64,
+    closing: watch::Sender<bool>,
+}
+
+/// Starts the gateway on the current runtime: it answers when this returns.
+///
+/// # Errors
+/// If an address can't be bound, or a key or a certificate can't be used; nothing runs then.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    certificate::provide();
+    let listeners = config.listeners.iter().map(|l| bind(l.address)).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = config.admin.map(bind).transpose()?;
+    let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
+    let admin = admin_listener.as_ref().map(local).transpose()?;
+
+    let metrics = Arc::new(Metrics::new()?);
+    let ways = Ways::new(&config, None, trusts(&config).as_ref(), &metrics)?;
+    let cache = Cache::new(&config.store, config.encoding.clone(), metrics.clone());
+    let access = Arc::new(AccessLog::start(config.log, metrics.clone()));
+    watched("store", cache.clone().keep_linked(config.store.redis.clone()));
+    let config = Arc::new(config);
+    let plan = plan(config.clone(), &addresses, &cache, &metrics, None).await?;
+    let site = Arc::new(ArcSwap::from_pointee(Site::new(plan, &metrics)));
+    wait_for_store(&cache).await;
+
+    let (closing, is_closing) = watch::channel(false);
+    let parts = Parts { cache: cache.clone(), metrics: metrics.clone(), access: access.clone() };
+    let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
+    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Gateway::new(parts, site.clone()));
+    let files = descriptors::raise();
+    let terms = Terms::of(&config.server, files);
+    let door = Door::new(proxy, metrics.clone(), access, is_closing.clone(), terms, ways);
+    for (number, listener) in listeners.into_iter().enumerate() {
+        watched("listener", door.clone().accept(listener, number));
+    }
+    watched("certificates", door.clone().keep_certificates());
+    if let Some(listener) = admin_listener {
+        watched("admin", serve_admin(listener, metrics.clone(), cache.clone(), is_closing));
+    }
+    watched("watchdog", manager::keep_alive());
+    metrics.configured();
+    Ok(Running { addresses, admin, cache, metrics, site, door, files, closing })
+}
+
+impl Running {
+    /// Ends: accepts nothing more, lets what is under way finish, as long as the configuration allows. Returns as
+    /// soon as nothing is left to do, and whether everything could finish.
+    pub async fn stop(&self) -> bool {
+        self.closing.send_replace(true);
+        let drain = self.site.load().config().server.drain;
+        let finished = self.door.drain(drain).await;
+        self.cache.drain(Duration::from_secs(1)).await;
+        finished
+    }
+}
+
+/// What a site is made of. What `before` has and this configuration leaves as it is goes on as it is.
+async fn plan(
+    config: Arc<Config>,
+    addresses: &[SocketAddr],
+    cache: &Arc<Cache>,
+    metrics: &Arc<Metrics>,
+    before: Option<&Site>,
+) -> Result<Plan, StartError> {
+    let before = before.map(Site::plan);
+    let events = match before.filter(|before| before.config.events == config.events) {
+        Some(before) => before.events.clone(),
+        None => Arc::new(Events::new(&config.events, cache.clone())?),
+    };
+    let verifier = match (&config.jwt, before.filter(|before| before.config.jwt == config.jwt)) {
+        (_, Some(before)) => before.verifier.clone(),
+        (Some(jwt), None) => {
+            let verifier = Arc::new(Verifier::new(jwt)?);
+            keys::keep(&jwt.keys, &verifier, metrics.clone()).await?;
+            Some(verifier)
+        }
+        (None, None) => None,
+    };
+    let origins = Origins::new(&config.origins, metrics, before.map(|before| &*before.origins));
+    origins.resolve().await;
+    watched("origins", origins.keep_watch());
+    let limiters = before.map(|before| before.limiters.clone()).unwrap_or_default();
+    let entries = Entry::all(&config, addresses);
+    Ok(Plan { config, origins: Arc::new(origins), verifier, events, limiters, entries })
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen::bind(address).map_err(|error| StartError::Bind { address, error })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|error| StartError::Bind { address: unknown, error })
+}
+
+/// Whose PROXY header counts; `None` where everyone's does.
+fn trusts(config: &Config) -> Option<Trusts> {
+    let networks = &config.server.trusted_proxies;
+    let trusted = (!networks.is_empty()).then(|| Trusted::new(networks))?;
+    Some(Arc::new(move |peer| trusted.contains(peer)))
+}
+
+/// A task whose end by a panic is seen.
+fn watched(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let task = tokio::spawn(work);
+    // Ends with the task it watches, and can't panic itself.
+    drop(tokio::spawn(async move {
+        if let Err(error) = task.await {
+            tracing::error!(%error, name, "a background task failed");
+        }
+    }));
+}
+
+/// A node that has just started should not answer from assumptions where a moment's wait gives it the truth.
+async fn wait_for_store(cache: &Cache) {
+    let linked = async {
+        while !cache.store_is_up() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(WAIT_FOR_STORE, linked).await.is_err() {
+        tracing::warn!("the store is not there: starting without it");
+    }
+}
+
+/// Answers for as long as the process lives: who asks while it drains is told so.
+async fn serve_admin(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    cache: Arc<Cache>,
+    draining: watch::Receiver<bool>,
+) {
+    let purging = cache.clone();
+    let purge = move |wanted| -> admin::Purging {
+        let cache = purging.clone();
+        Box::pin(async move { cache.purge(wanted).await })
+    };
+    let readiness = move || {
+        let is_draining = *draining.borrow();
+        // A store that is away makes no node unready: it answers all the same.
+        let mut reasons = Vec::new();
+        if is_draining {
+            reasons.push("draining".to_owned());
+        }
+        if !cache.store_is_up() {
+            reasons.push("the store is away".to_owned());
+        }
+        admin::Readiness { ready: !is_draining, reasons }
+    };
+    let router =
+        admin::router(admin::AdminState { metrics, readiness: Arc::new(readiness), purge: Arc::new(purge) });
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the admin listener stopped");
+    }
+}

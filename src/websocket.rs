@@ -1,0 +1,259 @@
+//! WebSocket handshakes (RFC 6455, 4.2): whether a request is one, whether it is well formed, from which page it
+//! comes, and which token it carries as a subprotocol.
+//!
+//! Decides from the head alone, and never accepts a handshake itself: that is the origin's, who answers with
+//! `Sec-WebSocket-Accept`. Extensions and subprotocols are between the two ends.
+
+use crate::{config::OriginPattern, cors};
+use base64::{prelude::BASE64_STANDARD, Engine};
+use http::{header, HeaderMap, HeaderValue, Method, Version};
+
+/// The only version there is.
+pub const VERSION: &str = "13";
+/// What stands before a token in a list of subprotocols.
+const MARK: &str = "bearer";
+
+/// Why a handshake is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not as RFC 6455 has it.
+    Malformed,
+    /// In another version of the protocol.
+    Version,
+}
+
+/// Whether a request wants to go on as a WebSocket.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    elements(headers, &header::UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
+}
+
+/// Whether a handshake is well formed.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Fault> {
+    let hop = elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    if *method != Method::GET || version != Version::HTTP_11 || !hop || has_body(headers) {
+        return Err(Fault::Malformed);
+    }
+    match only(headers, &header::SEC_WEBSOCKET_VERSION) {
+        Some(version) if version == VERSION => {}
+        _ => return Err(Fault::Version),
+    }
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key).ok());
+    match key.is_some_and(|nonce| nonce.len() == 16) {
+        true => Ok(()),
+        false => Err(Fault::Malformed),
+    }
+}
+
+/// A body before the first frame: the two ends could differ on where it ends.
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get_all(header::CONTENT_LENGTH);
+    headers.contains_key(header::TRANSFER_ENCODING) || length.iter().any(|length| length != "0")
+}
+
+/// Whether the page that opens a WebSocket may do so. A request without `Origin` is not a browser's; whoever sends it
+/// could as well name any origin.
+pub fn may_open(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        _ if allowed.is_empty() => true,
+        (None, _) => true,
+        (Some(origin), None) => {
+            origin.to_str().is_ok_and(|origin| allowed.iter().any(|pattern| cors::permits(pattern, origin)))
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// A token among the offered subprotocols, and the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The token.
+    pub token: String,
+    /// What stood before it, as the client wrote it. A browser wants one of its offers answered.
+    pub mark: HeaderValue,
+    /// What else was offered.
+    pub others: Option<HeaderValue>,
+}
+
+/// The token in `Sec-WebSocket-Protocol: bearer, <token>`, which is what `new WebSocket(url, ["bearer", token])` sends;
+/// `None` where there is no such mark.
+///
+/// # Errors
+/// The mark without a token behind it, or twice.
+pub fn offered_token(headers: &HeaderMap) -> Result<Option<Offer>, Fault> {
+    let mut offered = elements(headers, &header::SEC_WEBSOCKET_PROTOCOL);
+    let (mut others, mut found) = (Vec::new(), None);
+    while let Some(element) = offered.next() {
+        if !element.eq_ignore_ascii_case(MARK) {
+            others.push(element);
+            continue;
+        }
+        let token = offered.next().filter(|token| !token.is_empty() && token.bytes().all(is_token_byte));
+        match (token, &found) {
+            (Some(token), None) => found = Some((element, token)),
+            _ => return Err(Fault::Malformed),
+        }
+    }
+    let Some((mark, token)) = found else { return Ok(None) };
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Fault::Malformed);
+    let others = if others.is_empty() { None } else { Some(value(&others.join(", "))?) };
+    Ok(Some(Offer { token: token.to_owned(), mark: value(mark)?, others }))
+}
+
+/// What both a subprotocol (RFC 9110, 5.6.2) and a token (RFC 6750, 2.1) may hold.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte)
+}
+
+/// The elements of a list, over all lines of the field; what is no text counts as an empty one.
+fn elements<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).iter();
+    lines.flat_map(|line| line.to_str().unwrap_or_default().split(',').map(str::trim_ascii))
+}
+
+/// The value of a field that stands there once.
+fn only<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?.to_str().ok()?;
+    lines.next().is_none().then_some(first.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderName;
+    use proptest::prelude::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            )
+        };
+        let mut all = HeaderMap::new();
+        fields.iter().map(field).for_each(|(name, value)| {
+            all.append(name, value);
+        });
+        all
+    }
+
+    /// The handshake of RFC 6455, 1.2, with one field replaced, or left out.
+    fn verdict(name: &str, value: Option<&str>) -> Result<(), Fault> {
+        let mut fields = vec![
+            ("upgrade", "websocket"),
+            ("connection", "Upgrade"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-version", "13"),
+        ];
+        fields.retain(|(known, _)| *known != name);
+        fields.extend(value.map(|value| (name, value)));
+        check(&Method::GET, Version::HTTP_11, &headers(&fields))
+    }
+
+    #[test]
+    fn handshakes_are_well_formed() {
+        let (good, malformed, version) = (Ok(()), Err(Fault::Malformed), Err(Fault::Version));
+        for (name, value, expected) in [
+            ("origin", Some("https://a"), good),
+            ("connection", Some("keep-alive, upgrade"), good),
+            ("connection", Some("keep-alive"), malformed),
+            ("connection", None, malformed),
+            ("sec-websocket-version", None, version),
+            ("sec-websocket-version", Some("8"), version),
+            ("sec-websocket-version", Some("13, 8"), version),
+            ("sec-websocket-key", None, malformed),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZQ"), malformed),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZQ=="), malformed),
+            ("sec-websocket-key", Some("not base64 at all 123456"), malformed),
+            ("content-length", Some("0"), good),
+            ("content-length", Some("5"), malformed),
+            ("transfer-encoding", Some("chunked"), malformed),
+        ] {
+            assert_eq!(verdict(name, value), expected, "{name}: {value:?}");
+        }
+        let all = headers(&[("connection", "upgrade"), ("sec-websocket-version", "13")]);
+        assert_eq!(check(&Method::POST, Version::HTTP_11, &all), malformed);
+        assert_eq!(check(&Method::GET, Version::HTTP_10, &all), malformed);
+    }
+
+    #[test]
+    fn websockets_are_asked_for_among_others() {
+        for (value, wanted) in
+            [("websocket", true), ("h2c, WebSocket", true), ("h2c", false), ("websockets", false)]
+        {
+            assert_eq!(is_wanted(&headers(&[("upgrade", value)])), wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn pages_open_what_they_may() {
+        let allowed = [
+            OriginPattern::Exact("https://dash.example.com".into()),
+            OriginPattern::Below { scheme: "https://".into(), domain: ".example.org".into() },
+        ];
+        for (origins, may) in [
+            (&[][..], true),
+            (&["https://dash.example.com"], true),
+            (&["https://a.b.example.org"], true),
+            (&["https://example.org"], false),
+            (&["http://dash.example.com"], false),
+            (&["https://dash.example.com:8443"], false),
+            (&["https://evil.example.com"], false),
+            (&["https://dash.example.com.evil"], false),
+            (&["null"], false),
+            (&[""], false),
+            (&["https://dash.example.com", "https://evil"], false),
+        ] {
+            let fields: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
+            assert_eq!(may_open(&allowed, &headers(&fields)), may, "{origins:?}");
+            assert!(may_open(&[], &headers(&fields)));
+        }
+    }
+
+    fn offer(lines: &[&str]) -> Result<Option<(String, String, String)>, Fault> {
+        let fields: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        offered_token(&headers(&fields)).map(|offer| {
+            offer.map(|o| (o.token, text(&o.mark), o.others.as_ref().map(text).unwrap_or_default()))
+        })
+    }
+
+    #[test]
+    fn a_token_among_subprotocols() {
+        let found =
+            |token: &str, mark: &str, others: &str| Ok(Some((token.into(), mark.into(), others.into())));
+        assert_eq!(offer(&[]), Ok(None));
+        assert_eq!(offer(&["chat, graphql-ws"]), Ok(None));
+        assert_eq!(offer(&["bearer, a.b-c_d"]), found("a.b-c_d", "bearer", ""));
+        assert_eq!(offer(&["chat,Bearer,a.b.c ,\tv2"]), found("a.b.c", "Bearer", "chat, v2"));
+        assert_eq!(offer(&["chat", "bearer", "a.b", "v2"]), found("a.b", "bearer", "chat, v2"));
+        // The token itself may be any word.
+        assert_eq!(offer(&["bearer, bearer"]), found("bearer", "bearer", ""));
+        for bad in [&["bearer"][..], &["chat, bearer"], &["bearer, "], &["bearer,,a"], &["bearer, a b"]] {
+            assert_eq!(offer(bad), Err(Fault::Malformed), "{bad:?}");
+        }
+        assert_eq!(offer(&["bearer, a, bearer, b"]), Err(Fault::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_head_gets_a_verdict(value in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut all = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                for name in [header::UPGRADE, header::SEC_WEBSOCKET_PROTOCOL, header::SEC_WEBSOCKET_KEY, header::ORIGIN] {
+                    all.insert(name, value.clone());
+                }
+            }
+            is_wanted(&all);
+            prop_assert!(check(&Method::GET, Version::HTTP_11, &all).is_err());
+            may_open(&[OriginPattern::Exact("https://a".into())], &all);
+            if let Ok(Some(offer)) = offered_token(&all) {
+                prop_assert!(offer.token.bytes().all(is_token_byte));
+            }
+        }
+    }
+}
