@@ -192,6 +192,8 @@ fn check(path: &Path) -> Outcome {
 }
 
 fn run(path: &Path) -> Outcome {
+    // Before it is read: what changes from here on is read again.
+    let seen = server::stamp(path);
     let config = load(path)?;
     telemetry::init(config.log);
     runtime(config.server.threads)?.block_on(async {
@@ -203,7 +205,7 @@ fn run(path: &Path) -> Outcome {
         let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
         manager::tell(Stage::Ready);
         tokio::select! {
-            () = running.follow(path, reload) => Ok(()),
+            () = running.follow(path, seen, reload) => Ok(()),
             ended = until_told(&running) => ended,
         }
     })

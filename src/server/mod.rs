@@ -4,6 +4,8 @@ mod keys;
 pub mod manager;
 mod reload;
 
+pub use reload::{stamp, Stamp};
+
 use crate::{
     address::Trusted,
     admin,

@@ -29,12 +29,12 @@ enum Refused {
 }
 
 impl Running {
-    /// Goes by the file at `path`: reads it again when `asked` to, and when it has changed. Never returns.
-    pub async fn follow(&self, path: &Path, mut asked: Signal) {
-        let mut seen = stamp(path).await;
+    /// Goes by the file at `path`: reads it again when `asked` to, and when it is another one than was `seen`. Never
+    /// returns.
+    pub async fn follow(&self, path: &Path, mut seen: Stamp, mut asked: Signal) {
         loop {
             tokio::select! {
-                Some(()) = asked.recv() => seen = stamp(path).await,
+                Some(()) = asked.recv() => seen = stamp(path),
                 () = changed(path, &mut seen) => {}
             }
             manager::tell(Stage::Reloading);
@@ -84,10 +84,11 @@ impl Running {
 }
 
 /// Tells one state of a file from another.
-type Stamp = Option<(u64, i64, i64, u64)>;
+pub type Stamp = Option<(u64, i64, i64, u64)>;
 
-async fn stamp(path: &Path) -> Stamp {
-    let found = tokio::fs::metadata(path).await.ok()?;
+/// The state that a file is in; `None`: it can't be looked at.
+pub fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
     Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
 }
 
@@ -97,7 +98,7 @@ async fn changed(path: &Path, seen: &mut Stamp) {
     let mut last = *seen;
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = stamp(path).await;
+        let now = stamp(path);
         if now.is_some() && now != *seen && now == last {
             *seen = now;
             return;
