@@ -77,6 +77,7 @@ impl Gateway {
                 head.remove_header(&header::CONTENT_LENGTH);
                 head.remove_header(&header::TRANSFER_ENCODING);
             }
+            Framing::Ended => drop(head.remove_header(&header::TRANSFER_ENCODING)),
             Framing::Length(length) => head.insert_header(header::CONTENT_LENGTH, length)?,
         }
         Ok(false)

@@ -1,10 +1,17 @@
 //! How an origin's answer is framed, and whether everyone reads it so.
 //!
-//! Pure. Pingora has read the head: it takes a length that comes several times where all are equal, ignores one beside
-//! chunks (RFC 9112, 6.3), and takes whatever has another coding for a body that ends with its connection, chunk sizes
+//! Pure. Pingora has read the head: it takes a length that comes several times where all are equal, drops one beside
+//! a coding (RFC 9112, 6.3), and takes whatever has another coding for a body that ends with its connection, chunk sizes
 //! included. What is passed on to a client, or kept, is framed in one way.
+//!
+//! A coding that nobody has registered is a word without a meaning to everyone alike: whoever reads it does as Pingora
+//! does, for there is nothing else to do (RFC 9112, 6.3). A coding that somebody could undo, or take for `chunked`, is
+//! another matter.
 
 use http::{header, HeaderMap, HeaderValue, StatusCode};
+
+/// Transfer codings that have a meaning, or had one.
+const KNOWN: [&[u8]; 6] = [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"];
 
 /// Interim answers (1xx) to one request; beyond, the origin is out of order.
 pub const MOST_INTERIM: u32 = 100;
@@ -16,6 +23,8 @@ pub enum Framing {
     Plain,
     /// They are to go: there is no body to frame.
     Bodiless,
+    /// The body ends with its connection, and the field that names a coding nobody knows is to go.
+    Ended,
     /// This length replaces them.
     Length(HeaderValue),
 }
@@ -40,6 +49,9 @@ pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Unframed> 
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             return Ok(Framing::Plain);
         }
+        (Some(coding), None) if means_nothing(coding.as_bytes()) => {
+            return Ok(Framing::Ended);
+        }
         _ => return Err(Unframed),
     }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
@@ -54,6 +66,16 @@ pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Unframed> 
     }
 }
 
+/// Whether it is one coding that nobody knows, and nobody could take for `chunked`.
+fn means_nothing(coding: &[u8]) -> bool {
+    let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let lower = coding.to_ascii_lowercase();
+    !lower.is_empty()
+        && lower.iter().all(token)
+        && !KNOWN.contains(&lower.as_slice())
+        && memchr::memmem::find(&lower, b"chunked").is_none()
+}
+
 /// The same, and done to the fields.
 ///
 /// # Errors
@@ -63,6 +85,9 @@ pub fn settle(status: StatusCode, headers: &mut HeaderMap) -> Result<(), Unframe
         Framing::Plain => {}
         Framing::Bodiless => {
             headers.remove(header::CONTENT_LENGTH);
+            headers.remove(header::TRANSFER_ENCODING);
+        }
+        Framing::Ended => {
             headers.remove(header::TRANSFER_ENCODING);
         }
         Framing::Length(length) => {
@@ -95,9 +120,18 @@ mod tests {
         for fields in [&[(cl, "5"), (cl, "5")][..], &[(cl, "5, 5")], &[(cl, "5 ,5"), (cl, "5")]] {
             assert_eq!(plain(fields), five(), "{fields:?}");
         }
-        for fields in
-            [&[(te, "gzip")][..], &[(te, "gzip, chunked")], &[(te, "chunked"), (te, "chunked")], &[(te, "")]]
-        {
+        assert_eq!(plain(&[(te, "Unheard-of")]), Ok(Framing::Ended));
+        for fields in [
+            &[(te, "gzip")][..],
+            &[(te, "Identity")],
+            &[(te, "xchunked")],
+            &[(te, "gzip, chunked")],
+            &[(te, "a, b")],
+            &[(te, "a;q=1")],
+            &[(te, "chunked"), (te, "chunked")],
+            &[(te, "a"), (te, "chunked")],
+            &[(te, "")],
+        ] {
             assert_eq!(plain(fields), Err(Unframed), "{fields:?}");
         }
     }

@@ -84,6 +84,15 @@ fn framed() -> Vec<Reply> {
     all.extend([
         Reply::new("a length", sized("")).hello(),
         Reply::new("chunks", ok("Transfer-Encoding: chunked\r\n", chunks)).hello(),
+        Reply::new("a coding that nobody knows", ok("Transfer-Encoding: unheard-of\r\n", "hello"))
+            .closing()
+            .hello(),
+        Reply::new(
+            "a coding that nobody knows beside a length",
+            ok("Transfer-Encoding: unheard-of\r\nContent-Length: 3\r\n", "hello"),
+        )
+        .closing()
+        .hello(),
         Reply::new("the end of the connection", ok("", "hello")).closing().hello(),
         Reply::new("a length, and the end of the connection", sized("Connection: close\r\n"))
             .closing()
