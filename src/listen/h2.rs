@@ -26,7 +26,10 @@ use pingora_core::{
 };
 use pingora_http::RequestHeader;
 use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{watch, Notify},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 /// Requests under way at once on one connection.
@@ -100,21 +103,28 @@ struct Running<'d> {
     served: u32,
 }
 
-/// What happens next on a connection.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart as soon as it is there")]
-enum Event {
-    Accepted(Result<Option<H2Accept>, Box<Error>>),
-    End(Http2End),
-}
-
 impl Running<'_> {
     async fn run(
-        mut self,
+        self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
         flood: &Notify,
         announce: impl Fn() -> OnConnection,
     ) -> Http2End {
+        match self.drive(h2, ping, flood, announce).await {
+            Ok(end) => end,
+            Err((reason, end)) => part(h2, reason, end).await,
+        }
+    }
+
+    /// How the connection has ended, or how it is to be ended, and what the client is told.
+    async fn drive(
+        mut self,
+        h2: &mut H2<Stream, Bytes>,
+        ping: Option<PingPong>,
+        flood: &Notify,
+        announce: impl Fn() -> OnConnection,
+    ) -> Result<Http2End, (Reason, Http2End)> {
         // From now on it says when none is under way.
         self.streams.close();
         let mut closing = self.door.closing.clone();
@@ -122,39 +132,38 @@ impl Running<'_> {
         let mut ending = None;
         let mut malformed = 0;
         loop {
-            let event = tokio::select! {
+            let going = ending.is_none();
+            let accepted = tokio::select! {
                 biased;
-                () = flood.notified() => Event::End(Http2End::Flood),
-                _ = closing.wait_for(|closing| *closing), if ending.is_none() => Event::End(Http2End::Drained),
-                accepted = HttpSession::from_h2_conn(h2, self.digest.clone()) => Event::Accepted(accepted),
-                () = &mut heart => return Http2End::Silent,
-                () = idle(&self.streams, self.terms.idle), if ending.is_none() => Event::End(Http2End::Idle),
+                () = flood.notified() => return Err((Reason::ENHANCE_YOUR_CALM, Http2End::Flood)),
+                () = closes(&mut closing), if going => {
+                    // What is under way finishes, and what was sent before the client has heard of it.
+                    ending = Some(Http2End::Drained);
+                    h2.graceful_shutdown();
+                    continue;
+                }
+                accepted = HttpSession::from_h2_conn(h2, self.digest.clone()) => accepted,
+                () = &mut heart => return Ok(Http2End::Silent),
+                () = idle(&self.streams, self.terms.idle), if going => {
+                    return Err((Reason::NO_ERROR, Http2End::Idle));
+                }
             };
-            match event {
-                Event::Accepted(Ok(Some(H2Accept::Session(session)))) => {
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
                     self.serve(session, announce());
-                    if self.terms.requests.is_some_and(|most| self.served >= most) && ending.is_none() {
+                    if going && self.terms.requests.is_some_and(|most| self.served >= most) {
                         ending = Some(Http2End::Spent);
                         h2.graceful_shutdown();
                     }
                 }
-                Event::Accepted(Ok(Some(H2Accept::Rejected))) => {
+                Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
                     if malformed == MALFORMED {
-                        return part(h2, Reason::ENHANCE_YOUR_CALM, Http2End::Broken).await;
+                        return Err((Reason::ENHANCE_YOUR_CALM, Http2End::Broken));
                     }
                 }
-                Event::Accepted(Ok(None)) => return ending.unwrap_or(Http2End::Closed),
-                Event::Accepted(Err(error)) => return ending.unwrap_or_else(|| judge(&error)),
-                Event::End(Http2End::Flood) => {
-                    return part(h2, Reason::ENHANCE_YOUR_CALM, Http2End::Flood).await;
-                }
-                Event::End(Http2End::Idle) => return part(h2, Reason::NO_ERROR, Http2End::Idle).await,
-                Event::End(end) => {
-                    // What is under way finishes, and what was sent before the client has heard of it.
-                    ending = Some(end);
-                    h2.graceful_shutdown();
-                }
+                Ok(None) => return Ok(ending.unwrap_or(Http2End::Closed)),
+                Err(error) => return Ok(ending.unwrap_or_else(|| judge(&error))),
             }
         }
     }
@@ -185,6 +194,11 @@ fn join_cookies(request: &mut RequestHeader) {
             request.insert_header(header::COOKIE, joined).unwrap_or_default();
         }
     }
+}
+
+/// Waits until the door closes.
+async fn closes(closing: &mut watch::Receiver<bool>) {
+    drop(closing.wait_for(|closing| *closing).await);
 }
 
 /// Waits until no request has been under way for so long.

@@ -64,7 +64,7 @@ use tls::Tls;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
-    time::timeout,
+    time::{timeout, timeout_at, Instant as Deadline},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -300,7 +300,9 @@ impl Door {
         place: &mut Place,
         (rules, accepted): (Rules, Instant),
     ) -> Option<Begun> {
-        let peer = self.proxied(&mut stream, peer, way, rules.header_timeout).await?;
+        // The PROXY header, the TLS handshake and the first bytes of a protocol that is not known, all together.
+        let by = (accepted + rules.header_timeout).into();
+        let peer = self.proxied(&mut stream, peer, way, by).await?;
         if let Err(reason) = place.belongs_to(peer.ip()) {
             self.refuse(&stream, reason);
             return None;
@@ -308,7 +310,7 @@ impl Door {
         let (stream, shown, negotiated) = match &way.tls {
             None => (Stream::Plain(stream), None, None),
             Some(tls) => {
-                let stream = self.handshake(tls, stream, rules.header_timeout).await?;
+                let stream = self.handshake(tls, stream, by).await?;
                 let session = stream.get_ref().1;
                 let shown = way.asks.then(|| Arc::new(shown(session)));
                 let http2 = session.alpn_protocol() == Some(b"h2");
@@ -322,9 +324,7 @@ impl Door {
         let mut connection = Connection::new(guarded, self.closing.clone());
         let http2 = match negotiated {
             Some(http2) => http2,
-            None if way.http2 => {
-                timeout(rules.header_timeout, connection.begins_with_http2()).await.ok()?.ok()?
-            }
+            None if way.http2 => timeout_at(by, connection.begins_with_http2()).await.ok()?.ok()?,
             None => false,
         };
         Some(Begun { connection, peer, signals, shown, http2 })
@@ -336,12 +336,12 @@ impl Door {
         stream: &mut TcpStream,
         peer: SocketAddr,
         way: &Way,
-        within: Duration,
+        by: Deadline,
     ) -> Option<SocketAddr> {
         let Some(trusts) = &way.proxied else { return Some(peer) };
         let read = match trusts {
             Some(trusts) if !trusts(peer.ip().to_canonical()) => Err(ProxyHeader::Untrusted),
-            _ => match timeout(within, proxy_protocol::read(stream)).await {
+            _ => match timeout_at(by, proxy_protocol::read(stream)).await {
                 Ok(read) => read,
                 Err(_) => Err(ProxyHeader::Timeout),
             },
@@ -362,9 +362,9 @@ impl Door {
         &self,
         tls: &Tls,
         stream: TcpStream,
-        within: Duration,
+        by: Deadline,
     ) -> Option<Box<TlsStream<TcpStream>>> {
-        let failed = match timeout(within, tls.accept(stream)).await {
+        let failed = match timeout_at(by, tls.accept(stream)).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(why)) => why,
             Err(_) => Handshake::Timeout,
