@@ -9,7 +9,7 @@ use crate::{
         version::{Coherence, Versions},
     },
     certificate,
-    config::{self, Config, ConfigError, JwtKeys, Secret},
+    config::{self, Config, ConfigError, JwtKeys, Secret, ServerAddress},
     demo,
     identity::mint,
     name::Name,
@@ -357,7 +357,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
             .map_err(|error| Failure(UNAVAILABLE, format!("no port for the demo origin: {error}")))?;
         let port = behind.local_addr().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?.port();
         for server in config.origins.iter_mut().flat_map(|origin| &mut origin.servers) {
-            server.port = port;
+            server.address = ServerAddress::Tcp { tls: false, host: "127.0.0.1".to_owned(), port };
         }
         let (jwt_secret, event_secret) = demo_secrets(&config)?;
         let running = start(config).await?;

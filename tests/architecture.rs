@@ -2,6 +2,7 @@
 //!
 //! Reads `use` trees and paths in the code, tests included; comments and texts don't count. The tables are parsed
 //! out of the document, so that the document and this test can't differ. A path that a macro makes up isn't seen.
+//! The tests that `docs/from-nginx.md` names are looked up as well.
 
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::expect_used, clippy::panic)]
@@ -338,6 +339,38 @@ fn the_modules_stand_on_each_other_without_circles() {
     };
     assert_eq!(users("gateway"), ["listen", "server"]);
     assert!(!users("cache").contains(&"representation"));
+}
+
+/// `tests/area.rs` or `tests/area/part.rs` for `area::part::name`, else the unit test's file in `src/`.
+fn holds_test(named: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Some((place, name)) = named.rsplit_once("::") else {
+        return root.join("tests").join(named).with_extension("rs").exists();
+    };
+    let place = place.replace("::", "/");
+    let beside = place.strip_suffix("/tests").unwrap_or(&place);
+    let files = [
+        format!("tests/{place}.rs"),
+        format!("src/{place}.rs"),
+        format!("src/{beside}_tests.rs"),
+        format!("src/{beside}.rs"),
+    ];
+    let test = format!("fn {name}(");
+    files.iter().any(|file| fs::read_to_string(root.join(file)).is_ok_and(|source| source.contains(&test)))
+}
+
+#[test]
+fn the_tests_that_show_a_directive_are_there() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
+    let document = fs::read_to_string(path).expect("docs/from-nginx.md");
+    let rows = document.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let named: Vec<_> = rows
+        .filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "))
+        .flat_map(|(_, tests)| tests.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(named.len() > 20, "only {} tests are named", named.len());
+    let missing: Vec<_> = named.iter().filter(|test| !holds_test(test)).collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:?}");
 }
 
 #[test]

@@ -365,6 +365,56 @@ async fn frames_that_come_too_early_do_not_pass() {
     }
 }
 
+/// With TLS; HTTP/2 has no WebSockets here.
+#[tokio::test]
+async fn sockets_pass_through_tls() {
+    let authority = tls::Authority::new();
+    authority.issue("a", &["dash.example.com"]);
+    let server = SocketServer::start(|mut stream, _| async move {
+        let (mut from, mut to) = stream.split();
+        drop(tokio::io::copy(&mut from, &mut to).await);
+    })
+    .await;
+    let mut gateway = before(&server, "{}").raw(&authority.listener(&["a"], "")).drain("60s").start().await;
+    let to = gateway.listeners(2).await[1];
+    for client in [authority.trusting(), authority.trusting().tls12()] {
+        let stream = client.connect(to, "dash.example.com").await.unwrap();
+        let (mut from, mut into) = tokio::io::split(stream);
+        into.write_all(request("/", &HANDSHAKE).as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(from.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"));
+        let message = frame(0x82, &noise(5_000_000, 3), MASK);
+        let sent = message.clone();
+        let sending = tokio::spawn(async move {
+            into.write_all(&sent).await.unwrap();
+            into
+        });
+        let mut echoed = vec![0; message.len()];
+        tokio::time::timeout(SOON, from.read_exact(&mut echoed)).await.unwrap().unwrap();
+        assert!(echoed == message);
+        drop(sending.await.unwrap());
+    }
+    // The last one stays, and is told.
+    let mut stream = authority.trusting().connect(to, "dash.example.com").await.unwrap();
+    stream.write_all(request("/", &HANDSHAKE).as_bytes()).await.unwrap();
+    until("it is open", SOON, || async {
+        gateway.metrics().await.value("tidegate_websockets_open", &[]) > 0.5
+    })
+    .await;
+    gateway.sigterm();
+    let mut got = Vec::new();
+    let goodbye = frame(0x88, &reason(1001, ""), None);
+    while !got.ends_with(&goodbye) {
+        got.push(tokio::time::timeout(SOON, stream.read_u8()).await.unwrap().unwrap());
+    }
+    stream.write_all(&frame(0x88, &reason(1001, ""), MASK)).await.unwrap();
+    assert_eq!(tokio::time::timeout(SOON, stream.read(&mut [0; 9])).await.unwrap().unwrap(), 0);
+    assert!(gateway.wait(SOON).await.success());
+}
+
 /// At shutdown clients are told, answer, and that is the end: long before the time for it is over.
 #[tokio::test]
 async fn a_shutdown_says_going_away() {
@@ -415,7 +465,11 @@ async fn a_shutdown_never_cuts_a_frame() {
     let mut socket = opened(gateway.address(), "/").await;
     assert_eq!(exactly(&mut socket, 60_000).await.len(), 60_000);
     gateway.sigterm();
-    until("it drains", SOON, || async { gateway.output().contains("draining") }).await;
+    until("it drains", SOON, || async {
+        let ready = gateway.client().get(gateway.admin_url("/readyz"));
+        client::try_send(ready).await.is_ok_and(|reply| reply.status == 503)
+    })
+    .await;
     release.notify_one();
     let rest = exactly(&mut socket, 100_010 - 60_000).await;
     assert!(rest.iter().all(|byte| *byte == 7));

@@ -197,7 +197,7 @@ impl Cache {
         let outcome = match error {
             FetchError::Timeout => FillOutcome::Timeout,
             FetchError::Abandoned => FillOutcome::Cancelled,
-            FetchError::Unreachable | FetchError::BreakerOpen => FillOutcome::OriginError,
+            FetchError::Unreachable | FetchError::BreakerOpen | FetchError::Busy => FillOutcome::OriginError,
         };
         (outcome, ToStore::Nothing)
     }

@@ -101,6 +101,9 @@ pub enum FetchError {
     /// The origin failed so often that it is left alone for a moment.
     #[error("the origin is left alone after failures")]
     BreakerOpen,
+    /// All servers have as much to do as they may, and nobody could wait any longer.
+    #[error("the origin has as much to do as it may have")]
+    Busy,
     /// The fill ended without a word: a panic, or a shutdown.
     #[error("the fill was abandoned")]
     Abandoned,

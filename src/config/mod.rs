@@ -13,6 +13,7 @@ mod cors;
 mod fault;
 mod files;
 mod headers;
+mod origin;
 mod raw;
 mod read;
 mod types;
@@ -22,6 +23,7 @@ pub use cors::{AllowedOrigins, Cors, OriginPattern};
 pub use fault::{ConfigError, Fault, Faults};
 pub use files::{Accel, AccelTo, Files, Immutable, Target};
 pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
+pub use origin::*;
 pub use types::*;
 
 use fault::Report;

@@ -6,6 +6,7 @@
 
 use super::{
     fault::Report,
+    origin::HashBy,
     read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
     types::{Auth, Coding, LogFormat, PathPattern, Scope, TokenPlace},
     units,
@@ -92,9 +93,18 @@ tables! {
     Stored "Secrets" { env: String, file: String }
 
     Origin "`[[origin]]`" {
-        name: Name, servers: OneOrMany<String>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
-        health: Health
+        name: Name, servers: OneOrMany<OriginServer>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
+        health: Health, balance: Balance, sticky: Sticky, http2: bool, tls: OriginTls, max_connections: u32,
+        queue: u32, queue_timeout: Duration, idle_timeout: Duration, request_timeout: Duration
     }
+
+    WeightedServer "`origin.servers`" { url: String, weight: u32 }
+
+    HashBalance "`origin.balance`" { hash: HashBy }
+
+    Sticky "`origin.sticky`" { query: String, cookie: String, secret: Source }
+
+    OriginTls "`origin.tls`" { ca: String, cert: String, key: String, server_name: String }
 
     Health "`origin.health`" { path: String, interval: Duration, timeout: Duration }
 
@@ -216,6 +226,45 @@ impl Read for Source {
             DeValue::Table(_) => Stored::read(value, place, report).map(Self::Stored),
             _ => {
                 mismatch(value, "{ env = \"NAME\" }, { file = \"path\" } or text", place, report);
+                None
+            }
+        }
+    }
+}
+
+/// One of `origin.servers`: a URL, or a table with its weight.
+#[derive(Debug)]
+pub(super) enum OriginServer {
+    Url(String),
+    Weighted(WeightedServer),
+}
+
+impl Read for OriginServer {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::Table(_) => WeightedServer::read(value, place, report).map(Self::Weighted),
+            _ => String::read(value, place, report).map(Self::Url),
+        }
+    }
+}
+
+/// `origin.balance`
+#[derive(Debug)]
+pub(super) enum Balance {
+    RoundRobin,
+    LeastConnections,
+    Hash(HashBalance),
+}
+
+impl Read for Balance {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::Table(_) => HashBalance::read(value, place, report).map(Self::Hash),
+            DeValue::String(word) if word == "round-robin" => Some(Self::RoundRobin),
+            DeValue::String(word) if word == "least-connections" => Some(Self::LeastConnections),
+            _ => {
+                let forms = "must be \"round-robin\", \"least-connections\" or { hash = \"client\" }";
+                report.fault(place, forms);
                 None
             }
         }
@@ -378,6 +427,7 @@ impl Read for IpNet {
 words!(Person { "address" => Self::Address, "tenant" => Self::Tenant, "user" => Self::User });
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(Auth { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
+words!(HashBy { "client" => Self::Client, "path" => Self::Path, "tenant" => Self::Tenant });
 words!(TokenPlace { "header" => Self::Header, "query" => Self::Query, "subprotocol" => Self::Subprotocol });
 words!(Follow { "origin" => Self::Origin });
 words!(Scope { "public" => Self::Public, "tenant" => Self::Tenant, "user" => Self::User });

@@ -250,8 +250,20 @@ fn tables_of_one_key_each() {
         ("[store]\nredis = 6379", &["9:9: store.redis: must be { env = \"NAME\" }, { file = \"path\" } or text, not an integer"]),
         ("[[origin]]\nname = \"app\"\nservers = \"http://b:1\"", &["9:8: origin[1].name: the same name as origin[0]"]),
         ("[[origin]]\nname = \"a:b\"\nservers = \"http://b:1\"", &["9:8: origin[1].name: may only hold letters, digits, '_', '.' and '-'"]),
-        ("[[origin]]\nname = \"b\"\nservers = [\"http://b:1\", \"http://b:1\", \"b:1\"]", &["10:26: origin[1].servers[1]: stands there twice", "10:40: origin[1].servers[2]: must be http://host:port or https://host:port"]),
+        ("[[origin]]\nname = \"b\"\nservers = [\"http://b:1\", \"http://b:1\", \"b:1\"]", &["10:26: origin[1].servers[1]: stands there twice", "10:40: origin[1].servers[2]: must be http://host:port, https://host:port or unix:/path"]),
         ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nretries = 11\nread_timeout = \"0s\"\nhealth = { interval = \"0s\" }", &["11:11: origin[1].retries: must be at most 10", "12:16: origin[1].read_timeout: must be more than 0", "13:10: origin[1].health.path: missing", "13:23: origin[1].health.interval: must be more than 0"]),
+        ("[[origin]]\nname = \"b\"\nservers = [{ url = \"http://b:1\", weight = 0 }, { weight = 2 }]", &["10:43: origin[1].servers[0].weight: must be from 1 to 1000", "10:48: origin[1].servers[1].url: missing"]),
+        ("[[origin]]\nname = \"b\"\nservers = [{ url = \"http://c:1\", wieght = 2 }, 5]", &["10:34: origin[1].servers[0].wieght: unknown key, did you mean \"weight\"?", "10:48: origin[1].servers[1]: must be text, not an integer"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nbalance = \"random\"", &["11:11: origin[1].balance: must be \"round-robin\", \"least-connections\" or { hash = \"client\" }"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nbalance = { hash = \"ip\" }", &["11:20: origin[1].balance.hash: unknown value \"ip\", known: client, path, tenant"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nbalance = { }", &["8:1: origin[1].balance.hash: missing"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nsticky = { }", &["11:10: origin[1].sticky: must have query, cookie or both"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nsticky = { query = \"a b\", cookie = \"a;b\" }", &["11:20: origin[1].sticky.query: must be a name of letters, digits and a few signs, at most 64 of them", "11:36: origin[1].sticky.cookie: must be a name of letters, digits and a few signs, at most 64 of them"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\nqueue = 10001\nqueue_timeout = \"0s\"\nidle_timeout = \"0s\"", &["11:9: origin[1].queue: must be at most 10000", "12:17: origin[1].queue_timeout: must be more than 0", "13:16: origin[1].idle_timeout: must be more than 0"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b:1\"\ntls = { server_name = \"b\" }", &["11:7: origin[1].tls: is for https servers, and there is none"]),
+        ("[[origin]]\nname = \"b\"\nservers = [\"https://a_b.example.com\", \"https://a.b\"]\ntls = { cert = \"/nowhere/c\", ca = \"/nowhere/a\" }", &["11:7: origin[1].tls.key: missing, cert needs it", "11:35: origin[1].tls.ca: can't read \"/nowhere/a\": No such file or directory (os error 2)"]),
+        ("[[origin]]\nname = \"b\"\nservers = [\"https://a_b.example.com\"]", &["10:12: origin[1].servers[0]: no certificate can be verified for this name: tls.server_name may give another"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"https://b\"\ntls = { server_name = \"a b\" }", &["11:23: origin[1].tls.server_name: no certificate can be verified for this name: tls.server_name may give another"]),
         ("[encoding]\ntypes = [\"text/*\", \"text\"]", &["9:10: encoding.types[0]: must be a media type without parameters, such as \"application/json\"", "9:20: encoding.types[1]: must be a media type without parameters, such as \"application/json\""]),
         ("[encoding]\nprefer = [\"br\", \"brotli\"]", &["9:17: encoding.prefer[1]: unknown value \"brotli\", known: br, zstd, gzip"]),
         ("[encoding]\nprefer = [\"br\", \"br\"]", &["9:17: encoding.prefer[1]: stands there twice"]),
@@ -259,6 +271,74 @@ fn tables_of_one_key_each() {
     ];
     for (text, expected) in table {
         assert_eq!(after_base(text), *expected, "{text}");
+    }
+}
+
+/// An origin with these lines besides its name, in place of the one of the base.
+fn origin(lines: &str) -> Result<Loaded, Faults> {
+    let text = BASE.replace("servers = \"http://127.0.0.1:5000\"", lines);
+    parse(&format!("{text}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n"))
+}
+
+#[test]
+fn origins_are_what_the_document_says() {
+    let plain = origin("servers = \"http://127.0.0.1:5000\"").unwrap_or_else(|f| panic!("{f}")).config;
+    let defaults = vec![OriginServer::at(false, "127.0.0.1", 5000)];
+    assert_eq!(plain.origins[0], Origin::with_defaults("app".parse().expect("a name"), defaults));
+    let all = "servers = [\"http://a:1\", { url = \"https://b\", weight = 3 }, \"unix:/run/app.sock\"]\n\
+        balance = { hash = \"tenant\" }\nsticky = { query = \"sid\", cookie = \"app\", secret = { env = \"JWT\" } }\n\
+        http2 = true\ntls = { server_name = \"B.example.com\" }\nmax_connections = 5\nqueue = 7\n\
+        queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"";
+    let Loaded { config, warnings } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(warnings, Vec::<String>::new());
+    let app = &config.origins[0];
+    let servers: Vec<_> = app.servers.iter().map(|s| (s.address.to_string(), s.weight)).collect();
+    let wanted = [("http://a:1", 1), ("https://b:443", 3), ("unix:/run/app.sock", 1)];
+    assert_eq!(servers, wanted.map(|(url, weight)| (url.to_owned(), weight)));
+    assert_eq!((app.balance, app.http2), (Balance::Hash(HashBy::Tenant), true));
+    let sticky = app.sticky.as_ref().expect("is there");
+    assert_eq!((sticky.query.as_deref(), sticky.cookie.as_deref()), (Some("sid"), Some("app")));
+    assert_eq!(sticky.secret.as_ref().map(Secret::reveal), Some(LONG.as_bytes()));
+    assert_eq!(app.tls.server_name.as_deref(), Some("b.example.com"));
+    assert_eq!((app.max_connections.map(u32::from), app.queue), (Some(5), 7));
+    let times = [Some(app.queue_timeout), app.request_timeout, Some(app.idle_timeout)];
+    assert_eq!(times.map(|t| t.map(|t| t.as_secs())), [Some(1), Some(9), Some(8)]);
+    let unused = origin("servers = \"http://a:1\"\nqueue = 7").unwrap_or_else(|faults| panic!("{faults}"));
+    let told = "c.toml:5:9: origin[0].queue: has no effect without max_connections: nobody waits";
+    assert_eq!(unused.warnings, [told]);
+}
+
+#[test]
+fn certificates_are_read_with_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("is written");
+        path.display().to_string()
+    };
+    let made = || rcgen::generate_simple_self_signed(["b".to_owned()]).expect("is made");
+    let (one, two) = (made(), made());
+    let (cert, key) = (file("cert", &one.cert.pem()), file("key", &one.signing_key.serialize_pem()));
+    let other = file("other", &two.signing_key.serialize_pem());
+    let empty = file("empty", "no PEM at all\n");
+    let with = |tls: &str| origin(&format!("servers = \"https://b\"\ntls = {{ {tls} }}"));
+    let good = with(&format!("ca = {cert:?}, cert = {cert:?}, key = {key:?}"));
+    let tls = good.unwrap_or_else(|faults| panic!("{faults}")).config.origins[0].tls.clone();
+    let der = one.cert.der().to_vec();
+    assert_eq!(tls.ca.len(), 1);
+    assert_eq!(tls.ca[0], der);
+    let own = tls.identity.expect("is there");
+    assert_eq!((own.chain, own.key.reveal()), (vec![der], &one.signing_key.serialize_der()[..]));
+    for (tls, complaint) in [
+        (format!("ca = {empty:?}"), "holds no certificate, or one that can't be read"),
+        (format!("ca = {key:?}"), "holds no certificate, or one that can't be read"),
+        (format!("cert = {cert:?}, key = {other:?}"), "does not go with"),
+        (format!("cert = {cert:?}, key = {cert:?}"), "holds no private key in PEM"),
+        (format!("key = {key:?}"), "missing, key needs it"),
+    ] {
+        let faults = with(&tls).expect_err("is faulty").to_string();
+        assert!(faults.contains(complaint), "{tls}: {faults}");
+        assert_eq!(faults.lines().count(), 1, "{faults}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{
     files::{Accel, Target},
+    origin::Origin,
     Cors, Headers, OriginPattern,
 };
 use crate::{
@@ -240,45 +241,6 @@ pub enum JwtKeys {
         /// How often it is fetched anew.
         refresh: Duration,
     },
-}
-
-/// `[[origin]]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// `name`
-    pub name: Name,
-    /// `servers`, at least one.
-    pub servers: Vec<OriginServer>,
-    /// `connect_timeout` (2 s), TLS included.
-    pub connect_timeout: Duration,
-    /// `read_timeout` between two reads (30 s).
-    pub read_timeout: Duration,
-    /// `retries` of idempotent requests (2).
-    pub retries: u32,
-    /// `health = { path, interval, timeout }`
-    pub health: Option<Health>,
-}
-
-/// One server of an origin: `http://host:port` or `https://host[:port]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginServer {
-    /// TLS (verified against the system's roots) or plain.
-    pub tls: bool,
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-/// Active health checks: `GET path`, anything from 200 to 399 is healthy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// What is asked for.
-    pub path: String,
-    /// How often (5 s).
-    pub interval: Duration,
-    /// How long a check may take (2 s).
-    pub timeout: Duration,
 }
 
 /// `[[route]]`

@@ -35,7 +35,7 @@ impl Gateway {
     ) -> Result<Next> {
         let request = session.req_header();
         let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
-        let tenant = ctx.identity.as_deref().map_or(Tenant::public(), |identity| &identity.tenant);
+        let tenant = tenant(ctx);
         let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
         let bound = bound_host(request, route);
         let parts = Parts { host: bound.as_deref(), tenant, user, path: request.uri.path(), query: &query };
@@ -147,11 +147,17 @@ impl Gateway {
             target: if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") },
             host: bound_host(request, route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
+            tenant: Some(whose(rules.scope, tenant(ctx)).to_string()),
             body: Bytes::new(),
         };
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
         fetcher(&ctx.site.plan.origins, route.target.origin(), ask, None)
     }
+}
+
+/// Whose request this is.
+pub(super) fn tenant(ctx: &Context) -> &Tenant {
+    ctx.identity.as_deref().map_or(Tenant::public(), |identity| &identity.tenant)
 }
 
 /// Asks an origin as often as the cache wants it to, and hands interim answers on.
@@ -272,6 +278,7 @@ pub(super) fn text(status: String) -> HeaderValue {
 pub(super) fn fetch_error(error: &AskError) -> FetchError {
     match error {
         AskError::Nobody(Nobody::Unhealthy) => FetchError::BreakerOpen,
+        AskError::Nobody(Nobody::QueueFull | Nobody::QueueTimeout) => FetchError::Busy,
         AskError::Nobody(Nobody::LeftAlone(OriginOutcome::Timeout))
         | AskError::Failed { outcome: OriginOutcome::Timeout, .. } => FetchError::Timeout,
         AskError::Nobody(Nobody::LeftAlone(_))

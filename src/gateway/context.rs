@@ -3,6 +3,7 @@
 use super::{
     passing::Passing,
     site::{PerRoute, Site},
+    upstream::Seeking,
     websocket::Handshake,
     Entry, OnConnection, Shown, Signals,
 };
@@ -12,7 +13,7 @@ use crate::{
     config::Route,
     identity::Identity,
     limits::rate::Taken,
-    origin::pool::Pool,
+    origin::pool::{Pool, UnderWay},
     telemetry::labels::{CacheResult, CutReason},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -55,8 +56,8 @@ pub struct Context {
     pub(super) body_seen: u64,
     /// The server that it is proxied to.
     pub(super) upstream: Option<Upstream>,
-    /// Retries that are left.
-    pub(super) retries: Option<u32>,
+    /// Its way to a server.
+    pub(super) seeking: Seeking,
     /// How long the origin took to begin its answer.
     pub(super) origin_time: Option<Duration>,
     /// What the connection is told.
@@ -71,6 +72,11 @@ pub struct Context {
 pub(super) struct Upstream {
     pub(super) pool: Arc<Pool>,
     pub(super) server: usize,
+    /// The number of its endpoint, where sessions are kept together.
+    pub(super) endpoint: Option<u64>,
+    /// The next request in line comes when this ends.
+    #[allow(dead_code, reason = "held, not read")]
+    pub(super) under_way: UnderWay,
     pub(super) asked: Instant,
     /// Whether the pool knows what became of it.
     pub(super) reported: bool,
@@ -92,7 +98,7 @@ impl Context {
             detail: None,
             body_seen: 0,
             upstream: None,
-            retries: None,
+            seeking: Seeking::default(),
             origin_time: None,
             signals: None,
             passing: Passing::default(),

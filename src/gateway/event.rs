@@ -71,6 +71,7 @@ impl Gateway {
             target: request.uri.path().to_owned(),
             host: host(request).map(str::to_owned),
             headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            tenant: None,
             body,
         };
         match ctx.site.plan.origins.clone().ask(origin, &ask, ANSWER).await {

@@ -3,7 +3,7 @@
 
 use super::{
     admission::content_length,
-    cached::{fetcher, stale},
+    cached::{fetcher, stale, tenant},
     context::Context,
     dress, forward, host, Gateway, Next, Result,
 };
@@ -106,6 +106,7 @@ impl Gateway {
             target: asking.target.clone(),
             headers: forward::followed_headers(request, host.as_deref(), ctx, asking.is_alone()),
             host,
+            tenant: Some(tenant(ctx).to_string()),
             body: Bytes::new(),
         };
         // The client's: what the origin doesn't get to see.

@@ -24,6 +24,7 @@ mod refusal;
 mod send;
 mod signals;
 mod site;
+mod upstream;
 mod websocket;
 
 pub use crate::cache::key::Scheme;
@@ -32,7 +33,7 @@ pub use entry::{Entry, OnConnection, Shown};
 pub use handover::Handover;
 pub use signals::{Signals, UNKNOWN};
 pub use site::{Plan, Site};
-pub use websocket::Tunnelled;
+pub use websocket::{Hearing, Tunnelled};
 
 use crate::{
     cache::Cache,
@@ -119,6 +120,7 @@ impl Gateway {
             }
         };
         ctx.route = Some(index);
+        upstream::take_cookie(session, ctx)?;
         let (route, at_hand) = (&site.plan.config.routes[index], &site.per_route[index]);
         let (mode, limits) = (&at_hand.mode, at_hand.limits.as_ref());
         if !self.within_limits(limits, Stage::Anyone, session.req_header(), ctx).await {
@@ -134,7 +136,7 @@ impl Gateway {
             return Box::pin(self.refuse_for_now(session, ctx)).await;
         }
         if ctx.handshake.is_some() {
-            // The only upgrade that is passed on, whatever else was offered.
+            // In one line, whatever else was offered.
             session.req_header_mut().insert_header(header::UPGRADE, "websocket")?;
             return Ok(Next::Proxy);
         }

@@ -1,8 +1,8 @@
 //! Pingora's phases: what is handed to it, and what is made of what it hands back.
 
 use super::{
-    cached, context::Upstream, dress, entry, forward, host, refusal, websocket, Context, Gateway, Next,
-    OnConnection, Result,
+    cached, dress, entry, forward, host, refusal, upstream, websocket, Context, Gateway, Next, OnConnection,
+    Result,
 };
 use crate::{
     cache::FetchError,
@@ -19,17 +19,13 @@ use http::{
     header::{self, TRANSFER_ENCODING},
     StatusCode, Version,
 };
-use pingora_core::{
-    modules::http::HttpModules,
-    upstreams::peer::{H1UpgradePolicy, HttpPeer},
-    Error, ErrorType,
-};
+use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::{
     any::Any,
     sync::atomic::Ordering,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 #[async_trait]
@@ -108,42 +104,13 @@ impl ProxyHttp for Gateway {
                 self.parts.metrics.rejected(RejectReason::BodyTooLarge);
                 Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
             }
+            _ if ctx.seeking.is_late() => Err(upstream::late()),
             _ => Ok(()),
         }
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let site = ctx.site.clone();
-        let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
-            return Error::e_explain(ErrorType::InternalError, "no route");
-        };
-        let pool = site.plan.origins.pool(origin).clone();
-        let mut picked = match pool.pick() {
-            Ok(picked) => picked,
-            Err(nobody) => {
-                let error = cached::fetch_error(&nobody.into());
-                ctx.detail = Some(refusal::name_of(error));
-                return Error::e_explain(
-                    ErrorType::HTTPStatus(refusal::no_answer(error).status.as_u16()),
-                    "nobody to ask",
-                );
-            }
-        };
-        match &mut ctx.handshake {
-            Some(handshake) => self.prepare_websocket(&mut picked.peer, handshake),
-            None => {
-                picked.peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
-                // The streams of HTTP/2 share a connection: what one of them lacks is not the others'.
-                ctx.wants_body(!session.is_http2() && !session.as_mut().is_body_done());
-            }
-        }
-        // A retry sends the body once more.
-        ctx.body_seen = 0;
-        let retries = pool.settings.retries;
-        ctx.retries.get_or_insert(retries);
-        ctx.passing.sent = Some(self.parts.cache.sent());
-        ctx.upstream = Some(Upstream { pool, server: picked.server, asked: Instant::now(), reported: false });
-        Ok(Box::new(picked.peer))
+        self.peer(session, ctx).await
     }
 
     async fn upstream_request_filter(
@@ -158,8 +125,9 @@ impl ProxyHttp for Gateway {
             // HTTP/1.0 need not say it, HTTP/1.1 has to.
             request.insert_header(header::HOST, upstream.pool.authority(upstream.server))?;
         }
+        websocket::move_token(request, ctx)?;
         dress::proxied(session.req_header(), request, ctx);
-        websocket::move_token(request, ctx)
+        Ok(())
     }
 
     async fn response_filter(
@@ -172,8 +140,7 @@ impl ProxyHttp for Gateway {
             forward::remove_orders(head);
             return Ok(());
         }
-        self.report(ctx, client::judge(head.status));
-        ctx.origin_time = ctx.upstream.as_ref().map(|upstream| upstream.asked.elapsed());
+        self.heed(session, head, ctx);
         if self.takes_order(session, head, ctx) {
             return Ok(());
         }
@@ -195,6 +162,7 @@ impl ProxyHttp for Gateway {
         }
         let status = cached::forwarded(ctx);
         self.mark(head, ctx, &status)?;
+        upstream::set_cookie(head, ctx)?;
         dress::answer(session.req_header(), head, ctx);
         Ok(())
     }
@@ -206,6 +174,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
+        self.hear(body.as_ref(), end, ctx)?;
         self.body_passes(body, end, ctx)
     }
 
@@ -216,9 +185,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        self.report(ctx, client::blame(&error));
-        // Nothing was sent yet: any request may try another server.
-        error.set_retry(self.may_retry(ctx));
+        self.not_connected(ctx, &mut error);
         error
     }
 
@@ -231,15 +198,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        let idempotent = session.req_header().method.is_idempotent();
-        if !idempotent || session.as_ref().retry_buffer_truncated() {
-            error.set_retry(false);
-        } else {
-            error.retry.decide_reuse(client_reused);
-        }
-        if *error.esource() == pingora_core::ErrorSource::Upstream && !client_reused {
-            self.report(ctx, client::blame(&error));
-        }
+        self.broke(session, ctx, &mut error, client_reused);
         error
     }
 
@@ -274,6 +233,8 @@ impl ProxyHttp for Gateway {
     /// The last phase, and the only one after the exchange with an origin: here goes what that ordered.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         if let Some(ordered) = ctx.passing.take_order().filter(|_| error.is_none()) {
+            // The exchange is over: what was ordered may need its place.
+            ctx.upstream = None;
             Box::pin(self.carry_out(session, ctx, ordered)).await;
         }
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
@@ -306,27 +267,13 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    /// The pool learns once what became of a proxied request.
-    fn report(&self, ctx: &mut Context, outcome: OriginOutcome) {
-        if let Some(upstream) = ctx.upstream.as_mut().filter(|upstream| !upstream.reported) {
-            upstream.reported = true;
-            upstream.pool.report(upstream.server, outcome, upstream.asked);
-        }
-    }
-
-    fn may_retry(&self, ctx: &mut Context) -> bool {
-        let left = ctx.retries.unwrap_or(0);
-        let affordable = left > 0 && ctx.upstream.as_ref().is_some_and(|upstream| upstream.pool.may_retry());
-        if affordable {
-            ctx.retries = Some(left - 1);
-        }
-        affordable
-    }
-
     /// The answer to a request that could not be proxied. The connection ends after it.
     async fn answer_failure(&self, session: &mut Session, ctx: &mut Context, status: u16) {
         ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };
         let problem = match status {
+            502..=504 if ctx.seeking.refused.is_some() => {
+                refusal::no_answer(ctx.seeking.refused.unwrap_or(FetchError::Unreachable))
+            }
             408 => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             413 => refusal::problem(RejectReason::BodyTooLarge),
             400..=499 => refusal::problem(RejectReason::BadRequest),

@@ -84,6 +84,7 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
         FetchError::Unreachable => (StatusCode::BAD_GATEWAY, "the origin can't be reached"),
         FetchError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
         FetchError::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "no server of the origin is healthy"),
+        FetchError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "the origin has as much to do as it may have"),
         FetchError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, "the request to the origin was abandoned"),
     };
     let problem = Problem::new(status, detail);
@@ -120,6 +121,7 @@ pub(super) fn name_of(error: FetchError) -> &'static str {
         FetchError::Unreachable => "origin-unreachable",
         FetchError::Timeout => "origin-timeout",
         FetchError::BreakerOpen => "origin-unhealthy",
+        FetchError::Busy => "origin-busy",
         FetchError::Abandoned => "fill-abandoned",
     }
 }

@@ -15,10 +15,9 @@ use http::{header, HeaderMap, HeaderValue};
 use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
+use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
 
 /// A connection that goes on as a tunnel.
-#[derive(Debug)]
 pub struct Tunnelled {
     /// The origin's end.
     pub origin: Upgraded,
@@ -26,6 +25,20 @@ pub struct Tunnelled {
     pub idle: Duration,
     /// Counts the socket until it ends.
     pub open: OpenWebSocket,
+    /// Told what comes from the origin, until it has heard enough.
+    pub hearing: Option<Hearing>,
+}
+
+/// Told what comes from an origin; whether it wants to hear more.
+pub type Hearing = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
+
+impl fmt::Debug for Tunnelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnelled")
+            .field("origin", &self.origin)
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A handshake that was let in.
@@ -85,7 +98,8 @@ impl Gateway {
         // From here on the tunnel looks at the time.
         session.downstream_session.set_read_timeout(None);
         let open = self.parts.metrics.websocket();
-        *signals.tunnelled.lock() = Some(Tunnelled { origin, idle, open });
+        let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
+        *signals.tunnelled.lock() = Some(Tunnelled { origin, idle, open, hearing });
         signals.switched.store(true, Ordering::Relaxed);
         Ok(())
     }

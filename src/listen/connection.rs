@@ -6,6 +6,8 @@
 //!
 //! What comes by HTTP/1.1 passes [`Wire`] on its way to Pingora's parser.
 //!
+//! Behind a 101 it is a tunnel ([`Tunnel`]), whose bytes Pingora does not see.
+//!
 //! HTTP/2 gathers its frames itself: they are written through, and what the client sends is counted on its way.
 
 use super::{
@@ -44,10 +46,6 @@ const GATHER: usize = 16 * 1024;
 /// A buffer of at most this size is kept between answers.
 const KEEP: usize = 2 * 1024;
 
-/// What a client has sent before it had the answer to a handshake (RFC 6455, 4.1 forbids it) Pingora reads with the
-/// request, and passes on by a pipe between two halves of one task. Each is polled once a turn, in either order.
-const TURNS: u8 = 4;
-
 /// A client's connection.
 pub(super) struct Connection {
     stream: Guarded,
@@ -72,8 +70,8 @@ pub(super) struct Connection {
 
 /// What has become of the connection behind a 101.
 enum Upgrade {
-    /// It has not begun: so many turns are left in which Pingora passes on what the client sent too early.
-    No(u8),
+    /// It has not begun.
+    No,
     Tunnel {
         tunnel: Box<Tunnel<pingora_core::protocols::Stream>>,
         /// Counts it for as long as it is there.
@@ -104,7 +102,7 @@ impl Connection {
             poisoned: 0,
             signals,
             closing,
-            upgrade: Upgrade::No(TURNS),
+            upgrade: Upgrade::No,
         }
     }
 
@@ -175,17 +173,14 @@ impl Connection {
     /// of it for a read.
     fn poll_upgraded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_gathered(cx))?;
-        if let Upgrade::No(turns @ 1..) = &mut self.upgrade {
-            *turns -= 1;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if matches!(self.upgrade, Upgrade::No(_)) {
-            let Some(Tunnelled { origin, idle, open }) = self.signals.tunnelled.lock().take() else {
-                return Poll::Ready(Ok(()));
+        if matches!(self.upgrade, Upgrade::No) {
+            // Who has sent anything before the answer has been refused (RFC 6455, 4.1).
+            let taken = self.signals.tunnelled.lock().take().filter(|_| self.wire.refused().is_none());
+            let Some(Tunnelled { origin, idle, open, hearing }) = taken else {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             };
-            let early = origin.early();
-            let tunnel = Tunnel::new(origin.stream, origin.first, early, idle, self.going_away());
+            let tunnel = Tunnel::new(origin.stream, origin.first, idle, self.going_away());
+            let tunnel = tunnel.heard_by(hearing);
             self.upgrade = Upgrade::Tunnel { tunnel: Box::new(tunnel), _open: open };
         }
         if let Upgrade::Tunnel { tunnel, .. } = &mut self.upgrade {
@@ -217,7 +212,7 @@ impl Connection {
 
     /// What was refused, was so behind a request for a WebSocket, where nothing reaches the parser any more, or elsewhere.
     fn poll_refused(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.wire.awaits_answer() {
+        match self.wire.asks() {
             true => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             false => self.poll_poison(buf),
         }
@@ -287,7 +282,7 @@ impl AsyncRead for Connection {
         let passed = before + self.wire.pass(&buf.filled()[before..]);
         if passed < buf.filled().len() {
             buf.set_filled(passed);
-            return if passed > before && self.wire.awaits_answer() {
+            return if passed > before && self.wire.asks() {
                 Poll::Ready(Ok(()))
             } else {
                 self.poll_refused(buf)
@@ -308,7 +303,7 @@ impl AsyncWrite for Connection {
             }
             return Poll::Ready(Ok(data.len()));
         }
-        if self.wire.awaits_answer() {
+        if self.wire.awaits_answer(self.signals.exchange.load(Ordering::Relaxed)) {
             self.wire.answer(data);
         }
         if self.signals.file.is_there() {

@@ -10,6 +10,7 @@
 //! handshake that is under way is left to the two ends.
 
 use super::websocket::{Frames, GOING_AWAY};
+use crate::gateway::Hearing;
 use std::{
     future::Future,
     io,
@@ -44,17 +45,21 @@ pub(super) struct Tunnel<O> {
 }
 
 impl<O: AsyncRead + AsyncWrite + Unpin> Tunnel<O> {
-    /// A tunnel to `origin`, which has sent `first` already, as the client has sent `early`. It ends when both are
-    /// silent for `idle`.
-    pub(super) fn new(
-        origin: O,
-        first: Vec<u8>,
-        early: Vec<u8>,
-        idle: Duration,
-        going_away: GoingAway,
-    ) -> Self {
-        let (down, up) = (Flow::beginning_with(first), Flow::beginning_with(early));
+    /// A tunnel to `origin`, which has sent `first` already. It ends when both are silent for `idle`.
+    pub(super) fn new(origin: O, first: Vec<u8>, idle: Duration, going_away: GoingAway) -> Self {
+        let (down, up) = (Flow::beginning_with(first), Flow::beginning_with(Vec::new()));
         Self { origin, down, up, idle: Idle::new(idle), going_away: Some(going_away) }
+    }
+
+    /// The same, and somebody is told what comes from the origin.
+    pub(super) fn heard_by(mut self, hearing: Option<Hearing>) -> Self {
+        self.down.hearing = hearing;
+        if !self.down.rest.is_empty() {
+            let first = std::mem::take(&mut self.down.rest);
+            self.down.tell(&first);
+            self.down.rest = first;
+        }
+        self
     }
 
     /// Bytes that the client has taken.
@@ -106,6 +111,7 @@ enum Farewell {
 
 /// One direction.
 struct Flow {
+    hearing: Option<Hearing>,
     frames: Frames,
     farewell: Farewell,
     /// What was read, from `at` on not written yet.
@@ -124,7 +130,14 @@ impl Flow {
         let mut frames = Frames::default();
         frames.follow(&rest);
         let read = rest.len() as u64;
-        Self { frames, farewell: Farewell::No, rest, at: 0, read, written: 0, dirty: false, ended: false }
+        let (farewell, hearing) = (Farewell::No, None);
+        Self { hearing, frames, farewell, rest, at: 0, read, written: 0, dirty: false, ended: false }
+    }
+
+    fn tell(&mut self, piece: &[u8]) {
+        if let Some(mut hearing) = self.hearing.take() {
+            self.hearing = hearing(piece).then_some(hearing);
+        }
     }
 
     /// Changes whenever something has moved.
@@ -178,6 +191,7 @@ impl Flow {
     ) -> io::Result<()> {
         self.ended = piece.is_empty();
         self.read += piece.len() as u64;
+        self.tell(piece);
         let mut piece = match self.farewell {
             Farewell::No => {
                 self.frames.follow(piece);

@@ -21,7 +21,7 @@ fn running(room: usize, first: &[u8]) -> Running {
     let (origin, near_origin) = duplex(room);
     let (leave, mut leaving) = watch::channel(false);
     let going: GoingAway = Box::pin(async move { drop(leaving.wait_for(|leaves| *leaves).await) });
-    let mut tunnel = Tunnel::new(near_origin, first.to_vec(), Vec::new(), Duration::from_secs(60), going);
+    let mut tunnel = Tunnel::new(near_origin, first.to_vec(), Duration::from_secs(60), going);
     let tunnel = tokio::spawn(async move {
         let ended = poll_fn(|cx| tunnel.poll(cx, &mut near_client)).await;
         // As Pingora does with the client's end.

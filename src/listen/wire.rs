@@ -35,8 +35,10 @@ pub(super) struct Wire {
     size: usize,
     fields: usize,
     framing: Framing,
-    /// A WebSocket is asked for, and nothing answered yet.
-    asked: bool,
+    /// Heads that have passed.
+    heads: u32,
+    /// Which of them asks for a WebSocket, while it is not answered.
+    asked: Option<u32>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +97,14 @@ impl Wire {
         }
     }
 
-    /// Whether [`Self::answer`] wants to see what is written.
-    pub(super) fn awaits_answer(&self) -> bool {
-        self.asked
+    /// Whether a WebSocket is asked for, and not answered yet.
+    pub(super) fn asks(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether [`Self::answer`] wants to see what is written in answer to this request, counted from 0.
+    pub(super) fn awaits_answer(&self, request: u32) -> bool {
+        self.asked == Some(request)
     }
 
     /// Sees the head of an answer to a request for a WebSocket.
@@ -105,16 +112,13 @@ impl Wire {
         let Some(status) = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 ")) else {
             return;
         };
-        if !self.asked {
-            return;
-        }
         if status.starts_with(b"101") {
-            self.asked = false;
+            self.asked = None;
             if self.refused().is_none() {
                 self.state = State::Free;
             }
         } else if !status.starts_with(b"1") {
-            self.asked = false;
+            self.asked = None;
             if self.state == State::Asked {
                 self.state = State::Start;
             }
@@ -216,7 +220,8 @@ impl Wire {
             return Err(MALFORMED);
         }
         (self.size, self.fields) = (0, 0);
-        self.asked = websocket && !http_10;
+        self.asked = (websocket && !http_10).then_some(self.heads);
+        self.heads = self.heads.wrapping_add(1);
         match length {
             _ if chunked => self.state = State::Size,
             Some(length) if length > 0 => self.state = State::Length(length),
@@ -227,7 +232,7 @@ impl Wire {
 
     fn end_message(&mut self) {
         self.size = 0;
-        self.state = if self.asked { State::Asked } else { State::Start };
+        self.state = if self.asked.is_some() { State::Asked } else { State::Start };
     }
 }
 

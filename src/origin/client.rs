@@ -1,12 +1,14 @@
 //! The client that asks an origin on the gateway's own account: fills, forwarded events, checks.
 //!
 //! It sends what it is told and nothing of a client's request. Idempotent requests are retried on another
-//! connection or server, with a growing pause, within the origin's retry budget. An answer that was cut short ends
-//! in an error, never as if it were whole.
+//! connection or server, with a growing pause, within the origin's retry budget and its `request_timeout`. An answer
+//! that was cut short ends in an error, never as if it were whole.
 
 use super::{
     framing,
     pool::{Nobody, Picked, Pool},
+    session::{Choice, Chooser},
+    state::UnderWay,
 };
 use crate::telemetry::labels::OriginOutcome;
 use bytes::{Bytes, BytesMut};
@@ -17,6 +19,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,6 +37,28 @@ pub struct Ask {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: Bytes,
+    /// The tenant that it is for, where it is for one: servers may be chosen by it.
+    pub tenant: Option<String>,
+}
+
+impl Ask {
+    /// GET for this target, without anything else.
+    pub fn get(target: impl Into<String>) -> Self {
+        Self {
+            method: Method::GET,
+            target: target.into(),
+            host: None,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            tenant: None,
+        }
+    }
+
+    fn choice(&self, pool: &Pool) -> Choice {
+        let path = self.target.split('?').next().unwrap_or_default();
+        let tenant = self.tenant.as_deref().unwrap_or_default();
+        pool.choice(&Chooser { path, tenant, ..Chooser::default() })
+    }
 }
 
 /// A whole answer.
@@ -79,6 +104,9 @@ pub struct Answering {
     pub headers: HeaderMap,
     asked: Asked,
     exchange: Option<Exchange>,
+    deadline: Deadline,
+    /// Bytes that the head promises and that have not come; `None`: it promises nothing.
+    missing: Option<u64>,
 }
 
 /// A connection in use.
@@ -91,7 +119,7 @@ struct Exchange {
 /// Who hears of interim answers (1xx).
 pub type OnInterim<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
 
-/// The first pause before a retry; doubled with each.
+/// The first pause before a retry, more or less; doubled with each.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks, with retries where the method allows them.
@@ -104,14 +132,14 @@ pub async fn ask(
     ask: &Ask,
     max_size: u64,
 ) -> Result<Got, AskError> {
-    let mut retries = Retries::of(pool, ask);
+    let mut tries = Tries::of(pool, ask);
     loop {
-        let answered = match begin_once(connector, pool, ask, &|_| ()).await {
+        let answered = match begin_once(connector, pool, ask, &mut tries, &|_| ()).await {
             Ok(answering) => answering.whole(max_size).await,
             Err(error) => Err(error),
         };
         match answered {
-            Err(error @ AskError::Failed { .. }) => retries.another(pool, error).await?,
+            Err(error @ AskError::Failed { .. }) => tries.another(pool, error).await?,
             other => return other,
         }
     }
@@ -127,24 +155,33 @@ pub async fn begin(
     ask: &Ask,
     on_interim: OnInterim<'_>,
 ) -> Result<Answering, AskError> {
-    let mut retries = Retries::of(pool, ask);
+    let mut tries = Tries::of(pool, ask);
     loop {
-        match begin_once(connector, pool, ask, on_interim).await {
-            Err(error @ AskError::Failed { .. }) => retries.another(pool, error).await?,
+        match begin_once(connector, pool, ask, &mut tries, on_interim).await {
+            Err(error @ AskError::Failed { .. }) => tries.another(pool, error).await?,
             other => return other,
         }
     }
 }
 
-/// What is left of retries.
-struct Retries {
-    left: u32,
-    pause: Duration,
+/// The pause before a retry: longer with each, and no two alike.
+pub fn pause(attempt: u32) -> Duration {
+    (PAUSE * 2_u32.saturating_pow(attempt.min(10))).mul_f64(rand::random_range(0.5..1.5))
 }
 
-impl Retries {
+/// What was tried, and what is left of retries.
+struct Tries {
+    choice: Choice,
+    left: u32,
+    done: u32,
+    deadline: Deadline,
+}
+
+impl Tries {
     fn of(pool: &Pool, ask: &Ask) -> Self {
-        Self { left: if ask.method.is_idempotent() { pool.settings.retries } else { 0 }, pause: PAUSE }
+        let left = if ask.method.is_idempotent() { pool.settings.retries } else { 0 };
+        let deadline = Deadline(pool.settings.request_timeout.map(|time| Instant::now() + time));
+        Self { choice: ask.choice(pool), left, done: 0, deadline }
     }
 
     /// Waits before another attempt.
@@ -152,14 +189,32 @@ impl Retries {
     /// # Errors
     /// `error`, where there is none.
     async fn another(&mut self, pool: &Pool, error: AskError) -> Result<(), AskError> {
-        if self.left == 0 || !pool.may_retry() {
+        if self.left == 0 || self.deadline.has_passed() || !pool.may_retry() {
             return Err(error);
         }
         self.left -= 1;
-        let jitter = rand::random_range(0.5..1.5);
-        tokio::time::sleep(self.pause.mul_f64(jitter)).await;
-        self.pause *= 2;
+        tokio::time::sleep(pause(self.done)).await;
+        self.done += 1;
         Ok(())
+    }
+}
+
+/// When the whole exchange must be over, if ever.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn has_passed(self) -> bool {
+        self.0.is_some_and(|end| end <= Instant::now())
+    }
+
+    /// # Errors
+    /// A timeout, where `work` is not done in time.
+    async fn bound<T>(self, work: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
+        let Some(end) = self.0 else { return work.await };
+        tokio::time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
+            Err(failed(Error::explain(ErrorType::ReadTimedout, "the whole exchange took too long")))
+        })
     }
 }
 
@@ -167,19 +222,27 @@ async fn begin_once(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
     ask: &Ask,
+    tries: &mut Tries,
     on_interim: OnInterim<'_>,
 ) -> Result<Answering, AskError> {
-    let picked = pool.pick()?;
-    let mut asked = Asked::new(pool, picked.server);
-    let begun = exchange(connector, pool, ask, picked, on_interim).await;
+    let deadline = tries.deadline;
+    let choosing = async { Ok(pool.pick(&tries.choice).await?) };
+    let Picked { server, peer, under_way, .. } = deadline.bound(choosing).await?;
+    tries.choice.avoid(server);
+    let mut asked = Asked::new(pool, server, under_way);
+    let begun = deadline.bound(exchange(connector, pool, ask, (server, peer), on_interim)).await;
     match &begun {
-        Ok((status, ..)) => asked.outcome = judge(*status),
+        Ok((status, headers, _)) => {
+            asked.outcome = judge(*status);
+            pool.heed(server, *status, headers);
+        }
         Err(AskError::Failed { outcome, .. }) => asked.outcome = *outcome,
         // It was not asked at all.
         Err(_) => asked.outcome = OriginOutcome::Ok,
     }
     let (status, headers, exchange) = begun?;
-    Ok(Answering { status, headers, asked, exchange: Some(exchange) })
+    let missing = told_length(&headers).filter(|_| has_body(&ask.method, status));
+    Ok(Answering { status, headers, asked, exchange: Some(exchange), deadline, missing })
 }
 
 /// A request under way: the pool is told what became of it when this is dropped. One that is given up before its
@@ -189,11 +252,14 @@ struct Asked {
     server: usize,
     began: Instant,
     outcome: OriginOutcome,
+    /// The next one in line comes when this ends.
+    _under_way: UnderWay,
 }
 
 impl Asked {
-    fn new(pool: &Arc<Pool>, server: usize) -> Self {
-        Self { pool: pool.clone(), server, began: Instant::now(), outcome: OriginOutcome::Timeout }
+    fn new(pool: &Arc<Pool>, server: usize, under_way: UnderWay) -> Self {
+        let outcome = OriginOutcome::Timeout;
+        Self { pool: pool.clone(), server, began: Instant::now(), outcome, _under_way: under_way }
     }
 }
 
@@ -210,8 +276,18 @@ impl Answering {
     /// If the answer broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
-        match exchange.session.read_response_body().await {
-            Ok(Some(piece)) => Ok(Some(piece)),
+        let reading = async { exchange.session.read_response_body().await.map_err(failed) };
+        match self.deadline.bound(reading).await {
+            Ok(Some(piece)) => {
+                self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
+                Ok(Some(piece))
+            }
+            // HTTP/2 can end with its head, whatever that has promised (RFC 9113, 8.1.1), and nobody below looks.
+            Ok(None) if self.missing.is_some_and(|missing| missing > 0) => {
+                self.exchange = None;
+                self.asked.outcome = OriginOutcome::Broken;
+                Err(failed(Error::explain(ErrorType::ReadError, "the body is shorter than its head says")))
+            }
             Ok(None) => {
                 if let Some(Exchange { session, peer, connector }) = self.exchange.take() {
                     connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
@@ -220,15 +296,20 @@ impl Answering {
             }
             Err(error) => {
                 self.exchange = None;
-                self.asked.outcome = blame(&error);
-                Err(AskError::Failed { outcome: self.asked.outcome, error })
+                // Past the deadline the server need not be the slow one: whoever reads the body may be.
+                if let AskError::Failed { outcome, .. } = &error {
+                    if !self.deadline.has_passed() {
+                        self.asked.outcome = *outcome;
+                    }
+                }
+                Err(error)
             }
         }
     }
 
     /// How long the body is, where the head says so.
     pub fn told_length(&self) -> Option<u64> {
-        self.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
+        told_length(&self.headers)
     }
 
     async fn whole(mut self, max_size: u64) -> Result<Got, AskError> {
@@ -244,6 +325,15 @@ impl Answering {
         }
         Ok(Got { status: self.status, headers: std::mem::take(&mut self.headers), body: whole.freeze() })
     }
+}
+
+fn told_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
+}
+
+/// Whether an answer has the body that its head tells of (RFC 9110, 6.4.1).
+fn has_body(method: &Method, status: StatusCode) -> bool {
+    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// How an answer counts.
@@ -288,10 +378,10 @@ pub(super) async fn once(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
     ask: &Ask,
-    picked: Picked,
+    to: (usize, HttpPeer),
     max_size: u64,
 ) -> Result<StatusCode, AskError> {
-    let (status, _, mut exchange) = exchange(connector, pool, ask, picked, &|_| ()).await?;
+    let (status, _, mut exchange) = exchange(connector, pool, ask, to, &|_| ()).await?;
     let mut seen = 0;
     while let Some(piece) = exchange.session.read_response_body().await.map_err(failed)? {
         seen += piece.len() as u64;
@@ -314,17 +404,21 @@ async fn exchange(
     connector: &Arc<Connector>,
     pool: &Pool,
     ask: &Ask,
-    picked: Picked,
+    (server, peer): (usize, HttpPeer),
     on_interim: OnInterim<'_>,
 ) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
-    let Picked { server, peer } = picked;
+    let mut again = true;
     loop {
-        let request = make_request(pool, ask, server).ok_or(AskError::Invalid)?;
         let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
+        let shared = matches!(session, HttpSession::H2(_));
+        let request = make_request(pool, ask, server, shared).ok_or(AskError::Invalid)?;
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
-            if reused && ask.method.is_idempotent() && blame(&error) != OriginOutcome::Timeout {
+            let stale = reused && ask.method.is_idempotent() && blame(&error) != OriginOutcome::Timeout;
+            if stale && again {
+                // A connection of HTTP/1 is gone with its failure, one that many share may come back.
+                again = !shared;
                 continue;
             }
             return Err(failed(error));
@@ -338,11 +432,17 @@ async fn exchange(
     }
 }
 
-fn make_request(pool: &Pool, ask: &Ask, server: usize) -> Option<Box<RequestHeader>> {
+/// The request, as HTTP/1.1 or (`shared`) HTTP/2 writes it: there the target names scheme and host.
+fn make_request(pool: &Pool, ask: &Ask, server: usize, shared: bool) -> Option<Box<RequestHeader>> {
     let mut request =
         Box::new(RequestHeader::build(ask.method.clone(), ask.target.as_bytes(), Some(12)).ok()?);
     let host = ask.host.clone().unwrap_or_else(|| pool.authority(server));
-    request.insert_header(header::HOST, HeaderValue::from_str(&host).ok()?).ok()?;
+    if shared {
+        let scheme = if pool.is_tls(server) { "https" } else { "http" };
+        request.set_uri(format!("{scheme}://{host}{}", ask.target).parse().ok()?);
+    } else {
+        request.insert_header(header::HOST, HeaderValue::from_str(&host).ok()?).ok()?;
+    }
     for (name, value) in &ask.headers {
         request.append_header(name.clone(), value.clone()).ok()?;
     }
@@ -372,6 +472,10 @@ async fn head(
             }
             Some(interim) if interim.status.is_informational() => on_interim(interim),
             _ => return Ok(()),
+        }
+        // There interim answers don't come here, and Pingora panics where a head is read twice.
+        if matches!(session, HttpSession::H2(_)) {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an interim answer in place of an answer");
         }
     }
     Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")

@@ -1,13 +1,21 @@
 //! Origins: the servers behind the gateway, and how they are asked.
 
+mod balance;
+mod breaker;
 pub mod client;
+mod engine;
 pub mod framing;
+mod line;
+mod peer;
 pub mod pool;
+pub mod session;
+mod state;
+pub mod sticky;
 pub mod upgrade;
+mod waiter;
 
 use crate::{config, telemetry::metrics::Metrics};
 use client::{Answering, Ask, AskError, Got, OnInterim};
-use http::Method;
 use pingora_core::connectors::http::Connector;
 use pool::Pool;
 use std::{
@@ -30,14 +38,15 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Origins whose names are not resolved yet. One that `before` has with the same settings goes on as it is, with
-    /// what is known of its servers.
+    /// Origins whose names are not resolved yet. One that `before` has with the same settings goes on as it is. One that
+    /// has other settings there begins with what is known of the origin and of the servers that stay.
     pub fn new(origins: &[config::Origin], metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
         let mut new = Vec::new();
         let mut pool = |settings: &config::Origin| {
             let same = before.and_then(|b| b.pools.iter().find(|pool| pool.settings == *settings));
             same.cloned().unwrap_or_else(|| {
-                let pool = Arc::new(Pool::new(settings.clone(), metrics.clone()));
+                let last = before.and_then(|b| b.pools.iter().find(|p| p.settings.name == settings.name));
+                let pool = Arc::new(Pool::new(settings.clone(), metrics.clone(), last.map(|last| &**last)));
                 new.push(pool.clone());
                 pool
             })
@@ -83,7 +92,8 @@ impl Origins {
         }
     }
 
-    /// Resolves names anew and checks health, for as long as somebody uses those that are new here.
+    /// Resolves names anew and checks health, for as long as somebody uses those that are new here and no others have
+    /// taken over from them.
     pub fn keep_watch(&self) -> impl Future<Output = ()> + Send + 'static {
         let (pools, connector) = (self.new.clone(), self.connector.clone());
         async move {
@@ -106,35 +116,40 @@ impl Origins {
 async fn keep_resolving(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(RESOLVE).await;
-        let Some(pool) = pool.upgrade() else { return };
+        let Some(pool) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         pool.resolve().await;
     }
 }
 
 async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<Connector>) {
     loop {
-        let Some(used) = pool.upgrade() else { return };
+        let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         check(&connector, &used, &health).await;
         drop(used);
         tokio::time::sleep(health.interval).await;
     }
 }
 
+/// Asks all servers at the same time: one that says nothing delays no other's check.
 async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
-    let ask = Ask {
-        method: Method::GET,
-        target: health.path.clone(),
-        host: None,
-        headers: vec![],
-        body: bytes::Bytes::new(),
-    };
-    for picked in pool.all() {
-        let server = picked.server;
-        let asked = client::once(connector, pool, &ask, picked, CHECK_BODY);
-        let healthy = match tokio::time::timeout(health.timeout, asked).await {
-            Ok(Ok(status)) => (200..400).contains(&status.as_u16()),
-            _ => false,
-        };
-        pool.set_healthy(server, healthy);
+    let ask = Arc::new(Ask::get(health.path.clone()));
+    let mut checks = tokio::task::JoinSet::new();
+    for (server, peer) in pool.all() {
+        let (connector, pool, ask, timeout) = (connector.clone(), pool.clone(), ask.clone(), health.timeout);
+        checks.spawn(async move {
+            let asked = client::once(&connector, &pool, &ask, (server, peer), CHECK_BODY);
+            let healthy = match tokio::time::timeout(timeout, asked).await {
+                Ok(Ok(status)) => (200..400).contains(&status.as_u16()),
+                _ => false,
+            };
+            if pool.is_newest() {
+                pool.set_healthy(server, healthy);
+            }
+        });
+    }
+    while let Some(checked) = checks.join_next().await {
+        if let Err(error) = checked {
+            tracing::error!(%error, "a check of an origin failed");
+        }
     }
 }

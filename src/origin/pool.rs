@@ -1,34 +1,39 @@
-//! The servers of an origin: which one is asked next, and what is known of their health.
+//! The servers of an origin: which one is asked next, and what became of it.
 //!
-//! Fills and proxied requests share this view. A server that fails a few times in a row is left alone for a
-//! moment, longer each time, then one request tries it again (a circuit breaker with half-open trials); active
-//! checks, where the origin has them, take a server out and put it back. Whoever asks is told at once when
-//! nobody is left to ask.
+//! Fills and proxied requests share this view. Choosing has three steps: who may be asked at all (checks, failures,
+//! names that resolve), whom of these to prefer (a session's own server; not one that has failed this request or wants
+//! to rest, where there is another), and then `balance`. Where all that are left have as much under way as they may,
+//! whoever asks waits in line. Whoever asks is told at once when nobody is left to ask.
 
+use super::{
+    balance::{self, Candidate, Turns},
+    breaker,
+    peer::Reach,
+    session::Choice,
+    state::{OriginState, ServerState},
+    sticky::{self, Endpoint, Endpoints},
+};
 use crate::{
-    config,
-    telemetry::{labels::OriginOutcome, metrics::Metrics},
+    config::{self, ServerAddress},
+    telemetry::{
+        labels::{Ejection, OriginOutcome},
+        metrics::Metrics,
+    },
 };
 use arc_swap::ArcSwap;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::{
-    net::SocketAddr,
+    num::NonZeroU32,
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
         Arc,
     },
-    time::{Duration, Instant},
+    time::{Instant, SystemTime},
 };
 
-/// Failures in a row after which a server is left alone.
-const FAILURES: u32 = 3;
-/// How long it is left alone at first; doubled with each failed trial.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest it is left alone.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How long an idle connection to a server is kept.
-const IDLE: Duration = Duration::from_secs(60);
+pub use super::state::UnderWay;
 
 /// Why nobody can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,35 +44,12 @@ pub enum Nobody {
     /// The checks say that no server is healthy, or no name resolves.
     #[error("no server is healthy")]
     Unhealthy,
-}
-
-/// An origin's servers.
-#[derive(Debug)]
-pub struct Pool {
-    /// What the configuration says.
-    pub settings: config::Origin,
-    servers: Vec<Server>,
-    next: AtomicUsize,
-    budget: Mutex<f64>,
-    metrics: Arc<Metrics>,
-}
-
-#[derive(Debug)]
-struct Server {
-    at: config::OriginServer,
-    addresses: ArcSwap<Vec<SocketAddr>>,
-    healthy: AtomicBool,
-    lately: Mutex<Lately>,
-}
-
-#[derive(Debug)]
-struct Lately {
-    failures: u32,
-    pause: Duration,
-    left_alone_until: Option<Instant>,
-    /// When a failure was counted last.
-    counted: Option<Instant>,
-    last: OriginOutcome,
+    /// All servers have as much to do as they may, and as many wait as may.
+    #[error("the servers are busy, and the queue is full")]
+    QueueFull,
+    /// No server had a place in time.
+    #[error("the servers are busy, and none had a place in time")]
+    QueueTimeout,
 }
 
 /// A server that was chosen, to be reported on with [`Pool::report`].
@@ -77,95 +59,251 @@ pub struct Picked {
     pub server: usize,
     /// How to reach it.
     pub peer: HttpPeer,
+    /// To be held for as long as the request is under way.
+    pub under_way: UnderWay,
+    /// The number of its endpoint, where sessions are kept together.
+    pub endpoint: Option<u64>,
 }
 
-/// Each request earns this much of a retry: at most one request in five is a retry for long.
-const EARN: f64 = 0.2;
-/// Retries that can be saved up.
-const SAVED: f64 = 10.0;
+/// An origin's servers.
+#[derive(Debug)]
+pub struct Pool {
+    /// What the configuration says.
+    pub settings: config::Origin,
+    pub(super) state: Arc<OriginState>,
+    /// Among the pools of this origin, later ones have higher ones.
+    number: u64,
+    servers: Vec<Server>,
+    reach: Reach,
+    turns: Mutex<Turns>,
+    next: AtomicUsize,
+    pub(super) endpoints: ArcSwap<Endpoints>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Server {
+    at: ServerAddress,
+    weight: u32,
+    id: u64,
+    state: Arc<ServerState>,
+}
+
+/// Why nobody was chosen.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// All have as much under way as they may.
+    Full,
+    Nobody(Nobody),
+}
 
 impl Pool {
-    /// A pool whose names are not resolved yet.
-    pub fn new(settings: config::Origin, metrics: Arc<Metrics>) -> Self {
-        let server = |at: &config::OriginServer| Server {
-            at: at.clone(),
-            addresses: ArcSwap::default(),
-            healthy: AtomicBool::new(true),
-            lately: Mutex::new(Lately {
-                failures: 0,
-                pause: FIRST_PAUSE,
-                left_alone_until: None,
-                counted: None,
-                last: OriginOutcome::Ok,
-            }),
+    /// A pool whose names are not resolved yet, but for those of servers that `before`, the last pool of this origin,
+    /// has as well: these go on as they are.
+    pub fn new(settings: config::Origin, metrics: Arc<Metrics>, before: Option<&Self>) -> Self {
+        let name = settings.name.as_str();
+        let state = before.map(|before| before.state.clone());
+        let state = state.unwrap_or_else(|| Arc::new(OriginState::new(name, &metrics)));
+        let server = |server: &config::OriginServer| {
+            let known = before.and_then(|b| b.servers.iter().find(|known| known.at == server.address));
+            let known = known.map(|known| known.state.clone()).unwrap_or_default();
+            if settings.health.is_none() {
+                // Nobody would ever say otherwise.
+                known.set_healthy(true);
+            }
+            let id = sticky::id(&server.address, None);
+            Server { at: server.address.clone(), weight: server.weight, id, state: known }
         };
-        let servers = settings.servers.iter().map(server).collect();
-        Self { settings, servers, next: AtomicUsize::new(0), budget: Mutex::new(SAVED), metrics }
+        let pool = Self {
+            servers: settings.servers.iter().map(server).collect(),
+            reach: Reach::new(&settings),
+            number: state.succeed(),
+            state,
+            turns: Mutex::default(),
+            next: AtomicUsize::new(0),
+            endpoints: ArcSwap::default(),
+            metrics,
+            settings,
+        };
+        pool.find_endpoints();
+        pool
+    }
+
+    /// Whether no pool has taken over from this one.
+    pub(super) fn is_newest(&self) -> bool {
+        self.state.is_newest(self.number)
     }
 
     /// Resolves the servers' names; what no longer resolves keeps its last addresses.
     pub async fn resolve(&self) {
         for server in &self.servers {
-            match tokio::net::lookup_host((server.at.host.as_str(), server.at.port)).await {
+            let ServerAddress::Tcp { host, port, .. } = &server.at else { continue };
+            match tokio::net::lookup_host((host.as_str(), *port)).await {
                 Ok(found) => {
                     let mut found: Vec<_> = found.collect();
                     found.sort();
+                    found.dedup();
                     if !found.is_empty() {
-                        server.addresses.store(Arc::new(found));
+                        server.state.addresses.store(Arc::new(found));
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, origin = %self.settings.name, host = server.at.host, "no address");
-                }
+                Err(error) => tracing::warn!(%error, origin = %self.settings.name, host, "no address"),
             }
+        }
+        self.find_endpoints();
+    }
+
+    fn find_endpoints(&self) {
+        if let Some(sticky) = &self.settings.sticky {
+            let servers = self.servers.iter().map(|s| (&s.at, s.state.addresses.load().to_vec()));
+            self.endpoints.store(Arc::new(Endpoints::new(sticky, self.settings.name.as_str(), servers)));
         }
     }
 
-    /// Chooses a server: in turn, leaving out those that are unhealthy or left alone.
+    /// Chooses a server, and waits in line for a place where the origin has a limit.
     ///
     /// # Errors
     /// If nobody can be asked.
-    pub fn pick(&self) -> Result<Picked, Nobody> {
-        self.earn();
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let mut why = Nobody::Unhealthy;
-        for step in 0..self.servers.len() {
-            let index = (turn.wrapping_add(step)) % self.servers.len();
-            let server = &self.servers[index];
-            let addresses = server.addresses.load();
-            if !server.healthy.load(Ordering::Relaxed) || addresses.is_empty() {
-                continue;
-            }
-            if let Err(last) = server.lately.lock().try_now(now) {
-                why = Nobody::LeftAlone(last);
-                continue;
-            }
-            let address = addresses[turn % addresses.len()];
-            return Ok(Picked { server: index, peer: self.peer(&server.at, address) });
+    pub async fn pick(self: &Arc<Self>, choice: &Choice) -> Result<Picked, Nobody> {
+        self.state.earn();
+        let found = match self.state.line.is_empty() {
+            true => self.try_pick(choice, Instant::now()),
+            false => Err(Refused::Full),
+        };
+        let found = match found {
+            Err(Refused::Full) => self.wait(choice).await,
+            Err(Refused::Nobody(nobody)) => Err(nobody),
+            Ok(picked) => Ok(picked),
+        };
+        if let Err(nobody) = found {
+            let outcome = match nobody {
+                Nobody::LeftAlone(_) | Nobody::Unhealthy => OriginOutcome::BreakerOpen,
+                Nobody::QueueFull => OriginOutcome::QueueFull,
+                Nobody::QueueTimeout => OriginOutcome::QueueTimeout,
+            };
+            self.metrics.origin(self.settings.name.as_str(), outcome);
         }
-        self.metrics.origin(self.settings.name.as_str(), OriginOutcome::BreakerOpen);
-        Err(why)
+        found
     }
 
-    /// Every server and address, for checks: health and failures don't matter here.
-    pub(super) fn all(&self) -> Vec<Picked> {
-        let peer = |(server, s): (usize, &Server)| {
-            let address = *s.addresses.load().first()?;
-            Some(Picked { server, peer: self.peer(&s.at, address) })
+    pub(super) fn try_pick(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
+        let own = choice.at.and_then(|id| self.endpoints.load().at(id));
+        if let Some(own) = own.filter(|own| !choice.tried.contains(&own.server)) {
+            if self.may(own.server, now).is_ok() {
+                match self.enter(own, now) {
+                    // Its session is there and nowhere else.
+                    Ok(picked) => return Ok(picked),
+                    Err(Refused::Full) => return Err(Refused::Full),
+                    Err(Refused::Nobody(_)) => {}
+                }
+            }
+        }
+        self.try_any(choice, now)
+    }
+
+    fn try_any(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
+        let mut why = Nobody::Unhealthy;
+        let mut ranks = Vec::with_capacity(self.servers.len());
+        for index in 0..self.servers.len() {
+            ranks.push(match self.may(index, now) {
+                Ok(_) if choice.tried.contains(&index) => Some(2),
+                Ok(Rests(rests)) => Some(u8::from(rests)),
+                Err(nobody) => {
+                    why = worse(why, nobody);
+                    None
+                }
+            });
+        }
+        loop {
+            let Some(best) = ranks.iter().copied().flatten().min() else { return Err(Refused::Nobody(why)) };
+            let candidates: Vec<Candidate> = self
+                .servers
+                .iter()
+                .zip(&ranks)
+                .map(|(server, rank)| {
+                    let active = server.state.active();
+                    let may = *rank == Some(best) && active < self.most();
+                    Candidate { id: server.id, weight: server.weight, active, may }
+                })
+                .collect();
+            let chosen =
+                balance::choose(self.settings.balance, choice.key, &candidates, &mut self.turns.lock());
+            let Some(server) = chosen else { return Err(Refused::Full) };
+            let Some(endpoint) = self.endpoint(server, choice.key) else {
+                ranks[server] = None;
+                continue;
+            };
+            match self.enter(endpoint, now) {
+                // Others were faster; its load is looked at again.
+                Err(Refused::Full) => {}
+                Err(Refused::Nobody(nobody)) => {
+                    why = worse(why, nobody);
+                    ranks[server] = None;
+                }
+                Ok(picked) => return Ok(picked),
+            }
+        }
+    }
+
+    /// Whether a server may be asked, and if so, whether it wants to rest.
+    fn may(&self, server: usize, now: Instant) -> Result<Rests, Nobody> {
+        let Server { at, state, .. } = self.servers.get(server).ok_or(Nobody::Unhealthy)?;
+        let is_there = matches!(at, ServerAddress::Unix(_)) || !state.addresses.load().is_empty();
+        if !state.is_healthy() || !is_there {
+            return Err(Nobody::Unhealthy);
+        }
+        let breaker = state.breaker.lock();
+        breaker.may(now).map_err(Nobody::LeftAlone)?;
+        Ok(Rests(breaker.rests(now)))
+    }
+
+    /// One of a server's addresses: always the same for a key, else in turn.
+    fn endpoint(&self, server: usize, key: Option<u64>) -> Option<Endpoint> {
+        let Server { at, state, .. } = self.servers.get(server)?;
+        if let ServerAddress::Unix(_) = at {
+            return Some(Endpoint { server, address: None });
+        }
+        let addresses = state.addresses.load();
+        let address = match (addresses.len(), key) {
+            (0, _) => return None,
+            (1, _) => addresses[0],
+            (_, Some(key)) => {
+                let candidate =
+                    |to| Candidate { id: sticky::id(at, Some(to)), weight: 1, active: 0, may: true };
+                let all: Vec<_> = addresses.iter().copied().map(candidate).collect();
+                addresses[balance::hashed(key, &all)?]
+            }
+            (n, None) => addresses[self.next.fetch_add(1, Ordering::Relaxed) % n],
+        };
+        Some(Endpoint { server, address: Some(address) })
+    }
+
+    fn most(&self) -> u32 {
+        self.settings.max_connections.map_or(u32::MAX, NonZeroU32::get)
+    }
+
+    fn enter(&self, Endpoint { server, address }: Endpoint, now: Instant) -> Result<Picked, Refused> {
+        let unhealthy = Refused::Nobody(Nobody::Unhealthy);
+        let Some(Server { at, state, .. }) = self.servers.get(server) else { return Err(unhealthy) };
+        let Some(peer) = self.reach.peer(at, address) else { return Err(unhealthy) };
+        if state.active() >= self.most() {
+            return Err(Refused::Full);
+        }
+        // First: a place that is given back here would have to serve the line, which may be doing just this.
+        let taken = state.breaker.lock().take(now);
+        taken.map_err(|last| Refused::Nobody(Nobody::LeftAlone(last)))?;
+        let Some(under_way) = state.enter(&self.state, self.most()) else { return Err(Refused::Full) };
+        let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(at, address));
+        Ok(Picked { server, peer, under_way, endpoint })
+    }
+
+    /// Every server and how it is reached, for checks: health and failures don't matter here.
+    pub(super) fn all(&self) -> Vec<(usize, HttpPeer)> {
+        let peer = |(index, server): (usize, &Server)| {
+            let address = server.state.addresses.load().first().copied();
+            Some((index, self.reach.peer(&server.at, address)?))
         };
         self.servers.iter().enumerate().filter_map(peer).collect()
-    }
-
-    fn peer(&self, at: &config::OriginServer, address: SocketAddr) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, at.tls, at.host.clone());
-        let options = &mut peer.options;
-        options.connection_timeout = Some(self.settings.connect_timeout);
-        options.total_connection_timeout = Some(self.settings.connect_timeout);
-        options.read_timeout = Some(self.settings.read_timeout);
-        options.write_timeout = Some(self.settings.read_timeout);
-        options.idle_timeout = Some(IDLE);
-        peer
     }
 
     /// What became of a request to a server that was asked at `began`.
@@ -176,164 +314,70 @@ impl Pool {
         if outcome == OriginOutcome::Broken && self.servers.len() == 1 {
             return;
         }
-        if let Some(server) = self.servers.get(server) {
-            server.lately.lock().note(outcome, began, Instant::now());
+        let Some(server) = self.servers.get(server) else { return };
+        let ejected = server.state.breaker.lock().note(outcome, began, Instant::now());
+        if ejected {
+            self.ejected(server, Ejection::Failures);
+        }
+    }
+
+    /// Heeds what the head of a server's answer says of the server itself.
+    pub fn heed(&self, server: usize, status: StatusCode, headers: &HeaderMap) {
+        let Some(rest) = breaker::rest_of(status, headers, SystemTime::now()) else { return };
+        let Some(server) = self.servers.get(server) else { return };
+        let begins = server.state.breaker.lock().rest(rest, Instant::now());
+        if begins {
+            self.ejected(server, Ejection::RetryAfter);
         }
     }
 
     /// What a check found.
     pub(super) fn set_healthy(&self, server: usize, healthy: bool) {
         let Some(found) = self.servers.get(server) else { return };
-        if found.healthy.swap(healthy, Ordering::Relaxed) != healthy {
-            let at = &found.at;
-            tracing::warn!(origin = %self.settings.name, host = at.host, port = at.port, healthy, "health changed");
+        if found.state.set_healthy(healthy) {
+            tracing::warn!(origin = %self.settings.name, server = %found.at, healthy, "health changed");
+            match healthy {
+                true => self.state.line.serve(),
+                false => self.ejected(found, Ejection::Check),
+            }
         }
         self.metrics.origin_server_up(self.settings.name.as_str(), server, healthy);
     }
 
-    fn earn(&self) {
-        let mut budget = self.budget.lock();
-        *budget = (*budget + EARN).min(SAVED);
+    fn ejected(&self, server: &Server, why: Ejection) {
+        tracing::info!(origin = %self.settings.name, server = %server.at, why = why.as_str(), "a server is left out");
+        self.metrics.origin_ejected(self.settings.name.as_str(), why);
+        // Those who waited for it may go to others now.
+        self.state.line.serve();
     }
 
     /// Whether one more retry is within the budget; if so, it is spent.
     pub fn may_retry(&self) -> bool {
-        let mut budget = self.budget.lock();
-        let affordable = *budget >= 1.0;
-        if affordable {
-            *budget -= 1.0;
-        }
-        affordable
+        self.state.may_retry()
     }
 
     /// `host:port` of a server as a `Host` field names it.
     pub fn authority(&self, server: usize) -> String {
-        let Some(Server { at: config::OriginServer { tls, host, port }, .. }) = self.servers.get(server)
-        else {
-            return String::new();
-        };
-        match (tls, port) {
-            (false, 80) | (true, 443) => host.clone(),
-            _ => format!("{host}:{port}"),
-        }
+        self.servers.get(server).map_or_else(String::new, |server| server.at.authority())
+    }
+
+    /// Whether a server is spoken to by TLS.
+    pub(super) fn is_tls(&self, server: usize) -> bool {
+        self.servers.get(server).is_some_and(|server| server.at.is_tls())
     }
 }
 
-impl Lately {
-    /// Whether the server may be asked at `now`. One who comes after the pause has the trial to himself: the
-    /// next one waits another pause for its result.
-    fn try_now(&mut self, now: Instant) -> Result<(), OriginOutcome> {
-        match self.left_alone_until {
-            None => Ok(()),
-            Some(until) if now < until => Err(self.last),
-            Some(_) => {
-                self.left_alone_until = Some(now + self.pause);
-                Ok(())
-            }
-        }
-    }
+/// Whether a server has asked not to be asked for now.
+struct Rests(bool);
 
-    fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) {
-        match outcome {
-            // An answer is an answer, whatever it says: the application's own errors are not the server's absence.
-            OriginOutcome::Ok | OriginOutcome::ServerError => {
-                self.failures = 0;
-                self.pause = FIRST_PAUSE;
-                self.left_alone_until = None;
-            }
-            OriginOutcome::BreakerOpen => {}
-            // Failures at the same time are one: many who wait for one slow answer say no more than one does.
-            _ if self.counted.is_some_and(|counted| began < counted) => {}
-            OriginOutcome::ConnectFailed | OriginOutcome::Timeout | OriginOutcome::Broken => {
-                self.counted = Some(now);
-                self.failures += 1;
-                self.last = outcome;
-                if self.failures >= FAILURES {
-                    if self.left_alone_until.is_some() {
-                        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                    }
-                    self.left_alone_until = Some(now + self.pause);
-                }
-            }
-        }
+/// Which of two reasons is told: that a server has failed says more than that another one isn't there.
+fn worse(one: Nobody, other: Nobody) -> Nobody {
+    match (one, other) {
+        (Nobody::Unhealthy, other) => other,
+        (one, _) => one,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn servers_are_asked_in_turn_and_retries_have_a_budget() {
-        let server = |port| config::OriginServer { tls: false, host: "127.0.0.1".into(), port };
-        let settings = config::Origin {
-            name: "app".parse().unwrap(),
-            servers: vec![server(1), server(2)],
-            connect_timeout: Duration::from_secs(1),
-            read_timeout: Duration::from_secs(1),
-            retries: 2,
-            health: None,
-        };
-        let pool = Pool::new(settings, Arc::new(Metrics::new().unwrap()));
-        assert_eq!(pool.pick().err(), Some(Nobody::Unhealthy));
-        pool.resolve().await;
-        let picked: Vec<_> = (0..4).map(|_| pool.pick().unwrap().server).collect();
-        assert_eq!((picked[0], picked[1]), (picked[2], picked[3]));
-        assert_ne!(picked[0], picked[1]);
-        pool.set_healthy(0, false);
-        assert_eq!((pool.pick().unwrap().server, pool.pick().unwrap().server), (1, 1));
-        let retries = (0..100).filter(|_| pool.may_retry()).count();
-        assert_eq!(retries, SAVED as usize);
-        (0..5).for_each(|_| drop(pool.pick()));
-        assert!(pool.may_retry());
-        assert!(!pool.may_retry());
-    }
-
-    fn lately() -> Lately {
-        Lately {
-            failures: 0,
-            pause: FIRST_PAUSE,
-            left_alone_until: None,
-            counted: None,
-            last: OriginOutcome::Ok,
-        }
-    }
-
-    #[test]
-    fn a_server_that_fails_is_left_alone_then_tried_once() {
-        let (mut server, start) = (lately(), Instant::now());
-        for _ in 0..FAILURES {
-            assert!(server.try_now(start).is_ok());
-            server.note(OriginOutcome::Timeout, start, start);
-        }
-        assert_eq!(server.try_now(start), Err(OriginOutcome::Timeout));
-        let later = start + FIRST_PAUSE;
-        assert!(server.try_now(later).is_ok());
-        assert!(server.try_now(later).is_err());
-        server.note(OriginOutcome::ConnectFailed, later, later);
-        assert_eq!(server.try_now(later + FIRST_PAUSE), Err(OriginOutcome::ConnectFailed));
-        assert!(server.try_now(later + FIRST_PAUSE * 2).is_ok());
-        server.note(OriginOutcome::Ok, later, later);
-        assert!(server.try_now(later).is_ok());
-        assert!(server.try_now(later).is_ok());
-    }
-
-    #[test]
-    fn failures_at_the_same_time_are_one() {
-        let (mut server, start) = (lately(), Instant::now());
-        let end = start + Duration::from_secs(1);
-        for _ in 0..100 {
-            server.note(OriginOutcome::Timeout, start, end);
-        }
-        assert!(server.try_now(end).is_ok());
-    }
-
-    #[test]
-    fn an_error_of_the_application_is_an_answer() {
-        let (mut server, start) = (lately(), Instant::now());
-        for _ in 0..100 {
-            server.note(OriginOutcome::ServerError, start, start);
-        }
-        assert!(server.try_now(start).is_ok());
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;

@@ -47,8 +47,6 @@ use tokio::{
 const HOLD: Duration = Duration::from_millis(1);
 /// Set in the number that keeps these connections apart from those that are used again.
 const ALONE: u64 = 1 << 63;
-/// Bytes that a client may send before it has the answer. It must send none (RFC 6455, 4.1).
-const MAX_EARLY: usize = 64 * 1024;
 
 /// Makes connections for upgrades, with TLS where the origin has it.
 pub struct Upgrades {
@@ -74,7 +72,6 @@ impl Upgrades {
             answer_within: at.options.read_timeout,
             waiting: None,
             phase: Phase::Head(Head::default()),
-            early: Vec::new(),
         };
         let handover = Handover(Arc::new(Mutex::new(shared)));
         // What Pingora sees is plain: TLS is within the connection.
@@ -103,7 +100,7 @@ impl Handover {
         let mut shared = self.0.lock();
         let Phase::Switched { first } = &mut shared.phase else { return None };
         let first = std::mem::take(first);
-        Some(Upgraded { stream: shared.stream.take()?, first, handover: self.clone() })
+        Some(Upgraded { stream: shared.stream.take()?, first })
     }
 }
 
@@ -113,14 +110,6 @@ pub struct Upgraded {
     pub stream: Stream,
     /// What came from the origin right behind the head of its answer.
     pub first: Vec<u8>,
-    handover: Handover,
-}
-
-impl Upgraded {
-    /// What the client sent before it had the answer, as far as Pingora has passed it on by now.
-    pub fn early(&self) -> Vec<u8> {
-        std::mem::take(&mut self.handover.0.lock().early)
-    }
 }
 
 impl fmt::Debug for Upgraded {
@@ -163,7 +152,6 @@ struct Shared {
     /// The end of that time, while a read waits.
     waiting: Option<Pin<Box<Sleep>>>,
     phase: Phase,
-    early: Vec<u8>,
 }
 
 enum Hold {
@@ -229,11 +217,8 @@ impl Shared {
         if let Some(stream) = &mut self.stream {
             return Pin::new(stream).poll_write(cx, data);
         }
-        if self.early.len() + data.len() > MAX_EARLY {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        self.early.extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
+        // Whoever has the stream writes to it.
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
     }
 
     fn poll_rest(
@@ -326,7 +311,6 @@ mod tests {
             answer_within: None,
             waiting: None,
             phase: Phase::Head(Head::default()),
-            early: Vec::new(),
         };
         let (mut given, mut begin) = (Vec::new(), 0);
         for end in cuts.iter().copied().chain([answer.len()]) {

@@ -10,7 +10,6 @@ use crate::{
     },
     telemetry::metrics::Metrics,
 };
-use http::Method;
 use pingora_core::connectors::http::Connector;
 use std::{
     path::PathBuf,
@@ -38,7 +37,7 @@ pub(super) async fn keep(
         }
         JwtKeys::JwksUrl { url, refresh } => {
             let Some((origin, target)) = jwks_origin(url) else { return Ok(()) };
-            let pool = Arc::new(Pool::new(origin, metrics));
+            let pool = Arc::new(Pool::new(origin, metrics, None));
             pool.resolve().await;
             let fetcher = Fetcher { connector: client::connector(), pool, target };
             let loaded = fetcher.fetch(verifier).await;
@@ -80,13 +79,7 @@ impl Fetcher {
     }
 
     async fn fetch(&self, verifier: &Verifier) -> bool {
-        let ask = Ask {
-            method: Method::GET,
-            target: self.target.clone(),
-            host: None,
-            headers: vec![],
-            body: bytes::Bytes::new(),
-        };
+        let ask = Ask::get(self.target.clone());
         let got = match client::ask(&self.connector, &self.pool, &ask, MAX_JWKS as u64).await {
             Ok(got) if got.status.is_success() => got,
             Ok(got) => {
@@ -115,13 +108,8 @@ fn jwks_origin(url: &str) -> Option<(Origin, String)> {
     let tls = uri.scheme_str() == Some("https");
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let origin = Origin {
-        name: "jwks".parse().ok()?,
-        servers: vec![OriginServer { tls, host, port }],
-        connect_timeout: Duration::from_secs(2),
-        read_timeout: Duration::from_secs(5),
-        retries: 2,
-        health: None,
-    };
+    let servers = vec![OriginServer::at(tls, host, port)];
+    let read_timeout = Duration::from_secs(5);
+    let origin = Origin { read_timeout, ..Origin::with_defaults("jwks".parse().ok()?, servers) };
     Some((origin, uri.path_and_query().map_or("/", |p| p.as_str()).to_owned()))
 }

@@ -6,9 +6,10 @@
 use super::{
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
-        AccelOutcome, CacheResult, CertificateReload, CutReason, EventResult, FileOutcome, FillOutcome,
-        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
-        PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreOutcome, TokenResult,
+        AccelOutcome, CacheResult, CertificateReload, CutReason, Ejection, EventResult, FileOutcome,
+        FillOutcome, FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome,
+        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreOutcome,
+        TokenResult,
     },
 };
 use crate::config::Coding;
@@ -274,6 +275,9 @@ impl Store {
 pub(super) struct Origins {
     pub(super) requests: IntCounterVec,
     pub(super) up: IntGaugeVec,
+    pub(super) under_way: IntGaugeVec,
+    pub(super) queued: IntGaugeVec,
+    pub(super) ejections: IntCounterVec,
 }
 
 impl Origins {
@@ -295,6 +299,30 @@ impl Origins {
                     "Whether a server of an origin counts as healthy.",
                 ),
                 &[configured("origin"), configured("server")],
+            )?,
+            under_way: d.gauges(
+                about(
+                    "tidegate_origin_requests_under_way",
+                    "requests",
+                    "Requests to origins that are under way, WebSockets while they are open.",
+                ),
+                &[configured("origin")],
+            )?,
+            queued: d.gauges(
+                about(
+                    "tidegate_origin_queue_length",
+                    "requests",
+                    "Requests that wait for a place at a server.",
+                ),
+                &[configured("origin")],
+            )?,
+            ejections: d.counters(
+                about(
+                    "tidegate_origin_ejections_total",
+                    "ejections",
+                    "Servers of origins that were left out from then on.",
+                ),
+                &[configured("origin"), listed::<Ejection>("reason")],
             )?,
         })
     }

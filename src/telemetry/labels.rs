@@ -457,6 +457,19 @@ labels! {
         Broken => "broken",
         /// Not asked: the breaker is open.
         BreakerOpen => "breaker_open",
+        /// Not asked: all servers had enough to do, and as many waited as may.
+        QueueFull => "queue_full",
+        /// Not asked: no server had a place in time.
+        QueueTimeout => "queue_timeout",
+    }
+    /// Why a server of an origin is left out.
+    Ejection {
+        /// It failed several times in a row.
+        Failures => "failures",
+        /// A check failed.
+        Check => "check",
+        /// It said so: a 503 with `Retry-After`.
+        RetryAfter => "retry_after",
     }
 }
 
@@ -550,6 +563,7 @@ mod tests {
         holds::<CutReason>();
         holds::<RefuseReason>();
         holds::<OriginOutcome>();
+        holds::<Ejection>();
         holds::<Handshake>();
         holds::<CertificateReload>();
         holds::<ProxyHeader>();

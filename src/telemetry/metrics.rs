@@ -8,10 +8,10 @@ use super::{
     declare::{Declarations, Family},
     families::{Cache, Files, Limits, Listeners, Origins, Process, Requests, Store},
     labels::{
-        AccelOutcome, CacheResult, CertificateReload, CutReason, EventResult, FileOutcome, FillOutcome,
-        FlightRole, Handshake, Http2End, Invalidation, Label, LimitOutcome, LimitedBy, OriginOutcome,
-        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreError,
-        TokenResult,
+        AccelOutcome, CacheResult, CertificateReload, CutReason, Ejection, EventResult, FileOutcome,
+        FillOutcome, FlightRole, Handshake, Http2End, Invalidation, Label, LimitOutcome, LimitedBy,
+        OriginOutcome, ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall,
+        StoreError, TokenResult,
     },
     process,
 };
@@ -242,6 +242,19 @@ impl Metrics {
         self.origins.up.with_label_values(&[name, server.to_string().as_str()]).set(up.into());
     }
 
+    /// What is under way to the origin `name`, and waits for it. Ask once.
+    pub fn origin_gauges(&self, name: &str) -> OriginMetrics {
+        OriginMetrics {
+            under_way: self.origins.under_way.with_label_values(&[name]),
+            queued: self.origins.queued.with_label_values(&[name]),
+        }
+    }
+
+    /// A server of the origin `name` is left out from now on.
+    pub fn origin_ejected(&self, name: &str, why: Ejection) {
+        self.origins.ejections.with_label_values(&[name, why.as_str()]).inc();
+    }
+
     /// A TLS handshake ended.
     pub fn handshake(&self, result: Handshake) {
         self.listeners.handshakes.of(result).inc();
@@ -340,6 +353,15 @@ impl fmt::Debug for Metrics {
 
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The gauges of one origin.
+#[derive(Debug)]
+pub struct OriginMetrics {
+    /// Requests under way.
+    pub under_way: IntGauge,
+    /// Requests that wait for a place.
+    pub queued: IntGauge,
 }
 
 /// A client connection that is open; dropping it ends the count.

@@ -27,6 +27,8 @@ fn everything() -> Metrics {
     metrics.store_tracking(false);
     metrics.origin("app", OriginOutcome::Ok);
     metrics.origin_server_up("app", 0, true);
+    metrics.origin_gauges("app").under_way.inc();
+    metrics.origin_ejected("app", Ejection::Check);
     metrics.certificates(0, &[4_000_000_000, 4_000_000_001]);
     metrics
 }
@@ -89,6 +91,8 @@ fn each_method_moves_what_it_names() {
     metrics.event(EventResult::Replayed);
     metrics.origin("app", OriginOutcome::BreakerOpen);
     metrics.origin_server_up("app", 1, false);
+    metrics.origin_gauges("app").queued.inc();
+    metrics.origin_ejected("app", Ejection::RetryAfter);
     metrics.certificates(0, &[4_000_000_002]);
     metrics.handshake(Handshake::NotTls);
     metrics.certificates_reloaded(CertificateReload::Refused);
@@ -128,6 +132,9 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_events_total{result="replayed"}"#, 1.0),
         (r#"tidegate_origin_requests_total{origin="app",outcome="breaker_open"}"#, 1.0),
         (r#"tidegate_origin_server_up{origin="app",server="1"}"#, 0.0),
+        (r#"tidegate_origin_requests_under_way{origin="app"}"#, 1.0),
+        (r#"tidegate_origin_queue_length{origin="app"}"#, 1.0),
+        (r#"tidegate_origin_ejections_total{origin="app",reason="retry_after"}"#, 1.0),
         (r#"tidegate_access_records_dropped_total"#, 3.0),
         (r#"tidegate_tls_certificate_expiry_time_seconds{certificate="0",listener="0"}"#, 4_000_000_002.0),
         (r#"tidegate_tls_handshakes_total{result="not_tls"}"#, 1.0),

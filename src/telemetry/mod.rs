@@ -15,8 +15,8 @@ mod subscribe;
 pub use access::{AccessLog, Record};
 pub use declare::{Family, LabelSpec, Values};
 pub use labels::{
-    CacheResult, CutReason, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome, PurgeKind,
-    RefuseReason, RejectReason, StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
+    CacheResult, CutReason, Ejection, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
+    PurgeKind, RefuseReason, RejectReason, StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
 pub use subscribe::init;

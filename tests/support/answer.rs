@@ -13,6 +13,10 @@ pub struct Seen {
     pub path: String,
     /// The query, if there is one.
     pub query: Option<String>,
+    /// The version of HTTP that it came by.
+    pub version: http::Version,
+    /// The authority of its target, where it names one (HTTP/2 does).
+    pub authority: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
     /// The body; empty for the built-in paths.
@@ -41,6 +45,7 @@ pub struct Answer {
     pub(super) chunked: bool,
     pub(super) broken: bool,
     pub(super) rate: Option<u64>,
+    pub(super) bare: bool,
 }
 
 impl Answer {
@@ -58,6 +63,7 @@ impl Answer {
             chunked: false,
             broken: false,
             rate: None,
+            bare: false,
         }
     }
 
@@ -113,6 +119,12 @@ impl Answer {
     /// that nobody has read by then may be lost with it.
     pub fn broken(mut self) -> Self {
         self.broken = true;
+        self
+    }
+
+    /// Ends with its head, whatever length that tells of. Over HTTP/2.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
         self
     }
 

@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a failure is a panic")]
 
 pub mod answer;
+pub mod certificates;
 pub mod client;
 pub mod gateway;
 pub mod metrics;
@@ -29,15 +30,17 @@ pub mod websocket;
 pub use answer::{Answer, Seen};
 pub use client::{raw_exchange, send, Raw, Reply};
 pub use gateway::{Gateway, GatewayBuilder};
-pub use origin::TestOrigin;
+pub use origin::{Spoken, TestOrigin};
 pub use raw_origin::RawOrigin;
 pub use recorder::{Recorder, Say};
 pub use redis_server::{Cluster, Redis, Sentinel};
 pub use transfer::{End, Transfer};
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -73,9 +76,15 @@ where
     .await;
 }
 
-/// An address on which nobody listens at the moment. Somebody may take it before its user does: users retry.
+/// An address on which nobody listens at the moment, and which this process has not been given before. Somebody may take it before its user does: users retry.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address;
+        }
+    }
 }
 
 /// `len` reproducible bytes that don't compress.

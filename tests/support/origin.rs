@@ -1,4 +1,4 @@
-//! The test origin: a programmable HTTP/1.1 server that counts and records what it is asked.
+//! The test origin: a programmable HTTP server that counts and records what it is asked.
 //!
 //! Built on hyper itself, so that killing it takes every connection along, as the death of a process would.
 //! Besides what a test programs it knows three paths: `/ws/echo` (WebSocket), `/upload` (reports bytes and hash of
@@ -10,15 +10,16 @@ use super::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, Stream, StreamExt};
-use http::{header, HeaderValue, Request, Response, StatusCode};
+use http::{header, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{combinators::UnsyncBoxBody, BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         Arc, Mutex,
@@ -26,10 +27,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     tungstenite::{handshake::derive_accept_key, protocol::Role},
     WebSocketStream,
@@ -37,7 +40,19 @@ use tokio_tungstenite::{
 
 type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 
+/// How an origin is spoken to.
+#[derive(Clone, Default)]
+pub struct Spoken {
+    /// On this socket, not on a port.
+    pub unix: Option<PathBuf>,
+    /// By TLS.
+    pub tls: Option<TlsAcceptor>,
+    /// HTTP/2 with prior knowledge; with TLS, HTTP/2 where the client asks for it.
+    pub http2: bool,
+}
+
 struct State {
+    connections: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     ends: Mutex<Vec<(String, Instant)>>,
     sent: Mutex<HashMap<String, Sent>>,
@@ -59,6 +74,7 @@ pub struct Sent {
 /// The server and what it has seen.
 pub struct TestOrigin {
     address: SocketAddr,
+    spoken: Spoken,
     state: Arc<State>,
     server: Option<AbortHandle>,
 }
@@ -66,8 +82,14 @@ pub struct TestOrigin {
 impl TestOrigin {
     /// Starts an origin on a free port.
     pub async fn start() -> Self {
+        Self::start_as(Spoken::default()).await
+    }
+
+    /// Starts an origin that is spoken to in this way.
+    pub async fn start_as(spoken: Spoken) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let state = Arc::new(State {
+            connections: AtomicUsize::new(0),
             seen: Mutex::default(),
             ends: Mutex::default(),
             sent: Mutex::default(),
@@ -77,14 +99,23 @@ impl TestOrigin {
             holding: watch::Sender::new(false),
         });
         let address = listener.local_addr().unwrap();
-        let mut origin = Self { address, state, server: None };
+        let mut origin = Self { address, spoken, state, server: None };
         origin.serve(listener);
         origin
     }
 
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, `https://…` or `unix:…`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match &self.spoken {
+            Spoken { unix: Some(path), .. } => format!("unix:{}", path.display()),
+            Spoken { tls: Some(_), .. } => format!("https://{}", self.address),
+            _ => format!("http://{}", self.address),
+        }
+    }
+
+    /// How many connections have come.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     /// Where it listens.
@@ -169,15 +200,27 @@ impl TestOrigin {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let state = self.state.clone();
+        let (state, spoken) = (self.state.clone(), self.spoken.clone());
+        let unix = spoken.unix.as_ref().map(|path| {
+            // Left over from before a restart, perhaps.
+            drop(std::fs::remove_file(path));
+            UnixListener::bind(path).unwrap()
+        });
         let server = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = JoinSet::new();
             loop {
+                let accepted = async {
+                    match &unix {
+                        Some(unix) => unix.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+                        None => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
+                    }
+                };
                 tokio::select! {
-                    accepted = listener.accept() => {
-                        if let Ok((stream, _)) = accepted {
-                            connections.spawn(connection(stream, state.clone()));
+                    accepted = accepted => {
+                        if let Ok(accepted) = accepted {
+                            state.connections.fetch_add(1, Ordering::SeqCst);
+                            connections.spawn(welcome(accepted, spoken.clone(), state.clone()));
                         }
                     }
                     Some(_) = connections.join_next() => {}
@@ -185,6 +228,25 @@ impl TestOrigin {
             }
         });
         self.server = Some(server.abort_handle());
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn welcome(accepted: Accepted, spoken: Spoken, state: Arc<State>) {
+    match accepted {
+        Accepted::Unix(stream) => connection(stream, spoken.http2, state).await,
+        Accepted::Tcp(stream) => {
+            stream.set_nodelay(true).unwrap();
+            let Some(tls) = spoken.tls else { return connection(stream, spoken.http2, state).await };
+            // Who doesn't trust this server leaves.
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            connection(stream, http2, state).await;
+        }
     }
 }
 
@@ -197,17 +259,24 @@ impl Drop for TestOrigin {
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 type Reply = Response<Body>;
 
-async fn connection(stream: TcpStream, state: Arc<State>) {
-    stream.set_nodelay(true).unwrap();
+async fn connection<S>(stream: S, http2: bool, state: Arc<State>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = hyper::service::service_fn(move |request| {
         let state = state.clone();
         async move { Ok::<_, hyper::Error>(answer(request, &state).await) }
     });
+    // A client that leaves is no failure of the origin.
+    if http2 {
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        drop(builder.serve_connection(TokioIo::new(stream), service).await);
+        return;
+    }
     let served = hyper::server::conn::http1::Builder::new()
         .max_buf_size(1024 * 1024)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // A client that leaves is no failure of the origin.
     drop(served.await);
 }
 
@@ -216,6 +285,8 @@ async fn answer(mut request: Request<Incoming>, state: &Arc<State>) -> Reply {
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().map(str::to_owned),
+        version: request.version(),
+        authority: request.uri().authority().map(ToString::to_string),
         headers: request.headers().clone(),
         body: Bytes::new(),
         number: state.number.fetch_add(1, Ordering::SeqCst) + 1,
@@ -252,7 +323,22 @@ async fn answer(mut request: Request<Incoming>, state: &Arc<State>) -> Reply {
     if answer.gated {
         gate(state).await;
     }
-    deliver(answer, seen.path, state.clone())
+    let bare = (seen.method == Method::HEAD || answer.bare) && seen.version == Version::HTTP_2;
+    let reply = deliver(answer, seen.path, state.clone());
+    if bare {
+        without_body(reply)
+    } else {
+        reply
+    }
+}
+
+/// The answer to a HEAD: hyper sends its body all the same where it speaks HTTP/2.
+fn without_body(reply: Reply) -> Reply {
+    let (mut head, body) = reply.into_parts();
+    if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, full(Bytes::new()))
 }
 
 /// Waits until the origin doesn't hold.

@@ -13,6 +13,7 @@ mod jwt;
 mod limit;
 mod listener;
 mod origin;
+mod origin_tls;
 mod route;
 mod secret;
 mod signed;
@@ -54,7 +55,7 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
         given => {
             let origins = given.required("origin", &place, report);
             let known = origin::Known::new(origins.as_ref(), report);
-            (known, origins.and_then(|raw| origin::origins(raw, report)))
+            (known, origins.and_then(|raw| origin::origins(raw, around, report)))
         }
     };
     if matches!(raw.route, Field::Absent) {

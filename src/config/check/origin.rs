@@ -1,14 +1,15 @@
 //! `[[origin]]`, and how routes and events refer to one.
 
-use super::{host::host_and_port, positive};
+use super::{host::host_and_port, origin_tls, positive, secret, Surroundings};
 use crate::config::{
     fault::Report,
+    origin::{Balance, Health, Origin, OriginServer, ServerAddress, Sticky},
     raw,
     read::{At, Field, OneOrMany, Place},
-    types::{Health, Origin, OriginServer},
+    types::Secret,
 };
 use crate::name::Name;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
 /// The origins by name.
 pub(super) struct Known {
@@ -53,57 +54,108 @@ impl Known {
 }
 
 /// Checks every `[[origin]]`.
-pub(super) fn origins(raw: At<Vec<At<raw::Origin>>>, report: &mut Report) -> Option<Vec<Origin>> {
+pub(super) fn origins(
+    raw: At<Vec<At<raw::Origin>>>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Vec<Origin>> {
     if raw.value.is_empty() {
         report.fault(&raw.place, "must hold at least one");
         return None;
     }
     let checked: Vec<_> =
-        raw.value.into_iter().map(|origin| check(origin.value, &origin.place, report)).collect();
+        raw.value.into_iter().map(|origin| check(origin.value, &origin.place, around, report)).collect();
     checked.into_iter().collect()
 }
 
-fn check(raw: raw::Origin, place: &Place, report: &mut Report) -> Option<Origin> {
+fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mut Report) -> Option<Origin> {
+    let tls_place = match &raw.tls {
+        Field::Given(At { place, .. }) => Some(place.clone()),
+        _ => None,
+    };
     let name = raw.name.required("name", place, report);
     let servers = raw.servers.required("servers", place, report).and_then(|raw| servers(raw, report));
+    let tls = origin_tls::tls(raw.tls, around, report);
+    if let (Some(tls), Some(servers)) = (&tls, &servers) {
+        origin_tls::fits(tls, servers, tls_place.as_ref(), report);
+    }
+    let sticky = sticky(raw.sticky, around, report);
+    let balance = raw.balance.or(raw::Balance::RoundRobin).and_then(|raw| balance(raw, place, report));
+    let http2 = raw.http2.or(false);
+    let limits = limits(raw.max_connections, raw.queue, raw.queue_timeout, report);
     let connect_timeout = positive(raw.connect_timeout, Duration::from_secs(2), report);
     let read_timeout = positive(raw.read_timeout, Duration::from_secs(30), report);
+    let idle_timeout = positive(raw.idle_timeout, Duration::from_secs(60), report);
+    let request_timeout = raw.request_timeout.or(Duration::ZERO);
     let retries = raw.retries.or_if(2, |retries| *retries <= 10, "must be at most 10", report);
     let health = health(raw.health, report);
+    let (max_connections, queue, queue_timeout) = limits?;
     Some(Origin {
         name: name?.value,
-        servers: servers?,
+        servers: servers?.into_iter().map(|(server, _)| server).collect(),
+        balance: balance?,
+        sticky: sticky?,
+        http2: http2?,
+        tls: tls?,
+        max_connections,
+        queue,
+        queue_timeout,
         connect_timeout: connect_timeout?,
         read_timeout: read_timeout?,
+        request_timeout: request_timeout.map(|t| Some(t).filter(|t| !t.is_zero()))?,
+        idle_timeout: idle_timeout?,
         retries: retries?,
         health: health?,
     })
 }
 
-fn servers(raw: At<OneOrMany<String>>, report: &mut Report) -> Option<Vec<OriginServer>> {
-    let OneOrMany(urls) = raw.value;
-    if urls.is_empty() {
+/// The servers, each with its place in the file.
+fn servers(raw: At<OneOrMany<raw::OriginServer>>, report: &mut Report) -> Option<Vec<(OriginServer, Place)>> {
+    let OneOrMany(all) = raw.value;
+    if all.is_empty() {
         report.fault(&raw.place, "must hold at least one");
         return None;
     }
-    let mut servers = Vec::new();
+    let mut servers: Vec<(OriginServer, Place)> = Vec::new();
     let mut all_good = true;
-    for At { value, place } in urls {
-        match server(&value) {
-            Ok(server) if servers.contains(&server) => report.fault(&place, "stands there twice"),
-            Ok(server) => servers.push(server),
-            Err(complaint) => {
-                report.fault(&place, complaint);
-                all_good = false;
+    for At { value, place } in all {
+        match server(value, place, report) {
+            Some((server, place)) if servers.iter().any(|(other, _)| other.address == server.address) => {
+                report.fault(&place, "stands there twice");
             }
+            Some(server) => servers.push(server),
+            None => all_good = false,
         }
     }
     all_good.then_some(servers)
 }
 
-/// `http://host[:port]` or `https://host[:port]`. Complaints don't quote the URL, which may hold a password.
-fn server(url: &str) -> Result<OriginServer, &'static str> {
-    const FORM: &str = "must be http://host:port or https://host:port";
+fn server(raw: raw::OriginServer, place: Place, report: &mut Report) -> Option<(OriginServer, Place)> {
+    let (url, weight) = match raw {
+        raw::OriginServer::Url(url) => (Some(At { value: url, place }), Some(1)),
+        raw::OriginServer::Weighted(raw) => {
+            let url = raw.url.required("url", &place, report);
+            let within = |weight: &u32| (1..=1000).contains(weight);
+            (url, raw.weight.or_if(1, within, "must be from 1 to 1000", report))
+        }
+    };
+    let At { value: url, place } = url?;
+    match address(&url) {
+        Ok(address) => Some((OriginServer { address, weight: weight? }, place)),
+        Err(complaint) => {
+            report.fault(&place, complaint);
+            None
+        }
+    }
+}
+
+/// `http://host[:port]`, `https://host[:port]` or `unix:/path`. Complaints don't quote the URL, which may hold a
+/// password.
+fn address(url: &str) -> Result<ServerAddress, &'static str> {
+    const FORM: &str = "must be http://host:port, https://host:port or unix:/path";
+    if let Some(path) = url.strip_prefix("unix:") {
+        return socket(path.strip_prefix("//").unwrap_or(path));
+    }
     let (tls, authority) = match url.split_once("://") {
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
@@ -117,7 +169,83 @@ fn server(url: &str) -> Result<OriginServer, &'static str> {
         return Err("must end with the port: the path of a request reaches the origin unchanged");
     }
     let (host, port) = host_and_port(authority, if tls { 443 } else { 80 }).ok_or(FORM)?;
-    Ok(OriginServer { tls, host: host.to_ascii_lowercase(), port })
+    Ok(ServerAddress::Tcp { tls, host: host.to_ascii_lowercase(), port })
+}
+
+/// The longest path that a socket may have (`sun_path`, with its end).
+const MAX_SOCKET: usize = 107;
+
+fn socket(path: &str) -> Result<ServerAddress, &'static str> {
+    match path.starts_with('/') && path.len() > 1 && path.len() <= MAX_SOCKET && !path.contains('\0') {
+        true => Ok(ServerAddress::Unix(path.into())),
+        false => Err("must be unix: and the whole path of a socket, at most 107 bytes"),
+    }
+}
+
+fn balance(raw: raw::Balance, table: &Place, report: &mut Report) -> Option<Balance> {
+    Some(match raw {
+        raw::Balance::RoundRobin => Balance::RoundRobin,
+        raw::Balance::LeastConnections => Balance::LeastConnections,
+        raw::Balance::Hash(raw) => {
+            let place = table.child("balance", table.offset);
+            Balance::Hash(raw.hash.required("hash", &place, report)?.value)
+        }
+    })
+}
+
+fn sticky(raw: Field<raw::Sticky>, around: &Surroundings<'_>, report: &mut Report) -> Option<Option<Sticky>> {
+    let Some(At { value: raw, place }) = raw.optional()? else { return Some(None) };
+    let token = |text: &String| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        text.len() <= 64 && text.bytes().all(plain)
+    };
+    let mut word = |field: Field<String>| match field.optional() {
+        Some(Some(At { value, .. })) if token(&value) => Some(Some(value)),
+        Some(Some(At { place, .. })) => {
+            report.fault(&place, "must be a name of letters, digits and a few signs, at most 64 of them");
+            None
+        }
+        Some(None) => Some(None),
+        None => None,
+    };
+    let (query, cookie) = (word(raw.query), word(raw.cookie));
+    let secret = match raw.secret.optional() {
+        Some(Some(At { value, place })) => {
+            secret::text(value, &place, around, report).map(|text| Some(Secret::new(text)))
+        }
+        Some(None) => Some(None),
+        None => None,
+    };
+    let (query, cookie) = (query?, cookie?);
+    if query.is_none() && cookie.is_none() {
+        report.fault(&place, "must have query, cookie or both");
+        return None;
+    }
+    Some(Some(Sticky { query, cookie, secret: secret? }))
+}
+
+/// The longest queue: each place in it is memory, and a client that waits.
+const MAX_QUEUE: u32 = 10_000;
+
+type Limits = (Option<NonZeroU32>, usize, Duration);
+
+fn limits(
+    max: Field<u32>,
+    queue: Field<u32>,
+    timeout: Field<Duration>,
+    report: &mut Report,
+) -> Option<Limits> {
+    let queued = match (&queue, &timeout) {
+        (Field::Given(At { place, .. }), _) | (_, Field::Given(At { place, .. })) => Some(place.clone()),
+        _ => None,
+    };
+    let max = max.or(0).map(NonZeroU32::new);
+    let queue = queue.or_if(100, |queue| *queue <= MAX_QUEUE, "must be at most 10000", report);
+    let timeout = positive(timeout, Duration::from_secs(5), report);
+    if let (Some(None), Some(place)) = (max, queued) {
+        report.warn(&place, "has no effect without max_connections: nobody waits");
+    }
+    Some((max?, usize::try_from(queue?).ok()?, timeout?))
 }
 
 fn health(raw: Field<raw::Health>, report: &mut Report) -> Option<Option<Health>> {
@@ -142,7 +270,8 @@ mod tests {
     #[test]
     fn servers_are_a_scheme_a_host_and_a_port() {
         let good = |url, tls, host: &str, port| {
-            assert_eq!(server(url), Ok(OriginServer { tls, host: host.to_owned(), port }), "{url}");
+            let wanted = ServerAddress::Tcp { tls, host: host.to_owned(), port };
+            assert_eq!(address(url), Ok(wanted), "{url}");
         };
         good("http://127.0.0.1:5000", false, "127.0.0.1", 5000);
         good("http://App.internal:5000/", false, "app.internal", 5000);
@@ -153,6 +282,8 @@ mod tests {
             "",
             "app:5000",
             "http://",
+            "https://",
+            "https://:443",
             "http://:80",
             "ftp://a",
             "http://a:",
@@ -165,8 +296,23 @@ mod tests {
             "http://a b:1",
             "HTTP://a:1",
             "http://a:1//",
+            "unix:",
+            "unix:/",
+            "unix:app.sock",
+            "unix://app.sock",
         ] {
-            assert!(server(bad).is_err(), "{bad:?}");
+            assert!(address(bad).is_err(), "{bad:?}");
+        }
+        for url in ["unix:/run/app.sock", "unix:///run/app.sock"] {
+            assert_eq!(address(url), Ok(ServerAddress::Unix("/run/app.sock".into())), "{url}");
+        }
+        assert!(address(&format!("unix:/{}", "x".repeat(107))).is_err());
+    }
+
+    #[test]
+    fn an_address_reads_as_it_is_written() {
+        for url in ["http://a:1", "https://a:443", "http://[::1]:5000", "unix:/run/app.sock"] {
+            assert_eq!(address(url).expect("is good").to_string(), url);
         }
     }
 }

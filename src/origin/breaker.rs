@@ -1,0 +1,129 @@
+//! Whether a server is asked after it has failed, or has said that it wants to be left alone.
+//!
+//! Decides by what it is told: it asks nobody and reads no clock. A server that fails a few times in a row is left
+//! alone for a moment, longer each time, then one request tries it again (half-open). A server that answers 503 with
+//! a `Retry-After` (RFC 9110, 10.2.3) rests for that long: whoever has another one to ask asks the other.
+
+use crate::telemetry::labels::OriginOutcome;
+use http::{header, HeaderMap, StatusCode};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Failures in a row after which a server is left alone.
+const FAILURES: u32 = 3;
+/// How long it is left alone at first; doubled with each failed trial.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest it is left alone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest that a server may rest by its own word.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// What is known of one server's failures.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    failures: u32,
+    pause: Duration,
+    left_alone_until: Option<Instant>,
+    rests_until: Option<Instant>,
+    /// When a failure was counted last.
+    counted: Option<Instant>,
+    last: OriginOutcome,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            failures: 0,
+            pause: FIRST_PAUSE,
+            left_alone_until: None,
+            rests_until: None,
+            counted: None,
+            last: OriginOutcome::Ok,
+        }
+    }
+}
+
+impl Breaker {
+    /// Whether the server may be asked at `now`.
+    ///
+    /// # Errors
+    /// How it failed last, where it is left alone.
+    pub(super) fn may(&self, now: Instant) -> Result<(), OriginOutcome> {
+        match self.left_alone_until {
+            Some(until) if now < until => Err(self.last),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, and it is asked. One who comes after the pause has the trial to himself: the next one waits another
+    /// pause for its result.
+    ///
+    /// # Errors
+    /// How it failed last, where it is left alone.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), OriginOutcome> {
+        self.may(now)?;
+        if self.left_alone_until.is_some() {
+            self.left_alone_until = Some(now + self.pause);
+        }
+        Ok(())
+    }
+
+    /// Whether the server has asked to be left alone for now.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
+    /// The server rests for `time` from `now` on. Whether it did not before.
+    pub(super) fn rest(&mut self, time: Duration, now: Instant) -> bool {
+        let begins = !self.rests(now);
+        self.rests_until = Some(now + time.min(LONGEST_REST));
+        begins
+    }
+
+    /// What became of a request that was sent at `began`. Whether the server is left alone from now on, and was not
+    /// before.
+    pub(super) fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) -> bool {
+        match outcome {
+            // An answer is an answer, whatever it says: the application's own errors are not the server's absence.
+            OriginOutcome::Ok | OriginOutcome::ServerError => {
+                self.failures = 0;
+                self.pause = FIRST_PAUSE;
+                self.left_alone_until = None;
+                false
+            }
+            OriginOutcome::BreakerOpen | OriginOutcome::QueueFull | OriginOutcome::QueueTimeout => false,
+            // Failures at the same time are one: many who wait for one slow answer say no more than one does.
+            _ if self.counted.is_some_and(|counted| began < counted) => false,
+            OriginOutcome::ConnectFailed | OriginOutcome::Timeout | OriginOutcome::Broken => {
+                self.counted = Some(now);
+                self.failures = self.failures.saturating_add(1);
+                self.last = outcome;
+                if self.failures < FAILURES {
+                    return false;
+                }
+                let begins = self.left_alone_until.is_none();
+                if !begins {
+                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                }
+                self.left_alone_until = Some(now + self.pause);
+                begins
+            }
+        }
+    }
+}
+
+/// For how long an answer asks that its server be left alone. A 429 does not: it is meant for one client.
+pub(super) fn rest_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if status != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let time = match value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+        true => Duration::from_secs(value.parse().unwrap_or(u64::MAX)),
+        false => httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?,
+    };
+    Some(time.min(LONGEST_REST)).filter(|time| !time.is_zero())
+}
+
+#[cfg(test)]
+#[path = "breaker_tests.rs"]
+mod tests;

@@ -1,0 +1,72 @@
+//! A server that fails, and one that wants to rest.
+
+use super::*;
+
+#[test]
+fn a_server_that_fails_is_left_alone_then_tried_once() {
+    let (mut server, start) = (Breaker::default(), Instant::now());
+    for n in 1..=FAILURES {
+        assert!(server.take(start).is_ok());
+        assert_eq!(server.note(OriginOutcome::Timeout, start, start), n == FAILURES);
+    }
+    assert_eq!(server.take(start), Err(OriginOutcome::Timeout));
+    let later = start + FIRST_PAUSE;
+    assert!(server.may(later).is_ok());
+    assert!(server.take(later).is_ok());
+    assert!(server.take(later).is_err());
+    assert!(!server.note(OriginOutcome::ConnectFailed, later, later), "it was left alone already");
+    assert_eq!(server.take(later + FIRST_PAUSE), Err(OriginOutcome::ConnectFailed));
+    assert!(server.take(later + FIRST_PAUSE * 2).is_ok());
+    server.note(OriginOutcome::Ok, later, later);
+    assert!(server.take(later).is_ok());
+    assert!(server.take(later).is_ok());
+}
+
+#[test]
+fn failures_at_the_same_time_are_one() {
+    let (mut server, start) = (Breaker::default(), Instant::now());
+    let end = start + Duration::from_secs(1);
+    for _ in 0..100 {
+        server.note(OriginOutcome::Timeout, start, end);
+    }
+    assert!(server.take(end).is_ok());
+}
+
+#[test]
+fn an_error_of_the_application_is_an_answer() {
+    let (mut server, start) = (Breaker::default(), Instant::now());
+    for _ in 0..100 {
+        server.note(OriginOutcome::ServerError, start, start);
+    }
+    assert!(server.take(start).is_ok());
+}
+
+#[test]
+fn a_server_rests_by_its_own_word_and_may_be_asked_all_the_same() {
+    let (mut server, start) = (Breaker::default(), Instant::now());
+    assert!(server.rest(Duration::from_secs(5), start));
+    assert!(!server.rest(Duration::from_secs(5), start), "it rests already");
+    assert!(server.rests(start) && server.may(start).is_ok());
+    assert!(!server.rests(start + Duration::from_secs(5)));
+    server.rest(Duration::from_secs(100_000), start);
+    assert!(!server.rests(start + LONGEST_REST));
+}
+
+#[test]
+fn retry_after_is_seconds_or_a_date() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let rest = |status: u16, value: &str| {
+        let headers = HeaderMap::from_iter([(header::RETRY_AFTER, value.parse().unwrap())]);
+        rest_of(StatusCode::from_u16(status).unwrap(), &headers, now)
+    };
+    assert_eq!(rest(503, "7"), Some(Duration::from_secs(7)));
+    assert_eq!(rest(503, "99999999999999999999999"), Some(LONGEST_REST));
+    assert_eq!(rest(503, "Sun, 09 Sep 2001 01:46:50 GMT"), Some(Duration::from_secs(10)));
+    for (status, value) in
+        [(503, "0"), (503, ""), (503, "-1"), (503, "soon"), (503, "Sun, 09 Sep 2001 01:46:39 GMT")]
+    {
+        assert_eq!(rest(status, value), None, "{value:?}");
+    }
+    assert_eq!(rest(429, "7"), None);
+    assert_eq!(rest_of(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now), None);
+}

@@ -1,0 +1,293 @@
+//! Who is chosen, who waits, what goes on over a reload.
+
+use super::*;
+use crate::{
+    config::{Balance, HashBy, Origin, OriginServer, Sticky},
+    origin::session::Chooser,
+};
+use std::{num::NonZeroU32, time::Duration};
+
+fn settings(ports: &[u16]) -> Origin {
+    let servers = ports.iter().map(|port| OriginServer::at(false, "127.0.0.1", *port)).collect();
+    Origin::with_defaults("app".parse().unwrap(), servers)
+}
+
+async fn pool(settings: Origin) -> Arc<Pool> {
+    after(settings, None).await
+}
+
+async fn after(settings: Origin, before: Option<&Pool>) -> Arc<Pool> {
+    let metrics = before.map_or_else(|| Arc::new(Metrics::new().unwrap()), |before| before.metrics.clone());
+    let pool = Arc::new(Pool::new(settings, metrics, before));
+    pool.resolve().await;
+    pool
+}
+
+async fn pick(pool: &Arc<Pool>) -> Result<usize, Nobody> {
+    pool.pick(&Choice::default()).await.map(|picked| picked.server)
+}
+
+#[tokio::test]
+async fn servers_are_asked_in_turn_by_weight() {
+    let mut settings = settings(&[1, 2]);
+    settings.servers[0].weight = 2;
+    let pool = Arc::new(Pool::new(settings, Arc::new(Metrics::new().unwrap()), None));
+    assert_eq!(pick(&pool).await, Err(Nobody::Unhealthy), "no name is resolved yet");
+    pool.resolve().await;
+    let mut picked = Vec::new();
+    for _ in 0..6 {
+        picked.push(pick(&pool).await.unwrap());
+    }
+    assert_eq!(picked, [0, 1, 0, 0, 1, 0]);
+    pool.set_healthy(0, false);
+    assert_eq!((pick(&pool).await, pick(&pool).await), (Ok(1), Ok(1)));
+    pool.set_healthy(1, false);
+    assert_eq!(pick(&pool).await, Err(Nobody::Unhealthy));
+}
+
+#[tokio::test]
+async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
+    let pool = pool(settings(&[1, 2])).await;
+    let mut choice = Choice::default();
+    choice.avoid(0);
+    for _ in 0..4 {
+        assert_eq!(pool.pick(&choice).await.unwrap().server, 1);
+    }
+    choice.avoid(1);
+    assert!(pool.pick(&choice).await.is_ok(), "there is nobody else");
+    let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, "30".parse().unwrap())]);
+    pool.heed(1, StatusCode::SERVICE_UNAVAILABLE, &headers);
+    for _ in 0..4 {
+        assert_eq!(pick(&pool).await, Ok(0));
+    }
+    pool.set_healthy(0, false);
+    assert_eq!(pick(&pool).await, Ok(1), "there is nobody else");
+}
+
+#[tokio::test]
+async fn failures_leave_a_server_alone() {
+    let pool = pool(settings(&[1])).await;
+    for _ in 0..3 {
+        pool.report(0, OriginOutcome::ConnectFailed, Instant::now());
+    }
+    assert_eq!(pick(&pool).await, Err(Nobody::LeftAlone(OriginOutcome::ConnectFailed)));
+}
+
+#[tokio::test]
+async fn the_least_busy_is_asked() {
+    let pool = pool(Origin { balance: Balance::LeastConnections, ..settings(&[1, 2, 3]) }).await;
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(pool.pick(&Choice::default()).await.unwrap());
+    }
+    let of = |held: &[Picked], server| held.iter().filter(|picked| picked.server == server).count();
+    assert_eq!([of(&held, 0), of(&held, 1), of(&held, 2)], [2, 2, 2]);
+    held.retain(|picked| picked.server != 1);
+    for _ in 0..2 {
+        held.push(pool.pick(&Choice::default()).await.unwrap());
+    }
+    assert_eq!(of(&held, 1), 2);
+}
+
+#[tokio::test]
+async fn a_key_stays_with_its_server() {
+    let pool = pool(Origin { balance: Balance::Hash(HashBy::Client), ..settings(&[1, 2, 3, 4]) }).await;
+    let of = async |client: &str| {
+        let client = Some(client.parse().unwrap());
+        let choice = pool.choice(&Chooser { client, ..Chooser::default() });
+        pool.pick(&choice).await.unwrap().server
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..40 {
+        let client = format!("10.0.0.{n}");
+        let first = of(&client).await;
+        seen.insert(first);
+        assert_eq!((of(&client).await, of(&format!("::ffff:{client}")).await), (first, first));
+    }
+    assert_eq!(seen.len(), 4);
+    assert_eq!(of("2001:db8::1").await, of("2001:db8::ffff:2").await, "a network is one client");
+}
+
+fn limited(ports: &[u16], most: u32, queue: usize, time: Duration) -> Origin {
+    Origin { max_connections: NonZeroU32::new(most), queue, queue_timeout: time, ..settings(ports) }
+}
+
+/// Until so many wait.
+async fn waiting(pool: &Arc<Pool>, n: i64) {
+    while pool.state.metrics.queued.get() != n {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_place_waits_his_turn() {
+    let pool = pool(limited(&[1, 2], 1, 3, Duration::from_secs(60))).await;
+    let held = (pool.pick(&Choice::default()).await.unwrap(), pool.pick(&Choice::default()).await.unwrap());
+    assert_ne!(held.0.server, held.1.server);
+    let (told, mut order) = tokio::sync::mpsc::channel(8);
+    let mut waiters = Vec::new();
+    for n in 0..3 {
+        let (pool, told) = (pool.clone(), told.clone());
+        let queue = pool.clone();
+        waiters.push(tokio::spawn(async move {
+            let picked = pool.pick(&Choice::default()).await.unwrap();
+            told.send((n, picked)).await.unwrap();
+        }));
+        waiting(&queue, n + 1).await;
+    }
+    assert_eq!(pick(&pool).await, Err(Nobody::QueueFull));
+    let freed = held.0.server;
+    drop(held.0);
+    let (first, picked) = order.recv().await.unwrap();
+    assert_eq!((first, picked.server), (0, freed));
+    drop(picked);
+    let (second, picked) = order.recv().await.unwrap();
+    assert_eq!(second, 1);
+    // Who has left doesn't get the next place.
+    waiters.pop().unwrap().abort();
+    waiting(&pool, 0).await;
+    drop(picked);
+    assert_eq!(pick(&pool).await, Ok(freed));
+    drop(held.1);
+    assert_eq!(pool.state.metrics.under_way.get(), 0);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever() {
+    let pool = pool(limited(&[1], 1, 10, Duration::from_millis(20))).await;
+    let held = pool.pick(&Choice::default()).await.unwrap();
+    assert_eq!(pick(&pool).await, Err(Nobody::QueueTimeout));
+    assert_eq!(pool.state.metrics.queued.get(), 0);
+    drop(held);
+    assert_eq!(pick(&pool).await, Ok(0));
+}
+
+#[tokio::test]
+async fn without_a_queue_nobody_waits() {
+    let pool = pool(limited(&[1], 1, 0, Duration::from_secs(60))).await;
+    let held = pool.pick(&Choice::default()).await.unwrap();
+    assert_eq!(pick(&pool).await, Err(Nobody::QueueFull));
+    drop(held);
+    assert_eq!(pick(&pool).await, Ok(0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_server_that_fails_is_told() {
+    let pool = pool(limited(&[1], 1, 10, Duration::from_secs(60))).await;
+    let held = pool.pick(&Choice::default()).await.unwrap();
+    let asking = tokio::spawn({
+        let pool = pool.clone();
+        async move { pick(&pool).await }
+    });
+    waiting(&pool, 1).await;
+    pool.set_healthy(0, false);
+    assert_eq!(asking.await.unwrap(), Err(Nobody::Unhealthy));
+    drop(held);
+}
+
+fn sticky(ports: &[u16]) -> Origin {
+    let sticky = Sticky { query: Some("sid".into()), cookie: Some("app".into()), secret: None };
+    Origin { sticky: Some(sticky), ..settings(ports) }
+}
+
+#[tokio::test]
+async fn a_session_stays_by_its_cookie_or_its_name() {
+    let pool = pool(sticky(&[1, 2, 3])).await;
+    let picked = pool.pick(&Choice::default()).await.unwrap();
+    let cookie = pool.cookie(picked.endpoint, None, &HeaderMap::new(), "/", false).unwrap();
+    let token = cookie.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned();
+    assert!(pool.cookie(picked.endpoint, Some(&token), &HeaderMap::new(), "/", false).is_none());
+    pool.state.remember("abc", picked.endpoint.unwrap(), Instant::now());
+    let by_cookie = Chooser { cookie: Some(&token), ..Chooser::default() };
+    let by_name = Chooser { query: Some("EIO=4&sid=abc"), ..Chooser::default() };
+    for who in [by_cookie, by_name] {
+        let choice = pool.choice(&who);
+        for _ in 0..5 {
+            assert_eq!(pool.pick(&choice).await.unwrap().server, picked.server);
+        }
+    }
+    // Nobody else's cookie, no session that isn't known.
+    for who in [
+        Chooser { cookie: Some("AAAAAAAAAAAAAAAA"), ..Chooser::default() },
+        Chooser { query: Some("sid=x"), ..Chooser::default() },
+    ] {
+        let choice = pool.choice(&who);
+        let mut all = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            all.insert(pool.pick(&choice).await.unwrap().server);
+        }
+        assert_eq!(all.len(), 3);
+    }
+    // Where the server is gone, others are asked.
+    pool.set_healthy(picked.server, false);
+    assert_ne!(pool.pick(&pool.choice(&by_cookie)).await.unwrap().server, picked.server);
+}
+
+#[tokio::test]
+async fn a_session_waits_for_its_own_server_and_holds_up_nobody() {
+    let limits = limited(&[1, 2], 1, 10, Duration::from_secs(60));
+    let pool = pool(Origin { sticky: sticky(&[]).sticky, ..limits }).await;
+    let held = pool.pick(&Choice::default()).await.unwrap();
+    pool.state.remember("abc", held.endpoint.unwrap(), Instant::now());
+    let asking = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let choice = pool.choice(&Chooser { query: Some("sid=abc"), ..Chooser::default() });
+            pool.pick(&choice).await.unwrap().server
+        }
+    });
+    waiting(&pool, 1).await;
+    let other = pick(&pool).await.unwrap();
+    assert_ne!(other, held.server);
+    assert_eq!(pool.state.metrics.queued.get(), 1, "its server has no place yet");
+    let own = held.server;
+    drop(held);
+    assert_eq!(asking.await.unwrap(), own);
+}
+
+#[tokio::test]
+async fn what_is_known_goes_on_after_a_reload() {
+    let first =
+        pool(Origin { health: Some(check()), ..limited(&[1, 2], 1, 10, Duration::from_secs(60)) }).await;
+    first.set_healthy(1, false);
+    for _ in 0..3 {
+        first.report(0, OriginOutcome::Timeout, Instant::now());
+    }
+    while first.may_retry() {}
+    first.state.remember("abc", 7, Instant::now());
+    let next = Origin { health: Some(check()), retries: 5, ..settings(&[3, 2, 1]) };
+    let second = after(next, Some(&first)).await;
+    assert!(!first.is_newest() && second.is_newest());
+    // Of the three only the new one may be asked.
+    for _ in 0..3 {
+        assert_eq!(pick(&second).await, Ok(0));
+    }
+    assert!(!second.may_retry(), "the budget is as it was, but for what was earned");
+    assert_eq!(second.state.recall("abc", Instant::now()), Some(7));
+    // Without checks nobody would find out that it is well again.
+    let third = after(settings(&[2]), Some(&second)).await;
+    assert_eq!(pick(&third).await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_reload_that_makes_room_lets_in_who_comes_and_who_waits() {
+    let first = pool(limited(&[1], 1, 10, Duration::from_secs(60))).await;
+    let held = first.pick(&Choice::default()).await.unwrap();
+    let asking = tokio::spawn({
+        let first = first.clone();
+        async move { pick(&first).await }
+    });
+    waiting(&first, 1).await;
+    let second = after(settings(&[1]), Some(&first)).await;
+    assert_eq!(pick(&second).await, Ok(0));
+    drop(held);
+    assert_eq!(asking.await.unwrap(), Ok(0));
+}
+
+fn check() -> crate::config::Health {
+    crate::config::Health {
+        path: "/".into(),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+    }
+}

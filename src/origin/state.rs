@@ -1,0 +1,215 @@
+//! What is known of an origin and its servers beyond one configuration: health, failures, requests under way, the
+//! budget for retries, who waits, which session is where.
+//!
+//! A reload makes new pools. A pool takes over what the one before it knew: all of it where the origin has the same
+//! name, each server's where the server has the same address. Nothing is lost and nothing is counted twice, for both
+//! pools hold the same values.
+
+use super::{breaker::Breaker, line::Line, waiter::Waiter};
+use crate::telemetry::metrics::{Metrics, OriginMetrics};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use std::{
+    net::SocketAddr,
+    sync::{
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, OnceLock,
+    },
+    time::{Duration, Instant},
+};
+
+/// Each request earns this much of a retry: at most one request in five is a retry for long.
+const EARN: f64 = 0.2;
+/// Retries that can be saved up.
+pub(super) const SAVED: f64 = 10.0;
+/// Sessions whose server is remembered; beyond that those that were used least go.
+const SESSIONS: usize = 100_000;
+/// How long a session is remembered after it was last used. Socket.IO asks again within its ping's interval.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// What the pools of one origin have in common.
+#[derive(Debug)]
+pub(super) struct OriginState {
+    budget: Mutex<f64>,
+    /// Who waits for a place.
+    pub(super) line: Line<Waiter>,
+    /// By the session's name: its server's number ([`super::balance::key`] of its endpoint), and until when.
+    sessions: OnceLock<Cache<Box<str>, (u64, Instant)>>,
+    /// The newest pool's number.
+    newest: AtomicU64,
+    /// What is counted.
+    pub(super) metrics: OriginMetrics,
+}
+
+impl OriginState {
+    pub(super) fn new(name: &str, metrics: &Metrics) -> Self {
+        Self {
+            budget: Mutex::new(SAVED),
+            line: Line::default(),
+            sessions: OnceLock::new(),
+            newest: AtomicU64::new(0),
+            metrics: metrics.origin_gauges(name),
+        }
+    }
+
+    /// The number of a pool that takes over from those before.
+    pub(super) fn succeed(&self) -> u64 {
+        self.newest.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Whether a pool of this number has not been followed by another one.
+    pub(super) fn is_newest(&self, number: u64) -> bool {
+        self.newest.load(Ordering::SeqCst) == number
+    }
+
+    pub(super) fn earn(&self) {
+        let mut budget = self.budget.lock();
+        *budget = (*budget + EARN).min(SAVED);
+    }
+
+    /// Whether one more retry is within the budget; if so, it is spent.
+    pub(super) fn may_retry(&self) -> bool {
+        let mut budget = self.budget.lock();
+        let affordable = *budget >= 1.0;
+        if affordable {
+            *budget -= 1.0;
+        }
+        affordable
+    }
+
+    /// The session is at this endpoint.
+    pub(super) fn remember(&self, session: &str, endpoint: u64, now: Instant) {
+        let sessions = self.sessions.get_or_init(|| Cache::new(SESSIONS));
+        sessions.insert(session.into(), (endpoint, now + REMEMBERED));
+    }
+
+    /// Where the session is; from now on it is remembered as long as at first.
+    pub(super) fn recall(&self, session: &str, now: Instant) -> Option<u64> {
+        let sessions = self.sessions.get()?;
+        let (endpoint, until) = sessions.get(session)?;
+        if until <= now {
+            sessions.remove(session);
+            return None;
+        }
+        // Written again only now and then: a look is cheaper.
+        if until < now + REMEMBERED / 2 {
+            self.remember(session, endpoint, now);
+        }
+        Some(endpoint)
+    }
+}
+
+/// What is known of one server.
+#[derive(Debug)]
+pub(super) struct ServerState {
+    /// Its addresses, as they resolved last; none for a socket.
+    pub(super) addresses: ArcSwap<Vec<SocketAddr>>,
+    healthy: AtomicBool,
+    active: AtomicU32,
+    pub(super) breaker: Mutex<Breaker>,
+}
+
+impl Default for ServerState {
+    fn default() -> Self {
+        Self {
+            addresses: ArcSwap::default(),
+            healthy: AtomicBool::new(true),
+            active: AtomicU32::new(0),
+            breaker: Mutex::default(),
+        }
+    }
+}
+
+impl ServerState {
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// What a check found; whether that is a change.
+    pub(super) fn set_healthy(&self, healthy: bool) -> bool {
+        self.healthy.swap(healthy, Ordering::Relaxed) != healthy
+    }
+
+    /// Requests under way.
+    pub(super) fn active(&self) -> u32 {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// One more request under way; `None` where there are `most` already.
+    pub(super) fn enter(self: &Arc<Self>, origin: &Arc<OriginState>, most: u32) -> Option<UnderWay> {
+        let one_more = |active: u32| (active < most).then(|| active.saturating_add(1));
+        self.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        origin.metrics.under_way.inc();
+        Some(UnderWay { server: self.clone(), origin: origin.clone() })
+    }
+}
+
+/// A request under way to a server, a WebSocket while it is open. Dropping it makes room for who waits.
+#[derive(Debug)]
+#[must_use = "the request counts as over once this is dropped"]
+pub struct UnderWay {
+    server: Arc<ServerState>,
+    origin: Arc<OriginState>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.server.active.fetch_sub(1, Ordering::SeqCst);
+        self.origin.metrics.under_way.dec();
+        self.origin.line.serve();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> Arc<OriginState> {
+        Arc::new(OriginState::new("app", &Metrics::new().unwrap()))
+    }
+
+    #[test]
+    fn retries_have_a_budget() {
+        let state = state();
+        assert_eq!((0..100).filter(|_| state.may_retry()).count(), SAVED as usize);
+        (0..5).for_each(|_| state.earn());
+        assert!(state.may_retry());
+        assert!(!state.may_retry());
+    }
+
+    #[test]
+    fn a_session_is_remembered_while_it_is_used() {
+        let (state, start) = (state(), Instant::now());
+        state.remember("a", 7, start);
+        assert_eq!(state.recall("b", start), None);
+        let mut now = start;
+        for _ in 0..5 {
+            now += REMEMBERED - Duration::from_secs(1);
+            assert_eq!(state.recall("a", now), Some(7));
+        }
+        assert_eq!(state.recall("a", now + REMEMBERED), None);
+    }
+
+    #[test]
+    fn sessions_are_bounded() {
+        let (state, now) = (state(), Instant::now());
+        for n in 0..SESSIONS + 50_000 {
+            state.remember(&n.to_string(), 1, now);
+        }
+        assert!(state.sessions.get().unwrap().len() <= SESSIONS);
+    }
+
+    #[test]
+    fn no_more_are_under_way_than_may_be() {
+        let (state, server) = (state(), Arc::new(ServerState::default()));
+        let first = server.enter(&state, 2).unwrap();
+        let second = server.enter(&state, 2).unwrap();
+        assert!(server.enter(&state, 2).is_none());
+        assert_eq!((server.active(), state.metrics.under_way.get()), (2, 2));
+        drop(first);
+        assert!(server.enter(&state, 2).is_some());
+        drop(second);
+        assert_eq!((server.active(), state.metrics.under_way.get()), (0, 0));
+    }
+}
