@@ -1,10 +1,14 @@
-//! Another configuration while the gateway runs: what changes, what goes on, and what a bad file does.
+//! Another configuration while the gateway runs: what changes, what goes on, and what a bad file does. Its end.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
 
 mod support;
 
 use std::time::Duration;
 use support::{until, Answer, Gateway, TestOrigin, Transfer, SOON};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const KEPT: &str = r#"cache = { namespace = "kpi", ttl = "60s" }"#;
 
@@ -105,4 +109,55 @@ async fn load_nobody_notices_twenty_reloads() {
     stop.cancel();
     let answers: u32 = askers.join_all().await.into_iter().sum();
     assert!(answers > 100, "{answers}");
+}
+
+/// SIGTERM while clients ask on kept connections: each request that was sent is answered, the last answer on a
+/// connection says that it is the last, and the process ends soon after.
+#[tokio::test]
+async fn load_a_shutdown_leaves_no_request_unanswered() {
+    let origin = TestOrigin::start().await;
+    let mut gateway = Gateway::with(&origin).route("/kept", KEPT).route("/passed", "").start().await;
+    let mut askers = tokio::task::JoinSet::new();
+    let (told, mut tells) = tokio::sync::mpsc::channel(64);
+    for n in 0..16 {
+        let (address, told) = (gateway.address(), told.clone());
+        let path = if n % 4 == 0 { "/passed" } else { "/kept" };
+        askers.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            for answers in 1_u32.. {
+                let head = format!("GET {path} HTTP/1.1\r\nHost: dash.example\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let head = answer(&mut stream).await;
+                assert!(head.starts_with("http/1.1 200"), "{head}");
+                if head.contains("connection: close") {
+                    return answers;
+                }
+                if answers == 20 {
+                    told.send(()).await.unwrap();
+                }
+            }
+            0
+        });
+    }
+    for _ in 0..16 {
+        tokio::time::timeout(SOON, tells.recv()).await.unwrap().unwrap();
+    }
+    gateway.sigterm();
+    let answers: u32 = tokio::time::timeout(SOON, askers.join_all()).await.unwrap().into_iter().sum();
+    assert!(answers > 16 * 20, "{answers}");
+    // Long before the time for it is over.
+    assert!(gateway.wait(SOON).await.success());
+}
+
+/// The head of an answer in small letters, its body read and dropped.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    let mut body = vec![0; length.unwrap().parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    head
 }
