@@ -1,6 +1,6 @@
 //! Every way that a server is spoken to: sockets, HTTP/2, TLS with the gateway's own certificate.
 
-use super::support::certificates::Authority;
+use super::support::tls::Authority;
 use super::{echoes, socket, support::*};
 use http::Version;
 
@@ -65,25 +65,22 @@ async fn a_socket_of_this_machine() {
 #[tokio::test]
 async fn tls_by_an_own_authority() {
     let authority = Authority::new();
-    let certificate = authority.certify(&["127.0.0.1"]);
-    let tls = Some(authority.accept(&certificate, false, false));
+    let tls = Some(authority.accept(&["127.0.0.1"], false, false));
     let origin = TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await;
-    speaks(&origin, &format!("tls = {{ ca = {:?} }}", authority.ca()), Version::HTTP_11).await;
+    speaks(&origin, &format!("tls = {{ ca = {} }}", authority.toml("ca.pem")), Version::HTTP_11).await;
 }
 
 #[tokio::test]
 async fn tls_with_a_certificate_of_the_gateways_own() {
     let authority = Authority::new();
-    let (server, own) = (authority.certify(&["app.internal"]), authority.certify(&["gateway.internal"]));
-    let tls = Some(authority.accept(&server, true, true));
+    authority.issue("own", &["gateway.internal"]);
+    let tls = Some(authority.accept(&["app.internal"], true, true));
     let origin = TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await;
-    let ca = authority.ca();
-    let lines = format!(
-        "tls = {{ ca = {ca:?}, cert = {:?}, key = {:?}, server_name = \"app.internal\" }}",
-        own.cert, own.key_file
-    );
+    let (ca, own) = (authority.toml("ca.pem"), authority.files("own"));
+    let own = own.trim_matches(['{', '}', ' ']);
+    let lines = format!("tls = {{ ca = {ca}, {own}, server_name = \"app.internal\" }}");
     speaks(&origin, &lines, Version::HTTP_11).await;
-    let without = format!("retries = 0\ntls = {{ ca = {ca:?}, server_name = \"app.internal\" }}");
+    let without = format!("retries = 0\ntls = {{ ca = {ca}, server_name = \"app.internal\" }}");
     let gateway = Gateway::with(&origin).origin(&without).route("/app/*", "").start().await;
     gateway.get("/app/y").await.problem(502);
     assert_eq!(origin.count("/app/y"), 0);
@@ -92,10 +89,9 @@ async fn tls_with_a_certificate_of_the_gateways_own() {
 #[tokio::test]
 async fn http2_by_alpn() {
     let authority = Authority::new();
-    let certificate = authority.certify(&["127.0.0.1"]);
-    let tls = Some(authority.accept(&certificate, true, false));
+    let tls = Some(authority.accept(&["127.0.0.1"], true, false));
     let origin = TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await;
-    let lines = format!("http2 = true\ntls = {{ ca = {:?} }}", authority.ca());
+    let lines = format!("http2 = true\ntls = {{ ca = {} }}", authority.toml("ca.pem"));
     speaks(&origin, &lines, Version::HTTP_2).await;
     let authority = origin.seen("/kept/0")[0].authority.clone().unwrap();
     assert_eq!(format!("https://{authority}"), origin.url());
@@ -104,10 +100,9 @@ async fn http2_by_alpn() {
 #[tokio::test]
 async fn http2_where_the_server_has_none_is_http1() {
     let authority = Authority::new();
-    let certificate = authority.certify(&["127.0.0.1"]);
-    let tls = Some(authority.accept(&certificate, false, false));
+    let tls = Some(authority.accept(&["127.0.0.1"], false, false));
     let origin = TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await;
-    let lines = format!("http2 = true\ntls = {{ ca = {:?} }}", authority.ca());
+    let lines = format!("http2 = true\ntls = {{ ca = {} }}", authority.toml("ca.pem"));
     speaks(&origin, &lines, Version::HTTP_11).await;
 }
 

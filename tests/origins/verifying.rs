@@ -1,11 +1,11 @@
 //! Servers that don't show who they are get nothing: by name and by address, on every way to them.
 
-use super::support::certificates::{Authority, Certificate};
+use super::support::tls::Authority;
 use super::{socket, support::*};
 
-/// A server with this certificate.
-async fn server(authority: &Authority, certificate: &Certificate, http2: bool) -> TestOrigin {
-    let tls = Some(authority.accept(certificate, http2, false));
+/// A server with a certificate for these hosts.
+async fn server(authority: &Authority, hosts: &[&str], http2: bool) -> TestOrigin {
+    let tls = Some(authority.accept(hosts, http2, false));
     TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await
 }
 
@@ -48,21 +48,20 @@ fn urls(origin: &TestOrigin) -> [String; 2] {
 #[tokio::test]
 async fn a_server_that_nobody_vouches_for_is_not_asked() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let certificate = authority.certify(&["localhost", "127.0.0.1"]);
-    let origin = server(&authority, &certificate, true).await;
+    let origin = server(&authority, &["localhost", "127.0.0.1"], true).await;
     for url in urls(&origin) {
         assert!(!trusts(&origin, &url, "").await, "the system does not know it");
         assert!(!trusts(&origin, &url, "http2 = true").await);
-        assert!(!trusts(&origin, &url, &format!("tls = {{ ca = {:?} }}", other.ca())).await);
-        assert!(trusts(&origin, &url, &format!("tls = {{ ca = {:?} }}", authority.ca())).await);
+        assert!(!trusts(&origin, &url, &format!("tls = {{ ca = {} }}", other.toml("ca.pem"))).await);
+        assert!(trusts(&origin, &url, &format!("tls = {{ ca = {} }}", authority.toml("ca.pem"))).await);
     }
 }
 
 #[tokio::test]
 async fn a_server_of_another_name_or_address_is_not_asked() {
     let authority = Authority::new();
-    let ca = format!("ca = {:?}", authority.ca());
-    let named = server(&authority, &authority.certify(&["localhost"]), false).await;
+    let ca = format!("ca = {}", authority.toml("ca.pem"));
+    let named = server(&authority, &["localhost"], false).await;
     let [by_address, by_name] = urls(&named);
     assert!(trusts(&named, &by_name, &format!("tls = {{ {ca} }}")).await);
     assert!(
@@ -72,7 +71,7 @@ async fn a_server_of_another_name_or_address_is_not_asked() {
     assert!(trusts(&named, &by_address, &format!("tls = {{ {ca}, server_name = \"localhost\" }}")).await);
     assert!(!trusts(&named, &by_name, &format!("tls = {{ {ca}, server_name = \"other\" }}")).await);
 
-    let addressed = server(&authority, &authority.certify(&["127.0.0.1"]), false).await;
+    let addressed = server(&authority, &["127.0.0.1"], false).await;
     let [by_address, by_name] = urls(&addressed);
     assert!(trusts(&addressed, &by_address, &format!("tls = {{ {ca} }}")).await);
     assert!(
@@ -88,13 +87,13 @@ async fn a_server_of_another_name_or_address_is_not_asked() {
 #[tokio::test]
 async fn trust_is_not_borrowed_from_another_origin() {
     let authority = Authority::new();
-    let origin = server(&authority, &authority.certify(&["127.0.0.1"]), true).await;
+    let origin = server(&authority, &["127.0.0.1"], true).await;
     for http2 in [false, true] {
         let other = |name: &str, lines: &str| {
             format!("[[origin]]\nname = \"{name}\"\nservers = {:?}\nretries = 0\nhttp2 = {http2}\n{lines}\n[[route]]\npath = \"/{name}/*\"\norigin = \"{name}\"\n[[route]]\npath = \"/kept-{name}/*\"\norigin = \"{name}\"\ncache = {{ namespace = \"{name}\", ttl = \"60s\" }}", origin.url())
         };
         let gateway = Gateway::with(&origin)
-            .raw(&other("trusts", &format!("tls = {{ ca = {:?} }}", authority.ca())))
+            .raw(&other("trusts", &format!("tls = {{ ca = {} }}", authority.toml("ca.pem"))))
             .raw(&other("doubts", ""))
             .start()
             .await;
@@ -112,10 +111,10 @@ async fn trust_is_not_borrowed_from_another_origin() {
 #[tokio::test]
 async fn trust_ends_with_a_reload() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let origin = server(&authority, &authority.certify(&["127.0.0.1"]), false).await;
+    let origin = server(&authority, &["127.0.0.1"], false).await;
     let by = |authority: &Authority| {
         Gateway::with(&origin)
-            .origin(&format!("retries = 0\ntls = {{ ca = {:?} }}", authority.ca()))
+            .origin(&format!("retries = 0\ntls = {{ ca = {} }}", authority.toml("ca.pem")))
             .route("/app/*", "")
     };
     let gateway = by(&authority).start().await;

@@ -11,7 +11,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a failure is a panic")]
 
 pub mod answer;
-pub mod certificates;
 pub mod client;
 pub mod gateway;
 pub mod metrics;

@@ -17,8 +17,9 @@ use rustls::{
     },
     crypto::aws_lc_rs::default_provider,
     pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    server::WebPkiClientVerifier,
     version::{TLS12, TLS13},
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
 };
 use std::{
     io,
@@ -31,7 +32,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::{client::TlsStream, TlsConnector};
+use tokio_rustls::{client::TlsStream, TlsAcceptor, TlsConnector};
 
 /// An authority, and a directory for what it signs.
 pub struct Authority {
@@ -85,6 +86,36 @@ impl Authority {
         (cert, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
     }
 
+    /// What a server takes who speaks TLS for these hosts, and asks its clients for a certificate of this authority
+    /// where `clients` says so.
+    pub fn accept(&self, hosts: &[&str], http2: bool, clients: bool) -> TlsAcceptor {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let (cert, key) = self.sign(CertificateParams::new(hosts).unwrap());
+        let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            false => builder.with_no_client_auth(),
+            true => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        Arc::new(roots)
+    }
+
     fn sign(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
@@ -105,10 +136,8 @@ impl Authority {
 
     /// A client that trusts it and offers HTTP/1.1.
     pub fn trusting(&self) -> TlsClient {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
         TlsClient {
-            roots: Arc::new(roots),
+            roots: self.roots(),
             identity: None,
             alpn: vec![b"http/1.1".to_vec()],
             tls12: false,
