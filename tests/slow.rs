@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
-use support::{gateway::KPI, *};
+use support::{gateway::KPI, tls::Http2, *};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -232,6 +232,64 @@ async fn a_further_request_has_its_own_time() {
     assert!(took >= PATIENCE, "{took:?}");
     was_cut(&gateway, "header_timeout", 1.0).await;
     was_cut(&gateway, "silent", 2.0).await;
+}
+
+/// On HTTP/2 only the stream with the dripping body ends; another one of its connection goes on.
+#[tokio::test]
+async fn a_stream_whose_body_drips_gets_408() {
+    let origin = TestOrigin::start().await;
+    let (mut gateway, to) = with_http2(&origin).await;
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let post = http::Request::post("http://a/app/x").body(()).unwrap();
+    let (answer, mut body) = client.send_request(post, false).unwrap();
+    let dripping = async {
+        while body.send_data("x".into(), false).is_ok() {
+            sleep(DRIP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let answered = async {
+        tokio::select! { answer = answer => answer.unwrap(), () = dripping => unreachable!() }
+    };
+    assert_eq!(tokio::time::timeout(SOON, answered).await.unwrap().status(), 408);
+    was_cut(&gateway, "body_rate", 1.0).await;
+    recorded(&gateway, &["body_rate", "408", "/app/x"]).await;
+    let get = http::Request::get("http://a/app/y").body(()).unwrap();
+    let other = client.send_request(get, true).unwrap().0;
+    assert_eq!(tokio::time::timeout(SOON, other).await.unwrap().unwrap().status(), 200);
+    drop((client, driver));
+    gateway.assert_sound().await;
+}
+
+/// A connection of HTTP/2 on which nothing comes is not within a head: neither while an answer takes its time nor
+/// between two requests.
+#[tokio::test]
+async fn a_connection_of_http2_may_be_quiet() {
+    let origin = TestOrigin::start().await;
+    origin.on("/app/slow", |_| Answer::new("text/plain", "late").gated());
+    let (mut gateway, to) = with_http2(&origin).await;
+    let h2 = Http2::over(TcpStream::connect(to).await.unwrap()).await;
+    assert_eq!(h2.get("a", "/app/x").await.status, 200);
+    patience_passes(&gateway).await;
+    origin.hold();
+    let asked = async {
+        patience_passes(&gateway).await;
+        origin.release();
+    };
+    let (reply, ()) = tokio::join!(h2.get("a", "/app/slow"), asked);
+    assert_eq!(reply.status, 200);
+    assert_eq!(h2.get("a", "/app/x").await.status, 200);
+    gateway.assert_sound().await;
+}
+
+/// The address of an impatient gateway for HTTP/2 with prior knowledge.
+async fn with_http2(origin: &TestOrigin) -> (Gateway, SocketAddr) {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+    let gateway = impatient(origin).raw(listener).start().await;
+    let to = gateway.listeners(2).await[1];
+    (gateway, to)
 }
 
 /// A proxied request and an event, each with a body that stops and one that drips.

@@ -54,6 +54,8 @@ pub struct Context {
     pub(super) detail: Option<&'static str>,
     /// Bytes of its body that went by.
     pub(super) body_seen: u64,
+    /// Its body came too slowly: as a stream of HTTP/2 it ends alone.
+    pub(super) dripped: Option<CutReason>,
     /// The server that it is proxied to.
     pub(super) upstream: Option<Upstream>,
     /// Its way to a server.
@@ -97,6 +99,7 @@ impl Context {
             result: CacheResult::Bypass,
             detail: None,
             body_seen: 0,
+            dripped: None,
             upstream: None,
             seeking: Seeking::default(),
             origin_time: None,
@@ -162,9 +165,20 @@ impl Context {
         }
     }
 
-    /// Why the connection was cut off, if it was.
+    /// Whether so much of a body in so long is less than clients may bring. Where the connection watches, it has the
+    /// first word: this is for streams, of which it sees nothing.
+    pub(super) fn drips(&self) -> bool {
+        let clients = &self.site.plan.config.server.clients;
+        let Some(upstream) = self.upstream.as_ref().filter(|_| clients.body_min_rate > 0) else {
+            return false;
+        };
+        let bytes = Duration::from_secs(self.body_seen / clients.body_min_rate);
+        upstream.asked.elapsed() > clients.body_timeout.saturating_add(bytes)
+    }
+
+    /// Why the connection, or its stream, was cut off, if it was.
     pub(super) fn was_cut(&self) -> Option<CutReason> {
-        self.signals.as_ref()?.was_cut()
+        self.dripped.or_else(|| self.signals.as_ref()?.was_cut())
     }
 
     /// The id as text.

@@ -105,6 +105,11 @@ impl ProxyHttp for Gateway {
                 Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
             }
             _ if ctx.seeking.is_late() => Err(upstream::late()),
+            _ if session.is_http2() && !end && ctx.drips() => {
+                ctx.dripped = Some(CutReason::BodyRate);
+                self.parts.metrics.connection_cut(CutReason::BodyRate);
+                Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly")
+            }
             _ => Ok(()),
         }
     }

@@ -136,9 +136,9 @@ impl Connection {
         self.stream.gave_up(reason);
     }
 
-    /// From now on it is HTTP/2.
-    pub(super) fn speaks_http2(&mut self) {
-        self.stream.speaks_http2();
+    /// From now on it is HTTP/2: its heads are within frames, and nothing that comes is a part of one for the guard.
+    pub(super) fn speaks_http2(&self) {
+        self.signals.handled.store(true, Ordering::Relaxed);
     }
 
     /// Waits until something comes, or the end, without a buffer for it.

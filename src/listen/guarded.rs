@@ -49,8 +49,6 @@ pub(super) struct Guarded {
     stream: Stream,
     guard: Guard,
     party: Party,
-    /// A client that speaks HTTP/2 can't be told anything within a head.
-    tells: bool,
     /// Whether it was told already that this connection is cut off.
     cut: bool,
     reading: Alarm,
@@ -62,12 +60,7 @@ impl Guarded {
     pub(super) fn new(stream: Stream, party: Party, rules: Rules, accepted: Instant) -> Self {
         let guard = Guard::new(rules, accepted);
         let (reading, writing) = (Alarm::default(), Alarm::default());
-        Self { stream, guard, party, tells: true, cut: false, reading, writing }
-    }
-
-    /// It speaks HTTP/2: nothing can be told it within a head.
-    pub(super) fn speaks_http2(&mut self) {
-        self.tells = false;
+        Self { stream, guard, party, cut: false, reading, writing }
     }
 
     /// Whether it is a socket without TLS.
@@ -184,11 +177,9 @@ impl Guarded {
 
     /// Nothing has been written that is still under way: the answer before this request was flushed.
     fn answer_late(&mut self, cx: &mut Context<'_>) {
-        if self.tells {
-            let answer = problem::unreadable(StatusCode::REQUEST_TIMEOUT);
-            drop(Pin::new(&mut self.stream).poll_write(cx, &answer));
-            drop(Pin::new(&mut self.stream).poll_flush(cx));
-        }
+        let answer = problem::unreadable(StatusCode::REQUEST_TIMEOUT);
+        drop(Pin::new(&mut self.stream).poll_write(cx, &answer));
+        drop(Pin::new(&mut self.stream).poll_flush(cx));
     }
 
     /// What became of writing: bytes, an error, or a wait that is watched.

@@ -273,7 +273,7 @@ impl Door {
             // Who has not come in yet stays outside.
             _ = closing.wait_for(|closing| *closing) => None,
         };
-        let Some(Begun { mut connection, peer, signals, shown, http2 }) = begun else { return };
+        let Some(Begun { connection, peer, signals, shown, http2 }) = begun else { return };
         let over = signals.clone();
         let announce =
             move || OnConnection { peer, signals: signals.clone(), listener: number, shown: shown.clone() };

@@ -92,7 +92,7 @@ impl Requests {
                 about(
                     "tidegate_connections_cut_total",
                     "connections",
-                    "Client connections cut off because the client took too long.",
+                    "Client connections, or streams of HTTP/2, cut off because the client took too long.",
                 ),
                 "reason",
             )?,
