@@ -119,11 +119,22 @@ pub(super) mod now {
     #[cfg(target_os = "linux")]
     pub(in crate::files) fn read(file: &File, into: &mut [u8], at: u64) -> io::Result<Option<usize>> {
         use rustix::io::{preadv2, Errno, ReadWriteFlags};
+        use std::os::unix::fs::FileExt;
         match preadv2(file, &mut [io::IoSliceMut::new(into)], at, ReadWriteFlags::NOWAIT) {
             Ok(read) => Ok(Some(read)),
+            // Some file systems don't know the flag. Where there is no disk, there is nothing to wait for.
+            Err(Errno::OPNOTSUPP) if is_in_memory(file) => file.read_at(into, at).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// tmpfs or ramfs.
+    #[cfg(target_os = "linux")]
+    fn is_in_memory(file: &File) -> bool {
+        const TMPFS: u32 = 0x0102_1994;
+        const RAMFS: u32 = 0x8584_58f6;
+        rustix::fs::fstatfs(file).is_ok_and(|system| [TMPFS, RAMFS].contains(&(system.f_type as u32)))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -186,6 +197,21 @@ mod tests {
             reader.recycle(piece);
         }
         read
+    }
+
+    /// Where there is a file system in memory, as on every Linux with /dev/shm.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_file_in_memory_is_always_at_hand() {
+        let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else { return };
+        let content = vec![7; 3 * PIECE];
+        file.write_all(&content).unwrap();
+        let opened = Arc::new(Opened { file, length: content.len() as u64, modified: (0, 0) });
+        assert!(is_at_hand(&opened, &(0..opened.length)).unwrap());
+        assert!(is_at_hand(&opened, &(0..opened.length + 1)).is_err());
+        let mut reader = Reader::new(opened.clone(), 0..opened.length, PIECE);
+        reader.next().await.unwrap();
+        assert_eq!(reader.cold, 0, "no other thread was asked");
     }
 
     #[tokio::test]
