@@ -9,9 +9,9 @@ use crate::{
         version::{Coherence, Versions},
     },
     certificate,
-    config::{self, Config, ConfigError, JwtKeys, Secret, ServerAddress},
+    config::{self, CacheMode, Config, ConfigError, JwtKeys, Route, Secret, ServerAddress},
     demo,
-    identity::mint,
+    identity::{mint, Bearer},
     name::Name,
     server::{
         self,
@@ -82,9 +82,9 @@ enum Command {
         /// The role
         #[arg(long)]
         role: Option<String>,
-        /// How long it is valid, in seconds
-        #[arg(long, default_value_t = 6 * 3600)]
-        ttl: u64,
+        /// How long it is valid, as "6h"; a number alone counts seconds
+        #[arg(long, default_value = "6h", value_parser = seconds_or_duration)]
+        ttl: Duration,
         /// Whose secret signs it
         #[arg(long)]
         config: Option<PathBuf>,
@@ -146,7 +146,8 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
         Command::Token { tenant, user, role, ttl, config } => {
-            token(&tenant, user.as_deref(), role.as_deref(), Duration::from_secs(ttl), config.as_deref())
+            let (user, role) = (user.as_deref(), role.as_deref());
+            token(&Bearer { tenant: &tenant, user, role, lifetime: ttl }, config.as_deref())
         }
         Command::Bump { config, namespace, tenant } => bump(&config, &namespace, &tenant),
         Command::Sign { config, route, expires, under, url } => {
@@ -201,6 +202,8 @@ fn run(path: &Path) -> Outcome {
         for address in &running.addresses {
             tracing::info!(%address, "listening");
         }
+        let (version, admin) = (env!("CARGO_PKG_VERSION"), running.admin.map(tracing::field::display));
+        tracing::info!(version, config = %path.display(), admin, "ready");
         let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
         let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
         manager::tell(Stage::Ready);
@@ -245,20 +248,14 @@ async fn until_told(running: &Running) -> Outcome {
     Ok(())
 }
 
-fn token(
-    tenant: &Name,
-    user: Option<&str>,
-    role: Option<&str>,
-    ttl: Duration,
-    config: Option<&Path>,
-) -> Outcome {
-    let (secret, algorithm) = match config {
+fn token(bearer: &Bearer<'_>, config: Option<&Path>) -> Outcome {
+    let (secret, algorithm, jwt) = match config {
         Some(path) => {
             let jwt =
                 load(path)?.jwt.ok_or_else(|| Failure(WRONG, "the configuration has no [jwt]".into()))?;
-            match (jwt.keys, jwt.algorithms.first()) {
+            match (&jwt.keys, jwt.algorithms.first()) {
                 (JwtKeys::Secrets(secrets), Some(algorithm)) if !secrets.is_empty() => {
-                    (secrets[0].clone(), *algorithm)
+                    (secrets[0].clone(), *algorithm, Some(jwt))
                 }
                 _ => return Err(Failure(WRONG, "only a shared secret can sign here, not a JWKS".into())),
             }
@@ -266,12 +263,19 @@ fn token(
         None => {
             let secret = std::env::var("JWT_SECRET")
                 .map_err(|_| Failure(WRONG, "give --config, or set JWT_SECRET".into()))?;
-            (Secret::new(secret), jsonwebtoken::Algorithm::HS256)
+            (Secret::new(secret), jsonwebtoken::Algorithm::HS256, None)
         }
     };
-    let token = mint(&secret, algorithm, tenant, user, role, ttl, SystemTime::now())
+    let token = mint(&secret, algorithm, bearer, jwt.as_ref(), SystemTime::now())
         .map_err(|error| Failure(WRONG, error.to_string()))?;
     say(&token)
+}
+
+fn seconds_or_duration(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => lifetime(text),
+    }
 }
 
 /// A second at least: links are good until a whole one.
@@ -283,6 +287,13 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 }
 
 fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
+    let of =
+        |route: &Route| matches!(&route.cache, CacheMode::Versioned(rules) if rules.namespace == *namespace);
+    if !load(path)?.routes.iter().any(of) {
+        // The application may have versions of its own: it is bumped all the same.
+        let text = format!("warning: no route of {} has the namespace {namespace}", path.display());
+        writeln!(io::stderr(), "{text}").unwrap_or_default();
+    }
     let without = "each gateway keeps versions of its own: send it a signed event instead";
     with_store(path, without, async |redis, versions, _| {
         let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
@@ -373,10 +384,13 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
         let token = mint(
             &jwt_secret,
             jsonwebtoken::Algorithm::HS256,
-            &"acme".parse().map_err(|_| Failure(WRONG, "acme is no name".into()))?,
-            Some("alice"),
-            Some("admin"),
-            Duration::from_secs(6 * 3600),
+            &Bearer {
+                tenant: &"acme".parse().map_err(|_| Failure(WRONG, "acme is no name".into()))?,
+                user: Some("alice"),
+                role: Some("admin"),
+                lifetime: Duration::from_secs(6 * 3600),
+            },
+            None,
             SystemTime::now(),
         )
         .map_err(|error| Failure(WRONG, error.to_string()))?;

@@ -1,33 +1,56 @@
-//! Making tokens for tests, demos and the command line: `HS…` only, with the default names of the claims.
+//! Making tokens for tests, demos and the command line: `HS…` only.
 
 use super::{unix_seconds, IdentityError};
-use crate::{config::Secret, name::Tenant};
+use crate::{
+    config::{Jwt, Secret},
+    name::Tenant,
+};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
-use serde::Serialize;
+use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime};
 
-#[derive(Serialize)]
-struct Claims<'a> {
-    tenant: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sub: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'a str>,
-    iat: u64,
-    exp: u64,
+/// Who is to bear a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bearer<'a> {
+    /// The tenant.
+    pub tenant: &'a Tenant,
+    /// The user.
+    pub user: Option<&'a str>,
+    /// The role.
+    pub role: Option<&'a str>,
+    /// How long it is valid, in whole seconds.
+    pub lifetime: Duration,
 }
 
-/// A token that is valid from `now` for `ttl` (whole seconds), with the claims `tenant`, `sub`, `role`, `iat`, `exp`.
+impl Bearer<'_> {
+    /// What a token says that is good for `jwt` from `now` on: under its names of claims, for the first of its
+    /// audiences and from the first of its issuers. Without one, under the default names.
+    fn claims(&self, jwt: Option<&Jwt>, now: SystemTime) -> Map<String, Value> {
+        let issued = unix_seconds(now);
+        let named = |name: fn(&Jwt) -> &str, default| jwt.map_or(default, name).to_owned();
+        let tenant = Some(self.tenant.as_str().into());
+        let claims: [(String, Option<Value>); 7] = [
+            (named(|jwt| &jwt.tenant_claim, "tenant"), tenant),
+            (named(|jwt| &jwt.user_claim, "sub"), self.user.map(Value::from)),
+            (named(|jwt| &jwt.role_claim, "role"), self.role.map(Value::from)),
+            ("aud".to_owned(), jwt.and_then(|jwt| jwt.audience.first()).cloned().map(Value::from)),
+            ("iss".to_owned(), jwt.and_then(|jwt| jwt.issuer.first()).cloned().map(Value::from)),
+            ("iat".to_owned(), Some(issued.into())),
+            ("exp".to_owned(), Some(issued.saturating_add(self.lifetime.as_secs()).into())),
+        ];
+        claims.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// A token that is valid from `now` on.
 ///
 /// # Errors
 /// When `algorithm` is not one of the `HS…` family or the secret is empty.
 pub fn mint(
     secret: &Secret,
     algorithm: Algorithm,
-    tenant: &Tenant,
-    user: Option<&str>,
-    role: Option<&str>,
-    ttl: Duration,
+    bearer: &Bearer<'_>,
+    jwt: Option<&Jwt>,
     now: SystemTime,
 ) -> Result<String, IdentityError> {
     if algorithm.family() != AlgorithmFamily::Hmac {
@@ -36,9 +59,6 @@ pub fn mint(
     if secret.reveal().is_empty() {
         return Err(IdentityError::EmptySecret);
     }
-    let iat = unix_seconds(now);
-    let exp = iat.saturating_add(ttl.as_secs());
-    let claims = Claims { tenant: tenant.as_str(), sub: user, role, iat, exp };
     let key = EncodingKey::from_secret(secret.reveal());
-    Ok(jsonwebtoken::encode(&Header::new(algorithm), &claims, &key)?)
+    Ok(jsonwebtoken::encode(&Header::new(algorithm), &bearer.claims(jwt, now), &key)?)
 }

@@ -122,10 +122,13 @@ fn every_algorithm_makes_the_round_trip_and_is_remembered() {
         let minted = mint(
             &Secret::new(SECRET),
             algorithm,
-            &tenant,
-            Some("ann"),
-            Some("admin"),
-            Duration::from_secs(60),
+            &Bearer {
+                tenant: &tenant,
+                user: Some("ann"),
+                role: Some("admin"),
+                lifetime: Duration::from_secs(60),
+            },
+            None,
             at(NOW),
         );
         tried.push((with_secrets(&[algorithm], &[SECRET]), minted.unwrap()));
@@ -141,6 +144,23 @@ fn every_algorithm_makes_the_round_trip_and_is_remembered() {
         assert_eq!((again, remembered), (identity, Remembered::Yes));
         assert_eq!(verdict(&verifier, &tampered(&token)), Err(TokenError::Signature));
     }
+}
+
+/// A token is made for the gateway whose configuration is at hand: its names of claims, its audience, its issuer.
+#[test]
+fn what_is_minted_for_a_configuration_verifies_there() {
+    let mut jwt = jwt(&[HS256], secrets(&[SECRET]));
+    jwt.tenant_claim = "org".to_owned();
+    jwt.user_claim = "name".to_owned();
+    jwt.audience = vec!["dashboard".to_owned(), "other".to_owned()];
+    jwt.issuer = vec!["https://login.example".to_owned()];
+    let tenant = "acme".parse().unwrap();
+    let bearer = Bearer { tenant: &tenant, user: Some("ann"), role: None, lifetime: Duration::from_secs(60) };
+    let verifier = Verifier::new(&jwt).unwrap();
+    let minted = |jwt: Option<&Jwt>| mint(&Secret::new(SECRET), HS256, &bearer, jwt, at(NOW)).unwrap();
+    let (identity, _) = verifier.verify(&minted(Some(&jwt)), at(NOW)).unwrap();
+    assert_eq!((identity.tenant.as_str(), identity.user.as_deref()), ("acme", Some("ann")));
+    assert!(verifier.verify(&minted(None), at(NOW)).is_err());
 }
 
 /// The token with another tenant under the same signature.
@@ -235,7 +255,8 @@ fn keys_and_algorithms_must_be_of_one_kind() {
     let with_secret = with_secrets(&[HS256], &[SECRET]);
     assert!(matches!(with_secret.replace_jwks(&set(&[])), Err(IdentityError::NotJwks)));
     let tenant = "acme".parse().unwrap();
-    let minted = mint(&Secret::new(SECRET), RS256, &tenant, None, None, Duration::from_secs(1), at(NOW));
+    let bearer = Bearer { tenant: &tenant, user: None, role: None, lifetime: Duration::from_secs(1) };
+    let minted = mint(&Secret::new(SECRET), RS256, &bearer, None, at(NOW));
     assert!(matches!(minted, Err(IdentityError::Mixed(RS256))));
 }
 
