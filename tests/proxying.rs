@@ -210,6 +210,8 @@ async fn a_dead_origin_is_a_502_and_comes_back() {
     for method in ["GET", "POST"] {
         send(gateway.request(method, "/app/x")).await.problem(502);
     }
+    let output = gateway.output();
+    assert!(output.contains("an origin failed") && output.contains("refused"), "{output}");
     origin.restart().await;
     until("the origin's return is seen", SOON, || async { gateway.get("/app/x").await.status == 200 }).await;
 }
@@ -261,6 +263,7 @@ async fn a_body_above_the_routes_limit_is_a_413() {
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
     let reply = send(gateway.request("POST", "/small").body(stream)).await;
     assert_eq!(reply.status, 413, "{reply:?}");
+    assert_eq!(reply.header("cache-status"), "tidegate; detail=body_too_large");
 }
 
 /// Behind CGI and WSGI `X_Tenant` and `X-Tenant` are one variable.

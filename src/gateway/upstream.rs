@@ -8,7 +8,7 @@ use super::{cached, context::Upstream, refusal, websocket::Hearing, Context, Gat
 use crate::{
     address::Scheme,
     cache::FetchError,
-    config::{self, PathPattern},
+    config,
     origin::{
         client,
         pool::Pool,
@@ -176,6 +176,9 @@ impl Gateway {
 
     /// No connection: nothing was sent, so that any request may try another server.
     pub(super) fn not_connected(&self, ctx: &mut Context, error: &mut Error) {
+        if let Some(upstream) = &ctx.upstream {
+            upstream.pool.tell(upstream.server, error);
+        }
         self.report(ctx, client::blame(error));
         error.set_retry(may_retry(ctx));
     }
@@ -189,6 +192,9 @@ impl Gateway {
         // A server that waits for the rest of a request is not slow: its client is.
         let waited = blame == OriginOutcome::Timeout && !session.as_mut().is_body_done();
         if upstream && !reused && !waited {
+            if let Some(upstream) = &ctx.upstream {
+                upstream.pool.tell(upstream.server, error);
+            }
             self.report(ctx, blame);
         }
         let repeatable = session.req_header().method.is_idempotent()
@@ -263,15 +269,14 @@ pub(super) fn take_cookie(session: &mut Session, ctx: &mut Context) -> Result<()
 /// Names the server that has answered to whoever will ask again, after everything that could keep the answer has seen
 /// it.
 pub(super) fn set_cookie(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-    let (Some(route), Some(upstream)) = (ctx.routed(), &ctx.upstream) else { return Ok(()) };
+    let Some(upstream) = &ctx.upstream else { return Ok(()) };
     // Where a server has failed there is no session.
     if sticky_of(ctx).is_none() || head.status.is_server_error() {
         return Ok(());
     }
-    let (PathPattern::Exact(path) | PathPattern::Prefix(path)) = &route.path;
     let has = ctx.seeking.cookie.as_deref();
     let https = ctx.scheme() == Scheme::Https;
-    let cookie = upstream.pool.cookie(upstream.endpoint, has, &head.headers, path, https);
+    let cookie = upstream.pool.cookie(upstream.endpoint, has, &head.headers, https);
     match cookie {
         Some(cookie) => head.append_header(header::SET_COOKIE, cookie).map(|_| ()),
         None => Ok(()),

@@ -7,6 +7,7 @@ use crate::telemetry::{
     access::{AccessLog, Record},
     labels::{CacheResult, CutReason, RefuseReason, RejectReason},
     metrics::Metrics,
+    seldom::Seldom,
 };
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
@@ -16,33 +17,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// No more than one line about refused connections in this time.
-const BETWEEN_LINES: Duration = Duration::from_secs(1);
-
 /// What is told of connections.
 pub(super) struct Ledger {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
-    refused: Mutex<Line>,
-}
-
-/// When the last line was written, and what has happened since.
-#[derive(Default)]
-struct Line {
-    last: Option<Instant>,
-    since: u64,
-}
-
-impl Line {
-    /// One more. How many there are to tell of, if it is time.
-    fn add(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_LINES) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
+    refused: Mutex<Seldom>,
 }
 
 impl Ledger {
@@ -100,20 +79,5 @@ impl Ledger {
             detail: Some(detail),
             origin: None,
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_storm_is_a_line_a_second() {
-        let (mut line, begin) = (Line::default(), Instant::now());
-        assert_eq!(line.add(begin), Some(1));
-        let later = |ms: u64| begin + Duration::from_millis(ms);
-        assert_eq!((1..1000).filter_map(|ms| line.add(later(ms))).count(), 0);
-        assert_eq!(line.add(later(1000)), Some(1000));
-        assert_eq!(line.add(later(1001)), None);
     }
 }

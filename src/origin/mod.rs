@@ -28,6 +28,8 @@ use std::{
 const RESOLVE: Duration = Duration::from_secs(30);
 /// The largest body of a health check's answer that is read.
 const CHECK_BODY: u64 = 1 << 20;
+/// How often servers are checked at least while none of them is well.
+const DOWN: Duration = Duration::from_secs(1);
 
 /// All origins of a configuration, by their index there.
 pub struct Origins {
@@ -125,8 +127,10 @@ async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<
     loop {
         let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         check(&connector, &used, &health).await;
+        // While there is nobody, the first one who is back is wanted soon.
+        let pause = if used.is_down() { health.interval.min(DOWN) } else { health.interval };
         drop(used);
-        tokio::time::sleep(health.interval).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -138,12 +142,14 @@ async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::He
         let (connector, pool, ask, timeout) = (connector.clone(), pool.clone(), ask.clone(), health.timeout);
         checks.spawn(async move {
             let asked = client::once(&connector, &pool, &ask, (server, peer), CHECK_BODY);
-            let healthy = match tokio::time::timeout(timeout, asked).await {
-                Ok(Ok(status)) => (200..400).contains(&status.as_u16()),
-                _ => false,
+            let found = match tokio::time::timeout(timeout, asked).await {
+                Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Ok(()),
+                Ok(Ok(status)) => Err(format!("status {}", status.as_u16())),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {timeout:?}")),
             };
             if pool.is_newest() {
-                pool.set_healthy(server, healthy);
+                pool.checked(server, found);
             }
         });
     }

@@ -25,6 +25,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::{
+    fmt,
     num::NonZeroU32,
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -331,14 +332,35 @@ impl Pool {
         }
     }
 
-    /// What a check found.
-    pub(super) fn set_healthy(&self, server: usize, healthy: bool) {
+    /// Tells the log why a request to a server failed, at most once a second.
+    pub fn tell(&self, server: usize, error: &dyn fmt::Display) {
+        let Some(Server { at, state, .. }) = self.servers.get(server) else { return };
+        if let Some(count) = state.failed.lock().add(Instant::now()) {
+            tracing::warn!(origin = %self.settings.name, server = %at, count, %error, "an origin failed");
+        }
+    }
+
+    /// Whether checks find nobody well.
+    pub(super) fn is_down(&self) -> bool {
+        !self.servers.iter().any(|server| server.state.is_healthy())
+    }
+
+    /// What a check found: `Err` says why a server is not well.
+    pub(super) fn checked(&self, server: usize, found: Result<(), String>) {
+        let healthy = found.is_ok();
+        let why = found.err();
         let Some(found) = self.servers.get(server) else { return };
         if found.state.set_healthy(healthy) {
-            tracing::warn!(origin = %self.settings.name, server = %found.at, healthy, "health changed");
-            match healthy {
-                true => self.state.line.serve(),
-                false => self.ejected(found, Ejection::Check),
+            let (origin, server) = (&self.settings.name, &found.at);
+            match why {
+                None => {
+                    tracing::info!(%origin, %server, healthy, "health changed");
+                    self.state.line.serve();
+                }
+                Some(why) => {
+                    tracing::warn!(%origin, %server, healthy, why, "health changed");
+                    self.ejected(found, Ejection::Check);
+                }
             }
         }
         self.metrics.origin_server_up(self.settings.name.as_str(), server, healthy);

@@ -39,9 +39,9 @@ async fn servers_are_asked_in_turn_by_weight() {
         picked.push(pick(&pool).await.unwrap());
     }
     assert_eq!(picked, [0, 1, 0, 0, 1, 0]);
-    pool.set_healthy(0, false);
+    pool.checked(0, Err("refused".to_owned()));
     assert_eq!((pick(&pool).await, pick(&pool).await), (Ok(1), Ok(1)));
-    pool.set_healthy(1, false);
+    pool.checked(1, Err("refused".to_owned()));
     assert_eq!(pick(&pool).await, Err(Nobody::Unhealthy));
 }
 
@@ -60,7 +60,7 @@ async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
     for _ in 0..4 {
         assert_eq!(pick(&pool).await, Ok(0));
     }
-    pool.set_healthy(0, false);
+    pool.checked(0, Err("refused".to_owned()));
     assert_eq!(pick(&pool).await, Ok(1), "there is nobody else");
 }
 
@@ -180,7 +180,7 @@ async fn who_waits_for_a_server_that_fails_is_told() {
         async move { pick(&pool).await }
     });
     waiting(&pool, 1).await;
-    pool.set_healthy(0, false);
+    pool.checked(0, Err("refused".to_owned()));
     assert_eq!(asking.await.unwrap(), Err(Nobody::Unhealthy));
     drop(held);
 }
@@ -194,9 +194,9 @@ fn sticky(ports: &[u16]) -> Origin {
 async fn a_session_stays_by_its_cookie_or_its_name() {
     let pool = pool(sticky(&[1, 2, 3])).await;
     let picked = pool.pick(&Choice::default()).await.unwrap();
-    let cookie = pool.cookie(picked.endpoint, None, &HeaderMap::new(), "/", false).unwrap();
+    let cookie = pool.cookie(picked.endpoint, None, &HeaderMap::new(), false).unwrap();
     let token = cookie.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned();
-    assert!(pool.cookie(picked.endpoint, Some(&token), &HeaderMap::new(), "/", false).is_none());
+    assert!(pool.cookie(picked.endpoint, Some(&token), &HeaderMap::new(), false).is_none());
     pool.state.remember("abc", picked.endpoint.unwrap(), Instant::now());
     let by_cookie = Chooser { cookie: Some(&token), ..Chooser::default() };
     let by_name = Chooser { query: Some("EIO=4&sid=abc"), ..Chooser::default() };
@@ -219,7 +219,7 @@ async fn a_session_stays_by_its_cookie_or_its_name() {
         assert_eq!(all.len(), 3);
     }
     // Where the server is gone, others are asked.
-    pool.set_healthy(picked.server, false);
+    pool.checked(picked.server, Err("refused".to_owned()));
     assert_ne!(pool.pick(&pool.choice(&by_cookie)).await.unwrap().server, picked.server);
 }
 
@@ -249,7 +249,7 @@ async fn a_session_waits_for_its_own_server_and_holds_up_nobody() {
 async fn what_is_known_goes_on_after_a_reload() {
     let first =
         pool(Origin { health: Some(check()), ..limited(&[1, 2], 1, 10, Duration::from_secs(60)) }).await;
-    first.set_healthy(1, false);
+    first.checked(1, Err("refused".to_owned()));
     for _ in 0..3 {
         first.report(0, OriginOutcome::Timeout, Instant::now());
     }

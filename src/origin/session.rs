@@ -77,7 +77,6 @@ impl Pool {
         endpoint: Option<u64>,
         has: Option<&str>,
         answer: &HeaderMap,
-        path: &str,
         https: bool,
     ) -> Option<HeaderValue> {
         let name = self.settings.sticky.as_ref()?.cookie.as_deref()?;
@@ -86,7 +85,7 @@ impl Pool {
         if has == Some(token) || sticky::is_for_all(answer) {
             return None;
         }
-        sticky::set_cookie(name, token, path, https)
+        sticky::set_cookie(name, token, https)
     }
 
     /// Who listens for the name of a session in an answer; `None` where it begins none.

@@ -6,7 +6,10 @@
 //! pools hold the same values.
 
 use super::{breaker::Breaker, line::Line, waiter::Waiter};
-use crate::telemetry::metrics::{Metrics, OriginMetrics};
+use crate::telemetry::{
+    metrics::{Metrics, OriginMetrics},
+    seldom::Seldom,
+};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -108,6 +111,8 @@ pub(super) struct ServerState {
     healthy: AtomicBool,
     active: AtomicU32,
     pub(super) breaker: Mutex<Breaker>,
+    /// What is told of its failures.
+    pub(super) failed: Mutex<Seldom>,
 }
 
 impl Default for ServerState {
@@ -117,6 +122,7 @@ impl Default for ServerState {
             healthy: AtomicBool::new(true),
             active: AtomicU32::new(0),
             breaker: Mutex::default(),
+            failed: Mutex::default(),
         }
     }
 }

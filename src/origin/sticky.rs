@@ -125,13 +125,11 @@ pub(super) fn named_session<'q>(sticky: &Sticky, query: Option<&'q str>) -> Opti
     engine::parameter(query?, sticky.query.as_deref()?)
 }
 
-/// `Set-Cookie` for a server's token. `path` is where the cookie is wanted; whoever has it can do nothing with it but
-/// come to the same server again.
-pub(super) fn set_cookie(name: &str, token: &str, path: &str, https: bool) -> Option<HeaderValue> {
-    // No path may end the attribute that it stands in.
-    let path = if path.bytes().all(|b| b.is_ascii_graphic() && b != b';') { path } else { "/" };
+/// `Set-Cookie` for a server's token, for all routes of the origin: a session that began on one goes on on another.
+/// Whoever has it can do nothing with it but come to the same server again.
+pub(super) fn set_cookie(name: &str, token: &str, https: bool) -> Option<HeaderValue> {
     let secure = if https { "; Secure" } else { "" };
-    HeaderValue::try_from(format!("{name}={token}; Path={path}; HttpOnly; SameSite=Lax{secure}")).ok()
+    HeaderValue::try_from(format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
 }
 
 /// Whether an answer may be kept by others than its client, by its own word: then it names nobody's server.
@@ -242,10 +240,9 @@ mod tests {
 
     #[test]
     fn the_cookie_says_where_and_how_it_may_go() {
-        let cookie = |path, https| set_cookie("app", "t", path, https).unwrap().to_str().unwrap().to_owned();
-        assert_eq!(cookie("/socket.io/", false), "app=t; Path=/socket.io/; HttpOnly; SameSite=Lax");
-        assert_eq!(cookie("/", true), "app=t; Path=/; HttpOnly; SameSite=Lax; Secure");
-        assert_eq!(cookie("/a;b", false), "app=t; Path=/; HttpOnly; SameSite=Lax");
+        let cookie = |https| set_cookie("app", "t", https).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(cookie(false), "app=t; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(cookie(true), "app=t; Path=/; HttpOnly; SameSite=Lax; Secure");
     }
 
     #[test]

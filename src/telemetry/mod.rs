@@ -1,7 +1,7 @@
 //! What the program tells about itself: metrics, access records, log lines.
 //!
 //! `labels` holds the words, `families` declares every metric out of them, `metrics` has the methods that move
-//! them; `access` writes one record per request, `init` says where log lines go. Nothing here decides anything
+//! them; `access` writes one record per request, `init` says where log lines go, `seldom` how often. Nothing here decides anything
 //! about a request, and nothing that a client sent becomes a label.
 
 pub mod access;
@@ -10,6 +10,7 @@ mod families;
 pub mod labels;
 pub mod metrics;
 mod process;
+pub mod seldom;
 mod subscribe;
 
 pub use access::{AccessLog, Record};

@@ -137,10 +137,7 @@ async fn a_session_is_found_by_its_cookie_on_any_node() {
     for _ in 0..6 {
         let reply = nodes[0].get(HANDSHAKE).await.ok();
         let said = reply.all("set-cookie");
-        assert!(
-            said.starts_with("app=") && said.ends_with("; Path=/socket.io/; HttpOnly; SameSite=Lax"),
-            "{said}"
-        );
+        assert!(said.starts_with("app=") && said.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{said}");
         assert!(!said.contains("127.0.0.1"), "{said}");
         let (sid, cookie) = (sid(&reply), cookie(&reply));
         for node in nodes.iter().chain(&nodes) {

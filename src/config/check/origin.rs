@@ -9,7 +9,11 @@ use crate::config::{
     types::Secret,
 };
 use crate::name::Name;
-use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    time::Duration,
+};
 
 /// The origins by name.
 pub(super) struct Known {
@@ -62,6 +66,21 @@ pub(super) fn origins(
     if raw.value.is_empty() {
         report.fault(&raw.place, "must hold at least one");
         return None;
+    }
+    let cookies = |origin: &At<raw::Origin>| match &origin.value.sticky {
+        Field::Given(At { value: raw::Sticky { cookie: Field::Given(cookie), .. }, .. }) => {
+            Some(cookie.clone())
+        }
+        _ => None,
+    };
+    let mut names = HashSet::new();
+    for cookie in raw.value.iter().filter_map(cookies) {
+        if !names.insert(cookie.value) {
+            report.fault(
+                &cookie.place,
+                "another origin has a cookie of this name: each would forget the other's",
+            );
+        }
     }
     let checked: Vec<_> =
         raw.value.into_iter().map(|origin| check(origin.value, &origin.place, around, report)).collect();

@@ -93,3 +93,17 @@ fn keys_of_tokens_must_fit_their_algorithms() {
         assert_eq!(jwt(text), *expected, "{text}");
     }
 }
+
+#[test]
+fn cookies_of_two_origins_have_two_names() {
+    let other = |name: &str| {
+        format!(
+            "servers = \"http://a:1\"\nsticky = {{ cookie = \"app\" }}\n[[origin]]\nname = \"other\"\n\
+             servers = \"http://b:1\"\nsticky = {{ cookie = \"{name}\" }}"
+        )
+    };
+    assert!(origin(&other("another")).is_ok());
+    let faults = origin(&other("app")).err().map(|faults| faults.to_string());
+    let text = "origin[1].sticky.cookie: another origin has a cookie of this name";
+    assert!(faults.as_ref().is_some_and(|faults| faults.contains(text)), "{faults:?}");
+}
