@@ -353,6 +353,10 @@ fn what_is_worth_a_word() {
         "9:11: admin.address: not a loopback address: whoever reaches it reads the metrics, without a token",
         "11:9: store.redis: its password stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }",
     ]);
+    assert_eq!(
+        warnings("[[route]]\npath = \"/static/\"\norigin = \"app\"\n"),
+        ["9:8: route[0].path: is this path alone; for all below it, write \"/static/*\""]
+    );
     let jwt = BASE.replace("HS256", "HS384");
     let loaded =
         parse(&format!("{jwt}secret = [\"hush\", {{ env = \"JWT\" }}]\n")).unwrap_or_else(|f| panic!("{f}"));

@@ -38,13 +38,14 @@ impl Gateway {
     /// is none of the gateway's business and passes on to the origin.
     fn identify(
         &self,
-        ctx: &Context,
+        ctx: &mut Context,
         route: &Route,
         rules: Option<&Arc<CacheRules>>,
         request: &RequestHeader,
     ) -> Result<Option<Arc<Identity>>, RejectReason> {
         let scope = rules.map(|rules| rules.scope);
-        let Some(verifier) = ctx.site.plan.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
+        let site = ctx.site.clone();
+        let Some(verifier) = site.plan.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
             return Ok(None);
         };
         let needed = route.auth == Auth::Required || scope == Some(Scope::User);
@@ -76,8 +77,8 @@ impl Gateway {
             }
             Err(error) => {
                 self.parts.metrics.token(TokenResult::Refused);
-                tracing::debug!(reason = error.as_str(), "a token was refused");
                 if matters {
+                    ctx.detail = Some(error.detail());
                     Err(RejectReason::Token)
                 } else {
                     Ok(None)

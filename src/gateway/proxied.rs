@@ -213,9 +213,14 @@ impl ProxyHttp for Gateway {
         let status = match (error.etype(), error.esource()) {
             _ if matches!(cut, Some(CutReason::BodyTimeout | CutReason::BodyRate)) => 408,
             (ErrorType::HTTPStatus(code), _) => *code,
-            (ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError, source)
-                if *source == pingora_core::ErrorSource::Downstream =>
-            {
+            (
+                ErrorType::ConnectionClosed
+                | ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::H2Error,
+                source,
+            ) if *source == pingora_core::ErrorSource::Downstream => {
+                ctx.detail = ctx.detail.or(Some("client-left"));
                 return FailToProxy { error_code: 0, can_reuse_downstream: false };
             }
             (_, source) if *source == pingora_core::ErrorSource::Downstream => 400,
@@ -287,7 +292,11 @@ impl Gateway {
             504 => refusal::no_answer(FetchError::Timeout),
             _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed"),
         };
-        ctx.detail = ctx.detail.or(Some(if status < 500 { "refused" } else { "origin-failed" }));
+        ctx.detail = ctx.detail.or(Some(match status {
+            413 => RejectReason::BodyTooLarge.as_str(),
+            400..=499 => RejectReason::BadRequest.as_str(),
+            _ => "origin-failed",
+        }));
         session.downstream_session.set_keepalive(None);
         if let Err(error) = self.send_problem(session, ctx, problem).await {
             tracing::debug!(%error, "the client left before it was told");

@@ -21,7 +21,11 @@ use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How much of a body, and for how long it, is taken before an answer that does not need it.
+const REST: usize = 64 * 1024;
+const REST_TIME: Duration = Duration::from_millis(100);
 
 impl Gateway {
     pub(super) async fn refuse(
@@ -45,7 +49,8 @@ impl Gateway {
             session.downstream_session.set_keepalive(None);
         }
         ctx.result = CacheResult::Local;
-        ctx.detail = Some(reason.as_str());
+        // Of a token it is known already what is wrong with it.
+        ctx.detail = ctx.detail.filter(|_| reason == RejectReason::Token).or(Some(reason.as_str()));
         self.send_problem(session, ctx, problem).await
     }
 
@@ -55,6 +60,7 @@ impl Gateway {
         ctx: &Context,
         problem: Problem,
     ) -> Result<Next> {
+        take_rest(session).await;
         let (mut head, body) = problem.into_parts(ctx.id());
         let status = format!("tidegate; detail={}", ctx.detail.unwrap_or("refused"));
         self.mark(
@@ -295,4 +301,23 @@ impl Pieces {
             }
         }
     }
+}
+
+/// Takes what is left of a small body that is on its way. Where a stream of HTTP/2 is answered and reset before the body
+/// has come, some clients lose the answer (RFC 9113, 8.1 allows both; curl before 8 does).
+async fn take_rest(session: &mut Session) {
+    if !session.is_http2() || session.as_mut().is_body_done() {
+        return;
+    }
+    let rest = async {
+        let mut left = REST;
+        while let Ok(Some(piece)) = session.downstream_session.read_request_body().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // What has not come by then is not waited for.
+    drop(tokio::time::timeout(REST_TIME, rest).await);
 }

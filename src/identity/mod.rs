@@ -15,7 +15,7 @@ mod mint;
 mod tests;
 
 pub use credentials::{bearer, query_token, without_query_token};
-pub use mint::mint;
+pub use mint::{mint, Bearer};
 
 use crate::{
     config::{Jwt, JwtKeys},
@@ -99,19 +99,19 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// The reason as one word, for logs and metric labels.
-    pub fn as_str(self) -> &'static str {
+    /// The reason, for access records and `Cache-Status`.
+    pub fn detail(self) -> &'static str {
         match self {
-            Self::Malformed => "malformed",
-            Self::Algorithm => "algorithm",
-            Self::Signature => "signature",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Audience => "audience",
-            Self::Issuer => "issuer",
-            Self::Claims => "claims",
-            Self::NoKey => "no_key",
-            Self::TooLong => "too_long",
+            Self::Malformed => "token_malformed",
+            Self::Algorithm => "token_algorithm",
+            Self::Signature => "token_signature",
+            Self::Expired => "token_expired",
+            Self::NotYetValid => "token_not_yet_valid",
+            Self::Audience => "token_audience",
+            Self::Issuer => "token_issuer",
+            Self::Claims => "token_claims",
+            Self::NoKey => "token_no_key",
+            Self::TooLong => "token_too_long",
         }
     }
 }

@@ -67,6 +67,12 @@ impl Checker<'_> {
             let key = (host.clone(), path.value.clone());
             self.taken.claim(key, methods, index, &path.place, self.report);
         }
+        if let Some(At { value: PathPattern::Exact(exact), place }) = &path {
+            if exact.len() > 1 && exact.ends_with('/') {
+                let text = format!("is this path alone; for all below it, write \"{exact}*\"");
+                self.report.warn(place, text);
+            }
+        }
         let path: Option<PathPattern> = path.map(|path| path.value);
         let name = match raw.name.optional() {
             Some(Some(name)) => Some(name.value),
