@@ -22,11 +22,7 @@ use http::{
 use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use std::{
-    any::Any,
-    sync::atomic::Ordering,
-    time::{Duration, SystemTime},
-};
+use std::{any::Any, sync::atomic::Ordering, time::Duration};
 
 #[async_trait]
 impl ProxyHttp for Gateway {
@@ -257,7 +253,7 @@ impl ProxyHttp for Gateway {
         let metrics = ctx.at_hand().map_or(&ctx.site.unrouted, |at_hand| &at_hand.metrics);
         metrics.record(ctx.result, status, duration.as_secs_f64(), bytes);
         if self.parts.access.is_on() {
-            self.parts.access.record(self.record(session, ctx, status, bytes, duration));
+            self.record(session, ctx, status, bytes, duration);
         }
     }
 
@@ -303,31 +299,24 @@ impl Gateway {
         }
     }
 
-    fn record(
-        &self,
-        session: &Session,
-        ctx: &Context,
-        status: u16,
-        bytes: u64,
-        duration: Duration,
-    ) -> Record {
+    fn record(&self, session: &Session, ctx: &Context, status: u16, bytes: u64, duration: Duration) {
         let request = session.req_header();
-        Record {
-            time: SystemTime::now() - duration,
-            request_id: ctx.id().to_owned(),
+        self.parts.access.record(&Record {
+            began: ctx.began,
+            duration,
+            request_id: ctx.request_id.as_bytes(),
             client: ctx.client.address,
-            method: request.method.clone(),
-            host: host(request).unwrap_or_default().to_owned(),
-            path: request.uri.path().to_owned(),
+            method: request.method.as_str(),
+            host: host(request).unwrap_or_default().as_bytes(),
+            path: request.uri.path().as_bytes(),
+            version: request.version,
             status,
             bytes,
-            duration,
-            route: ctx.routed().map(|route| route.name.clone()),
-            tenant: ctx.identity.as_ref().map(|identity| identity.tenant.clone()),
+            route: ctx.routed().map(|route| route.name.as_str()),
+            tenant: ctx.identity.as_ref().map(|identity| identity.tenant.as_str()),
             result: ctx.result,
             detail: ctx.detail,
             origin: ctx.origin_time,
-            version: request.version,
-        }
+        });
     }
 }

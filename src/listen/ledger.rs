@@ -9,12 +9,12 @@ use crate::telemetry::{
     metrics::Metrics,
     seldom::Seldom,
 };
-use http::{Method, StatusCode, Version};
+use http::{StatusCode, Version};
 use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// What is told of connections.
@@ -45,7 +45,7 @@ impl Ledger {
             _ => RejectReason::BadRequest,
         };
         self.metrics.rejected(reason);
-        self.record(peer, status.as_u16(), Duration::ZERO, reason.as_str());
+        self.record(peer, status.as_u16(), Instant::now(), reason.as_str());
     }
 
     /// A connection was cut off. `head`: since when the head of a request was waited for, of which a part had come,
@@ -54,25 +54,22 @@ impl Ledger {
         self.metrics.connection_cut(reason);
         tracing::debug!(%peer, reason = reason.as_str(), "a connection was cut off");
         if let Some((since, status)) = head {
-            self.record(peer, status, since.elapsed(), reason.as_str());
+            self.record(peer, status, since, reason.as_str());
         }
     }
 
-    fn record(&self, peer: SocketAddr, status: u16, duration: Duration, detail: &'static str) {
-        if !self.access.is_on() {
-            return;
-        }
-        self.access.record(Record {
-            time: SystemTime::now() - duration,
-            request_id: String::new(),
+    fn record(&self, peer: SocketAddr, status: u16, since: Instant, detail: &'static str) {
+        self.access.record(&Record {
+            began: since,
+            duration: since.elapsed(),
+            request_id: b"",
             client: peer.ip(),
-            method: Method::from_bytes(b"-").unwrap_or_default(),
-            host: String::new(),
-            path: "-".to_owned(),
+            method: "-",
+            host: b"",
+            path: b"-",
             version: Version::HTTP_11,
             status,
             bytes: 0,
-            duration,
             route: None,
             tenant: None,
             result: CacheResult::Local,

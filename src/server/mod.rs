@@ -26,6 +26,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 /// How long the start waits for the store before it goes on without.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(1);
+/// How long the end waits for the last access records to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Idle connections that Pingora keeps to origins.
 const UPSTREAM_POOL: usize = 512;
 
@@ -67,6 +69,7 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     site: Arc<ArcSwap<Site>>,
     door: Arc<Door>,
+    access: Arc<AccessLog>,
     /// How many may be open.
     files: u64,
     closing: watch::Sender<bool>,
@@ -99,7 +102,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Gateway::new(parts, site.clone()));
     let files = descriptors::raise();
     let terms = Terms::of(&config.server, files);
-    let door = Door::new(proxy, metrics.clone(), access, is_closing.clone(), terms, ways);
+    let door = Door::new(proxy, metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
     for (number, listener) in listeners.into_iter().enumerate() {
         watched("listener", door.clone().accept(listener, number));
     }
@@ -109,7 +112,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     watched("watchdog", manager::keep_alive());
     metrics.configured();
-    Ok(Running { addresses, admin, cache, metrics, site, door, files, closing })
+    Ok(Running { addresses, admin, cache, metrics, site, door, access, files, closing })
 }
 
 impl Running {
@@ -120,6 +123,9 @@ impl Running {
         let drain = self.site.load().config().server.drain;
         let finished = self.door.drain(drain).await;
         self.cache.drain(Duration::from_secs(1)).await;
+        let access = self.access.clone();
+        // Blocks for as long as the log does. If it panics, the records are what is missing.
+        tokio::task::spawn_blocking(move || access.flush(FLUSH)).await.unwrap_or_default();
         finished
     }
 }

@@ -421,7 +421,7 @@ impl Process {
             access_dropped: d.counter(about(
                 "tidegate_access_records_dropped_total",
                 "records",
-                "Access records lost because their queue was full.",
+                "Access records lost: the buffer was full, or they could not be written.",
             ))?,
             build: d.gauges(
                 about("tidegate_build_info", "always 1", "The version that runs, as a label."),

@@ -12,7 +12,7 @@ use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt, EnvFilter};
 const DEFAULT_FILTER: &str = "info,pingora=warn,rustls=error";
 
 /// Sends `tracing` events, and those of crates that use `log`, to standard error. Of several calls in one
-/// process the first one counts. Access records are events of level `info`: `RUST_LOG=warn` silences them too,
+/// process the first one counts. Access records count as events of level `info`: `RUST_LOG=warn` silences them too,
 /// `RUST_LOG=warn,access=info` doesn't.
 pub fn init(log: Log) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
@@ -38,7 +38,7 @@ fn filter(wish: &str) -> (EnvFilter, Option<tracing_subscriber::filter::ParseErr
     }
 }
 
-fn is_json(format: LogFormat, terminal: bool) -> bool {
+pub(super) fn is_json(format: LogFormat, terminal: bool) -> bool {
     match format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
@@ -48,7 +48,7 @@ fn is_json(format: LogFormat, terminal: bool) -> bool {
 
 /// A subscriber that writes one line per event. What can't be written is lost in silence: to complain about it
 /// would take the same way.
-pub(super) fn dispatch<W>(json: bool, colour: bool, filter: EnvFilter, writer: W) -> Dispatch
+fn dispatch<W>(json: bool, colour: bool, filter: EnvFilter, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

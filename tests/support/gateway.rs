@@ -326,6 +326,11 @@ impl Gateway {
         self.process.wait(deadline).await
     }
 
+    /// All that it has written (the last lines of it), once it has ended.
+    pub fn last_output(&mut self) -> String {
+        self.process.last_output()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.id()

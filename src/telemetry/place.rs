@@ -1,0 +1,76 @@
+//! Which place the current thread has in what is kept apart per thread, so that no two cores write to one cache line.
+//!
+//! Threads are numbered as they first ask, for the life of the process: those that serve requests ask first and never
+//! end. As long as there are places, each has one of its own; all further threads share the last one.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::available_parallelism,
+};
+
+/// Numbers given so far.
+static GIVEN: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The thread's number; `usize::MAX`: it has none yet.
+    static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// A place's number, and whether other threads may be at it at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) number: usize,
+    pub(super) shared: bool,
+}
+
+/// The current thread's place among `places` of them, at least one.
+pub(super) fn mine(places: usize) -> Place {
+    let last = places.saturating_sub(1);
+    let number = number();
+    Place { number: number.min(last), shared: number >= last }
+}
+
+/// How many places there should be: threads may be more than cores, if somebody wants it so.
+pub(super) fn wanted() -> usize {
+    available_parallelism().map_or(2, usize::from).saturating_mul(2).clamp(8, 256) + 1
+}
+
+fn number() -> usize {
+    NUMBER.with(|number| {
+        if number.get() == usize::MAX {
+            number.set(GIVEN.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
+/// Something that shares a cache line with nothing else; processors fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Apart<T>(pub(super) T);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::HashSet, thread};
+
+    #[test]
+    fn each_thread_has_a_place_of_its_own_while_there_are_any() {
+        let asked = |places| {
+            let threads: Vec<_> = (0..20).map(|_| thread::spawn(move || mine(places))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        };
+        let many = asked(1 << 30);
+        assert!(many.iter().all(|place| !place.shared));
+        assert_eq!(many.iter().map(|place| place.number).collect::<HashSet<_>>().len(), 20);
+        assert!(asked(1).iter().all(|place| *place == Place { number: 0, shared: true }));
+        let few = asked(2);
+        assert!(few.iter().all(|place| place.shared == (place.number == 1)));
+    }
+
+    #[test]
+    fn a_thread_keeps_its_place() {
+        assert_eq!(mine(1 << 30), mine(1 << 30));
+    }
+}
