@@ -18,6 +18,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{
+    cell::Cell,
     sync::{
         atomic::{AtomicU64, Ordering},
         Arc,
@@ -187,15 +188,25 @@ impl Context {
     }
 }
 
-/// Makes ids that no two requests share: a random beginning for the process and a count.
+/// Makes ids that no two requests share: a random beginning and a count.
 pub(super) struct RequestIds {
     beginning: u32,
-    count: AtomicU64,
+}
+
+/// So many numbers a thread takes at once: to share a count costs more than the id.
+const BLOCK: u64 = 1024;
+
+/// The next block of numbers.
+static BLOCKS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The thread's next number; at the beginning of a block: none is left.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
 impl RequestIds {
     pub(super) fn new() -> Self {
-        Self { beginning: rand::random(), count: AtomicU64::new(0) }
+        Self { beginning: rand::random() }
     }
 
     /// The id of a request: the client's own, if it is a sane one, so that a request can be followed through
@@ -209,7 +220,7 @@ impl RequestIds {
 
     fn next(&self) -> HeaderValue {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let count = count();
         let number = (u128::from(self.beginning) << 64) | u128::from(count);
         let mut text = [0_u8; 24];
         for (place, digit) in text.iter_mut().rev().enumerate() {
@@ -218,6 +229,18 @@ impl RequestIds {
         // Hexadecimal digits are a valid value.
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
     }
+}
+
+/// A number that no other request of this process has.
+fn count() -> u64 {
+    NEXT.with(|next| {
+        let taken = match next.get() {
+            n if n % BLOCK == 0 => BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK,
+            n => n,
+        };
+        next.set(taken + 1);
+        taken
+    })
 }
 
 fn is_sane(id: &[u8]) -> bool {
@@ -238,5 +261,16 @@ mod tests {
         assert_ne!(ids.of(&with("a b")), "a b");
         assert_ne!(ids.of(&HeaderMap::new()), ids.of(&HeaderMap::new()));
         assert_eq!(ids.of(&HeaderMap::new()).len(), 24);
+    }
+
+    #[test]
+    fn no_number_is_given_twice() {
+        let take = || (0..3 * BLOCK).map(|_| count()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(take)).collect();
+        let mut all: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let given = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), given);
     }
 }

@@ -251,7 +251,7 @@ impl ProxyHttp for Gateway {
         }
         let duration = ctx.began.elapsed();
         let metrics = ctx.at_hand().map_or(&ctx.site.unrouted, |at_hand| &at_hand.metrics);
-        metrics.record(ctx.result, status, duration.as_secs_f64(), bytes);
+        metrics.record(ctx.result, status, duration, bytes);
         if self.parts.access.is_on() {
             self.record(session, ctx, status, bytes, duration);
         }

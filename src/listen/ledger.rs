@@ -11,11 +11,7 @@ use crate::telemetry::{
 };
 use http::{StatusCode, Version};
 use parking_lot::Mutex;
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 /// What is told of connections.
 pub(super) struct Ledger {

@@ -3,10 +3,12 @@
 
 use super::labels::Label;
 use prometheus::{
-    core::Collector, Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::{Metric, MetricFamily, MetricType},
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
-use std::marker::PhantomData;
+use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 /// What a label's values are.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +145,21 @@ impl Declarations {
         Ok(Per::new(|value: L| family.with_label_values(&[value.text()])))
     }
 
+    /// A family whose series are asked for at each scrape: labels in the order of their names.
+    pub(super) fn gathered(
+        &mut self,
+        about: About,
+        kind: &'static str,
+        labels: &[LabelSpec],
+        series: impl Fn() -> Vec<Metric> + Send + Sync + 'static,
+    ) -> Declared<()> {
+        let names = names(labels).into_iter().map(str::to_owned).collect();
+        let desc = Desc::new(about.name.to_owned(), about.help.to_owned(), names, HashMap::new())?;
+        let kind_of = if kind == "histogram" { MetricType::HISTOGRAM } else { MetricType::COUNTER };
+        self.add(about, kind, labels, Gathered { desc, kind: kind_of, series: Arc::new(series) })?;
+        Ok(())
+    }
+
     /// The registry with everything in it, and what was declared, in order.
     pub(super) fn finish(self) -> (Registry, Vec<Family>) {
         (self.registry, self.families)
@@ -159,6 +176,29 @@ impl Declarations {
         let About { name, unit, help: _ } = about;
         self.families.push(Family { name, kind, unit, labels: labels.to_vec() });
         Ok(metric)
+    }
+}
+
+/// A family that asks for its series.
+#[derive(Clone)]
+struct Gathered {
+    desc: Desc,
+    kind: MetricType,
+    series: Arc<dyn Fn() -> Vec<Metric> + Send + Sync>,
+}
+
+impl Collector for Gathered {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut family = MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(self.kind);
+        family.set_metric((self.series)());
+        vec![family]
     }
 }
 

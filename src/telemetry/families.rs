@@ -4,22 +4,31 @@
 //! line here for those who operate the gateway, and a test holds it to that.
 
 use super::{
+    by_route::Routes,
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
-        AccelOutcome, CacheResult, CertificateReload, CutReason, Ejection, EventResult, FileOutcome,
-        FillOutcome, FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome,
-        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall, StoreOutcome,
-        TokenResult,
+        AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome,
+        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
+        PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreOutcome, TokenResult,
     },
 };
 use crate::config::Coding;
-use prometheus::{Counter, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Counter, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Seconds, from a hit out of memory (50 µs) to a fill that nearly failed (10 s).
-const REQUEST_BUCKETS: &[f64] = &[
+pub(super) const REQUEST_BUCKETS: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
+/// The same in nanoseconds.
+pub(super) const REQUEST_BOUNDS: [u64; REQUEST_BUCKETS.len()] = {
+    let (mut bounds, mut place) = ([0; REQUEST_BUCKETS.len()], 0);
+    while place < bounds.len() {
+        bounds[place] = (REQUEST_BUCKETS[place] * 1e9 + 0.5) as u64;
+        place += 1;
+    }
+    bounds
+};
 /// Seconds of work for an origin, or for those who wait on it.
 const FILL_BUCKETS: &[f64] =
     &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -31,9 +40,7 @@ const ENCODING_BUCKETS: &[f64] =
 
 /// What clients ask and get.
 pub(super) struct Requests {
-    pub(super) total: IntCounterVec,
-    pub(super) seconds: HistogramVec,
-    pub(super) sent: IntCounterVec,
+    pub(super) routes: Routes,
     pub(super) rejected: Per<RejectReason, IntCounter>,
     pub(super) tokens: Per<TokenResult, IntCounter>,
     pub(super) connections_open: IntGauge,
@@ -48,23 +55,7 @@ impl Requests {
     pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
         let about = About::new;
         Ok(Self {
-            total: d.counters(
-                about("tidegate_requests_total", "requests", "Requests answered."),
-                &[configured("route"), listed::<CacheResult>("result"), listed::<StatusClass>("status")],
-            )?,
-            seconds: d.histograms(
-                about(
-                    "tidegate_request_duration_seconds",
-                    "seconds",
-                    "From the request's head to the answer's end.",
-                ),
-                &[configured("route"), listed::<CacheResult>("result")],
-                REQUEST_BUCKETS,
-            )?,
-            sent: d.counters(
-                about("tidegate_sent_bytes_total", "bytes", "Body bytes sent to clients."),
-                &[configured("route")],
-            )?,
+            routes: Routes::declare(d)?,
             rejected: d.counter_per(
                 about("tidegate_rejected_requests_total", "requests", "Requests that the gateway refused."),
                 "reason",

@@ -1,27 +1,26 @@
 //! The metrics as the rest of the program sees them: a value on a registry of its own, no globals.
 //!
-//! The methods are typed and cheap: handles are resolved once, a request costs a few atomic additions. Labels
+//! The methods are typed and cheap: handles are resolved once, and what each request moves is counted per thread. Labels
 //! are enums ([`super::labels`]) or names out of the configuration, never anything that a client sent. What
 //! there is, is declared in `families.rs`; `docs/metrics.md` tells what it means.
 
+pub use super::by_route::RouteMetrics;
 use super::{
     declare::{Declarations, Family},
     families::{Cache, Files, Limits, Listeners, Origins, Process, Requests, Store},
     labels::{
-        AccelOutcome, CacheResult, CertificateReload, CutReason, Ejection, EventResult, FileOutcome,
-        FillOutcome, FlightRole, Handshake, Http2End, Invalidation, Label, LimitOutcome, LimitedBy,
-        OriginOutcome, ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StatusClass, StoreCall,
-        StoreError, TokenResult,
+        AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome,
+        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
+        PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreError, TokenResult,
     },
     process,
 };
 use crate::config::Coding;
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{IntGauge, Registry, TextEncoder};
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -52,7 +51,6 @@ pub struct Metrics {
     listeners: Listeners,
     files: Files,
     process: Process,
-    routes: Mutex<HashMap<String, Arc<RouteMetrics>>>,
     probe: Mutex<Option<MemoryProbe>>,
 }
 
@@ -85,7 +83,6 @@ impl Metrics {
             listeners,
             files,
             process,
-            routes: Mutex::default(),
             probe: Mutex::new(None),
         })
     }
@@ -97,13 +94,7 @@ impl Metrics {
 
     /// The handles of the route `name`; the same ones for the same name. Ask once, when routes are built.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        let mut routes = self.routes.lock();
-        if let Some(route) = routes.get(name) {
-            return Arc::clone(route);
-        }
-        let route = Arc::new(RouteMetrics::new(&self.requests, name));
-        routes.insert(name.to_owned(), Arc::clone(&route));
-        route
+        self.requests.routes.of(name)
     }
 
     /// A request was refused by the gateway.
@@ -383,54 +374,6 @@ pub struct OpenWebSocket(IntGauge);
 impl Drop for OpenWebSocket {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The handles of one route. A series appears with its first request, so that routes × results × status classes
-/// that never happen cost nothing at a scrape.
-pub struct RouteMetrics {
-    name: String,
-    total: IntCounterVec,
-    seconds: HistogramVec,
-    sent: IntCounter,
-    by_result: Vec<ResultMetrics>,
-}
-
-#[derive(Default)]
-struct ResultMetrics {
-    seconds: OnceLock<Histogram>,
-    by_status: [OnceLock<IntCounter>; StatusClass::ALL.len()],
-}
-
-impl RouteMetrics {
-    fn new(requests: &Requests, name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            total: requests.total.clone(),
-            seconds: requests.seconds.clone(),
-            sent: requests.sent.with_label_values(&[name]),
-            by_result: CacheResult::ALL.iter().map(|_| ResultMetrics::default()).collect(),
-        }
-    }
-
-    /// A request was answered with `status` (0: none was sent) after `seconds`, `bytes` of body sent.
-    pub fn record(&self, result: CacheResult, status: u16, seconds: f64, bytes: u64) {
-        let class = StatusClass::of(status);
-        let handles = &self.by_result[result.index()];
-        handles.by_status[class.index()]
-            .get_or_init(|| self.total.with_label_values(&[&*self.name, result.as_str(), class.as_str()]))
-            .inc();
-        handles
-            .seconds
-            .get_or_init(|| self.seconds.with_label_values(&[&*self.name, result.as_str()]))
-            .observe(seconds);
-        self.sent.inc_by(bytes);
-    }
-}
-
-impl fmt::Debug for RouteMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteMetrics").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tests of the metrics, and of `docs/metrics.md`, the page that documents them.
 
-use super::super::declare::Values;
+use super::super::{declare::Values, labels::CacheResult};
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ fn metrics() -> Metrics {
 /// Touches everything that is not there from the start.
 fn everything() -> Metrics {
     let metrics = metrics();
-    metrics.route("kpi").record(CacheResult::Hit, 200, 0.000_02, 300);
+    metrics.route("kpi").record(CacheResult::Hit, 200, Duration::from_micros(20), 300);
     metrics.store_up(true);
     metrics.store_tracking(false);
     metrics.origin("app", OriginOutcome::Ok);
@@ -37,10 +37,10 @@ fn everything() -> Metrics {
 fn a_request_moves_its_own_series_and_no_other() {
     let metrics = metrics();
     let route = metrics.route("kpi");
-    metrics.route("chart").record(CacheResult::Miss, 502, 1.0, 7);
-    route.record(CacheResult::Hit, 200, 0.000_02, 300);
-    route.record(CacheResult::Hit, 206, 0.000_07, 200);
-    route.record(CacheResult::Bypass, 0, 20.0, 0);
+    metrics.route("chart").record(CacheResult::Miss, 502, Duration::from_secs(1), 7);
+    route.record(CacheResult::Hit, 200, Duration::from_micros(20), 300);
+    route.record(CacheResult::Hit, 206, Duration::from_micros(70), 200);
+    route.record(CacheResult::Bypass, 0, Duration::from_secs(20), 0);
     let samples = samples(&metrics.render());
     let expected = [
         (r#"tidegate_requests_total{result="hit",route="kpi",status="2xx"}"#, 2.0),
@@ -51,7 +51,9 @@ fn a_request_moves_its_own_series_and_no_other() {
         (r#"tidegate_request_duration_seconds_bucket{result="hit",route="kpi",le="0.00005"}"#, 1.0),
         (r#"tidegate_request_duration_seconds_bucket{result="hit",route="kpi",le="0.0001"}"#, 2.0),
         (r#"tidegate_request_duration_seconds_bucket{result="bypass",route="kpi",le="10"}"#, 0.0),
+        (r#"tidegate_request_duration_seconds_bucket{result="bypass",route="kpi",le="+Inf"}"#, 1.0),
         (r#"tidegate_request_duration_seconds_count{result="bypass",route="kpi"}"#, 1.0),
+        (r#"tidegate_request_duration_seconds_sum{result="hit",route="kpi"}"#, 0.000_09),
     ];
     for (series, value) in expected {
         assert_eq!(samples.get(series), Some(&value), "{series}");

@@ -6,6 +6,7 @@
 //! about a request, and nothing that a client sent becomes a label.
 
 pub mod access;
+mod by_route;
 mod declare;
 mod families;
 pub mod labels;
