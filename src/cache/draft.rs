@@ -3,6 +3,8 @@
 use super::{
     entry::{Encodings, Entry, Part, Standing},
     policy::{Selecting, Terms},
+    prepared::PreparedHeads,
+    said::Said,
     Arriving,
 };
 use crate::{
@@ -91,7 +93,8 @@ impl Draft {
     pub(super) fn entry(self, body: Body, rules: &config::Encoding) -> Entry {
         let Self { status, fields, described, terms, standing, selecting, part, .. } = self;
         let representation = described.represent(status, fields, body, rules);
-        Entry { representation, terms, standing, selecting, part, encodings: Encodings::default() }
+        let (encodings, prepared, said) = (Encodings::default(), PreparedHeads::default(), Said::default());
+        Entry { representation, terms, standing, selecting, part, encodings, prepared, said }
     }
 
     /// What is told of it before its body is whole.

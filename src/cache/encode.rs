@@ -17,17 +17,24 @@ impl Cache {
     /// Has the encodings of an entry made, behind the answer to a request that would have one of them. What is never
     /// asked for again is never encoded.
     pub fn encode_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>) {
+        if Self::is_worth_encoding(entry) && entry.encodings.begin() {
+            let (cache, key, entry) = (self.clone(), key.clone(), entry.clone());
+            self.tasks.spawn(async move { cache.encode(key, entry).await });
+        }
+    }
+
+    /// Whether [`Self::encode_behind`] would have the encodings of an entry made now.
+    pub fn would_encode(entry: &Entry) -> bool {
+        !entry.encodings.have_begun() && Self::is_worth_encoding(entry)
+    }
+
+    fn is_worth_encoding(entry: &Entry) -> bool {
         /// A larger body would keep an encoder busy for too long.
         const LARGEST: u64 = 8 << 20;
         let what = &entry.representation;
         // What was validated has the codings that it had before.
-        let is_encoded = Coding::ALL.iter().any(|coding| what.encoded(*coding).is_some());
-        let worth =
-            what.is_encodable() && !is_encoded && what.body().len() <= LARGEST && entry.part.is_none();
-        if worth && entry.encodings.begin() {
-            let (cache, key, entry) = (self.clone(), key.clone(), entry.clone());
-            self.tasks.spawn(async move { cache.encode(key, entry).await });
-        }
+        let is_encoded = || Coding::ALL.iter().any(|coding| what.encoded(*coding).is_some());
+        what.is_encodable() && !is_encoded() && what.body().len() <= LARGEST && entry.part.is_none()
     }
 
     /// Makes the encodings of an entry, off the async threads, and puts them in its place.

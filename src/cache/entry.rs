@@ -23,7 +23,9 @@
 
 use super::{
     policy::{Selecting, Terms},
+    prepared::PreparedHeads,
     purge::{Id, Stamp},
+    said::Said,
     version::{Slot, Version},
 };
 use crate::representation::{respond, Body, Representation};
@@ -53,6 +55,10 @@ pub struct Entry {
     pub part: Option<Part>,
     /// Whether its encodings were asked for.
     pub encodings: Encodings,
+    /// The bytes of its answers' heads, as far as they were prepared.
+    pub prepared: PreparedHeads,
+    /// What requests have said that it was found to fit, or not.
+    pub said: Said,
 }
 
 /// Whether the encodings of an entry were asked for, so that they are made once.
@@ -67,7 +73,12 @@ impl Encodings {
 
     /// Whether they are still to be made; for one caller only.
     pub fn begin(&self) -> bool {
-        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
+        !self.have_begun() && !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether somebody makes them, or has made them.
+    pub fn have_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -41,7 +41,8 @@ fn entry(body: Vec<u8>, value: &[u8], standing: Standing, terms: Terms) -> Entry
         }
         Standing::Log(..) => Representation::verbatim(StatusCode::NOT_FOUND, headers, body, &rules()),
     };
-    Entry { representation, terms, standing, selecting: None, part: None, encodings: Encodings::default() }
+    let (encodings, prepared, said) = (Encodings::default(), PreparedHeads::default(), Said::default());
+    Entry { representation, terms, standing, selecting: None, part: None, encodings, prepared, said }
 }
 
 fn of_version() -> Standing {

@@ -22,7 +22,7 @@ use crate::{
     representation::respond,
     telemetry::labels::{CacheResult, FillOutcome},
 };
-use http::{header, HeaderMap, HeaderName, Method, StatusCode};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Instant};
 
 /// How often a request joins a flight whose answer turns out to be for others, before it asks by itself.
@@ -69,6 +69,10 @@ enum Found {
     Nothing(Forward),
 }
 
+/// What a request says in a field can't be told in one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untold;
+
 impl Cache {
     /// What memory says of a resource, without waiting for anything.
     pub fn look_followed(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Look {
@@ -82,8 +86,40 @@ impl Cache {
         }
     }
 
+    /// The answer that may be served as it is to a request that asks nothing of caches: what [`Self::look_followed`] would
+    /// say then. `said` tells the value of a field, `None` where it isn't there; and fails where that can't be told.
+    /// `None` says nothing.
+    pub fn look_swiftly<'r>(
+        &self,
+        key: &str,
+        said: impl Fn(&HeaderName) -> Result<Option<&'r [u8]>, Untold>,
+        now_ms: u64,
+    ) -> Option<Arc<Entry>> {
+        if self.purges.is_behind() {
+            return None;
+        }
+        let resource = self.memory.resource(key)?;
+        let entry = match &resource {
+            Resource::One(entry) => (found(entry, &said)? != Match::No).then_some(entry),
+            // Of variants by the same fields only one is an exact one; which of others fits best is not for here.
+            Resource::Several(entries) => {
+                let first = entries.first()?.selecting.as_ref()?.names();
+                let is_like = |entry: &Entry| entry.selecting.as_ref().is_some_and(|s| s.names() == first);
+                let alike = entries.iter().all(|entry| is_like(entry) && entry.part.is_none());
+                let mut entries = entries.iter().filter(|_| alike);
+                entries.find(|entry| found(entry, &said) == Some(Match::Exact))
+            }
+        };
+        match self.judge(entry?.clone(), &Asked::default(), now_ms) {
+            Found::Serve(entry) => Some(entry),
+            Found::ServeStale(_) | Found::Old(..) | Found::Nothing(_) => None,
+        }
+    }
+
     fn find(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Found {
-        let Some(resource) = self.memory.resource(key) else { return Found::Nothing(Forward::UriMiss) };
+        let Some(resource) = self.memory.resource(key.as_str()) else {
+            return Found::Nothing(Forward::UriMiss);
+        };
         let Some(entry) = select(&resource, headers) else {
             let parts = resource.entries().iter().any(|entry| entry.part.is_some());
             return Found::Nothing(if parts { Forward::Partial } else { Forward::VaryMiss });
@@ -265,7 +301,7 @@ impl Cache {
 
     /// The fields by which the answers of a resource are known to vary.
     pub(super) fn known_names(&self, key: &Key) -> Vec<HeaderName> {
-        let Some(resource) = self.memory.resource(key) else { return Vec::new() };
+        let Some(resource) = self.memory.resource(key.as_str()) else { return Vec::new() };
         let selecting = resource.entries().iter().filter_map(|entry| entry.selecting.as_ref());
         let mut names: Vec<_> = selecting.flat_map(|s| s.names().iter().cloned()).collect();
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
@@ -296,6 +332,33 @@ impl Cache {
             Found::Nothing(_) => Err(None),
         }
     }
+}
+
+/// How an answer fits a request that says this. `None`: it can't be told.
+fn found<'r>(
+    entry: &Entry,
+    said: &impl Fn(&HeaderName) -> Result<Option<&'r [u8]>, Untold>,
+) -> Option<Match> {
+    if entry.part.is_some() {
+        return None;
+    }
+    let Some(selecting) = &entry.selecting else { return Some(Match::Exact) };
+    if selecting.names().iter().any(|name| said(name).is_err()) {
+        return None;
+    }
+    let values = || selecting.names().iter().map(|name| said(name).ok().flatten());
+    if let Some(known) = entry.said.known(values()) {
+        return Some(known);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in selecting.names().iter().zip(values()) {
+        if let Some(value) = value {
+            headers.insert(name.clone(), HeaderValue::from_bytes(value).ok()?);
+        }
+    }
+    let fits = fits(entry, &headers);
+    entry.said.learn(values(), fits);
+    Some(fits)
 }
 
 /// The variant for a request: one whose fields are the same, else one that fits; the newest first. A part only where

@@ -9,7 +9,9 @@ use super::{
     key::Key,
     now_ms,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
+    prepared::PreparedHeads,
     purge::{self, Stamp, Verdict as Purged},
+    said::Said,
     versioned::told_length,
     Cache,
 };
@@ -190,6 +192,8 @@ impl Cache {
             selecting,
             part: None,
             encodings: Encodings::default(),
+            prepared: PreparedHeads::default(),
+            said: Said::default(),
         };
         (entry, terms.map(|_| ()))
     }
@@ -211,7 +215,7 @@ impl Cache {
     /// RFC 9111, 3.4: parts with the same strong tag are put together, up to `max_size` bytes; all parts make the
     /// whole. What was purged is no part of it.
     fn combined(&self, key: &Key, entry: &Entry, part: Part, max_size: u64) -> Option<Entry> {
-        let resource = self.memory.resource(key)?;
+        let resource = self.memory.resource(key.as_str())?;
         let tag = entry.representation.header(&header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
         let old = resource.entries().iter().find(|old| {
             old.part.is_some_and(|other| other.total == part.total)
@@ -250,7 +254,17 @@ impl Cache {
         };
         let standing = Standing::Log(Arc::new(stamp), Some(since));
         let encodings = Encodings::default();
-        Some(Arc::new(Entry { representation, terms, standing, selecting, part: None, encodings }))
+        let (prepared, said) = (PreparedHeads::default(), Said::default());
+        Some(Arc::new(Entry {
+            representation,
+            terms,
+            standing,
+            selecting,
+            part: None,
+            encodings,
+            prepared,
+            said,
+        }))
     }
 
     /// Keeps the answer to a request that was proxied, if the origin's headers say that it may stand for the answer to
@@ -295,7 +309,7 @@ impl Cache {
     /// What a stored answer to GET learns from an answer to HEAD (RFC 9111, 4.3.5): nothing where it was purged,
     /// however little the HEAD says against it.
     pub fn head_seen(&self, asking: &Asking, sent: Sent, status: StatusCode, answer: &HeaderMap) {
-        let Some(resource) = self.memory.resource(&asking.key) else { return };
+        let Some(resource) = self.memory.resource(asking.key.as_str()) else { return };
         // What a HEAD says in another coding or language is not said of this.
         let is_meant = |entry: &&Arc<Entry>| {
             entry.part.is_none()

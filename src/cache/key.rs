@@ -84,9 +84,17 @@ pub struct Parts<'a> {
 impl Key {
     /// Derives the key. `parts` is taken apart completely, so that a new part can't be forgotten here.
     pub fn derive(rules: &CacheRules, parts: Parts<'_>) -> Self {
+        let mut text = String::with_capacity(96);
+        Self::spell(&mut text, rules, parts);
+        Self(text.into_boxed_str())
+    }
+
+    /// Puts the text of the key that [`Self::derive`] would make into `text`, which is cleared: who looks up, and no
+    /// more, needs no key of its own.
+    pub fn spell(text: &mut String, rules: &CacheRules, parts: Parts<'_>) {
         let Parts { host, tenant, user, path, query } = parts;
         let tenant = whose(rules.scope, tenant);
-        let mut text = String::with_capacity(96);
+        text.clear();
         text.push_str(rules.namespace.as_str());
         text.push(':');
         text.push_str(tenant.as_str());
@@ -95,14 +103,14 @@ impl Key {
         if rules.scope == Scope::User {
             // A user always leaves its mark, so that no user's variant equals one without.
             text.push('~');
-            push_escaped(&mut text, user.unwrap_or_default(), WORD);
+            push_escaped(text, user.unwrap_or_default(), WORD);
         }
         if let Some(host) = host {
             // No path begins like this, and in a user it is escaped.
             text.push('@');
-            push_escaped(&mut text, host, WORD);
+            push_escaped(text, host, WORD);
         }
-        push_escaped(&mut text, path, PATH);
+        push_escaped(text, path, PATH);
         if !query.is_empty() {
             text.push('?');
             text.push_str(query);
@@ -111,28 +119,33 @@ impl Key {
             let digest = Sha256::digest(&text.as_bytes()[variant..]);
             text.truncate(variant);
             text.push('#');
-            push_hex(&mut text, &digest);
+            push_hex(text, &digest);
         }
-        Self(text.into_boxed_str())
     }
 
     /// The key of a resource of an origin that is followed: its scheme, its host and its target as it was sent. No
     /// namespace begins like it.
     pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
         let mut text = String::with_capacity(8 + host.len() + target.len());
+        Self::spell_resource(&mut text, scheme, host, target);
+        Self(text.into_boxed_str())
+    }
+
+    /// Puts the text of the key that [`Self::of_resource`] would make into `text`, which is cleared.
+    pub fn spell_resource(text: &mut String, scheme: Scheme, host: &str, target: &str) {
+        text.clear();
         text.push('@');
         text.push_str(scheme.as_str());
         text.push('/');
-        text.push_str(&self::host(host));
+        push_host(text, host);
         // What of a target could pose as another part of a key, or as the end of one, is escaped.
-        push_escaped(&mut text, &self::target(target), TARGET);
+        push_escaped(text, &self::target(target), TARGET);
         if text.len() > LONGEST_VARIANT {
             let digest = Sha256::digest(text.as_bytes());
             text.truncate(1);
             text.push('#');
-            push_hex(&mut text, &digest);
+            push_hex(text, &digest);
         }
-        Self(text.into_boxed_str())
     }
 
     /// The text, without the store's prefix.
@@ -165,17 +178,23 @@ pub fn whose(scope: Scope, tenant: &Tenant) -> &Tenant {
 /// and escaped anew: what enters the key is exactly what the origin is asked.
 pub fn canonical_query(listed: &[String], query: &str) -> String {
     let mut canonical = String::new();
+    spell_query(&mut canonical, listed, query);
+    canonical
+}
+
+/// Puts what [`canonical_query`] would make into `canonical`, which is cleared.
+pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
+    canonical.clear();
     for name in listed {
-        for (_, value) in pairs(query).filter(|(n, _)| decode(n) == name.as_bytes()) {
+        for (_, value) in pairs(query).filter(|(n, _)| *decode(n) == *name.as_bytes()) {
             if !canonical.is_empty() {
                 canonical.push('&');
             }
-            push_escaped(&mut canonical, name, WORD);
+            push_escaped(canonical, name, WORD);
             canonical.push('=');
-            push_escaped_bytes(&mut canonical, &decode(value));
+            push_escaped_bytes(canonical, &decode(value));
         }
     }
-    canonical
 }
 
 /// A resource, whoever asks for it, by which scheme and in whichever variant: what a purge by URL is about. `host` and
@@ -188,11 +207,17 @@ pub fn resource(host: &str, target: &str) -> u128 {
 /// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
 /// the root's dot.
 pub fn host(text: &str) -> String {
+    let mut host = String::with_capacity(text.len());
+    push_host(&mut host, text);
+    host
+}
+
+fn push_host(out: &mut String, text: &str) {
     let (name, port) = split_host(text);
-    let name = name.to_ascii_lowercase();
-    match port {
-        "" | "80" | "443" => name,
-        port => format!("{name}:{port}"),
+    out.extend(name.chars().map(|letter| letter.to_ascii_lowercase()));
+    if !matches!(port, "" | "80" | "443") {
+        out.push(':');
+        out.push_str(port);
     }
 }
 
@@ -237,9 +262,12 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
 }
 
-fn decode(text: &str) -> Vec<u8> {
+fn decode(text: &str) -> Cow<'_, [u8]> {
+    if !text.bytes().any(|b| matches!(b, b'+' | b'%')) {
+        return text.as_bytes().into();
+    }
     let plus_is_space = text.replace('+', " ");
-    percent_decode_str(&plus_is_space).collect()
+    percent_decode_str(&plus_is_space).collect::<Vec<u8>>().into()
 }
 
 fn push_escaped(out: &mut String, text: &str, set: &'static AsciiSet) {

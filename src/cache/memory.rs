@@ -115,12 +115,12 @@ impl Memory {
     }
 
     /// What stands under a key, of whichever generation.
-    pub fn resource(&self, key: &Key) -> Option<Resource> {
+    pub fn resource(&self, key: &str) -> Option<Resource> {
         self.entries.get(key)
     }
 
     /// The entry under the key of a namespace, of whichever generation.
-    pub fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn entry(&self, key: &str) -> Option<Arc<Entry>> {
         match self.entries.get(key)? {
             Resource::One(entry) => Some(entry),
             Resource::Several(entries) => entries.first().cloned(),

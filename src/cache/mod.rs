@@ -18,13 +18,15 @@ pub mod key;
 pub mod live;
 pub mod memory;
 pub mod policy;
+pub mod prepared;
 pub mod purge;
 pub mod redis;
+pub mod said;
 mod tier;
 pub mod version;
 mod versioned;
 
-pub use follow::Asking;
+pub use follow::{Asking, Untold};
 pub use kept::{Capture, Sent};
 
 use crate::{

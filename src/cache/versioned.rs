@@ -13,6 +13,8 @@ use super::{
         namespaced::{self, Sharing},
         Freshness,
     },
+    prepared::PreparedHeads,
+    said::Said,
     version::{self, Coherence, Slot, Version},
     Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
 };
@@ -27,7 +29,7 @@ use std::{sync::Arc, time::Instant};
 
 impl Cache {
     /// What memory says of a namespace's answer, without waiting for anything.
-    pub fn look(&self, key: &Key, now_ms: u64) -> Look {
+    pub fn look(&self, key: &str, now_ms: u64) -> Look {
         let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
         match &entry.standing {
             Standing::Version(version, slot) if slot.is_current(version) == Some(true) => {
@@ -60,7 +62,7 @@ impl Cache {
     pub async fn answer(self: &Arc<Self>, wanted: &Wanted, fetcher: Fetcher) -> Answer {
         let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
         let version = self.version(&slot).await;
-        if let Some(entry) = self.memory.entry(&wanted.key).filter(|e| e.is_of(&version)) {
+        if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|e| e.is_of(&version)) {
             match Self::by_age(entry, now_ms()) {
                 Look::Hit(entry) => return Answer::Entry(entry, CacheResult::Hit),
                 Look::Stale(entry) => {
@@ -143,7 +145,7 @@ impl Cache {
     /// The last generation, if it may still stand in for an answer that could not be had.
     async fn past(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
         let usable = |entry: &Arc<Entry>| entry.terms.on_error(now_ms()) == Freshness::StaleIfError;
-        if let Some(entry) = self.memory.entry(&wanted.key).filter(usable) {
+        if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(usable) {
             return Some(entry);
         }
         let (tag, value) = self.redis.as_ref()?.last_answer(&wanted.key).await.ok()??;
@@ -178,6 +180,8 @@ impl Cache {
             selecting: None,
             part: None,
             encodings: Encodings::default(),
+            prepared: PreparedHeads::default(),
+            said: Said::default(),
         }))
     }
 

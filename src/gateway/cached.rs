@@ -37,13 +37,13 @@ impl Gateway {
         let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
         let tenant = tenant(ctx);
         let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
-        let bound = bound_host(request, route);
+        let bound = bound_host(host(request), route);
         let parts = Parts { host: bound.as_deref(), tenant, user, path: request.uri.path(), query: &query };
         let key = Key::derive(rules, parts);
         let cache = &self.parts.cache;
         let now = now_ms();
         let wanted = |key| Wanted { key, tenant: whose(rules.scope, tenant).clone(), rules: rules.clone() };
-        match cache.look(&key, now) {
+        match cache.look(key.as_str(), now) {
             Look::Hit(entry) => return self.send_hit(session, ctx, &key, &entry).await,
             Look::Stale(entry) => {
                 cache.refresh(&wanted(key), &entry, self.fetch(request, ctx, route, rules, &query));
@@ -145,7 +145,7 @@ impl Gateway {
         let mut ask = Ask {
             method: Method::GET,
             target: if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") },
-            host: bound_host(request, route).map(Cow::into_owned),
+            host: bound_host(host(request), route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
             tenant: Some(whose(rules.scope, tenant(ctx)).to_string()),
             body: Bytes::new(),
@@ -234,15 +234,18 @@ fn not_stored(forward: Forward, status: StatusCode, why: FillOutcome) -> HeaderV
 
 /// The host counts only where the route is bound to one: elsewhere a client could fill the cache by naming others,
 /// or have an answer made for a host of its choice.
-fn bound_host<'r>(request: &'r RequestHeader, route: &'r Route) -> Option<Cow<'r, str>> {
+pub(super) fn bound_host<'r>(named: Option<&'r str>, route: &'r Route) -> Option<Cow<'r, str>> {
     match route.host.as_deref() {
         None => None,
         Some(exact) if !exact.starts_with("*.") => Some(exact.into()),
         Some(_) => {
             // Without its port, a final dot and capitals: one host is one host.
-            let host = host(request)?;
+            let host = named?;
             let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
-            Some(name.to_ascii_lowercase().into())
+            match name.bytes().any(|b| b.is_ascii_uppercase()) {
+                true => Some(name.to_ascii_lowercase().into()),
+                false => Some(name.into()),
+            }
         }
     }
 }

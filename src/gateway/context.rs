@@ -29,6 +29,11 @@ use std::{
 /// The last second of the year 9999, the last that a date can name.
 const LAST_DATE: u64 = 253_402_300_799;
 
+/// The longest id that is taken from a client.
+const LONGEST_ID: usize = 64;
+/// How long those are that are made here.
+const MADE: usize = 24;
+
 /// One request's state.
 pub struct Context {
     /// What the configuration that stood when it began makes of the gateway.
@@ -143,12 +148,8 @@ impl Context {
 
     /// The answer that is written next has this date of its own.
     pub(super) fn dated(&self, headers: &HeaderMap) {
-        let date =
-            headers.get(http::header::DATE).and_then(|v| httpdate::parse_http_date(v.to_str().ok()?).ok());
-        let seconds =
-            date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        if let Some(signals) = self.signals.as_ref().filter(|_| seconds <= LAST_DATE) {
-            signals.date.store(seconds, Ordering::Relaxed);
+        if let Some(signals) = &self.signals {
+            signals.date.store(date_of(headers), Ordering::Relaxed);
         }
     }
 
@@ -188,6 +189,17 @@ impl Context {
     }
 }
 
+/// The date that an answer has of its own, in seconds since the epoch; 0: none.
+pub(super) fn date_of(headers: &HeaderMap) -> u64 {
+    let date = headers.get(http::header::DATE).and_then(|v| httpdate::parse_http_date(v.to_str().ok()?).ok());
+    let seconds = date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    if seconds <= LAST_DATE {
+        seconds
+    } else {
+        0
+    }
+}
+
 /// Makes ids that no two requests share: a random beginning and a count.
 pub(super) struct RequestIds {
     beginning: u32,
@@ -219,15 +231,49 @@ impl RequestIds {
     }
 
     fn next(&self) -> HeaderValue {
+        // Hexadecimal digits are a valid value.
+        HeaderValue::from_bytes(&self.next_text()).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    fn next_text(&self) -> [u8; MADE] {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let count = count();
         let number = (u128::from(self.beginning) << 64) | u128::from(count);
-        let mut text = [0_u8; 24];
+        let mut text = [0_u8; MADE];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             *digit = HEX[(number >> (4 * place)) as usize & 0xf];
         }
-        // Hexadecimal digits are a valid value.
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+        text
+    }
+
+    /// The same as [`Self::of`], where the client has sent this or nothing.
+    pub(super) fn of_said(&self, said: Option<&[u8]>) -> RequestId {
+        let mut id = RequestId { text: [0; LONGEST_ID], length: 0 };
+        match said.filter(|id| is_sane(id)) {
+            Some(said) => id.fill(said),
+            None => id.fill(&self.next_text()),
+        }
+        id
+    }
+}
+
+/// A request's id, where it is in no field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestId {
+    text: [u8; LONGEST_ID],
+    length: u8,
+}
+
+impl RequestId {
+    fn fill(&mut self, text: &[u8]) {
+        let length = text.len().min(LONGEST_ID);
+        self.text[..length].copy_from_slice(&text[..length]);
+        // 64 at most.
+        self.length = u8::try_from(length).unwrap_or(0);
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.length)]
     }
 }
 
@@ -244,7 +290,7 @@ fn count() -> u64 {
 }
 
 fn is_sane(id: &[u8]) -> bool {
-    (1..=64).contains(&id.len())
+    (1..=LONGEST_ID).contains(&id.len())
         && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 

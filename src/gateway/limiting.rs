@@ -90,20 +90,20 @@ impl Gateway {
         }
         self.refuse_with(session, ctx, RejectReason::RateLimited, problem).await
     }
+}
 
-    /// Tells the client what limits there are and what is left of them. What an answer out of the cache brought along
-    /// was for another client; what an origin says that was just asked, stays beside it.
-    pub(super) fn tell_limits(&self, head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-        let limits = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref());
-        let Some(limits) = limits.filter(|_| !ctx.taken.is_empty()) else { return Ok(()) };
-        let (policy, left) = (limits.policy().clone(), limits.left(&ctx.taken));
-        if ctx.upstream.is_none() {
-            head.insert_header(RATE_LIMIT_POLICY, policy)?;
-            return head.insert_header(RATE_LIMIT, left);
-        }
-        head.append_header(RATE_LIMIT_POLICY, policy)?;
-        head.append_header(RATE_LIMIT, left).map(drop)
+/// Tells the client what limits there are and what is left of them. What an answer out of the cache brought along
+/// was for another client; what an origin says that was just asked, stays beside it.
+pub(super) fn tell_limits(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+    let limits = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref());
+    let Some(limits) = limits.filter(|_| !ctx.taken.is_empty()) else { return Ok(()) };
+    let (policy, left) = (limits.policy().clone(), limits.left(&ctx.taken));
+    if ctx.upstream.is_none() {
+        head.insert_header(RATE_LIMIT_POLICY, policy)?;
+        return head.insert_header(RATE_LIMIT, left);
     }
+    head.append_header(RATE_LIMIT_POLICY, policy)?;
+    head.append_header(RATE_LIMIT, left).map(drop)
 }
 
 fn who<'r>(request: &'r RequestHeader, ctx: &'r Context) -> Who<'r> {

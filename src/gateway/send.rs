@@ -4,7 +4,9 @@ use super::{
     codec::Codec,
     dress,
     files::{FilePieces, Pace},
-    forward, refusal,
+    forward,
+    limiting::tell_limits,
+    refusal,
     site::Mode,
     Context, Gateway, Next, Result, CACHE_STATUS, HIT,
 };
@@ -19,7 +21,7 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{ErrorType, OrErr};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::{sync::Arc, time::Duration};
 
@@ -80,23 +82,7 @@ impl Gateway {
         ctx: &Context,
         cache_status: &HeaderValue,
     ) -> Result<()> {
-        // Each cache on the way adds its word (RFC 9211, 2).
-        head.append_header(CACHE_STATUS, cache_status.clone())?;
-        self.tell_limits(head, ctx)?;
-        if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
-            head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
-        }
-        head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())
-    }
-
-    /// What followed its origin came through the gateway (RFC 9110, 7.6.3); what has a namespace is the gateway's own.
-    fn append_via(&self, head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-        match ctx.at_hand().map(|at_hand| &at_hand.mode) {
-            Some(Mode::Follow(_)) => {
-                head.append_header(header::VIA, forward::via(Version::HTTP_11)).map(drop)
-            }
-            _ => Ok(()),
-        }
+        mark(head, ctx, cache_status)
     }
 
     /// Sends what is fresh in memory, and has it encoded for those who ask next.
@@ -127,7 +113,7 @@ impl Gateway {
         let prefer = &ctx.site.plan.config.encoding.prefer;
         let partial = entry.part.and_then(|part| respond::partial(part.of(what), method, headers));
         let mut reply = partial.unwrap_or_else(|| respond::reply(what, method, headers, prefer));
-        reply.head.insert_header(header::AGE, HeaderValue::from(entry.age_ms(now_ms()) / 1_000))?;
+        set_age(&mut reply.head, entry.age_ms(now_ms()))?;
         self.send_reply(session, ctx, reply, status).await
     }
 
@@ -152,9 +138,7 @@ impl Gateway {
         status: HeaderValue,
     ) -> Result<Next> {
         let respond::Reply { mut head, body, transform } = reply;
-        self.mark(&mut head, ctx, &status)?;
-        self.append_via(&mut head, ctx)?;
-        dress::answer(session.req_header(), &mut head, ctx);
+        complete(&mut head, session.req_header(), ctx, &status)?;
         ctx.dated(&head.headers);
         let Some(transform) = transform else { return self.send(session, head, body).await };
         let codec = Codec::new(transform, &ctx.site.plan.config.encoding, None);
@@ -189,7 +173,7 @@ impl Gateway {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
         }
         self.mark(&mut head, ctx, &status)?;
-        self.append_via(&mut head, ctx)?;
+        append_via(&mut head, ctx)?;
         let rules = &ctx.site.plan.config.encoding;
         let plan =
             transform::plan_shared(&request.method, &request.headers, head.status, &head.headers, rules);
@@ -269,6 +253,43 @@ impl Gateway {
         downstream.write_response_body(if bodyless { Bytes::new() } else { last }, true).await?;
         Ok(Next::Answered)
     }
+}
+
+/// What every answer carries.
+fn mark(head: &mut ResponseHeader, ctx: &Context, cache_status: &HeaderValue) -> Result<()> {
+    // Each cache on the way adds its word (RFC 9211, 2).
+    head.append_header(CACHE_STATUS, cache_status.clone())?;
+    tell_limits(head, ctx)?;
+    if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
+        head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    }
+    head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())
+}
+
+/// What followed its origin came through the gateway (RFC 9110, 7.6.3); what has a namespace is the gateway's own.
+fn append_via(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+    match ctx.at_hand().map(|at_hand| &at_hand.mode) {
+        Some(Mode::Follow(_)) => head.append_header(header::VIA, forward::via(Version::HTTP_11)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// What a stored answer says of its age.
+pub(super) fn set_age(head: &mut ResponseHeader, age_ms: u64) -> Result<()> {
+    head.insert_header(header::AGE, HeaderValue::from(age_ms / 1_000))
+}
+
+/// Makes of a representation's head that of an answer; the fast lane prepares its heads with it as well.
+pub(super) fn complete(
+    head: &mut ResponseHeader,
+    request: &RequestHeader,
+    ctx: &Context,
+    status: &HeaderValue,
+) -> Result<()> {
+    mark(head, ctx, status)?;
+    append_via(head, ctx)?;
+    dress::answer(request, head, ctx);
+    Ok(())
 }
 
 /// Where the pieces of a body come from.

@@ -3,7 +3,7 @@
 //! Each request takes the site that stands when it begins and keeps it to its end: a reload changes nothing under a
 //! request's feet. What outlives a configuration (the cache, metrics, the log) is not here.
 
-use super::{accel::Accels, files::FilesAt, forward, Entry};
+use super::{accel::Accels, files::FilesAt, forward, ready, Entry};
 use crate::{
     address::Trusted,
     config::{CacheMode, CacheRules, Config, FollowRules, Listener, Route, Target},
@@ -15,7 +15,10 @@ use crate::{
     telemetry::metrics::{Metrics, RouteMetrics},
 };
 use http::HeaderName;
-use std::sync::Arc;
+use std::sync::{
+    atomic::{AtomicU32, Ordering},
+    Arc,
+};
 
 /// What stands for a route's name where there is none.
 const UNROUTED: &str = "none";
@@ -38,6 +41,8 @@ pub struct Plan {
 
 /// What one configuration makes of the gateway.
 pub struct Site {
+    /// No other site of this process has it.
+    pub(super) number: u32,
     pub(super) plan: Plan,
     pub(super) routes: Routes,
     /// By a route's index.
@@ -62,6 +67,8 @@ pub(super) struct PerRoute {
     pub(super) mode: Mode,
     /// How many requests it takes.
     pub(super) limits: Option<Limits>,
+    /// Whether the fast lane may answer on it.
+    pub(super) swift: bool,
 }
 
 /// Whose word counts on a route.
@@ -90,6 +97,7 @@ impl Site {
     pub fn new(plan: Plan, metrics: &Metrics) -> Self {
         let routes = &plan.config.routes;
         let per_route = |(route, limits): (&Route, Option<Limits>)| PerRoute {
+            swift: limits.is_none() && ready::is_swift(route),
             limits,
             metrics: metrics.route(route.name.as_str()),
             mode: match (&route.target, &route.cache) {
@@ -101,7 +109,9 @@ impl Site {
         };
         let subject = |listener: &Listener| listener.tls.as_ref()?.clients.as_ref()?.header.clone();
         let subjects: Vec<_> = plan.config.listeners.iter().filter_map(subject).collect();
+        static NUMBERS: AtomicU32 = AtomicU32::new(0);
         Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             ours: forward::OURS_THAT_VARY.iter().chain(&subjects).cloned().collect(),
             subjects,
             routes: Routes::new(routes),

@@ -33,6 +33,14 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
         .ok_or(TokenError::Malformed)
 }
 
+/// The token of a value of `Authorization` in the form that nearly everyone sends: `Bearer`, one space, a token. `None`
+/// says no more than that it is not of this form.
+pub fn plain_bearer(value: &[u8]) -> Option<&str> {
+    let token = value.strip_prefix(b"Bearer ")?;
+    let sound = !token.is_empty() && token.iter().all(|byte| is_token_byte(*byte));
+    std::str::from_utf8(token).ok().filter(|_| sound)
+}
+
 /// What follows the scheme `Bearer`; `None` for another scheme.
 fn after_bearer(credentials: &[u8]) -> Option<&[u8]> {
     let credentials = credentials.trim_ascii();
@@ -136,6 +144,13 @@ mod tests {
             let rest = without_query_token(&query).into_owned();
             prop_assert_eq!(query_token(&rest), None);
             prop_assert_eq!(query_token(&query).is_none(), rest == query);
+        }
+
+        #[test]
+        fn a_plain_bearer_token_is_the_same_one(value in "Bearer [a-z=. ,]{0,8}|.{0,12}") {
+            if let Some(token) = plain_bearer(value.as_bytes()) {
+                prop_assert_eq!(of(&[&value]), Ok(Some(token.to_owned())));
+            }
         }
 
         #[test]

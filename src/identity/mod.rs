@@ -14,7 +14,7 @@ mod mint;
 #[cfg(test)]
 mod tests;
 
-pub use credentials::{bearer, query_token, without_query_token};
+pub use credentials::{bearer, plain_bearer, query_token, without_query_token};
 pub use mint::{mint, Bearer};
 
 use crate::{
@@ -233,6 +233,14 @@ impl Verifier {
         let identity = Arc::clone(&known.identity);
         ring.memory.remember(token, known);
         Ok((identity, Remembered::No))
+    }
+
+    /// Whose token this is, at `now`, if it was verified before and still is valid. Anything else [`Self::verify`] has to
+    /// judge; this changes nothing.
+    pub fn remembers(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>> {
+        let known = self.ring.load().memory.recall(token)?;
+        let times = self.rules.check_times(known.identity.expires, known.not_before, unix_seconds(now));
+        times.ok().map(|()| known.identity)
     }
 
     fn verify_anew(&self, token: &str, keys: &Keys, now: u64) -> Result<Known, TokenError> {

@@ -11,6 +11,7 @@
 //! HTTP/2 gathers its frames itself: they are written through, and what the client sends is counted on its way.
 
 use super::{
+    fast_lane::Outgoing,
     frames::Frames,
     guarded::Guarded,
     tunnel::{GoingAway, Tunnel},
@@ -53,8 +54,12 @@ pub(super) struct Connection {
     written: usize,
     /// What has been read to know the protocol, and not yet been read by who speaks it.
     ahead: Vec<u8>,
-    /// Bytes that have come.
+    /// Bytes that have come, and that the gateway has seen.
     read: u64,
+    /// Whether anything has come at all.
+    heard: bool,
+    /// Whether something of who looks ahead is still to be written.
+    owes: bool,
     /// The frames of HTTP/2, and who is told when there are too many.
     frames: Option<Box<(Frames, Arc<Notify>)>>,
     socket: Arc<SocketDigest>,
@@ -95,6 +100,8 @@ impl Connection {
             written: 0,
             ahead: Vec::new(),
             read: 0,
+            heard: false,
+            owes: false,
             frames: None,
             socket: Arc::new(socket),
             since: SystemTime::now(),
@@ -128,7 +135,7 @@ impl Connection {
 
     /// How long it may be idle, and why it is closed sooner than it could.
     pub(super) fn patience(&self, idle: Duration) -> (Duration, Option<CutReason>) {
-        self.stream.patience(self.read == 0, idle)
+        self.stream.patience(self.is_fresh(), idle)
     }
 
     /// Nothing came in time.
@@ -143,7 +150,89 @@ impl Connection {
 
     /// Waits until something comes, or the end, without a buffer for it.
     pub(super) async fn ready(&mut self) -> io::Result<()> {
-        self.stream.ready(self.read == 0).await
+        self.stream.ready(self.is_fresh()).await
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.read == 0 && !self.heard
+    }
+
+    /// Whether what comes next is a request of HTTP/1.1 from its first byte on, of which nobody has seen anything but
+    /// who looks ahead.
+    pub(super) fn is_at_start(&self) -> bool {
+        let taken = self.signals.taken.load(Ordering::Relaxed);
+        self.read == taken && self.wire.is_at_start() && matches!(self.upgrade, Upgrade::No)
+    }
+
+    /// Takes what was read ahead. `None`: it doesn't fit with room to spare, and stays.
+    pub(super) fn take_ahead(&mut self, into: &mut [u8]) -> Option<usize> {
+        let length = self.ahead.len();
+        if length > into.len() / 2 {
+            return None;
+        }
+        if length > 0 {
+            into.get_mut(..length)?.copy_from_slice(&self.ahead);
+            self.ahead = Vec::new();
+        }
+        Some(length)
+    }
+
+    /// What was read ahead, and is for who reads next.
+    pub(super) fn put_ahead(&mut self, bytes: &[u8]) {
+        self.ahead.extend_from_slice(bytes);
+    }
+
+    /// Reads for who looks ahead. Nothing: the end.
+    pub(super) fn poll_lane_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(into);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+        self.heard = true;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Requests were answered that nobody behind will see.
+    pub(super) fn answered(&mut self) {
+        self.stream.answered(!self.ahead.is_empty());
+    }
+
+    /// Writes a head, or several answers, and a body behind it. What doesn't go out at once is kept for
+    /// [`Self::poll_lane_out`].
+    pub(super) fn poll_lane_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &[u8],
+        rest: &mut Option<Outgoing>,
+    ) -> Poll<io::Result<()>> {
+        let mut written = 0;
+        let sent = self.stream.poll_send_all(cx, out, &mut written, rest);
+        self.owes = sent.is_pending();
+        if self.owes {
+            self.gathered.extend_from_slice(out.get(written..).unwrap_or_default());
+        }
+        sent
+    }
+
+    /// Whether all that was kept is out.
+    pub(super) fn poll_lane_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        rest: &mut Option<Outgoing>,
+    ) -> Poll<io::Result<()>> {
+        if self.owes {
+            ready!(self.stream.poll_send_all(cx, &self.gathered, &mut self.written, rest))?;
+            ready!(self.poll_gathered(cx))?;
+            self.owes = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Why it was cut off, if it was.
+    pub(super) fn was_cut(&self) -> Option<CutReason> {
+        self.signals.was_cut()
     }
 
     /// From now on it is HTTP/2. Who is returned is told when the client floods it; nothing more is read then.

@@ -165,6 +165,11 @@ impl Guard {
         }
     }
 
+    /// A request was answered of which the gateway was told nothing. `more`: something behind it has come.
+    pub(super) fn answered(&mut self, more: bool) {
+        self.head = if more { Head::Begun { since: None } } else { Head::Idle { since: None } };
+    }
+
     /// Whether a part of a head has come, and no more: what ends now, ends with a request under way.
     pub(super) fn is_within_head(&mut self, seen: Seen) -> bool {
         self.notice(seen);

@@ -12,6 +12,7 @@
 use super::{
     alarm::Alarm,
     caps::Places,
+    fast_lane::Outgoing,
     guard::{Guard, Rules, Seen, Verdict, CROWDED_IDLE},
     ledger::Ledger,
     sendfile,
@@ -83,6 +84,11 @@ impl Guarded {
         }
     }
 
+    /// A request was answered of which the gateway was told nothing; see [`Guard::answered`].
+    pub(super) fn answered(&mut self, more: bool) {
+        self.guard.answered(more);
+    }
+
     /// Nothing came in time.
     pub(super) fn gave_up(&mut self, reason: CutReason) {
         self.tell(reason, None);
@@ -101,6 +107,40 @@ impl Guarded {
         };
         let result = sendfile::poll(socket, cx, file, at, most);
         self.written(cx, result, |bytes| *bytes)
+    }
+
+    /// Sends bytes, from `written` on, and a body behind them, of which `rest` says how much has been sent. Ready when
+    /// all of it is out; `rest` is empty then.
+    pub(super) fn poll_send_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        written: &mut usize,
+        rest: &mut Option<Outgoing>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let front = bytes.get(*written..).unwrap_or_default();
+            let body = rest.as_ref().filter(|rest| rest.sent < rest.body.len());
+            let n = match body {
+                None if front.is_empty() => break,
+                None => ready!(Pin::new(&mut *self).poll_write(cx, front))?,
+                Some(rest) => {
+                    let mut pieces = [IoSlice::new(&[]); PIECES];
+                    let count = slices(front, rest, &mut pieces);
+                    ready!(Pin::new(&mut *self).poll_write_vectored(cx, &pieces[..count]))?
+                }
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_front = n.min(front.len());
+            *written += of_front;
+            if let Some(rest) = rest.as_mut() {
+                rest.sent += (n - of_front) as u64;
+            }
+        }
+        *rest = None;
+        Pin::new(self).poll_flush(cx)
     }
 
     /// The client.
@@ -206,6 +246,25 @@ impl Guarded {
             _ => error,
         }
     }
+}
+
+/// The most pieces of an answer that are handed to the system at once.
+const PIECES: usize = 16;
+
+/// What is to be sent, as far as there are places for it; how many were taken.
+fn slices<'s>(front: &'s [u8], rest: &'s Outgoing, places: &mut [IoSlice<'s>; PIECES]) -> usize {
+    let (mut skip, mut count) = (rest.sent, 0);
+    let behind = rest.body.pieces().filter_map(|piece| {
+        let passed = usize::try_from(skip).map_or(piece.len(), |skip| skip.min(piece.len()));
+        skip -= passed as u64;
+        Some(&piece[passed..]).filter(|left| !left.is_empty())
+    });
+    let all = Some(front).filter(|front| !front.is_empty()).into_iter().chain(behind);
+    for (place, piece) in places.iter_mut().zip(all) {
+        *place = IoSlice::new(piece);
+        count += 1;
+    }
+    count
 }
 
 /// What the client's system has acknowledged in all.

@@ -11,6 +11,7 @@ pub mod caps;
 mod certificates;
 mod connection;
 pub mod descriptors;
+mod fast_lane;
 mod frames;
 pub mod guard;
 mod guarded;
@@ -29,7 +30,7 @@ pub use ways::{Trusts, Ways};
 
 use crate::{
     certificate, config,
-    gateway::{Gateway, OnConnection, Shown, Signals},
+    gateway::{Caller, Gateway, OnConnection, Ready, Shown, Signals},
     telemetry::{
         access::AccessLog,
         labels::{Handshake, ProxyHeader, RefuseReason},
@@ -39,6 +40,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use caps::{Limits, Place, Places};
 use connection::Connection;
+use fast_lane::{FastLane, Turn};
 use guard::Rules;
 use guarded::{Guarded, Party};
 use http::HeaderValue;
@@ -64,6 +66,7 @@ use tls::Tls;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
+    task::unconstrained,
     time::{timeout, timeout_at, Instant as Deadline},
 };
 use tokio_rustls::server::TlsStream;
@@ -102,6 +105,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What all connections share.
 pub struct Door {
     proxy: Arc<HttpProxy<Gateway>>,
+    ready: Ready,
     metrics: Arc<Metrics>,
     closing: watch::Receiver<bool>,
     open: TaskTracker,
@@ -166,7 +170,7 @@ impl Keepalive {
 impl Door {
     /// A door to a gateway; it closes when `closing` says so.
     pub fn new(
-        proxy: HttpProxy<Gateway>,
+        (proxy, ready): (HttpProxy<Gateway>, Ready),
         metrics: Arc<Metrics>,
         access: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
@@ -175,6 +179,7 @@ impl Door {
     ) -> Arc<Self> {
         let door = Self {
             proxy: Arc::new(proxy),
+            ready,
             ledger: Arc::new(Ledger::new(metrics.clone(), access)),
             metrics,
             closing,
@@ -382,25 +387,43 @@ impl Door {
         let mut connection = Box::new(connection);
         let mut settings: Option<HttpPersistentSettings> = None;
         let mut closing = self.closing.clone();
+        let first = announce();
+        let caller = Caller { peer: first.peer.ip(), listener: first.listener };
+        let mut lane = FastLane::new(&self.ready, &self.closing, caller, (idle, requests));
+        // Asked once, it wakes this task when the door closes, whatever that waits for then.
+        let mut wakes = self.closing.clone();
+        let mut wakes = pin!(unconstrained(wakes.wait_for(|closing| *closing)));
+        poll_fn(|cx| Poll::Ready(drop(wakes.as_mut().poll(cx)))).await;
         loop {
-            if connection.is_between_requests() && !comes(&mut connection, idle, &mut closing).await {
-                // Who has gone already does not hear it.
-                drop(timeout(PART, connection.shutdown()).await);
-                return;
+            // To whom a certificate was shown is more than the lane asks.
+            let turn = if connection.is_at_start() && first.shown.is_none() {
+                poll_fn(|cx| lane.poll(&mut connection, cx)).await
+            } else if connection.is_between_requests() && !comes(&mut connection, idle, &mut closing).await {
+                Turn::Part
+            } else {
+                Turn::Full
+            };
+            match turn {
+                Turn::Full => {}
+                Turn::Gone => return,
+                Turn::Part => {
+                    // Who has gone already does not hear it.
+                    drop(timeout(PART, connection.shutdown()).await);
+                    return;
+                }
             }
             let announced = announce();
-            if settings.is_some() {
-                announced.signals.next_exchange();
-            }
+            let signals = announced.signals.clone();
             let mut session = ServerSession::new_http1(connection);
             match settings {
                 Some(settings) => settings.apply_to_session(&mut session),
                 None => {
                     session.set_keepalive(Some(idle.as_secs().max(1)));
-                    session.set_keepalive_reuses_remaining(requests);
                     session.set_pipelining_enabled(true);
                 }
             }
+            session.set_keepalive_reuses_remaining(lane.left());
+            lane.passed();
             if *self.closing.borrow() {
                 session.set_keepalive(None);
             }
@@ -410,6 +433,7 @@ impl Door {
             let Some((stream, kept)) = reused.map(ReusedHttpStream::consume) else { return };
             let Ok(same) = stream.into_any().downcast::<Connection>() else { return };
             (connection, settings) = (same, kept);
+            signals.next_exchange();
         }
     }
 

@@ -89,6 +89,11 @@ impl Wire {
         at
     }
 
+    /// Whether nothing of a request has come, and nothing is expected before one.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.state == State::Start && self.line.is_empty() && self.asked.is_none()
+    }
+
     /// The status of the refusal, where there was one.
     pub(super) fn refused(&self) -> Option<StatusCode> {
         match self.state {

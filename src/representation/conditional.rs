@@ -6,7 +6,7 @@
 use crate::config::Coding;
 use http::{
     header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE},
-    HeaderMap, Method,
+    HeaderMap, HeaderValue, Method,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,6 +63,26 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: &Validators<'_
     }
 }
 
+/// Whether GET or HEAD is answered with 304, where nothing is asked but in one `If-None-Match` and one
+/// `If-Modified-Since` at most: as [`evaluate`] decides it, of fields that are in no map.
+pub fn is_not_modified(
+    if_none_match: Option<&[u8]>,
+    if_modified_since: Option<&[u8]>,
+    validators: &Validators<'_>,
+) -> bool {
+    match (if_none_match, if_modified_since) {
+        (Some(tags), _) => line_names(tags, validators, Comparison::Weak),
+        (None, Some(date)) => {
+            let changed = validators.last_modified.or(validators.date);
+            let since =
+                Some(date).filter(|date| date.is_ascii()).and_then(|date| std::str::from_utf8(date).ok());
+            let since = since.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
+            changed.zip(since).is_some_and(|(changed, since)| seconds(changed) <= seconds(since))
+        }
+        (None, None) => false,
+    }
+}
+
 /// Whether a field names the very content that `etag` does, bit for bit: both are the same tag and neither is weak
 /// (RFC 9110, 8.8.3.2, strong comparison).
 pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
@@ -89,19 +109,22 @@ fn names(
     validators: &Validators<'_>,
     comparison: Comparison,
 ) -> Option<bool> {
-    let mut values = headers.get_all(header).iter().map(|value| value.as_bytes().trim_ascii()).peekable();
+    let mut values = headers.get_all(header).iter().map(HeaderValue::as_bytes).peekable();
     values.peek()?;
-    let ours = validators.etag.map(|etag| (etag, whole(etag)));
-    Some(values.any(|value| {
-        value == b"*"
-            || match &ours {
-                None => false,
-                Some((malformed, None)) => value == *malformed,
-                Some((_, Some(ours))) => {
-                    Tags(value).any(|theirs| is_same(&theirs, ours, validators.ours, comparison))
-                }
+    Some(values.any(|value| line_names(value, validators, comparison)))
+}
+
+/// Whether one line of such a header does.
+fn line_names(value: &[u8], validators: &Validators<'_>, comparison: Comparison) -> bool {
+    let value = value.trim_ascii();
+    value == b"*"
+        || match validators.etag.map(|etag| (etag, whole(etag))) {
+            None => false,
+            Some((malformed, None)) => value == malformed,
+            Some((_, Some(ours))) => {
+                Tags(value).any(|theirs| is_same(&theirs, &ours, validators.ours, comparison))
             }
-    }))
+        }
 }
 
 fn is_same(theirs: &Tag<'_>, ours: &Tag<'_>, suffixes: bool, comparison: Comparison) -> bool {

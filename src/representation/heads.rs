@@ -76,7 +76,7 @@ impl Representation {
     }
 
     /// `coding`: one that is made here.
-    fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
+    pub(super) fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
         let mut head = blank(self.status);
         for (name, value) in &self.headers {
             append(&mut head, name.clone(), value.clone());
@@ -111,7 +111,7 @@ impl Representation {
     }
 
     /// What a 200 would have said of validators and caching, and nothing of the content.
-    fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
+    pub(super) fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
         let mut head = blank(StatusCode::NOT_MODIFIED);
         match &self.described {
             Described::ByUs(outside) => self.append_ours(&mut head, outside, None),

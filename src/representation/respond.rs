@@ -112,31 +112,63 @@ fn has_conditions(what: &Representation) -> bool {
 
 /// In which form the content goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub enum Form {
+    /// As it came.
     AsItIs,
+    /// In a coding that was made here.
     Encoded(Coding),
+    /// Without the coding that it came in, which is taken off on its way.
     Decoded(Coding),
 }
 
 fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Form {
+    form(what, transform::joined(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
+}
+
+/// In which form the content goes out to a client that says this in `Accept-Encoding`, all lines of it joined.
+pub fn form(what: &Representation, accepted: Option<&[u8]>, prefer: &[Coding]) -> Form {
     if what.is_encodable() {
-        let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
-        let choice =
-            encoding::negotiate(accepted.as_deref(), prefer, |coding| what.encoded(coding).is_some());
+        let choice = encoding::negotiate(accepted, prefer, |coding| what.encoded(coding).is_some());
         // RFC 9110, 12.5.3: a client that refuses even the plain body gets it all the same rather than a 406.
         return choice.coding().map_or(Form::AsItIs, Form::Encoded);
     }
     match what.removable() {
-        Some(coding) if is_unreadable(what, headers, coding) => Form::Decoded(coding),
+        Some(coding) if is_unreadable(what, accepted, coding) => Form::Decoded(coding),
         _ => Form::AsItIs,
     }
 }
 
+/// Whether a client that says no more of conditions than this gets a 304.
+pub fn is_not_modified(
+    what: &Representation,
+    if_none_match: Option<&[u8]>,
+    if_modified_since: Option<&[u8]>,
+) -> bool {
+    has_conditions(what) && conditional::is_not_modified(if_none_match, if_modified_since, &what.validators())
+}
+
+/// The head of a 200, or of a 304, in a form, as [`reply`] would give it; nothing of it is kept. `None` where the body
+/// has to be changed on its way, or there is none in this form.
+pub fn head_in(what: &Representation, form: Form, not_modified: bool) -> Option<ResponseHeader> {
+    let coding = match form {
+        Form::AsItIs => None,
+        Form::Encoded(coding) => Some(coding),
+        Form::Decoded(_) => return None,
+    };
+    if !not_modified {
+        let body = coding.map_or(Some(&what.body), |coding| what.encoded(coding))?;
+        return Some(what.make_head(coding, body.len()));
+    }
+    let mut head = what.make_not_modified(&what.make_head(None, what.body.len()));
+    tag_not_modified(&mut head, what, form);
+    Some(head)
+}
+
 /// Whether a client can't take the coding that the body came in. One that says nothing takes everything, unless the
 /// origin chose the coding for somebody else.
-fn is_unreadable(what: &Representation, headers: &HeaderMap, coding: Coding) -> bool {
-    match transform::joined(headers, &header::ACCEPT_ENCODING) {
-        Some(accepted) => transform::refuses(Some(&accepted), coding),
+fn is_unreadable(what: &Representation, accepted: Option<&[u8]>, coding: Coding) -> bool {
+    match accepted {
+        Some(accepted) => transform::refuses(Some(accepted), coding),
         None => {
             let lines = what.headers().iter().filter(|(name, _)| *name == header::VARY).map(|(_, v)| v);
             transform::varies_by_encoding(lines)
@@ -165,12 +197,16 @@ fn whole(what: &Representation, form: Form) -> Reply {
 /// The tag of a 304 is that of the answer that a 200 would have been.
 fn not_modified(what: &Representation, form: Form) -> Reply {
     let mut head = what.not_modified_head();
+    tag_not_modified(&mut head, what, form);
+    Reply::bare(head)
+}
+
+fn tag_not_modified(head: &mut ResponseHeader, what: &Representation, form: Form) {
     if let Form::Encoded(coding) | Form::Decoded(coding) = form {
         if let Some(etag) = what.etag_of(Some(coding)) {
-            set(&mut head, header::ETAG, etag);
+            set(head, header::ETAG, etag);
         }
     }
-    Reply::bare(head)
 }
 
 fn precondition_failed() -> Reply {
@@ -181,7 +217,8 @@ fn precondition_failed() -> Reply {
 
 /// The ranges of a 200 that are asked for, of the body as it is; `None`: the whole.
 fn ranged(what: &Representation, headers: &HeaderMap) -> Option<Reply> {
-    let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, headers, coding));
+    let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
+    let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, accepted.as_deref(), coding));
     if what.status() != StatusCode::OK || unreadable {
         return None;
     }

@@ -99,10 +99,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (closing, is_closing) = watch::channel(false);
     let parts = Parts { cache: cache.clone(), metrics: metrics.clone(), access: access.clone() };
     let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
-    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Gateway::new(parts, site.clone()));
+    let gateway = Gateway::new(parts, site.clone());
+    let ready = gateway.ready();
+    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
     let files = descriptors::raise();
     let terms = Terms::of(&config.server, files);
-    let door = Door::new(proxy, metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
+    let door =
+        Door::new((proxy, ready), metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
     for (number, listener) in listeners.into_iter().enumerate() {
         watched("listener", door.clone().accept(listener, number));
     }

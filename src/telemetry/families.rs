@@ -41,6 +41,7 @@ const ENCODING_BUCKETS: &[f64] =
 /// What clients ask and get.
 pub(super) struct Requests {
     pub(super) routes: Routes,
+    pub(super) fast: IntCounter,
     pub(super) rejected: Per<RejectReason, IntCounter>,
     pub(super) tokens: Per<TokenResult, IntCounter>,
     pub(super) connections_open: IntGauge,
@@ -56,6 +57,11 @@ impl Requests {
         let about = About::new;
         Ok(Self {
             routes: Routes::declare(d)?,
+            fast: d.counter(about(
+                "tidegate_fast_lane_total",
+                "requests",
+                "Requests answered by the fast lane; they count in tidegate_requests_total as well.",
+            ))?,
             rejected: d.counter_per(
                 about("tidegate_rejected_requests_total", "requests", "Requests that the gateway refused."),
                 "reason",

@@ -97,6 +97,11 @@ impl Metrics {
         self.requests.routes.of(name)
     }
 
+    /// So many requests were answered by the fast lane.
+    pub fn answered_fast(&self, requests: u64) {
+        self.requests.fast.inc_by(requests);
+    }
+
     /// A request was refused by the gateway.
     pub fn rejected(&self, reason: RejectReason) {
         self.requests.rejected.of(reason).inc();

@@ -12,6 +12,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod exchange;
 pub mod gateway;
 pub mod metrics;
 pub mod origin;

@@ -1,0 +1,544 @@
+//! The fast lane's half of the gateway: which answers lie ready, and their bytes.
+//!
+//! Decides only whether the full lane would answer a request with a fresh entry out of memory, and if so, with what. It
+//! looks at the same site, the same routes, keys, versions and purges, and the heads are made by the full lane's own
+//! functions, once for each entry, route, listener and form. Whatever it does not know how to decide it leaves: `None`
+//! is never an answer, and has changed nothing.
+//!
+//! An answer costs no allocation and no map of fields: names are compared where they stand in the client's bytes, the
+//! key is spelled into a buffer that is used again, the head is copied around its three holes.
+
+use super::{
+    cached::bound_host,
+    context::{date_of, Context, RequestId, RequestIds},
+    forward,
+    send::{complete, set_age},
+    site::{Mode, PerRoute, Site},
+    Entry as Listener, Parts, HIT,
+};
+use crate::{
+    address::Client,
+    cache::{
+        entry::Entry,
+        key::{self, Key, Scheme},
+        now_ms,
+        prepared::{Circumstances, Filling, Head, Hole},
+        Cache, Look, Untold,
+    },
+    config::{Auth, CacheMode, CacheRules, Route, Scope, Template},
+    identity::{self, Identity},
+    limits,
+    name::Tenant,
+    representation::{
+        respond::{self, Form},
+        Body,
+    },
+    route::Match,
+    telemetry::{
+        access::Record,
+        labels::{CacheResult, TokenResult},
+    },
+};
+use arc_swap::{ArcSwap, Guard};
+use http::{header, HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_http::{HeaderNameVariant, RequestHeader, ResponseHeader};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+/// Bodies up to this size stand beside their head; what is longer is sent from where it lies.
+const BESIDE: u64 = 15 * 1024;
+
+/// Whether the lane may answer on a route at all. Not where a request could be told apart, or an answer dressed, by more
+/// than the lane looks at.
+pub(super) fn is_swift(route: &Route) -> bool {
+    let fixed = |template: &Template| matches!(template, Template::Fixed(_));
+    let is_fixed = route.headers.response.iter().all(|rules| {
+        rules.set.iter().all(|(_, lines)| lines.iter().all(fixed)) && rules.add.iter().all(|(_, v)| fixed(v))
+    });
+    let cached = !matches!(route.cache, CacheMode::Off) && route.target.origin().is_some();
+    cached && is_fixed && route.signed.is_none() && !route.token_query
+}
+
+/// A request as the lane has read it: GET or HEAD by HTTP/1.1, well formed, without a body, and without any field that
+/// the lane doesn't know how to heed. Each of these fields stands there once at most.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'r> {
+    /// Whether it is HEAD.
+    pub is_head: bool,
+    /// Path and query, as they were sent: characters of RFC 3986.
+    pub target: &'r str,
+    /// Of which this is the path, without dot segments and escapes.
+    pub path: &'r str,
+    /// And this the query.
+    pub query: &'r str,
+    /// `Host`
+    pub host: &'r str,
+    /// `Authorization`
+    pub authorization: Option<&'r [u8]>,
+    /// `Accept-Encoding`
+    pub accept_encoding: Option<&'r [u8]>,
+    /// `If-None-Match`
+    pub if_none_match: Option<&'r [u8]>,
+    /// `If-Modified-Since`
+    pub if_modified_since: Option<&'r [u8]>,
+    /// `X-Request-Id`
+    pub request_id: Option<&'r [u8]>,
+    /// It has an `Origin`.
+    pub origin: bool,
+    /// It asks something of caches: `Cache-Control`, `Pragma`.
+    pub directives: bool,
+    /// It says whom it comes from, as a proxy does.
+    pub forwarded: bool,
+    /// All its fields.
+    pub fields: &'r [httparse::Header<'r>],
+}
+
+/// What a request says in a field by which answers vary. It can't be told where rules change what the origin gets to see
+/// of it, as of cookies may happen, or where there are several lines.
+fn said<'r>(asked: &Asked<'r>, route: &Route, name: &HeaderName) -> Result<Option<&'r [u8]>, Untold> {
+    if *name == header::COOKIE || !route.headers.request.is_empty() || route.cors.is_some() {
+        return Err(Untold);
+    }
+    let mut lines = asked.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_str()));
+    match (lines.next(), lines.next()) {
+        (line, None) => Ok(line.map(|line| line.value)),
+        (_, Some(_)) => Err(Untold),
+    }
+}
+
+/// Who asks, and by which listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// The other end.
+    pub peer: IpAddr,
+    /// The listener's number.
+    pub listener: usize,
+}
+
+/// An answer whose bytes have been written out.
+#[derive(Debug)]
+pub struct Answered {
+    route: usize,
+    status: u16,
+    bytes: u64,
+    is_head: bool,
+    id: RequestId,
+    tenant: Option<Tenant>,
+    /// The body, where it is too long to stand behind the head.
+    pub body: Option<Body>,
+}
+
+/// Buffers for keys.
+#[derive(Debug, Default)]
+pub struct Words {
+    key: String,
+    query: String,
+}
+
+/// What answers by the fast lane.
+pub struct Ready {
+    parts: Parts,
+    site: Arc<ArcSwap<Site>>,
+    ids: Arc<RequestIds>,
+}
+
+impl Ready {
+    pub(super) fn new(parts: Parts, site: Arc<ArcSwap<Site>>, ids: Arc<RequestIds>) -> Self {
+        Self { parts, site, ids }
+    }
+
+    /// For requests that have come just now.
+    pub fn visit(&self, caller: Caller) -> Visit<'_> {
+        Visit { ready: self, site: self.site.load(), caller, began: Instant::now(), now_ms: now_ms() }
+    }
+
+    /// So many requests were answered.
+    pub fn count(&self, answers: usize) {
+        self.parts.metrics.answered_fast(answers as u64);
+    }
+
+    fn tell(&self, site: &Site, caller: Caller, done: &Answered, said: Said<'_>) {
+        let Some(at_hand) = site.per_route.get(done.route) else { return };
+        at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
+        if !self.parts.access.is_on() {
+            return;
+        }
+        self.parts.access.record(&Record {
+            began: said.began,
+            duration: said.duration,
+            request_id: done.id.as_bytes(),
+            client: caller.peer.to_canonical(),
+            method: if done.is_head { "HEAD" } else { "GET" },
+            host: said.host.as_bytes(),
+            path: said.path.as_bytes(),
+            version: Version::HTTP_11,
+            status: done.status,
+            bytes: done.bytes,
+            route: site.plan.config.routes.get(done.route).map(|route| route.name.as_str()),
+            tenant: done.tenant.as_ref().map(Tenant::as_str),
+            result: CacheResult::Hit,
+            detail: said.detail,
+            origin: None,
+        });
+    }
+}
+
+/// What a record says besides.
+struct Said<'s> {
+    host: &'s str,
+    path: &'s str,
+    began: Instant,
+    duration: Duration,
+    detail: Option<&'static str>,
+}
+
+/// What came together is answered by one site and one clock.
+pub struct Visit<'v> {
+    ready: &'v Ready,
+    site: Guard<Arc<Site>>,
+    caller: Caller,
+    began: Instant,
+    now_ms: u64,
+}
+
+impl Visit<'_> {
+    /// Writes the answer to a request behind what stands in `out`; but for its body, if that is long. `None`: the full
+    /// lane has to answer, and nothing was written.
+    pub fn answer(&self, asked: &Asked<'_>, words: &mut Words, out: &mut Vec<u8>) -> Option<Answered> {
+        let (site, index) = (&**self.site, self.route(asked)?);
+        let (route, at_hand) = (site.plan.config.routes.get(index)?, site.per_route.get(index)?);
+        if !at_hand.swift || (asked.origin && route.cors.is_some()) {
+            return None;
+        }
+        let identity = self.identity(asked, route, at_hand)?;
+        let entry = self.entry(asked, route, at_hand, identity.as_deref(), words)?;
+        let what = &entry.representation;
+        let plain = !matches!(
+            what.status(),
+            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if !plain || entry.part.is_some() {
+            return None;
+        }
+        if asked.accept_encoding.is_some() && Cache::would_encode(&entry) {
+            return None;
+        }
+        let form = respond::form(what, asked.accept_encoding, &site.plan.config.encoding.prefer);
+        let body = match form {
+            Form::AsItIs => what.body(),
+            Form::Encoded(coding) => what.encoded(coding)?,
+            Form::Decoded(_) => return None,
+        };
+        let not_modified = respond::is_not_modified(what, asked.if_none_match, asked.if_modified_since);
+        let id = self.ready.ids.of_said(asked.request_id);
+        self.write_head(index, &entry, (form, not_modified), &id, out)?;
+        if identity.is_some() {
+            self.ready.parts.metrics.token(TokenResult::Remembered);
+        }
+        let mut answered = Answered {
+            route: index,
+            status: if not_modified { 304 } else { what.status().as_u16() },
+            bytes: 0,
+            is_head: asked.is_head,
+            id,
+            tenant: identity.map(|identity| identity.tenant.clone()),
+            body: None,
+        };
+        if !not_modified && !asked.is_head {
+            answered.bytes = body.len();
+            match body.len() <= BESIDE {
+                true => body.pieces().for_each(|piece| out.extend_from_slice(piece)),
+                false => answered.body = Some(body.clone()),
+            }
+        }
+        Some(answered)
+    }
+
+    /// The route of a request that no listener, event or proxy has a word on.
+    fn route(&self, asked: &Asked<'_>) -> Option<usize> {
+        let site = &**self.site;
+        if self.listener()?.redirect.is_some() || !limits::request::is_host(asked.host.as_bytes()) {
+            return None;
+        }
+        if asked.forwarded && site.trusted.contains(self.caller.peer.to_canonical()) {
+            return None;
+        }
+        if site.plan.events.at(asked.path).is_some() {
+            return None;
+        }
+        let method = if asked.is_head { &Method::HEAD } else { &Method::GET };
+        match site.routes.find(Some(asked.host), asked.path, method) {
+            Match::Found(index) => Some(index),
+            Match::NotFound | Match::MethodNotAllowed(_) => None,
+        }
+    }
+
+    fn listener(&self) -> Option<&Arc<Listener>> {
+        self.site.plan.entries.get(self.caller.listener)
+    }
+
+    /// Who asks, where that matters: as `admission` finds it, of tokens that were verified before.
+    fn identity(
+        &self,
+        asked: &Asked<'_>,
+        route: &Route,
+        at_hand: &PerRoute,
+    ) -> Option<Option<Arc<Identity>>> {
+        let scope = at_hand.mode.rules().map(|rules| rules.scope);
+        let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| route.auth != Auth::Off) else {
+            return Some(None);
+        };
+        let needed = route.auth == Auth::Required || scope == Some(Scope::User);
+        if !needed && scope == Some(Scope::Public) {
+            return Some(None);
+        }
+        let Some(credentials) = asked.authorization else { return (!needed).then_some(None) };
+        let identity = verifier.remembers(
+            identity::plain_bearer(credentials)?,
+            UNIX_EPOCH + Duration::from_millis(self.now_ms),
+        )?;
+        (scope != Some(Scope::User) || identity.user.is_some()).then_some(Some(identity))
+    }
+
+    /// The fresh entry that answers.
+    fn entry(
+        &self,
+        asked: &Asked<'_>,
+        route: &Route,
+        at_hand: &PerRoute,
+        identity: Option<&Identity>,
+        words: &mut Words,
+    ) -> Option<Arc<Entry>> {
+        let cache = &self.ready.parts.cache;
+        match &at_hand.mode {
+            Mode::Versioned(rules) => {
+                self.spell(asked, route, rules, identity, words);
+                match cache.look(&words.key, self.now_ms) {
+                    Look::Hit(entry) => Some(entry),
+                    Look::Stale(_) | Look::Nothing => None,
+                }
+            }
+            Mode::Follow(rules) => {
+                if asked.directives && rules.request_directives {
+                    return None;
+                }
+                let scheme = self.listener()?.scheme;
+                Key::spell_resource(&mut words.key, scheme, asked.host, asked.target);
+                cache.look_swiftly(&words.key, |name| said(asked, route, name), self.now_ms)
+            }
+            Mode::Off | Mode::Files(_) => None,
+        }
+    }
+
+    fn spell(
+        &self,
+        asked: &Asked<'_>,
+        route: &Route,
+        rules: &CacheRules,
+        identity: Option<&Identity>,
+        words: &mut Words,
+    ) {
+        key::spell_query(&mut words.query, &rules.query, asked.query);
+        let bound = bound_host(Some(asked.host), route);
+        let parts = key::Parts {
+            host: bound.as_deref(),
+            tenant: identity.map_or(Tenant::public(), |identity| &identity.tenant),
+            user: identity.and_then(|identity| identity.user.as_deref()),
+            path: asked.path,
+            query: &words.query,
+        };
+        Key::spell(&mut words.key, rules, parts);
+    }
+
+    fn write_head(
+        &self,
+        index: usize,
+        entry: &Entry,
+        (form, not_modified): (Form, bool),
+        id: &RequestId,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let circumstances = Circumstances {
+            site: self.site.number,
+            route: u32::try_from(index).ok()?,
+            listener: u32::try_from(self.caller.listener).ok()?,
+            form,
+            not_modified,
+        };
+        let date = date::text(self.now_ms / 1_000);
+        let mut digits = [0; DIGITS];
+        let age = decimal(entry.age_ms(self.now_ms) / 1_000, &mut digits);
+        let filling = Filling { date: &date, age, request_id: id.as_bytes() };
+        if !entry.prepared.write(&circumstances, &filling, out) {
+            let head = self.prepare(index, entry, circumstances)?;
+            head.write(&filling, out);
+            entry.prepared.keep(head);
+        }
+        Some(())
+    }
+
+    /// Makes a head as the full lane would make it, and notes what of it is not the same each time.
+    fn prepare(&self, index: usize, entry: &Entry, circumstances: Circumstances) -> Option<Head> {
+        let Circumstances { form, not_modified, .. } = circumstances;
+        let mut ctx = Context::new(Arc::clone(&self.site));
+        ctx.route = Some(index);
+        ctx.entry = self.listener().cloned();
+        ctx.client = Client::peer(self.caller.peer, self.listener().map_or(Scheme::Http, |l| l.scheme));
+        ctx.result = CacheResult::Hit;
+        // Nothing of the request enters: no rule of this route has a variable, and it has no `Origin`.
+        let request = RequestHeader::build(Method::GET, b"/", None).ok()?;
+        let mut head = respond::head_in(&entry.representation, form, not_modified)?;
+        set_age(&mut head, 0).ok()?;
+        complete(&mut head, &request, &ctx, &HIT).ok()?;
+        let date = date_of(&head.headers);
+        // What Pingora adds, and the connection puts right.
+        head.insert_header(header::DATE, HeaderValue::from_bytes(&date::text(date)).ok()?).ok()?;
+        head.insert_header(header::CONNECTION, "keep-alive").ok()?;
+        serialised(&head, date == 0, circumstances)
+    }
+
+    /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.
+    pub fn tell(&self, done: &Answered, host: &str, path: &str, duration: Duration) {
+        self.ready.tell(&self.site, self.caller, done, Said { host, path, began: self.began, duration, detail: None });
+    }
+
+    /// How long all this has taken.
+    pub fn lasted(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// For answers that the client doesn't take at once.
+    pub fn late(&self) -> Late {
+        Late { site: Arc::clone(&self.site), caller: self.caller, began: self.began, answers: Vec::new() }
+    }
+}
+
+/// Answers that are still on their way, and will be told of when they are not.
+pub struct Late {
+    site: Arc<Site>,
+    caller: Caller,
+    began: Instant,
+    answers: Vec<(Answered, String, String)>,
+}
+
+impl Late {
+    /// One more; `host` and `path` are the request's.
+    pub fn add(&mut self, answered: Answered, host: &str, path: &str) {
+        self.answers.push((answered, host.to_owned(), path.to_owned()));
+    }
+
+    /// They have gone out; or broke off, for the reason of `detail` where there was one.
+    pub fn tell(&self, ready: &Ready, detail: Option<&'static str>) {
+        for (done, host, path) in &self.answers {
+            let said = Said { host, path, began: self.began, duration: self.began.elapsed(), detail };
+            ready.tell(&self.site, self.caller, done, said);
+        }
+    }
+}
+
+/// A head as HTTP/1.1 writes it. `None`: one of the holes isn't there, or there twice.
+fn serialised(head: &ResponseHeader, dated_now: bool, circumstances: Circumstances) -> Option<Head> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(head.status.as_str().as_bytes());
+    bytes.push(b' ');
+    bytes.extend_from_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
+    bytes.extend_from_slice(b"\r\n");
+    let mut holes = Vec::with_capacity(3);
+    let written = head.map(|name, value| {
+        let name: &[u8] = match &name {
+            HeaderNameVariant::Case(name) => name.as_slice(),
+            HeaderNameVariant::Titled(name) => name.as_bytes(),
+        };
+        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(b": ");
+        let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+        let hole = match () {
+            () if is(&header::AGE) => Some(Hole::Age),
+            () if is(&forward::REQUEST_ID) => Some(Hole::RequestId),
+            () if is(&header::DATE) && dated_now => Some(Hole::Date),
+            () => None,
+        };
+        match hole {
+            Some(hole) => holes.push((bytes.len(), hole)),
+            None => bytes.extend_from_slice(value.as_bytes()),
+        }
+        bytes.extend_from_slice(b"\r\n");
+        Ok(())
+    });
+    written.ok()?;
+    bytes.extend_from_slice(b"\r\n");
+    let once = |wanted: Hole| holes.iter().filter(|(_, hole)| *hole == wanted).count() == 1;
+    if !once(Hole::Age) || !once(Hole::RequestId) || (dated_now && !once(Hole::Date)) {
+        return None;
+    }
+    let holes: Option<Box<_>> =
+        holes.into_iter().map(|(at, hole)| Some((u16::try_from(at).ok()?, hole))).collect();
+    Some(Head { circumstances, bytes: bytes.into(), holes: holes? })
+}
+
+/// As many as a number of seconds may have.
+const DIGITS: usize = 20;
+
+fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        // A digit.
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 || at == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+mod date {
+    //! Dates as HTTP writes them, made once a second and thread.
+
+    use std::{
+        cell::Cell,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    pub(super) const LENGTH: usize = 29;
+
+    thread_local! {
+        static LAST: Cell<(u64, [u8; LENGTH])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+    }
+
+    /// Of a second since 1970, up to the year 9999.
+    pub(super) fn text(second: u64) -> [u8; LENGTH] {
+        let (last, text) = LAST.get();
+        if last == second {
+            return text;
+        }
+        let made = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+        let Ok(made) = <[u8; LENGTH]>::try_from(made.as_bytes()) else { return text };
+        LAST.set((second, made));
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_they_are() {
+        for number in [0, 7, 10, 99, 1_234_567, u64::MAX] {
+            assert_eq!(decimal(number, &mut [0; DIGITS]), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_second_is_written_as_the_library_writes_it() {
+        for second in [0, 1, 1_000_000_000, 1_000_000_000, 253_402_300_799] {
+            let time = UNIX_EPOCH + Duration::from_secs(second);
+            assert_eq!(date::text(second), httpdate::fmt_http_date(time).as_bytes());
+        }
+    }
+}

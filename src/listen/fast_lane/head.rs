@@ -1,0 +1,147 @@
+//! Whether what has come begins with a request that the fast lane understands.
+//!
+//! Pure. A request is taken only if the strict reader of `wire.rs` would let it pass and Pingora's parser, which this one
+//! is, would read the same in it; and if nothing in it has a meaning that the lane doesn't know. Everything else is left
+//! for them, as it came: that is never a judgement of a request.
+
+use crate::gateway::Asked;
+use httparse::{Header, Request, Status};
+use std::mem::MaybeUninit;
+
+/// The most fields of a request that is taken.
+const MOST_FIELDS: usize = 64;
+/// The longest query: so long that it can't have more parameters than any request may have.
+const LONGEST_QUERY: usize = 1_000;
+
+/// What has come.
+#[derive(Debug)]
+pub(super) enum Head<'b> {
+    /// A request, and how many bytes it is long.
+    Whole(Asked<'b>, usize),
+    /// Perhaps a part of one.
+    Part,
+    /// Something that is for others to read.
+    Other,
+}
+
+/// Room for the fields of a request.
+pub(super) type Fields<'b> = [MaybeUninit<Header<'b>>; MOST_FIELDS];
+
+/// Such room.
+pub(super) const fn fields<'b>() -> Fields<'b> {
+    [const { MaybeUninit::uninit() }; MOST_FIELDS]
+}
+
+/// Reads the first request.
+pub(super) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -> Head<'b> {
+    let (is_head, target_at) = match bytes {
+        [b'G', b'E', b'T', b' ', ..] => (false, 4),
+        [b'H', b'E', b'A', b'D', b' ', ..] => (true, 5),
+        _ if b"GET ".starts_with(bytes) || b"HEAD ".starts_with(bytes) => return Head::Part,
+        _ => return Head::Other,
+    };
+    let mut request = Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, fields) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Head::Part,
+        Err(_) => return Head::Other,
+    };
+    let at = |text: &[u8]| (text.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+    let target =
+        request.path.filter(|target| request.version == Some(1) && at(target.as_bytes()) == target_at);
+    let Some(mut asked) = target.and_then(asked) else { return Head::Other };
+    asked.is_head = is_head;
+    // The parser takes lines without CR.
+    let begins_a_line = |at: usize| at.checked_sub(2).and_then(|from| bytes.get(from..at)) == Some(b"\r\n");
+    let ends = length.checked_sub(4).and_then(|from| bytes.get(from..length)) == Some(b"\r\n\r\n");
+    if !ends || !request.headers.iter().all(|field| begins_a_line(at(field.name.as_bytes()))) {
+        return Head::Other;
+    }
+    asked.fields = request.headers;
+    match heed(&mut asked, request.headers) {
+        Some(()) => Head::Whole(asked, length),
+        None => Head::Other,
+    }
+}
+
+/// A request for this target, of which nothing else is known yet.
+fn asked(target: &str) -> Option<Asked<'_>> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let is_plain =
+        path.bytes().all(|b| IN_PATH[usize::from(b)]) && query.bytes().all(|b| IN_QUERY[usize::from(b)]);
+    // What begins with two slashes could be taken for an authority, what has a dot there for a segment that climbs.
+    let is_straight = path.starts_with('/') && !path.starts_with("//") && !path.contains("/.");
+    (is_plain && is_straight && query.len() <= LONGEST_QUERY).then(|| Asked {
+        target,
+        path,
+        query,
+        ..Asked::default()
+    })
+}
+
+/// Notes what fields say. `None`: there is one that is not for the lane, or no host.
+fn heed<'b>(asked: &mut Asked<'b>, fields: &'b [Header<'b>]) -> Option<()> {
+    let (mut host, mut connection) = (None, None);
+    for Header { name, value } in fields {
+        let (name, value) = (name.as_bytes(), *value);
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            4 if is(b"host") => once(&mut host, value)?,
+            5 if is(b"range") => return None,
+            6 if is(b"expect") => return None,
+            6 if is(b"origin") => asked.origin = true,
+            6 if is(b"pragma") => asked.directives = true,
+            7 if is(b"upgrade") => return None,
+            8 if is(b"if-match") || is(b"if-range") => return None,
+            9 if is(b"forwarded") || is(b"x-real-ip") => asked.forwarded = true,
+            10 if is(b"connection") => once(&mut connection, value)?,
+            12 if is(b"x-request-id") => once(&mut asked.request_id, value)?,
+            13 if is(b"authorization") => once(&mut asked.authorization, value)?,
+            13 if is(b"cache-control") => asked.directives = true,
+            13 if is(b"if-none-match") => once(&mut asked.if_none_match, value)?,
+            14 if is(b"content-length") || is(b"content_length") => return None,
+            15 if is(b"accept-encoding") => once(&mut asked.accept_encoding, value)?,
+            15..=17 if is_forwarded(name) => asked.forwarded = true,
+            17 if is(b"if-modified-since") => once(&mut asked.if_modified_since, value)?,
+            17 if is(b"transfer-encoding") || is(b"transfer_encoding") => return None,
+            19 if is(b"if-unmodified-since") => return None,
+            _ => {}
+        }
+    }
+    asked.host = std::str::from_utf8(host?).ok()?;
+    connection.is_none_or(|says| says.eq_ignore_ascii_case(b"keep-alive")).then_some(())
+}
+
+/// `X-Forwarded-For` and its like.
+fn is_forwarded(name: &[u8]) -> bool {
+    name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-"))
+}
+
+/// A second line is not for the lane.
+fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) -> Option<()> {
+    place.replace(value).is_none().then_some(())
+}
+
+/// Characters of which paths and queries are made that everyone reads alike. An escape in a path is for others to undo.
+const IN_PATH: [bool; 256] = table(b"-._~!$&'()*+,;=:@/");
+const IN_QUERY: [bool; 256] = table(b"-._~!$&'()*+,;=:@/?%[]");
+
+const fn table(signs: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < 128 {
+        // Below 128.
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    at = 0;
+    while at < signs.len() {
+        table[signs[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

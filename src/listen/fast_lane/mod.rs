@@ -1,0 +1,308 @@
+//! The fast lane: plain requests whose answers lie ready are answered here, and nothing is made for them.
+//!
+//! A connection between two requests waits here. What comes is read into a buffer of the thread, and as many requests
+//! as it holds are answered in one write. The first that the lane doesn't understand (`head.rs`), or whose answer
+//! doesn't lie ready (`gateway::Ready`), goes to the full lane with everything behind it, byte for byte, as if the lane
+//! had never looked. So do a head that doesn't come in one piece, the last request that a connection may send, and
+//! whatever comes when the door closes.
+//!
+//! The lane reads and writes through the guard: the clocks of the full lane run here as well. What a client doesn't take
+//! at once waits with the connection; until then nothing more is read.
+
+mod head;
+
+use super::{alarm::Alarm, connection::Connection, LAST};
+use crate::{
+    gateway::{Answered, Caller, Late, Ready, Visit, Words},
+    representation::Body,
+    telemetry::labels::CutReason,
+};
+use head::Head;
+use std::{
+    cell::RefCell,
+    io,
+    task::{ready, Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// Bytes that are read at once. A request that is longer is not for the lane.
+const READ: usize = 16 * 1024;
+/// Once so many bytes are written, they go out before further requests are looked at.
+const ENOUGH: usize = 64 * 1024;
+/// A buffer of the thread that has grown beyond this is given back.
+const KEEP: usize = 256 * 1024;
+
+/// What a connection is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// What has come is for the full lane.
+    Full,
+    /// The client has gone.
+    Gone,
+    /// Nothing has come in time.
+    Part,
+}
+
+/// What a turn ended with.
+enum Step {
+    /// There may be more to do.
+    Again,
+    /// Nothing has come.
+    Wait,
+    Done(Turn),
+}
+
+/// The lane of one connection.
+pub(super) struct FastLane<'d> {
+    ready: &'d Ready,
+    closing: &'d watch::Receiver<bool>,
+    caller: Caller,
+    idle: Duration,
+    /// Requests that the connection may still send after the next one; `None`: any number.
+    left: Option<u32>,
+    /// The rest of a body that is on its way, behind what the connection holds.
+    rest: Option<Outgoing>,
+    /// Answers that are on their way.
+    late: Option<Box<Late>>,
+    /// What comes next is for the full lane, once everything is on its way.
+    full: bool,
+    wait: Wait,
+}
+
+/// The rest of a body.
+pub(super) struct Outgoing {
+    pub(super) body: Body,
+    pub(super) sent: u64,
+}
+
+/// How long nothing has come.
+#[derive(Default)]
+struct Wait {
+    alarm: Alarm,
+    /// When the alarm goes off.
+    fires: Option<Instant>,
+    /// Until when it is waited, and why no longer.
+    until: Option<(Instant, Option<CutReason>)>,
+    closing: bool,
+}
+
+/// What a thread works with: nothing of it outlives a turn.
+struct Bench {
+    read: Box<[u8]>,
+    out: Vec<u8>,
+    words: Words,
+    answers: Vec<(Answered, Place)>,
+}
+
+/// Where in the bytes that were read a request's host and path stand.
+#[derive(Clone, Copy)]
+struct Place {
+    host: (usize, usize),
+    path: (usize, usize),
+}
+
+thread_local! {
+    static BENCH: RefCell<Bench> = RefCell::new(Bench {
+        read: vec![0; READ].into(),
+        out: Vec::with_capacity(4 * 1024),
+        words: Words::default(),
+        answers: Vec::new(),
+    });
+}
+
+impl<'d> FastLane<'d> {
+    /// For a connection that may be idle for so long, and send so many requests after its first.
+    pub(super) fn new(
+        ready: &'d Ready,
+        closing: &'d watch::Receiver<bool>,
+        caller: Caller,
+        (idle, left): (Duration, Option<u32>),
+    ) -> Self {
+        let wait = Wait::default();
+        Self { ready, closing, caller, idle, left, rest: None, late: None, full: false, wait }
+    }
+
+    /// Requests that may still follow the next one.
+    pub(super) fn left(&self) -> Option<u32> {
+        self.left
+    }
+
+    /// A request goes by the full lane.
+    pub(super) fn passed(&mut self) {
+        self.left = self.left.map(|left| left.saturating_sub(1));
+    }
+
+    /// Answers what comes, until something else has to be done.
+    pub(super) fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Turn> {
+        loop {
+            if let Err(error) = ready!(connection.poll_lane_out(cx, &mut self.rest)) {
+                tracing::debug!(%error, "a client left before its answer");
+                self.tell_late(connection);
+                return Poll::Ready(Turn::Gone);
+            }
+            self.tell_late(connection);
+            if std::mem::take(&mut self.full) {
+                return Poll::Ready(Turn::Full);
+            }
+            let step = BENCH.with(|bench| match bench.try_borrow_mut() {
+                Ok(mut bench) => self.turn(connection, &mut bench, cx),
+                // A turn within a turn: there is none.
+                Err(_) => Step::Done(Turn::Full),
+            });
+            match step {
+                Step::Again => {}
+                Step::Wait => return self.poll_wait(connection, cx),
+                Step::Done(turn) => return Poll::Ready(turn),
+            }
+        }
+    }
+
+    fn tell_late(&mut self, connection: &Connection) {
+        if let Some(late) = self.late.take() {
+            late.tell(self.ready, connection.was_cut().map(CutReason::as_str));
+        }
+    }
+
+    /// Reads once, and answers what can be answered.
+    fn turn(&mut self, connection: &mut Connection, bench: &mut Bench, cx: &mut Context<'_>) -> Step {
+        let Some(mut length) = connection.take_ahead(&mut bench.read) else { return Step::Done(Turn::Full) };
+        // What is there may be a whole request already.
+        if matches!(head::read(&bench.read[..length], &mut head::fields()), Head::Part) {
+            match connection.poll_lane_read(cx, &mut bench.read[length..]) {
+                Poll::Ready(Ok(more)) if more > 0 => length += more,
+                Poll::Pending if length == 0 => return Step::Wait,
+                Poll::Ready(_) if length == 0 => return Step::Done(Turn::Gone),
+                Poll::Pending | Poll::Ready(_) => {
+                    connection.put_ahead(&bench.read[..length]);
+                    return Step::Done(Turn::Full);
+                }
+            }
+        }
+        self.wait.until = None;
+        if self.left == Some(0) || self.is_closing() {
+            connection.put_ahead(&bench.read[..length]);
+            return Step::Done(Turn::Full);
+        }
+        self.answer(connection, bench, length, cx)
+    }
+
+    /// Answers the requests that were read.
+    fn answer(
+        &mut self,
+        connection: &mut Connection,
+        bench: &mut Bench,
+        length: usize,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        let Bench { read, out, words, answers } = bench;
+        let read = &read[..length];
+        let visit = self.ready.visit(self.caller);
+        let mut at = 0;
+        out.clear();
+        answers.clear();
+        while at < length && out.len() < ENOUGH && self.left != Some(0) {
+            let mut fields = head::fields();
+            let (asked, taken) = match head::read(&read[at..], &mut fields) {
+                Head::Whole(asked, taken) => (asked, taken),
+                Head::Part => break,
+                Head::Other => {
+                    self.full = true;
+                    break;
+                }
+            };
+            let Some(mut answered) = visit.answer(&asked, words, out) else {
+                self.full = true;
+                break;
+            };
+            let begin = read.as_ptr() as usize;
+            let place = |text: &str| ((text.as_ptr() as usize).wrapping_sub(begin), text.len());
+            let place = Place { host: place(asked.host), path: place(asked.path) };
+            self.rest = answered.body.take().map(|body| Outgoing { body, sent: 0 });
+            answers.push((answered, place));
+            self.passed();
+            at += taken;
+            if self.rest.is_some() {
+                break;
+            }
+        }
+        connection.put_ahead(&read[at..]);
+        if answers.is_empty() {
+            // A part of a head, or a request for the full lane.
+            return Step::Done(self.hand_over());
+        }
+        connection.answered();
+        self.ready.count(answers.len());
+        let sent = connection.poll_lane_write(cx, out, &mut self.rest);
+        self.tell(&visit, read, answers, &sent, connection);
+        if out.capacity() > KEEP {
+            *out = Vec::new();
+        }
+        match sent {
+            Poll::Ready(Err(_)) => Step::Done(Turn::Gone),
+            Poll::Ready(Ok(())) | Poll::Pending => Step::Again,
+        }
+    }
+
+    fn hand_over(&mut self) -> Turn {
+        self.full = false;
+        Turn::Full
+    }
+
+    /// Tells of answers that are out, and has the others told of later.
+    fn tell(
+        &mut self,
+        visit: &Visit<'_>,
+        read: &[u8],
+        answers: &mut Vec<(Answered, Place)>,
+        sent: &Poll<io::Result<()>>,
+        connection: &Connection,
+    ) {
+        let text = |(at, length): (usize, usize)| {
+            let bytes = read.get(at..at + length).unwrap_or_default();
+            std::str::from_utf8(bytes).unwrap_or_default()
+        };
+        if let Poll::Ready(Ok(())) = sent {
+            let lasted = visit.lasted();
+            for (answered, place) in answers.drain(..) {
+                visit.tell(&answered, text(place.host), text(place.path), lasted);
+            }
+            return;
+        }
+        let mut late = Box::new(visit.late());
+        for (answered, place) in answers.drain(..) {
+            late.add(answered, text(place.host), text(place.path));
+        }
+        self.late = Some(late);
+        if sent.is_ready() {
+            self.tell_late(connection);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        // Whoever could close the door is gone: so are we.
+        self.closing.has_changed().unwrap_or(true)
+    }
+
+    /// Waits for a request. Where the door closes, a client that is about to ask gets a last answer. The task is woken
+    /// then: see [`super::Door`].
+    fn poll_wait(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Turn> {
+        let now = Instant::now();
+        let Wait { alarm, fires, until, closing } = &mut self.wait;
+        let (at, reason) = until.get_or_insert_with(|| {
+            let (patience, reason) = connection.patience(self.idle);
+            (now + patience, reason)
+        });
+        if !*closing && self.closing.has_changed().unwrap_or(true) {
+            (*closing, *at, *reason) = (true, (*at).min(now + LAST), None);
+        }
+        // A timer that is set is not asked before its time: it wakes this task by itself.
+        if fires.is_none_or(|fires| fires <= now || fires > *at) {
+            *fires = Some(*at);
+            ready!(alarm.poll(*at, cx));
+            reason.take().into_iter().for_each(|reason| connection.gave_up(reason));
+            return Poll::Ready(Turn::Part);
+        }
+        Poll::Pending
+    }
+}
