@@ -11,7 +11,7 @@ use rand::{rngs::StdRng, seq::IndexedRandom, Rng, SeedableRng};
 use serde_json::json;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use support::{
     exchange::{Reply, Wire},
@@ -24,7 +24,7 @@ const ASIDE: &str = "Connection: keep-alive\r\nConnection: keep-alive\r\n";
 
 const HEADERS: &str = r#"
 security_headers = true
-response_headers = [{ set = { "X-Served-By" = "edge", "Server" = "tidegate" }, remove = ["X-Powered-*"] }]
+response_headers = { set = { "X-Served-By" = "edge", "Server" = "tidegate" }, remove = ["X-Powered-*"] }
 "#;
 
 fn namespace(scope: &str, more: &str) -> String {
@@ -44,10 +44,10 @@ async fn set_up(more: &str) -> (TestOrigin, Gateway) {
     origin.on("/w/gone", |_| Answer::new("text/plain", "no").status(404));
     origin.on("/f/plain", |seen| {
         Answer::new("text/css", format!("body {}", seen.number))
-            .header("cache-control", "max-age=600")
+            .header("cache-control", "max-age=6000")
             .header("etag", "\"one\"")
             .header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")
-            .header("date", "Sun, 06 Nov 2022 08:49:37 GMT")
+            .header("date", &httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(100)))
             .header("expires", "Sun, 06 Nov 2022 09:49:37 GMT")
             .header("x-powered-by", "a cat")
     });
@@ -70,7 +70,7 @@ async fn set_up(more: &str) -> (TestOrigin, Gateway) {
         .route("/w/dressed", &namespace("public", HEADERS))
         .route(
             "/w/variable",
-            &namespace("public", "\nresponse_headers = [{ set = { \"X-Path\" = \"$path\" } }]"),
+            &namespace("public", "\nresponse_headers = { set = { \"X-Path\" = \"$path\" } }"),
         )
         .route("/w/cors", &namespace("public", "\ncors = { origins = [\"https://dash.example\"] }"))
         .route("/w/any", &namespace("public", "\ncors = { origins = \"*\" }"))
@@ -118,7 +118,7 @@ fn difference(fast: &Reply, full: &Reply) -> Option<String> {
     if fast.masked() != full.masked() {
         return Some(format!("heads:\n{}\n--\n{}", fast.masked(), full.masked()));
     }
-    if fast.body != full.body || fast.last != full.last {
+    if fast.bare_body() != full.bare_body() || fast.last != full.last {
         return Some(format!("bodies of {} and {} bytes", fast.body.len(), full.body.len()));
     }
     if !near(fast.age(), full.age()) || !near(fast.date(), full.date()) {
@@ -361,6 +361,10 @@ async fn compare(gateway: &Gateway, seed: u64, pairs: usize, bumps: &Bumps) -> C
             // What is not stored yet is filled by the first of the two.
             let by_full = ask(&mut full, &[&aside], request.is_head).await;
             let by_fast = ask(&mut fast, &pieces, request.is_head).await;
+            if by_fast.is_forwarded() && by_full.is_forwarded() {
+                // The origin says what it likes: neither lane has answered.
+                break;
+            }
             let Some(why) = difference(&by_fast, &by_full) else {
                 hits += usize::from(by_fast.is_hit() && by_full.is_hit());
                 if let Some(etag) = by_full.lines("etag").first().filter(|_| rng.random_ratio(1, 8)) {

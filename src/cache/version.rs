@@ -28,6 +28,9 @@ use std::{
     },
 };
 
+/// What an absent key means.
+const ABSENT: &str = "1";
+
 /// The value of a version key, as opaque bytes. Any change of bytes is another version.
 #[derive(Clone)]
 pub struct Version {
@@ -37,7 +40,12 @@ pub struct Version {
 impl Version {
     /// What an absent key means.
     pub fn absent() -> Self {
-        Self::new(b"1")
+        Self::new(ABSENT.as_bytes())
+    }
+
+    /// Whether it is that of an absent key.
+    fn is_absent(&self) -> bool {
+        &*self.tag == ABSENT
     }
 
     /// A version from the value of its key.
@@ -72,7 +80,7 @@ impl Version {
     pub fn is_behind(&self, other: &Self) -> bool {
         match (self.number(), other.number()) {
             (Some(this), Some(other)) => this < other,
-            (Some(_), None) => *self == Self::absent(),
+            (Some(_), None) => self.is_absent(),
             (None, _) => false,
         }
     }
@@ -218,7 +226,7 @@ impl Slot {
             _ if self.is_superseded() => Some(self.assumed() == *version),
             Some(known) => Some(known.version == *version),
             None if coherence == Coherence::Tracked => None,
-            None => Some(*version == Version::absent()),
+            None => Some(version.is_absent()),
         }
     }
 

@@ -172,8 +172,8 @@ impl Ready {
             request_id: done.id.as_bytes(),
             client: caller.peer.to_canonical(),
             method: if done.is_head { "HEAD" } else { "GET" },
-            host: said.host.as_bytes(),
-            path: said.path.as_bytes(),
+            host: said.host,
+            path: said.path,
             version: Version::HTTP_11,
             status: done.status,
             bytes: done.bytes,
@@ -188,8 +188,8 @@ impl Ready {
 
 /// What a record says besides.
 struct Said<'s> {
-    host: &'s str,
-    path: &'s str,
+    host: &'s [u8],
+    path: &'s [u8],
     began: Instant,
     duration: Duration,
     detail: Option<&'static str>,
@@ -401,8 +401,9 @@ impl Visit<'_> {
     }
 
     /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.
-    pub fn tell(&self, done: &Answered, host: &str, path: &str, duration: Duration) {
-        self.ready.tell(&self.site, self.caller, done, Said { host, path, began: self.began, duration, detail: None });
+    pub fn tell(&self, done: &Answered, host: &[u8], path: &[u8], duration: Duration) {
+        let said = Said { host, path, began: self.began, duration, detail: None };
+        self.ready.tell(&self.site, self.caller, done, said);
     }
 
     /// How long all this has taken.
@@ -421,12 +422,12 @@ pub struct Late {
     site: Arc<Site>,
     caller: Caller,
     began: Instant,
-    answers: Vec<(Answered, String, String)>,
+    answers: Vec<(Answered, Vec<u8>, Vec<u8>)>,
 }
 
 impl Late {
     /// One more; `host` and `path` are the request's.
-    pub fn add(&mut self, answered: Answered, host: &str, path: &str) {
+    pub fn add(&mut self, answered: Answered, host: &[u8], path: &[u8]) {
         self.answers.push((answered, host.to_owned(), path.to_owned()));
     }
 

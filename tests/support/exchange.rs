@@ -35,6 +35,11 @@ impl Reply {
         self.line("cache-status") == "tidegate; hit"
     }
 
+    /// Whether the origin was asked for it.
+    pub fn is_forwarded(&self) -> bool {
+        self.line("cache-status").contains("fwd=")
+    }
+
     /// The head without what may differ between two answers: the values of `Date`, `Age` and an id that was made here.
     pub fn masked(&self) -> String {
         let made = |value: &str| value.len() == 24 && value.bytes().all(|b| b.is_ascii_hexdigit());
@@ -46,6 +51,15 @@ impl Reply {
             _ => line.to_owned(),
         };
         self.head.split("\r\n").map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The body, without the id that refusals name in it.
+    pub fn bare_body(&self) -> Vec<u8> {
+        let text = String::from_utf8_lossy(&self.body);
+        match self.line("x-request-id") {
+            id if self.status() >= 400 && !id.is_empty() => text.replace(id, "id").into_bytes(),
+            _ => self.body.clone(),
+        }
     }
 
     pub fn age(&self) -> Option<i64> {
@@ -112,7 +126,8 @@ impl Wire {
         }
         if reply.line("connection").eq_ignore_ascii_case("close") {
             while self.more().await {}
-            assert_eq!(self.read, b"", "nothing comes behind the last answer");
+            // The refusal of what could not be read as HEAD has a body.
+            reply.body.append(&mut self.read);
             self.stream = None;
             reply.last = true;
         }

@@ -258,10 +258,7 @@ impl<'d> FastLane<'d> {
         sent: &Poll<io::Result<()>>,
         connection: &Connection,
     ) {
-        let text = |(at, length): (usize, usize)| {
-            let bytes = read.get(at..at + length).unwrap_or_default();
-            std::str::from_utf8(bytes).unwrap_or_default()
-        };
+        let text = |(at, length): (usize, usize)| read.get(at..at + length).unwrap_or_default();
         if let Poll::Ready(Ok(())) = sent {
             let lasted = visit.lasted();
             for (answered, place) in answers.drain(..) {
