@@ -224,3 +224,13 @@ proptest! {
         prop_assert!(once.proxies.iter().all(|proxy| trusted().contains(*proxy)));
     }
 }
+
+#[test]
+fn addresses_are_written_as_the_library_writes_them() {
+    for octet in 0..=255_u8 {
+        let address = IpAddr::from([octet, 255 - octet, octet / 2, 9]);
+        assert_eq!(written(address), address.to_string());
+    }
+    let six: IpAddr = "2001:db8::1".parse().unwrap();
+    assert_eq!(written(six), "2001:db8::1");
+}

@@ -35,7 +35,8 @@ pub(super) struct Hands {
     lead: Option<Leading>,
     own: Option<oneshot::Sender<Led>>,
     writer: Option<Writer>,
-    left: watch::Sender<Option<Left>>,
+    /// `None`: nobody has asked.
+    left: Option<watch::Sender<Option<Left>>>,
 }
 
 /// Nobody joins any more, though the body still arrives: other nodes have nothing to wait for.
@@ -49,12 +50,18 @@ pub(super) enum Left {
 
 impl Hands {
     pub(super) fn new(lead: Option<Leading>, own: oneshot::Sender<Led>, writer: Writer) -> Self {
-        Self { lead, own: Some(own), writer: Some(writer), left: watch::Sender::new(None) }
+        Self { lead, own: Some(own), writer: Some(writer), left: None }
     }
 
     /// Who wants to hear that nobody joins any more.
-    pub(super) fn left(&self) -> watch::Receiver<Option<Left>> {
-        self.left.subscribe()
+    pub(super) fn left(&mut self) -> watch::Receiver<Option<Left>> {
+        self.left.get_or_insert_with(|| watch::Sender::new(None)).subscribe()
+    }
+
+    fn tell_that_nobody_joins(&self, left: Left) {
+        if let Some(told) = &self.left {
+            told.send_replace(Some(left));
+        }
     }
 
     /// Whether the leader has got nothing yet, and so nobody has seen anything of the body.
@@ -88,7 +95,7 @@ impl Hands {
 
     /// Those who follow get nothing.
     pub(super) fn release(&mut self, why: FillOutcome, status: StatusCode, left: Left) {
-        self.left.send_replace(Some(left));
+        self.tell_that_nobody_joins(left);
         if let Some(lead) = self.lead.take() {
             lead.land(Landing::Unshareable(why, Some(status)));
         }
@@ -96,7 +103,7 @@ impl Hands {
 
     /// Other nodes have nothing to wait for: the answer will not be where they look.
     pub(super) fn let_go_of_the_lease(&self) {
-        self.left.send_replace(Some(Left::ThisTime));
+        self.tell_that_nobody_joins(Left::ThisTime);
     }
 
     /// Tells of an answer while it arrives.
@@ -119,7 +126,7 @@ impl Hands {
     }
 
     fn leave(&mut self, left: Left) {
-        self.left.send_replace(Some(left));
+        self.tell_that_nobody_joins(left);
         if let Some(lead) = &mut self.lead {
             lead.leave();
         }

@@ -16,8 +16,10 @@ use super::{
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
 use crate::{config::CacheRules, representation::Body, telemetry::labels::FillOutcome};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -122,20 +124,38 @@ impl Cache {
     async fn fill(self: Arc<Self>, mut hands: Hands, mut job: Job, mut fetcher: Fetcher) {
         let began = Instant::now();
         let deadline = tokio::time::Instant::now() + job.timeout();
-        let claimed = match tokio::time::timeout_at(deadline, self.claim(&mut job)).await {
+        // Boxed, and only where there is one: most of what a fill could wait for is the second tier.
+        let shared = self.second_tier(&job).is_some();
+        let claimed = match shared {
+            true => tokio::time::timeout_at(deadline, Box::pin(self.claim(&mut job))).await,
+            false => Ok(Claimed::Fill(None)),
+        };
+        let claimed = match claimed {
             Ok(Claimed::Found(entry)) => return hands.land(Landing::Remote(entry)),
             Ok(Claimed::Marked) => return hands.land(Landing::Unshareable(FillOutcome::Private, None)),
             Ok(Claimed::Fill(lease)) => lease,
             Err(_) => return hands.land(Landing::Failed(FetchError::Timeout)),
         };
-        let (lease, left) = (claimed.as_ref(), hands.left());
-        let (outcome, to_store) = tokio::select! {
-            ended = self.fetch_and_carry(&mut hands, &job, &mut fetcher, deadline) => ended,
-            () = self.hold(lease, left) => (FillOutcome::Cancelled, ToStore::Nothing),
+        let lease = claimed.as_ref();
+        let left = lease.map(|_| hands.left());
+        let (outcome, to_store) = {
+            let mut working = pin!(self.fetch_and_carry(&mut hands, &job, &mut fetcher, deadline));
+            match left {
+                None => working.await,
+                Some(left) => {
+                    let mut holding = Box::pin(self.hold(lease, left));
+                    tokio::select! {
+                        ended = &mut working => ended,
+                        () = &mut holding => (FillOutcome::Cancelled, ToStore::Nothing),
+                    }
+                }
+            }
         };
         drop(hands);
         self.metrics.fill(outcome, began.elapsed());
-        self.hand_on(&job, &to_store, lease).await;
+        if shared {
+            Box::pin(self.hand_on(&job, &to_store, lease)).await;
+        }
     }
 
     async fn fetch_and_carry(
@@ -177,6 +197,12 @@ impl Cache {
                 true => job.max_size(),
                 false => 0,
             };
+            if keep > 0 {
+                if let Some(whole) = fetched.body.at_hand() {
+                    // In a buffer of its own: the one that it came in is larger, and would stay as long.
+                    return self.land(hands, job, draft, Body::from(Bytes::copy_from_slice(&whole)));
+                }
+            }
             match self.carry(hands, &draft, fetched.body, keep, deadline).await {
                 Carried::Whole(body) => return self.land(hands, job, draft, body),
                 Carried::Passed => return self.passed(job, &draft),

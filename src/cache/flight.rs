@@ -8,7 +8,7 @@
 use ahash::RandomState;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The lead went away without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,11 +46,11 @@ impl<T: Clone, C: Clone> Flights<T, C> {
         if let Some(flight) = flights.get(name) {
             return Joined::Follow(flight.clone());
         }
-        let (announce, outcome) = watch::channel(None);
+        let board = Arc::new(Board { notice: Mutex::new(Notice::None), changed: Notify::new() });
         let name: Arc<str> = name.into();
-        let follow = Follow { outcome, cargo: cargo() };
+        let follow = Follow { board: board.clone(), cargo: cargo() };
         flights.insert(name.clone(), follow.clone());
-        let lead = Lead { shards: self.shards.clone(), shard, name: Some(name), announce };
+        let lead = Lead { shards: self.shards.clone(), shard, name: Some(name), board };
         Joined::Lead(lead, follow)
     }
 
@@ -72,13 +72,13 @@ pub struct Lead<T, C = ()> {
     shard: usize,
     /// `None`: it has left. Another flight may have its name by now.
     name: Option<Arc<str>>,
-    announce: watch::Sender<Option<T>>,
+    board: Arc<Board<T>>,
 }
 
 impl<T, C> Lead<T, C> {
     /// Hands the outcome to everyone who waits, and to whoever joins before the lead leaves.
     pub fn announce(&self, outcome: T) {
-        self.announce.send_replace(Some(outcome));
+        self.board.put_up(Notice::Outcome(outcome));
     }
 
     /// Hands the outcome to everyone who waits, and to nobody else: the lead leaves first, so that whoever comes
@@ -99,14 +99,23 @@ impl<T, C> Lead<T, C> {
 impl<T, C> Drop for Lead<T, C> {
     fn drop(&mut self) {
         self.leave();
+        if matches!(*self.board.notice.lock(), Notice::Outcome(_)) {
+            return;
+        }
+        self.board.put_up(Notice::Abandoned);
     }
 }
 
 /// A place among those who wait.
-#[derive(Clone)]
 pub struct Follow<T, C = ()> {
-    outcome: watch::Receiver<Option<T>>,
+    board: Arc<Board<T>>,
     cargo: C,
+}
+
+impl<T, C: Clone> Clone for Follow<T, C> {
+    fn clone(&self) -> Self {
+        Self { board: self.board.clone(), cargo: self.cargo.clone() }
+    }
 }
 
 impl<T: Clone, C> Follow<T, C> {
@@ -119,11 +128,36 @@ impl<T: Clone, C> Follow<T, C> {
     ///
     /// # Errors
     /// [`Abandoned`], if the lead went away without one.
-    pub async fn outcome(mut self) -> Result<T, Abandoned> {
-        match self.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().ok_or(Abandoned),
-            Err(_) => Err(Abandoned),
+    pub async fn outcome(self) -> Result<T, Abandoned> {
+        loop {
+            // First: what is put up from here on wakes it.
+            let changed = self.board.changed.notified();
+            match &*self.board.notice.lock() {
+                Notice::None => {}
+                Notice::Outcome(outcome) => return Ok(outcome.clone()),
+                Notice::Abandoned => return Err(Abandoned),
+            }
+            changed.await;
         }
+    }
+}
+
+/// Where the lead tells those who follow. Much smaller than a channel, for most flights have nobody who follows.
+struct Board<T> {
+    notice: Mutex<Notice<T>>,
+    changed: Notify,
+}
+
+enum Notice<T> {
+    None,
+    Outcome(T),
+    Abandoned,
+}
+
+impl<T> Board<T> {
+    fn put_up(&self, notice: Notice<T>) {
+        *self.notice.lock() = notice;
+        self.changed.notify_waiters();
     }
 }
 

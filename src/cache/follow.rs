@@ -164,7 +164,7 @@ impl Cache {
     ) -> (Answer, Forward) {
         if self.purges.is_behind() {
             if let Some(redis) = &self.redis {
-                if let Err(error) = redis.catch_up().await {
+                if let Err(error) = Box::pin(redis.catch_up()).await {
                     tracing::debug!(%error, "the log of purges was not read");
                 }
             }

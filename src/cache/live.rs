@@ -15,7 +15,7 @@ use std::{
         Arc,
     },
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Smaller pieces than this are put together, so that an origin that dribbles doesn't cost a multiple of its bytes.
 const SMALL: usize = 8 * 1024;
@@ -60,10 +60,10 @@ impl Budget {
 pub struct Live {
     budget: Arc<Budget>,
     state: Mutex<State>,
-    /// Wakes readers; the number only counts.
-    grown: watch::Sender<u64>,
-    /// Wakes the writer; the number only counts.
-    taken: watch::Sender<u64>,
+    /// Wakes readers.
+    grown: Notify,
+    /// Wakes the writer.
+    taken: Notify,
 }
 
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Live {
             readers: HashMap::new(),
             next_reader: 0,
         };
-        let (grown, taken) = (watch::channel(0).0, watch::channel(0).0);
+        let (grown, taken) = (Notify::new(), Notify::new());
         Arc::new(Self { budget: budget.clone(), state: Mutex::new(state), grown, taken })
     }
 
@@ -124,7 +124,7 @@ impl Live {
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, 0);
-        Some(Reader { grown: self.grown.subscribe(), live: self.clone(), id, at: 0, piece: 0, offset: 0 })
+        Some(Reader { live: self.clone(), id, at: 0, piece: 0, offset: 0 })
     }
 }
 
@@ -219,15 +219,15 @@ impl Writer {
             }
             state.passing
         };
-        self.live.grown.send_modify(|count| *count += 1);
+        self.live.grown.notify_waiters();
         passing
     }
 
     /// Waits until the fastest reader is close; `false` where nobody reads.
     pub async fn in_step(&self) -> bool {
-        let mut taken = self.live.taken.subscribe();
         loop {
-            taken.borrow_and_update();
+            // First: what is taken from here on wakes it.
+            let taken = self.live.taken.notified();
             {
                 let state = self.live.state.lock();
                 match state.fastest() {
@@ -236,10 +236,7 @@ impl Writer {
                     Some(_) => {}
                 }
             }
-            // The sender is ours: this can't fail.
-            if taken.changed().await.is_err() {
-                return false;
-            }
+            taken.await;
         }
     }
 
@@ -251,7 +248,7 @@ impl Writer {
             state.end = End::Whole;
             (!state.passing).then(|| Body::from_pieces(state.pieces.iter().cloned().collect()))
         };
-        self.live.grown.send_modify(|count| *count += 1);
+        self.live.grown.notify_waiters();
         body
     }
 }
@@ -262,7 +259,7 @@ impl Drop for Writer {
         if state.end == End::Open {
             state.end = End::Broken;
             drop(state);
-            self.live.grown.send_modify(|count| *count += 1);
+            self.live.grown.notify_waiters();
         }
     }
 }
@@ -271,7 +268,6 @@ impl Drop for Writer {
 #[derive(Debug)]
 pub struct Reader {
     live: Arc<Live>,
-    grown: watch::Receiver<u64>,
     id: u64,
     /// The bytes that were read.
     at: u64,
@@ -288,10 +284,12 @@ impl Reader {
     /// [`BrokenOff`]: what was read so far is not the whole body.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         loop {
-            self.grown.borrow_and_update();
+            let live = self.live.clone();
+            // First: what comes from here on wakes it.
+            let grown = live.grown.notified();
             match self.take() {
                 Some(taken) => return taken,
-                None => self.grown.changed().await.map_err(|_| BrokenOff)?,
+                None => grown.await,
             }
         }
     }
@@ -325,7 +323,7 @@ impl Reader {
                 state.readers.insert(self.id, self.at);
                 if state.passing {
                     state.forget(&self.live.budget);
-                    self.live.taken.send_modify(|count| *count += 1);
+                    self.live.taken.notify_waiters();
                 }
                 return Some(Ok(Some(piece)));
             }
@@ -349,7 +347,7 @@ impl Drop for Reader {
             state.forget(&self.live.budget);
         }
         drop(state);
-        self.live.taken.send_modify(|count| *count += 1);
+        self.live.taken.notify_waiters();
     }
 }
 

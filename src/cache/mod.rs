@@ -89,6 +89,11 @@ pub trait Incoming: Send {
     /// # Errors
     /// If it broke off.
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError>;
+
+    /// All of it, where all of it has come already; then nothing is left to be read.
+    fn at_hand(&mut self) -> Option<Bytes> {
+        None
+    }
 }
 
 /// Why the origin gave no answer.

@@ -44,7 +44,7 @@ pub(super) enum Claimed {
 
 impl Cache {
     /// Redis, where it is there and this job's answers are kept in it.
-    fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
+    pub(super) fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
         let wanted = match &job.on {
             On::Version { .. } => true,
             On::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),

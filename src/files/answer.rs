@@ -65,7 +65,7 @@ pub enum Piece {
 }
 
 /// Fields that describe the bytes that a 200 would have: a 304, a 412 and a 416 have none of them (15.4.5).
-const OF_CONTENT: [HeaderName; 4] =
+static OF_CONTENT: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION];
 
 /// Chooses what to send of a file that is described by these fields. `now` says how old its date of change is.

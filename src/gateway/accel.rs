@@ -226,7 +226,7 @@ impl Gateway {
 
 /// What the other origin is asked: for what the client wants of the file, and nothing about who it is.
 fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> Ask {
-    const ASKED: [HeaderName; 7] = [
+    static ASKED: [HeaderName; 7] = [
         header::RANGE,
         header::IF_RANGE,
         header::IF_MATCH,
@@ -249,7 +249,7 @@ fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> 
 /// The fields that another origin's answer goes out with. What the first origin said comes first; the other one's
 /// words are heard where they describe its bytes, and where nobody else has said anything.
 fn dressed(status: StatusCode, other: &HeaderMap, first: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-    const OF_THE_BYTES: [HeaderName; 7] = [
+    static OF_THE_BYTES: [HeaderName; 7] = [
         header::ACCEPT_RANGES,
         header::CONTENT_ENCODING,
         header::CONTENT_LENGTH,
@@ -258,7 +258,7 @@ fn dressed(status: StatusCode, other: &HeaderMap, first: &HeaderMap) -> Vec<(Hea
         header::LAST_MODIFIED,
         header::VARY,
     ];
-    const OF_THE_CONTENT: [HeaderName; 5] = [
+    static OF_THE_CONTENT: [HeaderName; 5] = [
         header::CONTENT_TYPE,
         header::CONTENT_DISPOSITION,
         header::CONTENT_LANGUAGE,

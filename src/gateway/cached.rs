@@ -170,8 +170,10 @@ pub(super) fn fetcher(
     let (origins, ask) = (origins.clone(), Arc::new(ask));
     Box::new(move |conditions| {
         let (origins, interim) = (origins.clone(), interim.clone());
-        let mut ask = (*ask).clone();
-        ask.headers.extend(conditions.iter().cloned());
+        let mut ask = ask.clone();
+        if !conditions.is_empty() {
+            Arc::make_mut(&mut ask).headers.extend(conditions.iter().cloned());
+        }
         Box::pin(async move {
             let on_interim = move |head: &ResponseHeader| {
                 if let Some(interim) = &interim {
@@ -202,6 +204,10 @@ struct FromOrigin(Answering);
 impl Incoming for FromOrigin {
     async fn next(&mut self) -> std::result::Result<Option<Bytes>, FetchError> {
         self.0.next().await.map_err(|error| complain(&error, ""))
+    }
+
+    fn at_hand(&mut self) -> Option<Bytes> {
+        self.0.at_hand()
     }
 }
 

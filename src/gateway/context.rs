@@ -19,6 +19,7 @@ use crate::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{
     cell::Cell,
+    net::SocketAddr,
     sync::{
         atomic::{AtomicU64, Ordering},
         Arc,
@@ -80,6 +81,8 @@ pub struct Context {
 pub(super) struct Upstream {
     pub(super) pool: Arc<Pool>,
     pub(super) server: usize,
+    /// Which of its addresses; `None`: a socket of this machine.
+    pub(super) address: Option<SocketAddr>,
     /// The number of its endpoint, where sessions are kept together.
     pub(super) endpoint: Option<u64>,
     /// The next request in line comes when this ends.

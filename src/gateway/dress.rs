@@ -34,8 +34,7 @@ pub(super) fn rules_for_answer(request: &RequestHeader, head: &mut ResponseHeade
 /// Dresses a proxied request; `request` is the client's.
 pub(super) fn proxied(request: &RequestHeader, to_origin: &mut RequestHeader, ctx: &Context) {
     let Some(route) = ctx.routed() else { return };
-    let follows = ctx.at_hand().is_some_and(|at_hand| matches!(at_hand.mode, Mode::Follow(_)));
-    if follows && !request.headers.contains_key(header::UPGRADE) && hides_origin(route, &request.method) {
+    if keeps_origin_back(request, ctx) {
         to_origin.remove_header(&header::ORIGIN);
     }
     if route.headers.request.is_empty() {
@@ -47,6 +46,27 @@ pub(super) fn proxied(request: &RequestHeader, to_origin: &mut RequestHeader, ct
     if let Some(before) = before.filter(|_| !good) {
         to_origin.insert_header(header::HOST, before).unwrap_or_default();
     }
+}
+
+/// Dresses the fields of a proxied request; `host` is set where rules name one.
+pub(super) fn directly(
+    request: &RequestHeader,
+    ctx: &Context,
+    fields: &mut Vec<(HeaderName, HeaderValue)>,
+    host: &mut Option<String>,
+) {
+    if keeps_origin_back(request, ctx) {
+        fields.retain(|(name, _)| *name != header::ORIGIN);
+    }
+    asked(request, ctx, fields, host);
+}
+
+/// Whether a proxied request goes without its `Origin`.
+fn keeps_origin_back(request: &RequestHeader, ctx: &Context) -> bool {
+    let follows = ctx.at_hand().is_some_and(|at_hand| matches!(at_hand.mode, Mode::Follow(_)));
+    follows
+        && !request.headers.contains_key(header::UPGRADE)
+        && ctx.routed().is_some_and(|route| hides_origin(route, &request.method))
 }
 
 /// Dresses a request of the gateway's own, that is made for a client's; `host` is what it names as its `Host`.

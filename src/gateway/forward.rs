@@ -5,6 +5,7 @@
 
 use super::context::Context;
 use crate::{
+    address,
     config::{CacheRules, Scope},
     files::accel::is_order,
     identity::Identity,
@@ -44,27 +45,77 @@ fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host
     {
         request.remove_header(&name);
     }
-    let mut fields = Vec::with_capacity(10);
+    for (name, value) in told(ctx, host) {
+        insert(request, name, Ok(value));
+    }
+    request.append_header(header::VIA, via(received)).unwrap_or_default();
+}
+
+/// What an origin is told of a request that was sent for this host, each field once.
+fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
+    let mut fields = Vec::with_capacity(TOLD);
     if let Some(identity) = &ctx.identity {
         push_claims(&mut fields, identity, true);
     }
     let client = &ctx.client;
-    fields.push((REAL_IP, client.address.to_string()));
-    fields.push((FORWARDED_FOR, client.forwarded_for()));
-    fields.push((header::FORWARDED, client.forwarded(host.as_ref().and_then(|host| host.to_str().ok()))));
-    fields.push((FORWARDED_PROTO, client.scheme.as_str().to_owned()));
-    for (name, value) in fields {
-        insert(request, name, HeaderValue::from_str(&value));
-    }
-    if let Some(host) = host {
-        insert(request, FORWARDED_HOST, Ok(host));
-    }
-    if let Some((name, subject)) = ctx.subject() {
-        insert(request, name.clone(), Ok(subject.clone()));
-    }
-    insert(request, REQUEST_ID, Ok(ctx.request_id.clone()));
-    request.append_header(header::VIA, via(received)).unwrap_or_default();
+    // Claims were checked for control characters, addresses have none.
+    let mut push = |name, text: String| fields.extend(HeaderValue::try_from(text).map(|value| (name, value)));
+    push(REAL_IP, address::written(client.address));
+    push(FORWARDED_FOR, client.forwarded_for());
+    push(header::FORWARDED, client.forwarded(host.as_ref().and_then(|host| host.to_str().ok())));
+    fields.push((FORWARDED_PROTO, HeaderValue::from_static(client.scheme.as_str())));
+    fields.extend(host.map(|host| (FORWARDED_HOST, host)));
+    fields.extend(ctx.subject().map(|(name, subject)| (name.clone(), subject.clone())));
+    fields.push((REQUEST_ID, ctx.request_id.clone()));
+    fields
 }
+
+/// Fields of a client's that are none of the origin's, or are told it anew.
+static SAID_ANEW: [HeaderName; 3] = [header::HOST, header::PROXY_AUTHORIZATION, REQUEST_ID];
+
+/// Room for what an origin is told.
+const TOLD: usize = 10;
+
+/// The fields of a request that goes to the origin, without its `Host`: what the client said, but for what `ends_here`,
+/// and what the gateway tells. `host` is the one that it was sent for.
+fn made(
+    request: &RequestHeader,
+    ctx: &Context,
+    host: Option<HeaderValue>,
+    ends_here: impl Fn(&HeaderName) -> bool,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let subjects = &ctx.site.subjects;
+    let ends = |name: &HeaderName| SAID_ANEW.contains(name) || is_claimed(name, subjects) || ends_here(name);
+    let told = told(ctx, host);
+    let mut fields = Vec::with_capacity(request.headers.len() + told.len() + 4);
+    let copied = request.headers.iter().filter(|(name, _)| !ends(name));
+    fields.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
+    fields.extend(told);
+    fields.push((header::VIA, via(request.version)));
+    fields
+}
+
+/// The fields of a request that is proxied without a body, without its `Host`; `named` is the host that it names. Its
+/// `Connection` names no field.
+pub(super) fn proxied_headers(
+    request: &RequestHeader,
+    named: Option<&HeaderValue>,
+    ctx: &Context,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let told = ctx.client.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
+    made(request, ctx, told.or_else(|| named.cloned()), |name| ENDS_HERE.contains(name))
+}
+
+/// Fields of a client's connection (RFC 9110, 7.6.1).
+static ENDS_HERE: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    HeaderName::from_static("http2-settings"),
+];
 
 /// RFC 9110, 7.6.3: through whom a message came, and in which version it came to us.
 pub(super) fn via(received: Version) -> HeaderValue {
@@ -78,16 +129,17 @@ pub(super) fn via(received: Version) -> HeaderValue {
 /// The fields of a request that only the gateway may set, or that an application behind CGI or WSGI couldn't tell
 /// from them: there `X_Tenant` and `X-Tenant` are one. `subjects` are those that tell of a client's certificate.
 fn claimed(headers: &HeaderMap, subjects: &[HeaderName]) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_claimed(name, subjects)).cloned().collect()
+}
+
+fn is_claimed(name: &HeaderName, subjects: &[HeaderName]) -> bool {
     let ours = || OURS.iter().chain(subjects);
-    let is_ours = |name: &HeaderName| {
-        ours().any(|ours| ours == name)
-            || is_order(name)
-            || name.as_str().contains('_') && {
-                let dashed = name.as_str().replace('_', "-");
-                dashed.starts_with("x-accel-") || ours().any(|ours| *ours == dashed.as_str())
-            }
-    };
-    headers.keys().filter(|name| is_ours(name)).cloned().collect()
+    ours().any(|ours| ours == name)
+        || is_order(name)
+        || name.as_str().contains('_') && {
+            let dashed = name.as_str().replace('_', "-");
+            dashed.starts_with("x-accel-") || ours().any(|ours| *ours == dashed.as_str())
+        }
 }
 
 fn insert(
@@ -101,11 +153,12 @@ fn insert(
     }
 }
 
-fn push_claims(fields: &mut Vec<(HeaderName, String)>, identity: &Identity, whole: bool) {
-    fields.push((TENANT, identity.tenant.to_string()));
+fn push_claims(fields: &mut Vec<(HeaderName, HeaderValue)>, identity: &Identity, whole: bool) {
+    let mut push = |name, text: &str| fields.extend(HeaderValue::from_str(text).map(|value| (name, value)));
+    push(TENANT, identity.tenant.as_str());
     if whole {
-        fields.extend(identity.user.iter().map(|user| (USER, user.clone())));
-        fields.extend(identity.role.iter().map(|role| (ROLE, role.clone())));
+        identity.user.iter().for_each(|user| push(USER, user));
+        identity.role.iter().for_each(|role| push(ROLE, role));
     }
 }
 
@@ -116,18 +169,15 @@ pub(super) fn fill_headers(
     ctx: &Context,
     token: Option<&str>,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let mut fields = Vec::with_capacity(6);
+    let mut headers = Vec::with_capacity(TOLD);
     match (rules.scope, &ctx.identity) {
-        (Scope::Public, _) | (_, None) => fields.push((TENANT, "public".to_owned())),
+        (Scope::Public, _) | (_, None) => headers.push((TENANT, HeaderValue::from_static("public"))),
         (scope, Some(identity)) => {
-            push_claims(&mut fields, identity, scope == Scope::User);
-            fields.extend(token.map(|token| (header::AUTHORIZATION, format!("Bearer {token}"))));
+            push_claims(&mut headers, identity, scope == Scope::User);
+            let bearer = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
+            headers.extend(bearer.map(|bearer| (header::AUTHORIZATION, bearer)));
         }
     }
-    let mut headers: Vec<_> = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)))
-        .collect();
     headers.push((REQUEST_ID, ctx.request_id.clone()));
     headers.push((header::VIA, via(Version::HTTP_11)));
     headers.push((header::ACCEPT, HeaderValue::from_static("*/*")));
@@ -148,29 +198,24 @@ pub(super) fn followed_headers(
     ctx: &Context,
     alone: bool,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let mut request = request.clone();
-    // First what ends with the client's connection: no client names the gateway's own fields among it.
-    for name in undress(&request.headers) {
-        request.remove_header(&name);
-    }
-    if let Some(host) = host {
-        insert(&mut request, header::HOST, HeaderValue::from_str(host));
-    }
+    let ends = undress(&request.headers);
     // What others get as well is made for the host that it is kept under.
-    let received = request.version;
-    dress_for(&mut request, received, ctx, ctx.client.host.as_deref().filter(|_| alone));
-    let whole = WHOLE.into_iter().filter(|_| !alone);
-    for name in NOT_FORWARDED.into_iter().chain(whole) {
-        request.remove_header(&name);
-    }
-    if let Some(offered) = encoding::offered(&request.headers).filter(|_| !alone) {
-        insert(&mut request, header::ACCEPT_ENCODING, Ok(offered));
-    }
-    request.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    let told = ctx.client.host.as_deref().filter(|_| alone).or(host);
+    let told = told.and_then(|host| HeaderValue::from_str(host).ok());
+    let told = told.or_else(|| request.headers.get(header::HOST).cloned());
+    let offered = encoding::offered(&request.headers).filter(|_| !alone);
+    let mut fields = made(request, ctx, told, |name| {
+        ends.contains(name)
+            || NOT_FORWARDED.contains(name)
+            || !alone && WHOLE.contains(name)
+            || offered.is_some() && *name == header::ACCEPT_ENCODING
+    });
+    fields.extend(offered.map(|offered| (header::ACCEPT_ENCODING, offered)));
+    fields
 }
 
 /// What a request of the gateway's own says anew, or not at all.
-const NOT_FORWARDED: [HeaderName; 6] = [
+static NOT_FORWARDED: [HeaderName; 6] = [
     header::HOST,
     header::CONNECTION,
     header::UPGRADE,
@@ -179,7 +224,7 @@ const NOT_FORWARDED: [HeaderName; 6] = [
     header::EXPECT,
 ];
 /// What would make an answer less than whole.
-const WHOLE: [HeaderName; 6] = [
+static WHOLE: [HeaderName; 6] = [
     header::RANGE,
     header::IF_RANGE,
     header::IF_MATCH,
@@ -201,8 +246,11 @@ pub(super) fn of_the_whole(request: &RequestHeader) -> RequestHeader {
 /// gateway. Framing is Pingora's.
 pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
     let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let nominated = nominated_by_connection(headers).into_iter().filter(|name| !framing.contains(name));
-    nominated.chain(HOP_BY_HOP).chain(orders(headers)).collect()
+    let nominated = nominated_by_connection(headers);
+    let ends = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name) || is_order(name) || nominated.contains(name) && !framing.contains(name)
+    };
+    headers.keys().filter(ends).cloned().collect()
 }
 
 fn orders(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {

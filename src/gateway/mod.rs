@@ -8,6 +8,7 @@ mod admission;
 mod cached;
 mod codec;
 mod context;
+mod direct;
 mod dress;
 mod entry;
 mod event;

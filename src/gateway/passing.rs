@@ -43,6 +43,11 @@ pub(super) struct Passing {
 }
 
 impl Passing {
+    /// Whether something else goes out in the answer's stead.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
     /// What is left to be done when the exchange has ended.
     pub(super) fn take_order(&mut self) -> Option<Box<Ordered>> {
         self.order.take()

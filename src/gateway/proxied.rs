@@ -1,8 +1,8 @@
 //! Pingora's phases: what is handed to it, and what is made of what it hands back.
 
 use super::{
-    cached, dress, entry, forward, host, refusal, upstream, websocket, Context, Gateway, Next, OnConnection,
-    Result,
+    cached, direct, dress, entry, forward, host, refusal, upstream, websocket, Context, Gateway, Next,
+    OnConnection, Result,
 };
 use crate::{
     cache::FetchError,
@@ -80,7 +80,13 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        Ok(matches!(self.handle(session, ctx).await?, Next::Answered))
+        match self.handle(session, ctx).await? {
+            Next::Answered => Ok(true),
+            Next::Proxy if direct::fits(session, ctx) => {
+                Box::pin(self.proxy_directly(session, ctx)).await.map(|()| true)
+            }
+            Next::Proxy => Ok(false),
+        }
     }
 
     async fn request_body_filter(
@@ -137,35 +143,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if self.interim_passes(session, head, ctx)? {
-            forward::remove_orders(head);
-            return Ok(());
-        }
-        self.heed(session, head, ctx);
-        if self.takes_order(session, head, ctx) {
-            return Ok(());
-        }
-        for name in forward::undress(&head.headers) {
-            head.remove_header(&name);
-        }
-        self.head_passes(session, head, ctx)?;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            self.switch(session, head, ctx)?;
-        }
-        if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
-            // A client of old knows no chunks: the end of the connection is the end of the body.
-            head.remove_header(&TRANSFER_ENCODING);
-            session.downstream_session.set_keepalive(None);
-        }
-        if head.version < Version::HTTP_11 {
-            // RFC 9110, 6.2: who passes a message on speaks a version of its own.
-            head.set_version(Version::HTTP_11);
-        }
-        let status = cached::forwarded(ctx);
-        self.mark(head, ctx, &status)?;
-        upstream::set_cookie(head, ctx)?;
-        dress::answer(session.req_header(), head, ctx);
-        Ok(())
+        self.answer_passes(session, head, ctx)
     }
 
     fn response_body_filter(
@@ -273,6 +251,44 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
+    /// The head of an origin's answer on its way to the client.
+    pub(super) fn answer_passes(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if self.interim_passes(session, head, ctx)? {
+            forward::remove_orders(head);
+            return Ok(());
+        }
+        self.heed(session, head, ctx);
+        if self.takes_order(session, head, ctx) {
+            return Ok(());
+        }
+        for name in forward::undress(&head.headers) {
+            head.remove_header(&name);
+        }
+        self.head_passes(session, head, ctx)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.switch(session, head, ctx)?;
+        }
+        if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+            // A client of old knows no chunks: the end of the connection is the end of the body.
+            head.remove_header(&TRANSFER_ENCODING);
+            session.downstream_session.set_keepalive(None);
+        }
+        if head.version < Version::HTTP_11 {
+            // RFC 9110, 6.2: who passes a message on speaks a version of its own.
+            head.set_version(Version::HTTP_11);
+        }
+        let status = cached::forwarded(ctx);
+        self.mark(head, ctx, &status)?;
+        upstream::set_cookie(head, ctx)?;
+        dress::answer(session.req_header(), head, ctx);
+        Ok(())
+    }
+
     /// The answer to a request that could not be proxied. The connection ends after it.
     async fn answer_failure(&self, session: &mut Session, ctx: &mut Context, status: u16) {
         ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };

@@ -50,7 +50,7 @@ pub(super) struct Seeking {
 
 impl Seeking {
     /// What is left of the time for the exchange; `None`: there is no end.
-    fn left(&self) -> Option<Duration> {
+    pub(super) fn left(&self) -> Option<Duration> {
         self.deadline.flatten().map(|end| end.saturating_duration_since(Instant::now()))
     }
 
@@ -70,22 +70,11 @@ impl Seeking {
 }
 
 impl Gateway {
-    /// The server that a request goes to, and how.
+    /// The server that a request goes to, and how Pingora reaches it.
     pub(super) async fn peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let site = ctx.site.clone();
-        let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
-            return Error::e_explain(ErrorType::InternalError, "no route");
-        };
-        let pool = site.plan.origins.pool(origin).clone();
-        let limit = pool.settings.request_timeout.filter(|_| ctx.handshake.is_none());
-        ctx.seeking.deadline.get_or_insert_with(|| limit.map(|limit| Instant::now() + limit));
-        ctx.seeking.left.get_or_insert(pool.settings.retries);
-        // The place at the server that has failed is given back before another one is waited for.
-        if ctx.upstream.take().is_some() && ctx.seeking.retried > 0 {
-            tokio::time::sleep(client::pause(ctx.seeking.retried - 1)).await;
-        }
-        let asked = self.upstream_for(session, ctx, &pool).await;
-        let (upstream, mut peer) = asked.map_err(|error| nobody(ctx, error))?;
+        self.seek(session, ctx).await?;
+        let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.server, to.address));
+        let Some(mut peer) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };
         match &mut ctx.handshake {
             Some(handshake) => self.prepare_websocket(&mut peer, handshake),
             None => {
@@ -104,11 +93,31 @@ impl Gateway {
             ];
             times.into_iter().for_each(|time| *time = Some(time.map_or(left, |time| time.min(left))));
         }
+        Ok(Box::new(peer))
+    }
+
+    /// Finds the server that a request goes to, and takes a place there.
+    pub(super) async fn seek(&self, session: &Session, ctx: &mut Context) -> Result<()> {
+        let site = ctx.site.clone();
+        let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
+            return Error::e_explain(ErrorType::InternalError, "no route");
+        };
+        let pool = site.plan.origins.pool(origin);
+        let limit = pool.settings.request_timeout.filter(|_| ctx.handshake.is_none());
+        ctx.seeking.deadline.get_or_insert_with(|| limit.map(|limit| Instant::now() + limit));
+        ctx.seeking.left.get_or_insert(pool.settings.retries);
+        // The place at the server that has failed is given back before another one is waited for.
+        if ctx.upstream.take().is_some() && ctx.seeking.retried > 0 {
+            tokio::time::sleep(client::pause(ctx.seeking.retried - 1)).await;
+        }
+        let asked = self.upstream_for(session, ctx, pool).await;
+        ctx.upstream = Some(asked.map_err(|error| nobody(ctx, error))?);
         // A retry sends the body once more.
         ctx.body_seen = 0;
-        ctx.passing.sent = Some(self.parts.cache.sent());
-        ctx.upstream = Some(upstream);
-        Ok(Box::new(peer))
+        if site.follows {
+            ctx.passing.sent = Some(self.parts.cache.sent());
+        }
+        Ok(())
     }
 
     async fn upstream_for(
@@ -116,7 +125,7 @@ impl Gateway {
         session: &Session,
         ctx: &mut Context,
         pool: &Arc<Pool>,
-    ) -> std::result::Result<(Upstream, HttpPeer), FetchError> {
+    ) -> std::result::Result<Upstream, FetchError> {
         let left = ctx.seeking.left();
         if left.is_some_and(|left| left.is_zero()) {
             return Err(FetchError::Timeout);
@@ -131,15 +140,15 @@ impl Gateway {
             None => picking.await,
         };
         let picked = picked.map_err(|nobody| cached::fetch_error(&nobody.into()))?;
-        let upstream = Upstream {
+        Ok(Upstream {
             pool: pool.clone(),
             server: picked.server,
+            address: picked.address,
             endpoint: picked.endpoint,
             under_way: picked.under_way,
             asked: Instant::now(),
             reported: false,
-        };
-        Ok((upstream, picked.peer))
+        })
     }
 
     /// The head of a server's answer, as it came.

@@ -5,7 +5,7 @@
 //! that was cut short ends in an error, never as if it were whole.
 
 use super::{
-    framing,
+    framing, plain,
     pool::{Nobody, Picked, Pool},
     session::{Choice, Chooser},
     state::UnderWay,
@@ -20,6 +20,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
     future::Future,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -110,10 +111,40 @@ pub struct Answering {
 }
 
 /// A connection in use.
-struct Exchange {
+enum Exchange {
+    Plain(plain::Exchange),
+    /// TLS or HTTP/2.
+    Pingora(Box<Session>),
+}
+
+/// A connection of Pingora's in use.
+struct Session {
     session: HttpSession,
     peer: HttpPeer,
     connector: Arc<Connector>,
+}
+
+/// A server and one of its addresses.
+type At = (usize, Option<SocketAddr>);
+
+impl Exchange {
+    async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+        match self {
+            Self::Plain(exchange) => exchange.next().await,
+            Self::Pingora(used) => Box::pin(used.session.read_response_body()).await,
+        }
+    }
+
+    /// Gives the connection back.
+    async fn finish(self) {
+        match self {
+            Self::Plain(exchange) => exchange.finish(),
+            Self::Pingora(used) => {
+                let Session { session, peer, connector } = *used;
+                Box::pin(connector.release_http_session(session, &peer, peer.options.idle_timeout)).await;
+            }
+        }
+    }
 }
 
 /// Who hears of interim answers (1xx).
@@ -227,10 +258,10 @@ async fn begin_once(
 ) -> Result<Answering, AskError> {
     let deadline = tries.deadline;
     let choosing = async { Ok(pool.pick(&tries.choice).await?) };
-    let Picked { server, peer, under_way, .. } = deadline.bound(choosing).await?;
+    let Picked { server, address, under_way, .. } = deadline.bound(choosing).await?;
     tries.choice.avoid(server);
     let mut asked = Asked::new(pool, server, under_way);
-    let begun = deadline.bound(exchange(connector, pool, ask, (server, peer), on_interim)).await;
+    let begun = deadline.bound(exchange(connector, pool, ask, (server, address), on_interim)).await;
     match &begun {
         Ok((status, headers, _)) => {
             asked.outcome = judge(*status);
@@ -276,7 +307,7 @@ impl Answering {
     /// If the answer broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
-        let reading = async { exchange.session.read_response_body().await.map_err(failed) };
+        let reading = async { exchange.next().await.map_err(failed) };
         match self.deadline.bound(reading).await {
             Ok(Some(piece)) => {
                 self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
@@ -289,8 +320,8 @@ impl Answering {
                 Err(failed(Error::explain(ErrorType::ReadError, "the body is shorter than its head says")))
             }
             Ok(None) => {
-                if let Some(Exchange { session, peer, connector }) = self.exchange.take() {
-                    connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
+                if let Some(exchange) = self.exchange.take() {
+                    exchange.finish().await;
                 }
                 Ok(None)
             }
@@ -305,6 +336,16 @@ impl Answering {
                 Err(error)
             }
         }
+    }
+
+    /// The body, where all of it has come with the head; then nothing is left to be read.
+    pub fn at_hand(&mut self) -> Option<Bytes> {
+        let Some(Exchange::Plain(exchange)) = &mut self.exchange else { return None };
+        let whole = exchange.at_hand()?;
+        if let Some(Exchange::Plain(exchange)) = self.exchange.take() {
+            exchange.finish();
+        }
+        Some(whole)
     }
 
     /// How long the body is, where the head says so.
@@ -378,19 +419,18 @@ pub(super) async fn once(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
     ask: &Ask,
-    to: (usize, HttpPeer),
+    at: At,
     max_size: u64,
 ) -> Result<StatusCode, AskError> {
-    let (status, _, mut exchange) = exchange(connector, pool, ask, to, &|_| ()).await?;
+    let (status, _, mut exchange) = exchange(connector, pool, ask, at, &|_| ()).await?;
     let mut seen = 0;
-    while let Some(piece) = exchange.session.read_response_body().await.map_err(failed)? {
+    while let Some(piece) = exchange.next().await.map_err(failed)? {
         seen += piece.len() as u64;
         if seen > max_size {
             return Err(AskError::TooLarge(max_size));
         }
     }
-    let Exchange { session, peer, connector } = exchange;
-    connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
+    exchange.finish().await;
     Ok(status)
 }
 
@@ -398,15 +438,91 @@ fn failed(error: Box<Error>) -> AskError {
     AskError::Failed { outcome: blame(&error), error }
 }
 
-/// Sends a request to one server and reads the head of its answer. A connection from the pool may have been closed
-/// by the server meanwhile: that is no failure of the server, and another connection is taken.
+/// Sends a request to one server and reads the head of its answer. A connection that has served before may have been
+/// closed by the server meanwhile: that is no failure of the server, and another connection is taken.
 async fn exchange(
+    connector: &Arc<Connector>,
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    at: At,
+    on_interim: OnInterim<'_>,
+) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
+    let (status, mut headers, exchange) = match pool.is_plain() {
+        true => plain_exchange(pool, ask, at, on_interim).await?,
+        // Boxed: its future is many times as large as all others here, which are moved with it.
+        false => Box::pin(pingora_exchange(connector, pool, ask, at, on_interim)).await?,
+    };
+    framing::settle(status, &mut headers)
+        .or_err(ErrorType::InvalidHTTPHeader, "the frame of an answer")
+        .map_err(failed)?;
+    Ok((status, headers, exchange))
+}
+
+async fn plain_exchange(
+    pool: &Arc<Pool>,
+    ask: &Ask,
+    at: At,
+    on_interim: OnInterim<'_>,
+) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
+    let request = write_request(pool, ask, at.0).ok_or(AskError::Invalid)?;
+    loop {
+        let (mut exchange, reused) =
+            plain::Exchange::begin(pool, at, None, Instant::now()).await.map_err(failed)?;
+        match plain_head(&mut exchange, ask, &request, on_interim).await {
+            Ok(head) => {
+                let parts = http::response::Parts::from(head);
+                return Ok((parts.status, parts.headers, Exchange::Plain(exchange)));
+            }
+            // Each that fails is one less: in the end a new one is made.
+            Err(error) if reused && is_stale(ask, &error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+async fn plain_head(
+    exchange: &mut plain::Exchange,
+    ask: &Ask,
+    request: &[u8],
+    on_interim: OnInterim<'_>,
+) -> Result<ResponseHeader, Box<Error>> {
+    exchange.send(request).await?;
+    for _ in 0..=framing::MOST_INTERIM {
+        let head = exchange.head(&ask.method).await?;
+        if !passes_for_interim(head.status)? {
+            return Ok(head);
+        }
+        on_interim(&head);
+    }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
+}
+
+/// Whether an answer is interim.
+///
+/// # Errors
+/// If it is one that nobody asked for, and nothing that follows would be HTTP.
+fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
+    match status {
+        StatusCode::SWITCHING_PROTOCOLS => {
+            Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for")
+        }
+        status => Ok(status.is_informational()),
+    }
+}
+
+/// Whether a connection that has served before was closed meanwhile, and the request may be sent once more.
+fn is_stale(ask: &Ask, error: &Error) -> bool {
+    ask.method.is_idempotent() && blame(error) != OriginOutcome::Timeout
+}
+
+async fn pingora_exchange(
     connector: &Arc<Connector>,
     pool: &Pool,
     ask: &Ask,
-    (server, peer): (usize, HttpPeer),
+    (server, address): At,
     on_interim: OnInterim<'_>,
 ) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
+    let peer = pool.peer(server, address).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
     let mut again = true;
     loop {
         let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
@@ -415,8 +531,7 @@ async fn exchange(
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
-            let stale = reused && ask.method.is_idempotent() && blame(&error) != OriginOutcome::Timeout;
-            if stale && again {
+            if reused && is_stale(ask, &error) && again {
                 // A connection of HTTP/1 is gone with its failure, one that many share may come back.
                 again = !shared;
                 continue;
@@ -424,12 +539,17 @@ async fn exchange(
             return Err(failed(error));
         }
         let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
-        let (status, mut headers) = (answer.status, answer.headers.clone());
-        framing::settle(status, &mut headers)
-            .or_err(ErrorType::InvalidHTTPHeader, "the frame of an answer")
-            .map_err(failed)?;
-        return Ok((status, headers, Exchange { session, peer, connector: connector.clone() }));
+        let (status, headers) = (answer.status, answer.headers.clone());
+        let used = Session { session, peer, connector: connector.clone() };
+        return Ok((status, headers, Exchange::Pingora(Box::new(used))));
     }
+}
+
+fn write_request(pool: &Pool, ask: &Ask, server: usize) -> Option<Vec<u8>> {
+    let own = || Some(pool.authority(server));
+    let host = ask.host.as_deref().map_or_else(own, |_| None);
+    let host = host.as_deref().or(ask.host.as_deref())?;
+    plain::write(&ask.method, ask.target.as_bytes(), host.as_bytes(), &ask.headers, &ask.body)
 }
 
 /// The request, as HTTP/1.1 or (`shared`) HTTP/2 writes it: there the target names scheme and host.
@@ -466,11 +586,7 @@ async fn head(
     for _ in 0..=framing::MOST_INTERIM {
         session.read_response_header().await?;
         match session.response_header() {
-            // Nobody asked for it, and nothing that follows would be HTTP.
-            Some(interim) if interim.status == StatusCode::SWITCHING_PROTOCOLS => {
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for");
-            }
-            Some(interim) if interim.status.is_informational() => on_interim(interim),
+            Some(interim) if passes_for_interim(interim.status)? => on_interim(interim),
             _ => return Ok(()),
         }
         // There interim answers don't come here, and Pingora panics where a head is read twice.

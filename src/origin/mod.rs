@@ -5,8 +5,10 @@ mod breaker;
 pub mod client;
 mod engine;
 pub mod framing;
+mod h1;
 mod line;
 mod peer;
+pub mod plain;
 pub mod pool;
 pub mod session;
 mod state;
@@ -21,11 +23,13 @@ use pool::Pool;
 use std::{
     future::Future,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How often names are resolved anew.
 const RESOLVE: Duration = Duration::from_secs(30);
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
 /// The largest body of a health check's answer that is read.
 const CHECK_BODY: u64 = 1 << 20;
 /// How often servers are checked at least while none of them is well.
@@ -105,6 +109,7 @@ impl Origins {
                     watchers.spawn(keep_checking(Arc::downgrade(&pool), health, connector.clone()));
                 }
                 watchers.spawn(keep_resolving(Arc::downgrade(&pool)));
+                watchers.spawn(keep_sweeping(Arc::downgrade(&pool)));
             }
             while let Some(ended) = watchers.join_next().await {
                 if let Err(error) = ended {
@@ -123,6 +128,15 @@ async fn keep_resolving(pool: Weak<Pool>) {
     }
 }
 
+/// Closes connections that have been idle for too long, or that a server has closed.
+async fn keep_sweeping(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(pool) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
+        pool.sweep(Instant::now());
+    }
+}
+
 async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<Connector>) {
     loop {
         let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
@@ -138,10 +152,11 @@ async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<
 async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
     let ask = Arc::new(Ask::get(health.path.clone()));
     let mut checks = tokio::task::JoinSet::new();
-    for (server, peer) in pool.all() {
+    for at in pool.all() {
         let (connector, pool, ask, timeout) = (connector.clone(), pool.clone(), ask.clone(), health.timeout);
         checks.spawn(async move {
-            let asked = client::once(&connector, &pool, &ask, (server, peer), CHECK_BODY);
+            let (server, _) = at;
+            let asked = client::once(&connector, &pool, &ask, at, CHECK_BODY);
             let found = match tokio::time::timeout(timeout, asked).await {
                 Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Ok(()),
                 Ok(Ok(status)) => Err(format!("status {}", status.as_u16())),

@@ -8,6 +8,7 @@
 use super::{
     balance::{self, Candidate, Turns},
     breaker,
+    h1::{Idle, To},
     peer::Reach,
     session::Choice,
     state::{OriginState, ServerState},
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::{
     fmt,
+    net::SocketAddr,
     num::NonZeroU32,
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -58,8 +60,8 @@ pub enum Nobody {
 pub struct Picked {
     /// Its place in the configuration.
     pub server: usize,
-    /// How to reach it.
-    pub peer: HttpPeer,
+    /// Which of its addresses; `None`: a socket of this machine.
+    pub address: Option<SocketAddr>,
     /// To be held for as long as the request is under way.
     pub under_way: UnderWay,
     /// The number of its endpoint, where sessions are kept together.
@@ -76,6 +78,7 @@ pub struct Pool {
     number: u64,
     servers: Vec<Server>,
     reach: Reach,
+    plain: bool,
     turns: Mutex<Turns>,
     next: AtomicUsize,
     pub(super) endpoints: ArcSwap<Endpoints>,
@@ -118,6 +121,7 @@ impl Pool {
         let pool = Self {
             servers: settings.servers.iter().map(server).collect(),
             reach: Reach::new(&settings),
+            plain: !settings.http2 && settings.servers.iter().all(|server| !server.address.is_tls()),
             number: state.succeed(),
             state,
             turns: Mutex::default(),
@@ -172,7 +176,7 @@ impl Pool {
             false => Err(Refused::Full),
         };
         let found = match found {
-            Err(Refused::Full) => self.wait(choice).await,
+            Err(Refused::Full) => Box::pin(self.wait(choice)).await,
             Err(Refused::Nobody(nobody)) => Err(nobody),
             Ok(picked) => Ok(picked),
         };
@@ -203,6 +207,9 @@ impl Pool {
     }
 
     fn try_any(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
+        if self.servers.len() == 1 {
+            return self.try_only(choice, now);
+        }
         let mut why = Nobody::Unhealthy;
         let mut ranks = Vec::with_capacity(self.servers.len());
         for index in 0..self.servers.len() {
@@ -246,6 +253,13 @@ impl Pool {
         }
     }
 
+    /// The one server that there is: nobody to compare it with.
+    fn try_only(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
+        self.may(0, now).map_err(Refused::Nobody)?;
+        let endpoint = self.endpoint(0, choice.key).ok_or(Refused::Nobody(Nobody::Unhealthy))?;
+        self.enter(endpoint, now)
+    }
+
     /// Whether a server may be asked, and if so, whether it wants to rest.
     fn may(&self, server: usize, now: Instant) -> Result<Rests, Nobody> {
         let Server { at, state, .. } = self.servers.get(server).ok_or(Nobody::Unhealthy)?;
@@ -286,7 +300,9 @@ impl Pool {
     fn enter(&self, Endpoint { server, address }: Endpoint, now: Instant) -> Result<Picked, Refused> {
         let unhealthy = Refused::Nobody(Nobody::Unhealthy);
         let Some(Server { at, state, .. }) = self.servers.get(server) else { return Err(unhealthy) };
-        let Some(peer) = self.reach.peer(at, address) else { return Err(unhealthy) };
+        if address.is_none() && !matches!(at, ServerAddress::Unix(_)) {
+            return Err(unhealthy);
+        }
         if state.active() >= self.most() {
             return Err(Refused::Full);
         }
@@ -295,16 +311,46 @@ impl Pool {
         taken.map_err(|last| Refused::Nobody(Nobody::LeftAlone(last)))?;
         let Some(under_way) = state.enter(&self.state, self.most()) else { return Err(Refused::Full) };
         let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(at, address));
-        Ok(Picked { server, peer, under_way, endpoint })
+        Ok(Picked { server, address, under_way, endpoint })
     }
 
-    /// Every server and how it is reached, for checks: health and failures don't matter here.
-    pub(super) fn all(&self) -> Vec<(usize, HttpPeer)> {
-        let peer = |(index, server): (usize, &Server)| {
-            let address = server.state.addresses.load().first().copied();
-            Some((index, self.reach.peer(&server.at, address)?))
+    /// Every server and one of its addresses, for checks: health and failures don't matter here.
+    pub(super) fn all(&self) -> Vec<(usize, Option<SocketAddr>)> {
+        let place = |(index, server): (usize, &Server)| match server.at {
+            ServerAddress::Unix(_) => Some((index, None)),
+            ServerAddress::Tcp { .. } => Some((index, Some(*server.state.addresses.load().first()?))),
         };
-        self.servers.iter().enumerate().filter_map(peer).collect()
+        self.servers.iter().enumerate().filter_map(place).collect()
+    }
+
+    /// Whether all servers are asked by HTTP/1.1 without TLS: over connections of the gateway's own ([`super::plain`]).
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// How Pingora reaches a server; `None` where that can't be.
+    pub fn peer(&self, server: usize, address: Option<SocketAddr>) -> Option<HttpPeer> {
+        self.reach.peer(&self.servers.get(server)?.at, address)
+    }
+
+    /// Where a server is.
+    pub(super) fn place(&self, server: usize, address: Option<SocketAddr>) -> Option<To<'_>> {
+        match (&self.servers.get(server)?.at, address) {
+            (ServerAddress::Unix(path), _) => Some(To::Unix(path)),
+            (ServerAddress::Tcp { .. }, Some(address)) => Some(To::Tcp(address)),
+            (ServerAddress::Tcp { .. }, None) => None,
+        }
+    }
+
+    /// Idle connections to a server.
+    pub(super) fn idle(&self, server: usize) -> Option<&Idle> {
+        self.servers.get(server).map(|server| &server.state.idle)
+    }
+
+    /// Closes idle connections that are of no use any more; whether any are left.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        self.servers.iter().for_each(|server| server.state.idle.sweep(now));
+        self.servers.iter().any(|server| !server.state.idle.is_empty())
     }
 
     /// What became of a request to a server that was asked at `began`.

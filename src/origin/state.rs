@@ -5,7 +5,7 @@
 //! name, each server's where the server has the same address. Nothing is lost and nothing is counted twice, for both
 //! pools hold the same values.
 
-use super::{breaker::Breaker, line::Line, waiter::Waiter};
+use super::{breaker::Breaker, h1::Idle, line::Line, waiter::Waiter};
 use crate::telemetry::{
     metrics::{Metrics, OriginMetrics},
     seldom::Seldom,
@@ -113,6 +113,8 @@ pub(super) struct ServerState {
     pub(super) breaker: Mutex<Breaker>,
     /// What is told of its failures.
     pub(super) failed: Mutex<Seldom>,
+    /// Connections that nobody uses at the moment.
+    pub(super) idle: Idle,
 }
 
 impl Default for ServerState {
@@ -123,6 +125,7 @@ impl Default for ServerState {
             active: AtomicU32::new(0),
             breaker: Mutex::default(),
             failed: Mutex::default(),
+            idle: Idle::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{
 };
 
 /// What a 304 repeats of an origin's answer (RFC 9110, 15.4.5), and its other validator.
-const OF_NOT_MODIFIED: [HeaderName; 7] = [
+static OF_NOT_MODIFIED: [HeaderName; 7] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,

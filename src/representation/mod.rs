@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transform::Content;
 
 /// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
-pub const HOP_BY_HOP: [HeaderName; 6] = [
+pub static HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
@@ -41,7 +41,7 @@ pub const HOP_BY_HOP: [HeaderName; 6] = [
 
 /// Further fields of an origin's answer that are not content: they belong to the exchange, or are made anew by
 /// whoever answers (RFC 9111, 3.1).
-const NOT_CONTENT: [HeaderName; 15] = [
+static NOT_CONTENT: [HeaderName; 15] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
@@ -60,7 +60,7 @@ const NOT_CONTENT: [HeaderName; 15] = [
 ];
 
 /// Fields of a verbatim answer that are made anew: they frame it.
-const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+static FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
 /// A status, fields and a body, with validators and encodings.
 #[derive(Debug, Clone)]

@@ -30,7 +30,7 @@ pub(super) enum Content {
 }
 
 /// Fields that say something of the very bytes that are sent, and are wrong of any others.
-const OF_THE_BYTES: [HeaderName; 7] = [
+static OF_THE_BYTES: [HeaderName; 7] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::ACCEPT_RANGES,

@@ -1,0 +1,211 @@
+//! A body in chunks (RFC 9112, 7.1), as its bytes come. Pure.
+//!
+//! Strict: sizes are hexadecimal digits, lines end with CRLF. Extensions and trailers are passed over.
+
+use bytes::{Buf, Bytes};
+
+/// Digits of a size.
+const MOST_DIGITS: u8 = 16;
+/// Bytes of all extensions between two chunks, and of the trailers.
+const MOST_PASSED_OVER: usize = 64 * 1024;
+
+/// Where in its chunks a body is.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    at: At,
+    /// What is left of a chunk.
+    left: u64,
+    digits: u8,
+    passed_over: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum At {
+    #[default]
+    Size,
+    /// Behind the digits of a size.
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the beginning of a line of the trailers.
+    Trailer,
+    TrailerLine,
+    TrailerLf,
+    LastLf,
+    End,
+}
+
+/// What comes next of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Piece(Bytes),
+    /// More has to come.
+    More,
+    End,
+}
+
+/// No chunks.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not chunks")]
+pub(super) struct Broken;
+
+impl Chunks {
+    /// Takes what comes next out of what has come.
+    ///
+    /// # Errors
+    /// If it is no chunk.
+    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Next, Broken> {
+        self.pass_lines(input)?;
+        if self.at == At::End {
+            return Ok(Next::End);
+        }
+        if input.is_empty() {
+            return Ok(Next::More);
+        }
+        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
+        let piece = input.split_to(length);
+        self.left -= length as u64;
+        if self.left == 0 {
+            self.at = At::DataCr;
+            // The end of all may be here as well.
+            self.pass_lines(input)?;
+        }
+        Ok(Next::Piece(piece))
+    }
+
+    /// Up to the next byte of the body, or its end.
+    fn pass_lines(&mut self, input: &mut Bytes) -> Result<(), Broken> {
+        while self.at != At::Data && self.at != At::End && !input.is_empty() {
+            let byte = input[0];
+            input.advance(1);
+            self.at = self.step(byte)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.at == At::End
+    }
+
+    fn step(&mut self, byte: u8) -> Result<At, Broken> {
+        Ok(match (self.at, byte) {
+            (At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.digits += 1;
+                if self.digits > MOST_DIGITS {
+                    return Err(Broken);
+                }
+                let digit = char::from(byte).to_digit(16).unwrap_or_default();
+                self.left = self.left << 4 | u64::from(digit);
+                At::Size
+            }
+            (At::Size, _) if self.digits == 0 => return Err(Broken),
+            (At::Size, b'\r') => At::SizeLf,
+            (At::Size, b';' | b' ' | b'\t') => At::Extension,
+            (At::Extension, b'\r') => At::SizeLf,
+            (At::Extension | At::TrailerLine, byte) if byte != b'\n' && byte != b'\r' => self.pass_over()?,
+            (At::SizeLf, b'\n') => {
+                self.digits = 0;
+                if self.left == 0 {
+                    At::Trailer
+                } else {
+                    At::Data
+                }
+            }
+            (At::DataCr, b'\r') => At::DataLf,
+            (At::DataLf, b'\n') => At::Size,
+            (At::Trailer, b'\r') => At::LastLf,
+            (At::Trailer, byte) if byte != b'\n' => {
+                self.at = At::TrailerLine;
+                self.pass_over()?
+            }
+            (At::TrailerLine, b'\r') => At::TrailerLf,
+            (At::TrailerLf, b'\n') => At::Trailer,
+            (At::LastLf, b'\n') => At::End,
+            _ => return Err(Broken),
+        })
+    }
+
+    fn pass_over(&mut self) -> Result<At, Broken> {
+        self.passed_over += 1;
+        if self.passed_over > MOST_PASSED_OVER {
+            Err(Broken)
+        } else {
+            Ok(self.at)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The body, what follows it, and whether it has ended; the input cut into pieces of this size.
+    fn read(text: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Broken> {
+        let (mut chunks, mut body, mut rest) = (Chunks::default(), Vec::new(), Vec::new());
+        for piece in text.chunks(size) {
+            let mut input = Bytes::copy_from_slice(piece);
+            while let Next::Piece(piece) = chunks.next(&mut input)? {
+                body.extend_from_slice(&piece);
+            }
+            rest.extend_from_slice(&input);
+        }
+        Ok((body, rest, chunks.has_ended()))
+    }
+
+    #[test]
+    fn chunks_and_what_is_none() {
+        for size in 1..40 {
+            let whole = b"5\r\nhello\r\n0A;a=\"b\"\r\n, brothers\r\n0 \r\nA: b\r\nC: d\r\n\r\nnext";
+            let (body, rest, ended) = read(whole, size).unwrap();
+            assert_eq!((&body[..], &rest[..], ended), (&b"hello, brothers"[..], &b"next"[..], true));
+            assert!(!read(b"5\r\nhello\r\n0\r\n", size).unwrap().2);
+            for wrong in [
+                "\r\n",
+                "-5\r\n",
+                "0x5\r\n",
+                "g\r\n",
+                "5\n",
+                "5;a\n",
+                "4\r\nhello\r\n",
+                "1\r\na\n",
+                " 5\r\n",
+                "10000000000000005\r\n",
+                "0\r\n\n",
+                "0\r\na\n\r\n",
+                "0\r\n\rX",
+                "5\r\r\n",
+            ] {
+                assert_eq!(read(wrong.as_bytes(), size), Err(Broken), "{wrong:?}");
+            }
+        }
+        let long = format!("5;{}", "a".repeat(MOST_PASSED_OVER + 1));
+        assert_eq!(read(long.as_bytes(), 1000), Err(Broken));
+        // The largest size is one that no body reaches.
+        assert!(read(b"ffffffffffffffff\r\nhello", 3).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_comes_back(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..10),
+            size in 1_usize..60,
+        ) {
+            let mut text = Vec::new();
+            for piece in &pieces {
+                text.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                text.extend_from_slice(piece);
+                text.extend_from_slice(b"\r\n");
+            }
+            text.extend_from_slice(b"0\r\n\r\n");
+            prop_assert_eq!(read(&text, size).unwrap(), (pieces.concat(), Vec::new(), true));
+        }
+
+        #[test]
+        fn anything_may_come(noise in proptest::collection::vec(any::<u8>(), 0..200), size in 1_usize..60) {
+            drop(read(&noise, size));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The head of an answer of HTTP/1.1 (RFC 9112): its fields, where its body ends, whether the connection goes on after it.
+//!
+//! Pure. What is taken and what is refused is what Pingora takes and refuses, so that it makes no difference which of
+//! the two has asked: folded fields and blanks before a colon are mended (5.1, 5.2), of lengths that differ none is believed,
+//! and a length beside a coding is dropped (6.3). Codings other than `chunked` are `framing`'s to judge.
+
+use bytes::{Bytes, BytesMut};
+use http::{header, HeaderMap, HeaderName, Method, StatusCode, Version};
+use pingora_http::{header_value_from_raw, ResponseHeader};
+use std::mem::MaybeUninit;
+
+/// Fields of one head.
+const MOST_FIELDS: usize = 256;
+/// Bytes of one head.
+const LARGEST: usize = 1 << 20;
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) head: ResponseHeader,
+    pub(super) end: End,
+    /// Whether the connection may serve another request after the body.
+    pub(super) keeps: bool,
+}
+
+/// Where a body ends (RFC 9112, 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// After so many bytes.
+    Length(u64),
+    /// With the last chunk.
+    Chunks,
+    /// With the connection.
+    Connection,
+}
+
+/// What is no answer of HTTP/1.1.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    /// Not to be read as a head.
+    #[error("not a head: {0}")]
+    Head(#[from] httparse::Error),
+    /// Larger than any head should be.
+    #[error("the head is too large")]
+    TooLarge,
+    /// Something in it can't be.
+    #[error("a head with {0}")]
+    With(&'static str),
+}
+
+/// Reads the head at the beginning of `input`, of an answer to a request of this method. What follows it is left there.
+/// `None`: more has to come.
+///
+/// # Errors
+/// If it is none.
+pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Head>, Malformed> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let mut parser = httparse::ParserConfig::default();
+    parser.allow_spaces_after_header_name_in_responses(true);
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match parser.parse_response_with_uninit_headers(&mut answer, input, &mut fields)? {
+        httparse::Status::Complete(length) if length <= LARGEST => length,
+        httparse::Status::Complete(_) => return Err(Malformed::TooLarge),
+        httparse::Status::Partial if input.len() > LARGEST => return Err(Malformed::TooLarge),
+        httparse::Status::Partial => return Ok(None),
+    };
+    let (Some(code), Some(minor)) = (answer.code, answer.version) else {
+        return Err(Malformed::With("no status"));
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| Malformed::With("a status that is none"))?;
+    let mut parts = http::Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (status, if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
+    parts.headers = HeaderMap::with_capacity(answer.headers.len() + SPARE);
+    for field in &*answer.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| Malformed::With("a name that is none"))?;
+        let value = header_value_from_raw(input.slice_ref(field.value));
+        parts.headers.try_append(name, value).map_err(|_| Malformed::With("too many fields"))?;
+    }
+    let mut head = ResponseHeader::from(parts);
+    let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    if reason.is_some() {
+        head.set_reason_phrase(reason).map_err(|_| Malformed::With("a reason that is none"))?;
+    }
+    let end = end_of(&mut head, method)?;
+    let keeps = end != End::Connection && goes_on(&head);
+    drop(input.split_to(length));
+    Ok(Some(Head { head, end, keeps }))
+}
+
+/// Fields that the gateway adds to most answers.
+const SPARE: usize = 6;
+
+/// Makes `input` one that more can be read into, behind what it holds.
+pub(super) fn reopen(input: Bytes) -> BytesMut {
+    input.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
+}
+
+fn end_of(head: &mut ResponseHeader, method: &Method) -> Result<End, Malformed> {
+    let codings = head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
+    let coding = codings.map(|last| {
+        let last = last.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default();
+        last.trim_ascii().eq_ignore_ascii_case(b"chunked")
+    });
+    let length = match coding {
+        Some(_) => {
+            head.remove_header(&header::CONTENT_LENGTH);
+            None
+        }
+        None => length_of(&head.headers)?,
+    };
+    let bodiless = *method == Method::HEAD
+        || head.status.is_informational()
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(match (bodiless, coding, length) {
+        (true, ..) => End::Length(0),
+        (false, Some(true), _) => End::Chunks,
+        (false, None, Some(length)) => End::Length(length),
+        (false, ..) => End::Connection,
+    })
+}
+
+/// The length that all fields agree on.
+fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut agreed = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for one in value.as_bytes().split(|b| *b == b',') {
+            let one = one.trim_ascii();
+            let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
+            let length: u64 = length.ok_or(Malformed::With("a length that is none"))?;
+            if *agreed.get_or_insert(length) != length {
+                return Err(Malformed::With("lengths that differ"));
+            }
+        }
+    }
+    Ok(agreed)
+}
+
+/// Whether the server goes on with the connection (RFC 9112, 9.3).
+fn goes_on(head: &ResponseHeader) -> bool {
+    let says = |option: &[u8]| {
+        let values = head.headers.get_all(header::CONNECTION).iter();
+        let mut options = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        options.any(|one| one.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    match head.version {
+        // Chunks were none of that version's.
+        Version::HTTP_10 => {
+            !head.headers.contains_key(header::TRANSFER_ENCODING) && says(b"keep-alive") && !says(b"close")
+        }
+        _ => !says(b"close"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Option<Head>, Malformed> {
+        take(&mut Bytes::copy_from_slice(text.as_bytes()), &Method::GET)
+    }
+
+    fn end(fields: &str) -> Option<(End, bool)> {
+        let head = read(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).ok()??;
+        Some((head.end, head.keeps))
+    }
+
+    #[test]
+    fn where_a_body_ends() {
+        let (te, cl) = ("Transfer-Encoding: ", "Content-Length: ");
+        assert_eq!(end(""), Some((End::Connection, false)));
+        assert_eq!(end(&format!("{cl}5\r\n")), Some((End::Length(5), true)));
+        assert_eq!(end(&format!("{cl}5, 5\r\n{cl}5\r\n")), Some((End::Length(5), true)));
+        assert_eq!(end(&format!("{te}chunked\r\n{cl}5\r\n")), Some((End::Chunks, true)));
+        assert_eq!(end(&format!("{te}gzip\r\n{te}x, Chunked\r\n")), Some((End::Chunks, true)));
+        assert_eq!(end(&format!("{te}gzip\r\n{cl}5\r\n")), Some((End::Connection, false)));
+        assert_eq!(end(&format!("{te}chunked,\r\n")), Some((End::Connection, false)));
+        for wrong in ["+5", "-5", "", "5,6", "5;", "5.0", "18446744073709551616"] {
+            assert_eq!(end(&format!("{cl}{wrong}\r\n")), None, "{wrong:?}");
+        }
+        for bodiless in ["204 X", "304 X", "103 X"] {
+            let head = read(&format!("HTTP/1.1 {bodiless}\r\n{cl}5\r\n\r\n")).unwrap().unwrap();
+            assert_eq!(head.end, End::Length(0), "{bodiless}");
+        }
+        let mut input = Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nrest");
+        assert_eq!(take(&mut input, &Method::HEAD).unwrap().unwrap().end, End::Length(0));
+        assert_eq!(&input[..], b"rest");
+    }
+
+    #[test]
+    fn who_goes_on() {
+        let of = |version: &str, fields: &str| {
+            read(&format!("HTTP/{version} 200 OK\r\nContent-Length: 0\r\n{fields}\r\n"))
+                .unwrap()
+                .unwrap()
+                .keeps
+        };
+        assert!(of("1.1", ""));
+        assert!(of("1.1", "Connection: keep-alive\r\n"));
+        assert!(!of("1.1", "Connection: x, Close\r\n"));
+        assert!(!of("1.1", "Connection: keep-alive\r\nConnection: close\r\n"));
+        assert!(!of("1.0", ""));
+        assert!(of("1.0", "Connection: Keep-Alive\r\n"));
+        assert!(!of("1.0", "Connection: Keep-Alive\r\nTransfer-Encoding: chunked\r\n"));
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces_and_is_mended() {
+        let whole = "HTTP/1.1 404 Gone Fishing\r\nX : a\r\n b\r\nContent-Length: 0\r\n\r\n";
+        for cut in 0..whole.len() {
+            assert!(read(&whole[..cut]).unwrap().is_none(), "{cut}");
+        }
+        let head = read(whole).unwrap().unwrap().head;
+        assert_eq!((head.status.as_u16(), head.get_reason_phrase()), (404, Some("Gone Fishing")));
+        assert_eq!(head.headers["x"], "a b");
+        for end in ["", "\r\n\r\n"] {
+            assert!(read(&format!("HTTP/1.1 200 OK\r\nX: {}{end}", "y".repeat(LARGEST))).is_err());
+        }
+        assert!(read(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(300))).is_err());
+    }
+
+    proptest! {
+        /// Whatever comes: no panic, and what is left is the end of what came.
+        #[test]
+        fn anything_may_come(noise in proptest::collection::vec(any::<u8>(), 0..200), head: bool) {
+            let start: &[u8] = if head { b"HTTP/1.1 200 OK\r\n" } else { b"" };
+            let all = [start, &noise].concat();
+            let mut input = Bytes::from(all.clone());
+            let before = input.len();
+            if let Ok(read) = take(&mut input, &Method::GET) {
+                prop_assert!(all.ends_with(&input));
+                prop_assert_eq!(read.is_some(), input.len() < before);
+            }
+        }
+
+        /// Wherever a head is cut, the rest makes it whole.
+        #[test]
+        fn fields_are_read_as_they_were_written(
+            fields in proptest::collection::vec(("x-[a-z]{1,8}", "[!-~]([ -~]{0,20}[!-~])?"), 0..20),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut text = String::from("HTTP/1.1 200 OK\r\n");
+            fields.iter().for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
+            text += "\r\nbody";
+            let cut = cut.index(text.len() - "\r\nbody".len());
+            let mut first = Bytes::copy_from_slice(&text.as_bytes()[..cut]);
+            prop_assert!(take(&mut first, &Method::GET).unwrap().is_none());
+            let mut all = reopen(first);
+            all.extend_from_slice(&text.as_bytes()[cut..]);
+            let mut all = all.freeze();
+            let head = take(&mut all, &Method::GET).unwrap().unwrap().head;
+            prop_assert_eq!(&all[..], b"body");
+            let mut want: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+            let mut got: Vec<_> = head.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+            want.sort();
+            got.sort();
+            prop_assert_eq!(want, got);
+        }
+    }
+}

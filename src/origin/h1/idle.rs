@@ -1,0 +1,67 @@
+//! The connections of one server that nobody uses at the moment.
+//!
+//! The one that was used last is used next: those that are not needed grow old, and [`Idle::sweep`] closes them, as it does
+//! those that the server has closed. What has said anything since its last answer is closed when it is looked at.
+
+use super::Connection;
+use parking_lot::Mutex;
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+
+/// Connections that one server's list holds; beyond that the oldest is closed.
+const MOST: usize = 512;
+
+/// Idle connections of one server, the oldest first.
+#[derive(Debug, Default)]
+pub(in crate::origin) struct Idle(Mutex<VecDeque<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    /// Where it goes; `None`: a socket of this machine.
+    to: Option<SocketAddr>,
+    connection: Connection,
+    until: Instant,
+}
+
+impl Idle {
+    /// A connection to this address that has served before and can again, as far as anyone knows.
+    pub(in crate::origin) fn take(&self, to: Option<SocketAddr>, now: Instant) -> Option<Connection> {
+        loop {
+            let kept = {
+                let mut all = self.0.lock();
+                let place = all.iter().rposition(|kept| kept.to == to)?;
+                all.remove(place)?
+            };
+            if kept.until > now && kept.connection.is_quiet() {
+                return Some(kept.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection, if it may serve once more.
+    pub(in crate::origin) fn keep(&self, to: Option<SocketAddr>, connection: Connection, until: Instant) {
+        if !connection.may_be_kept() {
+            return;
+        }
+        let mut all = self.0.lock();
+        let oldest = if all.len() >= MOST { all.pop_front() } else { None };
+        all.push_back(Kept { to, connection, until });
+        drop(all);
+        // Closed here, where nobody waits for the list.
+        drop(oldest);
+    }
+
+    /// Closes those that are of no use any more.
+    pub(in crate::origin) fn sweep(&self, now: Instant) {
+        let gone: VecDeque<Kept> = {
+            let mut all = self.0.lock();
+            let (good, gone) = all.drain(..).partition(|kept| kept.until > now && kept.connection.is_quiet());
+            *all = good;
+            gone
+        };
+        drop(gone);
+    }
+
+    pub(in crate::origin) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+}

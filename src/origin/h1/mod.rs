@@ -1,0 +1,336 @@
+//! HTTP/1.1 to servers that are reached without TLS: one connection, one exchange at a time on it.
+//!
+//! Most requests of a gateway in front of an application go this way, so it does no more than the exchange needs: one
+//! write for a request, one read for a small answer, a timer that is left armed ([`patience`]), connections kept in a list
+//! of their server ([`idle`]). What a head says is decided in [`head`], chunks in [`chunks`]; both are pure. TLS and HTTP/2
+//! are Pingora's (`client`).
+//!
+//! A connection whose answer was not read to its end, or that has said more than it was asked for, is never used again.
+
+mod chunks;
+mod head;
+mod idle;
+mod patience;
+
+pub(super) use idle::Idle;
+
+use bytes::{Bytes, BytesMut};
+use chunks::{Chunks, Next};
+use head::{End, Malformed};
+use http::Method;
+use patience::Patience;
+use pingora_core::{Error, ErrorType, RetryType};
+use pingora_http::ResponseHeader;
+use std::{
+    future::{poll_fn, Future},
+    io,
+    net::SocketAddr,
+    path::Path,
+    pin::{pin, Pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// What is read of an answer at first: its head, and most bodies.
+const FIRST_READ: usize = 4 * 1024;
+/// What is read of a body at once, at most.
+const LARGEST_READ: usize = 64 * 1024;
+
+/// Where a server is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum To<'a> {
+    Tcp(SocketAddr),
+    Unix(&'a Path),
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// A connection.
+    pub(super) connect: Duration,
+    /// One read, or one write.
+    pub(super) step: Duration,
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: Socket,
+    patience: Patience,
+    /// What has come and has not been taken yet.
+    input: Bytes,
+    body: Body,
+    keeps: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What is still to come of an answer.
+#[derive(Debug)]
+enum Body {
+    /// Its head.
+    Head,
+    Length(u64),
+    Chunks(Chunks),
+    /// All until the end of the connection.
+    Rest,
+    Nothing,
+}
+
+impl Connection {
+    /// A new connection.
+    ///
+    /// # Errors
+    /// If there is none in time.
+    pub(super) async fn open(to: To<'_>, limits: Limits) -> Result<Self, Box<Error>> {
+        let opening = async {
+            Ok(match to {
+                To::Tcp(to) => {
+                    let stream = TcpStream::connect(to).await?;
+                    stream.set_nodelay(true)?;
+                    Socket::Tcp(stream)
+                }
+                To::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+            })
+        };
+        let socket = match tokio::time::timeout(limits.connect, opening).await {
+            Ok(opened) => opened.map_err(not_connected)?,
+            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
+        };
+        let (patience, input) = (Patience::default(), Bytes::new());
+        Ok(Self { socket, patience, input, body: Body::Nothing, keeps: false })
+    }
+
+    /// Whether nothing has come while it was idle, not even its end. Asks the kernel only where there is news.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let read = match &self.socket {
+            Socket::Tcp(stream) => stream.try_read(&mut byte),
+            Socket::Unix(stream) => stream.try_read(&mut byte),
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends a request, as it is written.
+    ///
+    /// # Errors
+    /// If that was not possible in time. A connection that has served before may have been closed meanwhile.
+    pub(super) async fn send(&mut self, request: &[u8], limits: Limits) -> Result<(), Box<Error>> {
+        let Self { socket, patience, .. } = self;
+        (self.body, self.keeps) = (Body::Head, false);
+        patience.begin();
+        let mut writing = pin!(socket.write_all(request));
+        let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
+            Poll::Pending => patience.poll(cx, limits.step).map(|()| None),
+            ready => ready.map(Some),
+        });
+        match written.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                Err(once_more(Error::because(ErrorType::WriteError, "while writing a request", error)))
+            }
+            None => Error::e_explain(ErrorType::WriteTimedout, "while writing a request"),
+        }
+    }
+
+    /// The next head of the answer: one that is interim, or the one that a body follows.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) async fn head(
+        &mut self,
+        method: &Method,
+        limits: Limits,
+    ) -> Result<ResponseHeader, Box<Error>> {
+        loop {
+            if !self.input.is_empty() {
+                if let Some(head) = head::take(&mut self.input, method).map_err(malformed)? {
+                    if !head.head.status.is_informational() {
+                        self.begin_body(&head);
+                    }
+                    return Ok(head.head);
+                }
+            }
+            let mut buffer = head::reopen(std::mem::take(&mut self.input));
+            buffer.reserve(FIRST_READ);
+            let read = self.read(&mut buffer, limits).await?;
+            self.input = buffer.freeze();
+            if read == 0 {
+                return Err(once_more(Error::explain(
+                    ErrorType::ConnectionClosed,
+                    "before the end of a head",
+                )));
+            }
+        }
+    }
+
+    fn begin_body(&mut self, head: &head::Head) {
+        self.keeps = head.keeps;
+        self.body = match head.end {
+            End::Length(0) => Body::Nothing,
+            End::Length(length) => Body::Length(length),
+            End::Chunks => Body::Chunks(Chunks::default()),
+            End::Connection => Body::Rest,
+        };
+    }
+
+    /// Whether all of the answer was taken.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.body, Body::Nothing)
+    }
+
+    /// The whole body, where its length is known and nothing of it is still to come.
+    pub(super) fn at_hand(&mut self) -> Option<Bytes> {
+        let length = match &self.body {
+            Body::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= self.input.len())?,
+            Body::Nothing => 0,
+            Body::Head | Body::Chunks(_) | Body::Rest => return None,
+        };
+        self.body = Body::Nothing;
+        Some(self.input.split_to(length))
+    }
+
+    /// Whether it may serve another request.
+    pub(super) fn may_be_kept(&self) -> bool {
+        self.is_done() && self.keeps && self.input.is_empty()
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// If it broke off, or is none.
+    pub(super) async fn next(&mut self, limits: Limits) -> Result<Option<Bytes>, Box<Error>> {
+        loop {
+            if let Some(taken) = self.take()? {
+                return Ok(taken);
+            }
+            let size = match &self.body {
+                // One more than there should be: a read that is not full needs no second one to know that nothing is left.
+                Body::Length(left) => usize::try_from(*left).unwrap_or(LARGEST_READ).saturating_add(1),
+                _ => LARGEST_READ,
+            };
+            let mut buffer = BytesMut::with_capacity(size.min(LARGEST_READ));
+            if self.read(&mut buffer, limits).await? == 0 {
+                let ended = matches!(self.body, Body::Rest);
+                self.body = Body::Nothing;
+                self.keeps = false;
+                return match ended {
+                    true => Ok(None),
+                    false => Error::e_explain(ErrorType::ConnectionClosed, "before the end of a body"),
+                };
+            }
+            self.input = buffer.freeze();
+        }
+    }
+
+    /// What comes next of the body out of what has come; `None`: more has to be read.
+    fn take(&mut self) -> Result<Option<Option<Bytes>>, Box<Error>> {
+        let input = &mut self.input;
+        let taken = match &mut self.body {
+            Body::Nothing => return Ok(Some(None)),
+            Body::Head => return Error::e_explain(ErrorType::InternalError, "a body before its head"),
+            Body::Length(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left -= length as u64;
+                input.split_to(length)
+            }
+            Body::Rest => std::mem::take(input),
+            Body::Chunks(chunks) => match chunks.next(input) {
+                Ok(Next::Piece(piece)) => piece,
+                Ok(Next::More | Next::End) => Bytes::new(),
+                Err(error) => return Error::e_because(ErrorType::InvalidHTTPHeader, "a body", error),
+            },
+        };
+        let ended = match &mut self.body {
+            Body::Length(left) => *left == 0,
+            Body::Chunks(chunks) => chunks.has_ended(),
+            _ => false,
+        };
+        if ended {
+            self.body = Body::Nothing;
+        }
+        Ok(match (taken.is_empty(), ended) {
+            (false, _) => Some(Some(taken)),
+            (true, true) => Some(None),
+            (true, false) => None,
+        })
+    }
+
+    /// Reads more, at least something; 0 at the end of the connection.
+    async fn read(&mut self, buffer: &mut BytesMut, limits: Limits) -> Result<usize, Box<Error>> {
+        let Self { socket, patience, .. } = self;
+        patience.begin();
+        let read = poll_fn(|cx| match pin!(socket.read_buf(buffer)).poll(cx) {
+            Poll::Pending => patience.poll(cx, limits.step).map(|()| None),
+            ready => ready.map(Some),
+        });
+        match read.await {
+            Some(Ok(read)) => Ok(read),
+            Some(Err(error)) => {
+                Err(once_more(Error::because(ErrorType::ReadError, "while reading an answer", error)))
+            }
+            None => Error::e_explain(ErrorType::ReadTimedout, "while reading an answer"),
+        }
+    }
+}
+
+/// Where the connection had served before, the server may have closed it meanwhile, which is no failure of it.
+fn once_more(mut error: Box<Error>) -> Box<Error> {
+    error.retry = RetryType::ReusedOnly;
+    error
+}
+
+fn malformed(error: Malformed) -> Box<Error> {
+    Error::because(ErrorType::InvalidHTTPHeader, "the head of an answer", error)
+}
+
+fn not_connected(error: io::Error) -> Box<Error> {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
+    };
+    Error::because(kind, "connecting to a server", error)
+}
+
+macro_rules! each {
+    ($socket:expr, $stream:ident => $does:expr) => {
+        match $socket.get_mut() {
+            Socket::Tcp($stream) => $does,
+            Socket::Unix($stream) => $does,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, data))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,78 @@
+//! How long a connection waits for one step: a timer that is armed once and then left alone.
+//!
+//! Each read and each write has its own limit, and most are over long before it. To arm and disarm a timer for each
+//! costs more than the step. This one stays armed over steps and requests; when it goes off it looks whether the step
+//! that is waited for now is really late, and else is armed anew for that one.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep};
+
+/// One connection's timer.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// When the step that is waited for is late; `None`: no step has waited yet.
+    late: Option<Instant>,
+}
+
+impl Patience {
+    /// Another step begins.
+    pub(super) fn begin(&mut self) {
+        self.late = None;
+    }
+
+    /// The step is not over: ready when it has taken longer than `limit`.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        let late = match self.late {
+            Some(late) => late,
+            None => *self.late.insert(Instant::now() + limit),
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(late)));
+        if sleep.deadline() > late {
+            sleep.as_mut().reset(late);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= late {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(late);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    #[tokio::test]
+    async fn each_step_has_its_own_limit() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(600));
+        let mut patience = Patience::default();
+        let waits = |patience: &mut Patience, limit| {
+            patience.begin();
+            let waker = std::task::Waker::noop();
+            assert!(patience.poll(&mut Context::from_waker(waker), limit).is_pending());
+        };
+        let start = Instant::now();
+        poll_fn(|cx| patience.poll(cx, short)).await;
+        assert!(start.elapsed() >= short);
+        // A step that is over in time, then one that is not, with the timer armed for the first.
+        waits(&mut patience, short);
+        patience.begin();
+        let start = Instant::now();
+        poll_fn(|cx| patience.poll(cx, 3 * short)).await;
+        assert!(start.elapsed() >= 3 * short);
+        // A timer that is armed for much later.
+        waits(&mut patience, long);
+        patience.begin();
+        poll_fn(|cx| patience.poll(cx, short)).await;
+        assert!(start.elapsed() < long);
+    }
+}

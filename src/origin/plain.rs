@@ -1,0 +1,164 @@
+//! An exchange with a server over a connection of the gateway's own: HTTP/1.1 without TLS.
+//!
+//! Fills, checks and most proxied requests go this way (`h1` has the protocol). It knows nothing of what is asked: a request comes
+//! as it is written, and whoever asks decides what is tried again.
+
+use super::{
+    h1::{Connection, Limits},
+    pool::Pool,
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+use pingora_core::{Error, ErrorType};
+use pingora_http::ResponseHeader;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// An exchange under way. Dropping it closes its connection.
+#[derive(Debug)]
+pub struct Exchange {
+    connection: Connection,
+    pool: Arc<Pool>,
+    server: usize,
+    address: Option<SocketAddr>,
+    limits: Limits,
+}
+
+impl Exchange {
+    /// A connection to a server, and whether it has served before. Nothing takes longer than `left`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn begin(
+        pool: &Arc<Pool>,
+        (server, address): (usize, Option<SocketAddr>),
+        left: Option<Duration>,
+        now: Instant,
+    ) -> Result<(Self, bool), Box<Error>> {
+        let within = |limit: Duration| left.map_or(limit, |left| left.min(limit));
+        let settings = &pool.settings;
+        let limits =
+            Limits { connect: within(settings.connect_timeout), step: within(settings.read_timeout) };
+        let kept = pool.idle(server).and_then(|idle| idle.take(address, now));
+        let reused = kept.is_some();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let Some(to) = pool.place(server, address) else {
+                    return Error::e_explain(ErrorType::ConnectError, "a server without an address");
+                };
+                Box::pin(Connection::open(to, limits)).await?
+            }
+        };
+        Ok((Self { connection, pool: pool.clone(), server, address, limits }, reused))
+    }
+
+    /// Sends a request, as it is written.
+    ///
+    /// # Errors
+    /// If that was not possible in time.
+    pub async fn send(&mut self, request: &[u8]) -> Result<(), Box<Error>> {
+        self.connection.send(request, self.limits).await
+    }
+
+    /// The next head of the answer: interim ones, then the one that a body follows.
+    ///
+    /// # Errors
+    /// If there is none, or none in time.
+    pub async fn head(&mut self, method: &Method) -> Result<ResponseHeader, Box<Error>> {
+        self.connection.head(method, self.limits).await
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// If it broke off, or did not go on in time.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+        self.connection.next(self.limits).await
+    }
+
+    /// The whole body, where its length is known and all of it has come with the head.
+    pub fn at_hand(&mut self) -> Option<Bytes> {
+        self.connection.at_hand()
+    }
+
+    /// Whether all of the answer has been taken.
+    pub fn is_done(&self) -> bool {
+        self.connection.is_done()
+    }
+
+    /// Gives the connection back, if it may serve once more.
+    pub fn finish(self) {
+        if let Some(idle) = self.pool.idle(self.server) {
+            idle.keep(self.address, self.connection, Instant::now() + self.pool.settings.idle_timeout);
+        }
+    }
+}
+
+/// A request with its body, as HTTP/1.1 writes it; `None` where it can't be written. Names are written as most
+/// software writes them, each word with a capital.
+pub fn write(
+    method: &Method,
+    target: &[u8],
+    host: &[u8],
+    fields: &[(HeaderName, HeaderValue)],
+    body: &[u8],
+) -> Option<Vec<u8>> {
+    // RFC 9112, 3.2: what ends a target must not stand in it.
+    let ends = |bytes: &[u8]| bytes.iter().any(|b| *b <= b' ' || *b == 0x7f);
+    if target.is_empty() || ends(target) || ends(host) {
+        return None;
+    }
+    let lengths = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let length = 80 + target.len() + host.len() + lengths.sum::<usize>() + body.len();
+    let mut text = Vec::with_capacity(length);
+    let start = [method.as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"];
+    start.iter().for_each(|part| text.extend_from_slice(part));
+    for (name, value) in fields {
+        write_name(&mut text, name);
+        [b": ", value.as_bytes(), b"\r\n"].iter().for_each(|part| text.extend_from_slice(part));
+    }
+    if !body.is_empty() {
+        text.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    text.extend_from_slice(b"\r\n");
+    text.extend_from_slice(body);
+    Some(text)
+}
+
+fn write_name(text: &mut Vec<u8>, name: &HeaderName) {
+    let begin = text.len();
+    text.extend_from_slice(name.as_str().as_bytes());
+    let mut first = true;
+    for byte in &mut text[begin..] {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_written_in_one_way() {
+        let fields = [
+            (HeaderName::from_static("x-real-ip"), HeaderValue::from_static("::1")),
+            (HeaderName::from_static("te-"), HeaderValue::from_static("")),
+        ];
+        let text = write(&Method::GET, b"/a?b", b"app:1", &fields, b"").unwrap();
+        assert_eq!(text, b"GET /a?b HTTP/1.1\r\nHost: app:1\r\nX-Real-Ip: ::1\r\nTe-: \r\n\r\n");
+        let text = write(&Method::POST, b"/", b"app", &[], b"hello").unwrap();
+        assert_eq!(text, b"POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello");
+        for (target, host) in
+            [("", "a"), ("/ b", "a"), ("/\r\nX: y", "a"), ("/\0", "a"), ("/", "a\r\nb"), ("/", "a b")]
+        {
+            assert_eq!(write(&Method::GET, target.as_bytes(), host.as_bytes(), &[], b""), None, "{target:?}");
+        }
+    }
+}
