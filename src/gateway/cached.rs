@@ -203,7 +203,9 @@ struct FromOrigin(Answering);
 #[async_trait]
 impl Incoming for FromOrigin {
     async fn next(&mut self) -> std::result::Result<Option<Bytes>, FetchError> {
-        self.0.next().await.map_err(|error| complain(&error, ""))
+        let piece = self.0.next().await.map_err(|error| complain(&error, ""))?;
+        // In a buffer of its own: what is kept would hold the one that it was read into, which may be many times larger.
+        Ok(piece.map(|piece| Bytes::copy_from_slice(&piece)))
     }
 
     fn at_hand(&mut self) -> Option<Bytes> {

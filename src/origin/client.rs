@@ -111,6 +111,7 @@ pub struct Answering {
 }
 
 /// A connection in use.
+#[expect(clippy::large_enum_variant, reason = "most are plain, and a box would be one more for each")]
 enum Exchange {
     Plain(plain::Exchange),
     /// TLS or HTTP/2.
