@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance bench build tools test-tools advisories
+.PHONY: help run test ci conformance bench bench-memory build tools test-tools advisories
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -53,3 +53,8 @@ bench: tools ## what a hit and a miss cost, beside nginx and HAProxy (15 minutes
 	@$(ENSURE) python3 nginx haproxy wrk h2load curl openssl taskset
 	$(CARGO) build --locked --release
 	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)
+
+bench-memory: tools ## what an entry and an idle connection take (5 minutes; BENCH_ARGS=--help)
+	@$(ENSURE) python3 openssl
+	$(CARGO) build --locked --release
+	python3 -B benches/memory/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)

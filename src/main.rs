@@ -7,5 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages make memory of what was only reserved: an idle WebSocket took three times as much, and no hit was faster.
+    // A kernel that doesn't know of them needs no telling.
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_thp_disable(true).unwrap_or_default();
     tidegate::cli::main()
 }

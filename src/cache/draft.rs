@@ -94,6 +94,7 @@ impl Draft {
         let Self { status, fields, described, terms, standing, selecting, part, .. } = self;
         let representation = described.represent(status, fields, body, rules);
         let (encodings, prepared, said) = (Encodings::default(), PreparedHeads::default(), Said::default());
+        let selecting = selecting.map(Box::new);
         Entry { representation, terms, standing, selecting, part, encodings, prepared, said }
     }
 

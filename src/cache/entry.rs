@@ -50,7 +50,7 @@ pub struct Entry {
     /// What it stands on.
     pub standing: Standing,
     /// Which requests it answers; `None`: all for its key.
-    pub selecting: Option<Selecting>,
+    pub selecting: Option<Box<Selecting>>,
     /// Which part of the whole it is; `None`: all of it.
     pub part: Option<Part>,
     /// Whether its encodings were asked for.

@@ -117,3 +117,9 @@ fn marks_and_fields() {
     assert!(open(Bytes::from_static(b"TGV1accept")).is_err());
     assert!(open(Bytes::from_static(b"TGV1a b\n")).is_err());
 }
+
+/// There may be a million of them: who adds a field that few entries have puts it into a box.
+#[test]
+fn an_entry_stays_small() {
+    assert!(size_of::<Entry>() <= 368, "{} bytes", size_of::<Entry>());
+}

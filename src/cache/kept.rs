@@ -179,10 +179,11 @@ impl Cache {
         let what = &old.representation;
         let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), what.headers());
         let answer: HeaderMap = fields.iter().cloned().collect();
-        let names = |selecting: &Option<Selecting>| selecting.as_ref().map(|s| s.names().to_vec());
         let selecting = match policy::varies(&answer, &asking.headers) {
             // It may vary by more than it did.
-            Varies::By(now) if names(&old.selecting).as_deref() != Some(now.names()) => Some(now),
+            Varies::By(now) if old.selecting.as_ref().is_none_or(|old| old.names() != now.names()) => {
+                Some(Box::new(now))
+            }
             _ => old.selecting.clone(),
         };
         let entry = Entry {
@@ -248,7 +249,7 @@ impl Cache {
         let fields: HeaderMap = representation.headers().iter().cloned().collect();
         let stamp = self.purges.stamp_from(since, asking.resource, &purge::tags_of(&fields).kept)?;
         let selecting = match policy::varies(&fields, &asking.headers) {
-            Varies::By(selecting) => Some(selecting),
+            Varies::By(selecting) => Some(Box::new(selecting)),
             Varies::Never => None,
             Varies::Always => return None,
         };

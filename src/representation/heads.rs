@@ -31,12 +31,21 @@ pub(super) struct Heads {
     kept: OnceLock<Box<Kept>>,
 }
 
+/// With the body as it is, in each coding, of a 304.
 #[derive(Debug, Default)]
-struct Kept {
-    /// With the body as it is.
-    plain: OnceLock<ResponseHeader>,
-    encoded: [OnceLock<ResponseHeader>; 3],
-    not_modified: OnceLock<ResponseHeader>,
+struct Kept([OnceLock<Box<ResponseHeader>>; 5]);
+
+const PLAIN: usize = 0;
+const ENCODED: usize = 1;
+const NOT_MODIFIED: usize = 4;
+
+impl Kept {
+    /// A copy of the head in this place, which is made if it is not there.
+    fn copy(&self, place: usize, make: impl FnOnce() -> ResponseHeader) -> ResponseHeader {
+        // A copy is kept: it has no room for further fields, as what is made has.
+        let kept = self.0[place].get_or_init(|| Box::new(make().clone()));
+        (**kept).clone()
+    }
 }
 
 /// A copy may be given other fields or codings.
@@ -56,15 +65,14 @@ impl Representation {
             return make();
         }
         let kept = self.heads.kept.get_or_init(Box::default);
-        let place = coding.map_or(&kept.plain, |coding| &kept.encoded[slot(coding)]);
-        place.get_or_init(make).clone()
+        kept.copy(coding.map_or(PLAIN, |coding| ENCODED + slot(coding)), make)
     }
 
     /// The head of a 304.
     pub(super) fn not_modified_head(&self) -> ResponseHeader {
         let kept = self.heads.kept.get_or_init(Box::default);
         let make = || self.make_not_modified(&self.make_head(None, self.body.len()));
-        kept.not_modified.get_or_init(make).clone()
+        kept.copy(NOT_MODIFIED, make)
     }
 
     /// What is told of an answer of ours before its body is whole: all but its length, its tag and what hangs on them.

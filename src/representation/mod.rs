@@ -73,7 +73,8 @@ pub struct Representation {
     content: Content,
     no_transform: bool,
     encodable: bool,
-    encoded: [Option<Body>; 3],
+    /// Most answers have none.
+    encoded: Option<Box<[Option<Body>; 3]>>,
     heads: Heads,
 }
 
@@ -139,8 +140,11 @@ impl Representation {
         outside: Outside,
         rules: &config::Encoding,
     ) -> Self {
-        let (headers, body) = (compact(headers), body.into());
-        let etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
+        let (mut headers, mut outside, body) = (headers, outside, body.into());
+        let mut etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
+        let values = headers.iter_mut().map(|(_, value)| value);
+        compact(values.chain(&mut etag).chain([&mut outside.cache_control]).collect());
+        headers.shrink_to_fit();
         let known = Known { etag, last_modified, date: None };
         Self::build(status, headers, body, known, Described::ByUs(outside), rules)
     }
@@ -154,7 +158,8 @@ impl Representation {
         rules: &config::Encoding,
     ) -> Self {
         headers.retain(|(name, _)| !FRAMING.contains(name));
-        let headers = compact(headers);
+        compact(headers.iter_mut().map(|(_, value)| value).collect());
+        headers.shrink_to_fit();
         let known = Known::of(&headers);
         Self::build(status, headers, body.into(), known, Described::Verbatim, rules)
     }
@@ -177,7 +182,7 @@ impl Representation {
             no_transform,
             body.len(),
         );
-        let (encoded, heads) = ([None, None, None], Heads::default());
+        let (encoded, heads) = (None, Heads::default());
         Self { status, headers, body, known, described, content, no_transform, encodable, encoded, heads }
     }
 
@@ -210,15 +215,16 @@ impl Representation {
     /// time: not for an async thread.
     pub fn with_encodings(&self, rules: &config::Encoding, mut made: impl FnMut(Coding, Duration)) -> Self {
         let mut whole = self.clone();
+        let mut encoded = whole.encoded.take().map_or([const { None }; 3], |encoded| *encoded);
         for (coding, level) in rules.levels.iter().filter(|(coding, _)| rules.prefer.contains(coding)) {
             if self.encodable {
                 let began = Instant::now();
                 // An encoder that fails leaves the body plain: the answer stays right.
-                whole.encoded[slot(*coding)] =
-                    encoding::encode(*coding, *level, &self.body).unwrap_or_default();
+                encoded[slot(*coding)] = encoding::encode(*coding, *level, &self.body).unwrap_or_default();
                 made(*coding, began.elapsed());
             }
         }
+        whole.encoded = encoded.iter().any(Option::is_some).then(|| Box::new(encoded));
         whole
     }
 
@@ -271,13 +277,15 @@ impl Representation {
 
     /// The body in a coding that was made here, if there is one.
     pub fn encoded(&self, coding: Coding) -> Option<&Body> {
-        self.encoded[slot(coding)].as_ref()
+        self.encoded.as_ref()?[slot(coding)].as_ref()
     }
 
     /// What it weighs in memory, in bytes: bodies, heads and the like.
     pub fn weight(&self) -> u64 {
-        const HEADS: usize = 1_500;
-        let bodies = self.encoded.iter().flatten().map(Body::weight).sum::<u64>() + self.body.weight();
+        /// One kept head; measured.
+        const HEADS: usize = 1_250;
+        let encoded = self.encoded.iter().flat_map(|encoded| encoded.iter().flatten());
+        let bodies = encoded.map(Body::weight).sum::<u64>() + self.body.weight();
         let headers = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum::<usize>();
         bodies + (headers + HEADS + size_of::<Self>()) as u64
     }
@@ -322,13 +330,13 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// The same fields in a buffer of their own. As they came they share the buffer that their head was read into, which is
-/// larger than most answers and would stay as long as any of them.
-fn compact(mut fields: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)> {
-    let mut all = BytesMut::with_capacity(fields.iter().map(|(_, value)| value.len()).sum());
-    fields.iter().for_each(|(_, value)| all.extend_from_slice(value.as_bytes()));
+/// Puts values into a buffer of their own, one for all. As they came they share the buffer that their head was read into,
+/// which is larger than most answers and would stay as long as any of them.
+fn compact(values: Vec<&mut HeaderValue>) {
+    let mut all = BytesMut::with_capacity(values.iter().map(|value| value.len()).sum());
+    values.iter().for_each(|value| all.extend_from_slice(value.as_bytes()));
     let mut all = all.freeze();
-    for (_, value) in &mut fields {
+    for value in values {
         let sensitive = value.is_sensitive();
         // What was a value is one.
         if let Ok(copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
@@ -336,8 +344,6 @@ fn compact(mut fields: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, Heade
             value.set_sensitive(sensitive);
         }
     }
-    fields.shrink_to_fit();
-    fields
 }
 
 /// When an origin says that the content changed last.

@@ -1,7 +1,7 @@
 //! What each request moves: counted per thread, gathered at a scrape.
 //!
-//! A request adds to four numbers that no other thread writes to: no name is looked up, nothing is hashed, no cache line
-//! goes from core to core. A scrape adds up what the threads have. A series appears with its first request, so that
+//! A request adds to four numbers that no other thread writes to: no name is looked up, nothing is hashed, no cache
+//! line goes from core to core. A scrape adds up what the threads have. A series appears with its first request, so that
 //! routes × results × status classes that never happen cost nothing.
 
 use super::{

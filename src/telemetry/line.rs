@@ -1,7 +1,8 @@
 //! The line of an access record, written straight into a buffer: JSON (RFC 8259), or text as `tracing` writes it.
 //!
 //! Both begin with the time of the record's end in the same form and length, by which lines can be put in order. What
-//! came from outside is escaped: no line ends before its end, and bytes that are no UTF-8 become U+FFFD. Knows no clock.
+//! came from outside is escaped: no line ends before its end, and bytes that are no UTF-8 become U+FFFD. Knows no
+//! clock.
 
 use super::Record;
 use std::{

@@ -1,7 +1,7 @@
 //! The metrics as the rest of the program sees them: a value on a registry of its own, no globals.
 //!
-//! The methods are typed and cheap: handles are resolved once, and what each request moves is counted per thread. Labels
-//! are enums ([`super::labels`]) or names out of the configuration, never anything that a client sent. What
+//! The methods are typed and cheap: handles are resolved once, and what each request moves is counted per thread.
+//! Labels are enums ([`super::labels`]) or names out of the configuration, never anything that a client sent. What
 //! there is, is declared in `families.rs`; `docs/metrics.md` tells what it means.
 
 pub use super::by_route::RouteMetrics;

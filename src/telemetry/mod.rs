@@ -1,9 +1,9 @@
 //! What the program tells about itself: metrics, access records, log lines.
 //!
 //! `labels` holds the words, `families` declares every metric out of them, `metrics` has the methods that move
-//! them; `access` writes one record per request, in the form of `line`, `init` says where log lines go, `seldom` how
-//! often. Nothing here decides anything
-//! about a request, and nothing that a client sent becomes a label.
+//! them, those of each request in `by_route`; `access` writes one record per request, in the form of `line`; `init`
+//! says where log lines go, `seldom` how often. Nothing here decides anything about a request, and nothing that a client
+//! sent becomes a label.
 
 pub mod access;
 mod by_route;
