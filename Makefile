@@ -5,14 +5,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance bench bench-memory build tools test-tools advisories
+.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory slow build tools test-tools advisories
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ENSURE := CARGO="$(CARGO)" scripts/ensure
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 tools:
 	@$(ENSURE) cc cmake
@@ -35,11 +35,13 @@ ci: test-tools ## what CI runs: format, lints, documentation, licences, build, c
 	@$(ENSURE) cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package floor -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 	$(if $(ADVISORIES),$(CARGO) deny --locked check --hide-inclusion-graph advisories)
 	$(CARGO) build --locked --all-targets
 	@$(MAKE) --no-print-directory conformance
+	@$(MAKE) --no-print-directory instructions
 	@$(MAKE) --no-print-directory test
 
 conformance: build ## the HTTP caching conformance suite (CACHE_TESTS_DIR=another copy of it)
@@ -49,12 +51,26 @@ conformance: build ## the HTTP caching conformance suite (CACHE_TESTS_DIR=anothe
 	node tests/conformance/run.mjs --tidegate $(TARGET)/release/tidegate \
 		$(if $(CACHE_TESTS_DIR),--suite $(CACHE_TESTS_DIR))
 
-bench: tools ## what a hit and a miss cost, beside nginx and HAProxy (15 minutes; BENCH_ARGS=--help)
-	@$(ENSURE) python3 nginx haproxy wrk h2load curl openssl taskset
+instructions: build ## instructions per hit and miss, beside those on record (RECORD=1 puts them on record)
+	@$(ENSURE) python3 valgrind
+	python3 -B benches/instructions/run.py --tidegate $(TARGET)/release/tidegate $(if $(RECORD),--record)
+
+bench: tools ## what answers cost, beside nginx, HAProxy, Varnish and a bare loop (25 minutes; BENCH_ARGS=--help)
+	@$(ENSURE) python3 nginx haproxy varnishd wrk h2load oha curl openssl taskset
 	$(CARGO) build --locked --release
-	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)
+	$(CARGO) build --locked --release --package floor
+	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate --floor $(TARGET)/release/floor $(BENCH_ARGS)
+
+bench-scaling: tools ## how costs grow with entries, tenants, routes (10 minutes; SCALING_ARGS="--entries 10000000 --out docs/scaling")
+	@$(ENSURE) python3 nginx wrk taskset
+	$(CARGO) build --locked --release
+	python3 -B benches/compare/laws.py --tidegate $(TARGET)/release/tidegate $(SCALING_ARGS)
 
 bench-memory: tools ## what an entry and an idle connection take (5 minutes; BENCH_ARGS=--help)
 	@$(ENSURE) python3 openssl
 	$(CARGO) build --locked --release
 	python3 -B benches/memory/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)
+
+slow: build ## what slow clients cost the others (slowhttptest, 3 minutes)
+	@$(ENSURE) python3 slowhttptest
+	python3 -B benches/slow/run.py --tidegate $(TARGET)/release/tidegate

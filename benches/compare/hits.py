@@ -5,59 +5,60 @@ What is decided here: the documents, who is compared, and that no measured answe
 
 import dataclasses
 
+import peers
+import tables
 from loads import Wrk
-from measure import json_body, measure, say
-from servers import Failure, Nginx, Server, StaticOrigin, program
+from measure import in_turns, json_body, measure, say
+from servers import Failure, StaticOrigin
 
+MARKER = "figures"
+ROUNDS = 5
+SECONDS = 2
+# Starting, filling, and the time between two rounds.
+PLANNED_SECONDS = 600
 FILES = {f"/{name}.json": size for name, size in (("300b", 300), ("3kb", 3 * 1024), ("64kb", 64 * 1024))}
-SERVERS = 5
-WARM_UP_SECONDS = 1
-BASES = {"× nginx": "nginx"}
+PIPELINED = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is asked for."""
+    """What is asked for, how, and of whom where not of everyone."""
 
     name: str
     path: str
     conditional: bool = False
+    pipelined: bool = False
+    leaves_out: tuple = (peers.LOGGED,)
 
 
 CASES = (
-    Case("300 B", "/300b.json"),
+    Case("300 B", "/300b.json", leaves_out=()),
     Case("3 KB", "/3kb.json"),
     Case("64 KB", "/64kb.json"),
     Case("304 (3 KB)", "/3kb.json", conditional=True),
+    Case(f"300 B, {PIPELINED} pipelined", "/300b.json", pipelined=True, leaves_out=(peers.LOGGED, peers.SENDFILE)),
 )
 
 
-def planned_seconds(options):
-    """How long all rounds take."""
-    return (options.rounds * options.seconds + WARM_UP_SECONDS) * len(CASES) * SERVERS
-
-
-def start_servers(stack, options, directory, core, load_core):
-    """The origin and the servers that are compared, in the table's order; all end with the stack."""
-
-    def up(server):
-        stack.callback(server.stop)
-        server.wait_until_ready()
-        return server
-
+def start_origin(place):
+    """The documents."""
     files = {path: json_body(size) for path, size in FILES.items()}
-    origin = up(StaticOrigin(files, directory, load_core))
-    common = {"directory": directory, "core": core, "origin": origin.port}
+    return place.up(StaticOrigin(files, place.directory, place.load_core))
+
+
+def start_servers(place, options, origin, workers=1):
+    """The servers that are compared, in the table's order; all end with the stack."""
+    common = {"origin": origin.port, "workers": workers}
     servers = [
-        up(Nginx("nginx", "nginx.conf", sendfile="off", **common)),
-        up(Nginx("nginx, sendfile", "nginx.conf", sendfile="on", **common)),
-        up(Server("HAProxy", [program("haproxy"), "-db", "-f", "{config}"], "haproxy.cfg", megabytes=64, **common)),
+        peers.nginx(place, "hits", **common),
+        peers.nginx(place, "hits", peers.SENDFILE, sendfile="on", **common),
+        peers.nginx(place, "hits", peers.LOGGED, log="access record buffer=64k flush=1s", **common),
+        peers.haproxy(place, "hits", **common),
+        peers.varnish(place, **common),
+        *(peers.tidegate(place, options, "hits", records, **common) for records in (True, False)),
+        peers.floor(place, options, workers),
     ]
-    if options.tidegate:
-        command = [str(options.tidegate), "run", "--config", "{config}"]
-        servers.append(up(Server("Tidegate", command, "tidegate.toml", records="true", **common)))
-        servers.append(up(Server("Tidegate, no records", command, "tidegate.toml", records="false", **common)))
-    return origin, servers
+    return [place.up(server) for server in servers]
 
 
 def prepare(server, case, origin):
@@ -81,32 +82,26 @@ def prepare(server, case, origin):
     if case.conditional and "Content-Length" in head:
         say(f"no figure for {server.name}'s 304: wrk waits for the {head['Content-Length']} bytes it announces")
         return None
-    return Wrk(case.path, headers=tuple(headers.items()))
+    headers = tuple(headers.items())
+    if case.pipelined:
+        return Wrk(case.path, "pipelined.lua", (str(PIPELINED),), headers)
+    return Wrk(case.path, headers=headers)
 
 
-def compare(stack, options, directory, core, load_core):
-    """All rounds, and the servers' names in the table's order.
+def compare(place, options):
+    """The table."""
+    origin = start_origin(place)
+    servers = start_servers(place, options, origin)
+    loads = {(case, server): prepare(server, case, origin)
+             for case in CASES for server in servers if server.name not in case.leaves_out}
 
-    Cases and servers take turns, so that what disturbs the machine disturbs all.
-    """
-    origin, servers = start_servers(stack, options, directory, core, load_core)
-    plan = []
-    for case in CASES:
-        for server in servers:
-            load = prepare(server, case, origin)
-            if load is not None:
-                plan.append((case, server, load))
-    rounds = {(case, server.name): [] for case, server, _ in plan}
-    for number in range(options.rounds + 1):
-        say(f"hits: round {number} of {options.rounds}" if number else "hits: warming up")
-        for case, server, load in plan if number % 2 else reversed(plan):
-            seconds = options.seconds if number else WARM_UP_SECONDS
-            what = f"{server.name}, {case.name}"
-            asked = origin.requests()
-            _, result = measure(server, what, load, 0 if case.conditional else FILES[case.path],
-                                options, load_core, seconds)
-            if origin.requests() != asked:
-                raise Failure(f"{what}: the origin was asked {origin.requests() - asked} times")
-            if number:
-                rounds[case, server.name].append(result)
-    return rounds, [server.name for server in servers]
+    def one(case, server, seconds):
+        what, asked = f"{server.name}, {case.name}", origin.requests()
+        size = 0 if case.conditional else FILES[case.path]
+        _, result = measure(server, what, loads[case, server], size, options, place.load_core, seconds)
+        if origin.requests() != asked:
+            raise Failure(f"{what}: the origin was asked {origin.requests() - asked} times")
+        return result
+
+    rounds = in_turns("hits", [pair for pair, load in loads.items() if load], options, one)
+    return tables.costs(rounds, CASES, [server.name for server in servers])

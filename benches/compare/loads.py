@@ -4,12 +4,15 @@ What is decided here: how a program is told what to ask for, and how its counts 
 (that is measure.py's).
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import re
+import sqlite3
 import subprocess
 import sys
+import time
 
 from servers import Failure, program
 
@@ -37,10 +40,11 @@ class Wrk:
     arguments: tuple = ()
     headers: tuple = ()
     scheme: str = "http"
+    connections: int = 0
 
     def run(self, server, options, seconds, load_core):
         """Load for some seconds; what wrk counted."""
-        command = [program("wrk"), "-t1", f"-c{options.connections}", f"-d{seconds}s",
+        command = [program("wrk"), "-t1", f"-c{self.connections or options.connections}", f"-d{seconds}s",
                    "-s", str(HERE / self.script)]
         for name, value in self.headers:
             command += ["-H", f"{name}: {value}"]
@@ -66,6 +70,60 @@ class H2load:
             raise Failure(f"{server.name}: no HTTP/2: {said}")
         return {"requests": statuses[0], "bytes": sum(map(int, data.groups())), "microseconds": seconds * 1_000_000,
                 "bad_status": sum(statuses[1:]), "socket_errors": failed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Handshakes:
+    """Full TLS handshakes by `openssl s_time`, each with one request on it; wrk would resume sessions.
+
+    Several take turns on the core of the load, for each of them has one connection at a time.
+    """
+
+    path: str
+    processes: int = 4
+
+    def run(self, server, options, seconds, load_core):
+        """Handshakes for some seconds; each counts as a request."""
+        here = f"127.0.0.1:{server.ports['https']}"
+        # It writes "GET PATH HTTP/1.0": the path brings the rest of a request of today, and a field for the remainder.
+        path = f"{self.path} HTTP/1.1\r\nHost: {here}\r\nConnection: close\r\nX-Rest:"
+        command = ["taskset", "-c", str(load_core), program("openssl"), "s_time", "-new", "-time", str(seconds),
+                   "-connect", here, "-www", path]
+        began = time.monotonic()
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                   for _ in range(self.processes)]
+        counts = []
+        for each in running:
+            said, _ = each.communicate(timeout=seconds * 2 + GRACE_SECONDS)
+            found = re.search(r"^(\d+) connections in \d+ real seconds, (\d+) bytes read per connection", said, re.M)
+            if each.returncode != 0 or not found:
+                raise Failure(f"{server.name}: openssl s_time: {said[-500:]}")
+            counts.append((int(found[1]), int(found[2])))
+        return {"requests": sum(count for count, _ in counts), "bytes": sum(count * size for count, size in counts),
+                "microseconds": round((time.monotonic() - began) * 1e6), "bad_status": 0, "socket_errors": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Oha:
+    """A fixed rate by oha: a request that is due is waited for from when it was due, not from when it was sent."""
+
+    path: str
+    rate: int
+    scheme: str = "http"
+    http2: bool = False
+
+    def run(self, server, options, seconds, load_core):
+        """Load for some seconds; when each request was due, how long it took (both in seconds), status and size."""
+        file = server.directory / "requests"
+        file.unlink(missing_ok=True)
+        command = [program("oha"), "--no-tui", "--output-format", "quiet", "--latency-correction", "-w", "--insecure",
+                   "-z", f"{seconds}s", "-q", str(self.rate), "-c", str(options.connections), "--disable-compression",
+                   "--db-url", str(file)]
+        command += ["--http2", "-p", "10"] if self.http2 else []
+        command.append(f"{self.scheme}://127.0.0.1:{server.ports[self.scheme]}{self.path}")
+        run(command, seconds, load_core)
+        with contextlib.closing(sqlite3.connect(file)) as kept:
+            return kept.execute("SELECT start_latency_correction, duration, status, len_bytes FROM oha").fetchall()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,11 @@
-"""One round of load on one server, what it cost, and the table of many rounds.
+"""One round of load on one server and what it cost; many rounds in turns.
 
-What is decided here: when a round is worth nothing, and how a figure is computed. Never: what is asked of
-whom, or where an answer has to come from (that is hits.py's and misses.py's).
+What is decided here: when a round is worth nothing, and how a figure is computed. Never: what is asked of whom, or
+where an answer has to come from.
 """
 
 import dataclasses
 import json
-import statistics
 import sys
 import time
 
@@ -18,6 +17,7 @@ LARGEST_HEAD = 1024
 REST_STEP_SECONDS = 0.05
 REST_NANOSECONDS = 1_000_000
 REST_PATIENCE_SECONDS = 10
+WARM_UP_SECONDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,22 @@ def json_body(size):
         rows.append({"id": len(rows), "tenant": "acme", "value": 17 * len(rows) % 1009})
     text = json.dumps(rows)
     return (text + " " * (size - len(text))).encode()
+
+
+def in_turns(part, plan, options, one, warm_up=True):
+    """All rounds, by (case, server's name): `one(case, server, seconds)` for each of the plan's pairs.
+
+    Cases and servers take turns, and the order turns around from round to round, so that what disturbs the machine
+    disturbs all. A first round warms up and doesn't count; a quick run does without.
+    """
+    rounds = {(case, server.name): [] for case, server in plan}
+    for number in range(0 if warm_up and not options.quick else 1, options.rounds + 1):
+        say(f"{part}: round {number} of {options.rounds}" if number else f"{part}: warming up")
+        for case, server in plan if number % 2 else reversed(plan):
+            result = one(case, server, options.seconds if number else WARM_UP_SECONDS)
+            if number:
+                rounds[case, server.name].append(result)
+    return rounds
 
 
 def measure(server, what, load, body, options, load_core, seconds):
@@ -75,33 +91,6 @@ def spent(before, after):
     return sum(used - before.get(thread, 0) for thread, used in after.items())
 
 
-def table(rounds, cases, names, bases):
-    """The figures as Markdown, from rounds by (case, server's name).
-
-    `bases` gives each column of ratios its head and the name of the server it refers to.
-    """
-    ratios = "".join(f" {head} |" for head in bases)
-    lines = [
-        f"| answer | server | CPU µs per request: median | min | max |{ratios} requests/s | core busy |",
-        f"|---|---|--:|--:|--:|{'--:|' * len(bases)}--:|--:|",
-    ]
-    for case in cases:
-        medians = {name: statistics.median(r.microseconds for r in rounds[case, name])
-                   for name in names if (case, name) in rounds}
-        for name in names:
-            if name not in medians:
-                lines.append(f"| {case.name} | {name} |{' – |' * (5 + len(bases))}")
-                continue
-            taken = rounds[case, name]
-            costs = [r.microseconds for r in taken]
-            ratios = "".join(f" {medians[name] / medians[base]:.2f} |" if base in medians else " – |"
-                             for base in bases.values())
-            lines.append(
-                f"| {case.name} | {name} | {medians[name]:.2f} | {min(costs):.2f} | {max(costs):.2f} |{ratios} "
-                f"{statistics.median(r.rate for r in taken):,.0f} | {statistics.median(r.busy for r in taken):.0%} |")
-    return "\n".join(lines)
-
-
 def say(text):
-    """To the person who waits; stdout is for the table alone."""
+    """To the person who waits; stdout is for the tables alone."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

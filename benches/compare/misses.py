@@ -15,14 +15,16 @@ import itertools
 import shutil
 import time
 
+import peers
+import tables
 from loads import Wrk
-from measure import json_body, measure, say
-from servers import AnsweringOrigin, Failure, Nginx, Server, program
+from measure import WARM_UP_SECONDS, json_body, measure, say
+from servers import AnsweringOrigin, Failure
 
-SERVERS = 7
-WARM_UP_SECONDS = 1
-# Between two servers: one ends, what it kept is removed, the next one starts.
-CHANGE_SECONDS = 2
+MARKER = "figures of misses"
+ROUNDS = 3
+SECONDS = 2
+PLANNED_SECONDS = 600
 LOADER_SECONDS = 75
 # What a second of load may bring: 60,000 answers in nginx's index, in files of a page or entries of HAProxy's.
 KEYS_MEGABYTES_PER_SECOND = 8
@@ -30,7 +32,7 @@ MEGABYTES_PER_SECOND = 256
 HAPROXY_MEGABYTES = 4095
 PROXY_CACHE = "nginx proxy_cache"
 PROXY_PASS = "nginx proxy_pass"
-BASES = {"× proxy_cache": PROXY_CACHE, "× proxy_pass": PROXY_PASS}
+BASES = {"× proxy_cache": tables.only(PROXY_CACHE), "× proxy_pass": tables.only(PROXY_PASS)}
 # An answer of each round that has to be in the cache afterwards; wrk itself takes the first for a trial.
 SAMPLE = 10
 # What unique.lua calls the server.
@@ -59,49 +61,39 @@ class Peer:
     ahead: bool = False
 
 
-def planned_seconds(options):
-    """How long all rounds take."""
-    return (options.seconds + WARM_UP_SECONDS + CHANGE_SECONDS) * options.rounds * len(CASES) * SERVERS + LOADER_SECONDS
-
-
-def peers(options, directory, core, origin):
-    """Everyone, in the table's order."""
+def everyone(place, options, origin):
+    """Who is compared, in the table's order."""
     seconds = options.seconds + WARM_UP_SECONDS
     megabytes = MEGABYTES_PER_SECOND * seconds
-    common = {"directory": directory, "core": core, "origin": origin.port}
+    common = {"origin": origin.port}
 
     def nginx(name, cache):
-        return lambda: Nginx(name, "nginx-misses.conf", cache=cache, connections=options.connections,
-                             keys=KEYS_MEGABYTES_PER_SECOND * seconds, megabytes=megabytes, **common)
-
-    def haproxy():
-        command = [program("haproxy"), "-db", "-f", "{config}"]
-        return Server("HAProxy", command, "haproxy.cfg", megabytes=min(megabytes, HAPROXY_MEGABYTES), **common)
+        return lambda: peers.nginx(place, "misses", name, cache=cache, connections=options.connections,
+                                   keys=KEYS_MEGABYTES_PER_SECOND * seconds, megabytes=megabytes, **common)
 
     def tidegate(name, cache, records):
-        command = [str(options.tidegate), "run", "--config", "{config}"]
-        return lambda: Server(name, command, "tidegate-misses.toml", cache=cache, records=records,
-                              megabytes=megabytes, **common)
+        return lambda: peers.tidegate(place, options, "misses", records, name, cache=cache, megabytes=megabytes,
+                                      **common)
 
     found = [
-        Peer(PROXY_CACHE, nginx(PROXY_CACHE, "bench"), caches=True, ahead=True),
+        Peer(PROXY_CACHE, nginx(PROXY_CACHE, "bench"), caches=True, ahead=not options.quick),
         Peer(PROXY_PASS, nginx(PROXY_PASS, "off"), caches=False),
-        Peer("HAProxy", haproxy, caches=True),
+        Peer(peers.HAPROXY, lambda: peers.haproxy(place, "hits", min(megabytes, HAPROXY_MEGABYTES), **common),
+             caches=True),
+        Peer(peers.VARNISH, lambda: peers.varnish(place, megabytes, **common), caches=True),
     ]
-    if options.tidegate:
-        for cache, kind in (("origin", "Tidegate"), ("off", "Tidegate, cache off")):
-            for records, suffix in (("true", ""), ("false", ", no records")):
-                name = kind + suffix
-                found.append(Peer(name, tidegate(name, cache, records), caches=cache != "off"))
+    for cache, kind in (("origin", peers.TIDEGATE), ("off", f"{peers.TIDEGATE}, cache off")):
+        for records, suffix in ((True, ""), (False, ", no records")):
+            found.append(Peer(kind + suffix, tidegate(kind + suffix, cache, records), caches=cache != "off"))
     return found
 
 
 class Fleet:
     """Gives each round its server; all end with the stack."""
 
-    def __init__(self, stack, everyone, count):
+    def __init__(self, stack, compared, count):
         self._stack = stack
-        self._servers = {peer: [self._start(peer) for _ in range(count)] for peer in everyone if peer.ahead}
+        self._servers = {peer: [self._start(peer) for _ in range(count)] for peer in compared if peer.ahead}
 
     def _start(self, peer):
         server = peer.start()
@@ -154,27 +146,26 @@ def loaded(server, peer, case, prefix, origin, options, load_core, seconds):
     return result
 
 
-def compare(stack, options, directory, core, load_core):
-    """All rounds, and the servers' names in the table's order; cases and servers take turns."""
+def compare(place, options):
+    """The table; cases and servers take turns."""
     bodies = {case.prefix: json_body(case.size) for case in CASES}
-    origin = AnsweringOrigin(bodies, directory, load_core)
-    stack.callback(origin.stop)
-    origin.wait_until_ready()
-    everyone = peers(options, directory, core, origin)
-    fleet = Fleet(stack, everyone, options.rounds * len(CASES))
-    say("misses: waiting a minute for nginx's cache loader to end")
+    origin = place.up(AnsweringOrigin(bodies, place.directory, place.load_core))
+    compared = everyone(place, options, origin)
+    fleet = Fleet(place.stack, compared, options.rounds * len(CASES))
+    say("misses: without a minute's wait for nginx's cache loader, which costs nginx about a tenth" if options.quick
+        else "misses: waiting a minute for nginx's cache loader to end")
     fleet.until_loaded()
-    plan = [(case, peer) for case in CASES for peer in everyone]
+    plan = [(case, peer) for case in CASES for peer in compared]
     rounds = {(case, peer.name): [] for case, peer in plan}
     loads = itertools.count(1)
     for number in range(1, options.rounds + 1):
         say(f"misses: round {number} of {options.rounds}")
         for case, peer in plan if number % 2 else reversed(plan):
             with fleet.fresh(peer) as server:
-                for seconds in (WARM_UP_SECONDS, options.seconds):
+                for seconds in (options.seconds,) if options.quick else (WARM_UP_SECONDS, options.seconds):
                     prefix = f"{case.prefix}{next(loads):06}-"
                     sample = f"{prefix}{SAMPLE:08}"
-                    result = loaded(server, peer, case, prefix, origin, options, load_core, seconds)
+                    result = loaded(server, peer, case, prefix, origin, options, place.load_core, seconds)
                     check_kept(server, peer, sample, case, origin)
                 rounds[case, peer.name].append(result)
-    return rounds, [peer.name for peer in everyone]
+    return tables.costs(rounds, CASES, [peer.name for peer in compared], BASES)

@@ -1,8 +1,7 @@
 """The servers of a comparison: started on free ports, each on its core, watched, and stopped by process id.
 
 What is decided here: how a server starts and when it is ready, what CPU time it has used, and that no signal leaves
-one behind. Never: what is
-asked of it (that is hits.py's and misses.py's).
+one behind. Never: what is asked of it.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 
@@ -44,18 +44,21 @@ class Server:
     """One running server: its own session, so that its workers can be told from everybody else's processes."""
 
     def __init__(self, name, command, config, directory, core, **values):
-        """Starts `command` (after `{config}` and `{directory}` are filled in) in a directory of its own.
+        """Starts `command` (after `{config}`, `{directory}` and `{port}` are filled in) in a directory of its own.
 
-        `config` is a file beside this one; `@KEY@` in it becomes `values["key"]`, `@PORT@` the server's port, `@TLS@` its port for TLS.
+        `config` is a file in peers/, if there is one; `@KEY@` in it becomes `values["key"]`, `@PORT@` the server's port,
+        `@TLS@` its port for TLS. `core` is one core or several, as taskset takes them.
         """
         self.name = name
         self.port = free_port()
         self.ports = {"http": self.port, "https": free_port()}
-        self.directory = directory / config.partition(".")[0] / str(self.port)
+        self.directory = directory / (config or "bare").partition(".")[0] / str(self.port)
         self.directory.mkdir(parents=True)
-        file = self.directory / config
-        file.write_text(fill_in((HERE / config).read_text(), port=self.port, tls=self.ports["https"], **values))
-        command = [part.format(config=file, directory=self.directory) for part in command]
+        file = self.directory / (config or "none")
+        if config:
+            template = (HERE / "peers" / config).read_text()
+            file.write_text(fill_in(template, port=self.port, tls=self.ports["https"], **values))
+        command = [part.format(config=file, directory=self.directory, port=self.port) for part in command]
         with (self.directory / "stderr").open("wb") as errors:
             self._process = subprocess.Popen(
                 ["taskset", "-c", str(core), *command],
@@ -85,6 +88,18 @@ class Server:
         finally:
             connection.close()
 
+    def get_by_tls(self, request):
+        """What comes back for such a request over TLS, until the server closes."""
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        try:
+            with socket.create_connection(("127.0.0.1", self.ports["https"]), timeout=10) as plain, \
+                    trusting.wrap_socket(plain) as connection:
+                connection.sendall(request.encode())
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+        except OSError as error:
+            raise Failure(f"{self.name}: {request!r} by TLS: {error!r}") from error
+
     def cpu(self):
         """Nanoseconds on the CPU so far, by (process, thread), over the server and all its workers."""
         used = {}
@@ -106,6 +121,15 @@ class Server:
                     continue
                 if int(session) == self._process.pid:
                     yield entry.name
+
+    def memory(self):
+        """Bytes of memory of the server and all its workers; pages that several share are counted once."""
+        total = 0
+        for pid in self._members():
+            with contextlib.suppress(OSError):
+                text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+                total += 1024 * int(re.search(r"^Pss:\s+(\d+)", text, re.M)[1])
+        return total
 
     def has(self, title):
         """Whether one of its processes has such a title."""
@@ -136,36 +160,19 @@ class Nginx(Server):
         super().__init__(name, command, config, directory, core, user=user, **values)
 
 
-class StaticOrigin(Nginx):
-    """nginx with static files, and a line in a log for each request."""
+class Origin(Nginx):
+    """nginx that counts; `requests` and `connections` leave out those that ask for the counts."""
 
-    def __init__(self, files, directory, core):
-        data = directory / "data"
-        data.mkdir()
-        for path, body in files.items():
-            (data / path.lstrip("/")).write_bytes(body)
-        super().__init__("origin", "origin.conf", directory, core, data=data)
+    def __init__(self, config, directory, core, **values):
+        self._own = 0
+        super().__init__("origin", config, directory, core, **values)
 
     def requests(self):
         """How many requests have come so far."""
-        return (self.directory / "access").read_bytes().count(b"\n")
-
-
-class AnsweringOrigin(Nginx):
-    """nginx with one answer for every path below a prefix, and counters."""
-
-    def __init__(self, bodies, directory, core):
-        answers = "\n".join(f"        location {prefix} {{ return 200 '{body.decode()}'; }}"
-                            for prefix, body in bodies.items())
-        self._own = 0
-        super().__init__("origin", "origin-misses.conf", directory, core, answers=answers)
-
-    def requests(self):
-        """How many requests have come so far, but for those that asked this."""
         return self._count()[1]
 
     def connections(self):
-        """How many connections have come so far, but for those that asked this."""
+        """How many connections have come so far."""
         return self._count()[0]
 
     def _count(self):
@@ -174,6 +181,26 @@ class AnsweringOrigin(Nginx):
         # "server accepts handled requests", then their values.
         accepted, _, requests = map(int, body.split(b"requests", 1)[1].split()[:3])
         return accepted - self._own, requests - self._own
+
+
+class StaticOrigin(Origin):
+    """Static files, with a validator."""
+
+    def __init__(self, files, directory, core):
+        self.data = directory / "data"
+        self.data.mkdir()
+        for path, body in files.items():
+            (self.data / path.lstrip("/")).write_bytes(body)
+        super().__init__("origin-files.conf", directory, core, data=self.data)
+
+
+class AnsweringOrigin(Origin):
+    """One answer for every path below a prefix."""
+
+    def __init__(self, bodies, directory, core):
+        answers = "\n".join(f"        location {prefix} {{ return 200 '{body.decode()}'; }}"
+                            for prefix, body in bodies.items())
+        super().__init__("origin-answers.conf", directory, core, answers=answers)
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
