@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory slow build tools test-tools advisories
+.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow build tools test-tools \
+	advisories
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -70,6 +71,9 @@ bench-memory: tools ## what an entry and an idle connection take (5 minutes; BEN
 	@$(ENSURE) python3 openssl
 	$(CARGO) build --locked --release
 	python3 -B benches/memory/run.py --tidegate $(TARGET)/release/tidegate $(BENCH_ARGS)
+
+bench-pure: tools ## what the pure parts of the way of a request cost, in nanoseconds
+	$(CARGO) bench --locked --bench pure -- $(PURE_ARGS)
 
 slow: build ## what slow clients cost the others (slowhttptest, 3 minutes)
 	@$(ENSURE) python3 slowhttptest

@@ -1,0 +1,126 @@
+//! What the cache decides of an answer, and how it finds one.
+
+use crate::config;
+use criterion::{BenchmarkId, Criterion};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::{hint::black_box, sync::Arc};
+use tidegate::{
+    cache::{
+        entry::{Encodings, Entry, Standing},
+        key::{Key, Scheme},
+        memory::Memory,
+        policy::{directives, follow, Terms},
+        version::{Coherence, Version, Versions},
+    },
+    config::{CacheMode, FollowRules},
+    representation::Representation,
+};
+
+/// 2026-11-21 12:00:00 UTC, in milliseconds.
+const NOW_MS: u64 = 1_795_262_400_000;
+
+fn fields(all: &[(&str, &str)]) -> HeaderMap {
+    let field = |(name, value): &(&str, &str)| {
+        (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
+    };
+    all.iter().map(field).collect()
+}
+
+fn rules() -> FollowRules {
+    match config("[[route]]\npath = \"/*\"\norigin = \"app\"\ncache = \"origin\"\n")
+        .routes
+        .swap_remove(0)
+        .cache
+    {
+        CacheMode::Follow(rules) => *rules,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+/// `Cache-Control` read, and what follows from it.
+pub(crate) fn policy(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("Cache-Control");
+    let request = fields(&[("host", "dash.example"), ("accept", "*/*")]);
+    for (name, control) in [
+        ("short", "max-age=60"),
+        ("long", "public, max-age=60, s-maxage=600, stale-while-revalidate=30, stale-if-error=86400, must-revalidate"),
+    ] {
+        let answer = fields(&[
+            ("content-type", "application/json"),
+            ("cache-control", control),
+            ("date", "Sat, 21 Nov 2026 12:00:00 GMT"),
+            ("etag", "\"one\""),
+        ]);
+        group.bench_function(BenchmarkId::new("read", name), |bencher| {
+            bencher.iter(|| directives::of_answer(black_box(&answer)));
+        });
+        let exchange = follow::Exchange {
+            method: &Method::GET,
+            request: &request,
+            authorized: false,
+            content_location_is_target: false,
+            status: StatusCode::OK,
+            answer: &answer,
+            requested_ms: NOW_MS,
+            received_ms: NOW_MS,
+        };
+        let rules = rules();
+        let terms = follow::storable(&rules, &exchange).unwrap();
+        group.bench_function(BenchmarkId::new("may it be stored", name), |bencher| {
+            bencher.iter(|| follow::storable(&rules, black_box(&exchange)));
+        });
+        group.bench_function(BenchmarkId::new("may it be used", name), |bencher| {
+            bencher.iter(|| follow::reuse(&terms, &directives::asked(black_box(&request)), NOW_MS + 1_000));
+        });
+    }
+    group.finish();
+}
+
+/// An answer of 300 bytes.
+fn entry(versions: &Versions) -> Arc<Entry> {
+    let encoding = config("").encoding;
+    let headers = vec![(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+    Arc::new(Entry {
+        representation: Representation::verbatim(StatusCode::OK, headers, vec![b' '; 300], &encoding),
+        terms: Terms {
+            received_ms: NOW_MS,
+            initial_age_ms: 0,
+            lifetime_ms: 3_600_000,
+            stale_while_revalidate_ms: 0,
+            stale_if_error_ms: 0,
+            always_validate: false,
+            never_stale: false,
+        },
+        standing: Standing::Version(Version::new(b"7"), slot),
+        selecting: None,
+        part: None,
+        encodings: Encodings::default(),
+        prepared: Default::default(),
+        said: Default::default(),
+    })
+}
+
+/// A hit in the first tier, among few and many.
+pub(crate) fn lookup(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("lookup");
+    let versions = Versions::new(Coherence::Alone);
+    for count in [1_000_usize, 100_000] {
+        let memory = Memory::new(4 << 30, 16 << 20);
+        let keys: Vec<Key> = (0..count)
+            .map(|number| Key::of_resource(Scheme::Https, "dash.example", &format!("/entry/{number}")))
+            .collect();
+        for key in &keys {
+            memory.keep(key.clone(), entry(&versions));
+        }
+        let mut next = 0;
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter(|| {
+                // A step that has no divisor in common with the count: every key, in no order that helps.
+                next = (next + 7_919) % count;
+                assert!(memory.entry(black_box(keys[next].as_str())).is_some());
+            });
+        });
+    }
+    group.finish();
+}

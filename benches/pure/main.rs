@@ -1,0 +1,32 @@
+//! What the pure parts cost that stand in the way of a request, in nanoseconds: `make bench-pure`. For finding out which
+//! of them a change made dearer; what a request costs as a whole is told by `make bench` and `make instructions`.
+#![allow(clippy::unwrap_used, reason = "what is measured was written here")]
+
+mod cache;
+mod request;
+// It is not for others to use, so that it is taken in as it stands.
+#[allow(dead_code)]
+#[path = "../../src/listen/wire.rs"]
+mod wire;
+
+use criterion::Criterion;
+// What wire.rs knows as a part of its own crate.
+use tidegate::limits;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    request::heads(&mut criterion);
+    request::keys(&mut criterion);
+    request::routes(&mut criterion);
+    request::encodings(&mut criterion);
+    request::ranges(&mut criterion);
+    cache::policy(&mut criterion);
+    cache::lookup(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A checked configuration with these routes behind what every one needs.
+fn config(routes: &str) -> tidegate::config::Config {
+    let head = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[origin]]\nname = \"app\"\nservers = [\"http://127.0.0.1:1\"]\n";
+    tidegate::config::Config::parse(&format!("{head}{routes}"), "bench.toml", &|_| None).unwrap().config
+}
