@@ -393,7 +393,11 @@ impl Door {
         // Asked once, it wakes this task when the door closes, whatever that waits for then.
         let mut wakes = self.closing.clone();
         let mut wakes = pin!(unconstrained(wakes.wait_for(|closing| *closing)));
-        poll_fn(|cx| Poll::Ready(drop(wakes.as_mut().poll(cx)))).await;
+        poll_fn(|cx| {
+            drop(wakes.as_mut().poll(cx));
+            Poll::Ready(())
+        })
+        .await;
         loop {
             // To whom a certificate was shown is more than the lane asks.
             let turn = if connection.is_at_start() && first.shown.is_none() {
