@@ -2,7 +2,7 @@
 //!
 //! A request writes its line into the buffer of its thread and goes on: no allocation as a rule, no lock that another
 //! request wants, no system call. A writer takes all buffers at once, puts their lines in the order of their times and
-//! writes them together, at the latest after [`GATHER`]; so the records of a connection stay in order, whichever
+//! writes them together, at the latest after 50 ms; so the records of a connection stay in order, whichever
 //! threads served it. A full buffer drops the record and counts it. Lines go where [`super::init`] sends those of
 //! `tracing`, never within one of them, and only if its filter lets events of target `access` pass. Query strings,
 //! tokens and cookies never get here; should a path hold a `?`, it is cut there.
