@@ -102,7 +102,15 @@ impl Wire {
 
     /// Reads an answer to a request of this method.
     pub async fn receive(&mut self, is_head: bool) -> Reply {
-        let reading = self.read_one(is_head);
+        let reading = async {
+            loop {
+                let reply = self.read_one(is_head).await;
+                // Behind an interim answer comes the other one.
+                if reply.status() != 100 || reply.last {
+                    return reply;
+                }
+            }
+        };
         tokio::time::timeout(Duration::from_secs(30), reading).await.expect("an answer in time")
     }
 
@@ -119,7 +127,11 @@ impl Wire {
         let head = String::from_utf8(self.read.drain(..end + 4).take(end).collect()).unwrap();
         let mut reply = Reply { head, body: Vec::new(), last: false };
         let length = reply.line("content-length").parse::<usize>().ok();
-        if !is_head && !matches!(reply.status(), 204 | 304) {
+        if reply.status() == 100 {
+            // It has no body.
+        } else if !is_head && reply.line("transfer-encoding").eq_ignore_ascii_case("chunked") {
+            reply.body = self.chunks().await;
+        } else if !is_head && !matches!(reply.status(), 204 | 304) {
             while length.is_none_or(|length| self.read.len() < length) && self.more().await {}
             let take = length.unwrap_or(self.read.len()).min(self.read.len());
             reply.body = self.read.drain(..take).collect();
@@ -132,6 +144,32 @@ impl Wire {
             reply.last = true;
         }
         reply
+    }
+
+    /// The content of a body in chunks.
+    async fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                match self.read.windows(2).position(|w| w == b"\r\n") {
+                    Some(at) => break at,
+                    None if self.more().await => {}
+                    None => return body,
+                }
+            };
+            let size = String::from_utf8_lossy(&self.read[..line]).into_owned();
+            let size = usize::from_str_radix(&size, 16).expect("the size of a chunk");
+            while self.read.len() < line + 2 + size + 2 {
+                if !self.more().await {
+                    return body;
+                }
+            }
+            body.extend_from_slice(&self.read[line + 2..line + 2 + size]);
+            self.read.drain(..line + 2 + size + 2);
+            if size == 0 {
+                return body;
+            }
+        }
     }
 
     async fn more(&mut self) -> bool {
