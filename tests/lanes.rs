@@ -16,6 +16,7 @@ use std::{
 use support::{
     exchange::{Reply, Wire},
     gateway::{sign, token},
+    tls::{of_http2, Http2},
     *,
 };
 
@@ -596,4 +597,80 @@ async fn both_lanes_write_the_same_record() {
     near(metrics.value("tidegate_fast_lane_total", &[]), 1.0);
     near(metrics.value("tidegate_requests_total", &[("result", "hit")]), 2.0);
     near(metrics.value("tidegate_tokens_total", &[("result", "remembered")]), 2.0);
+}
+
+/// By HTTP/2 as well.
+#[tokio::test]
+async fn the_lanes_answer_alike_by_http2() {
+    let (_origin, gateway) = set_up("[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true").await;
+    let to = gateway.listeners(2).await[1];
+    let h2 = Http2::over(tokio::net::TcpStream::connect(to).await.unwrap()).await;
+    let mut etags = vec!["\"one\"".to_owned(), "*".to_owned()];
+    let mut hits = 0;
+    for (n, (path, coding, method)) in cases_of_http2().enumerate() {
+        let etag = etags.get(n / 2 % (2 * etags.len())).cloned().unwrap_or_default();
+        for attempt in 0.. {
+            let ask = |aside| h2.send(asked_by_http2((method, path, coding, &etag), aside));
+            let (full, fast) = (ask(true).await.unwrap(), ask(false).await.unwrap());
+            let both = |word| [&full, &fast].iter().all(|reply| reply.header("cache-status").contains(word));
+            hits += usize::from(both("hit"));
+            // What is forwarded says what it likes: neither lane has answered.
+            if both("fwd=") || said_by_http2(&fast) == said_by_http2(&full) {
+                break;
+            }
+            // A fill, or an encoding that is being made.
+            assert!(attempt < 5, "{method} {path} {coding:?} {etag:?}:\n{fast:?}\n{full:?}");
+            tokio::time::sleep(Duration::from_millis(20 * attempt)).await;
+            etags.extend(full.headers.get("etag").map(|etag| etag.to_str().unwrap().to_owned()));
+        }
+    }
+    let by_lane = gateway.metrics().await.value("tidegate_fast_lane_total", &[]);
+    assert!(by_lane * 3.0 > hits as f64, "the fast lane answered {by_lane} of {hits}");
+    assert!(by_lane <= hits as f64, "none of those that were sent aside");
+}
+
+fn cases_of_http2() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let methods = ["GET", "HEAD", "GET", "HEAD"];
+    let codings = ["", "gzip", "br, gzip;q=0.5"];
+    let of = move |path| codings.into_iter().flat_map(move |c| methods.map(|method| (path, c, method)));
+    (0..3).flat_map(move |_| PATHS.iter().copied().flat_map(of))
+}
+
+/// A request. A length of nothing says nothing, and is not for the lane.
+fn asked_by_http2(
+    (method, path, coding, etag): (&str, &str, &str, &str),
+    aside: bool,
+) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    let mut request = of_http2(method, "dash.example", path, bytes::Bytes::new());
+    let bearer = format!("Bearer {}", token("acme", "ann"));
+    let whose = ["/t/", "/u/", "/r/"].iter().any(|begin| path.starts_with(begin));
+    for (name, value, given) in [
+        ("accept-encoding", coding, !coding.is_empty()),
+        ("if-none-match", etag, !etag.is_empty()),
+        ("content-length", "0", aside),
+        ("authorization", &bearer, whose),
+    ] {
+        if given {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+    }
+    request
+}
+
+/// An answer but for what differs from one moment to the next.
+fn said_by_http2(reply: &client::Reply) -> (http::StatusCode, Vec<String>, Vec<u8>) {
+    let mut fields: Vec<_> =
+        reply.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    fields.retain(|field| {
+        ["date: ", "age: ", "x-request-id: "].iter().all(|masked| !field.starts_with(masked))
+    });
+    fields.sort();
+    let masked = ["date", "age", "x-request-id"].map(|name| reply.headers.contains_key(name));
+    fields.push(format!("{masked:?}"));
+    let body = match std::str::from_utf8(&reply.body) {
+        // A problem names the request.
+        Ok(text) => text.replace(reply.header("x-request-id"), "-").into_bytes(),
+        Err(_) => reply.body.to_vec(),
+    };
+    (reply.status, fields, body)
 }

@@ -6,6 +6,7 @@
 
 use crate::representation::respond::Form;
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use std::{fmt, sync::Arc};
 
 /// So many heads of one entry are kept; where more are in use they are made anew from time to time.
@@ -24,6 +25,8 @@ pub struct Circumstances {
     pub form: Form,
     /// Whether it is a 304.
     pub not_modified: bool,
+    /// Whether it is for HTTP/2: fields, not bytes.
+    pub http2: bool,
 }
 
 /// What differs from one answer to the next.
@@ -56,6 +59,8 @@ pub struct Head {
     pub bytes: Box<[u8]>,
     /// Where the rest belongs: rising places in `bytes`.
     pub holes: Box<[(u16, Hole)]>,
+    /// For HTTP/2, in place of bytes: all its fields.
+    pub fields: Option<Box<HeaderMap>>,
 }
 
 impl Head {
@@ -93,6 +98,13 @@ impl PreparedHeads {
         found.map(|link| link.head.write(filling, out)).is_some()
     }
 
+    /// The fields for these circumstances, if there are any.
+    pub fn fields(&self, wanted: &Circumstances) -> Option<HeaderMap> {
+        let first = self.0.load();
+        let found = links(first.as_ref()).find(|link| link.head.circumstances == *wanted);
+        found.and_then(|link| link.head.fields.as_deref().cloned())
+    }
+
     /// Keeps a head. Of two at the same time one may be lost, and is made again.
     pub fn keep(&self, head: Head) {
         let next = self.0.load_full().filter(|first| {
@@ -125,8 +137,8 @@ mod tests {
 
     fn head(site: u32, route: u32, text: &[u8], holes: &[(u16, Hole)]) -> Head {
         let circumstances =
-            Circumstances { site, route, listener: 0, form: Form::AsItIs, not_modified: false };
-        Head { circumstances, bytes: text.into(), holes: holes.into() }
+            Circumstances { site, route, listener: 0, form: Form::AsItIs, not_modified: false, http2: false };
+        Head { circumstances, bytes: text.into(), holes: holes.into(), fields: None }
     }
 
     fn written(heads: &PreparedHeads, site: u32, route: u32) -> Option<String> {

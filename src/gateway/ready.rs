@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use arc_swap::{ArcSwap, Guard};
-use http::{header, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use pingora_http::{HeaderNameVariant, RequestHeader, ResponseHeader};
 use std::{
     net::IpAddr,
@@ -116,6 +116,8 @@ pub struct Caller {
     pub peer: IpAddr,
     /// The listener's number.
     pub listener: usize,
+    /// What it speaks.
+    pub version: Version,
 }
 
 /// An answer whose bytes have been written out.
@@ -127,8 +129,35 @@ pub struct Answered {
     is_head: bool,
     id: RequestId,
     tenant: Option<Tenant>,
-    /// The body, where it is too long to stand behind the head.
+    /// The body, where it does not stand behind the head already.
     pub body: Option<Body>,
+}
+
+/// An answer that lies ready.
+struct Found {
+    index: usize,
+    entry: Arc<Entry>,
+    form: Form,
+    not_modified: bool,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Found {
+    fn status(&self) -> StatusCode {
+        if self.not_modified {
+            StatusCode::NOT_MODIFIED
+        } else {
+            self.entry.representation.status()
+        }
+    }
+
+    fn body(&self) -> Option<&Body> {
+        match self.form {
+            Form::AsItIs => Some(self.entry.representation.body()),
+            Form::Encoded(coding) => self.entry.representation.encoded(coding),
+            Form::Decoded(_) => None,
+        }
+    }
 }
 
 /// Buffers for keys.
@@ -174,7 +203,7 @@ impl Ready {
             method: if done.is_head { "HEAD" } else { "GET" },
             host: said.host,
             path: said.path,
-            version: Version::HTTP_11,
+            version: caller.version,
             status: done.status,
             bytes: done.bytes,
             route: site.plan.config.routes.get(done.route).map(|route| route.name.as_str()),
@@ -208,6 +237,30 @@ impl Visit<'_> {
     /// Writes the answer to a request behind what stands in `out`; but for its body, if that is long. `None`: the full
     /// lane has to answer, and nothing was written.
     pub fn answer(&self, asked: &Asked<'_>, words: &mut Words, out: &mut Vec<u8>) -> Option<Answered> {
+        let found = self.find(asked, words)?;
+        let id = self.ready.ids.of_said(asked.request_id);
+        self.write_head(&found, &id, out)?;
+        let mut answered = self.answered(found, id, asked.is_head);
+        if let Some(body) = answered.body.take_if(|body| body.len() <= BESIDE) {
+            body.pieces().for_each(|piece| out.extend_from_slice(piece));
+        }
+        Some(answered)
+    }
+
+    /// The answer to a request by HTTP/2: its head, and what is known of it, its body included.
+    pub fn answer_http2(&self, asked: &Asked<'_>, words: &mut Words) -> Option<(ResponseHeader, Answered)> {
+        let found = self.find(asked, words)?;
+        let id = self.ready.ids.of_said(asked.request_id);
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = found.status();
+        head.headers = self.fields(&found)?;
+        head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.now_ms) / 1_000));
+        head.headers.insert(forward::REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
+        Some((head.into(), self.answered(found, id, asked.is_head)))
+    }
+
+    /// What answers a request.
+    fn find(&self, asked: &Asked<'_>, words: &mut Words) -> Option<Found> {
         let (site, index) = (&**self.site, self.route(asked)?);
         let (route, at_hand) = (site.plan.config.routes.get(index)?, site.per_route.get(index)?);
         if !at_hand.swift || (asked.origin && route.cors.is_some()) {
@@ -227,34 +280,28 @@ impl Visit<'_> {
             return None;
         }
         let form = respond::form(what, asked.accept_encoding, &site.plan.config.encoding.prefer);
-        let body = match form {
-            Form::AsItIs => what.body(),
-            Form::Encoded(coding) => what.encoded(coding)?,
-            Form::Decoded(_) => return None,
-        };
+        if matches!(form, Form::Decoded(_)) {
+            return None;
+        }
         let not_modified = respond::is_not_modified(what, asked.if_none_match, asked.if_modified_since);
-        let id = self.ready.ids.of_said(asked.request_id);
-        self.write_head(index, &entry, (form, not_modified), &id, out)?;
-        if identity.is_some() {
+        Some(Found { index, entry, form, not_modified, identity })
+    }
+
+    /// What is told of an answer. Its body, where it has any, is still to be sent.
+    fn answered(&self, found: Found, id: RequestId, is_head: bool) -> Answered {
+        if found.identity.is_some() {
             self.ready.parts.metrics.token(TokenResult::Remembered);
         }
-        let mut answered = Answered {
-            route: index,
-            status: if not_modified { 304 } else { what.status().as_u16() },
-            bytes: 0,
-            is_head: asked.is_head,
+        let body = found.body().filter(|_| !found.not_modified && !is_head).cloned();
+        Answered {
+            route: found.index,
+            status: found.status().as_u16(),
+            bytes: body.as_ref().map_or(0, Body::len),
+            is_head,
             id,
-            tenant: identity.map(|identity| identity.tenant.clone()),
-            body: None,
-        };
-        if !not_modified && !asked.is_head {
-            answered.bytes = body.len();
-            match body.len() <= BESIDE {
-                true => body.pieces().for_each(|piece| out.extend_from_slice(piece)),
-                false => answered.body = Some(body.clone()),
-            }
+            tenant: found.identity.map(|identity| identity.tenant.clone()),
+            body,
         }
-        Some(answered)
     }
 
     /// The route of a request that no listener, event or proxy has a word on.
@@ -353,46 +400,62 @@ impl Visit<'_> {
         Key::spell(&mut words.key, rules, parts);
     }
 
-    fn write_head(
-        &self,
-        index: usize,
-        entry: &Entry,
-        (form, not_modified): (Form, bool),
-        id: &RequestId,
-        out: &mut Vec<u8>,
-    ) -> Option<()> {
-        let circumstances = Circumstances {
+    fn circumstances(&self, found: &Found, http2: bool) -> Option<Circumstances> {
+        Some(Circumstances {
             site: self.site.number,
-            route: u32::try_from(index).ok()?,
+            route: u32::try_from(found.index).ok()?,
             listener: u32::try_from(self.caller.listener).ok()?,
-            form,
-            not_modified,
-        };
+            form: found.form,
+            not_modified: found.not_modified,
+            http2,
+        })
+    }
+
+    fn write_head(&self, found: &Found, id: &RequestId, out: &mut Vec<u8>) -> Option<()> {
+        let circumstances = self.circumstances(found, false)?;
         let date = date::text(self.now_ms / 1_000);
         let mut digits = [0; DIGITS];
-        let age = decimal(entry.age_ms(self.now_ms) / 1_000, &mut digits);
+        let age = decimal(found.entry.age_ms(self.now_ms) / 1_000, &mut digits);
         let filling = Filling { date: &date, age, request_id: id.as_bytes() };
-        if !entry.prepared.write(&circumstances, &filling, out) {
-            let head = self.prepare(index, entry, circumstances)?;
+        if !found.entry.prepared.write(&circumstances, &filling, out) {
+            let head = self.prepare(found, circumstances)?;
             head.write(&filling, out);
-            entry.prepared.keep(head);
+            found.entry.prepared.keep(head);
         }
         Some(())
     }
 
-    /// Makes a head as the full lane would make it, and notes what of it is not the same each time.
-    fn prepare(&self, index: usize, entry: &Entry, circumstances: Circumstances) -> Option<Head> {
-        let Circumstances { form, not_modified, .. } = circumstances;
+    /// The fields of a head, of which `Age` and the request's id are to be set.
+    fn fields(&self, found: &Found) -> Option<HeaderMap> {
+        let circumstances = self.circumstances(found, true)?;
+        if let Some(fields) = found.entry.prepared.fields(&circumstances) {
+            return Some(fields);
+        }
+        let fields = self.head(found)?.headers.clone();
+        let kept = Some(Box::new(fields.clone()));
+        let head = Head { circumstances, bytes: Box::default(), holes: Box::default(), fields: kept };
+        found.entry.prepared.keep(head);
+        Some(fields)
+    }
+
+    /// Makes a head as the full lane would make it.
+    fn head(&self, found: &Found) -> Option<ResponseHeader> {
         let mut ctx = Context::new(Arc::clone(&self.site));
-        ctx.route = Some(index);
+        ctx.route = Some(found.index);
         ctx.entry = self.listener().cloned();
         ctx.client = Client::peer(self.caller.peer, self.listener().map_or(Scheme::Http, |l| l.scheme));
         ctx.result = CacheResult::Hit;
         // Nothing of the request enters: no rule of this route has a variable, and it has no `Origin`.
         let request = RequestHeader::build(Method::GET, b"/", None).ok()?;
-        let mut head = respond::head_in(&entry.representation, form, not_modified)?;
+        let mut head = respond::head_in(&found.entry.representation, found.form, found.not_modified)?;
         set_age(&mut head, 0).ok()?;
         complete(&mut head, &request, &ctx, &HIT).ok()?;
+        Some(head)
+    }
+
+    /// The same as HTTP/1.1 writes it, with notes of what is not the same each time.
+    fn prepare(&self, found: &Found, circumstances: Circumstances) -> Option<Head> {
+        let mut head = self.head(found)?;
         let date = date_of(&head.headers);
         // What Pingora adds, and the connection puts right.
         head.insert_header(header::DATE, HeaderValue::from_bytes(&date::text(date)).ok()?).ok()?;
@@ -478,7 +541,7 @@ fn serialised(head: &ResponseHeader, dated_now: bool, circumstances: Circumstanc
     }
     let holes: Option<Box<_>> =
         holes.into_iter().map(|(at, hole)| Some((u16::try_from(at).ok()?, hole))).collect();
-    Some(Head { circumstances, bytes: bytes.into(), holes: holes? })
+    Some(Head { circumstances, bytes: bytes.into(), holes: holes?, fields: None })
 }
 
 /// As many as a number of seconds may have.

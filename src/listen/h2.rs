@@ -8,11 +8,19 @@
 //! Pingora dates each answer with now: a cached one does not keep its own `Date` here. Its `Age` is right, so that no
 //! cache behind takes it for fresher than it is.
 
-use super::{connection::Connection, Door};
-use crate::{gateway::OnConnection, telemetry::labels::Http2End};
+use super::{
+    connection::Connection,
+    fast_lane::head::{of_http2, MOST_FIELDS},
+    Door,
+};
+use crate::{
+    gateway::{Caller, OnConnection, Words},
+    representation::Body,
+    telemetry::labels::Http2End,
+};
 use bytes::Bytes;
 use h2::{server::Connection as H2, Ping, PingPong, Reason};
-use http::{header, HeaderValue};
+use http::{header, HeaderValue, Version};
 use pingora_core::{
     apps::HttpServerApp,
     protocols::{
@@ -24,8 +32,8 @@ use pingora_core::{
     },
     Error,
 };
-use pingora_http::RequestHeader;
-use std::{pin::pin, sync::Arc, time::Duration};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::{cell::RefCell, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{watch, Notify},
     time::timeout,
@@ -47,6 +55,11 @@ const BEAT: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a client that is told that the connection ends may take to hang up.
 const PARTING: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Buffers that the requests of a thread share.
+    static WORDS: RefCell<Words> = RefCell::default();
+}
 
 /// What a connection may have.
 #[derive(Debug, Clone, Copy)]
@@ -168,9 +181,42 @@ impl Running<'_> {
         }
     }
 
+    /// Sends the answer to a request, where it lies ready. Gives back what is for the gateway.
+    fn swiftly(&self, mut session: HttpSession, connection: &OnConnection) -> Option<HttpSession> {
+        // To whom a certificate was shown is more than the lane asks.
+        if connection.shown.is_some() || !session.is_body_empty() {
+            return Some(session);
+        }
+        let (ready, request) = (&self.door.ready, session.req_header());
+        let caller =
+            Caller { peer: connection.peer.ip(), listener: connection.listener, version: Version::HTTP_2 };
+        let visit = ready.visit(caller);
+        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+        let request = (&request.method, &request.uri, &request.headers);
+        let answer = of_http2(request, &mut fields).and_then(|asked| {
+            let (head, answered) = WORDS.with(|words| visit.answer_http2(&asked, &mut words.borrow_mut()))?;
+            Some((head, answered, asked.host.as_bytes().to_vec(), asked.path.as_bytes().to_vec()))
+        });
+        let Some((head, mut answered, host, path)) = answer else { return Some(session) };
+        ready.count(1);
+        let (body, mut late) = (answered.body.take(), visit.late());
+        late.add(answered, &host, &path);
+        session.set_write_timeout(Some(self.terms.send));
+        let door = self.door.clone();
+        let sent = async move {
+            if let Err(error) = send(&mut session, head, body).await {
+                tracing::debug!(%error, "a client left before its answer");
+            }
+            late.tell(&door.ready, None);
+        };
+        drop(self.door.open.spawn(self.streams.track_future(sent)));
+        None
+    }
+
     /// Hands a request to the gateway.
     fn serve(&mut self, session: HttpSession, connection: OnConnection) {
         self.served = self.served.saturating_add(1);
+        let Some(session) = self.swiftly(session, &connection) else { return };
         let mut session = ServerSession::new_http2(session);
         session.set_write_timeout(Some(self.terms.send));
         let request = session.req_header_mut();
@@ -183,6 +229,16 @@ impl Running<'_> {
         // A panic is told by the process's hook, and ends this request alone.
         drop(self.door.open.spawn(self.streams.track_future(served)));
     }
+}
+
+/// Sends an answer, its body as fast as the client takes it.
+async fn send(session: &mut HttpSession, head: ResponseHeader, body: Option<Body>) -> Result<(), Box<Error>> {
+    let mut pieces: Vec<Bytes> = body.iter().flat_map(Body::pieces).rev().cloned().collect();
+    session.write_response_header(Box::new(head), pieces.is_empty())?;
+    while let Some(piece) = pieces.pop() {
+        session.write_body(piece, pieces.is_empty()).await?;
+    }
+    Ok(())
 }
 
 /// HTTP/2 may cut a cookie field into pieces; what is not HTTP/2 knows but one (RFC 9113, 8.2.3).

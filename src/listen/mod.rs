@@ -388,7 +388,8 @@ impl Door {
         let mut settings: Option<HttpPersistentSettings> = None;
         let mut closing = self.closing.clone();
         let first = announce();
-        let caller = Caller { peer: first.peer.ip(), listener: first.listener };
+        let caller =
+            Caller { peer: first.peer.ip(), listener: first.listener, version: http::Version::HTTP_11 };
         let mut lane = FastLane::new(&self.ready, &self.closing, caller, (idle, requests));
         // Asked once, it wakes this task when the door closes, whatever that waits for then.
         let mut wakes = self.closing.clone();

@@ -104,8 +104,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
     let files = descriptors::raise();
     let terms = Terms::of(&config.server, files);
-    let door =
-        Door::new((proxy, ready), metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
+    let door = Door::new((proxy, ready), metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
     for (number, listener) in listeners.into_iter().enumerate() {
         watched("listener", door.clone().accept(listener, number));
     }

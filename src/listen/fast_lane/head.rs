@@ -5,11 +5,12 @@
 //! for them, as it came: that is never a judgement of a request.
 
 use crate::gateway::Asked;
+use http::{HeaderMap, Method, Uri};
 use httparse::{Header, Request, Status};
 use std::mem::MaybeUninit;
 
 /// The most fields of a request that is taken.
-const MOST_FIELDS: usize = 64;
+pub(in crate::listen) const MOST_FIELDS: usize = 64;
 /// The longest query: so long that it can't have more parameters than any request may have.
 const LONGEST_QUERY: usize = 1_000;
 
@@ -62,6 +63,33 @@ pub(super) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -> Head<'b> 
         Some(()) => Head::Whole(asked, length),
         None => Head::Other,
     }
+}
+
+/// A request by HTTP/2, which others have read, without a body. `None`: it is not for the lane. It names its host in one
+/// place only.
+pub(in crate::listen) fn of_http2<'b>(
+    (method, uri, headers): (&Method, &'b Uri, &'b HeaderMap),
+    fields: &'b mut [Header<'b>; MOST_FIELDS],
+) -> Option<Asked<'b>> {
+    let is_head = match *method {
+        Method::GET => false,
+        Method::HEAD => true,
+        _ => return None,
+    };
+    let mut asked = asked(uri.path_and_query()?.as_str())?;
+    asked.is_head = is_head;
+    let host = uri.authority()?.as_str();
+    let named = headers.iter().map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
+    let mut count = 0;
+    for field in std::iter::once(Header { name: "host", value: host.as_bytes() }).chain(named) {
+        *fields.get_mut(count)? = field;
+        count += 1;
+    }
+    let fields: &'b [Header<'b>] = fields;
+    let fields = &fields[..count];
+    asked.fields = fields;
+    heed(&mut asked, fields)?;
+    Some(asked)
 }
 
 /// A request for this target, of which nothing else is known yet.

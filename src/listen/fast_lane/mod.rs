@@ -9,7 +9,7 @@
 //! The lane reads and writes through the guard: the clocks of the full lane run here as well. What a client doesn't take
 //! at once waits with the connection; until then nothing more is read.
 
-mod head;
+pub(super) mod head;
 
 use super::{alarm::Alarm, connection::Connection, LAST};
 use crate::{
