@@ -29,11 +29,13 @@ use pingora_core::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use std::{
-    fmt,
-    io::{self, IoSlice},
+    fmt, io,
     os::fd::AsRawFd,
     pin::Pin,
-    sync::{atomic::Ordering, Arc},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     task::{ready, Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
@@ -60,6 +62,12 @@ pub(super) struct Connection {
     heard: bool,
     /// Whether something of who looks ahead is still to be written.
     owes: bool,
+    /// Whether frames are held back for those that follow; who serves the connection says so, and for how long.
+    holds: Arc<AtomicBool>,
+    /// Whether some were.
+    late: bool,
+    /// There were too many frames: nothing more is read.
+    flooded: bool,
     /// The frames of HTTP/2, and who is told when there are too many.
     frames: Option<Box<(Frames, Arc<Notify>)>>,
     socket: Arc<SocketDigest>,
@@ -102,6 +110,9 @@ impl Connection {
             read: 0,
             heard: false,
             owes: false,
+            holds: Arc::default(),
+            late: false,
+            flooded: false,
             frames: None,
             socket: Arc::new(socket),
             since: SystemTime::now(),
@@ -242,6 +253,37 @@ impl Connection {
         told
     }
 
+    /// Whoever stores `true` there holds frames back, and has to store `false` and poll once more: HTTP/2 asks for a flush
+    /// behind each answer of more than a few bytes, and what is answered together is to go out together.
+    pub(super) fn holds(&self) -> Arc<AtomicBool> {
+        self.holds.clone()
+    }
+
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.gathered.len() + data.len() > GATHER {
+            ready!(self.poll_gathered(cx))?;
+        }
+        if data.len() > GATHER {
+            return Pin::new(&mut self.stream).poll_write(cx, data);
+        }
+        self.gathered.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    /// Sends the frames that were gathered, as many as the client takes: for the rest the task is woken.
+    fn send_late(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Poll::Ready(sent) = self.poll_gathered(cx) {
+            sent?;
+            // A connection that is idle keeps no buffer.
+            self.gathered = Vec::new();
+            if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
+                flushed?;
+                self.late = false;
+            }
+        }
+        Ok(())
+    }
+
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.gathered.len() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.written..]))?;
@@ -350,6 +392,12 @@ impl AsyncRead for Connection {
         if self.wire.refused().is_some() {
             return self.poll_refused(buf);
         }
+        if self.flooded {
+            return Poll::Pending;
+        }
+        if self.late && !self.holds.load(Ordering::Relaxed) {
+            self.send_late(cx)?;
+        }
         let before = buf.filled().len();
         if self.ahead.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
@@ -364,6 +412,7 @@ impl AsyncRead for Connection {
             if !frames.pass(&buf.filled()[before..], Instant::now()) {
                 told.notify_one();
                 buf.set_filled(before);
+                self.flooded = true;
                 return Poll::Pending;
             }
             return Poll::Ready(Ok(()));
@@ -384,7 +433,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.frames.is_some() {
-            return Pin::new(&mut self.stream).poll_write(cx, data);
+            return self.poll_write_frames(cx, data);
         }
         if !self.signals.handled.load(Ordering::Relaxed) {
             if self.gathered.is_empty() {
@@ -421,24 +470,11 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(data.len()))
     }
 
-    /// For HTTP/2 alone: Pingora's HTTP/1.1 writes piece by piece into what is gathered.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.frames.is_some() {
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        }
-        let first = pieces.iter().find(|piece| !piece.is_empty());
-        self.poll_write(cx, first.map_or(&[], |piece| piece))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.frames.is_some()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.holds.load(Ordering::Relaxed) {
+            self.late = true;
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.poll_gathered(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }

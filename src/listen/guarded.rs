@@ -17,10 +17,12 @@ use super::{
     ledger::Ledger,
     sendfile,
     stream::Stream,
+    UNSENT,
 };
 use crate::{gateway::Signals, representation::problem, telemetry::labels::CutReason};
 use http::StatusCode;
 use pingora_core::protocols::l4::ext::get_tcp_info;
+use socket2::SockRef;
 use std::{
     fs::File,
     io::{self, IoSlice},
@@ -32,6 +34,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes of a file that the system takes beyond what it can send.
+const UNSENT_OF_FILE: u32 = 4 << 20;
 
 /// Whom a connection belongs to, and who is told of it.
 pub(super) struct Party {
@@ -54,6 +59,8 @@ pub(super) struct Guarded {
     cut: bool,
     reading: Alarm,
     writing: Alarm,
+    /// Whether the system may take more than it can send: a file's pages are its own, and cost no memory.
+    roomy: bool,
 }
 
 impl Guarded {
@@ -61,7 +68,7 @@ impl Guarded {
     pub(super) fn new(stream: Stream, party: Party, rules: Rules, accepted: Instant) -> Self {
         let guard = Guard::new(rules, accepted);
         let (reading, writing) = (Alarm::default(), Alarm::default());
-        Self { stream, guard, party, cut: false, reading, writing }
+        Self { stream, guard, party, cut: false, reading, writing, roomy: false }
     }
 
     /// Whether it is a socket without TLS.
@@ -102,11 +109,22 @@ impl Guarded {
         at: u64,
         most: usize,
     ) -> Poll<io::Result<usize>> {
+        self.make_room(true);
         let Stream::Plain(socket) = &self.stream else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };
         let result = sendfile::poll(socket, cx, file, at, most);
         self.written(cx, result, |bytes| *bytes)
+    }
+
+    /// What else is sent is copied into the system's memory.
+    fn make_room(&mut self, roomy: bool) {
+        if self.roomy != roomy {
+            self.roomy = roomy;
+            let most = if roomy { UNSENT_OF_FILE } else { UNSENT };
+            // A system without it goes on as before.
+            SockRef::from(self.stream.socket()).set_tcp_notsent_lowat(most).unwrap_or_default();
+        }
     }
 
     /// Sends bytes, from `written` on, and a body behind them, of which `rest` says how much has been sent. Ready when
@@ -302,6 +320,7 @@ impl AsyncRead for Guarded {
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.make_room(false);
         let result = Pin::new(&mut this.stream).poll_write(cx, data);
         this.written(cx, result, |bytes| *bytes)
     }
@@ -312,6 +331,7 @@ impl AsyncWrite for Guarded {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.make_room(false);
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
         this.written(cx, result, |bytes| *bytes)
     }

@@ -19,7 +19,7 @@ use crate::{
     telemetry::labels::Http2End,
 };
 use bytes::Bytes;
-use h2::{server::Connection as H2, Ping, PingPong, Reason};
+use h2::{server::Connection as H2, Ping, PingPong, Reason, SendStream};
 use http::{header, HeaderValue, Version};
 use pingora_core::{
     apps::HttpServerApp,
@@ -33,7 +33,17 @@ use pingora_core::{
     Error,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{cell::RefCell, pin::pin, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    future::{poll_fn, Future},
+    pin::pin,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    task::Poll,
+    time::Duration,
+};
 use tokio::{
     sync::{watch, Notify},
     time::timeout,
@@ -87,12 +97,12 @@ impl Door {
             socket_digest: connection.get_socket_digest(),
             ..Digest::default()
         });
-        let flood = connection.count_frames();
+        let (flood, holds) = (connection.count_frames(), connection.holds());
         let begun = timeout(terms.begin, handshake(Box::new(connection), Some(options()))).await;
         let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
         let ping = h2.ping_pong();
         let running = Running { door: self, digest, terms, streams: TaskTracker::new(), served: 0 };
-        running.run(&mut h2, ping, &flood, announce).await
+        running.run(&mut h2, ping, (&flood, &holds), announce).await
     }
 }
 
@@ -121,10 +131,10 @@ impl Running<'_> {
         self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
-        flood: &Notify,
+        (flood, holds): (&Notify, &AtomicBool),
         announce: impl Fn() -> OnConnection,
     ) -> Http2End {
-        match self.drive(h2, ping, flood, announce).await {
+        match self.drive(h2, ping, (flood, holds), announce).await {
             Ok(end) => end,
             Err((reason, end)) => part(h2, reason, end).await,
         }
@@ -135,7 +145,7 @@ impl Running<'_> {
         mut self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
-        flood: &Notify,
+        (flood, holds): (&Notify, &AtomicBool),
         announce: impl Fn() -> OnConnection,
     ) -> Result<Http2End, (Reason, Http2End)> {
         // From now on it says when none is under way.
@@ -155,7 +165,7 @@ impl Running<'_> {
                     h2.graceful_shutdown();
                     continue;
                 }
-                accepted = HttpSession::from_h2_conn(h2, self.digest.clone()) => accepted,
+                accepted = together(HttpSession::from_h2_conn(h2, self.digest.clone()), holds) => accepted,
                 () = &mut heart => return Ok(Http2End::Silent),
                 () = idle(&self.streams, self.terms.idle), if going => {
                     return Err((Reason::NO_ERROR, Http2End::Idle));
@@ -199,17 +209,20 @@ impl Running<'_> {
         });
         let Some((head, mut answered, host, path)) = answer else { return Some(session) };
         ready.count(1);
-        let (body, mut late) = (answered.body.take(), visit.late());
+        let body: Vec<Bytes> = answered.body.take().iter().flat_map(Body::pieces).rev().cloned().collect();
+        let mut late = visit.late();
         late.add(answered, &host, &path);
-        session.set_write_timeout(Some(self.terms.send));
-        let door = self.door.clone();
-        let sent = async move {
-            if let Err(error) = send(&mut session, head, body).await {
-                tracing::debug!(%error, "a client left before its answer");
+        match begin(&mut session, head, &body) {
+            Some(rest) => {
+                let (door, patience) = (self.door.clone(), self.terms.send);
+                let poured = async move {
+                    pour(rest, body, patience).await;
+                    late.tell(&door.ready, None);
+                };
+                drop(self.door.open.spawn(self.streams.track_future(poured)));
             }
-            late.tell(&door.ready, None);
-        };
-        drop(self.door.open.spawn(self.streams.track_future(sent)));
+            None => late.tell(ready, None),
+        }
         None
     }
 
@@ -231,14 +244,41 @@ impl Running<'_> {
     }
 }
 
-/// Sends an answer, its body as fast as the client takes it.
-async fn send(session: &mut HttpSession, head: ResponseHeader, body: Option<Body>) -> Result<(), Box<Error>> {
-    let mut pieces: Vec<Bytes> = body.iter().flat_map(Body::pieces).rev().cloned().collect();
-    session.write_response_header(Box::new(head), pieces.is_empty())?;
-    while let Some(piece) = pieces.pop() {
-        session.write_body(piece, pieces.is_empty()).await?;
+/// Sends the head of an answer, and its body where the client takes it at once, as it does with most: then what is
+/// answered together is written together. Else gives back where to send it to. `body`: its pieces, the last one first.
+fn begin(session: &mut HttpSession, head: ResponseHeader, body: &[Bytes]) -> Option<SendStream<Bytes>> {
+    if let Err(error) = session.write_response_header(Box::new(head), body.is_empty()) {
+        tracing::debug!(%error, "a client left before its answer");
+        return None;
     }
-    Ok(())
+    let mut to = session.take_response_body_writer().filter(|_| !body.is_empty())?;
+    let [piece] = body else { return Some(to) };
+    to.reserve_capacity(piece.len());
+    if to.capacity() < piece.len() {
+        return Some(to);
+    }
+    if let Err(error) = to.send_data(piece.clone(), true) {
+        tracing::debug!(%error, "a client left before its answer");
+    }
+    None
+}
+
+/// Sends a body as fast as the client takes it, if it takes some of it in time.
+async fn pour(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
+    while let Some(mut piece) = body.pop() {
+        while !piece.is_empty() {
+            to.reserve_capacity(piece.len());
+            let room = poll_fn(|cx| to.poll_capacity(cx));
+            let Ok(Some(Ok(room))) = timeout(patience, room).await else {
+                // Whoever is gone does not hear it.
+                return to.send_reset(Reason::CANCEL);
+            };
+            let now = piece.split_to(room.min(piece.len()));
+            if to.send_data(now, body.is_empty() && piece.is_empty()).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// HTTP/2 may cut a cookie field into pieces; what is not HTTP/2 knows but one (RFC 9113, 8.2.3).
@@ -250,6 +290,21 @@ fn join_cookies(request: &mut RequestHeader) {
             request.insert_header(header::COOKIE, joined).unwrap_or_default();
         }
     }
+}
+
+/// Waits for the next request. What was answered before it goes out when there is none: all together.
+async fn together<T>(next: impl Future<Output = T>, holds: &AtomicBool) -> T {
+    let mut next = pin!(next);
+    poll_fn(|cx| {
+        holds.store(true, Ordering::Relaxed);
+        let polled = next.as_mut().poll(cx);
+        holds.store(false, Ordering::Relaxed);
+        match polled {
+            Poll::Pending => next.as_mut().poll(cx),
+            ready => ready,
+        }
+    })
+    .await
 }
 
 /// Waits until the door closes.
@@ -281,7 +336,7 @@ async fn silence(ping: Option<PingPong>) {
 async fn part(h2: &mut H2<Stream, Bytes>, reason: Reason, end: Http2End) -> Http2End {
     h2.abrupt_shutdown(reason);
     // Whoever is not there to hear it is gone.
-    drop(timeout(PARTING, std::future::poll_fn(|cx| h2.poll_closed(cx))).await);
+    drop(timeout(PARTING, poll_fn(|cx| h2.poll_closed(cx))).await);
     end
 }
 
