@@ -1,4 +1,5 @@
-//! HTTP/2 (RFC 9113) with clients: one connection, many requests, each of which the gateway gets like any other.
+//! HTTP/2 (RFC 9113) with clients: one connection, many requests, each of which the gateway gets like any other, but
+//! for those whose answers lie ready: they are answered here, by what the fast lane knows, and written together.
 //!
 //! Limits: [`STREAMS`] requests at once, 64 KiB of header, windows that bound what waits for a slow origin and what
 //! waits for a slow client, [`Frames`] against floods. A connection without a request is closed as one of HTTP/1.1 is;
