@@ -226,16 +226,8 @@ impl Gateway {
 
 /// What the other origin is asked: for what the client wants of the file, and nothing about who it is.
 fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> Ask {
-    static ASKED: [HeaderName; 7] = [
-        header::RANGE,
-        header::IF_RANGE,
-        header::IF_MATCH,
-        header::IF_NONE_MATCH,
-        header::IF_MODIFIED_SINCE,
-        header::IF_UNMODIFIED_SINCE,
-        header::ACCEPT,
-    ];
-    let asked = request.headers.iter().filter(|(name, _)| ASKED.contains(name));
+    let asked =
+        request.headers.iter().filter(|(name, _)| forward::WHOLE.contains(name) || **name == header::ACCEPT);
     let mut headers: Vec<_> = asked.map(|(name, value)| (name.clone(), value.clone())).collect();
     let offered = encoding::offered(&request.headers).unwrap_or(HeaderValue::from_static("identity"));
     headers.push((header::ACCEPT_ENCODING, offered));

@@ -224,7 +224,7 @@ static NOT_FORWARDED: [HeaderName; 6] = [
     header::EXPECT,
 ];
 /// What would make an answer less than whole.
-static WHOLE: [HeaderName; 6] = [
+pub(super) static WHOLE: [HeaderName; 6] = [
     header::RANGE,
     header::IF_RANGE,
     header::IF_MATCH,

@@ -24,6 +24,7 @@ mod proxied;
 mod ready;
 mod refusal;
 mod send;
+mod serialised;
 mod signals;
 mod site;
 mod upstream;

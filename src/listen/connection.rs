@@ -8,7 +8,7 @@
 //!
 //! Behind a 101 it is a tunnel ([`Tunnel`]), whose bytes Pingora does not see.
 //!
-//! HTTP/2 gathers its frames itself: they are written through, and what the client sends is counted on its way.
+//! Frames of HTTP/2 that are answered together leave together as well, and those that the client sends are counted.
 
 use super::{
     fast_lane::Outgoing,
@@ -62,14 +62,8 @@ pub(super) struct Connection {
     heard: bool,
     /// Whether something of who looks ahead is still to be written.
     owes: bool,
-    /// Whether frames are held back for those that follow; who serves the connection says so, and for how long.
-    holds: Arc<AtomicBool>,
-    /// Whether some were.
-    late: bool,
-    /// There were too many frames: nothing more is read.
-    flooded: bool,
-    /// The frames of HTTP/2, and who is told when there are too many.
-    frames: Option<Box<(Frames, Arc<Notify>)>>,
+    /// Where it speaks HTTP/2.
+    framed: Option<Box<Framed>>,
     socket: Arc<SocketDigest>,
     since: SystemTime,
     wire: Wire,
@@ -79,6 +73,19 @@ pub(super) struct Connection {
     signals: Arc<Signals>,
     closing: watch::Receiver<bool>,
     upgrade: Upgrade,
+}
+
+/// What HTTP/2 needs besides.
+struct Framed {
+    frames: Frames,
+    /// Told when there are too many.
+    flood: Arc<Notify>,
+    /// There were: nothing more is read.
+    flooded: bool,
+    /// Whether frames are held back for those that follow; who serves the connection says so, and for how long.
+    holds: Arc<AtomicBool>,
+    /// Whether some were.
+    late: bool,
 }
 
 /// What has become of the connection behind a 101.
@@ -110,10 +117,7 @@ impl Connection {
             read: 0,
             heard: false,
             owes: false,
-            holds: Arc::default(),
-            late: false,
-            flooded: false,
-            frames: None,
+            framed: None,
             socket: Arc::new(socket),
             since: SystemTime::now(),
             wire: Wire::default(),
@@ -246,20 +250,20 @@ impl Connection {
         self.signals.was_cut()
     }
 
-    /// From now on it is HTTP/2. Who is returned is told when the client floods it; nothing more is read then.
-    pub(super) fn count_frames(&mut self) -> Arc<Notify> {
-        let told = Arc::new(Notify::new());
-        self.frames = Some(Box::new((Frames::new(Instant::now()), told.clone())));
-        told
+    /// From now on its frames are counted. Who is returned is told when the client floods it; nothing more is read then.
+    ///
+    /// Whoever stores `true` beside it holds frames back, and has to store `false` and poll once more: HTTP/2 asks for a
+    /// flush behind each answer of more than a few bytes, and what is answered together is to go out together.
+    pub(super) fn count_frames(&mut self) -> (Arc<Notify>, Arc<AtomicBool>) {
+        let (flood, holds) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let shared = (flood.clone(), holds.clone());
+        let frames = Frames::new(Instant::now());
+        self.framed = Some(Box::new(Framed { frames, flood, flooded: false, holds, late: false }));
+        shared
     }
 
-    /// Whoever stores `true` there holds frames back, and has to store `false` and poll once more: HTTP/2 asks for a flush
-    /// behind each answer of more than a few bytes, and what is answered together is to go out together.
-    pub(super) fn holds(&self) -> Arc<AtomicBool> {
-        self.holds.clone()
-    }
-
-    fn poll_write_frames(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    /// Gathers what is to leave in one write; what is too long for that is written behind it.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.gathered.len() + data.len() > GATHER {
             ready!(self.poll_gathered(cx))?;
         }
@@ -278,7 +282,7 @@ impl Connection {
             self.gathered = Vec::new();
             if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
                 flushed?;
-                self.late = false;
+                self.framed.iter_mut().for_each(|framed| framed.late = false);
             }
         }
         Ok(())
@@ -392,11 +396,10 @@ impl AsyncRead for Connection {
         if self.wire.refused().is_some() {
             return self.poll_refused(buf);
         }
-        if self.flooded {
-            return Poll::Pending;
-        }
-        if self.late && !self.holds.load(Ordering::Relaxed) {
-            self.send_late(cx)?;
+        match self.framed.as_deref() {
+            Some(framed) if framed.flooded => return Poll::Pending,
+            Some(framed) if framed.late && !framed.holds.load(Ordering::Relaxed) => self.send_late(cx)?,
+            _ => {}
         }
         let before = buf.filled().len();
         if self.ahead.is_empty() {
@@ -408,11 +411,11 @@ impl AsyncRead for Connection {
             self.ahead = later.to_vec();
         }
         self.read = self.read.saturating_add((buf.filled().len() - before) as u64);
-        if let Some((frames, told)) = self.frames.as_deref_mut() {
-            if !frames.pass(&buf.filled()[before..], Instant::now()) {
-                told.notify_one();
+        if let Some(framed) = self.framed.as_deref_mut() {
+            if !framed.frames.pass(&buf.filled()[before..], Instant::now()) {
+                framed.flood.notify_one();
+                framed.flooded = true;
                 buf.set_filled(before);
-                self.flooded = true;
                 return Poll::Pending;
             }
             return Poll::Ready(Ok(()));
@@ -432,8 +435,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.frames.is_some() {
-            return self.poll_write_frames(cx, data);
+        if self.framed.is_some() {
+            return self.poll_gather(cx, data);
         }
         if !self.signals.handled.load(Ordering::Relaxed) {
             if self.gathered.is_empty() {
@@ -463,16 +466,12 @@ impl AsyncWrite for Connection {
             ready!(self.poll_gathered(cx))?;
             return Pin::new(&mut self.stream).poll_write(cx, data);
         }
-        if data.len() > GATHER {
-            return Pin::new(&mut self.stream).poll_write(cx, data);
-        }
-        self.gathered.extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
+        self.poll_gather(cx, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.holds.load(Ordering::Relaxed) {
-            self.late = true;
+        if let Some(framed) = self.framed.as_deref_mut().filter(|f| f.holds.load(Ordering::Relaxed)) {
+            framed.late = true;
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_gathered(cx))?;

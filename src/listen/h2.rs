@@ -98,7 +98,7 @@ impl Door {
             socket_digest: connection.get_socket_digest(),
             ..Digest::default()
         });
-        let (flood, holds) = (connection.count_frames(), connection.holds());
+        let (flood, holds) = connection.count_frames();
         let begun = timeout(terms.begin, handshake(Box::new(connection), Some(options()))).await;
         let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
         let ping = h2.ping_pong();
