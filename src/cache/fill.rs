@@ -1,4 +1,4 @@
-//! A fill, from the lease to the landing: the part of the cache that runs on its own, whoever still waits.
+//! A fill, from the lease to the landing: the part of the cache that goes on, whoever still waits.
 
 use super::{
     carry::{Carried, Hands, Left},
@@ -19,11 +19,17 @@ use crate::{config::CacheRules, representation::Body, telemetry::labels::FillOut
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
-    pin::pin,
+    future::Future,
+    pin::{pin, Pin},
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::{
+    runtime::Handle,
+    sync::oneshot::{self, error::RecvError},
+};
+use tokio_util::task::TaskTracker;
 
 /// How long an answer that may not be stored is remembered as such (hit-for-miss), so that those who want it don't
 /// wait for one another.
@@ -104,21 +110,51 @@ impl Job {
     }
 }
 
+/// A fill under way, and what its leader gets of it. The leader's own task drives it for as long as it waits: most
+/// fills are over then, and need no task of their own. What is left when the leader goes, early or with his answer, gets
+/// one.
+pub(super) struct Filling {
+    work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    led: oneshot::Receiver<Led>,
+    tasks: TaskTracker,
+}
+
+impl Future for Filling {
+    type Output = Result<Led, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Taken: what panics is not polled again.
+        if let Some(mut work) = self.work.take() {
+            if work.as_mut().poll(cx).is_pending() {
+                self.work = Some(work);
+            }
+        }
+        Pin::new(&mut self.led).poll(cx)
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        // Without a runtime everything ends.
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            drop(self.tasks.spawn_on(work, &runtime));
+        }
+    }
+}
+
 impl Cache {
-    /// Begins a fill as a task of its own: a client that leaves cancels nothing. What its leader gets comes through
-    /// the channel.
+    /// Begins a fill, which ends by itself whatever becomes of its leader: a client that leaves cancels nothing.
     pub(super) fn begin_fill(
         self: &Arc<Self>,
         lead: Option<Leading>,
         live: &Arc<Live>,
         job: Job,
         fetcher: Fetcher,
-    ) -> oneshot::Receiver<Led> {
-        let (own, receiver) = oneshot::channel();
+    ) -> Filling {
+        let (own, led) = oneshot::channel();
         let hands = Hands::new(lead, own, live.writer());
-        let cache = self.clone();
-        self.tasks.spawn(async move { cache.fill(hands, job, fetcher).await });
-        receiver
+        let work = Box::pin(self.clone().fill(hands, job, fetcher));
+        Filling { work: Some(work), led, tasks: self.tasks.clone() }
     }
 
     async fn fill(self: Arc<Self>, mut hands: Hands, mut job: Job, mut fetcher: Fetcher) {
