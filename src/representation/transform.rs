@@ -49,11 +49,14 @@ pub fn plan(
     answer: &HeaderMap,
     rules: &config::Encoding,
 ) -> Option<Transform> {
-    if *method == Method::HEAD || no_transform(request.get_all(header::CACHE_CONTROL).iter()) {
+    if *method == Method::HEAD {
         return None;
     }
-    let accepted = joined(request, &header::ACCEPT_ENCODING);
-    decide(accepted.as_deref(), status, answer, rules)
+    let alternative = alternative(status, answer, rules)?;
+    if no_transform(request.get_all(header::CACHE_CONTROL).iter()) {
+        return None;
+    }
+    decide(alternative, joined(request, &header::ACCEPT_ENCODING).as_deref(), rules)
 }
 
 /// The plan for an answer that was made for somebody else's request as well: where the origin chose its coding by
@@ -67,7 +70,7 @@ pub fn plan_shared(
 ) -> Option<Transform> {
     let says_nothing = !request.contains_key(header::ACCEPT_ENCODING);
     if says_nothing && *method != Method::HEAD && varies_by_encoding(answer.get_all(header::VARY).iter()) {
-        return decide(Some(b"identity"), status, answer, rules);
+        return decide(alternative(status, answer, rules)?, Some(b"identity"), rules);
     }
     plan(method, request, status, answer, rules)
 }
@@ -78,13 +81,9 @@ pub(super) fn varies_by_encoding<'a>(lines: impl Iterator<Item = &'a HeaderValue
     names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"accept-encoding"))
 }
 
-fn decide(
-    accepted: Option<&[u8]>,
-    status: StatusCode,
-    answer: &HeaderMap,
-    rules: &config::Encoding,
-) -> Option<Transform> {
-    match alternative(status, answer, rules)? {
+/// What is done to content that may go out in another form.
+fn decide(content: Content, accepted: Option<&[u8]>, rules: &config::Encoding) -> Option<Transform> {
+    match content {
         Content::Plain => {
             let choice = encoding::negotiate(accepted, &rules.prefer, |_| true);
             choice.coding().map(Transform::Encode)
@@ -115,28 +114,36 @@ fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding)
         StatusCode::PARTIAL_CONTENT,
         StatusCode::NOT_MODIFIED,
     ];
-    let whole = !status.is_informational()
-        && !BARE.contains(&status)
-        && !answer.contains_key(header::CONTENT_RANGE)
-        && !no_transform(answer.get_all(header::CACHE_CONTROL).iter());
+    if status.is_informational() || BARE.contains(&status) {
+        return None;
+    }
     let content = content(answer.get_all(header::CONTENT_ENCODING).iter());
     let worth = match content {
         Content::Plain => is_worth_encoding(answer, rules),
         Content::Coded(_) => answer.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0"),
         Content::Foreign => false,
     };
-    (whole && worth).then_some(content)
+    // Asked last: most answers are too short, or in a form already.
+    let may_change = || {
+        !answer.contains_key(header::CONTENT_RANGE)
+            && !no_transform(answer.get_all(header::CACHE_CONTROL).iter())
+    };
+    (worth && may_change()).then_some(content)
 }
 
 fn is_worth_encoding(answer: &HeaderMap, rules: &config::Encoding) -> bool {
+    let length = answer.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = length.unwrap_or(u64::MAX);
+    if length < rules.min_size {
+        return false;
+    }
     let kind = answer.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let events = kind.is_some_and(|kind| {
         kind.split(|&b| b == b';')
             .next()
             .is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
     });
-    let length = answer.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    !events && encoding::worth_encoding(rules, kind, false, false, length.unwrap_or(u64::MAX))
+    !events && encoding::worth_encoding(rules, kind, false, false, length)
 }
 
 /// In which coding the lines of a `Content-Encoding` say that a body is.
