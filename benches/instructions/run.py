@@ -29,7 +29,7 @@ RECORD = HERE / "recorded.json"
 TOLERANCE = 0.03
 # Requests of each kind in every run, and how many more of one kind in its own: a few hundred of the dear ones do.
 WARM_UP = 200
-MORE = {"hit": 2000, "not modified": 2000, "miss": 300}
+MORE = {"hit": 2000, "not modified": 2000, "miss": 300, "proxied": 300}
 READY_SECONDS = 60
 BODY = b"x" * 300
 
@@ -72,6 +72,8 @@ class Client:
         elif kind == "miss":
             self._missed += 1
             path, want = f"/miss/{self._missed:08}", (b"200", len(BODY), b"fwd=uri-miss")
+        elif kind == "proxied":
+            path, want = "/proxied", (b"200", len(BODY), b"fwd=bypass")
         head, body = self._exchange(f"GET {path} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: count\r\n"
                                     f"Accept: */*\r\n{condition}\r\n".encode(), want[0] == b"304")
         if (head[9:12], len(body)) != want[:2] or want[2] not in head:

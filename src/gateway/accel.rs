@@ -12,6 +12,7 @@ use super::{
     files::{self, Outgoing, Pace},
     forward, refusal,
     send::Pieces,
+    session::Session,
     Context, Gateway, Next, Result,
 };
 use crate::{
@@ -31,7 +32,6 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::sync::Arc;
 
 /// `Cache-Status` of a file that a proxied answer ordered.
@@ -95,7 +95,7 @@ impl Gateway {
     /// Sends what was ordered.
     pub(super) async fn send_ordered(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         ordered: Ordered,
         status: HeaderValue,
@@ -154,7 +154,12 @@ impl Gateway {
         }
     }
 
-    async fn no_location(&self, session: &mut Session, ctx: &mut Context, why: NotLocated) -> Result<Next> {
+    async fn no_location(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        why: NotLocated,
+    ) -> Result<Next> {
         let (outcome, detail) = match why {
             NotLocated::Nowhere => (AccelOutcome::NoLocation, "the origin named a file that is nowhere"),
             NotLocated::Malformed => (AccelOutcome::Malformed, "the origin named a file that can't be one"),
@@ -170,7 +175,7 @@ impl Gateway {
     /// Sends another origin's answer, dressed as the first one ordered.
     async fn send_other(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         answering: Answering,
         (answer, orders): (&HeaderMap, Orders),

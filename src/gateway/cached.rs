@@ -1,6 +1,9 @@
 //! The cached routes: from a request to what the cache is asked, and from its answer to what is sent.
 
-use super::{context::Context, dress, forward, host, refusal, websocket, Gateway, Next, Result, HIT};
+use super::{
+    context::Context, dress, followed::Interim, forward, host, refusal, session::Session, websocket, Gateway,
+    Next, Result, HIT,
+};
 use crate::{
     cache::{
         key::{canonical_query, whose, Key, Parts},
@@ -20,15 +23,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
-use tokio::sync::mpsc;
 
 impl Gateway {
     /// Answers from the cache, or hands on to the proxy what may not be shared.
     pub(super) async fn answer_cached(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         route: &Route,
         rules: &Arc<CacheRules>,
@@ -62,7 +63,7 @@ impl Gateway {
     /// What came of asking the cache, and why the origin was asked where it was.
     pub(super) async fn send_answer(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         answer: Answer,
         forward: Forward,
@@ -165,7 +166,7 @@ pub(super) fn fetcher(
     origins: &Arc<Origins>,
     origin: Option<usize>,
     ask: Ask,
-    interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
+    interim: Option<Arc<Interim>>,
 ) -> Fetcher {
     let (origins, ask) = (origins.clone(), Arc::new(ask));
     Box::new(move |conditions| {
@@ -177,8 +178,7 @@ pub(super) fn fetcher(
         Box::pin(async move {
             let on_interim = move |head: &ResponseHeader| {
                 if let Some(interim) = &interim {
-                    // A client that doesn't take them in time does without.
-                    drop(interim.try_send(Box::new(head.clone())));
+                    interim.tell(head);
                 }
             };
             // A route of files asks nobody.

@@ -1,6 +1,7 @@
 //! What is known of one request while it goes through the phases.
 
 use super::{
+    forward,
     passing::Passing,
     site::{PerRoute, Site},
     upstream::Seeking,
@@ -227,7 +228,7 @@ impl RequestIds {
     /// The id of a request: the client's own, if it is a sane one, so that a request can be followed through
     /// everything that handles it.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
-        match headers.get("x-request-id").filter(|id| is_sane(id.as_bytes())) {
+        match headers.get(forward::REQUEST_ID).filter(|id| is_sane(id.as_bytes())) {
             Some(id) => id.clone(),
             None => self.next(),
         }

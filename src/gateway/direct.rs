@@ -6,20 +6,19 @@
 //! `dress`), what becomes of its answer (`answer_passes`, `passing`). What goes this way is decided by [`fits`]; bodies, upgrades, TLS and
 //! HTTP/2 to the origin, and fields of a connection that need a closer look are left to Pingora.
 
-use super::{dress, forward, Context, Gateway, Result};
+use super::{dress, forward, session::Session, Context, Gateway, Result};
 use crate::origin::plain::{self, Exchange};
 use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
-use pingora_core::{protocols::http::HttpTask, Error, ErrorSource, ErrorType};
+use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use std::future::Future;
 
 /// How often one request is sent at most, whatever is left of its retries: as often as Pingora does.
 const ATTEMPTS: u32 = 16;
 
 /// Whether a request that is to be proxied goes this way.
-pub(super) fn fits(session: &mut Session, ctx: &Context) -> bool {
+pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
     // A token that stands in the target is moved.
     let route = ctx.routed().filter(|route| !route.token_query);
     let Some(origin) = route.and_then(|route| route.target.origin()) else { return false };
@@ -35,7 +34,7 @@ pub(super) fn fits(session: &mut Session, ctx: &Context) -> bool {
         // Fields that it names end here, and some must not be named.
         && connection.map(|value| value.as_bytes()).all(is_plain)
         && request.uri.authority().is_none_or(|authority| !authority.as_str().contains('@'))
-        && session.as_mut().is_body_empty()
+        && session.is_body_empty()
 }
 
 fn is_plain(option: &[u8]) -> bool {
@@ -47,7 +46,7 @@ impl Gateway {
     ///
     /// # Errors
     /// If there was no answer, or it broke off.
-    pub(super) async fn proxy_directly(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    pub(super) async fn proxy_directly(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
         let mut attempts = 1;
         loop {
             match self.attempt(session, ctx).await {
@@ -57,7 +56,7 @@ impl Gateway {
         }
     }
 
-    async fn attempt(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    async fn attempt(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
         self.seek(session, ctx).await?;
         let Some(upstream) = &ctx.upstream else {
             return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
@@ -80,7 +79,7 @@ impl Gateway {
     }
 
     /// Sends the request and passes the answer on.
-    async fn pass(&self, session: &mut Session, ctx: &mut Context, mut exchange: Exchange) -> Result<()> {
+    async fn pass(&self, session: &mut Session<'_>, ctx: &mut Context, mut exchange: Exchange) -> Result<()> {
         let Some(text) = written(session, ctx) else {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be written");
         };
@@ -114,7 +113,7 @@ impl Gateway {
     /// Passes the body on, or drops it where something else is sent in the answer's stead.
     async fn pass_body(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         exchange: &mut Exchange,
         sent: bool,
@@ -124,7 +123,7 @@ impl Gateway {
             let end = exchange.is_done();
             self.hear(piece.as_ref(), end, ctx)?;
             if let Some(pause) = self.body_passes(&mut piece, end, ctx)? {
-                tokio::time::sleep(pause).await;
+                session.meanwhile(tokio::time::sleep(pause)).await?;
             }
             let piece = piece.unwrap_or_default();
             if sent && (end || !piece.is_empty()) {
@@ -138,39 +137,32 @@ impl Gateway {
 }
 
 /// What has come of an answer that broke off goes out, so that the client sees how far it came.
-async fn broken_off(session: &mut Session, error: Box<Error>) -> Box<Error> {
-    if *error.esource() == ErrorSource::Downstream {
-        return error;
-    }
-    let rest = vec![HttpTask::Body(None, false), HttpTask::Failed(error)];
-    match session.downstream_session.response_duplex_vec(rest).await {
-        Err(error) => error,
-        Ok(_) => Error::explain(ErrorType::ReadError, "an answer broke off").into_up(),
+async fn broken_off(session: &mut Session<'_>, error: Box<Error>) -> Box<Error> {
+    match error.esource() {
+        ErrorSource::Downstream => error,
+        _ => session.break_off(error).await,
     }
 }
 
-async fn send_head(session: &mut Session, head: ResponseHeader) -> Result<()> {
-    session.downstream_session.write_response_header(Box::new(head)).await.map_err(|error| error.into_down())
+async fn send_head(session: &mut Session<'_>, head: ResponseHeader) -> Result<()> {
+    session.write_response_header(Box::new(head)).await.map_err(|error| error.into_down())
 }
 
-async fn send_piece(session: &mut Session, piece: Bytes, end: bool) -> Result<()> {
-    session.downstream_session.write_response_body(piece, end).await.map_err(|error| error.into_down())
+async fn send_piece(session: &mut Session<'_>, piece: Bytes, end: bool) -> Result<()> {
+    session.write_response_body(piece, end).await.map_err(|error| error.into_down())
 }
 
 /// Work with the origin, for as long as the client is there.
-async fn unless_gone<T>(session: &mut Session, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn unless_gone<T>(session: &mut Session<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
         done = work => done.map_err(|error| error.into_up()),
-        gone = session.downstream_session.read_body_or_idle(true) => match gone {
-            Err(error) => Err(error.into_down()),
-            Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
-        },
+        gone = session.gone() => Err(gone),
     }
 }
 
 /// The request as the origin gets it.
-fn written(session: &Session, ctx: &Context) -> Option<Vec<u8>> {
+fn written(session: &Session<'_>, ctx: &Context) -> Option<Vec<u8>> {
     let (request, upstream) = (session.req_header(), ctx.upstream.as_ref()?);
     // HTTP/2 says in the target for which host it is, HTTP/1.0 need not say it.
     let named = match request.uri.authority() {

@@ -4,7 +4,7 @@
 //! another host than the one that the certificate was shown to is turned away (RFC 9110, 15.5.20). Neither asks a route,
 //! but for ACME: who proves by HTTP that a name is his (RFC 8555, 8.3) is let through where a route is for just that.
 
-use super::{host, Context, Gateway, Next, Result, Signals, Site, UNKNOWN};
+use super::{host, session::Session, Context, Gateway, Next, Result, Signals, Site, UNKNOWN};
 use crate::{
     cache::key::{self, Scheme},
     config::{Config, Listener, PathPattern},
@@ -14,7 +14,6 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::{net::SocketAddr, sync::Arc};
 
 /// Where certificates' authorities look for a proof.
@@ -86,7 +85,7 @@ impl Gateway {
     /// Answers a request that goes no further than to its listener.
     pub(super) async fn take_turn(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         turn: Turn,
     ) -> Result<Next> {
@@ -98,7 +97,12 @@ impl Gateway {
     }
 
     /// 301 is known to everyone and keeps GET and HEAD; 308 keeps every method.
-    async fn send_elsewhere(&self, session: &mut Session, ctx: &mut Context, location: &str) -> Result<Next> {
+    async fn send_elsewhere(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        location: &str,
+    ) -> Result<Next> {
         let status = match session.req_header().method {
             Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
             _ => StatusCode::PERMANENT_REDIRECT,
@@ -115,7 +119,7 @@ impl Gateway {
 }
 
 /// How many bytes of an HTTP/1.1 connection a request was: its head, and its body where it has a length.
-pub(super) fn length(session: &Session) -> u64 {
+pub(super) fn length(session: &pingora_proxy::Session) -> u64 {
     let headers = &session.req_header().headers;
     let body = match (headers.get(header::TRANSFER_ENCODING), headers.get(header::CONTENT_LENGTH)) {
         (None, None) => Some(0),

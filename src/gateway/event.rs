@@ -1,6 +1,8 @@
 //! Events: from a `POST` to what the sender is told, and to the origin where it wants to know.
 
-use super::{admission::content_length, cached, dress, host, refusal, Context, Gateway, Next, Result};
+use super::{
+    admission::content_length, cached, dress, host, refusal, session::Session, Context, Gateway, Next, Result,
+};
 use crate::{
     events::Endpoint,
     origin::client,
@@ -10,12 +12,11 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 
 impl Gateway {
     pub(super) async fn take_event(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         at: &Endpoint,
     ) -> Result<Next> {
@@ -39,7 +40,12 @@ impl Gateway {
         self.end_event(session, ctx, result).await
     }
 
-    async fn end_event(&self, session: &mut Session, ctx: &mut Context, result: EventResult) -> Result<Next> {
+    async fn end_event(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        result: EventResult,
+    ) -> Result<Next> {
         self.parts.metrics.event(result);
         ctx.detail = Some(result.as_str());
         if let Some(problem) = refusal::event(result) {
@@ -55,7 +61,7 @@ impl Gateway {
     /// not remembered: the sender may send it again.
     async fn forward_event(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         at: &Endpoint,
         origin: usize,
@@ -105,16 +111,16 @@ impl Gateway {
 }
 
 /// The whole body; `None` if it is larger than `most` bytes.
-async fn read_body(session: &mut Session, ctx: &Context, most: u64) -> Result<Option<Bytes>> {
+async fn read_body(session: &mut Session<'_>, ctx: &Context, most: u64) -> Result<Option<Bytes>> {
     if content_length(session.req_header()).is_some_and(|length| length > most) {
         return Ok(None);
     }
     if session.req_header().headers.contains_key(header::EXPECT) {
-        session.downstream_session.write_continue_response().await?;
+        session.write_continue().await?;
     }
     ctx.wants_body(true);
     let mut body = Vec::new();
-    while let Some(chunk) = session.downstream_session.read_request_body().await? {
+    while let Some(chunk) = session.read_request_body().await? {
         if (body.len() + chunk.len()) as u64 > most {
             return Ok(None);
         }

@@ -1,6 +1,8 @@
 //! Routes of files, and the sending of files whoever ordered them.
 
-use super::{handover::HANDED, refusal, send::Pieces, Context, Gateway, Next, Result, Signals};
+use super::{
+    handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next, Result, Signals,
+};
 use crate::{
     config::{Files, PathPattern, Route},
     files::{
@@ -18,7 +20,6 @@ use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use std::{
     collections::VecDeque,
     io,
@@ -65,7 +66,7 @@ impl Gateway {
     /// Answers a request on a route of files.
     pub(super) async fn answer_file(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         at: &FilesAt,
     ) -> Result<Next> {
@@ -98,7 +99,7 @@ impl Gateway {
     }
 
     /// The same path with a slash, as a reference that can't lead to another host.
-    async fn send_slash(&self, session: &mut Session, ctx: &mut Context, at: &FilesAt) -> Result<Next> {
+    async fn send_slash(&self, session: &mut Session<'_>, ctx: &mut Context, at: &FilesAt) -> Result<Next> {
         let Some(location) = with_slash(&session.req_header().uri) else {
             return self.no_file(session, ctx, FileOutcome::BadPath).await;
         };
@@ -114,7 +115,7 @@ impl Gateway {
     /// There is nothing to send. What stands in the way is told to the operator, not to the client.
     pub(super) async fn no_file(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         why: FileOutcome,
     ) -> Result<Next> {
@@ -134,7 +135,7 @@ impl Gateway {
     /// Sends a file: all of it, parts of it, or that the client has it already.
     pub(super) async fn send_file(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         file: Outgoing<'_>,
     ) -> Result<Next> {

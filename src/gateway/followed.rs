@@ -5,7 +5,9 @@ use super::{
     admission::content_length,
     cached::{fetcher, stale, tenant},
     context::Context,
-    dress, forward, host, Gateway, Next, Result,
+    dress, forward, host,
+    session::Session,
+    Gateway, Next, Result,
 };
 use crate::{
     cache::{
@@ -20,10 +22,10 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{header, Method, Version};
+use parking_lot::Mutex;
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::{borrow::Cow, pin::pin, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// Interim answers that may wait for their client.
 const INTERIM: usize = 8;
@@ -32,7 +34,7 @@ impl Gateway {
     /// Answers as the origin's headers say, or hands on to the proxy.
     pub(super) async fn answer_followed(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         route: &Route,
         rules: &Arc<FollowRules>,
@@ -72,20 +74,33 @@ impl Gateway {
         }
     }
 
-    async fn answer_missing(&self, session: &mut Session, ctx: &mut Context, wish: Wish<'_>) -> Result<Next> {
-        let (tell, mut told) = mpsc::channel(INTERIM);
-        let (asking, fetcher) = self.ask(session.req_header(), ctx, wish, Some(tell));
+    async fn answer_missing(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        wish: Wish<'_>,
+    ) -> Result<Next> {
+        let interim = Arc::new(Interim::default());
+        let (asking, fetcher) = self.ask(session.req_header(), ctx, wish, Some(interim.clone()));
         let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
         let (answer, forward) = loop {
             tokio::select! {
                 biased;
-                Some(interim) = told.recv() => send_interim(session, interim).await?,
+                () = interim.told.notified() => {}
                 answer = &mut answer => break answer,
             }
+            let mut sending = pin!(send_interim(session, interim.take()));
+            // The fill goes on while a client takes them: others wait for it.
+            tokio::select! {
+                biased;
+                sent = &mut sending => sent?,
+                answer = &mut answer => {
+                    sending.await?;
+                    break answer;
+                }
+            }
         };
-        while let Ok(interim) = told.try_recv() {
-            send_interim(session, interim).await?;
-        }
+        send_interim(session, interim.take()).await?;
         self.send_answer(session, ctx, answer, forward).await
     }
 
@@ -95,7 +110,7 @@ impl Gateway {
         request: &RequestHeader,
         ctx: &Context,
         wish: Wish<'_>,
-        interim: Option<mpsc::Sender<Box<ResponseHeader>>>,
+        interim: Option<Arc<Interim>>,
     ) -> (Arc<Asking>, Fetcher) {
         let origin = wish.route.target.origin();
         let asking = Arc::new(Asking { method: Method::GET, ..asking(request, ctx, wish) });
@@ -170,8 +185,33 @@ fn has_content(request: &RequestHeader) -> bool {
     request.headers.contains_key(header::TRANSFER_ENCODING) || content_length(request).is_some_and(|n| n > 0)
 }
 
-/// Sends an interim answer (1xx), which has no effect on the final one.
-async fn send_interim(session: &mut Session, mut interim: Box<ResponseHeader>) -> Result<()> {
-    forward::undress_interim(&mut interim);
-    session.downstream_session.write_response_header(interim).await
+/// Interim answers on their way to the one who asked.
+#[derive(Default)]
+pub(super) struct Interim {
+    waiting: Mutex<Vec<Box<ResponseHeader>>>,
+    told: Notify,
+}
+
+impl Interim {
+    /// Has one sent. A client that doesn't take them in time does without.
+    pub(super) fn tell(&self, head: &ResponseHeader) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < INTERIM {
+            waiting.push(Box::new(head.clone()));
+            self.told.notify_one();
+        }
+    }
+
+    fn take(&self) -> Vec<Box<ResponseHeader>> {
+        std::mem::take(&mut self.waiting.lock())
+    }
+}
+
+/// Sends interim answers (1xx), which have no effect on the final one.
+async fn send_interim(session: &mut Session<'_>, waiting: Vec<Box<ResponseHeader>>) -> Result<()> {
+    for mut interim in waiting {
+        forward::undress_interim(&mut interim);
+        session.write_response_header(interim).await?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! What is decided stands in `limits::rate`. Here the store is asked where a limit is shared. Where it does not answer,
 //! what this node counts decides: never a 5xx, and never a request without a limit, because of Redis.
 
-use super::{refusal, Context, Gateway, Next, Result};
+use super::{refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
     cache::redis::{Bucket, Redis},
     config::LimitBy,
@@ -16,7 +16,6 @@ use crate::{
 };
 use http::{header, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::sync::Arc;
 
 impl Gateway {
@@ -81,7 +80,7 @@ impl Gateway {
     }
 
     /// The answer to a request that a limit refuses (RFC 6585, 4).
-    pub(super) async fn refuse_for_now(&self, session: &mut Session, ctx: &mut Context) -> Result<Next> {
+    pub(super) async fn refuse_for_now(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Next> {
         let mut problem = refusal::problem(RejectReason::RateLimited)
             .with(header::RETRY_AFTER, HeaderValue::from(rate::retry_after(&ctx.taken)));
         if let Some(limits) = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref()) {

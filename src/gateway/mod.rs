@@ -12,6 +12,7 @@ mod direct;
 mod dress;
 mod entry;
 mod event;
+mod exchange;
 mod files;
 mod followed;
 mod form;
@@ -25,6 +26,7 @@ mod ready;
 mod refusal;
 mod send;
 mod serialised;
+mod session;
 mod signals;
 mod site;
 mod upstream;
@@ -33,8 +35,10 @@ mod websocket;
 pub use crate::cache::key::Scheme;
 pub use context::Context;
 pub use entry::{Entry, OnConnection, Shown};
+pub use exchange::Request;
 pub use handover::Handover;
 pub use ready::{Answered, Asked, Caller, Late, Ready, Visit, Words};
+pub use session::{After, Client};
 pub use signals::{Signals, UNKNOWN};
 pub use site::{Plan, Site};
 pub use websocket::{Hearing, Tunnelled};
@@ -50,7 +54,7 @@ use arc_swap::ArcSwap;
 use context::RequestIds;
 use http::{header, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
+use session::Session;
 use site::Mode;
 use std::{sync::Arc, time::Instant};
 
@@ -73,6 +77,7 @@ pub struct Parts {
 }
 
 /// The full lane.
+#[derive(Clone)]
 pub struct Gateway {
     parts: Parts,
     /// What requests that begin now go by.
@@ -80,7 +85,7 @@ pub struct Gateway {
     ids: Arc<RequestIds>,
     /// Where the clock of limits begins.
     began: Instant,
-    upgrades: Upgrades,
+    upgrades: Arc<Upgrades>,
 }
 
 /// Whether a request is answered or still has to be proxied.
@@ -93,17 +98,17 @@ impl Gateway {
     /// A gateway that goes by whatever site stands there.
     pub fn new(parts: Parts, site: Arc<ArcSwap<Site>>) -> Self {
         let ids = Arc::new(RequestIds::new());
-        Self { parts, site, ids, began: Instant::now(), upgrades: Upgrades::new() }
+        Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(Upgrades::new()) }
     }
 
     /// What answers by the fast lane: the same parts, the same site.
     pub fn ready(&self) -> Ready {
-        Ready::new(self.parts.clone(), self.site.clone(), self.ids.clone())
+        Ready::new(self.clone())
     }
 
     /// The order of a request. What a hit doesn't go through is boxed: the future of each request has room for all
     /// that could happen to it, and is moved as a whole.
-    async fn handle(&self, session: &mut Session, ctx: &mut Context) -> Result<Next> {
+    async fn handle(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Next> {
         let site = ctx.site.clone();
         if let Err(reason) = form::settle(session.req_header_mut()) {
             return Box::pin(self.refuse(session, ctx, reason)).await;

@@ -6,6 +6,7 @@ use super::{
     context::Context,
     files::Pace,
     followed, forward, host,
+    session::Session,
     site::Mode,
     Gateway, Result, Site,
 };
@@ -19,7 +20,6 @@ use bytes::Bytes;
 use http::{header, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::time::Duration;
 
 /// The origin's fault.
@@ -59,7 +59,7 @@ impl Gateway {
     /// everyone reads alike, or grants what nobody asked for, does not pass.
     pub(super) fn interim_passes(
         &self,
-        session: &Session,
+        session: &Session<'_>,
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<bool> {
@@ -92,7 +92,7 @@ impl Gateway {
     /// Pingora passes over, its body is dropped, and the client hears nothing until the exchange is over.
     pub(super) fn takes_order(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> bool {
@@ -112,23 +112,28 @@ impl Gateway {
         }
         ctx.passing.order = Some(Box::new(ordered));
         *head = blank(StatusCode::EARLY_HINTS);
-        session.downstream_session.set_ignore_info_resp(true);
+        session.ignore_interim();
         true
     }
 
     /// Sends what an answer ordered whose exchange has ended.
-    pub(super) async fn carry_out(&self, session: &mut Session, ctx: &mut Context, ordered: Box<Ordered>) {
+    pub(super) async fn carry_out(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        ordered: Box<Ordered>,
+    ) {
         if let Err(error) = self.send_ordered(session, ctx, *ordered, accel::ORDERED).await {
             tracing::debug!(%error, "a file was not sent to its end");
             // What was cut short must not look whole.
-            session.downstream_session.shutdown().await;
+            session.shutdown().await;
         }
     }
 
     /// The head of a proxied answer.
     pub(super) fn head_passes(
         &self,
-        session: &Session,
+        session: &Session<'_>,
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
@@ -139,7 +144,7 @@ impl Gateway {
             head.remove_header(&header::UPGRADE);
         }
         head.append_header(header::VIA, forward::via(head.version))?;
-        ctx.dated(&head.headers);
+        session.dated(head, ctx);
         let rules = &ctx.site.plan.config.encoding;
         let orders = ctx.passing.orders;
         let plan = match orders.at_once {

@@ -1,6 +1,8 @@
 //! Requests that are judged before anything is asked for: preflights (answered here), and the signatures of links.
 
-use super::{cached::text, dress, host, refusal, site::Site, Context, Gateway, Next, Result};
+use super::{
+    cached::text, dress, host, refusal, session::Session, site::Site, Context, Gateway, Next, Result,
+};
 use crate::{
     cors::{self, Preflight},
     representation::Body,
@@ -10,7 +12,6 @@ use crate::{
 };
 use http::{header, uri::PathAndQuery, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The route that a preflight is about: the one that would take the method it asks for, if that has `cors`.
@@ -46,7 +47,7 @@ impl Gateway {
     /// Answers a preflight for the route of this index.
     pub(super) async fn answer_preflight(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         index: usize,
     ) -> Result<Next> {

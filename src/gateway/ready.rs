@@ -10,12 +10,13 @@
 
 use super::{
     cached::bound_host,
-    context::{date_of, Context, RequestId, RequestIds},
+    context::{date_of, Context, RequestId},
+    exchange::Request,
     forward,
     send::{complete, set_age},
     serialised::{date_text, decimal, serialised, DIGITS},
     site::{Mode, PerRoute, Site},
-    Entry as Listener, Parts, HIT,
+    Entry as Listener, Gateway, HIT,
 };
 use crate::{
     address::Client,
@@ -40,7 +41,7 @@ use crate::{
         labels::{CacheResult, TokenResult},
     },
 };
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::Guard;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -170,33 +171,36 @@ pub struct Words {
 
 /// What answers by the fast lane.
 pub struct Ready {
-    parts: Parts,
-    site: Arc<ArcSwap<Site>>,
-    ids: Arc<RequestIds>,
+    gateway: Gateway,
 }
 
 impl Ready {
-    pub(super) fn new(parts: Parts, site: Arc<ArcSwap<Site>>, ids: Arc<RequestIds>) -> Self {
-        Self { parts, site, ids }
+    pub(super) fn new(gateway: Gateway) -> Self {
+        Self { gateway }
+    }
+
+    /// The gateway, for what doesn't lie ready.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
     }
 
     /// For requests that have come just now.
     pub fn visit(&self, caller: Caller) -> Visit<'_> {
-        Visit { ready: self, site: self.site.load(), caller, began: Instant::now(), now_ms: now_ms() }
+        Visit { ready: self, site: self.gateway.site.load(), caller, began: Instant::now(), now_ms: now_ms() }
     }
 
     /// So many requests were answered.
     pub fn count(&self, answers: usize) {
-        self.parts.metrics.answered_fast(answers as u64);
+        self.gateway.parts.metrics.answered_fast(answers as u64);
     }
 
     fn tell(&self, site: &Site, caller: Caller, done: &Answered, said: Said<'_>) {
         let Some(at_hand) = site.per_route.get(done.route) else { return };
         at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
-        if !self.parts.access.is_on() {
+        if !self.gateway.parts.access.is_on() {
             return;
         }
-        self.parts.access.record(&Record {
+        self.gateway.parts.access.record(&Record {
             began: said.began,
             duration: said.duration,
             request_id: done.id.as_bytes(),
@@ -239,7 +243,7 @@ impl Visit<'_> {
     /// lane has to answer, and nothing was written.
     pub fn answer(&self, asked: &Asked<'_>, words: &mut Words, out: &mut Vec<u8>) -> Option<Answered> {
         let found = self.find(asked, words)?;
-        let id = self.ready.ids.of_said(asked.request_id);
+        let id = self.ready.gateway.ids.of_said(asked.request_id);
         self.write_head(&found, &id, out)?;
         let mut answered = self.answered(found, id, asked.is_head);
         if let Some(body) = answered.body.take_if(|body| body.len() <= BESIDE) {
@@ -251,13 +255,18 @@ impl Visit<'_> {
     /// The answer to a request by HTTP/2: its head, and what is known of it, its body included.
     pub fn answer_http2(&self, asked: &Asked<'_>, words: &mut Words) -> Option<(ResponseHeader, Answered)> {
         let found = self.find(asked, words)?;
-        let id = self.ready.ids.of_said(asked.request_id);
+        let id = self.ready.gateway.ids.of_said(asked.request_id);
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = found.status();
         head.headers = self.fields(&found)?;
         head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.now_ms) / 1_000));
         head.headers.insert(forward::REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
         Some((head.into(), self.answered(found, id, asked.is_head)))
+    }
+
+    /// The request that was read in these bytes, where the gateway can serve it without anybody else.
+    pub fn request(&self, asked: &Asked<'_>, bytes: &[u8]) -> Option<Request> {
+        Request::of(asked, bytes, &self.site)
     }
 
     /// What answers a request.
@@ -291,7 +300,7 @@ impl Visit<'_> {
     /// What is told of an answer. Its body, where it has any, is still to be sent.
     fn answered(&self, found: Found, id: RequestId, is_head: bool) -> Answered {
         if found.identity.is_some() {
-            self.ready.parts.metrics.token(TokenResult::Remembered);
+            self.ready.gateway.parts.metrics.token(TokenResult::Remembered);
         }
         let body = found.body().filter(|_| !found.not_modified && !is_head).cloned();
         Answered {
@@ -360,7 +369,7 @@ impl Visit<'_> {
         identity: Option<&Identity>,
         words: &mut Words,
     ) -> Option<Arc<Entry>> {
-        let cache = &self.ready.parts.cache;
+        let cache = &self.ready.gateway.parts.cache;
         match &at_hand.mode {
             Mode::Versioned(rules) => {
                 self.spell(asked, route, rules, identity, words);

@@ -7,6 +7,7 @@ use super::{
     forward,
     limiting::tell_limits,
     refusal,
+    session::Session,
     site::Mode,
     Context, Gateway, Next, Result, CACHE_STATUS, HIT,
 };
@@ -22,7 +23,6 @@ use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::{sync::Arc, time::Duration};
 
 /// How much of a body, and for how long it, is taken before an answer that does not need it.
@@ -32,7 +32,7 @@ const REST_TIME: Duration = Duration::from_millis(100);
 impl Gateway {
     pub(super) async fn refuse(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         reason: RejectReason,
     ) -> Result<Next> {
@@ -41,14 +41,14 @@ impl Gateway {
 
     pub(super) async fn refuse_with(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         reason: RejectReason,
         problem: Problem,
     ) -> Result<Next> {
         self.parts.metrics.rejected(reason);
         if refusal::ends_connection(reason) {
-            session.downstream_session.set_keepalive(None);
+            session.ends_connection();
         }
         ctx.result = CacheResult::Local;
         // Of a token it is known already what is wrong with it.
@@ -58,7 +58,7 @@ impl Gateway {
 
     pub(super) async fn send_problem(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &Context,
         problem: Problem,
     ) -> Result<Next> {
@@ -88,7 +88,7 @@ impl Gateway {
     /// Sends what is fresh in memory, and has it encoded for those who ask next.
     pub(super) async fn send_hit(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         key: &Key,
         entry: &Arc<Entry>,
@@ -103,7 +103,7 @@ impl Gateway {
     /// Sends what is in the cache.
     pub(super) async fn send_entry(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         entry: &Entry,
         status: HeaderValue,
@@ -120,7 +120,7 @@ impl Gateway {
     /// Sends an answer that is not stored.
     pub(super) async fn send_representation(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         what: &Representation,
         status: HeaderValue,
@@ -132,14 +132,14 @@ impl Gateway {
 
     async fn send_reply(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         reply: respond::Reply,
         status: HeaderValue,
     ) -> Result<Next> {
         let respond::Reply { mut head, body, transform } = reply;
         complete(&mut head, session.req_header(), ctx, &status)?;
-        ctx.dated(&head.headers);
+        session.dated(&head, ctx);
         let Some(transform) = transform else { return self.send(session, head, body).await };
         let codec = Codec::new(transform, &ctx.site.plan.config.encoding, None);
         let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
@@ -149,7 +149,7 @@ impl Gateway {
     /// Sends an answer while it arrives.
     pub(super) async fn send_arriving(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         ctx: &mut Context,
         arriving: &Arriving,
         reader: Reader,
@@ -180,7 +180,7 @@ impl Gateway {
         transform::adjust_head(&mut head, plan, rules);
         dress::answer(request, &mut head, ctx);
         let codec = self.codec(plan, rules, arriving.length)?;
-        ctx.dated(&head.headers);
+        session.dated(&head, ctx);
         ctx.flows_at_once();
         self.send_pieces(session, head, Pieces::Arriving(reader), codec).await
     }
@@ -199,18 +199,17 @@ impl Gateway {
     /// Sends a whole answer.
     pub(super) async fn send(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         head: Box<ResponseHeader>,
         body: Body,
     ) -> Result<Next> {
-        let downstream = &mut session.downstream_session;
-        downstream.write_response_header(head).await?;
+        session.write_response_header(head).await?;
         let mut pieces = body.pieces();
         let mut piece = pieces.next().cloned().unwrap_or_default();
         for next in pieces {
-            downstream.write_response_body(std::mem::replace(&mut piece, next.clone()), false).await?;
+            session.write_response_body(std::mem::replace(&mut piece, next.clone()), false).await?;
         }
-        downstream.write_response_body(piece, true).await?;
+        session.write_response_body(piece, true).await?;
         Ok(Next::Answered)
     }
 
@@ -218,7 +217,7 @@ impl Gateway {
     /// it for whole.
     pub(super) async fn send_pieces(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         mut head: Box<ResponseHeader>,
         mut pieces: Pieces,
         mut codec: Option<Codec>,
@@ -230,18 +229,17 @@ impl Gateway {
             if session.req_header().version == Version::HTTP_11 {
                 head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
             } else if !session.is_http2() {
-                session.downstream_session.set_keepalive(None);
+                session.ends_connection();
             }
         }
-        let downstream = &mut session.downstream_session;
-        downstream.write_response_header(head).await?;
-        while let Some(piece) = pieces.next().await? {
+        session.write_response_header(head).await?;
+        while let Some(piece) = session.meanwhile(pieces.next()).await?? {
             let mut ready = match &mut codec {
                 Some(codec) => codec.begin(piece).or_err(ErrorType::InternalError, "coding a body")?,
                 None => piece,
             };
             while !ready.is_empty() && !bodyless {
-                downstream.write_response_body(ready, false).await?;
+                session.write_response_body(ready, false).await?;
                 let more = codec.as_mut().map_or(Ok(Bytes::new()), Codec::more);
                 ready = more.or_err(ErrorType::InternalError, "coding a body")?;
             }
@@ -250,7 +248,7 @@ impl Gateway {
             Some(codec) => codec.end().or_err(ErrorType::InternalError, "coding a body")?,
             None => Bytes::new(),
         };
-        downstream.write_response_body(if bodyless { Bytes::new() } else { last }, true).await?;
+        session.write_response_body(if bodyless { Bytes::new() } else { last }, true).await?;
         Ok(Next::Answered)
     }
 }
@@ -326,13 +324,13 @@ impl Pieces {
 
 /// Takes what is left of a small body that is on its way. Where a stream of HTTP/2 is answered and reset before the body
 /// has come, some clients lose the answer (RFC 9113, 8.1 allows both; curl before 8 does).
-async fn take_rest(session: &mut Session) {
-    if !session.is_http2() || session.as_mut().is_body_done() {
+async fn take_rest(session: &mut Session<'_>) {
+    if !session.is_http2() || session.is_body_done() {
         return;
     }
     let rest = async {
         let mut left = REST;
-        while let Ok(Some(piece)) = session.downstream_session.read_request_body().await {
+        while let Ok(Some(piece)) = session.read_request_body().await {
             left = left.saturating_sub(piece.len());
             if left == 0 {
                 return;

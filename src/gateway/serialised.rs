@@ -1,6 +1,6 @@
 //! Heads as HTTP/1.1 writes them, with holes for what differs from one answer to the next, and what goes into the holes.
 
-use super::forward;
+use super::{context::date_of, forward};
 use crate::cache::prepared::{Circumstances, Head, Hole};
 use http::{header, HeaderName};
 use pingora_http::{HeaderNameVariant, ResponseHeader};
@@ -15,18 +15,10 @@ pub(super) fn serialised(
     dated_now: bool,
     circumstances: Circumstances,
 ) -> Option<Head> {
-    let mut bytes = Vec::with_capacity(512);
-    bytes.extend_from_slice(b"HTTP/1.1 ");
-    bytes.extend_from_slice(head.status.as_str().as_bytes());
-    bytes.push(b' ');
-    bytes.extend_from_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
-    bytes.extend_from_slice(b"\r\n");
+    let mut bytes = begun(head);
     let mut holes = Vec::with_capacity(3);
     let written = head.map(|name, value| {
-        let name: &[u8] = match &name {
-            HeaderNameVariant::Case(name) => name.as_slice(),
-            HeaderNameVariant::Titled(name) => name.as_bytes(),
-        };
+        let name = spelled(&name);
         bytes.extend_from_slice(name);
         bytes.extend_from_slice(b": ");
         let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
@@ -52,6 +44,63 @@ pub(super) fn serialised(
     let holes: Option<Box<_>> =
         holes.into_iter().map(|(at, hole)| Some((u16::try_from(at).ok()?, hole))).collect();
     Some(Head { circumstances, bytes: bytes.into(), holes: holes?, fields: None })
+}
+
+/// The first line of a head.
+fn begun(head: &ResponseHeader) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(head.status.as_str().as_bytes());
+    bytes.push(b' ');
+    bytes.extend_from_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+fn spelled<'n>(name: &'n HeaderNameVariant<'_>) -> &'n [u8] {
+    match name {
+        HeaderNameVariant::Case(name) => name.as_slice(),
+        HeaderNameVariant::Titled(name) => name.as_bytes(),
+    }
+}
+
+/// A head as it goes out: with its own date, or else with that of this second, and with what becomes of the connection,
+/// `kept` or not. `None`: it is interim, and says neither.
+pub(super) fn written(head: &ResponseHeader, kept: Option<bool>, second: u64) -> Vec<u8> {
+    let mut bytes = begun(head);
+    let mut field = |name: &[u8], value: &[u8]| {
+        for part in [name, b": ", value, b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    };
+    let now = || {
+        date_text(match date_of(&head.headers) {
+            0 => second,
+            own => own,
+        })
+    };
+    let mut dated = false;
+    let fields = head.map(|name, value| {
+        let name = spelled(&name);
+        if kept.is_some() && name.eq_ignore_ascii_case(b"date") {
+            if !std::mem::replace(&mut dated, true) {
+                field(name, &now());
+            }
+        } else if kept.is_none() || !name.eq_ignore_ascii_case(b"connection") {
+            field(name, value.as_bytes());
+        }
+        Ok(())
+    });
+    // The closure fails nowhere.
+    fields.unwrap_or_default();
+    if let Some(kept) = kept {
+        if !dated {
+            field(b"Date", &now());
+        }
+        field(b"Connection", if kept { b"keep-alive" } else { b"close" });
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
 }
 
 /// As many as a number of seconds may have.

@@ -3,7 +3,7 @@
 //! Each request takes the site that stands when it begins and keeps it to its end: a reload changes nothing under a
 //! request's feet. What outlives a configuration (the cache, metrics, the log) is not here.
 
-use super::{accel::Accels, files::FilesAt, forward, ready, Entry};
+use super::{accel::Accels, exchange, files::FilesAt, forward, ready, Entry};
 use crate::{
     address::Trusted,
     config::{CacheMode, CacheRules, Config, FollowRules, Listener, Route, Target},
@@ -69,6 +69,8 @@ pub(super) struct PerRoute {
     pub(super) limits: Option<Limits>,
     /// Whether the fast lane may answer on it.
     pub(super) swift: bool,
+    /// Whether requests without a body need no Pingora on it.
+    pub(super) own: bool,
 }
 
 /// Whose word counts on a route.
@@ -98,6 +100,7 @@ impl Site {
         let routes = &plan.config.routes;
         let per_route = |(route, limits): (&Route, Option<Limits>)| PerRoute {
             swift: limits.is_none() && ready::is_swift(route),
+            own: exchange::is_own(route, &plan.origins),
             limits,
             metrics: metrics.route(route.name.as_str()),
             mode: match (&route.target, &route.cache) {

@@ -4,7 +4,9 @@
 //! have enough to do. `request_timeout` bounds the whole exchange: what is left of it bounds each connection and each
 //! read, and every piece of a body is held to it. Upgraded connections have no such end.
 
-use super::{cached, context::Upstream, refusal, websocket::Hearing, Context, Gateway, Result};
+use super::{
+    cached, context::Upstream, refusal, session::Session, websocket::Hearing, Context, Gateway, Result,
+};
 use crate::{
     address::Scheme,
     cache::FetchError,
@@ -24,7 +26,6 @@ use pingora_core::{
     Error, ErrorSource, ErrorType,
 };
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -71,7 +72,7 @@ impl Seeking {
 
 impl Gateway {
     /// The server that a request goes to, and how Pingora reaches it.
-    pub(super) async fn peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    pub(super) async fn peer(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         self.seek(session, ctx).await?;
         let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.server, to.address));
         let Some(mut peer) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };
@@ -80,7 +81,7 @@ impl Gateway {
             None => {
                 peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
                 // The streams of HTTP/2 share a connection: what one of them lacks is not the others'.
-                ctx.wants_body(!session.is_http2() && !session.as_mut().is_body_done());
+                ctx.wants_body(!session.is_http2() && !session.is_body_done());
             }
         }
         if let Some(left) = ctx.seeking.left() {
@@ -97,7 +98,7 @@ impl Gateway {
     }
 
     /// Finds the server that a request goes to, and takes a place there.
-    pub(super) async fn seek(&self, session: &Session, ctx: &mut Context) -> Result<()> {
+    pub(super) async fn seek(&self, session: &Session<'_>, ctx: &mut Context) -> Result<()> {
         let site = ctx.site.clone();
         let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
             return Error::e_explain(ErrorType::InternalError, "no route");
@@ -122,7 +123,7 @@ impl Gateway {
 
     async fn upstream_for(
         &self,
-        session: &Session,
+        session: &Session<'_>,
         ctx: &mut Context,
         pool: &Arc<Pool>,
     ) -> std::result::Result<Upstream, FetchError> {
@@ -152,7 +153,7 @@ impl Gateway {
     }
 
     /// The head of a server's answer, as it came.
-    pub(super) fn heed(&self, session: &Session, head: &ResponseHeader, ctx: &mut Context) {
+    pub(super) fn heed(&self, session: &Session<'_>, head: &ResponseHeader, ctx: &mut Context) {
         self.report(ctx, client::judge(head.status));
         let Some(upstream) = &ctx.upstream else { return };
         ctx.origin_time = Some(upstream.asked.elapsed());
@@ -195,11 +196,17 @@ impl Gateway {
     /// A failure after the request was sent, at least in part. Only a request that may be repeated, and whose client has
     /// seen nothing yet, is sent again: where an idle connection had been closed by the server at no cost, where the
     /// server broke off as a paid retry. One that says nothing is not asked again: the client has waited long enough.
-    pub(super) fn broke(&self, session: &mut Session, ctx: &mut Context, error: &mut Error, reused: bool) {
+    pub(super) fn broke(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        error: &mut Error,
+        reused: bool,
+    ) {
         let upstream = *error.esource() == ErrorSource::Upstream;
         let blame = client::blame(error);
         // A server that waits for the rest of a request is not slow: its client is.
-        let waited = blame == OriginOutcome::Timeout && !session.as_mut().is_body_done();
+        let waited = blame == OriginOutcome::Timeout && !session.is_body_done();
         if upstream && !reused && !waited {
             if let Some(upstream) = &ctx.upstream {
                 upstream.pool.tell(upstream.server, error);
@@ -207,8 +214,8 @@ impl Gateway {
             self.report(ctx, blame);
         }
         let repeatable = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none();
+            && !session.retry_buffer_truncated()
+            && session.answered().is_none();
         if !repeatable {
             error.set_retry(false);
             return;
@@ -247,7 +254,7 @@ pub(super) fn late() -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(504), "the whole exchange took too long")
 }
 
-fn chooser<'r>(session: &'r Session, ctx: &'r Context) -> Chooser<'r> {
+fn chooser<'r>(session: &'r Session<'_>, ctx: &'r Context) -> Chooser<'r> {
     let uri = &session.req_header().uri;
     Chooser {
         client: Some(ctx.client.address),
@@ -259,7 +266,7 @@ fn chooser<'r>(session: &'r Session, ctx: &'r Context) -> Chooser<'r> {
 }
 
 /// Takes the cookie that names a server out of a request: it is the gateway's own, and tells answers apart for nobody.
-pub(super) fn take_cookie(session: &mut Session, ctx: &mut Context) -> Result<()> {
+pub(super) fn take_cookie(session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
     let headers = &session.req_header().headers;
     if !headers.contains_key(header::COOKIE) {
         return Ok(());

@@ -3,7 +3,7 @@
 //! Everything is judged before the origin hears of it: the handshake's form, the page that opens the socket, the token.
 //! Only HTTP/1.1 carries WebSockets here; over HTTP/2 they aren't offered (RFC 8441).
 
-use super::{Context, Gateway, Result};
+use super::{session::Session, Context, Gateway, Result};
 use crate::{
     config::{Route, TokenPlace, WebSocket},
     identity::{self, TokenError},
@@ -14,7 +14,6 @@ use crate::{
 use http::{header, HeaderMap, HeaderValue};
 use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
 
 /// A connection that goes on as a tunnel.
@@ -79,7 +78,7 @@ impl Gateway {
     /// The origin has said yes: the connection is told what it becomes once the head has been sent.
     pub(super) fn switch(
         &self,
-        session: &mut Session,
+        session: &mut Session<'_>,
         head: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
@@ -96,7 +95,7 @@ impl Gateway {
             head.insert_header(PROTOCOL, offer.mark.clone())?;
         }
         // From here on the tunnel looks at the time.
-        session.downstream_session.set_read_timeout(None);
+        session.never_times_out();
         let open = self.parts.metrics.websocket();
         let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
         *signals.tunnelled.lock() = Some(Tunnelled { origin, idle, open, hearing });

@@ -18,7 +18,7 @@ use super::{
     wire::{Wire, POISON},
 };
 use crate::{
-    gateway::{Signals, Tunnelled},
+    gateway::{Client, Signals, Tunnelled},
     representation::problem,
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
 };
@@ -48,6 +48,9 @@ use tokio::{
 const GATHER: usize = 16 * 1024;
 /// A buffer of at most this size is kept between answers.
 const KEEP: usize = 2 * 1024;
+
+/// So much is read of the next request while one is answered, to see whether the client is still there.
+const AHEAD: usize = 512;
 
 /// A client's connection.
 pub(super) struct Connection {
@@ -481,6 +484,24 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_gathered(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Client for Connection {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut piece = [0; AHEAD];
+        // Who has sent the next request already is there.
+        while self.ahead.len() < AHEAD {
+            let mut buf = ReadBuf::new(&mut piece);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => {
+                    return Poll::Ready(io::ErrorKind::ConnectionReset.into())
+                }
+                Ok(()) => self.ahead.extend_from_slice(buf.filled()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
     }
 }
 

@@ -30,7 +30,7 @@ pub use ways::{Trusts, Ways};
 
 use crate::{
     certificate, config,
-    gateway::{Caller, Gateway, OnConnection, Ready, Shown, Signals},
+    gateway::{After, Caller, Gateway, OnConnection, Ready, Shown, Signals},
     telemetry::{
         access::AccessLog,
         labels::{Handshake, ProxyHeader, RefuseReason},
@@ -408,17 +408,31 @@ impl Door {
             } else {
                 Turn::Full
             };
-            match turn {
-                Turn::Full => {}
+            let announced = announce();
+            let signals = announced.signals.clone();
+            let after = match turn {
+                Turn::Full => None,
                 Turn::Gone => return,
-                Turn::Part => {
+                Turn::Part => Some(After::Ended),
+                Turn::Serve(request) => {
+                    lane.passed();
+                    let gateway = self.ready.gateway();
+                    Some(Box::pin(gateway.serve(&mut *connection, *request, announced.clone())).await)
+                }
+            };
+            match after {
+                None => {}
+                Some(After::Kept) => {
+                    signals.next_exchange();
+                    continue;
+                }
+                Some(After::Broken) => return,
+                Some(After::Ended) => {
                     // Who has gone already does not hear it.
                     drop(timeout(PART, connection.shutdown()).await);
                     return;
                 }
             }
-            let announced = announce();
-            let signals = announced.signals.clone();
             let mut session = ServerSession::new_http1(connection);
             match settings {
                 Some(settings) => settings.apply_to_session(&mut session),

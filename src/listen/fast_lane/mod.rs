@@ -1,10 +1,10 @@
 //! The fast lane: plain requests whose answers lie ready are answered here, and nothing is made for them.
 //!
 //! A connection between two requests waits here. What comes is read into a buffer of the thread, and as many requests
-//! as it holds are answered in one write. The first that the lane doesn't understand (`head.rs`), or whose answer
-//! doesn't lie ready (`gateway::Ready`), goes to the full lane with everything behind it, byte for byte, as if the lane
-//! had never looked. So do a head that doesn't come in one piece, the last request that a connection may send, and
-//! whatever comes when the door closes.
+//! as it holds are answered in one write. The first whose answer doesn't lie ready (`gateway::Ready`) goes on to the
+//! gateway. One that the lane doesn't understand (`head.rs`), or that the gateway needs Pingora for, goes to the full
+//! lane with everything behind it, byte for byte, as if the lane had never looked. So do a head that doesn't come in one
+//! piece, the last request that a connection may send, and whatever comes when the door closes.
 //!
 //! The lane reads and writes through the guard: the clocks of the full lane run here as well. What a client doesn't take
 //! at once waits with the connection; until then nothing more is read.
@@ -13,7 +13,7 @@ pub(super) mod head;
 
 use super::{alarm::Alarm, connection::Connection, LAST};
 use crate::{
-    gateway::{Answered, Caller, Late, Ready, Visit, Words},
+    gateway::{Answered, Caller, Late, Ready, Request, Visit, Words},
     representation::Body,
     telemetry::labels::CutReason,
 };
@@ -34,10 +34,11 @@ const ENOUGH: usize = 64 * 1024;
 const KEEP: usize = 256 * 1024;
 
 /// What a connection is to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// What has come is for the full lane.
     Full,
+    /// This request is for the gateway itself; what has come behind it waits.
+    Serve(Box<Request>),
     /// The client has gone.
     Gone,
     /// Nothing has come in time.
@@ -65,8 +66,8 @@ pub(super) struct FastLane<'d> {
     rest: Option<Outgoing>,
     /// Answers that are on their way.
     late: Option<Box<Late>>,
-    /// What comes next is for the full lane, once everything is on its way.
-    full: bool,
+    /// What is to be done once everything is on its way.
+    next: Option<Turn>,
     wait: Wait,
 }
 
@@ -120,7 +121,7 @@ impl<'d> FastLane<'d> {
         (idle, left): (Duration, Option<u32>),
     ) -> Self {
         let wait = Wait::default();
-        Self { ready, closing, caller, idle, left, rest: None, late: None, full: false, wait }
+        Self { ready, closing, caller, idle, left, rest: None, late: None, next: None, wait }
     }
 
     /// Requests that may still follow the next one.
@@ -142,8 +143,8 @@ impl<'d> FastLane<'d> {
                 return Poll::Ready(Turn::Gone);
             }
             self.tell_late(connection);
-            if std::mem::take(&mut self.full) {
-                return Poll::Ready(Turn::Full);
+            if let Some(next) = self.next.take() {
+                return Poll::Ready(next);
             }
             let step = BENCH.with(|bench| match bench.try_borrow_mut() {
                 Ok(mut bench) => self.turn(connection, &mut bench, cx),
@@ -207,12 +208,14 @@ impl<'d> FastLane<'d> {
                 Head::Whole(asked, taken) => (asked, taken),
                 Head::Part => break,
                 Head::Other => {
-                    self.full = true;
+                    self.next = Some(Turn::Full);
                     break;
                 }
             };
             let Some(mut answered) = visit.answer(&asked, words, out) else {
-                self.full = true;
+                let request = visit.request(&asked, &read[at..at + taken]);
+                at += request.as_ref().map_or(0, |_| taken);
+                self.next = Some(request.map_or(Turn::Full, |request| Turn::Serve(Box::new(request))));
                 break;
             };
             let begin = read.as_ptr() as usize;
@@ -229,7 +232,7 @@ impl<'d> FastLane<'d> {
         connection.put_ahead(&read[at..]);
         if answers.is_empty() {
             // A part of a head, or a request for the full lane.
-            return Step::Done(self.hand_over());
+            return Step::Done(self.next.take().unwrap_or(Turn::Full));
         }
         connection.answered();
         self.ready.count(answers.len());
@@ -242,11 +245,6 @@ impl<'d> FastLane<'d> {
             Poll::Ready(Err(_)) => Step::Done(Turn::Gone),
             Poll::Ready(Ok(())) | Poll::Pending => Step::Again,
         }
-    }
-
-    fn hand_over(&mut self) -> Turn {
-        self.full = false;
-        Turn::Full
     }
 
     /// Tells of answers that are out, and has the others told of later.

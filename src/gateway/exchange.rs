@@ -1,0 +1,246 @@
+//! A request from its head to its record, whoever reads the one and writes the other; and without Pingora's session.
+//!
+//! What Pingora's phases ([`super::proxied`]) and the gateway's own way ([`Gateway::serve`]) have in common stands here:
+//! an origin's head on its way to the client, what a client is told where there is no answer, and what is told of a
+//! request when it is over.
+
+use super::{
+    cached, dress, forward, host, refusal,
+    session::{After, Client, Own, Session},
+    upstream, Asked, Context, Gateway, Next, OnConnection, Result, Site,
+};
+use crate::{
+    cache::FetchError,
+    config::Route,
+    origin::{client, Origins},
+    representation::problem::Problem,
+    route::Match,
+    telemetry::{
+        access::Record,
+        labels::{CacheResult, CutReason, OriginOutcome, RejectReason},
+    },
+};
+use bytes::Bytes;
+use http::{header::TRANSFER_ENCODING, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::{
+    sync::{atomic::Ordering, Arc},
+    time::Duration,
+};
+
+/// A request that the gateway serves by itself: see [`Gateway::serve`].
+pub struct Request {
+    /// Its head.
+    pub(super) head: Box<RequestHeader>,
+    /// What it was judged by, and goes by.
+    pub(super) site: Arc<Site>,
+}
+
+/// Fields that a request may get on its way.
+const SPARE: usize = 2;
+
+/// Whether requests without a body can be served on a route without Pingora: an origin is asked over the gateway's own
+/// connections, and no token stands in the target that would have to be moved.
+pub(super) fn is_own(route: &Route, origins: &Origins) -> bool {
+    !route.token_query && route.target.origin().is_none_or(|origin| origins.pool(origin).is_plain())
+}
+
+impl Request {
+    /// What the lane has read in `bytes`, where the gateway needs nobody else for it, whatever becomes of it.
+    pub(super) fn of(asked: &Asked<'_>, bytes: &[u8], site: &Arc<Site>) -> Option<Self> {
+        let method = if asked.is_head { Method::HEAD } else { Method::GET };
+        let is_own = match site.routes.find(Some(asked.host), asked.path, &method) {
+            Match::Found(index) => site.per_route.get(index)?.own,
+            Match::NotFound | Match::MethodNotAllowed(_) => true,
+        };
+        if !is_own {
+            return None;
+        }
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        // What is kept of it shares a buffer.
+        let kept = Bytes::copy_from_slice(bytes);
+        let part = |text: &[u8]| {
+            let at = (text.as_ptr() as usize).checked_sub(bytes.as_ptr() as usize)?;
+            (at.checked_add(text.len())? <= kept.len()).then(|| kept.slice(at..at + text.len()))
+        };
+        head.method = method;
+        head.uri = Uri::from_maybe_shared(part(asked.target.as_bytes())?).ok()?;
+        head.headers = HeaderMap::with_capacity(asked.fields.len() + SPARE);
+        for field in asked.fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            head.headers.try_append(name, HeaderValue::from_maybe_shared(part(field.value)?).ok()?).ok()?;
+        }
+        Some(Self { head: Box::new(head.into()), site: Arc::clone(site) })
+    }
+}
+
+impl Gateway {
+    /// Serves a request of HTTP/1.1 without a body, for which nobody else is needed.
+    pub async fn serve(&self, client: &mut dyn Client, request: Request, connection: OnConnection) -> After {
+        let Request { head, site } = request;
+        let mut ctx = Context::new(site);
+        ctx.request_id = self.ids.of(&head.headers);
+        connection.signals.handled.store(true, Ordering::Relaxed);
+        ctx.came_by(connection, &head.headers);
+        let mut session = Session::Own(Own::new(client, head));
+        let served = match self.handle(&mut session, &mut ctx).await {
+            Ok(Next::Answered) => Ok(()),
+            Ok(Next::Proxy) => Box::pin(self.proxy_directly(&mut session, &mut ctx)).await,
+            Err(error) => Err(error),
+        };
+        let error = served.err();
+        if let Some(error) = &error {
+            Box::pin(self.failed(&mut session, error, &mut ctx)).await;
+        }
+        self.end(&mut session, error.as_deref(), &mut ctx).await;
+        let Session::Own(own) = session else { return After::Broken };
+        let after = own.finish().await;
+        match error {
+            None => after,
+            Some(_) => after.max(After::Ended),
+        }
+    }
+
+    /// A request that came to no answer, or not to its end: the client is told, if it can be. Returns the status that
+    /// says what has happened; 0: the client has left.
+    pub(super) async fn failed(&self, session: &mut Session<'_>, error: &Error, ctx: &mut Context) -> u16 {
+        let cut = ctx.was_cut();
+        ctx.detail = cut.map(CutReason::as_str).or(ctx.detail);
+        let status = match (error.etype(), error.esource()) {
+            _ if matches!(cut, Some(CutReason::BodyTimeout | CutReason::BodyRate)) => 408,
+            (ErrorType::HTTPStatus(code), _) => *code,
+            (
+                ErrorType::ConnectionClosed
+                | ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::H2Error,
+                source,
+            ) if *source == ErrorSource::Downstream => {
+                ctx.detail = ctx.detail.or(Some("client-left"));
+                return 0;
+            }
+            (_, source) if *source == ErrorSource::Downstream => 400,
+            (etype, source) if *source == ErrorSource::Upstream => match client::blame(error) {
+                OriginOutcome::Timeout => 504,
+                _ => {
+                    tracing::debug!(?etype, "the origin failed");
+                    502
+                }
+            },
+            _ => 500,
+        };
+        let started = session.answered().is_some_and(|status| !status.is_informational());
+        if !started {
+            self.answer_failure(session, ctx, status).await;
+        }
+        status
+    }
+
+    /// The exchange with an origin is over, or there was none: what that ordered goes out, and what became of the request
+    /// is told.
+    pub(super) async fn end(&self, session: &mut Session<'_>, error: Option<&Error>, ctx: &mut Context) {
+        if let Some(ordered) = ctx.passing.take_order().filter(|_| error.is_none()) {
+            // The exchange is over: what was ordered may need its place.
+            ctx.upstream = None;
+            Box::pin(self.carry_out(session, ctx, ordered)).await;
+        }
+        let status = session.answered().map_or(0, |status| status.as_u16());
+        let tunnelled = ctx.signals.as_ref().map_or(0, |signals| signals.sent.swap(0, Ordering::Relaxed));
+        let bytes = session.body_bytes_sent() + tunnelled;
+        if let Some(error) = error.filter(|_| status >= 500 || status == 0) {
+            tracing::debug!(%error, "a request failed");
+        }
+        let duration = ctx.began.elapsed();
+        let metrics = ctx.at_hand().map_or(&ctx.site.unrouted, |at_hand| &at_hand.metrics);
+        metrics.record(ctx.result, status, duration, bytes);
+        if self.parts.access.is_on() {
+            self.record(session, ctx, status, bytes, duration);
+        }
+    }
+
+    /// The head of an origin's answer on its way to the client.
+    pub(super) fn answer_passes(
+        &self,
+        session: &mut Session<'_>,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if self.interim_passes(session, head, ctx)? {
+            forward::remove_orders(head);
+            return Ok(());
+        }
+        self.heed(session, head, ctx);
+        if self.takes_order(session, head, ctx) {
+            return Ok(());
+        }
+        for name in forward::undress(&head.headers) {
+            head.remove_header(&name);
+        }
+        self.head_passes(session, head, ctx)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.switch(session, head, ctx)?;
+        }
+        if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+            // A client of old knows no chunks: the end of the connection is the end of the body.
+            head.remove_header(&TRANSFER_ENCODING);
+            session.ends_connection();
+        }
+        if head.version < Version::HTTP_11 {
+            // RFC 9110, 6.2: who passes a message on speaks a version of its own.
+            head.set_version(Version::HTTP_11);
+        }
+        let status = cached::forwarded(ctx);
+        self.mark(head, ctx, &status)?;
+        upstream::set_cookie(head, ctx)?;
+        dress::answer(session.req_header(), head, ctx);
+        Ok(())
+    }
+
+    /// The answer to a request that could not be proxied. The connection ends after it.
+    async fn answer_failure(&self, session: &mut Session<'_>, ctx: &mut Context, status: u16) {
+        ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };
+        let problem = match status {
+            502..=504 if ctx.seeking.refused.is_some() => {
+                refusal::no_answer(ctx.seeking.refused.unwrap_or(FetchError::Unreachable))
+            }
+            408 => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+            413 => refusal::problem(RejectReason::BodyTooLarge),
+            400..=499 => refusal::problem(RejectReason::BadRequest),
+            502 => refusal::no_answer(FetchError::Unreachable),
+            503 => refusal::no_answer(FetchError::BreakerOpen),
+            504 => refusal::no_answer(FetchError::Timeout),
+            _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed"),
+        };
+        ctx.detail = ctx.detail.or(Some(match status {
+            413 => RejectReason::BodyTooLarge.as_str(),
+            400..=499 => RejectReason::BadRequest.as_str(),
+            _ => "origin-failed",
+        }));
+        session.ends_connection();
+        if let Err(error) = self.send_problem(session, ctx, problem).await {
+            tracing::debug!(%error, "the client left before it was told");
+        }
+    }
+
+    fn record(&self, session: &Session<'_>, ctx: &Context, status: u16, bytes: u64, duration: Duration) {
+        let request = session.req_header();
+        self.parts.access.record(&Record {
+            began: ctx.began,
+            duration,
+            request_id: ctx.request_id.as_bytes(),
+            client: ctx.client.address,
+            method: request.method.as_str(),
+            host: host(request).unwrap_or_default().as_bytes(),
+            path: request.uri.path().as_bytes(),
+            version: request.version,
+            status,
+            bytes,
+            route: ctx.routed().map(|route| route.name.as_str()),
+            tenant: ctx.identity.as_ref().map(|identity| identity.tenant.as_str()),
+            result: ctx.result,
+            detail: ctx.detail,
+            origin: ctx.origin_time,
+        });
+    }
+}
