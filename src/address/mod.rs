@@ -102,29 +102,27 @@ impl Client {
         client
     }
 
-    /// The value of `X-Forwarded-For` for an origin: the client, then the proxies in the order of the way.
-    pub fn forwarded_for(&self) -> String {
-        let mut text = written(self.address);
+    /// Writes the value of `X-Forwarded-For` for an origin: the client, then the proxies in the order of the way.
+    pub fn write_forwarded_for(&self, text: &mut String) {
+        write(text, self.address);
         for proxy in &self.proxies {
-            append(&mut text, format_args!(", {proxy}"));
+            text.push_str(", ");
+            write(text, *proxy);
         }
-        text
     }
 
-    /// The value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first tells how and for which
-    /// host the client asked.
-    pub fn forwarded(&self, host: Option<&str>) -> String {
-        let mut text = String::with_capacity(64);
-        push_node(&mut text, self.address);
+    /// Writes the value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first tells how and for
+    /// which host the client asked.
+    pub fn write_forwarded(&self, host: Option<&str>, text: &mut String) {
+        push_node(text, self.address);
         [";proto=", self.scheme.as_str()].iter().for_each(|part| text.push_str(part));
         if let Some(host) = host {
             [";host=\"", host, "\""].iter().for_each(|part| text.push_str(part));
         }
         for proxy in &self.proxies {
             text.push_str(", ");
-            push_node(&mut text, *proxy);
+            push_node(text, *proxy);
         }
-        text
     }
 }
 
@@ -139,15 +137,11 @@ fn push_node(text: &mut String, address: IpAddr) {
     }
 }
 
-/// An address as text.
-pub fn written(address: IpAddr) -> String {
+/// Writes an address.
+pub fn write(text: &mut String, address: IpAddr) {
     match address {
-        IpAddr::V4(v4) => {
-            let mut text = String::with_capacity(15);
-            push_v4(&mut text, v4);
-            text
-        }
-        IpAddr::V6(v6) => v6.to_string(),
+        IpAddr::V4(v4) => push_v4(text, v4),
+        IpAddr::V6(v6) => append(text, format_args!("{v6}")),
     }
 }
 

@@ -295,8 +295,19 @@ impl Cache {
     /// its last purge, after which nobody may join what began before it.
     fn flight_of(&self, asking: &Asking) -> String {
         let names = self.known_names(&asking.key);
-        let digest = Selecting::digest(&names, &asking.headers);
-        format!("{}|{digest}|{}", asking.key.as_str(), self.purges.last_purge(asking.resource))
+        let purge = self.purges.last_purge(asking.resource);
+        let mut name = String::with_capacity(asking.key.as_str().len() + 40);
+        name.push_str(asking.key.as_str());
+        // Read from its end, it can't be taken for another.
+        name.push('|');
+        if !names.is_empty() {
+            name.push_str(&Selecting::digest(&names, &asking.headers));
+        }
+        name.push('|');
+        if purge > 0 {
+            name.push_str(&purge.to_string());
+        }
+        name
     }
 
     /// The fields by which the answers of a resource are known to vary.

@@ -126,7 +126,8 @@ impl Key {
     /// The key of a resource of an origin that is followed: its scheme, its host and its target as it was sent. No
     /// namespace begins like it.
     pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
-        let mut text = String::with_capacity(8 + host.len() + target.len());
+        // Exactly as much as it mostly takes.
+        let mut text = String::with_capacity(2 + scheme.as_str().len() + host.len() + target.len());
         Self::spell_resource(&mut text, scheme, host, target);
         Self(text.into_boxed_str())
     }
@@ -201,7 +202,11 @@ pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
 /// `target` (path and query) are as a request names them. Two resources with one number would only be purged together,
 /// as what is the same but for its scheme is.
 pub fn resource(host: &str, target: &str) -> u128 {
-    xxh3_128(format!("{}\n{}", self::host(host), self::target(target)).as_bytes())
+    let mut text = String::with_capacity(host.len() + 1 + target.len());
+    push_host(&mut text, host);
+    text.push('\n');
+    text.push_str(&self::target(target));
+    xxh3_128(text.as_bytes())
 }
 
 /// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
@@ -214,7 +219,9 @@ pub fn host(text: &str) -> String {
 
 fn push_host(out: &mut String, text: &str) {
     let (name, port) = split_host(text);
-    out.extend(name.chars().map(|letter| letter.to_ascii_lowercase()));
+    let begin = out.len();
+    out.push_str(name);
+    out[begin..].make_ascii_lowercase();
     if !matches!(port, "" | "80" | "443") {
         out.push(':');
         out.push_str(port);

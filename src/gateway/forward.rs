@@ -58,11 +58,17 @@ fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValu
         push_claims(&mut fields, identity, true);
     }
     let client = &ctx.client;
-    // Claims were checked for control characters, addresses have none.
-    let mut push = |name, text: String| fields.extend(HeaderValue::try_from(text).map(|value| (name, value)));
-    push(REAL_IP, address::written(client.address));
-    push(FORWARDED_FOR, client.forwarded_for());
-    push(header::FORWARDED, client.forwarded(host.as_ref().and_then(|host| host.to_str().ok())));
+    let mut text = String::with_capacity(96);
+    let mut push = |name, write: &dyn Fn(&mut String)| {
+        text.clear();
+        write(&mut text);
+        // Claims were checked for control characters, addresses have none.
+        fields.extend(HeaderValue::from_str(&text).map(|value| (name, value)));
+    };
+    push(REAL_IP, &|text| address::write(text, client.address));
+    push(FORWARDED_FOR, &|text| client.write_forwarded_for(text));
+    let host_text = host.as_ref().and_then(|host| host.to_str().ok());
+    push(header::FORWARDED, &|text| client.write_forwarded(host_text, text));
     fields.push((FORWARDED_PROTO, HeaderValue::from_static(client.scheme.as_str())));
     fields.extend(host.map(|host| (FORWARDED_HOST, host)));
     fields.extend(ctx.subject().map(|(name, subject)| (name.clone(), subject.clone())));

@@ -7,6 +7,7 @@ use super::{
     forward,
     limiting::tell_limits,
     refusal,
+    serialised::{decimal, DIGITS},
     session::Session,
     site::Mode,
     Context, Gateway, Next, Result, CACHE_STATUS, HIT,
@@ -274,7 +275,10 @@ fn append_via(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
 
 /// What a stored answer says of its age.
 pub(super) fn set_age(head: &mut ResponseHeader, age_ms: u64) -> Result<()> {
-    head.insert_header(header::AGE, HeaderValue::from(age_ms / 1_000))
+    let mut digits = [0; DIGITS];
+    // Digits are a valid value.
+    let age = HeaderValue::from_bytes(decimal(age_ms / 1_000, &mut digits));
+    head.insert_header(header::AGE, age.unwrap_or(HeaderValue::from_static("0")))
 }
 
 /// Makes of a representation's head that of an answer; the fast lane prepares its heads with it as well.

@@ -417,7 +417,7 @@ impl Door {
                 Turn::Serve(request) => {
                     lane.passed();
                     let gateway = self.ready.gateway();
-                    Some(Box::pin(gateway.serve(&mut *connection, *request, announced.clone())).await)
+                    Some(Box::pin(gateway.serve(&mut *connection, request, announced.clone())).await)
                 }
             };
             match after {

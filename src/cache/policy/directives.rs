@@ -8,6 +8,7 @@
 use super::accel::{self, Expires};
 use http::{header, HeaderMap, HeaderName};
 use sfv::{BareItem, ListEntry, Parser};
+use std::borrow::Cow;
 
 /// Longer than any cache lives, in seconds: what is above counts as this (RFC 9111, 1.2.2).
 pub const LONGEST: u64 = 1 << 31;
@@ -115,27 +116,41 @@ pub fn delta_seconds(text: &[u8]) -> Option<u64> {
 
 /// The members of a list field, without the space around them. A comma in a quoted string separates nothing,
 /// unless the string never ends.
-pub(super) fn members(text: &[u8]) -> Vec<&[u8]> {
-    let (mut out, mut begin, mut at) = (Vec::new(), 0, 0);
+pub(super) fn members(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(text);
+    std::iter::from_fn(move || {
+        let text = left?;
+        let end = end_of_member(text);
+        left = end.map(|end| &text[end + 1..]);
+        Some(text[..end.unwrap_or(text.len())].trim_ascii())
+    })
+}
+
+/// Where the comma behind the first member stands.
+fn end_of_member(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
     while at < text.len() {
         match text[at] {
-            b',' => {
-                out.push(text[begin..at].trim_ascii());
-                begin = at + 1;
-            }
+            b',' => return Some(at),
             b'"' => at += quoted(&text[at..]).unwrap_or(0),
             _ => {}
         }
         at += 1;
     }
-    out.push(text[begin..].trim_ascii());
-    out
+    None
 }
 
 /// All lines of a field as one, as RFC 9110, 5.3 joins them.
-pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
-    lines.join(&b", "[..])
+pub(super) fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [u8]> {
+    let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    match (lines.next(), lines.next()) {
+        (None, _) => Cow::Borrowed(&[]),
+        (Some(one), None) => Cow::Borrowed(one),
+        (Some(one), Some(another)) => {
+            let all: Vec<&[u8]> = [one, another].into_iter().chain(lines).collect();
+            Cow::Owned(all.join(&b", "[..]))
+        }
+    }
 }
 
 /// Where the quoted string that `text` begins with has its last quote.
@@ -182,8 +197,12 @@ fn each(text: &[u8], mut take: impl FnMut(&str, Value<'_>)) {
             [b'=', value @ ..] => argument(value),
             _ => Value::Malformed,
         };
-        if let Ok(name) = std::str::from_utf8(name) {
-            take(&name.to_ascii_lowercase(), value);
+        match std::str::from_utf8(name) {
+            Ok(name) if name.bytes().any(|b| b.is_ascii_uppercase()) => {
+                take(&name.to_ascii_lowercase(), value)
+            }
+            Ok(name) => take(name, value),
+            Err(_) => {}
         }
     }
 }
@@ -232,7 +251,7 @@ impl Directives {
     fn omits(&mut self, value: Value<'_>) -> bool {
         let Value::Text(text) = value else { return false };
         let names: Result<Vec<HeaderName>, _> =
-            members(text).into_iter().filter(|name| !name.is_empty()).map(HeaderName::from_bytes).collect();
+            members(text).filter(|name| !name.is_empty()).map(HeaderName::from_bytes).collect();
         let names = names.unwrap_or_default();
         let any = !names.is_empty();
         self.omit.extend(names);
@@ -252,6 +271,9 @@ fn of_accel(headers: &HeaderMap) -> Option<Directives> {
 
 /// What `CDN-Cache-Control` says; `None` where it is missing, empty or malformed in any part (RFC 9213, 2.1).
 fn of_target(headers: &HeaderMap) -> Option<Directives> {
+    if !headers.contains_key(&CDN_CACHE_CONTROL) {
+        return None;
+    }
     let dictionary = Parser::parse_dictionary(&joined(headers, &CDN_CACHE_CONTROL)).ok()?;
     let mut said = Directives { targeted: true, ..Directives::default() };
     for (name, entry) in &dictionary {

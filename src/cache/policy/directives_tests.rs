@@ -158,7 +158,7 @@ proptest! {
 
     #[test]
     fn members_lose_nothing_but_commas_and_space(text in "[a-z\",\\\\ ]{0,30}") {
-        let kept: Vec<u8> = members(text.as_bytes()).concat();
+        let kept: Vec<u8> = members(text.as_bytes()).collect::<Vec<_>>().concat();
         let strip = |bytes: &[u8]| {
             bytes.iter().copied().filter(|b| !b", ".contains(b)).collect::<Vec<u8>>()
         };

@@ -153,7 +153,7 @@ pub(super) fn has_validator(answer: &HeaderMap) -> bool {
 /// The names that `Connection` lists.
 fn connection_names(answer: &HeaderMap) -> Vec<HeaderName> {
     let listed = directives::joined(answer, &header::CONNECTION);
-    directives::members(&listed).into_iter().filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
+    directives::members(&listed).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
 /// Whether a field may be stored, whatever this answer says.

@@ -26,7 +26,7 @@ pub enum Varies {
 pub fn varies(answer: &HeaderMap, request: &HeaderMap) -> Varies {
     let listed = directives::joined(answer, &header::VARY);
     let mut names: Vec<HeaderName> = Vec::new();
-    for member in directives::members(&listed).into_iter().filter(|member| !member.is_empty()) {
+    for member in directives::members(&listed).filter(|member| !member.is_empty()) {
         match HeaderName::from_bytes(member) {
             Ok(name) if name != "*" => names.push(name),
             _ => return Varies::Always,
@@ -150,10 +150,15 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
         header::ACCEPT_ENCODING => codings(&value),
         header::ACCEPT_LANGUAGE => match languages(&value) {
             Some(wanted) => text(&wanted),
-            None => directives::members(&value).join(&b","[..]).to_ascii_lowercase(),
+            None => members(&value).to_ascii_lowercase(),
         },
-        _ => directives::members(&value).join(&b","[..]),
+        _ => members(&value),
     })
+}
+
+/// A list without the space in it.
+fn members(value: &[u8]) -> Vec<u8> {
+    directives::members(value).collect::<Vec<_>>().join(&b","[..])
 }
 
 /// What `Accept-Encoding` says of codings: whether one is allowed.
@@ -166,7 +171,7 @@ impl Accepted {
             let coding = if coding == b"x-gzip" { b"gzip".to_vec() } else { coding };
             Some((coding, weight > 0))
         };
-        Self(directives::members(value).into_iter().filter_map(member).collect())
+        Self(directives::members(value).filter_map(member).collect())
     }
 
     fn allows(&self, coding: &[u8]) -> bool {
@@ -188,13 +193,13 @@ fn allows(coding: &[u8], request: &HeaderMap) -> bool {
         return true;
     }
     let accepted = Accepted::read(&directives::joined(request, &header::ACCEPT_ENCODING));
-    directives::members(coding).iter().all(|coding| accepted.allows(&coding.to_ascii_lowercase()))
+    directives::members(coding).all(|coding| accepted.allows(&coding.to_ascii_lowercase()))
 }
 
 /// The languages that `Accept-Language` names, in lower case, with their weights in thousandths: the most wanted
 /// first, by name where two are wanted alike. `None` where a member can't be read.
 fn languages(value: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
-    let members = directives::members(value).into_iter().filter(|member| !member.is_empty());
+    let members = directives::members(value).filter(|member| !member.is_empty());
     let wanted: Option<BTreeSet<_>> =
         members.map(|member| weighed(member).map(|(tag, weight)| (1_000 - weight, tag))).collect();
     Some(wanted?.into_iter().map(|(less, tag)| (1_000 - less, tag)).collect())

@@ -38,7 +38,7 @@ pub(super) enum Turn {
     /// What has come is for the full lane.
     Full,
     /// This request is for the gateway itself; what has come behind it waits.
-    Serve(Box<Request>),
+    Serve(Request),
     /// The client has gone.
     Gone,
     /// Nothing has come in time.
@@ -215,7 +215,7 @@ impl<'d> FastLane<'d> {
             let Some(mut answered) = visit.answer(&asked, words, out) else {
                 let request = visit.request(&asked, &read[at..at + taken]);
                 at += request.as_ref().map_or(0, |_| taken);
-                self.next = Some(request.map_or(Turn::Full, |request| Turn::Serve(Box::new(request))));
+                self.next = Some(request.map_or(Turn::Full, |request| Turn::Serve(request)));
                 break;
             };
             let begin = read.as_ptr() as usize;
