@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow build tools test-tools \
+.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow fuzz build tools test-tools \
 	advisories
 
 CARGO ?= cargo
@@ -78,3 +78,14 @@ bench-pure: tools ## what the pure parts of the way of a request cost, in nanose
 slow: build ## what slow clients cost the others (slowhttptest, 3 minutes)
 	@$(ENSURE) python3 slowhttptest
 	python3 -B benches/slow/run.py --tidegate $(TARGET)/release/tidegate
+
+SECONDS ?= 60
+fuzz: tools ## bytes at random against the readers of heads and chunks (3 minutes; SECONDS=600 for each of three)
+	@$(ENSURE) cargo-fuzz
+	@cp Cargo.lock fuzz/Cargo.lock
+	$(CARGO) fuzz build --sanitizer none
+	@for target in requests answers chunks; do \
+		mkdir -p fuzz/corpus/$$target; \
+		$(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-dict=fuzz/words.dict -max_len=4096 -max_total_time=$(SECONDS) -print_final_stats=1; \
+	done

@@ -6,6 +6,8 @@
 //!
 //! Who may come in is decided by `caps`, how long a client may take by `guard`, which `guarded` enforces byte by byte.
 
+#[cfg(any(test, fuzzing))]
+pub mod agreement;
 mod alarm;
 pub mod caps;
 mod certificates;

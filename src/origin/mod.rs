@@ -16,6 +16,9 @@ pub mod sticky;
 pub mod upgrade;
 mod waiter;
 
+#[cfg(any(test, fuzzing))]
+pub use h1::agreement;
+
 use crate::{config, telemetry::metrics::Metrics};
 use client::{Answering, Ask, AskError, Got, OnInterim};
 use pingora_core::connectors::http::Connector;

@@ -16,7 +16,7 @@ const LONGEST_QUERY: usize = 1_000;
 
 /// What has come.
 #[derive(Debug)]
-pub(super) enum Head<'b> {
+pub(in crate::listen) enum Head<'b> {
     /// A request, and how many bytes it is long.
     Whole(Asked<'b>, usize),
     /// Perhaps a part of one.
@@ -26,15 +26,15 @@ pub(super) enum Head<'b> {
 }
 
 /// Room for the fields of a request.
-pub(super) type Fields<'b> = [MaybeUninit<Header<'b>>; MOST_FIELDS];
+pub(in crate::listen) type Fields<'b> = [MaybeUninit<Header<'b>>; MOST_FIELDS];
 
 /// Such room.
-pub(super) const fn fields<'b>() -> Fields<'b> {
+pub(in crate::listen) const fn fields<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MOST_FIELDS]
 }
 
 /// Reads the first request.
-pub(super) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -> Head<'b> {
+pub(in crate::listen) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -> Head<'b> {
     let (is_head, target_at) = match bytes {
         [b'G', b'E', b'T', b' ', ..] => (false, 4),
         [b'H', b'E', b'A', b'D', b' ', ..] => (true, 5),

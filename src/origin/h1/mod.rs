@@ -7,6 +7,8 @@
 //!
 //! A connection whose answer was not read to its end, or that has said more than it was asked for, is never used again.
 
+#[cfg(any(test, fuzzing))]
+pub mod agreement;
 mod chunks;
 mod head;
 mod idle;

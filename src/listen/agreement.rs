@@ -1,0 +1,241 @@
+//! What the readers of a client's bytes have to agree on, whatever comes. Of no use while the gateway serves: the fuzz
+//! targets (`fuzz/`) throw bytes at it, and its own tests some.
+//!
+//! Three read the same bytes: the fast lane (`fast_lane/head.rs`), the strict reader (`wire.rs`), and httparse, which is
+//! Pingora's parser. Where they took them for different requests, one could be hidden in another (RFC 9112, 11.2). The
+//! reading here is a fourth, as plain as can be.
+
+use super::{
+    fast_lane::head::{self, fields, Head},
+    wire::Wire,
+};
+use http::{HeaderName, HeaderValue, Uri};
+use httparse::{Header, Request, Status, EMPTY_HEADER};
+
+/// Fields that Pingora's parser takes.
+const ROOM: usize = 256;
+/// Places where bytes are cut, at most.
+const CUTS: usize = 64;
+
+/// Reads what a client sends in all ways.
+///
+/// # Panics
+/// If two of them don't agree, or one is not the same wherever the bytes are cut.
+pub fn on_requests(bytes: &[u8]) {
+    on_the_first(bytes);
+    on_cuts(bytes);
+    on_ends(bytes);
+}
+
+/// Whether the lane takes the first request, its length, and what the others make of it.
+fn on_the_first(bytes: &[u8]) {
+    let verdict = verdict(bytes);
+    for cut in cuts(bytes) {
+        let early = self::verdict(&bytes[..cut]);
+        let is_known = !matches!(early, Verdict::Part);
+        assert!(!is_known || early == verdict, "{early:?} of {cut} bytes, {verdict:?} of all");
+        if let Verdict::Whole(length) = verdict {
+            assert_eq!(is_known, cut >= length, "a request of {length} bytes cut at {cut}");
+        }
+    }
+    let Verdict::Whole(length) = verdict else { return };
+    let own = &bytes[..length];
+    let mut wire = Wire::default();
+    assert_eq!(wire.pass(own), length, "the strict reader refuses it with {:?}", wire.refused());
+    assert!(wire.is_at_start() && !wire.asks(), "the strict reader waits for more");
+    let mut room = fields();
+    let Head::Whole(asked, _) = head::read(own, &mut room) else { return };
+    let method = if asked.is_head { "HEAD" } else { "GET" };
+    let (line, lines) = plainly(own);
+    assert_eq!(line, format!("{method} {} HTTP/1.1", asked.target).as_bytes());
+    let taken: Vec<_> = asked.fields.iter().map(|field| (field.name.as_bytes(), field.value)).collect();
+    assert_eq!(taken, lines);
+    let mut room = [EMPTY_HEADER; ROOM];
+    let mut request = Request::new(&mut room);
+    assert_eq!(request.parse(bytes), Ok(Status::Complete(length)));
+    assert_eq!((request.method, request.path, request.version), (Some(method), Some(asked.target), Some(1)));
+    assert_eq!(&*request.headers, asked.fields);
+    let uri = asked.target.parse::<Uri>().unwrap_or_default();
+    assert_eq!((uri.path(), uri.query().unwrap_or_default()), (asked.path, asked.query));
+    for (name, value) in lines {
+        assert!(HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value).is_ok());
+        assert!(!frames(name), "{:?} frames a message", name.escape_ascii().to_string());
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Whole(usize),
+    Part,
+    Other,
+}
+
+fn verdict(bytes: &[u8]) -> Verdict {
+    match head::read(bytes, &mut fields()) {
+        Head::Whole(_, length) => Verdict::Whole(length),
+        Head::Part => Verdict::Part,
+        Head::Other => Verdict::Other,
+    }
+}
+
+/// A field's name and its value.
+type Field<'b> = (&'b [u8], &'b [u8]);
+
+/// A sound head: its first line, and the fields in the others.
+fn plainly(head: &[u8]) -> (&[u8], Vec<Field<'_>>) {
+    let mut lines = head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let first = lines.next().unwrap_or_default();
+    let fields = lines.take_while(|line| !line.is_empty()).map(|line| {
+        let colon = line.iter().position(|b| *b == b':').unwrap_or(line.len());
+        (&line[..colon], line.get(colon + 1..).unwrap_or_default().trim_ascii())
+    });
+    (first, fields.collect())
+}
+
+/// Whether a field of this name could frame a message for somebody.
+fn frames(name: &[u8]) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(
+        &name.iter().map(|b| if *b == b'_' { b'-' } else { *b }).collect::<Vec<_>>()[..],
+        b"content-length" | b"transfer-encoding"
+    )
+}
+
+/// What the strict reader makes of the bytes in one go, in two pieces, and byte by byte.
+fn on_cuts(bytes: &[u8]) {
+    let verdict = |pieces: &[&[u8]]| {
+        let mut wire = Wire::default();
+        let passed: usize = pieces.iter().map(|piece| wire.pass(piece)).sum();
+        let refused = wire.refused();
+        assert!(passed <= bytes.len() && (refused.is_some() || passed == bytes.len()));
+        assert!(refused.is_none() || wire.pass(bytes) == 0, "something passes after a refusal");
+        (passed, (refused, wire.is_at_start(), wire.asks()))
+    };
+    let (passed, whole) = verdict(&[bytes]);
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    let cut = cuts(bytes).map(|cut| verdict(&[&bytes[..cut], &bytes[cut..]]));
+    for (more, same) in cut.chain(std::iter::once(verdict(&single))) {
+        assert_eq!(same, whole);
+        // A line that is refused may have passed in part.
+        assert!(more >= passed, "{more} bytes passed in pieces, {passed} in one");
+    }
+}
+
+/// The strict reader and the parser see messages end at the same places, up to what the parser refuses.
+fn on_ends(bytes: &[u8]) {
+    let (mut wire, mut ends, mut passed) = (Wire::default(), Vec::new(), 0);
+    while passed < bytes.len() && !wire.asks() && wire.pass(&bytes[passed..=passed]) == 1 {
+        passed += 1;
+        if wire.is_at_start() {
+            ends.push(passed);
+        }
+    }
+    let (mut at, mut ends) = (0, ends.into_iter());
+    // An empty line before a request is a part of it for both, but no request is one for nobody.
+    loop {
+        match parsed(&bytes[at..passed]) {
+            Parsed::Message(length) => at += length,
+            // What stands behind it is not read, the head was.
+            Parsed::WebSocket => return,
+            Parsed::Part => return assert_eq!(ends.next(), None, "the parser waits for more"),
+            Parsed::Refused => return,
+        }
+        assert_eq!(ends.next(), Some(at), "where the parser sees the end of a message");
+    }
+}
+
+/// What Pingora's parser makes of the first message.
+enum Parsed {
+    Message(usize),
+    WebSocket,
+    Part,
+    Refused,
+}
+
+fn parsed(bytes: &[u8]) -> Parsed {
+    let mut room = [EMPTY_HEADER; ROOM];
+    let mut request = Request::new(&mut room);
+    let head = match request.parse(bytes) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Parsed::Part,
+        Err(_) => return Parsed::Refused,
+    };
+    let first = |name: &str| request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+    let is_websocket = |field: &Header<'_>| {
+        let mut words = field.value.split(|b| *b == b',');
+        words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    };
+    let upgrades = |field: &&Header<'_>| field.name.eq_ignore_ascii_case("upgrade") && is_websocket(field);
+    if request.version == Some(1) && request.headers.iter().any(|field| upgrades(&field)) {
+        return Parsed::WebSocket;
+    }
+    if first("transfer-encoding").is_some() {
+        return chunks(bytes, head);
+    }
+    let Some(length) = first("content-length") else { return Parsed::Message(head) };
+    let length = std::str::from_utf8(length.value).ok().and_then(|text| text.parse::<usize>().ok());
+    match length.and_then(|length| length.checked_add(head)) {
+        Some(end) if end <= bytes.len() => Parsed::Message(end),
+        Some(_) => Parsed::Part,
+        None => Parsed::Refused,
+    }
+}
+
+/// Chunks from `at` on, as httparse reads them.
+fn chunks(bytes: &[u8], mut at: usize) -> Parsed {
+    loop {
+        let size = match httparse::parse_chunk_size(&bytes[at..]) {
+            Ok(Status::Complete((line, size))) => {
+                at += line;
+                size
+            }
+            Ok(Status::Partial) => return Parsed::Part,
+            Err(_) => return Parsed::Refused,
+        };
+        if size == 0 {
+            break;
+        }
+        let Some(end) = usize::try_from(size).ok().and_then(|size| at.checked_add(size)) else {
+            return Parsed::Part;
+        };
+        match bytes.get(end..).unwrap_or_default() {
+            [b'\r', b'\n', ..] => at = end + 2,
+            [] | [b'\r'] => return Parsed::Part,
+            _ => return Parsed::Refused,
+        }
+    }
+    // Trailers may be as many as bytes allow: they are passed over line by line.
+    loop {
+        let Some(line) = bytes[at..].iter().position(|b| *b == b'\n') else { return Parsed::Part };
+        let is_last = bytes[at..at + line].trim_ascii().is_empty();
+        at += line + 1;
+        if is_last {
+            return Parsed::Message(at);
+        }
+    }
+}
+
+/// Places to cut at, all over the bytes.
+fn cuts(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    (0..bytes.len()).step_by(bytes.len() / CUTS + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{prelude::*, sample::select};
+
+    proptest! {
+        #[test]
+        fn the_readers_agree(
+            pieces in prop::collection::vec(select(vec![
+                "GET / HTTP/1.1\r\n", "HEAD /a?b=c HTTP/1.1\r\n", "POST /x HTTP/1.1\r\n", "GET / HTTP/1.0\r\n",
+                "Host: a\r\n", "host:b \r\n", "\r\n", "\n", "\r", "Content-Length: 3\r\n", "Content_Length: 3\r\n",
+                "Transfer-Encoding: chunked\r\n", "abc", "3\r\nabc\r\n", "0\r\n\r\n", "0\r\nX: y\r\n\r\n", "X: y\r\n",
+                " ", ":", "\0", "\u{e9}", "Upgrade: websocket\r\n", "Connection: close\r\n",
+            ]), 0..16),
+        ) {
+            on_requests(pieces.concat().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What holds of the reading of answers, whatever comes. Of no use while the gateway serves: the fuzz targets (`fuzz/`)
+//! throw bytes at it, and its own tests some.
+//!
+//! An answer is the same however its bytes are cut, and the one that Pingora's client and httparse read.
+
+use super::{
+    chunks::{Chunks, Next},
+    head::{self, End},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use httparse::Status;
+use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_http::RequestHeader;
+use tokio::io::{duplex, AsyncWriteExt};
+
+/// Places where bytes are cut, at most.
+const CUTS: usize = 64;
+/// Interim answers before one that is none.
+const MOST_INTERIM: usize = 8;
+
+/// Reads what a server sends, up to the end of its connection, in answer to a request of this method.
+///
+/// # Panics
+/// If it is not read alike wherever it is cut, or not as others read it.
+pub fn on_answers(bytes: &[u8], method: &Method) {
+    let whole = read([bytes], method);
+    for cut in (0..bytes.len()).step_by(bytes.len() / CUTS + 1) {
+        whole.agrees(&read([&bytes[..cut], &bytes[cut..]], method), bytes.len());
+    }
+    whole.agrees(&read(bytes.chunks(1), method), bytes.len());
+    on_heads(bytes, method);
+}
+
+/// Reads chunks.
+///
+/// # Panics
+/// If they are not read alike wherever they are cut, or not as httparse reads them.
+pub fn on_chunks(bytes: &[u8]) {
+    let whole = chunked([bytes]);
+    for cut in (0..bytes.len()).step_by(bytes.len() / CUTS + 1) {
+        whole.agrees(&chunked([&bytes[..cut], &bytes[cut..]]), bytes.len());
+    }
+    whole.agrees(&chunked(bytes.chunks(1)), bytes.len());
+    if whole.end != Ended::Broken {
+        let read = reference(bytes);
+        assert!(read.as_ref().is_none_or(|read| *read == whole.body), "{read:?}, {:?}", whole.body);
+    }
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Read {
+    heads: Vec<(StatusCode, HeaderMap)>,
+    keeps: bool,
+    body: Vec<u8>,
+    /// What was left.
+    rest: usize,
+    end: Ended,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The connection ended before the answer did.
+    #[default]
+    Early,
+    Whole,
+    Broken,
+}
+
+impl Read {
+    fn agrees(&self, other: &Self, length: usize) {
+        assert_eq!(self.end, other.end);
+        assert_eq!((&self.heads, self.keeps), (&other.heads, other.keeps));
+        if self.end == Ended::Broken {
+            // What stands before the fault may have been given out already.
+            assert!(other.body.starts_with(&self.body) || self.body.starts_with(&other.body));
+        } else {
+            assert_eq!((&self.body, self.rest), (&other.body, other.rest));
+        }
+        assert!(self.body.len() + self.rest <= length);
+    }
+}
+
+/// Reads an answer as it comes, as `Connection` does, but for the socket.
+fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> Read {
+    let (mut read, mut input, mut pieces) = (Read::default(), Bytes::new(), pieces.into_iter());
+    let head = loop {
+        match (!input.is_empty()).then(|| head::take(&mut input, method)) {
+            Some(Err(_)) => {
+                read.end = Ended::Broken;
+                return read;
+            }
+            Some(Ok(Some(head))) => {
+                read.heads.push((head.head.status, head.head.headers.clone()));
+                if !head.head.status.is_informational() {
+                    break head;
+                }
+            }
+            None | Some(Ok(None)) => {
+                let Some(piece) = pieces.next() else { return read };
+                let mut more = head::reopen(std::mem::take(&mut input));
+                more.extend_from_slice(piece);
+                input = more.freeze();
+            }
+        }
+    };
+    read.keeps = head.keeps;
+    let left: Vec<Bytes> = std::iter::once(input).chain(pieces.map(Bytes::copy_from_slice)).collect();
+    match head.end {
+        End::Chunks => {
+            let chunks = chunked(left.iter().map(|piece| &piece[..]));
+            (read.body, read.rest, read.end) = (chunks.body, chunks.rest, chunks.end);
+        }
+        End::Connection => {
+            read.body = left.concat();
+            read.end = Ended::Whole;
+        }
+        End::Length(length) => {
+            let mut all = left.concat();
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            read.end = if length <= all.len() { Ended::Whole } else { Ended::Early };
+            read.rest = all.split_off(length.min(all.len())).len();
+            read.body = all;
+        }
+    }
+    read
+}
+
+fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Read {
+    let (mut read, mut chunks) = (Read::default(), Chunks::default());
+    for piece in pieces {
+        if chunks.has_ended() {
+            read.rest += piece.len();
+            continue;
+        }
+        let mut input = Bytes::copy_from_slice(piece);
+        loop {
+            match chunks.next(&mut input) {
+                Ok(Next::Piece(piece)) => {
+                    assert!(!piece.is_empty());
+                    read.body.extend_from_slice(&piece);
+                }
+                // Only then more is read.
+                Ok(Next::More) => break assert!(input.is_empty()),
+                Ok(Next::End) => break,
+                Err(_) => {
+                    read.end = Ended::Broken;
+                    return read;
+                }
+            }
+        }
+        read.rest += input.len();
+        if chunks.has_ended() {
+            read.end = Ended::Whole;
+        }
+    }
+    read
+}
+
+/// The bytes in chunks as far as they have come, as httparse reads the sizes. `None`: it takes one for none, as it does
+/// where it has too many digits or something stands in an extension.
+fn reference(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let (line, size) = match httparse::parse_chunk_size(bytes) {
+            Ok(Status::Complete(read)) => read,
+            Ok(Status::Partial) => return Some(body),
+            Err(_) => return None,
+        };
+        bytes = &bytes[line..];
+        let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
+        body.extend_from_slice(&bytes[..size]);
+        if size == 0 {
+            return Some(body);
+        }
+        let (end, rest) = bytes[size..].split_at((bytes.len() - size).min(2));
+        assert!(b"\r\n".starts_with(end), "{end:?} behind a chunk");
+        bytes = rest;
+    }
+}
+
+/// What is taken for a head, and what is not, is what Pingora's client takes.
+fn on_heads(bytes: &[u8], method: &Method) {
+    let mut input = Bytes::copy_from_slice(bytes);
+    for _ in 0..MOST_INTERIM {
+        let before = input.clone();
+        let ours = head::take(&mut input, method);
+        let theirs = of_pingora(&before, method);
+        let read = match ours {
+            Ok(Some(read)) => read,
+            Ok(None) | Err(_) => return assert!(theirs.is_none(), "Pingora reads {theirs:?}"),
+        };
+        assert!(before.ends_with(&input) && input.len() < before.len());
+        let status = read.head.status;
+        assert_eq!(theirs, Some((status, read.head.headers.clone())));
+        if !status.is_informational() {
+            return;
+        }
+    }
+}
+
+/// The first head, as Pingora's client reads it.
+fn of_pingora(bytes: &[u8], method: &Method) -> Option<(StatusCode, HeaderMap)> {
+    let reading = async {
+        let (near, mut far) = duplex(bytes.len() + 1024);
+        far.write_all(bytes).await.ok()?;
+        far.shutdown().await.ok()?;
+        let mut session = HttpSession::new(Box::new(near));
+        let request = RequestHeader::build(method.clone(), b"/", None).ok()?;
+        session.write_request_header(Box::new(request)).await.ok()?;
+        session.read_response().await.ok()?;
+        let head = session.resp_header()?;
+        Some((head.status, head.headers.clone()))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
+    runtime.block_on(reading)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{prelude::*, sample::select};
+
+    proptest! {
+        #[test]
+        fn answers_are_read_in_one_way(
+            pieces in prop::collection::vec(select(vec![
+                "HTTP/1.1 200 OK\r\n", "HTTP/1.0 404 X\r\n", "HTTP/1.1 103 \r\n", "HTTP/1.1 204\r\n", "HTTP/1.1 600 X\n",
+                "Content-Length: 3\r\n", "Content-Length: 3, 3\r\n", "Content-Length: +3\r\n", "Connection: close\r\n",
+                "Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip\r\n", "X: y\r\n", "X : y\r\n", " folded\r\n",
+                "\r\n", "\n", "\r", " ", ":", "\0", "\u{e9}", "abc", "3\r\nabc\r\n", "3;x\r\nabc\r\n", "0\r\n\r\n",
+            ]), 0..12),
+            is_head: bool,
+        ) {
+            let method = if is_head { Method::HEAD } else { Method::GET };
+            on_answers(pieces.concat().as_bytes(), &method);
+        }
+
+        #[test]
+        fn chunks_are_read_in_one_way(
+            pieces in prop::collection::vec(select(vec![
+                "3\r\nabc\r\n", "0\r\n", "\r\n", "3", "A", ";x=y\r\n", " ;\r\n", "\r", "\n", "abc", "X: y\r\n", "g",
+                "fffffffffffffff", "00000000",
+            ]), 0..12),
+        ) {
+            on_chunks(pieces.concat().as_bytes());
+        }
+    }
+}
