@@ -289,13 +289,14 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
     let of =
         |route: &Route| matches!(&route.cache, CacheMode::Versioned(rules) if rules.namespace == *namespace);
-    if !load(path)?.routes.iter().any(of) {
+    let config = load(path)?;
+    if !config.routes.iter().any(of) {
         // The application may have versions of its own: it is bumped all the same.
         let text = format!("warning: no route of {} has the namespace {namespace}", path.display());
         writeln!(io::stderr(), "{text}").unwrap_or_default();
     }
     let without = "each gateway keeps versions of its own: send it a signed event instead";
-    with_store(path, without, async |redis, versions, _| {
+    with_store(&config, without, async |redis, versions, _| {
         let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
         let version = bumped.map_err(not_taken)?;
         say(&format!("{namespace}:{tenant} is at {}", version.tag()))
@@ -311,7 +312,7 @@ fn purge(path: &Path, soft: bool, urls: &[String], tags: &[String]) -> Outcome {
     });
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let without = "each gateway purges for itself: use POST /api/purge of its admin listener instead";
-    with_store(path, without, async |redis, _, purges| {
+    with_store(&load(path)?, without, async |redis, _, purges| {
         let ordered = wanted.len();
         redis.pay(purges.order(wanted)).await.map_err(not_taken)?;
         say(&format!("purged: {ordered}"))
@@ -324,13 +325,12 @@ fn not_taken(error: StoreError) -> Failure {
 
 /// Does something with the store of a configuration, as a node of its own for that moment.
 fn with_store(
-    path: &Path,
+    config: &Config,
     without: &str,
     work: impl AsyncFnOnce(&Redis, &Versions, &Arc<Purges>) -> Outcome,
 ) -> Outcome {
     /// How long the store is waited for.
     const PATIENCE: Duration = Duration::from_secs(3);
-    let config = load(path)?;
     let Some(target) = config.store.redis.clone() else {
         return Err(Failure(WRONG, format!("without [store] redis {without}")));
     };
