@@ -198,14 +198,15 @@ fn run(path: &Path) -> Outcome {
     let config = load(path)?;
     telemetry::init(config.log);
     runtime(config.server.threads)?.block_on(async {
+        let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
+        // First: one that nobody listens for would end the process.
+        let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
         let running = start(config).await?;
         for address in &running.addresses {
             tracing::info!(%address, "listening");
         }
         let (version, admin) = (env!("CARGO_PKG_VERSION"), running.admin.map(tracing::field::display));
         tracing::info!(version, config = %path.display(), admin, "ready");
-        let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
-        let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
         manager::tell(Stage::Ready);
         tokio::select! {
             () = running.follow(path, seen, reload) => Ok(()),

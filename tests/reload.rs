@@ -3,8 +3,10 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
+use serde_json::json;
 use std::time::Duration;
-use support::{until, Answer, Gateway, TestOrigin, Transfer, SOON};
+use support::{gateway::tidegate, process::Process, until, Answer, Gateway, TestOrigin, Transfer, SOON};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -51,6 +53,28 @@ async fn a_changed_file_is_read_unasked() {
     let toml = first.clone().route("/b", "").toml(gateway.address(), admin);
     std::fs::write(gateway.config(), toml).unwrap();
     until("the file is read", SOON, || async { gateway.get("/b").await.status == 200 }).await;
+}
+
+/// Who asks as soon as there is a process need not wait until it listens.
+#[tokio::test]
+async fn asked_while_it_starts_it_reads_the_file_again() {
+    let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    issuer.on("/keys.json", |_| Answer::json(&json!({ "keys": [] })).gated());
+    issuer.hold();
+    let place = format!("url = \"{}/keys.json\"", issuer.url());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    std::fs::write(&file, Gateway::with(&origin).jwks("EdDSA", &place).toml(any, any)).unwrap();
+    let mut command = tidegate(&["run", "--config", file.to_str().unwrap()]);
+    let process = Process::spawn("tidegate", &mut command);
+    until("it waits for the key set", SOON, || async { issuer.held() == 1 }).await;
+    process.signal(Signal::SIGHUP);
+    issuer.release();
+    until("it has read the file again", SOON, || async {
+        process.output().contains("the configuration was reloaded")
+    })
+    .await;
 }
 
 /// A request keeps the configuration that it began with, and its connection the next one.
