@@ -4,8 +4,10 @@
 //! connection or server, with a growing pause, within the origin's retry budget and its `request_timeout`. An answer
 //! that was cut short ends in an error, never as if it were whole.
 
+pub use super::blame::{blame, judge};
+
 use super::{
-    framing, plain,
+    connector, framing, plain,
     pool::{Nobody, Picked, Pool},
     session::{Choice, Chooser},
     state::UnderWay,
@@ -13,11 +15,8 @@ use super::{
 use crate::telemetry::labels::OriginOutcome;
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pingora_core::{
-    connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer, Error,
-    ErrorType, OrErr,
-};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_core::{connectors::http::Connector, Error, ErrorType, OrErr};
+use pingora_http::ResponseHeader;
 use std::{
     future::Future,
     net::SocketAddr,
@@ -115,24 +114,17 @@ pub struct Answering {
 enum Exchange {
     Plain(plain::Exchange),
     /// TLS or HTTP/2.
-    Pingora(Box<Session>),
-}
-
-/// A connection of Pingora's in use.
-struct Session {
-    session: HttpSession,
-    peer: HttpPeer,
-    connector: Arc<Connector>,
+    Pingora(Box<connector::Exchange>),
 }
 
 /// A server and one of its addresses.
-type At = (usize, Option<SocketAddr>);
+pub(super) type At = (usize, Option<SocketAddr>);
 
 impl Exchange {
     async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
         match self {
             Self::Plain(exchange) => exchange.next().await,
-            Self::Pingora(used) => Box::pin(used.session.read_response_body()).await,
+            Self::Pingora(exchange) => Box::pin(exchange.next()).await,
         }
     }
 
@@ -140,10 +132,7 @@ impl Exchange {
     async fn finish(self) {
         match self {
             Self::Plain(exchange) => exchange.finish(),
-            Self::Pingora(used) => {
-                let Session { session, peer, connector } = *used;
-                Box::pin(connector.release_http_session(session, &peer, peer.options.idle_timeout)).await;
-            }
+            Self::Pingora(exchange) => Box::pin(exchange.finish()).await,
         }
     }
 }
@@ -378,40 +367,6 @@ fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// How an answer counts.
-pub fn judge(status: StatusCode) -> OriginOutcome {
-    match status.is_server_error() {
-        true => OriginOutcome::ServerError,
-        false => OriginOutcome::Ok,
-    }
-}
-
-/// How a failure counts.
-pub fn blame(error: &Error) -> OriginOutcome {
-    match error.etype() {
-        ErrorType::ConnectTimedout
-        | ErrorType::ReadTimedout
-        | ErrorType::WriteTimedout
-        | ErrorType::TLSHandshakeTimedout => OriginOutcome::Timeout,
-        ErrorType::ReadError if timed_out(error) => OriginOutcome::Timeout,
-        ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => OriginOutcome::Broken,
-        ErrorType::ConnectRefused
-        | ErrorType::ConnectNoRoute
-        | ErrorType::ConnectError
-        | ErrorType::SocketError
-        | ErrorType::TLSHandshakeFailure
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => OriginOutcome::ConnectFailed,
-        _ => OriginOutcome::Broken,
-    }
-}
-
-/// Whether a connection itself said that it waited for too long, as one for an upgrade does.
-fn timed_out(error: &Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
-}
-
 /// Asks one server for a whole answer, without retries; the pool is not told.
 ///
 /// # Errors
@@ -435,7 +390,7 @@ pub(super) async fn once(
     Ok(status)
 }
 
-fn failed(error: Box<Error>) -> AskError {
+pub(super) fn failed(error: Box<Error>) -> AskError {
     AskError::Failed { outcome: blame(&error), error }
 }
 
@@ -451,7 +406,10 @@ async fn exchange(
     let (status, mut headers, exchange) = match pool.is_plain() {
         true => plain_exchange(pool, ask, at, on_interim).await?,
         // Boxed: its future is many times as large as all others here, which are moved with it.
-        false => Box::pin(pingora_exchange(connector, pool, ask, at, on_interim)).await?,
+        false => {
+            let begun = Box::pin(connector::Exchange::begin(connector, pool, ask, at, on_interim)).await?;
+            (begun.0, begun.1, Exchange::Pingora(Box::new(begun.2)))
+        }
     };
     framing::settle(status, &mut headers)
         .or_err(ErrorType::InvalidHTTPHeader, "the frame of an answer")
@@ -502,7 +460,7 @@ async fn plain_head(
 ///
 /// # Errors
 /// If it is one that nobody asked for, and nothing that follows would be HTTP.
-fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
+pub(super) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => {
             Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for")
@@ -512,38 +470,8 @@ fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
 }
 
 /// Whether a connection that has served before was closed meanwhile, and the request may be sent once more.
-fn is_stale(ask: &Ask, error: &Error) -> bool {
+pub(super) fn is_stale(ask: &Ask, error: &Error) -> bool {
     ask.method.is_idempotent() && blame(error) != OriginOutcome::Timeout
-}
-
-async fn pingora_exchange(
-    connector: &Arc<Connector>,
-    pool: &Pool,
-    ask: &Ask,
-    (server, address): At,
-    on_interim: OnInterim<'_>,
-) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
-    let peer = pool.peer(server, address).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
-    let mut again = true;
-    loop {
-        let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
-        let shared = matches!(session, HttpSession::H2(_));
-        let request = make_request(pool, ask, server, shared).ok_or(AskError::Invalid)?;
-        session.set_read_timeout(peer.options.read_timeout);
-        session.set_write_timeout(peer.options.write_timeout);
-        if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
-            if reused && is_stale(ask, &error) && again {
-                // A connection of HTTP/1 is gone with its failure, one that many share may come back.
-                again = !shared;
-                continue;
-            }
-            return Err(failed(error));
-        }
-        let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
-        let (status, headers) = (answer.status, answer.headers.clone());
-        let used = Session { session, peer, connector: connector.clone() };
-        return Ok((status, headers, Exchange::Pingora(Box::new(used))));
-    }
 }
 
 fn write_request(pool: &Pool, ask: &Ask, server: usize) -> Option<Vec<u8>> {
@@ -551,54 +479,4 @@ fn write_request(pool: &Pool, ask: &Ask, server: usize) -> Option<Vec<u8>> {
     let host = ask.host.as_deref().map_or_else(own, |_| None);
     let host = host.as_deref().or(ask.host.as_deref())?;
     plain::write(&ask.method, ask.target.as_bytes(), host.as_bytes(), &ask.headers, &ask.body)
-}
-
-/// The request, as HTTP/1.1 or (`shared`) HTTP/2 writes it: there the target names scheme and host.
-fn make_request(pool: &Pool, ask: &Ask, server: usize, shared: bool) -> Option<Box<RequestHeader>> {
-    let mut request =
-        Box::new(RequestHeader::build(ask.method.clone(), ask.target.as_bytes(), Some(12)).ok()?);
-    let host = ask.host.clone().unwrap_or_else(|| pool.authority(server));
-    if shared {
-        let scheme = if pool.is_tls(server) { "https" } else { "http" };
-        request.set_uri(format!("{scheme}://{host}{}", ask.target).parse().ok()?);
-    } else {
-        request.insert_header(header::HOST, HeaderValue::from_str(&host).ok()?).ok()?;
-    }
-    for (name, value) in &ask.headers {
-        request.append_header(name.clone(), value.clone()).ok()?;
-    }
-    if !ask.body.is_empty() {
-        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(ask.body.len())).ok()?;
-    }
-    Some(request)
-}
-
-async fn head(
-    session: &mut HttpSession,
-    request: Box<RequestHeader>,
-    body: &Bytes,
-    on_interim: OnInterim<'_>,
-) -> Result<(), Box<Error>> {
-    session.write_request_header(request).await?;
-    if !body.is_empty() {
-        session.write_request_body(body.clone(), true).await?;
-    }
-    session.finish_request_body().await?;
-    for _ in 0..=framing::MOST_INTERIM {
-        session.read_response_header().await?;
-        match session.response_header() {
-            Some(interim) if passes_for_interim(interim.status)? => on_interim(interim),
-            _ => return Ok(()),
-        }
-        // There interim answers don't come here, and Pingora panics where a head is read twice.
-        if matches!(session, HttpSession::H2(_)) {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an interim answer in place of an answer");
-        }
-    }
-    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
-}
-
-/// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.
-pub fn connector() -> Arc<Connector> {
-    Arc::new(Connector::new(None))
 }

@@ -1,8 +1,10 @@
 //! Origins: the servers behind the gateway, and how they are asked.
 
 mod balance;
+mod blame;
 mod breaker;
 pub mod client;
+pub mod connector;
 mod engine;
 pub mod framing;
 mod h1;
@@ -61,7 +63,7 @@ impl Origins {
             })
         };
         let pools = origins.iter().map(&mut pool).collect();
-        let connector = before.map_or_else(client::connector, |before| before.connector.clone());
+        let connector = before.map_or_else(connector::connector, |before| before.connector.clone());
         Self { pools, new, connector }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     identity::{IdentityError, Verifier, MAX_JWKS},
     origin::{
         client::{self, Ask},
+        connector,
         pool::Pool,
     },
     telemetry::metrics::Metrics,
@@ -39,7 +40,7 @@ pub(super) async fn keep(
             let Some((origin, target)) = jwks_origin(url) else { return Ok(()) };
             let pool = Arc::new(Pool::new(origin, metrics, None));
             pool.resolve().await;
-            let fetcher = Fetcher { connector: client::connector(), pool, target };
+            let fetcher = Fetcher { connector: connector::connector(), pool, target };
             let loaded = fetcher.fetch(verifier).await;
             watched("jwks url", fetcher.keep(*refresh, loaded, Arc::downgrade(verifier)));
         }

@@ -1,0 +1,124 @@
+//! An exchange with a server over a connection of Pingora's: with TLS, or by HTTP/2.
+//!
+//! The counterpart of `plain`, for `client`. It makes one attempt, but for connections that the server had closed
+//! meanwhile; whoever asks decides what is tried again.
+
+use super::{
+    client::{failed, is_stale, passes_for_interim, Ask, AskError, At, OnInterim},
+    framing,
+    pool::{Nobody, Pool},
+};
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderValue, StatusCode};
+use pingora_core::{
+    connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer, Error,
+    ErrorType,
+};
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+
+/// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.
+pub fn connector() -> Arc<Connector> {
+    Arc::new(Connector::new(None))
+}
+
+/// An exchange whose head has come. Dropping it closes its connection, or its stream.
+pub(super) struct Exchange {
+    session: HttpSession,
+    peer: HttpPeer,
+    connector: Arc<Connector>,
+}
+
+impl Exchange {
+    /// Sends a request to one server and reads the head of its answer.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) async fn begin(
+        connector: &Arc<Connector>,
+        pool: &Pool,
+        ask: &Ask,
+        (server, address): At,
+        on_interim: OnInterim<'_>,
+    ) -> Result<(StatusCode, HeaderMap, Self), AskError> {
+        let peer = pool.peer(server, address).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
+        let mut again = true;
+        loop {
+            let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
+            let shared = matches!(session, HttpSession::H2(_));
+            let request = make_request(pool, ask, server, shared).ok_or(AskError::Invalid)?;
+            session.set_read_timeout(peer.options.read_timeout);
+            session.set_write_timeout(peer.options.write_timeout);
+            if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
+                if reused && is_stale(ask, &error) && again {
+                    // A connection of HTTP/1 is gone with its failure, one that many share may come back.
+                    again = !shared;
+                    continue;
+                }
+                return Err(failed(error));
+            }
+            let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
+            let (status, headers) = (answer.status, answer.headers.clone());
+            return Ok((status, headers, Self { session, peer, connector: connector.clone() }));
+        }
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// If it broke off, or did not go on in time.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+        self.session.read_response_body().await
+    }
+
+    /// Gives the connection back.
+    pub(super) async fn finish(self) {
+        let Self { session, peer, connector } = self;
+        connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
+    }
+}
+
+/// The request, as HTTP/1.1 or (`shared`) HTTP/2 writes it: there the target names scheme and host.
+fn make_request(pool: &Pool, ask: &Ask, server: usize, shared: bool) -> Option<Box<RequestHeader>> {
+    let mut request =
+        Box::new(RequestHeader::build(ask.method.clone(), ask.target.as_bytes(), Some(12)).ok()?);
+    let host = ask.host.clone().unwrap_or_else(|| pool.authority(server));
+    if shared {
+        let scheme = if pool.is_tls(server) { "https" } else { "http" };
+        request.set_uri(format!("{scheme}://{host}{}", ask.target).parse().ok()?);
+    } else {
+        request.insert_header(header::HOST, HeaderValue::from_str(&host).ok()?).ok()?;
+    }
+    for (name, value) in &ask.headers {
+        request.append_header(name.clone(), value.clone()).ok()?;
+    }
+    if !ask.body.is_empty() {
+        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(ask.body.len())).ok()?;
+    }
+    Some(request)
+}
+
+async fn head(
+    session: &mut HttpSession,
+    request: Box<RequestHeader>,
+    body: &Bytes,
+    on_interim: OnInterim<'_>,
+) -> Result<(), Box<Error>> {
+    session.write_request_header(request).await?;
+    if !body.is_empty() {
+        session.write_request_body(body.clone(), true).await?;
+    }
+    session.finish_request_body().await?;
+    for _ in 0..=framing::MOST_INTERIM {
+        session.read_response_header().await?;
+        match session.response_header() {
+            Some(interim) if passes_for_interim(interim.status)? => on_interim(interim),
+            _ => return Ok(()),
+        }
+        // There interim answers don't come here, and Pingora panics where a head is read twice.
+        if matches!(session, HttpSession::H2(_)) {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an interim answer in place of an answer");
+        }
+    }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
+}
