@@ -6,18 +6,15 @@
 
 mod support;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use serde_json::Value;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
-use support::{gateway::GatewayBuilder, process::Process, websocket::SocketServer, *};
-use tempfile::TempDir;
-use tokio_tungstenite::{
-    tungstenite::{
-        protocol::{frame::coding::CloseCode, CloseFrame, Role, WebSocketConfig},
-        Error,
-    },
-    WebSocketStream,
+use support::{
+    process::Process,
+    websocket::{echo, through_to, SocketServer},
+    *,
 };
+use tempfile::TempDir;
 
 /// How long one run of all cases may take.
 const RUN: Duration = Duration::from_secs(120);
@@ -57,8 +54,7 @@ fn read(reports: &Path) -> Verdicts {
 
 /// Runs the cases both ways and compares; how many there were, and how many a direct client calls a failure.
 async fn compare(direct: SocketAddr, cases: &[&str]) -> (usize, usize) {
-    let mut gateway =
-        GatewayBuilder::new(&format!("http://{direct}")).route("/*", "websocket = {}").start().await;
+    let mut gateway = through_to(direct).await;
     let through = run(gateway.address(), cases).await;
     let direct = run(direct, cases).await;
     assert_eq!(direct.keys().collect::<Vec<_>>(), through.keys().collect::<Vec<_>>());
@@ -77,23 +73,8 @@ async fn compare(direct: SocketAddr, cases: &[&str]) -> (usize, usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_verdicts_are_the_same() {
     let server = SocketServer::start(|stream, _| async move {
-        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        loop {
-            let code = match socket.next().await {
-                Some(Ok(message)) if message.is_text() || message.is_binary() => {
-                    drop(socket.send(message).await);
-                    continue;
-                }
-                Some(Ok(_)) => continue,
-                Some(Err(Error::Utf8(_))) => CloseCode::Invalid,
-                Some(Err(Error::Protocol(_) | Error::Capacity(_))) => CloseCode::Protocol,
-                Some(Err(_)) | None => return,
-            };
-            drop(socket.close(Some(CloseFrame { code, reason: "".into() })).await);
-            while let Some(Ok(_)) = socket.next().await {}
-            return;
-        }
+        let mut socket = echo(stream).await;
+        while let Some(Ok(_)) = socket.next().await {}
     })
     .await;
     let groups = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];

@@ -7,7 +7,6 @@
 
 mod support;
 
-use futures_util::{SinkExt, StreamExt};
 use std::{
     collections::HashMap,
     io,
@@ -16,17 +15,10 @@ use std::{
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
-use support::{gateway::GatewayBuilder, websocket::*, *};
+use support::{websocket::*, *};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
-};
-use tokio_tungstenite::{
-    tungstenite::{
-        protocol::{frame::coding::CloseCode, CloseFrame, Role, WebSocketConfig},
-        Error,
-    },
-    WebSocketStream,
 };
 
 const MASK: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
@@ -88,25 +80,10 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// Echoes messages, and tells who breaks the rules by which code.
-async fn echo(recorded: Recorded) {
-    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-    let mut socket = WebSocketStream::from_raw_socket(recorded, Role::Server, Some(config)).await;
-    loop {
-        let code = match socket.next().await {
-            Some(Ok(message)) if message.is_text() || message.is_binary() => {
-                drop(socket.send(message).await);
-                continue;
-            }
-            Some(Ok(_)) => continue,
-            Some(Err(Error::Utf8(_))) => CloseCode::Invalid,
-            Some(Err(Error::Protocol(_) | Error::Capacity(_))) => CloseCode::Protocol,
-            Some(Err(_)) | None => break,
-        };
-        drop(socket.close(Some(CloseFrame { code, reason: "".into() })).await);
-        break;
-    }
-    // Whatever else comes is received: a connection closed with unread bytes is reset, and what was sent may be lost.
+/// Echoes messages, and then receives whatever else comes: a connection closed with unread bytes is reset, and what was
+/// sent may be lost.
+async fn echo_to_the_end(recorded: Recorded) {
+    let mut socket = echo(recorded).await;
     let inner = socket.get_mut();
     drop(inner.shutdown().await);
     drop(tokio::io::copy(inner, &mut tokio::io::sink()).await);
@@ -358,10 +335,10 @@ async fn every_conversation_is_the_same_through_the_gateway() {
     let records = received.clone();
     let server = SocketServer::start(move |stream, head| {
         let path = head.split(' ').nth(1).unwrap().to_owned();
-        echo(Recorded { stream, path, received: records.clone() })
+        echo_to_the_end(Recorded { stream, path, received: records.clone() })
     })
     .await;
-    let mut gateway = GatewayBuilder::new(&server.url()).route("/*", "websocket = {}").start().await;
+    let mut gateway = through_to(server.address()).await;
     let mut differing = Vec::new();
     let cases = cases();
     for (number, case) in cases.iter().enumerate() {
@@ -404,7 +381,7 @@ async fn every_byte_of_a_server_arrives() {
         }
     })
     .await;
-    let gateway = GatewayBuilder::new(&server.url()).route("/*", "websocket = {}").start().await;
+    let gateway = through_to(server.address()).await;
     for (number, script) in scripts.iter().enumerate() {
         let mut socket = opened(gateway.address(), &format!("/{number}")).await;
         assert!(to_the_end(&mut socket).await == script.concat(), "{}", cases[number].name);

@@ -1,6 +1,7 @@
 //! WebSockets byte by byte: a server and a client that shake hands and leave the rest to the test.
 
-use super::SOON;
+use super::{Gateway, GatewayBuilder, SOON};
+use futures_util::{SinkExt, StreamExt};
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
@@ -10,12 +11,19 @@ use std::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::{
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{frame::coding::CloseCode, CloseFrame, Role, WebSocketConfig},
+        Error,
+    },
+    WebSocketStream,
+};
 
 /// A server whose connections are upgraded and then handed to a function of the test's.
 pub struct SocketServer {
@@ -81,6 +89,31 @@ impl SocketServer {
 impl Drop for SocketServer {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+/// A gateway that lets everything through to a server of WebSockets.
+pub async fn through_to(server: SocketAddr) -> Gateway {
+    GatewayBuilder::new(&format!("http://{server}")).route("/*", "websocket = {}").start().await
+}
+
+/// Echoes messages of any size, and tells who breaks the rules by which code. Returns when it has nothing more to say.
+pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    loop {
+        let code = match socket.next().await {
+            Some(Ok(message)) if message.is_text() || message.is_binary() => {
+                drop(socket.send(message).await);
+                continue;
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(Error::Utf8(_))) => CloseCode::Invalid,
+            Some(Err(Error::Protocol(_) | Error::Capacity(_))) => CloseCode::Protocol,
+            Some(Err(_)) | None => return socket,
+        };
+        drop(socket.close(Some(CloseFrame { code, reason: "".into() })).await);
+        return socket;
     }
 }
 
