@@ -5,19 +5,30 @@
 
 mod support;
 
+use bytes::Bytes;
+use http::{header, HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::json;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+    time::Duration,
+};
 use support::{
     gateway::{tidegate_output, GatewayBuilder, KPI},
     *,
 };
 use tidegate::{
     cache::{
-        key,
+        key::{self, Key, Scheme},
+        now_ms,
+        policy::Asked,
         purge::{Purge, Stamp, Target, Verdict},
-        Cache,
+        Asking, Cache, FetchError, Fetched, Fetcher, Incoming, Look,
     },
-    config::Config,
+    config::{CacheMode, Config},
     telemetry::{Metrics, StoreError},
 };
 
@@ -459,4 +470,60 @@ async fn operators_purge_by_a_command() {
     assert!(code == Some(64) && text.contains("POST /api/purge"), "{text}");
     write(builder.redis(&format!("redis://{}", free_address())));
     assert_eq!(command(&file, &["http://dash.example/x"]).await.0, Some(69));
+}
+
+struct NoBody;
+
+#[async_trait::async_trait]
+impl Incoming for NoBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        Ok(None)
+    }
+}
+
+/// Between a look and the refresh that it leads to, another one may land.
+#[tokio::test]
+async fn what_is_fresh_by_now_is_not_refreshed() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let builder = GatewayBuilder::new("http://127.0.0.1:9").route("/x", "cache = \"origin\"");
+    let secret = |_: &str| Some("a-secret-of-the-tests-with-more-than-32-bytes".to_owned());
+    let config = Config::parse(&builder.toml(any, any), "fresh.toml", &secret).unwrap().config;
+    let CacheMode::Follow(rules) = &config.routes[0].cache else { panic!("another mode") };
+    let cache = Cache::new(&config.store, config.encoding, Arc::new(Metrics::new().unwrap()));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let fetcher = || -> Fetcher {
+        let asked = asked.clone();
+        Box::new(move |_| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            let control = HeaderValue::from_static("max-age=60, stale-while-revalidate=60");
+            let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, control)]);
+            Box::pin(async { Ok(Fetched { status: StatusCode::OK, headers, body: Box::new(NoBody) }) })
+        })
+    };
+    let key = Key::of_resource(Scheme::Http, HOST, "/x");
+    let asking = Arc::new(Asking {
+        key: key.clone(),
+        resource: key::resource(HOST, "/x"),
+        host: HOST.to_owned(),
+        target: "/x".to_owned(),
+        method: Method::GET,
+        headers: HeaderMap::new(),
+        ours: Arc::new([]),
+        authorized: false,
+        asked: Asked::default(),
+        rules: Arc::new((**rules).clone()),
+    });
+    let look = || cache.look_followed(&key, &HeaderMap::new(), &Asked::default(), now_ms());
+    cache.answer_followed(asking.clone(), fetcher()).await;
+    cache.purge(vec![Purge { target: Target::of(HOST, "/x"), soft: true }]).await.unwrap();
+    let Look::Stale(old) = look() else { panic!("not stale") };
+    cache.refresh_followed(asking.clone(), old.clone(), fetcher());
+    until("it is fresh", SOON, || async { matches!(look(), Look::Hit(_)) }).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    cache.refresh_followed(asking, old, fetcher());
+    // All is on this thread: whatever was begun goes on now.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }

@@ -151,6 +151,10 @@ impl Cache {
         }
         let name = self.flight_of(&asking);
         if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+            // A flight may have landed since the entry was found.
+            if let Found::Serve(fresh) = self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
+                return lead.land(Landing::Filled(fresh));
+            }
             let job = self.job(asking, Some(entry));
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }

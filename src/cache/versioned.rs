@@ -52,6 +52,11 @@ impl Cache {
         let Standing::Version(version, slot) = &entry.standing else { return };
         let name = flight_name(&wanted.key, version);
         if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+            // A flight may have landed since the entry was found.
+            let now = self.memory.entry(wanted.key.as_str()).filter(|entry| entry.is_of(version));
+            if let Some(Look::Hit(fresh)) = now.map(|entry| Self::by_age(entry, now_ms())) {
+                return lead.land(Landing::Filled(fresh));
+            }
             let job = Job::of_namespace(wanted, slot.clone(), version.clone());
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
