@@ -34,6 +34,8 @@ pub struct Origin {
     pub request_timeout: Option<Duration>,
     /// `idle_timeout`: how long an idle connection is kept (60 s).
     pub idle_timeout: Duration,
+    /// `receive_buffer` of a connection, in bytes (256 KiB); `None` (`0` in the file): as the kernel likes.
+    pub receive_buffer: Option<u32>,
     /// `retries` of idempotent requests (2).
     pub retries: u32,
     /// `health = { path, interval, timeout }`
@@ -57,6 +59,7 @@ impl Origin {
             read_timeout: Duration::from_secs(30),
             request_timeout: None,
             idle_timeout: Duration::from_secs(60),
+            receive_buffer: Some(256 << 10),
             retries: 2,
             health: None,
         }

@@ -95,7 +95,8 @@ tables! {
     Origin "`[[origin]]`" {
         name: Name, servers: OneOrMany<OriginServer>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
         health: Health, balance: Balance, sticky: Sticky, http2: bool, tls: OriginTls, max_connections: u32,
-        queue: u32, queue_timeout: Duration, idle_timeout: Duration, request_timeout: Duration
+        queue: u32, queue_timeout: Duration, idle_timeout: Duration, request_timeout: Duration,
+        receive_buffer: Size
     }
 
     WeightedServer "`origin.servers`" { url: String, weight: u32 }

@@ -37,6 +37,7 @@ pub(super) struct Reach {
     connect: Duration,
     read: Duration,
     idle: Duration,
+    receive_buffer: Option<usize>,
 }
 
 impl Reach {
@@ -55,6 +56,8 @@ impl Reach {
             connect: settings.connect_timeout,
             read: settings.read_timeout,
             idle: settings.idle_timeout,
+            // Where many share a connection, each has a window of its own.
+            receive_buffer: settings.receive_buffer.filter(|_| !settings.http2).map(|size| size as usize),
         }
     }
 
@@ -74,6 +77,7 @@ impl Reach {
         options.read_timeout = Some(self.read);
         options.write_timeout = Some(self.read);
         options.idle_timeout = Some(self.idle);
+        options.tcp_recv_buf = self.receive_buffer;
         if peer.is_tls() {
             peer.options.ca.clone_from(&self.ca);
             peer.client_cert_key.clone_from(&self.identity);

@@ -337,7 +337,9 @@ impl Pool {
     pub(super) fn place(&self, server: usize, address: Option<SocketAddr>) -> Option<To<'_>> {
         match (&self.servers.get(server)?.at, address) {
             (ServerAddress::Unix(path), _) => Some(To::Unix(path)),
-            (ServerAddress::Tcp { .. }, Some(address)) => Some(To::Tcp(address)),
+            (ServerAddress::Tcp { .. }, Some(address)) => {
+                Some(To::Tcp(address, self.settings.receive_buffer))
+            }
             (ServerAddress::Tcp { .. }, None) => None,
         }
     }

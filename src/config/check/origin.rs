@@ -5,7 +5,7 @@ use crate::config::{
     fault::Report,
     origin::{Balance, Health, Origin, OriginServer, ServerAddress, Sticky},
     raw,
-    read::{At, Field, OneOrMany, Place},
+    read::{At, Field, OneOrMany, Place, Size},
     types::Secret,
 };
 use crate::name::Name;
@@ -106,6 +106,7 @@ fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mu
     let read_timeout = positive(raw.read_timeout, Duration::from_secs(30), report);
     let idle_timeout = positive(raw.idle_timeout, Duration::from_secs(60), report);
     let request_timeout = raw.request_timeout.or(Duration::ZERO);
+    let receive_buffer = receive_buffer(raw.receive_buffer, report);
     let retries = raw.retries.or_if(2, |retries| *retries <= 10, "must be at most 10", report);
     let health = health(raw.health, report);
     let (max_connections, queue, queue_timeout) = limits?;
@@ -123,9 +124,17 @@ fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mu
         read_timeout: read_timeout?,
         request_timeout: request_timeout.map(|t| Some(t).filter(|t| !t.is_zero()))?,
         idle_timeout: idle_timeout?,
+        receive_buffer: receive_buffer?,
         retries: retries?,
         health: health?,
     })
+}
+
+/// What the kernel is told to keep; `0` leaves it to the kernel.
+fn receive_buffer(raw: Field<Size>, report: &mut Report) -> Option<Option<u32>> {
+    let fits = |size: &Size| size.0 == 0 || (16 << 10..=64 << 20).contains(&size.0);
+    let size = raw.or_if(Size(256 << 10), fits, "must be 0, or 16KiB to 64MiB", report)?;
+    Some(u32::try_from(size.0).ok().filter(|size| *size > 0))
 }
 
 /// The servers, each with its place in the file.

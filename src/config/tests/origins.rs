@@ -16,7 +16,8 @@ fn origins_are_what_the_document_says() {
     let all = "servers = [\"http://a:1\", { url = \"https://b\", weight = 3 }, \"unix:/run/app.sock\"]\n\
         balance = { hash = \"tenant\" }\nsticky = { query = \"sid\", cookie = \"app\", secret = { env = \"JWT\" } }\n\
         http2 = true\ntls = { server_name = \"B.example.com\" }\nmax_connections = 5\nqueue = 7\n\
-        queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"";
+        queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"\n\
+        receive_buffer = \"1MiB\"";
     let Loaded { config, warnings } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     let app = &config.origins[0];
@@ -29,6 +30,7 @@ fn origins_are_what_the_document_says() {
     assert_eq!(sticky.secret.as_ref().map(Secret::reveal), Some(LONG.as_bytes()));
     assert_eq!(app.tls.server_name.as_deref(), Some("b.example.com"));
     assert_eq!((app.max_connections.map(u32::from), app.queue), (Some(5), 7));
+    assert_eq!(app.receive_buffer, Some(1 << 20));
     let times = [Some(app.queue_timeout), app.request_timeout, Some(app.idle_timeout)];
     assert_eq!(times.map(|t| t.map(|t| t.as_secs())), [Some(1), Some(9), Some(8)]);
     let unused = origin("servers = \"http://a:1\"\nqueue = 7").unwrap_or_else(|faults| panic!("{faults}"));

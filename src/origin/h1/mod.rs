@@ -34,7 +34,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
 };
 
 /// What is read of an answer at first: its head, and most bodies.
@@ -45,7 +45,8 @@ const LARGEST_READ: usize = 64 * 1024;
 /// Where a server is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum To<'a> {
-    Tcp(SocketAddr),
+    /// With a receive buffer of so many bytes; `None`: as the kernel likes.
+    Tcp(SocketAddr, Option<u32>),
     Unix(&'a Path),
 }
 
@@ -95,8 +96,13 @@ impl Connection {
     pub(super) async fn open(to: To<'_>, limits: Limits) -> Result<Self, Box<Error>> {
         let opening = async {
             Ok(match to {
-                To::Tcp(to) => {
-                    let stream = TcpStream::connect(to).await?;
+                To::Tcp(to, buffer) => {
+                    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                    // Before it connects: the window is told then.
+                    if let Some(size) = buffer {
+                        socket.set_recv_buffer_size(size)?;
+                    }
+                    let stream = socket.connect(to).await?;
                     stream.set_nodelay(true)?;
                     Socket::Tcp(stream)
                 }
