@@ -11,7 +11,7 @@ import statistics
 import door
 import peers
 import tables
-from loads import Oha
+from loads import Oha, Pace, Wrk
 from measure import in_turns, spent
 from servers import Failure
 
@@ -43,6 +43,16 @@ CASES = (
     Case("300 B, HTTP/2, 10,000/s", Oha("/cached/300b.json", 10_000, "https", http2=True), 300, door.TLS),
     Case("3 KB, passed through, 4,000/s", Oha("/passed/3kb.json", 4000), 3 * 1024, door.PROXIES),
 )
+# What nginx can at most is measured in the same run.
+MOST = Wrk("/cached/300b.json")
+
+
+def half_of_most(nginx, options, place):
+    """The small hit at half of what nginx can. The load's core has nothing else to do than to keep the rate."""
+    counted = MOST.run(nginx, options, max(options.seconds, 1), place.load_core)
+    rate = int(round(counted["requests"] / counted["microseconds"] * 1e6 / 2, -3))
+    return Case(f"300 B, {rate:,}/s, half of nginx's most", Pace(MOST.path, rate, 300), 300,
+                (*door.PROXIES, peers.FLOOR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +65,10 @@ class Round:
 
 def checked(what, case, requests, options, seconds):
     """Microseconds by percentile, if every answer was right and came at the rate."""
+    if isinstance(case.load, Pace):
+        if requests["wrong"] or requests["answered"] < (QUICKLY_KEPT if options.quick else KEPT) * requests["due"]:
+            raise Failure(f"{what}: {requests}")
+        return tuple(requests["percentiles"])
     wrong = [request for request in requests if request[2:] != (200, case.size)]
     if wrong:
         raise Failure(f"{what}: {len(wrong)} wrong answers, one with status and size {wrong[0][2:]}")
@@ -71,23 +85,27 @@ def compare(place, options):
 
     def one(case, server, seconds):
         what, asked, before = f"{server.name}, {case.name}", origin.requests(), server.cpu()
-        requests = case.load.run(server, options, seconds + START_SECONDS, place.load_core)
+        # The pace's second of start is its own.
+        more = 0 if isinstance(case.load, Pace) else START_SECONDS
+        requests = case.load.run(server, options, seconds + more, place.load_core)
         used, asked = spent(before, server.cpu()), origin.requests() - asked
         times = checked(what, case, requests, options, seconds)
         if (asked == 0) == ("passed" in case.load.path):
             raise Failure(f"{what}: the origin was asked {asked} times")
         return Round(times, used / 1e9 / (seconds + START_SECONDS))
 
-    plan = [(case, server) for case in CASES for server in servers if server.name in case.of]
-    return table(in_turns("latency", plan, options, one, warm_up=False), servers)
+    nginx = next(server for server in servers if server.name == peers.NGINX)
+    cases = (*CASES, half_of_most(nginx, options, place))
+    plan = [(case, server) for case in cases for server in servers if server.name in case.of]
+    return table(in_turns("latency", plan, options, one, warm_up=False), servers, cases)
 
 
-def table(rounds, servers):
+def table(rounds, servers, cases):
     """Medians over the rounds, and how far the outermost percentile went in the best and the worst of them."""
     last = PERCENTILES[-1]
     lines = [tables.row("answer", "server", *(f"p{percentile} µs" for percentile in PERCENTILES), f"p{last}: min", "max",
                         "core busy"), tables.rule(2, len(PERCENTILES) + 3)]
-    for case in CASES:
+    for case in cases:
         for server in servers:
             if taken := rounds.get((case, server.name)):
                 columns = list(zip(*(one.times for one in taken)))

@@ -127,6 +127,21 @@ class Oha:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pace:
+    """A fixed rate that oha can't keep, by a loop of our own (`benches/floor`): HTTP/1.1 without TLS."""
+
+    path: str
+    rate: int
+    size: int
+
+    def run(self, server, options, seconds, load_core):
+        """Load for some seconds; how many requests were due, answered, answered wrongly, and percentiles in µs."""
+        command = [str(options.floor.resolve().with_name("pace")), str(server.ports["http"]), self.path, str(self.rate),
+                   str(seconds), str(options.connections), str(self.size)]
+        return json.loads(run(command, seconds, load_core))
+
+
+@dataclasses.dataclass(frozen=True)
 class Downloads:
     """A large file by curl, again and again on one connection; as many times as take about a second each."""
 
