@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{hint::black_box, sync::Arc};
 use tidegate::{
     cache::{
-        entry::{Encodings, Entry, Standing},
+        entry::{Entry, Standing},
         key::{Key, Scheme},
         memory::Memory,
         policy::{directives, follow, Terms},
@@ -81,24 +81,17 @@ fn entry(versions: &Versions) -> Arc<Entry> {
     let encoding = config("").encoding;
     let headers = vec![(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
-    Arc::new(Entry {
-        representation: Representation::verbatim(StatusCode::OK, headers, vec![b' '; 300], &encoding),
-        terms: Terms {
-            received_ms: NOW_MS,
-            initial_age_ms: 0,
-            lifetime_ms: 3_600_000,
-            stale_while_revalidate_ms: 0,
-            stale_if_error_ms: 0,
-            always_validate: false,
-            never_stale: false,
-        },
-        standing: Standing::Version(Version::new(b"7"), slot),
-        selecting: None,
-        part: None,
-        encodings: Encodings::default(),
-        prepared: Default::default(),
-        said: Default::default(),
-    })
+    let what = Representation::verbatim(StatusCode::OK, headers, vec![b' '; 300], &encoding);
+    let terms = Terms {
+        received_ms: NOW_MS,
+        initial_age_ms: 0,
+        lifetime_ms: 3_600_000,
+        stale_while_revalidate_ms: 0,
+        stale_if_error_ms: 0,
+        always_validate: false,
+        never_stale: false,
+    };
+    Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"7"), slot)))
 }
 
 /// A hit in the first tier, among few and many.

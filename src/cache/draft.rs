@@ -1,10 +1,8 @@
 //! An answer whose head has come and whose body hasn't: who may have it, and what it will be.
 
 use super::{
-    entry::{Encodings, Entry, Part, Standing},
+    entry::{Entry, Part, Standing},
     policy::{Selecting, Terms},
-    prepared::PreparedHeads,
-    said::Said,
     Arriving,
 };
 use crate::{
@@ -63,7 +61,7 @@ pub(super) struct Draft {
 #[derive(Clone)]
 pub(super) enum Described {
     /// The gateway, for these caches outside, with what the origin said of its last change.
-    ByUs(Outside, Option<SystemTime>),
+    ByUs(Arc<Outside>, Option<SystemTime>),
     /// The origin.
     Verbatim,
 }
@@ -93,9 +91,7 @@ impl Draft {
     pub(super) fn entry(self, body: Body, rules: &config::Encoding) -> Entry {
         let Self { status, fields, described, terms, standing, selecting, part, .. } = self;
         let representation = described.represent(status, fields, body, rules);
-        let (encodings, prepared, said) = (Encodings::default(), PreparedHeads::default(), Said::default());
-        let selecting = selecting.map(Box::new);
-        Entry { representation, terms, standing, selecting, part, encodings, prepared, said }
+        Entry::new(representation, &terms, standing).narrowed(selecting, part)
     }
 
     /// What is told of it before its body is whole.

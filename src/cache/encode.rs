@@ -34,7 +34,7 @@ impl Cache {
         let what = &entry.representation;
         // What was validated has the codings that it had before.
         let is_encoded = || Coding::ALL.iter().any(|coding| what.encoded(*coding).is_some());
-        what.is_encodable() && !is_encoded() && what.body().len() <= LARGEST && entry.part.is_none()
+        what.is_encodable() && !is_encoded() && what.body().len() <= LARGEST && entry.part().is_none()
     }
 
     /// Makes the encodings of an entry, off the async threads, and puts them in its place.
@@ -50,8 +50,8 @@ impl Cache {
             move || plain.representation.with_encodings(&rules, |coding, took| metrics.encoded(coding, took));
         match tokio::task::spawn_blocking(encode).await {
             Ok(representation) => {
-                let encodings = Encodings::made();
-                let encoded = Entry { encodings, ..entry.with(representation) };
+                let mut encoded = entry.with(representation);
+                encoded.encodings = Encodings::made();
                 self.memory.replace(key, &entry, Arc::new(encoded));
             }
             Err(error) => tracing::error!(%error, "an encoder failed"),

@@ -28,7 +28,7 @@ use super::{
     said::Said,
     version::{Slot, Version},
 };
-use crate::representation::{respond, Body, Representation};
+use crate::representation::{allocated, respond, Body, Representation};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::{
@@ -40,25 +40,98 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A representation in the cache.
+/// A representation in the cache. There may be a million of them: what few have stands in a box.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// What is sent.
     pub representation: Representation,
-    /// How long it is of use.
-    pub terms: Terms,
     /// What it stands on.
     pub standing: Standing,
-    /// Which requests it answers; `None`: all for its key.
-    pub selecting: Option<Box<Selecting>>,
-    /// Which part of the whole it is; `None`: all of it.
-    pub part: Option<Part>,
-    /// Whether its encodings were asked for.
-    pub encodings: Encodings,
     /// The bytes of its answers' heads, as far as they were prepared.
     pub prepared: PreparedHeads,
-    /// What requests have said that it was found to fit, or not.
-    pub said: Said,
+    aside: Option<Box<Aside>>,
+    terms: PackedTerms,
+    /// Whether its encodings were asked for.
+    pub encodings: Encodings,
+}
+
+/// What few entries have.
+#[derive(Debug, Clone)]
+struct Aside {
+    selecting: Option<Selecting>,
+    part: Option<Part>,
+    said: Said,
+}
+
+/// Terms in fewer bytes. No time is longer than some thousand years.
+#[derive(Debug, Clone, Copy)]
+struct PackedTerms {
+    received: Time,
+    initial_age: Time,
+    lifetime: Time,
+    stale_while_revalidate: Time,
+    stale_if_error: Time,
+    flags: u8,
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Time([u8; 6]);
+
+impl Time {
+    const LONGEST: u64 = (1 << 48) - 1;
+
+    fn of(ms: u64) -> Self {
+        let [a, b, c, d, e, f, _, _] = ms.min(Self::LONGEST).to_le_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    #[inline]
+    fn ms(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+}
+
+impl PackedTerms {
+    fn of(terms: &Terms) -> Self {
+        // Taken apart completely, so that a new term can't be forgotten here.
+        let Terms {
+            received_ms,
+            initial_age_ms,
+            lifetime_ms,
+            stale_while_revalidate_ms,
+            stale_if_error_ms,
+            always_validate,
+            never_stale,
+        } = *terms;
+        Self {
+            received: Time::of(received_ms),
+            initial_age: Time::of(initial_age_ms),
+            lifetime: Time::of(lifetime_ms),
+            stale_while_revalidate: Time::of(stale_while_revalidate_ms),
+            stale_if_error: Time::of(stale_if_error_ms),
+            flags: u8::from(always_validate) | u8::from(never_stale) << 1,
+        }
+    }
+
+    #[inline]
+    fn age_ms(&self, now_ms: u64) -> u64 {
+        self.initial_age.ms().saturating_add(now_ms.saturating_sub(self.received.ms()))
+    }
+
+    #[inline]
+    fn unpack(&self) -> Terms {
+        Terms {
+            received_ms: self.received.ms(),
+            initial_age_ms: self.initial_age.ms(),
+            lifetime_ms: self.lifetime.ms(),
+            stale_while_revalidate_ms: self.stale_while_revalidate.ms(),
+            stale_if_error_ms: self.stale_if_error.ms(),
+            always_validate: self.flags & 1 != 0,
+            never_stale: self.flags & 2 != 0,
+        }
+    }
 }
 
 /// Whether the encodings of an entry were asked for, so that they are made once.
@@ -95,7 +168,7 @@ pub enum Standing {
     /// The version that was current when its fill began, and who knows whether it still is.
     Version(Version, Arc<Slot>),
     /// The purge log, and the last record of it that was known when its fill began.
-    Log(Arc<Stamp>, Option<Id>),
+    Log(Arc<Stamp>, Option<Box<Id>>),
 }
 
 /// A part of a representation.
@@ -110,14 +183,71 @@ pub struct Part {
 impl Part {
     /// The part that a representation is.
     pub fn of(self, what: &Representation) -> respond::Part<'_> {
-        respond::Part { headers: what.headers(), first: self.first, total: self.total, body: what.body() }
+        respond::Part { fields: what.fields(), first: self.first, total: self.total, body: what.body() }
     }
 }
 
 impl Entry {
+    /// A whole answer for all requests for its key.
+    pub fn new(representation: Representation, terms: &Terms, standing: Standing) -> Self {
+        Self {
+            representation,
+            standing,
+            prepared: PreparedHeads::default(),
+            aside: None,
+            terms: PackedTerms::of(terms),
+            encodings: Encodings::default(),
+        }
+    }
+
+    /// The same for these requests alone, where there are any, and as this part, where it is one.
+    pub fn narrowed(self, selecting: Option<Selecting>, part: Option<Part>) -> Self {
+        let narrow = selecting.is_some() || part.is_some();
+        let aside = narrow.then(|| Box::new(Aside { selecting, part, said: Said::default() }));
+        Self { aside, ..self }
+    }
+
+    /// Which requests it answers; `None`: all for its key.
+    pub fn selecting(&self) -> Option<&Selecting> {
+        self.aside.as_ref()?.selecting.as_ref()
+    }
+
+    /// Which part of the whole it is; `None`: all of it.
+    pub fn part(&self) -> Option<Part> {
+        self.aside.as_ref()?.part
+    }
+
+    /// What requests have said that it was found to fit, or not; where it does not answer all of them.
+    pub fn said(&self) -> Option<&Said> {
+        self.aside.as_ref().map(|aside| &aside.said)
+    }
+
+    /// How long it is of use.
+    #[inline]
+    pub fn terms(&self) -> Terms {
+        self.terms.unpack()
+    }
+
     /// How old it is, in milliseconds.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         self.terms.age_ms(now_ms)
+    }
+
+    /// What it weighs in memory, in bytes: all that is there only because of it, as the allocator gives it out. Heads are
+    /// left out: as a rule many entries share them.
+    pub fn weight(&self) -> u64 {
+        /// The counts of an `Arc`.
+        const COUNTS: usize = 16;
+        let standing = match &self.standing {
+            Standing::Version(..) => 0,
+            Standing::Log(stamp, id) => {
+                stamp.weight() + id.as_ref().map_or(0, |id| allocated(size_of_val(&**id)))
+            }
+        };
+        let aside = self.aside.as_ref().map_or(0, |aside| {
+            allocated(size_of::<Aside>()) + aside.selecting.as_ref().map_or(0, Selecting::weight)
+        });
+        allocated(size_of::<Self>() + COUNTS) + self.representation.weight() + standing + aside
     }
 
     /// Whether it was made under this version.
@@ -213,27 +343,28 @@ pub fn seal(entry: &Entry) -> Bytes {
     match &entry.standing {
         Standing::Version(..) => {
             inner.put_u8(0);
-            inner.put_u64_le(entry.terms.received_ms);
+            inner.put_u64_le(entry.terms().received_ms);
             let changed = representation.last_modified().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
             inner.put_u64_le(changed.map_or(0, |since| since.as_secs()));
         }
         Standing::Log(_, since) => {
             inner.put_u8(1);
-            put_terms(&mut inner, &entry.terms);
-            let since = since.map(|id| id.to_string()).unwrap_or_default();
+            put_terms(&mut inner, &entry.terms());
+            let since = since.as_ref().map(|id| id.to_string()).unwrap_or_default();
             inner.put_u8(u8::try_from(since.len()).unwrap_or(0));
             inner.put_slice(since.as_bytes());
         }
     }
     inner.put_u16_le(representation.status().as_u16());
     // More headers, or longer ones, than the counters hold can't come out of an HTTP parser.
-    let headers = representation.headers();
-    inner.put_u16_le(u16::try_from(headers.len()).unwrap_or(u16::MAX));
-    for (name, value) in headers.iter().take(usize::from(u16::MAX)) {
-        inner.put_u16_le(u16::try_from(name.as_str().len()).unwrap_or(u16::MAX));
-        inner.put_slice(name.as_str().as_bytes());
-        inner.put_u32_le(u32::try_from(value.len()).unwrap_or(u32::MAX));
-        inner.put_slice(value.as_bytes());
+    let lines = representation.kept_lines();
+    inner.put_u16_le(u16::try_from(lines.clone().count()).unwrap_or(u16::MAX));
+    for line in lines.take(usize::from(u16::MAX)) {
+        let name = line.name.as_bytes();
+        inner.put_u16_le(u16::try_from(name.len()).unwrap_or(u16::MAX));
+        inner.put_slice(name);
+        inner.put_u32_le(u32::try_from(line.value.len()).unwrap_or(u32::MAX));
+        inner.put_slice(line.value);
     }
     for piece in representation.body().pieces() {
         inner.put_slice(piece);

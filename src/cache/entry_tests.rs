@@ -41,8 +41,7 @@ fn entry(body: Vec<u8>, value: &[u8], standing: Standing, terms: Terms) -> Entry
         }
         Standing::Log(..) => Representation::verbatim(StatusCode::NOT_FOUND, headers, body, &rules()),
     };
-    let (encodings, prepared, said) = (Encodings::default(), PreparedHeads::default(), Said::default());
-    Entry { representation, terms, standing, selecting: None, part: None, encodings, prepared, said }
+    Entry::new(representation, &terms, standing)
 }
 
 fn of_version() -> Standing {
@@ -57,7 +56,7 @@ fn id(ms: u64, seq: u64) -> Id {
 
 fn of_log(ms: u64, seq: u64) -> Standing {
     let purges = crate::cache::purge::Purges::new(crate::cache::version::Coherence::Alone);
-    Standing::Log(Arc::new(purges.stamp(1, 1, &[])), Some(id(ms, seq)))
+    Standing::Log(Arc::new(purges.stamp(1, 1, &[])), Some(Box::new(id(ms, seq))))
 }
 
 fn opened(entry: &Entry) -> Opened {
@@ -72,7 +71,7 @@ proptest! {
     fn what_is_sealed_comes_out_the_same(
         body in proptest::collection::vec(any::<u8>(), 0..300),
         value in "[ -~]{0,40}",
-        numbers in any::<[u64; 5]>(),
+        numbers in proptest::array::uniform5(0_u64..1 << 48),
         flags in any::<(bool, bool)>(),
         place in any::<(u64, u64)>(),
     ) {
@@ -118,8 +117,32 @@ fn marks_and_fields() {
     assert!(open(Bytes::from_static(b"TGV1a b\n")).is_err());
 }
 
+#[test]
+fn terms_are_kept_as_they_are() {
+    let flags = [(false, false), (true, false), (false, true), (true, true)];
+    for (n, flags) in (0..).zip(flags) {
+        let year_10_000 = 253_402_300_799_999;
+        let terms = terms([year_10_000, n, u64::from(u32::MAX) * 1_000, 0, 1], flags);
+        assert_eq!(PackedTerms::of(&terms).unpack(), terms);
+    }
+    let endless = PackedTerms::of(&terms([1, 0, u64::MAX, u64::MAX, 0], (false, false))).unpack();
+    assert_eq!(endless.freshness(1 << 47), crate::cache::policy::Freshness::Fresh);
+}
+
+#[test]
+fn what_narrows_an_entry_stands_aside() {
+    let whole = entry(vec![1], b"a", of_version(), terms([1; 5], (false, false)));
+    assert!(whole.selecting().is_none() && whole.part().is_none() && whole.said().is_none());
+    let part = Part { first: 3, total: 10 };
+    let weight = whole.weight();
+    let narrowed = whole.narrowed(None, Some(part));
+    assert_eq!((narrowed.part(), narrowed.selecting().is_none()), (Some(part), true));
+    assert_eq!(narrowed.with(narrowed.representation.clone()).part(), Some(part));
+    assert!(narrowed.weight() > weight);
+}
+
 /// There may be a million of them: who adds a field that few entries have puts it into a box.
 #[test]
 fn an_entry_stays_small() {
-    assert!(size_of::<Entry>() <= 368, "{} bytes", size_of::<Entry>());
+    assert!(size_of::<Entry>() <= 144, "{} bytes", size_of::<Entry>());
 }

@@ -103,7 +103,7 @@ impl Job {
     fn conditions(&self) -> Vec<(HeaderName, HeaderValue)> {
         match &self.on {
             On::Follow { old: Some(old), asking, .. } if !asking.is_alone() => {
-                policy::conditions(old.representation.headers())
+                policy::conditions(&old.representation.headers())
             }
             _ => Vec::new(),
         }
@@ -278,7 +278,7 @@ impl Cache {
     /// The origin says that what is here is still good. `None`: it speaks of something else.
     fn accept(&self, hands: &mut Hands, job: &Job, fresh: &HeaderMap) -> Option<(FillOutcome, ToStore)> {
         let On::Follow { asking, old: Some(old), since, requested_ms } = &job.on else { return None };
-        if !policy::validates(old.representation.headers(), fresh) {
+        if !policy::validates(&old.representation.headers(), fresh) {
             return None;
         }
         let (entry, storable) = self.validated(asking, old, *since, *requested_ms, fresh);

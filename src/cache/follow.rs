@@ -103,9 +103,9 @@ impl Cache {
             Resource::One(entry) => (found(entry, &said)? != Match::No).then_some(entry),
             // Of variants by the same fields only one is an exact one; which of others fits best is not for here.
             Resource::Several(entries) => {
-                let first = entries.first()?.selecting.as_ref()?.names();
-                let is_like = |entry: &Entry| entry.selecting.as_ref().is_some_and(|s| s.names() == first);
-                let alike = entries.iter().all(|entry| is_like(entry) && entry.part.is_none());
+                let first = entries.first()?.selecting()?.names();
+                let is_like = |entry: &Entry| entry.selecting().is_some_and(|s| s.names() == first);
+                let alike = entries.iter().all(|entry| is_like(entry) && entry.part().is_none());
                 let mut entries = entries.iter().filter(|_| alike);
                 entries.find(|entry| found(entry, &said) == Some(Match::Exact))
             }
@@ -121,7 +121,7 @@ impl Cache {
             return Found::Nothing(Forward::UriMiss);
         };
         let Some(entry) = select(&resource, headers) else {
-            let parts = resource.entries().iter().any(|entry| entry.part.is_some());
+            let parts = resource.entries().iter().any(|entry| entry.part().is_some());
             return Found::Nothing(if parts { Forward::Partial } else { Forward::VaryMiss });
         };
         self.judge(entry.clone(), asked, now_ms)
@@ -130,12 +130,14 @@ impl Cache {
     fn judge(&self, entry: Arc<Entry>, asked: &Asked, now_ms: u64) -> Found {
         let Standing::Log(stamp, _) = &entry.standing else { return Found::Nothing(Forward::UriMiss) };
         let purged = self.purges.verdict(stamp);
-        match (purged, policy::reuse(&entry.terms, asked, now_ms)) {
+        match (purged, policy::reuse(&entry.terms(), asked, now_ms)) {
             (Purged::Hard, _) => Found::Nothing(Forward::UriMiss),
             (Purged::Current, Reuse::Serve | Reuse::Allowed) => Found::Serve(entry),
             (Purged::Current, Reuse::ServeStale) => Found::ServeStale(entry),
             // Marked stale: of use while it is refreshed, if it may be of use at all then.
-            (Purged::Soft, Reuse::Serve | Reuse::ServeStale) if entry.terms.stale_while_revalidate_ms > 0 => {
+            (Purged::Soft, Reuse::Serve | Reuse::ServeStale)
+                if entry.terms().stale_while_revalidate_ms > 0 =>
+            {
                 Found::ServeStale(entry)
             }
             (_, Reuse::Validate(why)) => Found::Old(entry, Forward::Stale(why)),
@@ -317,7 +319,7 @@ impl Cache {
     /// The fields by which the answers of a resource are known to vary.
     pub(super) fn known_names(&self, key: &Key) -> Vec<HeaderName> {
         let Some(resource) = self.memory.resource(key.as_str()) else { return Vec::new() };
-        let selecting = resource.entries().iter().filter_map(|entry| entry.selecting.as_ref());
+        let selecting = resource.entries().iter().filter_map(|entry| entry.selecting());
         let mut names: Vec<_> = selecting.flat_map(|s| s.names().iter().cloned()).collect();
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
@@ -327,7 +329,7 @@ impl Cache {
     fn job(&self, asking: Arc<Asking>, old: Option<Arc<Entry>>) -> Job {
         let since = self.since();
         // A part can't be validated by itself.
-        let old = old.filter(|entry| entry.part.is_none());
+        let old = old.filter(|entry| entry.part().is_none());
         Job { key: asking.key.clone(), on: On::Follow { asking, old, since, requested_ms: now_ms() } }
     }
 
@@ -354,15 +356,15 @@ fn found<'r>(
     entry: &Entry,
     said: &impl Fn(&HeaderName) -> Result<Option<&'r [u8]>, Untold>,
 ) -> Option<Match> {
-    if entry.part.is_some() {
+    if entry.part().is_some() {
         return None;
     }
-    let Some(selecting) = &entry.selecting else { return Some(Match::Exact) };
+    let Some(selecting) = entry.selecting() else { return Some(Match::Exact) };
     if selecting.names().iter().any(|name| said(name).is_err()) {
         return None;
     }
     let values = || selecting.names().iter().map(|name| said(name).ok().flatten());
-    if let Some(known) = entry.said.known(values()) {
+    if let Some(known) = entry.said().and_then(|said| said.known(values())) {
         return Some(known);
     }
     let mut headers = HeaderMap::new();
@@ -372,7 +374,9 @@ fn found<'r>(
         }
     }
     let fits = fits(entry, &headers);
-    entry.said.learn(values(), fits);
+    if let Some(said) = entry.said() {
+        said.learn(values(), fits);
+    }
     Some(fits)
 }
 
@@ -391,13 +395,14 @@ pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<
 }
 
 pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {
-    if let Some(part) = entry.part {
+    if let Some(part) = entry.part() {
         if respond::partial(part.of(&entry.representation), &Method::GET, headers).is_none() {
             return Match::No;
         }
     }
-    let Some(selecting) = &entry.selecting else { return Match::Exact };
-    selecting.matches(headers, policy::Content::of(entry.representation.headers()))
+    let Some(selecting) = entry.selecting() else { return Match::Exact };
+    let stored = entry.representation.headers();
+    selecting.matches(headers, policy::Content::of(&stored))
 }
 
 /// What is stale in the place of a server's error, if it may.
@@ -414,5 +419,5 @@ fn fallen(old: &Option<Arc<Entry>>, error: FetchError) -> Answer {
 }
 
 fn stands_in(old: &Entry) -> bool {
-    matches!(old.terms.on_error(now_ms()), Freshness::Fresh | Freshness::StaleIfError)
+    matches!(old.terms().on_error(now_ms()), Freshness::Fresh | Freshness::StaleIfError)
 }

@@ -3,15 +3,13 @@
 
 use super::{
     draft::{Described, Draft, Verdict},
-    entry::{Encodings, Entry, Made, Opened, Part, Standing},
+    entry::{Entry, Made, Opened, Part, Standing},
     fill::Since,
     follow::{fits, Asking},
     key::Key,
     now_ms,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
-    prepared::PreparedHeads,
     purge::{self, Stamp, Verdict as Purged},
-    said::Said,
     versioned::told_length,
     Cache,
 };
@@ -150,7 +148,7 @@ impl Cache {
             described: Described::Verbatim,
             length,
             terms,
-            standing: Standing::Log(stamp, since.id),
+            standing: Standing::Log(stamp, since.id.map(Box::new)),
             selecting,
             part,
         }
@@ -177,25 +175,17 @@ impl Cache {
             received_ms: now_ms(),
         };
         let what = &old.representation;
-        let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), what.headers());
+        let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), &what.headers());
         let answer: HeaderMap = fields.iter().cloned().collect();
         let selecting = match policy::varies(&answer, &asking.headers) {
             // It may vary by more than it did.
-            Varies::By(now) if old.selecting.as_ref().is_none_or(|old| old.names() != now.names()) => {
-                Some(Box::new(now))
-            }
-            _ => old.selecting.clone(),
+            Varies::By(now) if old.selecting().is_none_or(|old| old.names() != now.names()) => Some(now),
+            _ => old.selecting().cloned(),
         };
-        let entry = Entry {
-            representation: what.with_headers(fields, &self.encoding.load()),
-            terms: terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER }),
-            standing: Standing::Log(self.stamp(since, asking, &answer), since.id),
-            selecting,
-            part: None,
-            encodings: Encodings::default(),
-            prepared: PreparedHeads::default(),
-            said: Said::default(),
-        };
+        let representation = what.with_headers(fields, &self.encoding.load());
+        let standing = Standing::Log(self.stamp(since, asking, &answer), since.id.map(Box::new));
+        let until = terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER });
+        let entry = Entry::new(representation, &until, standing).narrowed(selecting, None);
         (entry, terms.map(|_| ()))
     }
 
@@ -205,7 +195,7 @@ impl Cache {
         if self.purges.verdict(stamp) != Purged::Current {
             return entry;
         }
-        let entry = match entry.part {
+        let entry = match entry.part() {
             None => entry,
             Some(part) => self.combined(key, &entry, part, max_size).map_or(entry, Arc::new),
         };
@@ -219,14 +209,14 @@ impl Cache {
         let resource = self.memory.resource(key.as_str())?;
         let tag = entry.representation.header(&header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
         let old = resource.entries().iter().find(|old| {
-            old.part.is_some_and(|other| other.total == part.total)
-                && old.selecting == entry.selecting
+            old.part().is_some_and(|other| other.total == part.total)
+                && old.selecting() == entry.selecting()
                 && tag.is_some()
                 && old.representation.header(&header::ETAG) == tag
                 && self.is_current(&old.standing)
         });
         let (mut first, mut body) = (part.first, entry.representation.body().clone());
-        if let Some((old, old_part)) = old.and_then(|old| Some((old, old.part?))) {
+        if let Some((old, old_part)) = old.and_then(|old| Some((old, old.part()?))) {
             let have = (old_part.first, old.representation.body());
             (first, body) =
                 range::combine(have, (first, &body)).filter(|(_, body)| body.len() <= max_size)?;
@@ -237,7 +227,7 @@ impl Cache {
             false => entry.representation.with_body(body, &self.encoding.load()),
         };
         let part = (!is_whole).then_some(Part { first, total: part.total });
-        Some(Entry { part, ..entry.with(representation) })
+        Some(entry.with(representation).narrowed(entry.selecting().cloned(), part))
     }
 
     /// An entry made of what a store kept; `None` where nobody can say whether it was purged.
@@ -246,26 +236,15 @@ impl Cache {
             return None;
         };
         let representation = Representation::verbatim(status, headers, body, &self.encoding.load());
-        let fields: HeaderMap = representation.headers().iter().cloned().collect();
+        let fields: HeaderMap = representation.headers().into_iter().collect();
         let stamp = self.purges.stamp_from(since, asking.resource, &purge::tags_of(&fields).kept)?;
         let selecting = match policy::varies(&fields, &asking.headers) {
-            Varies::By(selecting) => Some(Box::new(selecting)),
+            Varies::By(selecting) => Some(selecting),
             Varies::Never => None,
             Varies::Always => return None,
         };
-        let standing = Standing::Log(Arc::new(stamp), Some(since));
-        let encodings = Encodings::default();
-        let (prepared, said) = (PreparedHeads::default(), Said::default());
-        Some(Arc::new(Entry {
-            representation,
-            terms,
-            standing,
-            selecting,
-            part: None,
-            encodings,
-            prepared,
-            said,
-        }))
+        let standing = Standing::Log(Arc::new(stamp), Some(Box::new(since)));
+        Some(Arc::new(Entry::new(representation, &terms, standing).narrowed(selecting, None)))
     }
 
     /// Keeps the answer to a request that was proxied, if the origin's headers say that it may stand for the answer to
@@ -295,7 +274,8 @@ impl Cache {
     pub fn invalidated(&self, capture: &mut Capture) {
         let since = self.since();
         let fields: HeaderMap = capture.draft.fields.iter().cloned().collect();
-        capture.draft.standing = Standing::Log(self.stamp(since, &capture.asking, &fields), since.id);
+        capture.draft.standing =
+            Standing::Log(self.stamp(since, &capture.asking, &fields), since.id.map(Box::new));
     }
 
     /// Keeps what was captured, which is whole now.
@@ -313,13 +293,13 @@ impl Cache {
         let Some(resource) = self.memory.resource(asking.key.as_str()) else { return };
         // What a HEAD says in another coding or language is not said of this.
         let is_meant = |entry: &&Arc<Entry>| {
-            entry.part.is_none()
+            entry.part().is_none()
                 && fits(entry, &asking.headers) == Match::Exact
                 && self.is_current(&entry.standing)
         };
         let Some(entry) = resource.entries().iter().find(is_meant) else { return };
         let what = &entry.representation;
-        match policy::head_effect(what.status(), what.headers(), what.body().len(), status, answer) {
+        match policy::head_effect(what.status(), &what.headers(), what.body().len(), status, answer) {
             HeadEffect::Nothing => {}
             HeadEffect::Invalidate => self.memory.drop_entry(&asking.key, entry),
             HeadEffect::Update => match self.validated(asking, entry, sent.since, sent.at_ms, answer) {

@@ -10,7 +10,7 @@ use super::{
     entry::{Entry, Standing},
     key::Key,
 };
-use crate::telemetry::labels::FillOutcome;
+use crate::{representation::allocated, telemetry::labels::FillOutcome};
 use ahash::RandomState;
 use parking_lot::Mutex;
 use quick_cache::{sync::Cache, Lifecycle, OptionsBuilder, Weighter};
@@ -22,8 +22,8 @@ use std::{
     },
 };
 
-/// Memory that an entry takes beside its representation, in bytes: the key, the table, the entry itself.
-const OVERHEAD: u64 = 200;
+/// What a place in the table takes, in bytes, free ones among the others.
+const PLACE: u64 = 64;
 
 /// The most variants of one resource; the oldest goes for a new one.
 const MOST_VARIANTS: usize = 32;
@@ -60,8 +60,12 @@ struct Weigh;
 
 impl Weighter<Key, Resource> for Weigh {
     fn weight(&self, key: &Key, resource: &Resource) -> u64 {
-        let weight = |entry: &Arc<Entry>| entry.representation.weight() + OVERHEAD;
-        key.as_str().len() as u64 + resource.entries().iter().map(weight).sum::<u64>()
+        let several = match resource {
+            Resource::One(_) => 0,
+            Resource::Several(entries) => allocated(size_of_val(&**entries) + 16),
+        };
+        let entries = resource.entries().iter().map(|entry| entry.weight()).sum::<u64>();
+        PLACE + allocated(key.as_str().len()) + several + entries
     }
 }
 
@@ -69,10 +73,13 @@ impl Weighter<Key, Resource> for Weigh {
 struct CountEvictions(Arc<AtomicU64>);
 
 impl Lifecycle<Key, Resource> for CountEvictions {
-    type RequestState = ();
+    /// The key that something is kept under: what stood there is replaced, and did not have to go for others.
+    type RequestState = Option<Key>;
 
-    fn on_evict(&self, (): &mut (), _: Key, _: Resource) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn on_evict(&self, kept: &mut Option<Key>, gone: Key, _: Resource) {
+        if kept.as_ref() != Some(&gone) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -93,16 +100,20 @@ impl Memory {
     pub fn new(capacity: u64, largest: u64) -> Self {
         /// What a typical entry weighs, for the size of the tables.
         const TYPICAL: u64 = 4_096;
+        /// Tables for more grow when they have to: what they take would otherwise be used up by the first few entries.
+        const MOST: u64 = 1 << 17;
         /// Parts with a lock each. An answer lies within one, which has to have room for some of them.
         const MOST_PARTS: u64 = 64;
         let evictions = Arc::new(AtomicU64::new(0));
-        let expected = usize::try_from((capacity / TYPICAL).clamp(64, 1 << 20)).unwrap_or(64);
+        let expected = usize::try_from((capacity / TYPICAL).clamp(64, MOST)).unwrap_or(64);
         let parts = (capacity / 2 / largest.max(1)).clamp(1, MOST_PARTS);
         // A power of two, or rounded up to one.
         let parts = 1 << parts.ilog2();
         let counting = CountEvictions(evictions.clone());
         let options = OptionsBuilder::new()
             .estimated_items_capacity(expected)
+            // Of as many as that it is remembered that they were there.
+            .ghost_allocation(1.0)
             .weight_capacity(capacity)
             .shards(parts)
             .build();
@@ -137,7 +148,7 @@ impl Memory {
             Standing::Log(..) => false,
         });
         if !outdated {
-            self.entries.insert(key, Resource::One(entry));
+            self.put(key, Resource::One(entry));
         }
     }
 
@@ -145,7 +156,7 @@ impl Memory {
     pub fn keep_variant(&self, key: Key, entry: Arc<Entry>) {
         self.change(key, |mut entries| {
             let replaced = |old: &Arc<Entry>| {
-                old.selecting == entry.selecting && (entry.part.is_none() || old.part.is_some())
+                old.selecting() == entry.selecting() && (entry.part().is_none() || old.part().is_some())
             };
             entries.retain(|old| !replaced(old));
             entries.insert(0, entry);
@@ -166,9 +177,13 @@ impl Memory {
         let _changing = self.changing.lock();
         let there = self.entries.peek(&key).map_or_else(Vec::new, |resource| resource.entries().to_vec());
         match Resource::of(change(there)) {
-            Some(resource) => self.entries.insert(key, resource),
+            Some(resource) => self.put(key, resource),
             None => drop(self.entries.remove(&key)),
         }
+    }
+
+    fn put(&self, key: Key, resource: Resource) {
+        self.entries.insert_with_lifecycle(key.clone(), resource, &mut Some(key));
     }
 
     /// Whether this very entry is kept under a key.
@@ -185,7 +200,8 @@ impl Memory {
         *place = new;
         if let Some(resource) = Resource::of(entries) {
             // Refused when it has just been evicted: then there is nothing to replace.
-            self.entries.replace(key, resource, true).unwrap_or_default();
+            let mut kept = Some(key.clone());
+            self.entries.replace_with_lifecycle(key, resource, true, &mut kept).unwrap_or_default();
         }
     }
 
@@ -235,5 +251,77 @@ impl Memory {
     /// Entries that had to go for others since the start.
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{
+            policy::Terms,
+            version::{Coherence, Version, Versions},
+        },
+        config,
+        representation::{Outside, Representation},
+    };
+    use http::{HeaderValue, StatusCode};
+
+    fn entry(body: usize) -> Arc<Entry> {
+        let rules = config::Encoding {
+            types: Vec::new(),
+            min_size: 1_024,
+            prefer: Vec::new(),
+            levels: Default::default(),
+        };
+        let outside =
+            Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true };
+        let what = Representation::new(StatusCode::OK, Vec::new(), vec![7; body], None, outside, &rules);
+        let slot = Versions::new(Coherence::Alone).slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+        let terms = Terms {
+            received_ms: 0,
+            initial_age_ms: 0,
+            lifetime_ms: 1_000,
+            stale_while_revalidate_ms: 0,
+            stale_if_error_ms: 0,
+            always_validate: false,
+            never_stale: false,
+        };
+        Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"1"), slot)))
+    }
+
+    fn key(n: u32) -> Key {
+        Key::of_resource(crate::cache::key::Scheme::Http, "a.example", &format!("/{n}"))
+    }
+
+    #[test]
+    fn what_is_replaced_is_not_evicted() {
+        let memory = Memory::new(1 << 20, 1 << 16);
+        let (old, new) = (entry(100), entry(50));
+        memory.keep(key(1), old.clone());
+        memory.replace(key(1), &old, new.clone());
+        assert!(memory.holds(&key(1), &new));
+        memory.keep(key(1), entry(100));
+        memory.keep_variant(key(1), entry(70));
+        assert_eq!((memory.len(), memory.evictions()), (1, 0));
+    }
+
+    #[test]
+    fn what_goes_for_others_is_evicted() {
+        let memory = Memory::new(1 << 20, 1 << 16);
+        for n in 0..100 {
+            memory.keep(key(n), entry(40_000));
+        }
+        assert!(memory.len() < 50, "{}", memory.len());
+        assert_eq!(memory.len() + memory.evictions(), 100);
+        assert!(memory.bytes() <= memory.capacity());
+    }
+
+    #[test]
+    fn a_small_entry_weighs_little_more_than_its_body() {
+        let memory = Memory::new(1 << 20, 1 << 16);
+        memory.keep(key(1), entry(300));
+        let beside = memory.bytes() - 300;
+        assert!((250..400).contains(&beside), "{beside}");
     }
 }

@@ -32,7 +32,7 @@ pub use kept::{Capture, Sent};
 use crate::{
     config::{self, CacheRules},
     name::Tenant,
-    representation::Representation,
+    representation::{Outside, Representation},
     telemetry::{
         labels::{CacheResult, FillOutcome, PurgeKind, StoreError},
         metrics::{MemoryStats, Metrics},
@@ -255,6 +255,8 @@ pub struct Cache {
     redis: Option<Arc<redis::Redis>>,
     metrics: Arc<Metrics>,
     encoding: ArcSwap<config::Encoding>,
+    /// What was told caches outside of late.
+    told: ArcSwap<Vec<Arc<Outside>>>,
     encoders: Semaphore,
     encoding_queue: Semaphore,
     tasks: TaskTracker,
@@ -284,6 +286,7 @@ impl Cache {
             redis,
             metrics: metrics.clone(),
             encoding: ArcSwap::from_pointee(encoding),
+            told: ArcSwap::default(),
             encoders: Semaphore::new(ENCODERS),
             encoding_queue: Semaphore::new(WAITING),
             tasks: TaskTracker::new(),

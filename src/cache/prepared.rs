@@ -1,13 +1,16 @@
 //! The heads of an entry's answers as bytes, for the fast lane: all that is the same each time, with holes for the rest.
 //!
-//! Who makes them decides what they say. Here they stand beside the entry that they belong to, under the circumstances
-//! that they are good for; what the next configuration says otherwise is made anew. They are made when an answer is
-//! asked for, so that an entry pays for the forms that are in use, and a few of them are kept.
+//! Who makes them decides what they say. They are good under the circumstances that they name; what the next
+//! configuration says otherwise is made anew. What an entry has for itself, its tag, its dates, its length, is a hole as
+//! well and is filled from its own fields, so that the entries of a route have heads that are alike. Such heads are kept
+//! once ([`Alike`]), and an entry that is sent a thousand times holds a pointer. A few of them are kept of each entry.
 
-use crate::representation::respond::Form;
+use crate::representation::{fields::Lines, respond::Form, Fields};
 use arc_swap::ArcSwapOption;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
+use xxhash_rust::xxh3::Xxh3;
 
 /// So many heads of one entry are kept; where more are in use they are made anew from time to time.
 const MOST: usize = 12;
@@ -38,6 +41,12 @@ pub enum Hole {
     Age,
     /// The value of `X-Request-Id`.
     RequestId,
+    /// The length of the body.
+    Length,
+    /// The value of the entry's field in this place.
+    Field(u8),
+    /// The entry's tag without the closing quote.
+    Tag,
 }
 
 /// What goes into the holes.
@@ -49,9 +58,46 @@ pub struct Filling<'f> {
     pub age: &'f [u8],
     /// The request's id.
     pub request_id: &'f [u8],
+    /// Bytes of the body.
+    pub length: &'f [u8],
+    /// The entry's fields.
+    pub fields: &'f Fields,
 }
 
-/// A head, from its first byte to the empty line behind it.
+/// What goes into holes one after the other, whose places in the entry rise.
+struct Values<'f> {
+    filling: &'f Filling<'f>,
+    lines: Lines<'f>,
+    passed: u8,
+}
+
+impl<'f> Values<'f> {
+    fn of(filling: &'f Filling<'f>) -> Self {
+        Self { filling, lines: filling.fields.iter(), passed: 0 }
+    }
+
+    #[inline]
+    fn of_hole(&mut self, hole: Hole) -> &'f [u8] {
+        match hole {
+            Hole::Date => self.filling.date,
+            Hole::Age => self.filling.age,
+            Hole::RequestId => self.filling.request_id,
+            Hole::Length => self.filling.length,
+            Hole::Field(place) => {
+                let passed = place.saturating_sub(self.passed);
+                self.passed = place.saturating_add(1);
+                self.lines.value_behind(usize::from(passed))
+            }
+            Hole::Tag => {
+                let tag = self.filling.fields.tag().unwrap_or_default();
+                tag.get(..tag.len().saturating_sub(1)).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// A head: as HTTP/1.1 writes it, from its first byte to the empty line behind it, or its fields.
+#[derive(Debug, PartialEq)]
 pub struct Head {
     /// Good for these.
     pub circumstances: Circumstances,
@@ -59,31 +105,119 @@ pub struct Head {
     pub bytes: Box<[u8]>,
     /// Where the rest belongs: rising places in `bytes`.
     pub holes: Box<[(u16, Hole)]>,
-    /// For HTTP/2, in place of bytes: all its fields.
-    pub fields: Option<Box<HeaderMap>>,
+    /// For HTTP/2, in place of bytes.
+    pub map: Option<Box<Map>>,
+}
+
+/// The fields of a head.
+#[derive(Debug)]
+pub struct Map {
+    /// All of them.
+    pub fields: HeaderMap,
+    /// Those that are not the same each time.
+    pub cuts: Box<[Cut]>,
+}
+
+/// The order counts as well. What must not enter a table of HPACK is not shared.
+impl PartialEq for Map {
+    fn eq(&self, other: &Self) -> bool {
+        let sensitive = |map: &Self| map.fields.values().filter(|value| value.is_sensitive()).count();
+        self.fields.iter().eq(&other.fields)
+            && self.cuts == other.cuts
+            && sensitive(self) == 0
+            && sensitive(other) == 0
+    }
+}
+
+/// A field whose value has a hole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Its name.
+    pub name: HeaderName,
+    /// What stands before the hole.
+    pub before: Box<[u8]>,
+    /// What goes into it.
+    pub hole: Hole,
+    /// What stands behind it.
+    pub after: Box<[u8]>,
 }
 
 impl Head {
     /// Writes it out.
     pub fn write(&self, filling: &Filling<'_>, out: &mut Vec<u8>) {
-        let mut from = 0;
+        let (mut rest, mut from, mut values) = (&*self.bytes, 0, Values::of(filling));
         for (at, hole) in &self.holes {
-            let at = usize::from(*at);
-            out.extend_from_slice(self.bytes.get(from..at).unwrap_or_default());
-            out.extend_from_slice(match hole {
-                Hole::Date => filling.date,
-                Hole::Age => filling.age,
-                Hole::RequestId => filling.request_id,
-            });
-            from = at;
+            let Some((before, behind)) = rest.split_at_checked(usize::from(at.saturating_sub(from))) else {
+                break;
+            };
+            out.extend_from_slice(before);
+            out.extend_from_slice(values.of_hole(*hole));
+            (rest, from) = (behind, *at);
         }
-        out.extend_from_slice(self.bytes.get(from..).unwrap_or_default());
+        out.extend_from_slice(rest);
+    }
+
+    /// Its fields, for HTTP/2.
+    pub fn fields(&self, filling: &Filling<'_>) -> Option<HeaderMap> {
+        let map = self.map.as_ref()?;
+        let (mut fields, mut values) = (map.fields.clone(), Values::of(filling));
+        for cut in &map.cuts {
+            let text = [&cut.before, values.of_hole(cut.hole), &cut.after].concat();
+            fields.insert(cut.name.clone(), HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()?);
+        }
+        Some(fields)
     }
 }
 
+#[derive(Debug, PartialEq)]
 struct Link {
     head: Head,
     next: Option<Arc<Link>>,
+}
+
+impl Link {
+    /// A number that is the same for links that are alike.
+    fn print(&self) -> u64 {
+        let mut print = Xxh3::new();
+        let Circumstances { site, route, listener, form: _, not_modified, http2 } = self.head.circumstances;
+        for number in [site, route, listener, u32::from(not_modified), u32::from(http2)] {
+            print.update(&number.to_le_bytes());
+        }
+        print.update(&self.head.bytes);
+        for (name, value) in self.head.map.iter().flat_map(|map| &map.fields) {
+            print.update(name.as_str().as_bytes());
+            print.update(value.as_bytes());
+        }
+        let next = self.next.as_ref().map_or(0, |next| next.print());
+        print.update(&next.to_le_bytes());
+        print.digest()
+    }
+}
+
+/// Heads that are alike, each kept once. Those that were seen long ago make room for others: then heads that are alike
+/// are kept twice, and nothing else happens.
+pub struct Alike(Mutex<Box<[Option<Arc<Link>>]>>);
+
+impl Default for Alike {
+    fn default() -> Self {
+        /// Each has one place where it may stand.
+        const PLACES: usize = 1_024;
+        Self(Mutex::new((0..PLACES).map(|_| None).collect()))
+    }
+}
+
+impl Alike {
+    /// The one that is kept of those like this.
+    fn one(&self, link: Link) -> Arc<Link> {
+        let print = link.print();
+        let mut places = self.0.lock();
+        let place = usize::try_from(print % places.len().max(1) as u64).unwrap_or(0);
+        match places.get_mut(place) {
+            Some(Some(kept)) if **kept == link => kept.clone(),
+            Some(place) => place.insert(Arc::new(link)).clone(),
+            None => Arc::new(link),
+        }
+    }
 }
 
 /// The heads of one entry's answers, the newest first.
@@ -99,18 +233,18 @@ impl PreparedHeads {
     }
 
     /// The fields for these circumstances, if there are any.
-    pub fn fields(&self, wanted: &Circumstances) -> Option<HeaderMap> {
+    pub fn fields(&self, wanted: &Circumstances, filling: &Filling<'_>) -> Option<HeaderMap> {
         let first = self.0.load();
         let found = links(first.as_ref()).find(|link| link.head.circumstances == *wanted);
-        found.and_then(|link| link.head.fields.as_deref().cloned())
+        found.and_then(|link| link.head.fields(filling))
     }
 
-    /// Keeps a head. Of two at the same time one may be lost, and is made again.
-    pub fn keep(&self, head: Head) {
+    /// Keeps a head, or the one that is like it. Of two at the same time one may be lost, and is made again.
+    pub fn keep(&self, head: Head, alike: &Alike) {
         let next = self.0.load_full().filter(|first| {
             first.head.circumstances.site == head.circumstances.site && links(Some(first)).count() < MOST
         });
-        self.0.store(Some(Arc::new(Link { head, next })));
+        self.0.store(Some(alike.one(Link { head, next })));
     }
 }
 
@@ -134,41 +268,101 @@ impl fmt::Debug for PreparedHeads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header;
 
     fn head(site: u32, route: u32, text: &[u8], holes: &[(u16, Hole)]) -> Head {
         let circumstances =
             Circumstances { site, route, listener: 0, form: Form::AsItIs, not_modified: false, http2: false };
-        Head { circumstances, bytes: text.into(), holes: holes.into(), fields: None }
+        Head { circumstances, bytes: text.into(), holes: holes.into(), map: None }
+    }
+
+    fn fields() -> Fields {
+        let fields = [("content-type", "a/b"), ("etag", "\"tag\""), ("x-own", "own")];
+        let fields = fields.map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
+        Fields::pack(fields.iter().map(|(name, value)| (name, value)))
+    }
+
+    fn filling(fields: &Fields) -> Filling<'_> {
+        Filling { date: b"today", age: b"7", request_id: b"id", length: b"300", fields }
     }
 
     fn written(heads: &PreparedHeads, site: u32, route: u32) -> Option<String> {
         let wanted = head(site, route, b"", &[]).circumstances;
-        let (mut out, filling) = (Vec::new(), Filling { date: b"today", age: b"7", request_id: b"id" });
-        heads.write(&wanted, &filling, &mut out).then(|| String::from_utf8(out).unwrap())
+        let (mut out, fields) = (Vec::new(), fields());
+        heads.write(&wanted, &filling(&fields), &mut out).then(|| String::from_utf8(out).unwrap())
     }
 
     #[test]
     fn what_differs_stands_in_its_place() {
-        let heads = PreparedHeads::default();
+        let (heads, alike) = (PreparedHeads::default(), Alike::default());
         assert_eq!(written(&heads, 1, 0), None);
-        heads.keep(head(1, 0, b"a:b:c:", &[(2, Hole::Age), (2, Hole::Date), (6, Hole::RequestId)]));
+        heads.keep(head(1, 0, b"a:b:c:", &[(2, Hole::Age), (2, Hole::Date), (6, Hole::RequestId)]), &alike);
         assert_eq!(written(&heads, 1, 0).unwrap(), "a:7todayb:c:id");
-        heads.keep(head(1, 3, b"x", &[]));
+        heads.keep(head(1, 3, b"x", &[]), &alike);
         assert_eq!(written(&heads, 1, 3).unwrap(), "x");
         assert_eq!(written(&heads, 1, 0).unwrap(), "a:7todayb:c:id");
         assert_eq!(written(&heads.clone(), 1, 0), None, "a copy has heads of its own");
+        let own = [(0, Hole::Field(0)), (1, Hole::Length), (2, Hole::Tag), (5, Hole::Field(2))];
+        heads.keep(head(1, 4, b",,-br\"", &own), &alike);
+        assert_eq!(written(&heads, 1, 4).unwrap(), "a/b,300,\"tag-brown\"");
+    }
+
+    #[test]
+    fn fields_with_holes() {
+        let cut = |name, before: &[u8], hole, after: &[u8]| Cut {
+            name,
+            before: before.into(),
+            hole,
+            after: after.into(),
+        };
+        let cuts =
+            [cut(header::CONTENT_LENGTH, b"", Hole::Length, b""), cut(header::ETAG, b"W/", Hole::Tag, b"\"")];
+        let map = HeaderMap::from_iter([
+            (header::ETAG, HeaderValue::from_static("")),
+            (header::SERVER, HeaderValue::from_static("s")),
+            (header::CONTENT_LENGTH, HeaderValue::from_static("")),
+        ]);
+        let map = Some(Box::new(Map { fields: map, cuts: cuts.into() }));
+        let (heads, alike, own) = (PreparedHeads::default(), Alike::default(), fields());
+        let head = Head { map, ..head(1, 0, b"", &[]) };
+        let circumstances = head.circumstances;
+        heads.keep(head, &alike);
+        let found = heads.fields(&circumstances, &filling(&own)).unwrap();
+        let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        assert_eq!(found, [("etag", "W/\"tag\""), ("server", "s"), ("content-length", "300")]);
     }
 
     #[test]
     fn another_configuration_begins_anew_and_no_more_than_some_are_kept() {
-        let heads = PreparedHeads::default();
-        heads.keep(head(1, 0, b"old", &[]));
-        heads.keep(head(2, 1, b"new", &[]));
+        let (heads, alike) = (PreparedHeads::default(), Alike::default());
+        heads.keep(head(1, 0, b"old", &[]), &alike);
+        heads.keep(head(2, 1, b"new", &[]), &alike);
         assert_eq!((written(&heads, 1, 0), written(&heads, 2, 1).unwrap()), (None, "new".to_owned()));
         for route in 2..100 {
-            heads.keep(head(2, route, b"more", &[]));
+            heads.keep(head(2, route, b"more", &[]), &alike);
             assert!(links(heads.0.load().as_ref()).count() <= MOST);
             assert!(written(&heads, 2, route).is_some());
+        }
+    }
+
+    #[test]
+    fn heads_that_are_alike_are_kept_once() {
+        let (one, other, alike) = (PreparedHeads::default(), PreparedHeads::default(), Alike::default());
+        for heads in [&one, &other] {
+            heads.keep(head(1, 0, b"a", &[(1, Hole::Age)]), &alike);
+            heads.keep(head(1, 1, b"b", &[]), &alike);
+        }
+        let same = |a: &PreparedHeads, b: &PreparedHeads| {
+            Arc::ptr_eq(&a.0.load_full().unwrap(), &b.0.load_full().unwrap())
+        };
+        assert!(same(&one, &other));
+        other.keep(head(1, 0, b"a", &[(1, Hole::Date)]), &alike);
+        assert!(!same(&one, &other));
+        // Many different ones make room for each other, and are right all the same.
+        for n in 0..5_000_u32 {
+            let heads = PreparedHeads::default();
+            heads.keep(head(1, 0, n.to_string().as_bytes(), &[]), &alike);
+            assert_eq!(written(&heads, 1, 0).unwrap(), n.to_string());
         }
     }
 }

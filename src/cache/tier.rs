@@ -108,7 +108,7 @@ impl Cache {
         let entry = match &mut job.on {
             On::Version { rules, slot, version } => {
                 let entry = self.reopened(rules, slot, version, opened)?;
-                if entry.terms.freshness(now_ms()) != Freshness::Fresh {
+                if entry.terms().freshness(now_ms()) != Freshness::Fresh {
                     return None;
                 }
                 self.memory.keep(job.key.clone(), entry.clone());
@@ -183,17 +183,17 @@ impl Cache {
     }
 
     async fn hand_on_entry(&self, redis: &Redis, job: &Job, entry: &Entry) -> Result<(), StoreError> {
-        let place = match (&job.on, &entry.selecting) {
+        let place = match (&job.on, entry.selecting()) {
             (On::Version { version, .. }, _) => redis.names().of_version(&job.key, version.tag()),
             (On::Follow { asking, .. }, selecting) => {
-                if entry.part.is_some() || entry.representation.body().len() > asking.rules.redis {
+                if entry.part().is_some() || entry.representation.body().len() > asking.rules.redis {
                     return Ok(());
                 }
-                let names = selecting.as_ref().map_or(&[][..], |s| s.names());
+                let names = selecting.map_or(&[][..], |s| s.names());
                 place_of(redis, &job.key, names, &asking.headers)
             }
         };
-        let has_validator = !policy::conditions(entry.representation.headers()).is_empty();
-        redis.store(&place, entry::seal(entry), entry.terms.keep_ms(has_validator)).await
+        let has_validator = !policy::conditions(&entry.representation.headers()).is_empty();
+        redis.store(&place, entry::seal(entry), entry.terms().keep_ms(has_validator)).await
     }
 }

@@ -24,7 +24,7 @@ use std::{
     fmt,
     sync::{
         atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
-        Arc,
+        Arc, LazyLock,
     },
 };
 
@@ -40,7 +40,9 @@ pub struct Version {
 impl Version {
     /// What an absent key means.
     pub fn absent() -> Self {
-        Self::new(ABSENT.as_bytes())
+        // Where nothing was ever bumped, each entry would have one of its own.
+        static SHARED: LazyLock<Version> = LazyLock::new(|| Version::new(ABSENT.as_bytes()));
+        SHARED.clone()
     }
 
     /// Whether it is that of an absent key.

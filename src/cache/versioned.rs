@@ -2,7 +2,7 @@
 
 use super::{
     draft::{Described, Draft, Verdict},
-    entry::{Encodings, Entry, Made, Opened, Standing},
+    entry::{Entry, Made, Opened, Standing},
     fill::{Job, On},
     flight::Joined,
     kept,
@@ -13,8 +13,6 @@ use super::{
         namespaced::{self, Sharing},
         Freshness,
     },
-    prepared::PreparedHeads,
-    said::Said,
     version::{self, Coherence, Slot, Version},
     Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
 };
@@ -40,7 +38,7 @@ impl Cache {
     }
 
     fn by_age(entry: Arc<Entry>, now_ms: u64) -> Look {
-        match entry.terms.freshness(now_ms) {
+        match entry.terms().freshness(now_ms) {
             Freshness::Fresh => Look::Hit(entry),
             Freshness::StaleWhileRevalidate => Look::Stale(entry),
             Freshness::StaleIfError | Freshness::Expired => Look::Nothing,
@@ -149,7 +147,7 @@ impl Cache {
 
     /// The last generation, if it may still stand in for an answer that could not be had.
     async fn past(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let usable = |entry: &Arc<Entry>| entry.terms.on_error(now_ms()) == Freshness::StaleIfError;
+        let usable = |entry: &Arc<Entry>| entry.terms().on_error(now_ms()) == Freshness::StaleIfError;
         if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(usable) {
             return Some(entry);
         }
@@ -175,19 +173,12 @@ impl Cache {
         else {
             return None;
         };
-        let told = outside(rules, status);
+        let told = self.outside(rules, status);
         let representation =
             Representation::new(status, headers, body, last_modified, told, &self.encoding.load());
-        Some(Arc::new(Entry {
-            representation,
-            terms: namespaced::terms(rules, status, received_ms),
-            standing: Standing::Version(version.clone(), slot.clone()),
-            selecting: None,
-            part: None,
-            encodings: Encodings::default(),
-            prepared: PreparedHeads::default(),
-            said: Said::default(),
-        }))
+        let terms = namespaced::terms(rules, status, received_ms);
+        let standing = Standing::Version(version.clone(), slot.clone());
+        Some(Arc::new(Entry::new(representation, &terms, standing)))
     }
 
     /// The version that a request goes by. Requests that ask at the same moment share one read.
@@ -242,15 +233,15 @@ impl Cache {
     ) -> Draft {
         let storable = namespaced::storable(rules, status, headers);
         let told = match storable {
-            Ok(()) => outside(rules, status),
+            Ok(()) => self.outside(rules, status),
             // What is not stored here is not ours to recommend to others.
-            Err(_) => Outside {
+            Err(_) => Arc::new(Outside {
                 cache_control: headers
                     .get(header::CACHE_CONTROL)
                     .cloned()
                     .unwrap_or(HeaderValue::from_static("no-store")),
                 varies_by_authorization: rules.scope != config::Scope::Public,
-            },
+            }),
         };
         let verdict = match storable {
             Ok(()) => Verdict::Keep,
@@ -288,6 +279,21 @@ impl Cache {
             selecting: None,
             part: None,
         }
+    }
+
+    /// What caches outside are told of an answer; answers of which the same is told share it.
+    fn outside(&self, rules: &CacheRules, status: StatusCode) -> Arc<Outside> {
+        /// Beyond this many it begins anew: then some are kept twice.
+        const MOST: usize = 64;
+        let wanted = outside(rules, status);
+        let told = self.told.load();
+        if let Some(known) = told.iter().find(|known| ***known == wanted) {
+            return known.clone();
+        }
+        let wanted = Arc::new(wanted);
+        let before = if told.len() < MOST { &told[..] } else { &[] };
+        self.told.store(Arc::new(before.iter().chain([&wanted]).cloned().collect()));
+        wanted
     }
 }
 

@@ -49,7 +49,7 @@ impl Gateway {
             Look::Stale(entry) => {
                 cache.refresh(&wanted(key), &entry, self.fetch(request, ctx, route, rules, &query));
                 ctx.result = CacheResult::Stale;
-                let status = stale(&entry.terms, now);
+                let status = stale(&entry.terms(), now);
                 return self.send_entry(session, ctx, &entry, status).await;
             }
             Look::Nothing => {}
@@ -70,7 +70,7 @@ impl Gateway {
     ) -> Result<Next> {
         ctx.detail = forward.as_strs().1;
         match answer {
-            Answer::Entry(entry, CacheResult::Miss) if entry.part.is_some() => {
+            Answer::Entry(entry, CacheResult::Miss) if entry.part().is_some() => {
                 // The one who asked for this part gets it as the origin sent it.
                 ctx.result = CacheResult::Miss;
                 let status = stored(forward, None, false);
@@ -83,7 +83,7 @@ impl Gateway {
                     CacheResult::Collapsed => stored(forward, None, true),
                     CacheResult::Revalidated => stored(forward, Some(StatusCode::NOT_MODIFIED), false),
                     CacheResult::Remote => HeaderValue::from_static("tidegate; hit; detail=redis"),
-                    CacheResult::Stale => stale(&entry.terms, now_ms()),
+                    CacheResult::Stale => stale(&entry.terms(), now_ms()),
                     _ => HIT,
                 };
                 self.send_entry(session, ctx, &entry, status).await

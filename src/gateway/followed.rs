@@ -60,7 +60,7 @@ impl Gateway {
                 let (asking, fetcher) = self.ask(&forward::of_the_whole(request), ctx, wish, None);
                 cache.refresh_followed(asking, entry.clone(), fetcher);
                 ctx.result = CacheResult::Stale;
-                let status = stale(&entry.terms, now);
+                let status = stale(&entry.terms(), now);
                 self.send_entry(session, ctx, &entry, status).await
             }
             Look::Nothing if request.method == Method::HEAD && !asked.only_if_cached => {

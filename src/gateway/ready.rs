@@ -14,7 +14,7 @@ use super::{
     exchange::Request,
     forward,
     send::{complete, set_age},
-    serialised::{date_text, decimal, serialised, DIGITS},
+    serialised::{date_text, decimal, mapped, serialised, Own, DIGITS},
     site::{Mode, PerRoute, Site},
     Entry as Listener, Gateway, HIT,
 };
@@ -24,7 +24,7 @@ use crate::{
         entry::Entry,
         key::{self, Key, Scheme},
         now_ms,
-        prepared::{Circumstances, Filling, Head},
+        prepared::{Alike, Circumstances, Filling, Head},
         Cache, Look, Untold,
     },
     config::{Auth, CacheMode, CacheRules, Route, Scope, Template},
@@ -160,6 +160,16 @@ impl Found {
             Form::Decoded(_) => None,
         }
     }
+
+    /// The body that goes out.
+    fn content(&self, is_head: bool) -> Option<&Body> {
+        self.body().filter(|_| !self.not_modified && !is_head)
+    }
+
+    /// Bytes of its body; a 304 says nothing of them.
+    fn length(&self) -> u64 {
+        self.body().filter(|_| !self.not_modified).map_or(0, Body::len)
+    }
 }
 
 /// Buffers for keys.
@@ -172,11 +182,12 @@ pub struct Words {
 /// What answers by the fast lane.
 pub struct Ready {
     gateway: Gateway,
+    alike: Alike,
 }
 
 impl Ready {
     pub(super) fn new(gateway: Gateway) -> Self {
-        Self { gateway }
+        Self { gateway, alike: Alike::default() }
     }
 
     /// The gateway, for what doesn't lie ready.
@@ -245,11 +256,10 @@ impl Visit<'_> {
         let found = self.find(asked, words)?;
         let id = self.ready.gateway.ids.of_said(asked.request_id);
         self.write_head(&found, &id, out)?;
-        let mut answered = self.answered(found, id, asked.is_head);
-        if let Some(body) = answered.body.take_if(|body| body.len() <= BESIDE) {
+        if let Some(body) = found.content(asked.is_head).filter(|body| body.len() <= BESIDE) {
             body.pieces().for_each(|piece| out.extend_from_slice(piece));
         }
-        Some(answered)
+        Some(self.answered(found, id, asked.is_head, Some(BESIDE)))
     }
 
     /// The answer to a request by HTTP/2: its head, and what is known of it, its body included.
@@ -261,7 +271,7 @@ impl Visit<'_> {
         head.headers = self.fields(&found)?;
         head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.now_ms) / 1_000));
         head.headers.insert(forward::REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
-        Some((head.into(), self.answered(found, id, asked.is_head)))
+        Some((head.into(), self.answered(found, id, asked.is_head, None)))
     }
 
     /// The request that was read in these bytes, where the gateway can serve it without anybody else.
@@ -283,7 +293,7 @@ impl Visit<'_> {
             what.status(),
             StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
         );
-        if !plain || entry.part.is_some() {
+        if !plain || entry.part().is_some() {
             return None;
         }
         if asked.accept_encoding.is_some() && Cache::would_encode(&entry) {
@@ -297,16 +307,18 @@ impl Visit<'_> {
         Some(Found { index, entry, form, not_modified, identity })
     }
 
-    /// What is told of an answer. Its body, where it has any, is still to be sent.
-    fn answered(&self, found: Found, id: RequestId, is_head: bool) -> Answered {
+    /// What is told of an answer. Its body, where it has any and is longer than `sent`, is still to be sent.
+    fn answered(&self, found: Found, id: RequestId, is_head: bool, sent: Option<u64>) -> Answered {
         if found.identity.is_some() {
             self.ready.gateway.parts.metrics.token(TokenResult::Remembered);
         }
-        let body = found.body().filter(|_| !found.not_modified && !is_head).cloned();
+        let content = found.content(is_head);
+        let bytes = content.map_or(0, Body::len);
+        let body = content.filter(|_| sent.is_none_or(|sent| bytes > sent)).map(Body::to_send);
         Answered {
             route: found.index,
             status: found.status().as_u16(),
-            bytes: body.as_ref().map_or(0, Body::len),
+            bytes,
             is_head,
             id,
             tenant: found.identity.map(|identity| identity.tenant.clone()),
@@ -424,13 +436,18 @@ impl Visit<'_> {
     fn write_head(&self, found: &Found, id: &RequestId, out: &mut Vec<u8>) -> Option<()> {
         let circumstances = self.circumstances(found, false)?;
         let date = date_text(self.now_ms / 1_000);
-        let mut digits = [0; DIGITS];
-        let age = decimal(found.entry.age_ms(self.now_ms) / 1_000, &mut digits);
-        let filling = Filling { date: &date, age, request_id: id.as_bytes() };
+        let (mut age, mut length) = ([0; DIGITS], [0; DIGITS]);
+        let filling = Filling {
+            date: &date,
+            age: decimal(found.entry.age_ms(self.now_ms) / 1_000, &mut age),
+            request_id: id.as_bytes(),
+            length: decimal(found.length(), &mut length),
+            fields: found.entry.representation.fields(),
+        };
         if !found.entry.prepared.write(&circumstances, &filling, out) {
             let head = self.prepare(found, circumstances)?;
             head.write(&filling, out);
-            found.entry.prepared.keep(head);
+            found.entry.prepared.keep(head, &self.ready.alike);
         }
         Some(())
     }
@@ -438,13 +455,16 @@ impl Visit<'_> {
     /// The fields of a head, of which `Age` and the request's id are to be set.
     fn fields(&self, found: &Found) -> Option<HeaderMap> {
         let circumstances = self.circumstances(found, true)?;
-        if let Some(fields) = found.entry.prepared.fields(&circumstances) {
+        let mut length = [0; DIGITS];
+        let length = decimal(found.length(), &mut length);
+        let own = found.entry.representation.fields();
+        let filling = Filling { date: b"", age: b"", request_id: b"", length, fields: own };
+        if let Some(fields) = found.entry.prepared.fields(&circumstances, &filling) {
             return Some(fields);
         }
         let fields = self.head(found)?.headers.clone();
-        let kept = Some(Box::new(fields.clone()));
-        let head = Head { circumstances, bytes: Box::default(), holes: Box::default(), fields: kept };
-        found.entry.prepared.keep(head);
+        let head = mapped(fields.clone(), Own::new(own, found.length()), circumstances);
+        found.entry.prepared.keep(head, &self.ready.alike);
         Some(fields)
     }
 
@@ -470,7 +490,8 @@ impl Visit<'_> {
         // What Pingora adds, and the connection puts right.
         head.insert_header(header::DATE, HeaderValue::from_bytes(&date_text(date)).ok()?).ok()?;
         head.insert_header(header::CONNECTION, "keep-alive").ok()?;
-        serialised(&head, date == 0, circumstances)
+        let own = Own::new(found.entry.representation.fields(), found.length());
+        serialised(&head, own, date == 0, circumstances)
     }
 
     /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.

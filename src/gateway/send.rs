@@ -112,7 +112,7 @@ impl Gateway {
         let request = session.req_header();
         let (method, headers, what) = (&request.method, &request.headers, &entry.representation);
         let prefer = &ctx.site.plan.config.encoding.prefer;
-        let partial = entry.part.and_then(|part| respond::partial(part.of(what), method, headers));
+        let partial = entry.part().and_then(|part| respond::partial(part.of(what), method, headers));
         let mut reply = partial.unwrap_or_else(|| respond::reply(what, method, headers, prefer));
         set_age(&mut reply.head, entry.age_ms(now_ms()))?;
         self.send_reply(session, ctx, reply, status).await

@@ -1,17 +1,110 @@
-//! Heads as HTTP/1.1 writes them, with holes for what differs from one answer to the next, and what goes into the holes.
+//! Heads as HTTP/1.1 writes them, or as fields for HTTP/2, with holes for what differs from one answer to the next and
+//! from one entry to the next, and what goes into the holes.
 
 use super::{context::date_of, forward};
-use crate::cache::prepared::{Circumstances, Head, Hole};
-use http::{header, HeaderName};
+use crate::{
+    cache::prepared::{Circumstances, Cut, Head, Hole, Map},
+    representation::Fields,
+};
+use http::{header, HeaderMap, HeaderName};
 use pingora_http::{HeaderNameVariant, ResponseHeader};
 use std::{
     cell::Cell,
+    ops::Range,
     time::{Duration, UNIX_EPOCH},
 };
+
+/// Fields that say the same of most answers of a route: their values stand in its heads. All others of an entry are
+/// holes, so that its heads are like those of others.
+static ALIKE: [HeaderName; 20] = [
+    header::CONTENT_TYPE,
+    header::SERVER,
+    header::CACHE_CONTROL,
+    header::VARY,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::ACCEPT_RANGES,
+    header::VIA,
+    header::PRAGMA,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::X_CONTENT_TYPE_OPTIONS,
+    header::X_FRAME_OPTIONS,
+    header::X_XSS_PROTECTION,
+    header::REFERRER_POLICY,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderName::from_static("x-powered-by"),
+];
+
+/// What of a head an entry has for itself.
+pub(super) struct Own<'e> {
+    fields: &'e Fields,
+    length: u64,
+    /// Places from here on were not met yet. Holes are filled in one way through the fields.
+    from: u8,
+}
+
+impl<'e> Own<'e> {
+    /// Of an entry with these fields and a body of `length` bytes.
+    pub(super) fn new(fields: &'e Fields, length: u64) -> Self {
+        Self { fields, length, from: 0 }
+    }
+
+    /// What of a value comes from the entry.
+    fn hole(&mut self, name: &HeaderName, value: &[u8]) -> Option<(Range<usize>, Hole)> {
+        if *name == header::CONTENT_LENGTH {
+            let mut digits = [0; DIGITS];
+            return (decimal(self.length, &mut digits) == value).then_some((0..value.len(), Hole::Length));
+        }
+        if ALIKE.contains(name) {
+            return None;
+        }
+        if let Some(range) =
+            self.fields.first(name).filter(|_| *name == header::ETAG).and_then(|t| opened(t, value))
+        {
+            return Some((range, Hole::Tag));
+        }
+        let mut numbered = (0_u8..=u8::MAX).zip(self.fields.iter()).skip(usize::from(self.from));
+        let (place, _) = numbered.find(|(_, line)| line.name.is(name) && line.value == value)?;
+        self.from = place.saturating_add(1);
+        Some((0..value.len(), Hole::Field(place)))
+    }
+}
+
+/// Where in a tag another one stands without its closing quote: as a weak one, or with the suffix of a coding.
+fn opened(tag: &[u8], within: &[u8]) -> Option<Range<usize>> {
+    let opened = tag.strip_suffix(b"\"").filter(|opened| !opened.is_empty())?;
+    let at = if within.starts_with(opened) { 0 } else { b"W/".len() };
+    let range = at..at + opened.len();
+    (within.get(range.clone()) == Some(opened)).then_some(range)
+}
+
+/// A head's fields, for HTTP/2.
+pub(super) fn mapped(fields: HeaderMap, mut own: Own<'_>, circumstances: Circumstances) -> Head {
+    let mut cuts = Vec::new();
+    for name in fields.keys() {
+        let mut lines = fields.get_all(name).iter();
+        // To fill one of several lines, all of them would have to be set.
+        let (Some(value), None) = (lines.next().filter(|value| !value.is_sensitive()), lines.next()) else {
+            continue;
+        };
+        let value = value.as_bytes();
+        if let Some((range, hole)) = own.hole(name, value) {
+            let [before, after] = [0..range.start, range.end..value.len()].map(|part| value[part].into());
+            cuts.push(Cut { name: name.clone(), before, hole, after });
+        }
+    }
+    let map = Some(Box::new(Map { fields, cuts: cuts.into() }));
+    Head { circumstances, bytes: Box::default(), holes: Box::default(), map }
+}
 
 /// A head as HTTP/1.1 writes it. `None`: one of the holes isn't there, or there twice.
 pub(super) fn serialised(
     head: &ResponseHeader,
+    mut own: Own<'_>,
     dated_now: bool,
     circumstances: Circumstances,
 ) -> Option<Head> {
@@ -19,6 +112,7 @@ pub(super) fn serialised(
     let mut holes = Vec::with_capacity(3);
     let written = head.map(|name, value| {
         let name = spelled(&name);
+        let plain = HeaderName::from_bytes(name);
         bytes.extend_from_slice(name);
         bytes.extend_from_slice(b": ");
         let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
@@ -28,9 +122,15 @@ pub(super) fn serialised(
             () if is(&header::DATE) && dated_now => Some(Hole::Date),
             () => None,
         };
-        match hole {
-            Some(hole) => holes.push((bytes.len(), hole)),
-            None => bytes.extend_from_slice(value.as_bytes()),
+        let value = value.as_bytes();
+        let own = || plain.ok().and_then(|name| own.hole(&name, value));
+        match hole.map(|hole| (0..value.len(), hole)).or_else(own) {
+            Some((range, hole)) => {
+                bytes.extend_from_slice(&value[..range.start]);
+                holes.push((bytes.len(), hole));
+                bytes.extend_from_slice(&value[range.end..]);
+            }
+            None => bytes.extend_from_slice(value),
         }
         bytes.extend_from_slice(b"\r\n");
         Ok(())
@@ -43,7 +143,7 @@ pub(super) fn serialised(
     }
     let holes: Option<Box<_>> =
         holes.into_iter().map(|(at, hole)| Some((u16::try_from(at).ok()?, hole))).collect();
-    Some(Head { circumstances, bytes: bytes.into(), holes: holes?, fields: None })
+    Some(Head { circumstances, bytes: bytes.into(), holes: holes?, map: None })
 }
 
 /// The first line of a head.
@@ -143,6 +243,31 @@ pub(super) fn date_text(second: u64) -> [u8; DATE] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn what_an_entry_has_for_itself_is_a_hole() {
+        let fields = [("server", "s"), ("x-a", "1"), ("etag", "\"t\""), ("x-a", "2"), ("expires", "0")];
+        let fields = fields.map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
+        let fields = Fields::pack(fields.iter().map(|(name, value)| (name, value)));
+        let all = |lines: &[(&'static str, &str)]| {
+            let mut own = Own::new(&fields, 300);
+            let hole = |(name, value): &(&'static str, &str)| {
+                own.hole(&HeaderName::from_static(name), value.as_bytes()).map(|(range, hole)| (hole, range))
+            };
+            lines.iter().map(hole).collect::<Vec<_>>()
+        };
+        assert_eq!(all(&[("server", "s"), ("x-b", "1"), ("content-length", "30")]), [None, None, None]);
+        assert_eq!(all(&[("content-length", "300")]), [Some((Hole::Length, 0..3))]);
+        let lines = [("x-a", "1"), ("etag", "\"t-br\""), ("x-a", "2"), ("expires", "0")];
+        let expected =
+            [(Hole::Field(1), 0..1), (Hole::Tag, 0..2), (Hole::Field(3), 0..1), (Hole::Field(4), 0..1)];
+        assert_eq!(all(&lines), expected.map(Some));
+        assert_eq!(all(&[("etag", "W/\"t\"")]), [Some((Hole::Tag, 2..4))]);
+        assert_eq!(all(&[("etag", "W/\"u\""), ("x-a", "3")]), [None, None]);
+        // Only forward: what stands in another order stays as it is.
+        assert_eq!(all(&[("expires", "0"), ("x-a", "1")]), [Some((Hole::Field(4), 0..1)), None]);
+    }
 
     #[test]
     fn numbers_are_written_as_they_are() {

@@ -78,7 +78,7 @@ pub fn is_host(text: &[u8]) -> bool {
             None => return false,
         },
         Some(_) => {
-            let end = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+            let end = text.iter().position(|b| !NAMED[usize::from(*b)]).unwrap_or(text.len());
             if end == 0 {
                 return false;
             }
@@ -86,18 +86,31 @@ pub fn is_host(text: &[u8]) -> bool {
         }
         None => return false,
     };
-    let named = host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
     let numbered = match port.split_first() {
         None => true,
         Some((b':', digits)) => {
-            let number =
-                digits.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(digits).ok()).flatten();
-            number.is_some_and(|n| n.is_empty() || n.parse::<u16>().is_ok())
+            let number = digits.iter().try_fold(0_u32, |number, b| {
+                let digit = b.is_ascii_digit().then(|| u32::from(b - b'0'))?;
+                Some(number * 10 + digit).filter(|number| *number <= u32::from(u16::MAX))
+            });
+            number.is_some()
         }
         Some(_) => false,
     };
-    host.len() <= 253 && named && numbered
+    host.len() <= 253 && numbered
 }
+
+/// Bytes of names and of IPv4 addresses.
+static NAMED: [bool; 256] = {
+    let (mut named, mut byte) = ([false; 256], 0_u8);
+    loop {
+        named[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if byte == u8::MAX {
+            break named;
+        }
+        byte += 1;
+    }
+};
 
 #[cfg(test)]
 mod tests {

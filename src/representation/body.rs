@@ -3,6 +3,7 @@
 //! What arrives in pieces stays in them: a large answer is never made contiguous. Cloning and slicing copy no
 //! content. A body of one piece costs what its `Bytes` costs.
 
+use super::allocated;
 use bytes::Bytes;
 use std::{ops::Range, sync::Arc};
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
@@ -76,6 +77,26 @@ impl Body {
         }
     }
 
+    /// The same in memory of its own, where it is small: as it came it may share a buffer that is larger, and would stay
+    /// as long.
+    pub(super) fn compact(self) -> Self {
+        const SMALL: usize = 4 * 1024;
+        match self.0 {
+            Pieces::One(piece) if piece.len() <= SMALL => Bytes::from(Box::<[u8]>::from(&piece[..])).into(),
+            pieces => Self(pieces),
+        }
+    }
+
+    /// The same for one answer. A small piece is copied: to share it takes memory for as long as it is kept, and most of
+    /// what is kept is never sent again.
+    pub fn to_send(&self) -> Self {
+        const SMALL: usize = 512;
+        match &self.0 {
+            Pieces::One(piece) if piece.len() <= SMALL => Bytes::copy_from_slice(piece).into(),
+            _ => self.clone(),
+        }
+    }
+
     /// XXH3-128 of the content.
     pub(super) fn hash(&self) -> u128 {
         match &self.0 {
@@ -90,10 +111,14 @@ impl Body {
 
     /// What it weighs in memory beside itself, in bytes.
     pub(super) fn weight(&self) -> u64 {
-        const PER_PIECE: u64 = (size_of::<Bytes>() + 32) as u64;
+        /// By which a piece is shared.
+        const SHARED: usize = 24;
+        let one = |piece: &Bytes| allocated(piece.len()) + allocated(SHARED);
         match &self.0 {
-            Pieces::One(piece) => piece.len() as u64,
-            Pieces::Several { pieces, length } => length + pieces.len() as u64 * PER_PIECE,
+            Pieces::One(piece) => one(piece),
+            Pieces::Several { pieces, .. } => {
+                pieces.iter().map(one).sum::<u64>() + size_of_val(&**pieces) as u64
+            }
         }
     }
 }
@@ -164,7 +189,11 @@ mod tests {
         let body = cut(&[7; 100], &[10, 50]);
         let first = body.pieces().next().unwrap();
         assert_eq!(body.clone().slice(0..5).pieces().next().unwrap().as_ptr(), first.as_ptr());
+        let large = Body::from(vec![7; 5_000]);
+        assert_eq!(large.to_send().to_bytes().as_ptr(), large.to_bytes().as_ptr());
+        assert_eq!(body.to_send(), body);
         let one = Body::from(vec![1, 2, 3]);
+        assert_eq!((one.to_send(), one.clone().compact()), (one.clone(), one.clone()));
         assert_eq!(one.to_bytes().as_ptr(), one.pieces().next().unwrap().as_ptr());
         assert_ne!(one, Body::from(vec![1, 2, 4]));
         assert_ne!(cut(&[7; 100], &[10]), cut(&[7; 99], &[10]));

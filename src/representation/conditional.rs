@@ -36,6 +36,13 @@ pub enum Verdict {
     PreconditionFailed,
 }
 
+/// Whether a request has preconditions.
+pub fn are_there(headers: &HeaderMap) -> bool {
+    [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
+        .iter()
+        .any(|name| headers.contains_key(name))
+}
+
 /// Evaluates the preconditions of a request for content that exists.
 pub fn evaluate(method: &Method, headers: &HeaderMap, validators: &Validators<'_>) -> Verdict {
     // 13.2.1: methods that select no representation know no preconditions.

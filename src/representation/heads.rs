@@ -1,16 +1,12 @@
-//! The heads of a representation's answers, prepared once: plain, in each coding that was made, and of a 304.
+//! The heads of a representation's answers: plain, in each coding that was made, and of a 304.
 //!
 //! A verbatim answer says what the origin said; only its length, and what another coding makes wrong, is ours.
 //! RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
 
-use super::{append, blank, format_date, set, slot, transform, Described, Outside, Representation};
+use super::{append, blank, set, transform, Outside, Representation};
 use crate::config::Coding;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
-use std::sync::{
-    atomic::{AtomicBool, Ordering},
-    OnceLock,
-};
 
 /// What a 304 repeats of an origin's answer (RFC 9110, 15.4.5), and its other validator.
 static OF_NOT_MODIFIED: [HeaderName; 7] = [
@@ -23,56 +19,15 @@ static OF_NOT_MODIFIED: [HeaderName; 7] = [
     header::LAST_MODIFIED,
 ];
 
-/// What is copied when an answer is sent. Each is made when it is asked for, and kept from the second time on that the
-/// answer is sent: most misses are sent once.
-#[derive(Debug, Default)]
-pub(super) struct Heads {
-    sent: AtomicBool,
-    kept: OnceLock<Box<Kept>>,
-}
-
-/// With the body as it is, in each coding, of a 304.
-#[derive(Debug, Default)]
-struct Kept([OnceLock<Box<ResponseHeader>>; 5]);
-
-const PLAIN: usize = 0;
-const ENCODED: usize = 1;
-const NOT_MODIFIED: usize = 4;
-
-impl Kept {
-    /// A copy of the head in this place, which is made if it is not there.
-    fn copy(&self, place: usize, make: impl FnOnce() -> ResponseHeader) -> ResponseHeader {
-        // A copy is kept: it has no room for further fields, as what is made has.
-        let kept = self.0[place].get_or_init(|| Box::new(make().clone()));
-        (**kept).clone()
-    }
-}
-
-/// A copy may be given other fields or codings.
-impl Clone for Heads {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
 impl Representation {
     /// The head with the body in a coding that was made here, or as it is.
     pub(super) fn head(&self, coding: Option<Coding>) -> ResponseHeader {
-        let make =
-            || self.make_head(coding, coding.and_then(|c| self.encoded(c)).unwrap_or(&self.body).len());
-        let sent = &self.heads.sent;
-        if !sent.load(Ordering::Relaxed) && !sent.swap(true, Ordering::Relaxed) {
-            return make();
-        }
-        let kept = self.heads.kept.get_or_init(Box::default);
-        kept.copy(coding.map_or(PLAIN, |coding| ENCODED + slot(coding)), make)
+        self.make_head(coding, coding.and_then(|c| self.encoded(c)).unwrap_or(&self.body).len())
     }
 
     /// The head of a 304.
     pub(super) fn not_modified_head(&self) -> ResponseHeader {
-        let kept = self.heads.kept.get_or_init(Box::default);
-        let make = || self.make_not_modified(&self.make_head(None, self.body.len()));
-        kept.copy(NOT_MODIFIED, make)
+        self.make_not_modified(&self.make_head(None, self.body.len()))
     }
 
     /// What is told of an answer of ours before its body is whole: all but its length, its tag and what hangs on them.
@@ -86,17 +41,17 @@ impl Representation {
     /// `coding`: one that is made here.
     pub(super) fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
         let mut head = blank(self.status);
-        for (name, value) in &self.headers {
-            append(&mut head, name.clone(), value.clone());
+        for (name, value) in self.headers() {
+            append(&mut head, name, value);
         }
-        match &self.described {
-            Described::ByUs(outside) => {
+        match &self.outside {
+            Some(outside) => {
                 if let Some(coding) = coding {
                     append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
                 }
                 self.append_ours(&mut head, outside, coding);
             }
-            Described::Verbatim => {
+            None => {
                 if coding.is_some() {
                     transform::recode(&mut head, coding);
                 }
@@ -121,9 +76,9 @@ impl Representation {
     /// What a 200 would have said of validators and caching, and nothing of the content.
     pub(super) fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
         let mut head = blank(StatusCode::NOT_MODIFIED);
-        match &self.described {
-            Described::ByUs(outside) => self.append_ours(&mut head, outside, None),
-            Described::Verbatim => {
+        match &self.outside {
+            Some(outside) => self.append_ours(&mut head, outside, None),
+            None => {
                 for (name, value) in plain.headers.iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name)) {
                     append(&mut head, name.clone(), value.clone());
                 }
@@ -137,8 +92,8 @@ impl Representation {
         if let (StatusCode::OK, Some(etag)) = (self.status, self.etag_of(coding)) {
             append(head, header::ETAG, etag);
         }
-        if let Some(date) = self.known.last_modified.and_then(format_date) {
-            append(head, header::LAST_MODIFIED, date);
+        if let Some(changed) = self.header(&header::LAST_MODIFIED) {
+            append(head, header::LAST_MODIFIED, changed);
         }
         append(head, header::CACHE_CONTROL, outside.cache_control.clone());
         let vary = match (self.encodable, outside.varies_by_authorization) {

@@ -1,8 +1,8 @@
 //! What is sent: a status, fields and a body, with its validators and its encodings.
 //!
 //! A [`Representation`] knows nothing of caches: no age, no version, no origin. It is immutable; giving it
-//! encodings makes a new one that shares the body. The heads of its answers are kept when it is sent again, so that sending
-//! it copies a head and adds what differs per request.
+//! encodings makes a new one that shares the body. Its fields are packed ([`Fields`]): a head is made of them when it is
+//! sent.
 //!
 //! There are two kinds. One is described by us: of what the origin said only the content fields are kept, the tag
 //! is a hash of the content, and [`Outside`] says what caches outside are told. The other is verbatim: it says what
@@ -11,6 +11,7 @@
 mod body;
 pub mod conditional;
 pub mod encoding;
+pub mod fields;
 mod heads;
 pub mod problem;
 pub mod range;
@@ -19,14 +20,16 @@ pub mod stream;
 pub mod transform;
 
 pub use body::Body;
+pub use fields::Fields;
 
 use crate::config::{self, Coding};
-use bytes::BytesMut;
 use conditional::Validators;
-use heads::Heads;
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 use transform::Content;
 
 /// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
@@ -62,35 +65,23 @@ static NOT_CONTENT: [HeaderName; 15] = [
 /// Fields of a verbatim answer that are made anew: they frame it.
 static FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
+/// Fields of an answer of ours that say what we say. They stand before those of its content, the tag first: it is what is
+/// asked for most. An origin's are not among these ([`NOT_CONTENT`]).
+static OURS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
+
 /// A status, fields and a body, with validators and encodings.
 #[derive(Debug, Clone)]
 pub struct Representation {
-    status: StatusCode,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    fields: Fields,
     body: Body,
-    known: Known,
-    described: Described,
+    /// Most answers have none.
+    encoded: Option<Box<[Option<Body>; 3]>>,
+    /// `None`: it says what the origin said. As a rule many answers share one.
+    outside: Option<Arc<Outside>>,
+    status: StatusCode,
     content: Content,
     no_transform: bool,
     encodable: bool,
-    /// Most answers have none.
-    encoded: Option<Box<[Option<Body>; 3]>>,
-    heads: Heads,
-}
-
-/// Who says what it is.
-#[derive(Debug, Clone)]
-enum Described {
-    ByUs(Outside),
-    Verbatim,
-}
-
-/// What validates an answer.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    etag: Option<HeaderValue>,
-    last_modified: Option<SystemTime>,
-    date: Option<SystemTime>,
 }
 
 /// What caches outside are told.
@@ -110,23 +101,14 @@ fn slot(coding: Coding) -> usize {
     }
 }
 
-impl Known {
-    fn of(headers: &[(HeaderName, HeaderValue)]) -> Self {
-        let date = |name| find(headers, &name).and_then(http_date);
-        Self {
-            etag: find(headers, &header::ETAG).cloned(),
-            last_modified: date(header::LAST_MODIFIED),
-            date: date(header::DATE),
-        }
-    }
-
-    fn validators(&self, ours: bool) -> Validators<'_> {
-        Validators {
-            etag: self.etag.as_ref().map(HeaderValue::as_bytes),
-            ours,
-            last_modified: self.last_modified,
-            date: self.date,
-        }
+/// What validates an answer that has these fields; `ours`: the tag is one of ours.
+fn validators(fields: &Fields, ours: bool) -> Validators<'_> {
+    let date = |name| fields.first(name).and_then(date_in);
+    Validators {
+        etag: fields.tag(),
+        ours,
+        last_modified: date(&header::LAST_MODIFIED),
+        date: date(&header::DATE),
     }
 }
 
@@ -137,16 +119,16 @@ impl Representation {
         headers: Vec<(HeaderName, HeaderValue)>,
         body: impl Into<Body>,
         last_modified: Option<SystemTime>,
-        outside: Outside,
+        outside: impl Into<Arc<Outside>>,
         rules: &config::Encoding,
     ) -> Self {
-        let (mut headers, mut outside, body) = (headers, outside, body.into());
-        let mut etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
-        let values = headers.iter_mut().map(|(_, value)| value);
-        compact(values.chain(&mut etag).chain([&mut outside.cache_control]).collect());
-        headers.shrink_to_fit();
-        let known = Known { etag, last_modified, date: None };
-        Self::build(status, headers, body, known, Described::ByUs(outside), rules)
+        let body = body.into();
+        let etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
+        let mut all = Vec::with_capacity(headers.len() + OURS.len());
+        all.extend(etag.map(|etag| (header::ETAG, etag)));
+        all.extend(last_modified.and_then(format_date).map(|date| (header::LAST_MODIFIED, date)));
+        all.extend(headers.into_iter().filter(|(name, _)| !OURS.contains(name)));
+        Self::build(status, &all, body, Some(outside.into()), rules)
     }
 
     /// Verbatim: an answer as the origin described it. All fields are kept in their order but those that frame it,
@@ -158,40 +140,39 @@ impl Representation {
         rules: &config::Encoding,
     ) -> Self {
         headers.retain(|(name, _)| !FRAMING.contains(name));
-        compact(headers.iter_mut().map(|(_, value)| value).collect());
-        headers.shrink_to_fit();
-        let known = Known::of(&headers);
-        Self::build(status, headers, body.into(), known, Described::Verbatim, rules)
+        Self::build(status, &headers, body.into(), None, rules)
     }
 
     fn build(
         status: StatusCode,
-        headers: Vec<(HeaderName, HeaderValue)>,
+        headers: &[(HeaderName, HeaderValue)],
         body: Body,
-        known: Known,
-        described: Described,
+        outside: Option<Arc<Outside>>,
         rules: &config::Encoding,
     ) -> Self {
-        let all = |name| headers.iter().filter(move |(n, _)| *n == name).map(|(_, value)| value);
+        let fields = Fields::pack(headers.iter().map(|(name, value)| (name, value)));
+        let all = |name| headers.iter().filter(move |(n, _)| *n == name).map(|(_, value)| value.as_bytes());
         let content = transform::content(all(header::CONTENT_ENCODING));
         let no_transform = transform::no_transform(all(header::CACHE_CONTROL));
         let encodable = encoding::worth_encoding(
             rules,
-            find(&headers, &header::CONTENT_TYPE).map(HeaderValue::as_bytes),
+            all(header::CONTENT_TYPE).next(),
             content != Content::Plain,
             no_transform,
             body.len(),
         );
-        let (encoded, heads) = (None, Heads::default());
-        Self { status, headers, body, known, described, content, no_transform, encodable, encoded, heads }
+        let (encoded, body) = (None, body.compact());
+        Self { fields, body, encoded, outside, status, content, no_transform, encodable }
     }
 
     /// The same with another body.
     pub fn with_body(&self, body: Body, rules: &config::Encoding) -> Self {
-        let (status, headers, changed) = (self.status, self.headers.clone(), self.known.last_modified);
-        match &self.described {
-            Described::ByUs(outside) => Self::new(status, headers, body, changed, outside.clone(), rules),
-            Described::Verbatim => Self::verbatim(status, headers, body, rules),
+        let headers = self.headers();
+        match &self.outside {
+            Some(outside) => {
+                Self::new(self.status, headers, body, self.last_modified(), outside.clone(), rules)
+            }
+            None => Self::verbatim(self.status, headers, body, rules),
         }
     }
 
@@ -206,7 +187,7 @@ impl Representation {
 
     /// A verbatim part with the body of the whole.
     pub fn as_whole(&self, body: Body, rules: &config::Encoding) -> Self {
-        let mut headers = self.headers.clone();
+        let mut headers = self.headers();
         headers.retain(|(name, _)| *name != header::CONTENT_RANGE);
         Self::verbatim(StatusCode::OK, headers, body, rules)
     }
@@ -233,15 +214,30 @@ impl Representation {
         self.status
     }
 
-    /// The fields that were kept: those of the content, or all where it is verbatim. Without those that are made
-    /// when it is sent.
-    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.headers
+    /// All fields that are kept: of an answer of ours also its validators.
+    pub fn fields(&self) -> &Fields {
+        &self.fields
     }
 
-    /// The first line of a field that was kept.
-    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        find(&self.headers, name)
+    /// The fields that came: those of the content, or all where it is verbatim. Without those that are made when it is
+    /// sent.
+    pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers = self.fields.unpack();
+        if !self.is_verbatim() {
+            headers.retain(|(name, _)| !OURS.contains(name));
+        }
+        headers
+    }
+
+    /// The same as they are kept.
+    pub fn kept_lines(&self) -> impl Iterator<Item = fields::Line<'_>> + Clone {
+        let verbatim = self.is_verbatim();
+        self.fields.iter().filter(move |line| verbatim || !OURS.iter().any(|name| line.name.is(name)))
+    }
+
+    /// The first line of a field that is kept.
+    pub fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.fields.first(name)?).ok()
     }
 
     /// The body as the origin sent it.
@@ -251,17 +247,17 @@ impl Representation {
 
     /// When the origin says that the content changed last.
     pub fn last_modified(&self) -> Option<SystemTime> {
-        self.known.last_modified
+        self.fields.first(&header::LAST_MODIFIED).and_then(date_in)
     }
 
     /// The tag of the body as it is, with its quotes: a strong one of ours, or what the origin said.
-    pub fn etag(&self) -> Option<&HeaderValue> {
-        self.known.etag.as_ref()
+    pub fn etag(&self) -> Option<HeaderValue> {
+        self.header(&header::ETAG)
     }
 
     /// Whether it says what the origin said.
     pub fn is_verbatim(&self) -> bool {
-        matches!(self.described, Described::Verbatim)
+        self.outside.is_none()
     }
 
     /// Whether encodings are worth making.
@@ -280,32 +276,36 @@ impl Representation {
         self.encoded.as_ref()?[slot(coding)].as_ref()
     }
 
-    /// What it weighs in memory, in bytes: bodies, heads and the like.
+    /// What it weighs in memory beside itself, in bytes: fields and bodies.
     pub fn weight(&self) -> u64 {
-        /// One kept head; measured.
-        const HEADS: usize = 1_250;
         let encoded = self.encoded.iter().flat_map(|encoded| encoded.iter().flatten());
         let bodies = encoded.map(Body::weight).sum::<u64>() + self.body.weight();
-        let headers = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum::<usize>();
-        bodies + (headers + HEADS + size_of::<Self>()) as u64
+        let handles = self.encoded.as_ref().map_or(0, |encoded| size_of_val(&**encoded));
+        bodies + allocated(self.fields.len()) + allocated(handles)
     }
 
     /// The tag of the body in a coding: one of ours gets a suffix (`"tag"`, `"tag-br"`), one of the origin's names
     /// other bytes and is weak.
     fn etag_of(&self, coding: Option<Coding>) -> Option<HeaderValue> {
-        let etag = self.known.etag.as_ref()?;
-        let Some(coding) = coding else { return Some(etag.clone()) };
-        match self.described {
-            Described::ByUs(_) => {
+        let etag = self.etag()?;
+        let Some(coding) = coding else { return Some(etag) };
+        match &self.outside {
+            Some(_) => {
                 let opened = etag.as_bytes().strip_suffix(b"\"").unwrap_or_default();
                 HeaderValue::from_bytes(&[opened, coding.etag_suffix().as_bytes(), b"\""].concat()).ok()
             }
-            Described::Verbatim => transform::weakened(etag).or_else(|| Some(etag.clone())),
+            None => transform::weakened(&etag).or(Some(etag)),
         }
     }
 
+    /// The validators but for the dates.
+    fn tag(&self) -> Validators<'_> {
+        let etag = self.fields.tag();
+        Validators { etag, ours: !self.is_verbatim(), ..Validators::default() }
+    }
+
     fn validators(&self) -> Validators<'_> {
-        self.known.validators(!self.is_verbatim())
+        validators(&self.fields, !self.is_verbatim())
     }
 
     /// The coding that its body came in and that can be taken off for who doesn't take it.
@@ -315,6 +315,12 @@ impl Representation {
             _ => None,
         }
     }
+}
+
+/// What `bytes` bytes take of the allocator: it knows four sizes between one power of two and the next.
+pub fn allocated(bytes: usize) -> u64 {
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    bytes.next_multiple_of(step) as u64
 }
 
 /// The fields of an origin's answer that describe its content.
@@ -330,29 +336,9 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// Puts values into a buffer of their own, one for all. As they came they share the buffer that their head was read into,
-/// which is larger than most answers and would stay as long as any of them.
-fn compact(values: Vec<&mut HeaderValue>) {
-    let mut all = BytesMut::with_capacity(values.iter().map(|value| value.len()).sum());
-    values.iter().for_each(|value| all.extend_from_slice(value.as_bytes()));
-    let mut all = all.freeze();
-    for value in values {
-        let sensitive = value.is_sensitive();
-        // What was a value is one.
-        if let Ok(copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
-            *value = copy;
-            value.set_sensitive(sensitive);
-        }
-    }
-}
-
 /// When an origin says that the content changed last.
 pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
     headers.get(header::LAST_MODIFIED).and_then(http_date)
-}
-
-fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
-    headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
 /// A head of this status without fields.
@@ -386,7 +372,12 @@ pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn http_date(value: &HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()
+    date_in(value.as_bytes())
+}
+
+fn date_in(value: &[u8]) -> Option<SystemTime> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
+    httpdate::parse_http_date(text.trim()).ok()
 }
 
 /// A time as HTTP writes it; `None` outside of the years that a date can name.

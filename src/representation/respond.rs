@@ -11,10 +11,10 @@ use super::{
     range::{self, Selection},
     set,
     transform::{self, Transform},
-    Body, Known, Representation,
+    Body, Fields, Representation,
 };
 use crate::config::Coding;
-use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{header, HeaderMap, HeaderValue, Method, StatusCode};
 use pingora_http::ResponseHeader;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_128;
@@ -40,7 +40,7 @@ impl Reply {
 #[derive(Debug, Clone, Copy)]
 pub struct Part<'a> {
     /// The fields of the 206.
-    pub headers: &'a [(HeaderName, HeaderValue)],
+    pub fields: &'a Fields,
     /// Where in the whole its first byte stands.
     pub first: u64,
     /// How long the whole is, in bytes.
@@ -51,7 +51,7 @@ pub struct Part<'a> {
 
 /// Chooses what to send.
 pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer: &[Coding]) -> Reply {
-    if has_conditions(what) {
+    if conditional::are_there(headers) && has_conditions(what) {
         match conditional::evaluate(method, headers, &what.validators()) {
             Verdict::Send => {}
             Verdict::NotModified => return not_modified(what, choose(what, headers, prefer)),
@@ -73,11 +73,9 @@ pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer
 
 /// Answers with a range that lies within a part; `None`: the whole is needed, or the origin has to say.
 pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<Reply> {
-    let known = Known::of(part.headers);
-    let validators = known.validators(false);
+    let validators = super::validators(part.fields, false);
     let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
-    let lines = part.headers.iter().filter(|(name, _)| *name == header::CONTENT_ENCODING).map(|(_, v)| v);
-    let readable = match transform::content(lines) {
+    let readable = match transform::content(part.fields.all(&header::CONTENT_ENCODING)) {
         transform::Content::Coded(coding) => !transform::refuses(accepted.as_deref(), coding),
         transform::Content::Plain | transform::Content::Foreign => true,
     };
@@ -94,8 +92,10 @@ pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<R
         return None;
     }
     let mut head = blank(StatusCode::PARTIAL_CONTENT);
-    for (name, value) in part.headers.iter().filter(|(name, _)| !super::FRAMING.contains(name)) {
-        append(&mut head, name.clone(), value.clone());
+    for (name, value) in part.fields.unpack() {
+        if !super::FRAMING.contains(&name) {
+            append(&mut head, name, value);
+        }
     }
     Some(single(head, &range, part.total, body))
 }
@@ -144,7 +144,15 @@ pub fn is_not_modified(
     if_none_match: Option<&[u8]>,
     if_modified_since: Option<&[u8]>,
 ) -> bool {
-    has_conditions(what) && conditional::is_not_modified(if_none_match, if_modified_since, &what.validators())
+    if (if_none_match.is_none() && if_modified_since.is_none()) || !has_conditions(what) {
+        return false;
+    }
+    let validators = match if_none_match {
+        // Then no date is asked for.
+        Some(_) => what.tag(),
+        None => what.validators(),
+    };
+    conditional::is_not_modified(if_none_match, if_modified_since, &validators)
 }
 
 /// The head of a 200, or of a 304, in a form, as [`reply`] would give it; nothing of it is kept. `None` where the body
@@ -169,10 +177,7 @@ pub fn head_in(what: &Representation, form: Form, not_modified: bool) -> Option<
 fn is_unreadable(what: &Representation, accepted: Option<&[u8]>, coding: Coding) -> bool {
     match accepted {
         Some(accepted) => transform::refuses(Some(accepted), coding),
-        None => {
-            let lines = what.headers().iter().filter(|(name, _)| *name == header::VARY).map(|(_, v)| v);
-            transform::varies_by_encoding(lines)
-        }
+        None => transform::varies_by_encoding(what.fields.all(&header::VARY)),
     }
 }
 
@@ -188,10 +193,10 @@ fn whole(what: &Representation, form: Form) -> Reply {
             let mut head = what.head(None);
             transform::recode(&mut head, None);
             let transform = Some(Transform::Decode(coding));
-            return Reply { head: Box::new(head), body: what.body().clone(), transform };
+            return Reply { head: Box::new(head), body: what.body().to_send(), transform };
         }
     };
-    Reply { head: Box::new(head), body: body.clone(), transform: None }
+    Reply { head: Box::new(head), body: body.to_send(), transform: None }
 }
 
 /// The tag of a 304 is that of the answer that a 200 would have been.
@@ -243,7 +248,7 @@ fn single(mut head: ResponseHeader, range: &Range<u64>, total: u64, body: Body) 
 
 fn several(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>]) -> Reply {
     let content_type = what.header(&header::CONTENT_TYPE);
-    let (body, kind) = range::multipart(what.body(), ranges, content_type, &boundary(what, ranges));
+    let (body, kind) = range::multipart(what.body(), ranges, content_type.as_ref(), &boundary(what, ranges));
     become_part(&mut head, body.len());
     head.remove_header(&header::CONTENT_RANGE);
     set(&mut head, header::CONTENT_TYPE, text(kind));
@@ -252,7 +257,7 @@ fn several(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>
 
 /// A hash of what is sent: whoever writes it into the content deceives the readers of that content alone.
 fn boundary(what: &Representation, ranges: &[Range<u64>]) -> String {
-    let etag = what.etag().map(HeaderValue::as_bytes);
+    let etag = what.fields.tag();
     format!("{:032x}", xxh3_128(format!("{etag:?} {} {ranges:?}", what.body().len()).as_bytes()))
 }
 

@@ -53,7 +53,7 @@ pub fn plan(
         return None;
     }
     let alternative = alternative(status, answer, rules)?;
-    if no_transform(request.get_all(header::CACHE_CONTROL).iter()) {
+    if no_transform(lines(request, &header::CACHE_CONTROL)) {
         return None;
     }
     decide(alternative, joined(request, &header::ACCEPT_ENCODING).as_deref(), rules)
@@ -69,15 +69,15 @@ pub fn plan_shared(
     rules: &config::Encoding,
 ) -> Option<Transform> {
     let says_nothing = !request.contains_key(header::ACCEPT_ENCODING);
-    if says_nothing && *method != Method::HEAD && varies_by_encoding(answer.get_all(header::VARY).iter()) {
+    if says_nothing && *method != Method::HEAD && varies_by_encoding(lines(answer, &header::VARY)) {
         return decide(alternative(status, answer, rules)?, Some(b"identity"), rules);
     }
     plan(method, request, status, answer, rules)
 }
 
 /// Whether the lines of a `Vary` name `Accept-Encoding`.
-pub(super) fn varies_by_encoding<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-    let mut names = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+pub(super) fn varies_by_encoding<'a>(lines: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut names = lines.flat_map(|line| line.split(|&b| b == b','));
     names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"accept-encoding"))
 }
 
@@ -117,7 +117,7 @@ fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding)
     if status.is_informational() || BARE.contains(&status) {
         return None;
     }
-    let content = content(answer.get_all(header::CONTENT_ENCODING).iter());
+    let content = content(lines(answer, &header::CONTENT_ENCODING));
     let worth = match content {
         Content::Plain => is_worth_encoding(answer, rules),
         Content::Coded(_) => answer.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0"),
@@ -125,8 +125,7 @@ fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding)
     };
     // Asked last: most answers are too short, or in a form already.
     let may_change = || {
-        !answer.contains_key(header::CONTENT_RANGE)
-            && !no_transform(answer.get_all(header::CACHE_CONTROL).iter())
+        !answer.contains_key(header::CONTENT_RANGE) && !no_transform(lines(answer, &header::CACHE_CONTROL))
     };
     (worth && may_change()).then_some(content)
 }
@@ -147,8 +146,8 @@ fn is_worth_encoding(answer: &HeaderMap, rules: &config::Encoding) -> bool {
 }
 
 /// In which coding the lines of a `Content-Encoding` say that a body is.
-pub(super) fn content<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Content {
-    let members = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+pub(super) fn content<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Content {
+    let members = lines.flat_map(|line| line.split(|&b| b == b','));
     let mut codings = members
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
@@ -160,9 +159,13 @@ pub(super) fn content<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Conte
 }
 
 /// Whether the lines of a `Cache-Control` forbid to change the coding.
-pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-    let mut directives = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut directives = lines.flat_map(|line| line.split(|&b| b == b','));
     directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+}
+
+fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
 /// All lines of a field as one; `None` where it isn't there.

@@ -99,6 +99,12 @@ impl Selecting {
         &self.names
     }
 
+    /// What it weighs in memory beside itself, in bytes.
+    pub fn weight(&self) -> u64 {
+        let values = self.values.iter().flatten().map(Vec::len).sum::<usize>();
+        (size_of_val(&*self.names) + size_of_val(&*self.values) + values) as u64
+    }
+
     /// Whether the answer is for this request.
     pub fn matches(&self, request: &HeaderMap, answer: Content<'_>) -> Match {
         let each = self.names.iter().zip(&self.values).map(|(name, stored)| {

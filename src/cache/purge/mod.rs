@@ -82,6 +82,17 @@ pub struct Stamp {
     current_at: AtomicU64,
 }
 
+impl Stamp {
+    /// What it weighs in memory, in bytes: with the mark of its resource, which as a rule is there for it alone.
+    pub fn weight(&self) -> u64 {
+        /// A mark, and its place in the table of them.
+        const MARK: u64 = 96;
+        /// The counts of an `Arc`.
+        const COUNTS: usize = 16;
+        (size_of::<Self>() + COUNTS + size_of_val(&*self.marks)) as u64 + MARK
+    }
+}
+
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "since {}, {} marks", self.since, self.marks.len())
