@@ -84,8 +84,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 /// Where chunks were cut is nobody's affair. A body that has no end says so.
 fn take_chunks(bytes: &mut &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
-    loop {
-        let Some(at) = find(bytes, b"\r\n") else { break };
+    while let Some(at) = find(bytes, b"\r\n") {
         let size = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).unwrap(), 16).unwrap();
         if bytes.len() < at + 2 + size + 2 {
             break;

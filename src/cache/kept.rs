@@ -95,11 +95,11 @@ impl Cache {
             requested_ms,
             received_ms: now_ms(),
         };
-        let storable = match policy::follow::storable(&asking.rules, &exchange) {
+        let directives = policy::of_answer(headers);
+        let storable = match policy::follow::storable_as(&asking.rules, &exchange, &directives) {
             Ok(_) if asking.asked.no_store => Err(FillOutcome::NoStore),
             other => other,
         };
-        let directives = policy::of_answer(headers);
         let storable = match storable {
             // Its cookie is left out of what is kept, and the one who asked wants it.
             Ok(_) if headers.contains_key(header::SET_COOKIE) && !asking.rules.set_cookie => {

@@ -188,7 +188,7 @@ fn has_content(request: &RequestHeader) -> bool {
 /// Interim answers on their way to the one who asked.
 #[derive(Default)]
 pub(super) struct Interim {
-    waiting: Mutex<Vec<Box<ResponseHeader>>>,
+    waiting: Mutex<Vec<ResponseHeader>>,
     told: Notify,
 }
 
@@ -197,21 +197,21 @@ impl Interim {
     pub(super) fn tell(&self, head: &ResponseHeader) {
         let mut waiting = self.waiting.lock();
         if waiting.len() < INTERIM {
-            waiting.push(Box::new(head.clone()));
+            waiting.push(head.clone());
             self.told.notify_one();
         }
     }
 
-    fn take(&self) -> Vec<Box<ResponseHeader>> {
+    fn take(&self) -> Vec<ResponseHeader> {
         std::mem::take(&mut self.waiting.lock())
     }
 }
 
 /// Sends interim answers (1xx), which have no effect on the final one.
-async fn send_interim(session: &mut Session<'_>, waiting: Vec<Box<ResponseHeader>>) -> Result<()> {
+async fn send_interim(session: &mut Session<'_>, waiting: Vec<ResponseHeader>) -> Result<()> {
     for mut interim in waiting {
         forward::undress_interim(&mut interim);
-        session.write_response_header(interim).await?;
+        session.write_response_header(Box::new(interim)).await?;
     }
     Ok(())
 }

@@ -41,13 +41,24 @@ pub struct Exchange<'a> {
 /// # Errors
 /// Why not, as metrics and `Cache-Status` name it.
 pub fn storable(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<Terms, FillOutcome> {
+    storable_as(rules, exchange, &directives::of_answer(exchange.answer))
+}
+
+/// The same, where it is known already what the answer says.
+///
+/// # Errors
+/// Why not, as metrics and `Cache-Status` name it.
+pub fn storable_as(
+    rules: &FollowRules,
+    exchange: &Exchange<'_>,
+    said: &Directives,
+) -> Result<Terms, FillOutcome> {
     if accel::orders_a_file(exchange.answer) {
         return Err(FillOutcome::Accel);
     }
-    let said = directives::of_answer(exchange.answer);
     is_kind_that_is_stored(exchange)?;
-    is_allowed(rules, exchange, &said)?;
-    let lifetime = freshness::lifetime(rules, exchange, &said);
+    is_allowed(rules, exchange, said)?;
+    let lifetime = freshness::lifetime(rules, exchange, said);
     let explicit = matches!(lifetime, Lifetime::Explicit(_));
     if exchange.method == Method::POST && !explicit {
         return Err(FillOutcome::Method);
@@ -55,7 +66,7 @@ pub fn storable(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<Terms, F
     if !explicit && !said.public && !freshness::is_heuristically_cacheable(exchange.status) {
         return Err(FillOutcome::Status);
     }
-    let terms = freshness::terms(rules, exchange, &said, lifetime);
+    let terms = freshness::terms(rules, exchange, said, lifetime);
     match is_of_use(rules, &terms, lifetime) || fields::has_validator(exchange.answer) {
         true => Ok(terms),
         false => Err(FillOutcome::NoFreshness),

@@ -215,7 +215,7 @@ impl<'d> FastLane<'d> {
             let Some(mut answered) = visit.answer(&asked, words, out) else {
                 let request = visit.request(&asked, &read[at..at + taken]);
                 at += request.as_ref().map_or(0, |_| taken);
-                self.next = Some(request.map_or(Turn::Full, |request| Turn::Serve(request)));
+                self.next = Some(request.map_or(Turn::Full, Turn::Serve));
                 break;
             };
             let begin = read.as_ptr() as usize;
