@@ -189,7 +189,7 @@ def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tidegate", type=pathlib.Path, required=True)
-    parser.add_argument("--entries", type=int, default=1_000_000, help="how far entries go; 10,000,000 take 20 GiB")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="how far entries go; 10,000,000 take 4 GB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each round")
     parser.add_argument("--connections", type=int, default=64)
