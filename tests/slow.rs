@@ -235,6 +235,23 @@ async fn a_further_request_has_its_own_time() {
 }
 
 /// On HTTP/2 only the stream with the dripping body ends; another one of its connection goes on.
+/// The same where its beginning came while the one before was served.
+#[tokio::test]
+async fn a_request_that_begins_behind_another_has_its_own_time() {
+    let origin = TestOrigin::start().await;
+    origin.on("/app/slow", |seen| Answer::echo(seen).gated());
+    origin.hold();
+    let gateway = impatient(&origin).start().await;
+    let mut client = Client::connect(&gateway).await;
+    client.send(b"GET /app/slow HTTP/1.1\r\nHost: a\r\n\r\nGET /app/next HT").await;
+    until("the origin is asked", SOON, || async { origin.count("/app/slow") == 1 }).await;
+    origin.release();
+    assert!(client.answer().await.starts_with("HTTP/1.1 200"));
+    let (answer, _) = client.silence().await;
+    assert!(is_408(&answer), "{answer}");
+    was_cut(&gateway, "header_timeout", 1.0).await;
+}
+
 #[tokio::test]
 async fn a_stream_whose_body_drips_gets_408() {
     let origin = TestOrigin::start().await;

@@ -6,6 +6,7 @@ mod support;
 use futures_util::{SinkExt, StreamExt};
 use std::time::{Duration, Instant};
 use support::{
+    exchange::Wire,
     gateway::{sign, token, GatewayBuilder},
     websocket::*,
     *,
@@ -363,6 +364,39 @@ async fn frames_that_come_too_early_do_not_pass() {
     if let Ok(Some(came)) = tokio::time::timeout(Duration::from_millis(300), hears.recv()).await {
         assert!(came.is_empty(), "{came:?}");
     }
+}
+
+/// Requests that Pingora never sees count as well where a handshake is matched with its answer.
+#[tokio::test]
+async fn what_was_asked_before_makes_no_difference_to_a_handshake() {
+    let origin = TestOrigin::start().await;
+    origin.on("/refused", |_| Answer::new("text/plain", "not today").status(403));
+    let gateway = Gateway::with(&origin).route("/*", "websocket = {}").start().await;
+    let plain = request("/plain", &["Host: a"]);
+    let aside = request("/plain", &["Host: a", "Content-Length: 0"]);
+    let refused = request("/refused", &HANDSHAKE);
+    let mut wire = Wire::new(gateway.address());
+    for (text, status) in
+        [&plain, &refused, &plain, &aside, &refused, &aside, &plain, &plain, &refused, &plain]
+            .into_iter()
+            .map(|text| (text, if *text == refused { 403 } else { 200 }))
+    {
+        wire.send(&[text.as_bytes()]).await;
+        let reply = wire.receive(false).await;
+        assert_eq!((reply.status(), reply.last), (status, false), "{text}: {reply:?}");
+    }
+    // What comes before its answer passes nowhere, and the answer to the request before it is not taken for that.
+    origin.on("/gated", |seen| Answer::echo(seen).gated());
+    origin.hold();
+    let both = [aside.as_bytes(), request("/gated", &HANDSHAKE).as_bytes()].concat();
+    wire.send(&[&both]).await;
+    assert_eq!(wire.receive(false).await.status(), 200);
+    until("the origin has the handshake", SOON, || async { origin.count("/gated") == 1 }).await;
+    wire.send(&[request("/early", &["Host: a"]).as_bytes()]).await;
+    let rest = wire.receive(false).await;
+    assert!(rest.last && rest.head.is_empty(), "{rest:?}");
+    origin.release();
+    assert_eq!(origin.count("/early"), 0);
 }
 
 /// With TLS; HTTP/2 has no WebSockets here.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
     future::Future,
+    panic::{catch_unwind, AssertUnwindSafe},
     pin::{pin, Pin},
     sync::Arc,
     task::{Context, Poll},
@@ -29,7 +30,7 @@ use tokio::{
     runtime::Handle,
     sync::oneshot::{self, error::RecvError},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{task_tracker::TaskTrackerToken, TaskTracker};
 
 /// How long an answer that may not be stored is remembered as such (hit-for-miss), so that those who want it don't
 /// wait for one another.
@@ -117,15 +118,17 @@ pub(super) struct Filling {
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     led: oneshot::Receiver<Led>,
     tasks: TaskTracker,
+    /// Until it has ended, or is a task, the end of the process waits for it all the same.
+    _counted: TaskTrackerToken,
 }
 
 impl Future for Filling {
     type Output = Result<Led, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Taken: what panics is not polled again.
         if let Some(mut work) = self.work.take() {
-            if work.as_mut().poll(cx).is_pending() {
+            // A panic is told by the process's hook, and ends the fill alone: whoever waits hears that it was abandoned.
+            if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
                 self.work = Some(work);
             }
         }
@@ -154,7 +157,7 @@ impl Cache {
         let (own, led) = oneshot::channel();
         let hands = Hands::new(lead, own, live.writer());
         let work = Box::pin(self.clone().fill(hands, job, fetcher));
-        Filling { work: Some(work), led, tasks: self.tasks.clone() }
+        Filling { work: Some(work), led, tasks: self.tasks.clone(), _counted: self.tasks.token() }
     }
 
     async fn fill(self: Arc<Self>, mut hands: Hands, mut job: Job, mut fetcher: Fetcher) {

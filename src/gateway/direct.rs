@@ -83,6 +83,8 @@ impl Gateway {
         let Some(text) = written(session, ctx) else {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be written");
         };
+        // What an earlier attempt brought is over.
+        drop(ctx.passing.take_order());
         let method = session.req_header().method.clone();
         unless_gone(session, exchange.send(&text)).await?;
         let head = loop {
@@ -92,19 +94,20 @@ impl Gateway {
             if !head.status.is_informational() || ctx.passing.is_ordered() {
                 break head;
             }
-            send_head(session, head).await?;
+            session.write_response_header(Box::new(head)).await?;
         };
         let sent = !ctx.passing.is_ordered();
         if sent {
-            send_head(session, head).await?;
+            session.write_response_header(Box::new(head)).await?;
         }
         if !exchange.is_done() {
             let passed = self.pass_body(session, ctx, &mut exchange, sent).await;
             if let Err(error) = passed {
-                return Err(if sent { broken_off(session, error).await } else { error });
+                let by_client = *error.esource() == ErrorSource::Downstream;
+                return Err(if sent && !by_client { session.break_off(error).await } else { error });
             }
         } else if sent {
-            send_piece(session, Bytes::new(), true).await?;
+            session.write_response_body(Bytes::new(), true).await?;
         }
         exchange.finish();
         Ok(())
@@ -127,29 +130,13 @@ impl Gateway {
             }
             let piece = piece.unwrap_or_default();
             if sent && (end || !piece.is_empty()) {
-                send_piece(session, piece, end).await?;
+                session.write_response_body(piece, end).await?;
             }
             if end {
                 return Ok(());
             }
         }
     }
-}
-
-/// What has come of an answer that broke off goes out, so that the client sees how far it came.
-async fn broken_off(session: &mut Session<'_>, error: Box<Error>) -> Box<Error> {
-    match error.esource() {
-        ErrorSource::Downstream => error,
-        _ => session.break_off(error).await,
-    }
-}
-
-async fn send_head(session: &mut Session<'_>, head: ResponseHeader) -> Result<()> {
-    session.write_response_header(Box::new(head)).await.map_err(|error| error.into_down())
-}
-
-async fn send_piece(session: &mut Session<'_>, piece: Bytes, end: bool) -> Result<()> {
-    session.write_response_body(piece, end).await.map_err(|error| error.into_down())
 }
 
 /// Work with the origin, for as long as the client is there.

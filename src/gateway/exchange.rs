@@ -5,7 +5,7 @@
 //! request when it is over.
 
 use super::{
-    cached, dress, forward, host, refusal,
+    cached, direct, dress, forward, host, refusal,
     session::{After, Client, Own, Session},
     upstream, Asked, Context, Gateway, Next, OnConnection, Result, Site,
 };
@@ -86,7 +86,11 @@ impl Gateway {
         let mut session = Session::Own(Own::new(client, head));
         let served = match self.handle(&mut session, &mut ctx).await {
             Ok(Next::Answered) => Ok(()),
-            Ok(Next::Proxy) => Box::pin(self.proxy_directly(&mut session, &mut ctx)).await,
+            Ok(Next::Proxy) if direct::fits(&mut session, &ctx) => {
+                Box::pin(self.proxy_directly(&mut session, &mut ctx)).await
+            }
+            // The lane hands nothing over that doesn't.
+            Ok(Next::Proxy) => Error::e_explain(ErrorType::InternalError, "a request that needs Pingora"),
             Err(error) => Err(error),
         };
         let error = served.err();

@@ -172,8 +172,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// A piece of a proxied answer's body.
-    /// How long it waits is told.
+    /// A piece of a proxied answer's body; returns how long it has to wait before it goes out.
     pub(super) fn body_passes(
         &self,
         body: &mut Option<Bytes>,

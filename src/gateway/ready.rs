@@ -14,7 +14,7 @@ use super::{
     exchange::Request,
     forward,
     send::{complete, set_age},
-    serialised::{date_text, decimal, mapped, serialised, Own, DIGITS},
+    serialised::{date_text, decimal, mapped, serialised, Particulars, DIGITS},
     site::{Mode, PerRoute, Site},
     Entry as Listener, Gateway, HIT,
 };
@@ -463,7 +463,7 @@ impl Visit<'_> {
             return Some(fields);
         }
         let fields = self.head(found)?.headers.clone();
-        let head = mapped(fields.clone(), Own::new(own, found.length()), circumstances);
+        let head = mapped(fields.clone(), Particulars::new(own, found.length()), circumstances);
         found.entry.prepared.keep(head, &self.ready.alike);
         Some(fields)
     }
@@ -490,7 +490,7 @@ impl Visit<'_> {
         // What Pingora adds, and the connection puts right.
         head.insert_header(header::DATE, HeaderValue::from_bytes(&date_text(date)).ok()?).ok()?;
         head.insert_header(header::CONNECTION, "keep-alive").ok()?;
-        let own = Own::new(found.entry.representation.fields(), found.length());
+        let own = Particulars::new(found.entry.representation.fields(), found.length());
         serialised(&head, own, date == 0, circumstances)
     }
 

@@ -40,14 +40,14 @@ static ALIKE: [HeaderName; 20] = [
 ];
 
 /// What of a head an entry has for itself.
-pub(super) struct Own<'e> {
+pub(super) struct Particulars<'e> {
     fields: &'e Fields,
     length: u64,
     /// Places from here on were not met yet. Holes are filled in one way through the fields.
     from: u8,
 }
 
-impl<'e> Own<'e> {
+impl<'e> Particulars<'e> {
     /// Of an entry with these fields and a body of `length` bytes.
     pub(super) fn new(fields: &'e Fields, length: u64) -> Self {
         Self { fields, length, from: 0 }
@@ -83,7 +83,7 @@ fn opened(tag: &[u8], within: &[u8]) -> Option<Range<usize>> {
 }
 
 /// A head's fields, for HTTP/2.
-pub(super) fn mapped(fields: HeaderMap, mut own: Own<'_>, circumstances: Circumstances) -> Head {
+pub(super) fn mapped(fields: HeaderMap, mut own: Particulars<'_>, circumstances: Circumstances) -> Head {
     let mut cuts = Vec::new();
     for name in fields.keys() {
         let mut lines = fields.get_all(name).iter();
@@ -104,7 +104,7 @@ pub(super) fn mapped(fields: HeaderMap, mut own: Own<'_>, circumstances: Circums
 /// A head as HTTP/1.1 writes it. `None`: one of the holes isn't there, or there twice.
 pub(super) fn serialised(
     head: &ResponseHeader,
-    mut own: Own<'_>,
+    mut own: Particulars<'_>,
     dated_now: bool,
     circumstances: Circumstances,
 ) -> Option<Head> {
@@ -164,8 +164,8 @@ fn spelled<'n>(name: &'n HeaderNameVariant<'_>) -> &'n [u8] {
     }
 }
 
-/// A head as it goes out: with its own date, or else with that of this second, and with what becomes of the connection,
-/// `kept` or not. `None`: it is interim, and says neither.
+/// A head as it goes out: with its own date, or else with that of this second, and with what becomes of the connection.
+/// `kept` is `None` for an interim one, which says neither.
 pub(super) fn written(head: &ResponseHeader, kept: Option<bool>, second: u64) -> Vec<u8> {
     let mut bytes = begun(head);
     let mut field = |name: &[u8], value: &[u8]| {
@@ -251,7 +251,7 @@ mod tests {
         let fields = fields.map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
         let fields = Fields::pack(fields.iter().map(|(name, value)| (name, value)));
         let all = |lines: &[(&'static str, &str)]| {
-            let mut own = Own::new(&fields, 300);
+            let mut own = Particulars::new(&fields, 300);
             let hole = |(name, value): &(&'static str, &str)| {
                 own.hole(&HeaderName::from_static(name), value.as_bytes()).map(|(range, hole)| (hole, range))
             };

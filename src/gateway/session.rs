@@ -102,7 +102,7 @@ impl Session<'_> {
         }
     }
 
-    /// Whether the connection is there for another request.
+    /// The connection is not there for another request.
     pub(super) fn ends_connection(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.set_keepalive(None),
@@ -139,18 +139,22 @@ impl Session<'_> {
         }
     }
 
+    /// What goes wrong here is the client's.
     pub(super) async fn write_response_header(&mut self, head: Box<ResponseHeader>) -> Result<()> {
-        match self {
+        let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_header(head).await,
             Self::Own(own) => own.write_head(&head).await,
-        }
+        };
+        written.map_err(|error| error.into_down())
     }
 
+    /// What goes wrong here is the client's.
     pub(super) async fn write_response_body(&mut self, piece: Bytes, end: bool) -> Result<()> {
-        match self {
+        let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_body(piece, end).await,
             Self::Own(own) => own.write_body(&piece, end).await,
-        }
+        };
+        written.map_err(|error| error.into_down())
     }
 
     /// Waits until the client has left. What was written until now goes out first.
@@ -198,7 +202,7 @@ impl Session<'_> {
             let now = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
             match now {
                 Poll::Ready(done) => return Ok(done),
-                Poll::Pending => own.flush().await?,
+                Poll::Pending => own.flush().await.map_err(|error| error.into_down())?,
             }
         }
         Ok(work.await)
@@ -294,12 +298,12 @@ impl<'s> Own<'s> {
             }
             Framing::Chunks | Framing::Connection => piece,
         };
-        self.sent += piece.len() as u64;
         let written = match self.framing {
             Framing::Chunks => write_chunk(self.client, piece, end).await,
             _ => self.client.write_all(piece).await,
         };
         written.or_err(ErrorType::WriteError, "writing a body")?;
+        self.sent += piece.len() as u64;
         if end && !matches!(self.framing, Framing::Length(_)) {
             self.framing = Framing::Done;
         }
@@ -323,7 +327,8 @@ impl<'s> Own<'s> {
 
     /// The exchange is over. An answer that was not written to its end has broken off.
     pub(super) async fn finish(mut self) -> After {
-        let whole = self.answered.is_some() && matches!(self.framing, Framing::Done | Framing::Length(0));
+        let answered = self.answered.is_some_and(|status| !status.is_informational());
+        let whole = answered && matches!(self.framing, Framing::Done | Framing::Length(0));
         match whole && self.flush().await.is_ok() {
             true => self.after,
             false => After::Broken,

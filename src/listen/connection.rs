@@ -212,6 +212,13 @@ impl Connection {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
+    /// The gateway has served a request that it got from who looks ahead; another exchange begins.
+    pub(super) fn served(&mut self) {
+        self.signals.next_exchange();
+        self.wire.passed_by();
+        self.stream.served(!self.ahead.is_empty());
+    }
+
     /// Requests were answered that nobody behind will see.
     pub(super) fn answered(&mut self) {
         self.stream.answered(!self.ahead.is_empty());

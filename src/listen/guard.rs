@@ -170,6 +170,12 @@ impl Guard {
         self.head = if more { Head::Begun { since: None } } else { Head::Idle { since: None } };
     }
 
+    /// The gateway has served a request that it got from who looks ahead. `more`: something behind it has come.
+    pub(super) fn served(&mut self, seen: Seen, more: bool) {
+        self.notice(seen);
+        self.answered(more);
+    }
+
     /// Whether a part of a head has come, and no more: what ends now, ends with a request under way.
     pub(super) fn is_within_head(&mut self, seen: Seen) -> bool {
         self.notice(seen);

@@ -122,6 +122,27 @@ fn a_further_request_is_timed_from_its_first_byte() {
 }
 
 #[test]
+fn what_came_of_the_next_head_while_one_was_served_is_timed() {
+    let mut stage = Stage::set(RULES);
+    stage.read(100);
+    stage.handled(false);
+    stage.after(5_000).read(1);
+    stage.reused();
+    let seen = stage.seen;
+    stage.guard.served(seen, true);
+    assert_eq!(stage.after(1_000).waits(), stage.until(16_000));
+    assert!(stage.guard.is_within_head(seen));
+    assert_eq!(stage.after(10_000).waits(), Verdict::Cut(CutReason::Header));
+    // Nothing has come: nothing is waited for.
+    stage.handled(false);
+    stage.read(0);
+    stage.reused();
+    let seen = stage.seen;
+    stage.guard.served(seen, false);
+    assert_eq!(stage.waits(), Verdict::Free);
+}
+
+#[test]
 fn a_request_that_comes_whole_costs_no_look_at_the_clock() {
     let mut stage = Stage::set(RULES);
     for _ in 0..3 {

@@ -96,6 +96,12 @@ impl Guarded {
         self.guard.answered(more);
     }
 
+    /// The gateway has served a request that it got from who looks ahead; see [`Guard::served`].
+    pub(super) fn served(&mut self, more: bool) {
+        let seen = self.seen();
+        self.guard.served(seen, more);
+    }
+
     /// Nothing came in time.
     pub(super) fn gave_up(&mut self, reason: CutReason) {
         self.tell(reason, None);

@@ -425,7 +425,7 @@ impl Door {
             match after {
                 None => {}
                 Some(After::Kept) => {
-                    signals.next_exchange();
+                    connection.served();
                     continue;
                 }
                 Some(After::Broken) => return,

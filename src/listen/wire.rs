@@ -94,6 +94,11 @@ impl Wire {
         self.state == State::Start && self.line.is_empty() && self.asked.is_none()
     }
 
+    /// A request was served that didn't pass here: it counts, for answers are counted too.
+    pub(super) fn passed_by(&mut self) {
+        self.heads = self.heads.wrapping_add(1);
+    }
+
     /// The status of the refusal, where there was one.
     pub(super) fn refused(&self) -> Option<StatusCode> {
         match self.state {
