@@ -8,7 +8,7 @@
 mod support;
 
 use std::net::SocketAddr;
-use support::*;
+use support::{exchange::Reply, *};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -53,13 +53,10 @@ impl Came {
         while let Some(at) = find(bytes, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
             bytes = &bytes[at + 4..];
-            let status = head.get(9..12).unwrap_or_default().to_owned();
-            let value = |name: &str| {
-                let lines = head.split("\r\n").filter_map(|line| line.split_once(": "));
-                lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned()).next()
-            };
-            let is_last = value("x-request-id").as_deref() == Some("last");
-            let bodiless = status.starts_with('1') || status == "204" || status == "304";
+            let reply = Reply { head, body: Vec::new(), last: false };
+            let is_last = reply.line("x-request-id") == "last";
+            let bodiless = matches!(reply.status(), 100..=199 | 204 | 304);
+            let value = |name| reply.lines(name).into_iter().next();
             let body = match (value("transfer-encoding"), value("content-length")) {
                 _ if bodiless || is_head && !is_last => Vec::new(),
                 (Some(_), _) => take_chunks(&mut bytes),
@@ -70,7 +67,7 @@ impl Came {
                 }
                 (None, None) => std::mem::take(&mut bytes).to_vec(),
             };
-            came.answers.push((masked(&head), format!("{} {:x?}", body.len(), sum(&body))));
+            came.answers.push((masked(&reply.head), format!("{} {:x?}", body.len(), sum(&body))));
             came.goes_on = is_last;
         }
         came

@@ -66,11 +66,8 @@ struct Aside {
 /// Terms in fewer bytes. No time is longer than some thousand years.
 #[derive(Debug, Clone, Copy)]
 struct PackedTerms {
-    received: Time,
-    initial_age: Time,
-    lifetime: Time,
-    stale_while_revalidate: Time,
-    stale_if_error: Time,
+    /// In the order of [`apart`].
+    times: [Time; 5],
     flags: u8,
 }
 
@@ -95,42 +92,50 @@ impl Time {
 
 impl PackedTerms {
     fn of(terms: &Terms) -> Self {
-        // Taken apart completely, so that a new term can't be forgotten here.
-        let Terms {
-            received_ms,
-            initial_age_ms,
-            lifetime_ms,
-            stale_while_revalidate_ms,
-            stale_if_error_ms,
-            always_validate,
-            never_stale,
-        } = *terms;
-        Self {
-            received: Time::of(received_ms),
-            initial_age: Time::of(initial_age_ms),
-            lifetime: Time::of(lifetime_ms),
-            stale_while_revalidate: Time::of(stale_while_revalidate_ms),
-            stale_if_error: Time::of(stale_if_error_ms),
-            flags: u8::from(always_validate) | u8::from(never_stale) << 1,
-        }
+        let (times, flags) = apart(terms);
+        Self { times: times.map(Time::of), flags }
     }
 
     #[inline]
     fn age_ms(&self, now_ms: u64) -> u64 {
-        self.initial_age.ms().saturating_add(now_ms.saturating_sub(self.received.ms()))
+        let [received, initial_age, ..] = self.times;
+        initial_age.ms().saturating_add(now_ms.saturating_sub(received.ms()))
     }
 
     #[inline]
     fn unpack(&self) -> Terms {
-        Terms {
-            received_ms: self.received.ms(),
-            initial_age_ms: self.initial_age.ms(),
-            lifetime_ms: self.lifetime.ms(),
-            stale_while_revalidate_ms: self.stale_while_revalidate.ms(),
-            stale_if_error_ms: self.stale_if_error.ms(),
-            always_validate: self.flags & 1 != 0,
-            never_stale: self.flags & 2 != 0,
-        }
+        together(self.times.map(Time::ms), self.flags)
+    }
+}
+
+/// The times of terms, and a byte with their flags.
+fn apart(terms: &Terms) -> ([u64; 5], u8) {
+    // Taken apart completely, so that a new term can't be forgotten here.
+    let Terms {
+        received_ms,
+        initial_age_ms,
+        lifetime_ms,
+        stale_while_revalidate_ms,
+        stale_if_error_ms,
+        always_validate,
+        never_stale,
+    } = *terms;
+    let times = [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms];
+    (times, u8::from(always_validate) | u8::from(never_stale) << 1)
+}
+
+/// What [`apart`] has taken apart.
+#[inline]
+fn together(times: [u64; 5], flags: u8) -> Terms {
+    let [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms] = times;
+    Terms {
+        received_ms,
+        initial_age_ms,
+        lifetime_ms,
+        stale_while_revalidate_ms,
+        stale_if_error_ms,
+        always_validate: flags & 1 != 0,
+        never_stale: flags & 2 != 0,
     }
 }
 
@@ -375,38 +380,17 @@ pub fn seal(entry: &Entry) -> Bytes {
 }
 
 fn put_terms(out: &mut BytesMut, terms: &Terms) {
-    // Taken apart completely, so that a new term can't be forgotten here.
-    let Terms {
-        received_ms,
-        initial_age_ms,
-        lifetime_ms,
-        stale_while_revalidate_ms,
-        stale_if_error_ms,
-        always_validate,
-        never_stale,
-    } = *terms;
-    out.put_u64_le(received_ms);
-    out.put_u64_le(initial_age_ms);
-    out.put_u64_le(lifetime_ms);
-    out.put_u64_le(stale_while_revalidate_ms);
-    out.put_u64_le(stale_if_error_ms);
-    out.put_u8(u8::from(always_validate) | u8::from(never_stale) << 1);
+    let (times, flags) = apart(terms);
+    times.into_iter().for_each(|time| out.put_u64_le(time));
+    out.put_u8(flags);
 }
 
 fn take_terms(from: &mut Bytes) -> Option<Terms> {
-    let mut number = || from.try_get_u64_le().ok();
-    let (received_ms, initial_age_ms, lifetime_ms) = (number()?, number()?, number()?);
-    let (stale_while_revalidate_ms, stale_if_error_ms) = (number()?, number()?);
-    let flags = from.try_get_u8().ok()?;
-    Some(Terms {
-        received_ms,
-        initial_age_ms,
-        lifetime_ms,
-        stale_while_revalidate_ms,
-        stale_if_error_ms,
-        always_validate: flags & 1 != 0,
-        never_stale: flags & 2 != 0,
-    })
+    let mut times = [0; 5];
+    for time in &mut times {
+        *time = from.try_get_u64_le().ok()?;
+    }
+    Some(together(times, from.try_get_u8().ok()?))
 }
 
 /// Takes what a store holds out of its envelope.

@@ -19,10 +19,7 @@ const ATTEMPTS: u32 = 16;
 
 /// Whether a request that is to be proxied goes this way.
 pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
-    // A token that stands in the target is moved.
-    let route = ctx.routed().filter(|route| !route.token_query);
-    let Some(origin) = route.and_then(|route| route.target.origin()) else { return false };
-    if ctx.handshake.is_some() || !ctx.site.plan.origins.pool(origin).is_plain() {
+    if ctx.handshake.is_some() || !ctx.at_hand().is_some_and(|at_hand| at_hand.own) {
         return false;
     }
     let request = session.req_header();
