@@ -6,7 +6,11 @@
 //! is never an answer, and has changed nothing.
 //!
 //! An answer costs no allocation and no map of fields: names are compared where they stand in the client's bytes, the
-//! key is spelled into a buffer that is used again, the head is copied around its three holes.
+//! key is spelled into a buffer that is used again, the head is copied around its holes.
+
+mod told;
+
+pub use told::Late;
 
 use super::{
     cached::bound_host,
@@ -36,10 +40,7 @@ use crate::{
         Body,
     },
     route::Match,
-    telemetry::{
-        access::Record,
-        labels::{CacheResult, TokenResult},
-    },
+    telemetry::labels::{CacheResult, TokenResult},
 };
 use arc_swap::Guard;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
@@ -204,40 +205,6 @@ impl Ready {
     pub fn count(&self, answers: usize) {
         self.gateway.parts.metrics.answered_fast(answers as u64);
     }
-
-    fn tell(&self, site: &Site, caller: Caller, done: &Answered, said: Said<'_>) {
-        let Some(at_hand) = site.per_route.get(done.route) else { return };
-        at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
-        if !self.gateway.parts.access.is_on() {
-            return;
-        }
-        self.gateway.parts.access.record(&Record {
-            began: said.began,
-            duration: said.duration,
-            request_id: done.id.as_bytes(),
-            client: caller.peer.to_canonical(),
-            method: if done.is_head { "HEAD" } else { "GET" },
-            host: said.host,
-            path: said.path,
-            version: caller.version,
-            status: done.status,
-            bytes: done.bytes,
-            route: site.plan.config.routes.get(done.route).map(|route| route.name.as_str()),
-            tenant: done.tenant.as_ref().map(Tenant::as_str),
-            result: CacheResult::Hit,
-            detail: said.detail,
-            origin: None,
-        });
-    }
-}
-
-/// What a record says besides.
-struct Said<'s> {
-    host: &'s [u8],
-    path: &'s [u8],
-    began: Instant,
-    duration: Duration,
-    detail: Option<&'static str>,
 }
 
 /// What came together is answered by one site and one clock.
@@ -492,44 +459,5 @@ impl Visit<'_> {
         head.insert_header(header::CONNECTION, "keep-alive").ok()?;
         let own = Particulars::new(found.entry.representation.fields(), found.length());
         serialised(&head, own, date == 0, circumstances)
-    }
-
-    /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.
-    pub fn tell(&self, done: &Answered, host: &[u8], path: &[u8], duration: Duration) {
-        let said = Said { host, path, began: self.began, duration, detail: None };
-        self.ready.tell(&self.site, self.caller, done, said);
-    }
-
-    /// How long all this has taken.
-    pub fn lasted(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    /// For answers that the client doesn't take at once.
-    pub fn late(&self) -> Late {
-        Late { site: Arc::clone(&self.site), caller: self.caller, began: self.began, answers: Vec::new() }
-    }
-}
-
-/// Answers that are still on their way, and will be told of when they are not.
-pub struct Late {
-    site: Arc<Site>,
-    caller: Caller,
-    began: Instant,
-    answers: Vec<(Answered, Vec<u8>, Vec<u8>)>,
-}
-
-impl Late {
-    /// One more; `host` and `path` are the request's.
-    pub fn add(&mut self, answered: Answered, host: &[u8], path: &[u8]) {
-        self.answers.push((answered, host.to_owned(), path.to_owned()));
-    }
-
-    /// They have gone out; or broke off, for the reason of `detail` where there was one.
-    pub fn tell(&self, ready: &Ready, detail: Option<&'static str>) {
-        for (done, host, path) in &self.answers {
-            let said = Said { host, path, began: self.began, duration: self.began.elapsed(), detail };
-            ready.tell(&self.site, self.caller, done, said);
-        }
     }
 }

@@ -10,15 +10,16 @@
 //!
 //! Frames of HTTP/2 that are answered together leave together as well, and those that the client sends are counted.
 
+mod ahead;
+
 use super::{
-    fast_lane::Outgoing,
     frames::Frames,
     guarded::Guarded,
     tunnel::{GoingAway, Tunnel},
     wire::{Wire, POISON},
 };
 use crate::{
-    gateway::{Client, Signals, Tunnelled},
+    gateway::{Signals, Tunnelled},
     representation::problem,
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
 };
@@ -48,9 +49,6 @@ use tokio::{
 const GATHER: usize = 16 * 1024;
 /// A buffer of at most this size is kept between answers.
 const KEEP: usize = 2 * 1024;
-
-/// So much is read of the next request while one is answered, to see whether the client is still there.
-const AHEAD: usize = 512;
 
 /// A client's connection.
 pub(super) struct Connection {
@@ -180,79 +178,6 @@ impl Connection {
     pub(super) fn is_at_start(&self) -> bool {
         let taken = self.signals.taken.load(Ordering::Relaxed);
         self.read == taken && self.wire.is_at_start() && matches!(self.upgrade, Upgrade::No)
-    }
-
-    /// Takes what was read ahead. `None`: it doesn't fit with room to spare, and stays.
-    pub(super) fn take_ahead(&mut self, into: &mut [u8]) -> Option<usize> {
-        let length = self.ahead.len();
-        if length > into.len() / 2 {
-            return None;
-        }
-        if length > 0 {
-            into.get_mut(..length)?.copy_from_slice(&self.ahead);
-            self.ahead = Vec::new();
-        }
-        Some(length)
-    }
-
-    /// What was read ahead, and is for who reads next.
-    pub(super) fn put_ahead(&mut self, bytes: &[u8]) {
-        self.ahead.extend_from_slice(bytes);
-    }
-
-    /// Reads for who looks ahead. Nothing: the end.
-    pub(super) fn poll_lane_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(into);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-        self.heard = true;
-        Poll::Ready(Ok(buf.filled().len()))
-    }
-
-    /// The gateway has served a request that it got from who looks ahead; another exchange begins.
-    pub(super) fn served(&mut self) {
-        self.signals.next_exchange();
-        self.wire.passed_by();
-        self.stream.served(!self.ahead.is_empty());
-    }
-
-    /// Requests were answered that nobody behind will see.
-    pub(super) fn answered(&mut self) {
-        self.stream.answered(!self.ahead.is_empty());
-    }
-
-    /// Writes a head, or several answers, and a body behind it. What doesn't go out at once is kept for
-    /// [`Self::poll_lane_out`].
-    pub(super) fn poll_lane_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &[u8],
-        rest: &mut Option<Outgoing>,
-    ) -> Poll<io::Result<()>> {
-        let mut written = 0;
-        let sent = self.stream.poll_send_all(cx, out, &mut written, rest);
-        self.owes = sent.is_pending();
-        if self.owes {
-            self.gathered.extend_from_slice(out.get(written..).unwrap_or_default());
-        }
-        sent
-    }
-
-    /// Whether all that was kept is out.
-    pub(super) fn poll_lane_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        rest: &mut Option<Outgoing>,
-    ) -> Poll<io::Result<()>> {
-        if self.owes {
-            ready!(self.stream.poll_send_all(cx, &self.gathered, &mut self.written, rest))?;
-            ready!(self.poll_gathered(cx))?;
-            self.owes = false;
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Why it was cut off, if it was.
@@ -491,24 +416,6 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_gathered(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Client for Connection {
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let mut piece = [0; AHEAD];
-        // Who has sent the next request already is there.
-        while self.ahead.len() < AHEAD {
-            let mut buf = ReadBuf::new(&mut piece);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
-                Ok(()) if buf.filled().is_empty() => {
-                    return Poll::Ready(io::ErrorKind::ConnectionReset.into())
-                }
-                Ok(()) => self.ahead.extend_from_slice(buf.filled()),
-                Err(error) => return Poll::Ready(error),
-            }
-        }
-        Poll::Pending
     }
 }
 

@@ -22,16 +22,18 @@ mod ledger;
 mod proxy_protocol;
 mod sendfile;
 mod stream;
+mod terms;
 mod tls;
 mod tunnel;
 mod ways;
 mod websocket;
 mod wire;
 
+pub use terms::{Keepalive, Terms};
 pub use ways::{Trusts, Ways};
 
 use crate::{
-    certificate, config,
+    certificate,
     gateway::{After, Caller, Gateway, OnConnection, Ready, Shown, Signals},
     telemetry::{
         access::AccessLog,
@@ -40,7 +42,7 @@ use crate::{
     },
 };
 use arc_swap::ArcSwap;
-use caps::{Limits, Place, Places};
+use caps::{Place, Places};
 use connection::Connection;
 use fast_lane::{FastLane, Turn};
 use guard::Rules;
@@ -115,58 +117,6 @@ pub struct Door {
     places: Arc<Places>,
     ledger: Arc<Ledger>,
     terms: ArcSwap<Terms>,
-}
-
-/// What holds for connections that come in from now on.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// How long they are kept, and for how many requests.
-    pub keepalive: Keepalive,
-    /// How long clients may take.
-    pub rules: Rules,
-    /// How many there may be.
-    pub limits: Limits,
-}
-
-impl Terms {
-    /// As `[server]` says, where so many files may be open.
-    pub fn of(server: &config::Server, files: u64) -> Self {
-        let clients = &server.clients;
-        let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
-        if clients.max_connections.is_some_and(|most| u64::from(most) > files) {
-            tracing::warn!(files, "max_connections is more than the files that may be open");
-        }
-        Self {
-            keepalive: Keepalive::of(server),
-            rules: Rules {
-                header_timeout: clients.header_timeout,
-                body_timeout: clients.body_timeout,
-                body_min_rate: clients.body_min_rate,
-                send_timeout: clients.send_timeout,
-                send_min_rate: clients.send_min_rate,
-            },
-            limits: Limits {
-                all: clients.max_connections.map_or_else(|| descriptors::connections(files), count),
-                address: clients.max_per_address.map(count),
-            },
-        }
-    }
-}
-
-/// How long connections are kept between requests, and for how many.
-#[derive(Debug, Clone, Copy)]
-pub struct Keepalive {
-    /// Between requests.
-    pub idle: Duration,
-    /// Requests on one connection; `None`: any number.
-    pub requests: Option<u32>,
-}
-
-impl Keepalive {
-    /// As `[server]` says.
-    pub fn of(server: &config::Server) -> Self {
-        Self { idle: server.keepalive, requests: Some(server.keepalive_requests).filter(|n| *n > 0) }
-    }
 }
 
 impl Door {
@@ -410,8 +360,6 @@ impl Door {
             } else {
                 Turn::Full
             };
-            let announced = announce();
-            let signals = announced.signals.clone();
             let after = match turn {
                 Turn::Full => None,
                 Turn::Gone => return,
@@ -419,7 +367,7 @@ impl Door {
                 Turn::Serve(request) => {
                     lane.passed();
                     let gateway = self.ready.gateway();
-                    Some(Box::pin(gateway.serve(&mut *connection, request, announced.clone())).await)
+                    Some(Box::pin(gateway.serve(&mut *connection, request, announce())).await)
                 }
             };
             match after {
@@ -435,6 +383,8 @@ impl Door {
                     return;
                 }
             }
+            let announced = announce();
+            let signals = announced.signals.clone();
             let mut session = ServerSession::new_http1(connection);
             match settings {
                 Some(settings) => settings.apply_to_session(&mut session),

@@ -1,0 +1,89 @@
+//! What is told of an answer that lay ready: counted and recorded, at once or when the client has taken it.
+
+use super::{Answered, Caller, Ready, Visit};
+use crate::{
+    gateway::Site,
+    name::Tenant,
+    telemetry::{access::Record, labels::CacheResult},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What a record says besides.
+struct Said<'s> {
+    host: &'s [u8],
+    path: &'s [u8],
+    began: Instant,
+    duration: Duration,
+    detail: Option<&'static str>,
+}
+
+impl Ready {
+    fn tell(&self, site: &Site, caller: Caller, done: &Answered, said: Said<'_>) {
+        let Some(at_hand) = site.per_route.get(done.route) else { return };
+        at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
+        if !self.gateway.parts.access.is_on() {
+            return;
+        }
+        self.gateway.parts.access.record(&Record {
+            began: said.began,
+            duration: said.duration,
+            request_id: done.id.as_bytes(),
+            client: caller.peer.to_canonical(),
+            method: if done.is_head { "HEAD" } else { "GET" },
+            host: said.host,
+            path: said.path,
+            version: caller.version,
+            status: done.status,
+            bytes: done.bytes,
+            route: site.plan.config.routes.get(done.route).map(|route| route.name.as_str()),
+            tenant: done.tenant.as_ref().map(Tenant::as_str),
+            result: CacheResult::Hit,
+            detail: said.detail,
+            origin: None,
+        });
+    }
+}
+
+impl Visit<'_> {
+    /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.
+    pub fn tell(&self, done: &Answered, host: &[u8], path: &[u8], duration: Duration) {
+        let said = Said { host, path, began: self.began, duration, detail: None };
+        self.ready.tell(&self.site, self.caller, done, said);
+    }
+
+    /// How long all this has taken.
+    pub fn lasted(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// For answers that the client doesn't take at once.
+    pub fn late(&self) -> Late {
+        Late { site: Arc::clone(&self.site), caller: self.caller, began: self.began, answers: Vec::new() }
+    }
+}
+
+/// Answers that are still on their way, and will be told of when they are not.
+pub struct Late {
+    site: Arc<Site>,
+    caller: Caller,
+    began: Instant,
+    answers: Vec<(Answered, Vec<u8>, Vec<u8>)>,
+}
+
+impl Late {
+    /// One more; `host` and `path` are the request's.
+    pub fn add(&mut self, answered: Answered, host: &[u8], path: &[u8]) {
+        self.answers.push((answered, host.to_owned(), path.to_owned()));
+    }
+
+    /// They have gone out; or broke off, for the reason of `detail` where there was one.
+    pub fn tell(&self, ready: &Ready, detail: Option<&'static str>) {
+        for (done, host, path) in &self.answers {
+            let said = Said { host, path, began: self.began, duration: self.began.elapsed(), detail };
+            ready.tell(&self.site, self.caller, done, said);
+        }
+    }
+}
