@@ -3,6 +3,10 @@
 
 mod support;
 
+mod headers {
+    mod claims;
+}
+
 use futures_util::{SinkExt, StreamExt};
 use support::*;
 use tokio_tungstenite::tungstenite::{client::IntoClientRequest, Message};

@@ -2,8 +2,11 @@
 //!
 //! A value is fixed, or made for each request out of text and variables (`"$client_ip"`). A template is read once,
 //! with the configuration; what a variable stands for is for whoever handles the request to know. Which fields rules
-//! never touch is told here, since the check and the one who applies the rules have to agree on it.
+//! never touch is asked here ([`Direction::reserved`]), since the check and the one who applies the rules have to agree.
 
+use super::reserved::{
+    dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS, OURS_IN_REQUESTS,
+};
 use http::{HeaderName, HeaderValue};
 
 /// `request_headers`, `response_headers`: taken off first, then set, then added.
@@ -201,7 +204,7 @@ impl Direction {
     pub fn reserved(self, name: &str) -> Option<&'static str> {
         const FRAMING: &str = "it belongs to the connection or the message's framing";
         const OURS: &str = "only the gateway says it";
-        let name = &*name.replace('_', "-");
+        let name = &*dashed(name);
         if OF_THE_CONNECTION.contains(&name) || name.starts_with("sec-websocket-") {
             return Some(FRAMING);
         }
@@ -218,39 +221,6 @@ impl Direction {
         }
     }
 }
-
-/// RFC 9110, 7.6.1; RFC 9112, 6.
-const OF_THE_CONNECTION: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-const OURS_IN_REQUESTS: [&str; 10] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-    "x-role",
-    "x-tenant",
-    "x-user",
-];
-const CONDITIONS: [&str; 6] =
-    ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
-const OURS_IN_ANSWERS: [&str; 5] = ["age", "cache-status", "date", "via", "x-request-id"];
-const OF_THE_BODY: [&str; 3] = ["accept-ranges", "content-encoding", "content-range"];
 
 #[cfg(test)]
 mod tests {

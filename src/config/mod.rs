@@ -16,6 +16,7 @@ mod headers;
 mod origin;
 mod raw;
 mod read;
+mod reserved;
 mod types;
 mod units;
 
@@ -24,6 +25,7 @@ pub use fault::{ConfigError, Fault, Faults};
 pub use files::{Accel, AccelTo, Files, Immutable, Target};
 pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
 pub use origin::*;
+pub use reserved::{claim, dashed, Claim};
 pub use types::*;
 
 use fault::Report;

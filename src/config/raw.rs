@@ -8,7 +8,7 @@ use super::{
     fault::Report,
     origin::HashBy,
     read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
-    types::{Auth, Coding, LogFormat, PathPattern, Scope, TokenPlace},
+    types::{Auth, Coding, LogFormat, PathPattern, Scope, TokenPlace, Underscores},
     units,
 };
 use crate::name::Name;
@@ -56,7 +56,7 @@ tables! {
 
     Server "`[server]`" {
         threads: u32, drain: Duration, keepalive: Duration, keepalive_requests: u32,
-        trusted_proxies: OneOrMany<IpNet>,
+        trusted_proxies: OneOrMany<IpNet>, underscores: Underscores,
         header_timeout: Duration, body_timeout: Duration, body_min_rate: Size, send_timeout: Duration, send_min_rate: Size,
         max_connections: u32, max_connections_per_address: u32
     }
@@ -154,7 +154,7 @@ tables! {
     FollowRules "`route.cache` with `follow`" {
         follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
         stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
-        redis: Size
+        redis: Size, key_headers: Vec<At<HeaderName>>
     }
 
     WebSocket "`route.websocket`" {
@@ -428,6 +428,7 @@ impl Read for IpNet {
 words!(Person { "address" => Self::Address, "tenant" => Self::Tenant, "user" => Self::User });
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(Auth { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
+words!(Underscores { "drop" => Self::Drop, "pass" => Self::Pass });
 words!(HashBy { "client" => Self::Client, "path" => Self::Path, "tenant" => Self::Tenant });
 words!(TokenPlace { "header" => Self::Header, "query" => Self::Query, "subprotocol" => Self::Subprotocol });
 words!(Follow { "origin" => Self::Origin });

@@ -57,8 +57,19 @@ pub struct Server {
     pub keepalive_requests: u32,
     /// `trusted_proxies`: whose word on a client's address, scheme and host is believed (none).
     pub trusted_proxies: Vec<IpNet>,
+    /// `underscores`: what becomes of a request's fields with an underscore in their name (`drop`).
+    pub underscores: Underscores,
     /// How long clients may take, and how many connections they may hold.
     pub clients: Clients,
+}
+
+/// What becomes of a request's fields with an underscore in their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Underscores {
+    /// They are dropped, as nginx does.
+    Drop,
+    /// They pass, but for those that an application could take for what only the gateway or a trusted proxy says.
+    Pass,
 }
 
 /// The keys of `[server]` about slow clients and many of them.
@@ -384,6 +395,8 @@ pub struct FollowRules {
     pub fill_timeout: Duration,
     /// `redis`: bodies up to this size are kept in Redis as well (0: none).
     pub redis: u64,
+    /// `key_headers`: the fields of requests that tell answers apart whatever `Vary` says; sorted, unique.
+    pub key_headers: Vec<http::HeaderName>,
 }
 
 /// `cache = { namespace = …, … }`

@@ -44,6 +44,8 @@ pub struct Context {
     pub(super) began: Instant,
     /// Who sent it, and how.
     pub(super) client: Client,
+    /// One of the proxies that are trusted has sent it.
+    pub(super) by_proxy: bool,
     /// By which listener it came.
     pub(super) entry: Option<Arc<Entry>>,
     /// What its client has shown of itself, where the listener asks.
@@ -100,6 +102,7 @@ impl Context {
             site,
             began: Instant::now(),
             client: Client::unknown(),
+            by_proxy: false,
             entry: None,
             shown: None,
             request_id: HeaderValue::from_static(""),
@@ -126,6 +129,7 @@ impl Context {
         self.entry = self.site.plan.entries.get(listener).cloned();
         let scheme = self.entry.as_ref().map_or(Scheme::Http, |entry| entry.scheme);
         self.client = Client::of(peer.ip(), scheme, headers, &self.site.trusted);
+        self.by_proxy = self.site.trusted.contains(peer.ip().to_canonical());
         self.shown = shown;
     }
 

@@ -4,6 +4,7 @@
 use super::{
     admission::content_length,
     cached::{fetcher, stale, tenant},
+    claims,
     context::Context,
     dress, forward, host,
     session::Session,
@@ -39,6 +40,7 @@ impl Gateway {
         route: &Route,
         rules: &Arc<FollowRules>,
     ) -> Result<Next> {
+        claims::drop_unkeyed(session.req_header_mut(), rules);
         let request = session.req_header();
         if has_content(request) || request.headers.contains_key(header::UPGRADE) {
             ctx.detail = Some("content");
@@ -128,8 +130,27 @@ impl Gateway {
         ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
         let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-        (asking, fetcher(&ctx.site.plan.origins, origin, ask, interim))
+        let fetcher = fetcher(&ctx.site.plan.origins, origin, ask, interim);
+        (asking.clone(), keyed(fetcher, &asking.rules))
     }
+}
+
+/// Says with each answer by which fields its route tells answers apart.
+fn keyed(mut fetcher: Fetcher, rules: &Arc<FollowRules>) -> Fetcher {
+    if rules.key_headers.is_empty() {
+        return fetcher;
+    }
+    let rules = rules.clone();
+    Box::new(move |conditions| {
+        let (fetched, rules) = (fetcher(conditions), rules.clone());
+        Box::pin(async move {
+            let mut fetched = fetched.await?;
+            for line in claims::vary(&rules.key_headers) {
+                fetched.headers.append(header::VARY, line);
+            }
+            Ok(fetched)
+        })
+    })
 }
 
 /// What a request wants, and by which rules.

@@ -1,7 +1,7 @@
 //! What an origin is told besides the request itself: who asks, through whom, and under which id.
 //!
-//! What a client claims of itself in these fields is removed first: an origin may believe them. What trusted proxies say
-//! was judged before (`address`), and goes on in our words.
+//! What a client claims of itself in these fields has been dropped before (`claims`): an origin may believe them. What
+//! trusted proxies say was judged before (`address`), and goes on in our words.
 
 use super::context::Context;
 use crate::{
@@ -24,11 +24,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The request's id, in both directions.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Fields that only the gateway may set.
-static OURS: [HeaderName; 8] =
-    [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
-
-/// Those that differ from one request for a resource to the next.
+/// Fields of the gateway's that differ from one request for a resource to the next.
 pub(super) static OURS_THAT_VARY: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];
 
@@ -41,10 +37,7 @@ pub(super) fn dress(request: &mut RequestHeader, received: Version, ctx: &Contex
 fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host: Option<&str>) {
     let named = request.headers.get(header::HOST).cloned();
     let host = host.and_then(|host| HeaderValue::from_str(host).ok()).or(named);
-    for name in claimed(&request.headers, &ctx.site.subjects).into_iter().chain([header::PROXY_AUTHORIZATION])
-    {
-        request.remove_header(&name);
-    }
+    request.remove_header(&header::PROXY_AUTHORIZATION);
     for (name, value) in told(ctx, host) {
         insert(request, name, Ok(value));
     }
@@ -90,8 +83,7 @@ fn made(
     host: Option<HeaderValue>,
     ends_here: impl Fn(&HeaderName) -> bool,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let subjects = &ctx.site.subjects;
-    let ends = |name: &HeaderName| SAID_ANEW.contains(name) || is_claimed(name, subjects) || ends_here(name);
+    let ends = |name: &HeaderName| SAID_ANEW.contains(name) || ends_here(name);
     let told = told(ctx, host);
     let mut fields = Vec::with_capacity(request.headers.len() + told.len() + 4);
     let copied = request.headers.iter().filter(|(name, _)| !ends(name));
@@ -130,22 +122,6 @@ pub(super) fn via(received: Version) -> HeaderValue {
         Version::HTTP_2 => "2 tidegate",
         _ => "1.1 tidegate",
     })
-}
-
-/// The fields of a request that only the gateway may set, or that an application behind CGI or WSGI couldn't tell
-/// from them: there `X_Tenant` and `X-Tenant` are one. `subjects` are those that tell of a client's certificate.
-fn claimed(headers: &HeaderMap, subjects: &[HeaderName]) -> Vec<HeaderName> {
-    headers.keys().filter(|name| is_claimed(name, subjects)).cloned().collect()
-}
-
-fn is_claimed(name: &HeaderName, subjects: &[HeaderName]) -> bool {
-    let ours = || OURS.iter().chain(subjects);
-    ours().any(|ours| ours == name)
-        || is_order(name)
-        || name.as_str().contains('_') && {
-            let dashed = name.as_str().replace('_', "-");
-            dashed.starts_with("x-accel-") || ours().any(|ours| *ours == dashed.as_str())
-        }
 }
 
 fn insert(
@@ -286,39 +262,12 @@ mod tests {
 
     #[test]
     fn no_rule_may_touch_what_is_ours_or_of_the_connection() {
-        let ours = [&OURS[..], &OURS_THAT_VARY, &HOP_BY_HOP, &NOT_FORWARDED, &WHOLE].concat();
+        let ours = [&OURS_THAT_VARY[..], &HOP_BY_HOP, &NOT_FORWARDED, &WHOLE].concat();
         for name in ours.iter().filter(|name| **name != header::HOST) {
             assert!(Direction::Request.reserved(name.as_str()).is_some(), "{name}");
         }
         for name in [&HOP_BY_HOP[..], &[header::VIA, REQUEST_ID]].concat() {
             assert!(Direction::Response.reserved(name.as_str()).is_some(), "{name}");
         }
-    }
-
-    #[test]
-    fn what_looks_like_ours_is_removed() {
-        let fields = [
-            "x-tenant",
-            "X_Tenant",
-            "x_real-ip",
-            "x-other",
-            "x_other",
-            "forwarded",
-            "X-Accel-Mapping",
-            "X_Accel_Redirect",
-        ];
-        let headers: HeaderMap =
-            fields.iter().map(|f| (f.parse().unwrap(), HeaderValue::from_static("v"))).collect();
-        let removed = |subjects: &[HeaderName]| {
-            let mut removed: Vec<_> = claimed(&headers, subjects).iter().map(ToString::to_string).collect();
-            removed.sort();
-            removed
-        };
-        let always =
-            ["forwarded", "x-accel-mapping", "x-tenant", "x_accel_redirect", "x_real-ip", "x_tenant"];
-        assert_eq!(removed(&[]), always);
-        let mut more = [&always[..], &["x-other", "x_other"]].concat();
-        more.sort_unstable();
-        assert_eq!(removed(&[HeaderName::from_static("x-other")]), more);
     }
 }

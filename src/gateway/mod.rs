@@ -6,6 +6,7 @@
 mod accel;
 mod admission;
 mod cached;
+mod claims;
 mod codec;
 mod context;
 mod direct;
@@ -113,6 +114,7 @@ impl Gateway {
         if let Err(reason) = form::settle(session.req_header_mut()) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
+        claims::drop_from(session.req_header_mut(), ctx);
         let request = session.req_header();
         if let Err(reason) = limits::request::check(&request.uri, request.version, &request.headers) {
             return Box::pin(self.refuse(session, ctx, reason)).await;

@@ -2,6 +2,7 @@
 
 use super::{
     accel::{self, Ordered},
+    claims,
     codec::Codec,
     context::Context,
     files::Pace,
@@ -138,6 +139,11 @@ impl Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let request = session.req_header();
+        if let Some(Mode::Follow(rules)) = ctx.at_hand().map(|at_hand| &at_hand.mode) {
+            for line in claims::vary(&rules.key_headers) {
+                head.append_header(header::VARY, line)?;
+            }
+        }
         self.learn(request, head, ctx);
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             // An offer to the gateway, not to its client.
@@ -231,7 +237,9 @@ impl Gateway {
             cache.head_seen(&asking(), sent, head.status, &head.headers);
         }
         let mut capture = match request.method {
-            Method::POST => cache.capture(asking(), sent, head.status, &head.headers),
+            Method::POST if !claims::has_unkeyed(&request.headers, rules) => {
+                cache.capture(asking(), sent, head.status, &head.headers)
+            }
             _ => None,
         };
         self.invalidate(&site, request, host, &target, head);

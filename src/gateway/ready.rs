@@ -363,7 +363,12 @@ impl Visit<'_> {
                 }
                 let scheme = self.listener()?.scheme;
                 Key::spell_resource(&mut words.key, scheme, asked.host, asked.target);
-                cache.look_swiftly(&words.key, |name| said(asked, route, name), self.now_ms)
+                let said = |name: &HeaderName| match rules.key_headers.contains(name) {
+                    // Who may say it depends on the peer.
+                    true => Err(Untold),
+                    false => said(asked, route, name),
+                };
+                cache.look_swiftly(&words.key, said, self.now_ms)
             }
             Mode::Off | Mode::Files(_) => None,
         }

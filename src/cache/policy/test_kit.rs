@@ -36,6 +36,7 @@ pub(super) fn rules() -> FollowRules {
         max_size: 1 << 24,
         fill_timeout: Duration::from_secs(30),
         redis: 0,
+        key_headers: Vec::new(),
     }
 }
 

@@ -6,8 +6,13 @@ use crate::config::{
     raw,
     read::{At, Field, Place, Size},
     types::{CacheRules, FollowRules, Scope, RESERVED_NAMESPACES},
+    Direction,
 };
+use http::{header, HeaderName};
 use std::time::Duration;
+
+/// The most fields that tell answers apart beside `Vary`.
+const MOST_KEY_HEADERS: usize = 16;
 
 /// Checks the table, which stands at `place`.
 pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) -> Option<CacheRules> {
@@ -52,6 +57,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
 pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<FollowRules> {
     let max_size = positive_size(raw.max_size, 16 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
+    let key_headers = raw.key_headers.or(Vec::new()).map(|names| key_headers(names, report));
     let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
     Some(FollowRules {
         request_directives: raw.request_directives.or(false)?,
@@ -62,7 +68,31 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
         max_size: max_size?,
         fill_timeout: fill_timeout?,
         redis: raw.redis.or(Size(0))?.0,
+        key_headers: key_headers?,
     })
+}
+
+/// Fields that a client may say, and that are not in the key already.
+fn key_headers(names: Vec<At<HeaderName>>, report: &mut Report) -> Vec<HeaderName> {
+    if let Some(At { place, .. }) = names.get(MOST_KEY_HEADERS) {
+        report.fault(place, format!("there may be {MOST_KEY_HEADERS} at most"));
+    }
+    let mut all = Vec::with_capacity(names.len());
+    for At { value, place } in names {
+        let why = match Direction::Request.reserved(value.as_str()) {
+            Some(why) => Some(why),
+            None if value == header::HOST => Some("the host is in the key already"),
+            None if value == header::AUTHORIZATION => Some("what is asked with it is asked for one client"),
+            None => None,
+        };
+        if let Some(why) = why {
+            report.fault(&place, format!("can't tell answers apart: {why}"));
+        }
+        all.push(value);
+    }
+    all.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    all.dedup();
+    all
 }
 
 fn sorted(names: Vec<At<String>>) -> Vec<String> {

@@ -5,6 +5,7 @@
 mod cache;
 mod clients;
 mod cors;
+mod dropped;
 mod event;
 mod files;
 mod headers;
@@ -25,7 +26,7 @@ use super::{
     fault::Report,
     raw,
     read::{At, Field, OneOrMany, Place, Size},
-    types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store},
+    types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store, Underscores},
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
@@ -66,6 +67,9 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
     }
     if let (Field::Given(routes), Some(store)) = (&raw.route, &store) {
         limit::shared(&routes.value, store, report);
+    }
+    if let (Field::Given(routes), Some(server)) = (&raw.route, &server) {
+        dropped::warn(&routes.value, server.underscores, report);
     }
     let for_all = headers::for_all(raw.headers, tokens, report);
     let headers = for_all.as_ref().map(|all| all.headers.clone());
@@ -151,12 +155,14 @@ fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
     };
     let trusted_proxies =
         raw.trusted_proxies.or(OneOrMany(Vec::new())).map(|networks| trusted(networks, report));
+    let underscores = raw.underscores.or(Underscores::Drop);
     Some(Server {
         threads: threads?,
         drain: drain?,
         keepalive: keepalive?,
         keepalive_requests: keepalive_requests?,
         trusted_proxies: trusted_proxies?,
+        underscores: underscores?,
         clients: clients?,
     })
 }

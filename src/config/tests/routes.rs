@@ -17,7 +17,8 @@ fn routes_that_can_not_work() {
         ("websocket = { origins = [\"https://a\", \"https://A:443\"], token = [\"query\", \"query\"] }", &["11:39: route[0].websocket.origins[1]: stands there twice", "11:75: route[0].websocket.token[1]: stands there twice"]),
         ("auth = \"off\"\nwebsocket = { token = \"query\" }", &["12:23: route[0].websocket.token: needs a [jwt] to verify tokens with, and can't go with auth = \"off\""]),
         ("cache = \"on\"", &["11:9: route[0].cache: must be \"off\", \"origin\" or a table such as { namespace = \"kpi\", ttl = \"20s\" }"]),
-        ("cache = { follow = \"it\", ttl = \"1s\" }", &["11:20: route[0].cache.follow: unknown value \"it\", known: origin", "11:26: route[0].cache.ttl: unknown key, known: follow, request_directives, heuristic, set_cookie, stale_while_revalidate, stale_if_error, max_size, fill_timeout, redis"]),
+        ("cache = { follow = \"it\", ttl = \"1s\" }", &["11:20: route[0].cache.follow: unknown value \"it\", known: origin", "11:26: route[0].cache.ttl: unknown key, known: follow, request_directives, heuristic, set_cookie, stale_while_revalidate, stale_if_error, max_size, fill_timeout, redis, key_headers"]),
+        ("cache = { follow = \"origin\", key_headers = [\"X-Forwarded-For\", \"Host\", \"Range\"] }", &["11:45: route[0].cache.key_headers[0]: can't tell answers apart: only the gateway says it", "11:64: route[0].cache.key_headers[1]: can't tell answers apart: the host is in the key already", "11:72: route[0].cache.key_headers[2]: can't tell answers apart: what is asked for, and under which condition, is the client's and the cache's matter"]),
         ("cache = { ttl = \"0s\" }", &["11:9: route[0].cache.namespace: missing", "11:17: route[0].cache.ttl: must be more than 0"]),
         ("cache = { namespace = \"ver\", ttl = \"1s\" }", &["11:23: route[0].cache.namespace: \"ver\" is reserved: keys of the store begin with it"]),
         ("cache = { namespace = \"n\", ttl = \"1s\", cache_control = \"a\\nb\" }", &["11:56: route[0].cache.cache_control: must be a header value: printable ASCII"]),
@@ -186,6 +187,33 @@ fn proxies_are_networks_or_addresses() {
         "c.toml:9:49: server.trusted_proxies[2]: holds every address: whoever connects says who he is";
     assert!(warnings.iter().any(|warning| warning == expected), "{warnings:?}");
     assert!(parse(&format!("{BASE}{SECRET}")).is_ok_and(|l| l.config.server.trusted_proxies.is_empty()));
+}
+
+#[test]
+fn fields_that_are_dropped_are_warned_about_where_something_goes_by_them() {
+    assert_eq!(
+        after_base("[server]\nunderscores = \"maybe\"\n"),
+        ["9:15: server.underscores: unknown value \"maybe\", known: drop, pass"]
+    );
+    let routes = r#"
+[[route]]
+path = "/x"
+origin = "app"
+cache = { follow = "origin", key_headers = ["X_Mode", "X-Forwarded-Prefix"] }
+limit = [{ rate = "1/s", by = { header = "X-Real-IP" } }, { rate = "1/s", by = { header = "api_key" } }]
+"#;
+    let keys = |text: &str| -> Vec<String> {
+        let lines = warnings(text);
+        lines
+            .iter()
+            .filter(|line| line.contains("is dropped"))
+            .filter_map(|line| line.split(": ").nth(1).map(str::to_owned))
+            .collect()
+    };
+    let (key, address, api) =
+        ("route[0].cache.key_headers[0]", "route[0].limit[0].by.header", "route[0].limit[1].by.header");
+    assert_eq!(keys(routes), [key, address, api]);
+    assert_eq!(keys(&format!("[server]\nunderscores = \"pass\"\n{routes}")), [address]);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! The fields of a request that its sender has no say in: they are dropped before anything reads them, on every way that
+//! a request takes. Which fields those are is told in one list (`config::claim`).
+//!
+//! What trusted proxies say of the client's address, scheme and host has been read by then (`address`), and goes on in
+//! the gateway's words (`forward`); what else they say of a request passes. What is asked for others as well goes
+//! without it, unless the route tells answers apart by it.
+
+use super::Context;
+use crate::config::{claim, dashed, Claim, FollowRules, Underscores};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora_http::RequestHeader;
+
+/// Drops from a request what its sender may not say.
+pub(super) fn drop_from(request: &mut RequestHeader, ctx: &Context) {
+    let site = &ctx.site;
+    let underscores = site.plan.config.server.underscores;
+    let said_by = Sender { trusted: ctx.by_proxy, underscores, subjects: &site.subjects };
+    remove(request, |name| !said_by.may_say(name));
+}
+
+/// Drops from a request what its answer may not depend on, since others get that answer too.
+pub(super) fn drop_unkeyed(request: &mut RequestHeader, rules: &FollowRules) {
+    remove(request, |name| is_unkeyed(name, rules));
+}
+
+/// Whether a request says something that only one client's answer may depend on.
+pub(super) fn has_unkeyed(headers: &HeaderMap, rules: &FollowRules) -> bool {
+    headers.keys().any(|name| is_unkeyed(name, rules))
+}
+
+/// The lines of `Vary` that name the fields by which a route tells answers apart: the cache here and those beyond go by
+/// them.
+pub(super) fn vary(names: &[HeaderName]) -> impl Iterator<Item = HeaderValue> + '_ {
+    names.iter().map(|name| HeaderValue::from(name.clone()))
+}
+
+fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
+    claim(name.as_str()) != Claim::Free && !rules.key_headers.contains(name)
+}
+
+fn remove(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in &gone {
+        request.remove_header(name);
+    }
+}
+
+/// Whoever has sent a request.
+struct Sender<'s> {
+    /// It is one of `trusted_proxies`.
+    trusted: bool,
+    underscores: Underscores,
+    /// The fields that tell an origin of a client's certificate.
+    subjects: &'s [HeaderName],
+}
+
+impl Sender<'_> {
+    fn may_say(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        if self.underscores == Underscores::Drop && text.contains('_') {
+            return false;
+        }
+        let passes = match claim(text) {
+            Claim::Free | Claim::Override => true,
+            Claim::Proxy => self.trusted,
+            Claim::Gateway => false,
+        };
+        passes && (self.subjects.is_empty() || !self.subjects.iter().any(|s| *s == *dashed(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELDS: [&str; 10] = [
+        "x-tenant",
+        "x_tenant",
+        "x_real-ip",
+        "x-other",
+        "x_other",
+        "x-accel-mapping",
+        "x-forwarded-prefix",
+        "x_forwarded_prefix",
+        "x-http-method-override",
+        "script_name",
+    ];
+
+    fn heard(trusted: bool, underscores: Underscores, subjects: &[HeaderName]) -> Vec<&'static str> {
+        let sender = Sender { trusted, underscores, subjects };
+        FIELDS.into_iter().filter(|name| sender.may_say(&HeaderName::from_static(name))).collect()
+    }
+
+    #[test]
+    fn what_a_sender_may_say() {
+        let method = "x-http-method-override";
+        assert_eq!(heard(false, Underscores::Drop, &[]), ["x-other", method]);
+        assert_eq!(heard(true, Underscores::Drop, &[]), ["x-other", "x-forwarded-prefix", method]);
+        assert_eq!(heard(false, Underscores::Pass, &[]), ["x-other", "x_other", method]);
+        let all = ["x-other", "x_other", "x-forwarded-prefix", "x_forwarded_prefix", method, "script_name"];
+        assert_eq!(heard(true, Underscores::Pass, &[]), all);
+        let subjects = [HeaderName::from_static("x-other")];
+        assert_eq!(heard(false, Underscores::Pass, &subjects), [method]);
+    }
+}
