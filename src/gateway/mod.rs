@@ -30,6 +30,7 @@ mod serialised;
 mod session;
 mod signals;
 mod site;
+mod upload;
 mod upstream;
 mod websocket;
 

@@ -1,14 +1,13 @@
 //! Pingora's phases: what is handed to it, and what is made of what it hands back.
 
 use super::{
-    direct, dress, entry, forward, session::Session, upstream, websocket, Context, Gateway, Next,
-    OnConnection, Result,
+    direct, dress, entry, forward, session::Session, upload, websocket, Context, Gateway, Next, OnConnection,
+    Result,
 };
-use crate::telemetry::labels::{CutReason, RejectReason};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{header, Version};
-use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error, ErrorType};
+use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session as Pingora};
 use std::{any::Any, sync::atomic::Ordering, time::Duration};
@@ -86,24 +85,9 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Context,
     ) -> Result<()> {
-        if end {
-            ctx.wants_body(false);
-        }
-        ctx.body_seen += body.as_ref().map_or(0, |b| b.len() as u64);
-        match ctx.routed() {
-            // An upgraded connection has no body: its bytes have no end.
-            Some(route) if ctx.body_seen > route.max_body && !session.was_upgraded() => {
-                self.parts.metrics.rejected(RejectReason::BodyTooLarge);
-                Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
-            }
-            _ if ctx.seeking.is_late() => Err(upstream::late()),
-            _ if session.is_http2() && !end && ctx.drips() => {
-                ctx.dripped = Some(CutReason::BodyRate);
-                self.parts.metrics.connection_cut(CutReason::BodyRate);
-                Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly")
-            }
-            _ => Ok(()),
-        }
+        upload::end_once(body, end);
+        let way = upload::Way { stream: session.is_http2(), upgraded: session.was_upgraded() };
+        self.body_comes(body.as_ref(), end, way, ctx)
     }
 
     async fn upstream_peer(&self, session: &mut Pingora, ctx: &mut Context) -> Result<Box<HttpPeer>> {

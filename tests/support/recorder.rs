@@ -1,5 +1,6 @@
 //! An origin that keeps every byte it gets, reads it strictly, and answers as it is told.
 
+use super::Spoken;
 use super::{
     strict::{self, Message},
     until, SOON,
@@ -12,8 +13,8 @@ use std::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
     task::{AbortHandle, JoinSet},
 };
 
@@ -73,6 +74,7 @@ struct Kept {
 /// The server.
 pub struct Recorder {
     address: SocketAddr,
+    url: String,
     kept: Arc<Kept>,
     server: AbortHandle,
 }
@@ -80,18 +82,40 @@ pub struct Recorder {
 impl Recorder {
     /// Starts it on a free port.
     pub async fn start(answers: impl Fn(&Message) -> Say + Send + Sync + 'static) -> Self {
+        Self::start_as(Spoken::default(), answers).await
+    }
+
+    /// The same, spoken to in this way, by HTTP/1.1.
+    pub async fn start_as(spoken: Spoken, answers: impl Fn(&Message) -> Say + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let url = match &spoken {
+            Spoken { unix: Some(path), .. } => format!("unix:{}", path.display()),
+            Spoken { tls: Some(_), .. } => format!("https://{address}"),
+            _ => format!("http://{address}"),
+        };
         let kept = Arc::new(Kept::default());
         let (answers, keep): (Answers, _) = (Arc::new(answers), kept.clone());
+        let unix = spoken.unix.map(|path| UnixListener::bind(path).unwrap());
         let serving = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, answers.clone(), keep.clone()));
+            loop {
+                let (answers, keep) = (answers.clone(), keep.clone());
+                if let Some(unix) = &unix {
+                    let Ok((stream, _)) = unix.accept().await else { return };
+                    connections.spawn(serve(stream, answers, keep));
+                    continue;
+                }
+                let Ok((stream, _)) = listener.accept().await else { return };
+                match spoken.tls.clone() {
+                    None => connections.spawn(serve(stream, answers, keep)),
+                    Some(tls) => connections
+                        .spawn(async move { serve(tls.accept(stream).await?, answers, keep).await }),
+                };
             }
         });
-        Self { address, kept, server: serving.abort_handle() }
+        Self { address, url, kept, server: serving.abort_handle() }
     }
 
     /// Where it listens.
@@ -99,9 +123,9 @@ impl Recorder {
         self.address
     }
 
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, `https://…` or `unix:…`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// What has come since this was asked last.
@@ -139,7 +163,10 @@ impl Drop for Unfinished {
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: Answers, kept: Arc<Kept>) -> std::io::Result<()> {
+async fn serve<S>(mut stream: S, answers: Answers, kept: Arc<Kept>) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let mut read = Vec::new();
     let mut unfinished = None;
     let mut continued = false;
