@@ -493,7 +493,7 @@ async fn what_is_fresh_by_now_is_not_refreshed() {
     let asked = Arc::new(AtomicUsize::new(0));
     let fetcher = || -> Fetcher {
         let asked = asked.clone();
-        Box::new(move |_| {
+        Box::new(move |_, _| {
             asked.fetch_add(1, Ordering::SeqCst);
             let control = HeaderValue::from_static("max-age=60, stale-while-revalidate=60");
             let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, control)]);

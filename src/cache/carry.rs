@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{config, representation::Body, telemetry::labels::FillOutcome};
 use http::StatusCode;
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
     time::{sleep_until, Instant},
@@ -67,6 +67,14 @@ impl Hands {
     /// Whether the leader has got nothing yet, and so nobody has seen anything of the body.
     pub(super) fn are_full(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// Waits until nobody has waited for so long. From then on nobody can join.
+    pub(super) async fn forsaken(&self, so_long: Option<Duration>) {
+        match (&self.writer, so_long) {
+            (Some(writer), Some(so_long)) => writer.forsaken(so_long).await,
+            _ => pending().await,
+        }
     }
 
     /// The leader's answer. One who has left doesn't want it any more.
@@ -145,6 +153,8 @@ impl Cache {
     ) -> Carried {
         let Some(writer) = hands.writer.take() else { return Carried::Unwanted };
         writer.keep(keep);
+        // What is for nobody who waits, nor for those who will ask, is not for the origin to go on with.
+        let is_stored = keep > 0 && draft.verdict == Verdict::Keep && !draft.is_event_stream();
         let grace = Instant::now() + GRACE;
         let mut passing = false;
         let ended = 'body: loop {
@@ -153,6 +163,7 @@ impl Cache {
                 tokio::select! {
                     biased;
                     piece = &mut next => break piece,
+                    () = writer.forsaken(Duration::ZERO), if passing || !is_stored => return Carried::Unwanted,
                     () = sleep_until(grace), if hands.are_full() => hands.announce(draft, &self.encoding.load()),
                     () = sleep_until(deadline), if hands.lead.is_some() => {
                         hands.announce(draft, &self.encoding.load());

@@ -10,7 +10,7 @@ use crate::{
     representation::{Body, Outside, Representation},
     telemetry::labels::FillOutcome,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{header::CONTENT_TYPE, HeaderName, HeaderValue, StatusCode};
 use std::{sync::Arc, time::SystemTime};
 
 /// Who may have an answer.
@@ -82,6 +82,12 @@ impl Described {
 }
 
 impl Draft {
+    /// Whether its body has no end of its own (EventSource).
+    pub(super) fn is_event_stream(&self) -> bool {
+        let mut kinds = self.fields.iter().filter(|(name, _)| *name == CONTENT_TYPE);
+        kinds.any(|(_, kind)| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+    }
+
     /// The whole answer.
     pub(super) fn representation(&self, body: Body, rules: &config::Encoding) -> Representation {
         self.described.clone().represent(self.status, self.fields.clone(), body, rules)

@@ -46,6 +46,9 @@ pub(super) type Leading = Lead<Landing, Arc<Live>>;
 pub(super) struct Job {
     pub(super) key: Key,
     pub(super) on: On,
+    /// How long the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
+    /// `None`: for as long as it takes.
+    pub(super) unwatched: Option<Duration>,
 }
 
 /// For which kind of route.
@@ -146,7 +149,8 @@ impl Drop for Filling {
 }
 
 impl Cache {
-    /// Begins a fill, which ends by itself whatever becomes of its leader: a client that leaves cancels nothing.
+    /// Begins a fill, which ends by itself whatever becomes of its leader: a client that leaves cancels nothing that may be
+    /// stored or that others wait for.
     pub(super) fn begin_fill(
         self: &Arc<Self>,
         lead: Option<Leading>,
@@ -207,8 +211,12 @@ impl Cache {
         let mut conditions = job.conditions();
         let mut attempt = 1;
         loop {
-            let fetched = tokio::time::timeout_at(deadline, fetcher(&conditions)).await;
-            let mut fetched = match fetched.unwrap_or(Err(FetchError::Timeout)) {
+            let fetched = tokio::select! {
+                biased;
+                fetched = fetcher(&conditions, deadline.into_std()) => fetched,
+                () = hands.forsaken(job.unwatched) => return (FillOutcome::Cancelled, ToStore::Nothing),
+            };
+            let mut fetched = match fetched {
                 Ok(fetched) => fetched,
                 Err(error) => return self.failed(hands, error),
             };
@@ -245,7 +253,10 @@ impl Cache {
             match self.carry(hands, &draft, fetched.body, keep, deadline).await {
                 Carried::Whole(body) => return self.land(hands, job, draft, body),
                 Carried::Passed => return self.passed(job, &draft),
-                Carried::Unwanted => return (FillOutcome::Cancelled, ToStore::Nothing),
+                Carried::Unwanted => {
+                    let mark = matches!(draft.verdict, Verdict::AskerAlways(_));
+                    return (FillOutcome::Cancelled, if mark { ToStore::Mark } else { ToStore::Nothing });
+                }
                 Carried::Broken(error)
                     if hands.are_full() && attempt < ATTEMPTS && draft.verdict.is_shared() =>
                 {

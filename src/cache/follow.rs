@@ -23,10 +23,16 @@ use crate::{
     telemetry::labels::{CacheResult, FillOutcome},
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How often a request joins a flight whose answer turns out to be for others, before it asks by itself.
 const JOINS: u32 = 3;
+/// How long an origin is waited for though nobody else waits, and nobody knows whether its answer may be stored: who
+/// asks again at once finds the flight under way.
+const UNWATCHED: Duration = Duration::from_secs(2);
 
 /// A request for a resource of an origin that is followed.
 #[derive(Debug)]
@@ -157,7 +163,7 @@ impl Cache {
             if let Found::Serve(fresh) = self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
                 return lead.land(Landing::Filled(fresh));
             }
-            let job = self.job(asking, Some(entry));
+            let job = self.job(asking, Some(entry), None);
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
     }
@@ -212,8 +218,13 @@ impl Cache {
                 Joined::Follow(follow) => {
                     let began = Instant::now();
                     let reader = follow.cargo().reader();
-                    let landing = follow.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
+                    let landing = follow.outcome().await;
                     self.metrics.flight_followed(began.elapsed());
+                    let landing = match landing {
+                        // It was given up at this very moment, for nobody had waited.
+                        Err(_) if reader.is_none() => continue,
+                        landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
+                    };
                     if self.is_for(&landing, &asking) {
                         let answer = self.landed_followed(landing, reader, old, CacheResult::Collapsed);
                         return (answer, forward);
@@ -233,7 +244,8 @@ impl Cache {
         fetcher: Fetcher,
     ) -> Answer {
         let reader = live.reader();
-        let job = self.job(asking, old.clone());
+        let unwatched = unwatched(&asking, old.is_some());
+        let job = self.job(asking, old.clone(), unwatched);
         match self.begin_fill(lead, &live, job, fetcher).await {
             Ok(Led::Landing(landing)) => self.landed_followed(landing, reader, old, CacheResult::Miss),
             Ok(Led::Own(head)) => match (stand_in(&old, head.status), reader) {
@@ -326,11 +338,12 @@ impl Cache {
         names
     }
 
-    fn job(&self, asking: Arc<Asking>, old: Option<Arc<Entry>>) -> Job {
+    fn job(&self, asking: Arc<Asking>, old: Option<Arc<Entry>>, unwatched: Option<Duration>) -> Job {
         let since = self.since();
         // A part can't be validated by itself.
         let old = old.filter(|entry| entry.part().is_none());
-        Job { key: asking.key.clone(), on: On::Follow { asking, old, since, requested_ms: now_ms() } }
+        let key = asking.key.clone();
+        Job { key, on: On::Follow { asking, old, since, requested_ms: now_ms() }, unwatched }
     }
 
     /// What of a stored entry may be used for a request.
@@ -348,6 +361,19 @@ impl Cache {
             Found::ServeStale(entry) | Found::Old(entry, _) => Err(Some(entry)),
             Found::Nothing(_) => Err(None),
         }
+    }
+}
+
+/// How long an origin is waited for though the client has left and nobody else waits. What is asked for by one alone is
+/// hardly ever stored; events never end; what is validated is wanted.
+fn unwatched(asking: &Asking, is_validation: bool) -> Option<Duration> {
+    let accepts = asking.headers.get_all(header::ACCEPT).iter();
+    let events =
+        accepts.filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/event-stream"));
+    match asking.is_alone() || events {
+        true => Some(Duration::ZERO),
+        false if is_validation => None,
+        false => Some(UNWATCHED),
     }
 }
 

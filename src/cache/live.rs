@@ -14,8 +14,9 @@ use std::{
         atomic::{AtomicU64, Ordering},
         Arc,
     },
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 /// Smaller pieces than this are put together, so that an origin that dribbles doesn't cost a multiple of its bytes.
 const SMALL: usize = 8 * 1024;
@@ -62,7 +63,7 @@ pub struct Live {
     state: Mutex<State>,
     /// Wakes readers.
     grown: Notify,
-    /// Wakes the writer.
+    /// Wakes the writer: something was taken, or a reader has come or gone.
     taken: Notify,
 }
 
@@ -124,6 +125,7 @@ impl Live {
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, 0);
+        self.taken.notify_waiters();
         Some(Reader { live: self.clone(), id, at: 0, piece: 0, offset: 0 })
     }
 }
@@ -223,15 +225,45 @@ impl Writer {
         passing
     }
 
-    /// Waits until the fastest reader is close; `false` where nobody reads.
+    /// Waits until nobody has read for so long. From then on nobody can: the body has broken off.
+    pub async fn forsaken(&self, so_long: Duration) {
+        loop {
+            self.until(|state| state.readers.is_empty()).await;
+            let read_again = self.until(|state| !state.readers.is_empty());
+            if timeout(so_long, read_again).await.is_ok() {
+                continue;
+            }
+            let mut state = self.live.state.lock();
+            if state.readers.is_empty() {
+                state.end = End::Broken;
+                return;
+            }
+        }
+    }
+
+    async fn until(&self, holds: impl Fn(&State) -> bool) {
+        loop {
+            // First: what changes from here on wakes it.
+            let changed = self.live.taken.notified();
+            if holds(&self.live.state.lock()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the fastest reader is close; `false` where nobody reads, and from then on nobody can.
     pub async fn in_step(&self) -> bool {
         loop {
             // First: what is taken from here on wakes it.
             let taken = self.live.taken.notified();
             {
-                let state = self.live.state.lock();
+                let mut state = self.live.state.lock();
                 match state.fastest() {
-                    None => return false,
+                    None => {
+                        state.end = End::Broken;
+                        return false;
+                    }
                     Some(fastest) if state.length - fastest <= AHEAD => return true,
                     Some(_) => {}
                 }

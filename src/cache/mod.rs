@@ -53,7 +53,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -67,9 +67,9 @@ pub fn now_ms() -> u64 {
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
 
-/// Makes the request to the origin that answers a miss, with these fields besides its own. It is called again only
-/// where the first answer can't be used.
-pub type Fetcher = Box<dyn FnMut(&[(HeaderName, HeaderValue)]) -> Fetch + Send>;
+/// Makes the request to the origin that answers a miss, with these fields besides its own; the head of the answer has to
+/// be there by then, else it fails. It is called again only where the first answer can't be used.
+pub type Fetcher = Box<dyn FnMut(&[(HeaderName, HeaderValue)], Instant) -> Fetch + Send>;
 
 /// What the origin answered: the head, and a body that is still to be read.
 pub struct Fetched {

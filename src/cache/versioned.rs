@@ -98,8 +98,13 @@ impl Cache {
             Joined::Follow(follow) => {
                 let began = Instant::now();
                 let reader = follow.cargo().reader();
-                let landing = follow.outcome().await.unwrap_or(Landing::Failed(FetchError::Abandoned));
+                let landing = follow.outcome().await;
                 self.metrics.flight_followed(began.elapsed());
+                let landing = match landing {
+                    // It was given up at this very moment, for nobody had waited.
+                    Err(_) if reader.is_none() => return Answer::AskYourself(FillOutcome::Cancelled),
+                    landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
+                };
                 self.landed(wanted, landing, reader, CacheResult::Collapsed).await
             }
         }
@@ -304,7 +309,8 @@ pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
 
 impl Job {
     fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
-        Self { key: wanted.key.clone(), on: On::Version { rules: wanted.rules.clone(), slot, version } }
+        let on = On::Version { rules: wanted.rules.clone(), slot, version };
+        Self { key: wanted.key.clone(), on, unwatched: None }
     }
 }
 

@@ -137,7 +137,8 @@ impl Gateway {
                     accel::target(prefix, &located),
                     !located.query().is_empty(),
                 );
-                match site.plan.origins.begin(*origin, &ask, &|_| ()).await {
+                let asking = site.plan.origins.begin(*origin, &ask, None, &|_| ());
+                match session.meanwhile(asking).await? {
                     Ok(answering) => {
                         self.send_other(session, ctx, answering, (&answer, orders), status).await
                     }

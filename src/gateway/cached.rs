@@ -56,7 +56,7 @@ impl Gateway {
         }
         let wanted = wanted(key);
         let fetcher = self.fetch(request, ctx, route, rules, &query);
-        let answer = Box::pin(cache.answer(&wanted, fetcher)).await;
+        let answer = Box::pin(session.meanwhile(cache.answer(&wanted, fetcher))).await?;
         Box::pin(self.send_answer(session, ctx, answer, Forward::UriMiss)).await
     }
 
@@ -169,7 +169,7 @@ pub(super) fn fetcher(
     interim: Option<Arc<Interim>>,
 ) -> Fetcher {
     let (origins, ask) = (origins.clone(), Arc::new(ask));
-    Box::new(move |conditions| {
+    Box::new(move |conditions, by| {
         let (origins, interim) = (origins.clone(), interim.clone());
         let mut ask = ask.clone();
         if !conditions.is_empty() {
@@ -183,7 +183,7 @@ pub(super) fn fetcher(
             };
             // A route of files asks nobody.
             let Some(origin) = origin else { return Err(FetchError::Unreachable) };
-            match origins.begin(origin, &ask, &on_interim).await {
+            match origins.begin(origin, &ask, Some(by), &on_interim).await {
                 Ok(mut answering) => {
                     let mut headers = std::mem::take(&mut answering.headers);
                     if let Some(kind) = recharset(&headers) {

@@ -54,12 +54,14 @@ impl Gateway {
     }
 
     async fn attempt(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
-        self.seek(session, ctx).await?;
+        self.choose(session, ctx);
+        session.meanwhile(self.seek(ctx)).await??;
         let Some(upstream) = &ctx.upstream else {
             return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
         };
         let at = (upstream.server, upstream.address);
-        let begun = Exchange::begin(&upstream.pool, at, ctx.seeking.left(), upstream.asked).await;
+        let connecting = Exchange::begin(&upstream.pool, at, ctx.seeking.left(), upstream.asked);
+        let begun = session.meanwhile(connecting).await?;
         let (exchange, reused) = match begun {
             Ok(begun) => begun,
             Err(mut error) => {
@@ -138,11 +140,7 @@ impl Gateway {
 
 /// Work with the origin, for as long as the client is there.
 async fn unless_gone<T>(session: &mut Session<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        biased;
-        done = work => done.map_err(|error| error.into_up()),
-        gone = session.gone() => Err(gone),
-    }
+    session.meanwhile(work).await?.map_err(|error| error.into_up())
 }
 
 /// The request as the origin gets it.

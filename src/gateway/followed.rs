@@ -86,10 +86,15 @@ impl Gateway {
         let (asking, fetcher) = self.ask(session.req_header(), ctx, wish, Some(interim.clone()));
         let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
         let (answer, forward) = loop {
-            tokio::select! {
-                biased;
-                () = interim.told.notified() => {}
-                answer = &mut answer => break answer,
+            let next = async {
+                tokio::select! {
+                    biased;
+                    () = interim.told.notified() => None,
+                    answer = &mut answer => Some(answer),
+                }
+            };
+            if let Some(answer) = session.meanwhile(next).await? {
+                break answer;
             }
             let mut sending = pin!(send_interim(session, interim.take()));
             // The fill goes on while a client takes them: others wait for it.
@@ -141,8 +146,8 @@ fn keyed(mut fetcher: Fetcher, rules: &Arc<FollowRules>) -> Fetcher {
         return fetcher;
     }
     let rules = rules.clone();
-    Box::new(move |conditions| {
-        let (fetched, rules) = (fetcher(conditions), rules.clone());
+    Box::new(move |conditions, by| {
+        let (fetched, rules) = (fetcher(conditions, by), rules.clone());
         Box::pin(async move {
             let mut fetched = fetched.await?;
             for line in claims::vary(&rules.key_headers) {

@@ -11,9 +11,8 @@ use http::{header, Method, StatusCode};
 use pingora_core::{protocols::http::HttpTask, Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
-    future::{poll_fn, Future},
+    future::{pending, poll_fn, Future},
     io,
-    pin::pin,
     task::{Context as Task, Poll},
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -157,8 +156,12 @@ impl Session<'_> {
         written.map_err(|error| error.into_down())
     }
 
-    /// Waits until the client has left. What was written until now goes out first.
-    pub(super) async fn gone(&mut self) -> Box<Error> {
+    /// Waits until the client has left. What was written until now goes out first. Where the rest of a body is still to
+    /// be read by HTTP/1.1, nobody can tell.
+    async fn gone(&mut self) -> Box<Error> {
+        if !self.is_http2() && !self.is_body_done() {
+            return pending().await;
+        }
         match self {
             Self::Pingora(session) => match session.downstream_session.read_body_or_idle(true).await {
                 Err(error) => error.into_down(),
@@ -195,17 +198,17 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for what comes next of an answer. What was written until now goes out first, unless it is there already.
+    /// Waits for what is done for the client, for as long as it is there. What was written until now goes out first,
+    /// unless the work is done already.
+    ///
+    /// # Errors
+    /// The client has left; the work is dropped.
     pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
-        let mut work = pin!(work);
-        if let Self::Own(own) = self {
-            let now = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-            match now {
-                Poll::Ready(done) => return Ok(done),
-                Poll::Pending => own.flush().await.map_err(|error| error.into_down())?,
-            }
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            gone = self.gone() => Err(gone),
         }
-        Ok(work.await)
     }
 }
 

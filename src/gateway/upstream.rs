@@ -73,7 +73,8 @@ impl Seeking {
 impl Gateway {
     /// The server that a request goes to, and how Pingora reaches it.
     pub(super) async fn peer(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        self.seek(session, ctx).await?;
+        self.choose(session, ctx);
+        session.meanwhile(self.seek(ctx)).await??;
         let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.server, to.address));
         let Some(mut peer) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };
         match &mut ctx.handshake {
@@ -97,8 +98,17 @@ impl Gateway {
         Ok(Box::new(peer))
     }
 
+    /// Settles what a request wants of the choice of a server, before it is sought for the first time.
+    pub(super) fn choose(&self, session: &Session<'_>, ctx: &mut Context) {
+        let origin = ctx.routed().and_then(|route| route.target.origin());
+        if let (Some(origin), None) = (origin, &ctx.seeking.choice) {
+            let choice = ctx.site.plan.origins.pool(origin).choice(&chooser(session, ctx));
+            ctx.seeking.choice = Some(choice);
+        }
+    }
+
     /// Finds the server that a request goes to, and takes a place there.
-    pub(super) async fn seek(&self, session: &Session<'_>, ctx: &mut Context) -> Result<()> {
+    pub(super) async fn seek(&self, ctx: &mut Context) -> Result<()> {
         let site = ctx.site.clone();
         let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
             return Error::e_explain(ErrorType::InternalError, "no route");
@@ -111,7 +121,7 @@ impl Gateway {
         if ctx.upstream.take().is_some() && ctx.seeking.retried > 0 {
             tokio::time::sleep(client::pause(ctx.seeking.retried - 1)).await;
         }
-        let asked = self.upstream_for(session, ctx, pool).await;
+        let asked = self.upstream_for(ctx, pool).await;
         ctx.upstream = Some(asked.map_err(|error| nobody(ctx, error))?);
         // A retry sends the body once more.
         ctx.body_seen = 0;
@@ -123,16 +133,12 @@ impl Gateway {
 
     async fn upstream_for(
         &self,
-        session: &Session<'_>,
         ctx: &mut Context,
         pool: &Arc<Pool>,
     ) -> std::result::Result<Upstream, FetchError> {
         let left = ctx.seeking.left();
         if left.is_some_and(|left| left.is_zero()) {
             return Err(FetchError::Timeout);
-        }
-        if ctx.seeking.choice.is_none() {
-            ctx.seeking.choice = Some(pool.choice(&chooser(session, ctx)));
         }
         let Some(choice) = &ctx.seeking.choice else { return Err(FetchError::Unreachable) };
         let picking = pool.pick(choice);

@@ -153,7 +153,7 @@ pub async fn ask(
     ask: &Ask,
     max_size: u64,
 ) -> Result<Got, AskError> {
-    let mut tries = Tries::of(pool, ask);
+    let mut tries = Tries::of(pool, ask, None);
     loop {
         let answered = match begin_once(connector, pool, ask, &mut tries, &|_| ()).await {
             Ok(answering) => answering.whole(max_size).await,
@@ -166,17 +166,19 @@ pub async fn ask(
     }
 }
 
-/// Asks, with retries where the method allows them, and returns when the head of the answer is there.
+/// Asks, with retries where the method allows them, and returns when the head of the answer is there, which it has to be
+/// `by` then.
 ///
 /// # Errors
-/// If there was no answer.
+/// If there was no answer in time.
 pub async fn begin(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
     ask: &Ask,
+    by: Option<Instant>,
     on_interim: OnInterim<'_>,
 ) -> Result<Answering, AskError> {
-    let mut tries = Tries::of(pool, ask);
+    let mut tries = Tries::of(pool, ask, by);
     loop {
         match begin_once(connector, pool, ask, &mut tries, on_interim).await {
             Err(error @ AskError::Failed { .. }) => tries.another(pool, error).await?,
@@ -195,14 +197,18 @@ struct Tries {
     choice: Choice,
     left: u32,
     done: u32,
+    /// Of the whole exchange.
     deadline: Deadline,
+    /// Of the answer's head.
+    head_by: Deadline,
 }
 
 impl Tries {
-    fn of(pool: &Pool, ask: &Ask) -> Self {
+    fn of(pool: &Pool, ask: &Ask, by: Option<Instant>) -> Self {
         let left = if ask.method.is_idempotent() { pool.settings.retries } else { 0 };
-        let deadline = Deadline(pool.settings.request_timeout.map(|time| Instant::now() + time));
-        Self { choice: ask.choice(pool), left, done: 0, deadline }
+        let end = pool.settings.request_timeout.map(|time| Instant::now() + time);
+        let (deadline, head_by) = (Deadline(end), Deadline(end.into_iter().chain(by).min()));
+        Self { choice: ask.choice(pool), left, done: 0, deadline, head_by }
     }
 
     /// Waits before another attempt.
@@ -210,7 +216,7 @@ impl Tries {
     /// # Errors
     /// `error`, where there is none.
     async fn another(&mut self, pool: &Pool, error: AskError) -> Result<(), AskError> {
-        if self.left == 0 || self.deadline.has_passed() || !pool.may_retry() {
+        if self.left == 0 || self.head_by.has_passed() || !pool.may_retry() {
             return Err(error);
         }
         self.left -= 1;
@@ -246,20 +252,20 @@ async fn begin_once(
     tries: &mut Tries,
     on_interim: OnInterim<'_>,
 ) -> Result<Answering, AskError> {
-    let deadline = tries.deadline;
+    let (deadline, head_by) = (tries.deadline, tries.head_by);
     let choosing = async { Ok(pool.pick(&tries.choice).await?) };
-    let Picked { server, address, under_way, .. } = deadline.bound(choosing).await?;
+    let Picked { server, address, under_way, .. } = head_by.bound(choosing).await?;
     tries.choice.avoid(server);
     let mut asked = Asked::new(pool, server, under_way);
-    let begun = deadline.bound(exchange(connector, pool, ask, (server, address), on_interim)).await;
+    let begun = head_by.bound(exchange(connector, pool, ask, (server, address), on_interim)).await;
     match &begun {
         Ok((status, headers, _)) => {
-            asked.outcome = judge(*status);
+            asked.outcome = Some(judge(*status));
             pool.heed(server, *status, headers);
         }
-        Err(AskError::Failed { outcome, .. }) => asked.outcome = *outcome,
+        Err(AskError::Failed { outcome, .. }) => asked.outcome = Some(*outcome),
         // It was not asked at all.
-        Err(_) => asked.outcome = OriginOutcome::Ok,
+        Err(_) => {}
     }
     let (status, headers, exchange) = begun?;
     let missing = told_length(&headers).filter(|_| has_body(&ask.method, status));
@@ -267,26 +273,27 @@ async fn begin_once(
 }
 
 /// A request under way: the pool is told what became of it when this is dropped. One that is given up before its
-/// answer has begun, because its caller's deadline passed, counts as a timeout.
+/// answer has begun, because nobody wants it any more, says nothing of the server.
 struct Asked {
     pool: Arc<Pool>,
     server: usize,
     began: Instant,
-    outcome: OriginOutcome,
+    outcome: Option<OriginOutcome>,
     /// The next one in line comes when this ends.
     _under_way: UnderWay,
 }
 
 impl Asked {
     fn new(pool: &Arc<Pool>, server: usize, under_way: UnderWay) -> Self {
-        let outcome = OriginOutcome::Timeout;
-        Self { pool: pool.clone(), server, began: Instant::now(), outcome, _under_way: under_way }
+        Self { pool: pool.clone(), server, began: Instant::now(), outcome: None, _under_way: under_way }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.pool.report(self.server, self.outcome, self.began);
+        if let Some(outcome) = self.outcome {
+            self.pool.report(self.server, outcome, self.began);
+        }
     }
 }
 
@@ -306,7 +313,7 @@ impl Answering {
             // HTTP/2 can end with its head, whatever that has promised (RFC 9113, 8.1.1), and nobody below looks.
             Ok(None) if self.missing.is_some_and(|missing| missing > 0) => {
                 self.exchange = None;
-                self.asked.outcome = OriginOutcome::Broken;
+                self.asked.outcome = Some(OriginOutcome::Broken);
                 Err(failed(Error::explain(ErrorType::ReadError, "the body is shorter than its head says")))
             }
             Ok(None) => {
@@ -320,7 +327,7 @@ impl Answering {
                 // Past the deadline the server need not be the slow one: whoever reads the body may be.
                 if let AskError::Failed { outcome, .. } = &error {
                     if !self.deadline.has_passed() {
-                        self.asked.outcome = *outcome;
+                        self.asked.outcome = Some(*outcome);
                     }
                 }
                 Err(error)

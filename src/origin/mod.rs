@@ -83,7 +83,8 @@ impl Origins {
         client::ask(&self.connector, self.pool(origin), ask, max_size).await
     }
 
-    /// Asks an origin on the gateway's own account, and returns when the head of the answer is there.
+    /// Asks an origin on the gateway's own account, and returns when the head of the answer is there, which it has to be
+    /// `by` then.
     ///
     /// # Errors
     /// See [`client::begin`].
@@ -91,9 +92,10 @@ impl Origins {
         &self,
         origin: usize,
         ask: &Ask,
+        by: Option<Instant>,
         on_interim: OnInterim<'_>,
     ) -> Result<Answering, AskError> {
-        client::begin(&self.connector, self.pool(origin), ask, on_interim).await
+        client::begin(&self.connector, self.pool(origin), ask, by, on_interim).await
     }
 
     /// Resolves the names of those that are new.
