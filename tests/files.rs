@@ -10,6 +10,7 @@ use tempfile::TempDir;
 mod files {
     mod accel;
     mod elsewhere;
+    mod fields;
     mod large;
     mod routes;
 }

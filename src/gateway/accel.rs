@@ -8,7 +8,7 @@
 //! Requests that no order answers pay one look-up in a head.
 
 use super::{
-    cached,
+    cached, dress,
     files::{self, Outgoing, Pace},
     forward, refusal,
     send::Pieces,
@@ -221,6 +221,7 @@ impl Gateway {
         transform::adjust_head(&mut head, plan, rules);
         let codec = self.codec(plan, rules, answering.told_length())?;
         self.mark(&mut head, ctx, &status)?;
+        dress::answer(request, &mut head, ctx);
         ctx.flows_at_once();
         let pieces = match bodyless {
             true => Pieces::Here(Body::new()),

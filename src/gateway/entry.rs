@@ -4,7 +4,7 @@
 //! another host than the one that the certificate was shown to is turned away (RFC 9110, 15.5.20). Neither asks a route,
 //! but for ACME: who proves by HTTP that a name is his (RFC 8555, 8.3) is let through where a route is for just that.
 
-use super::{host, session::Session, Context, Gateway, Next, Result, Signals, Site, UNKNOWN};
+use super::{dress, host, session::Session, Context, Gateway, Next, Result, Signals, Site, UNKNOWN};
 use crate::{
     cache::key::{self, Scheme},
     config::{Config, Listener, PathPattern},
@@ -114,6 +114,7 @@ impl Gateway {
         head.insert_header(header::LOCATION, location)?;
         head.insert_header(header::CONTENT_LENGTH, 0)?;
         self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=https"))?;
+        dress::answer(session.req_header(), &mut head, ctx);
         self.send(session, head, Bytes::new().into()).await
     }
 }

@@ -1,7 +1,7 @@
 //! Routes of files, and the sending of files whoever ordered them.
 
 use super::{
-    handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next, Result, Signals,
+    dress, handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next, Result, Signals,
 };
 use crate::{
     config::{Files, PathPattern, Route},
@@ -109,6 +109,7 @@ impl Gateway {
         head.insert_header(header::CACHE_CONTROL, at.cache_control.clone())?;
         head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
         self.mark(&mut head, ctx, &OF_ROUTE)?;
+        dress::answer(session.req_header(), &mut head, ctx);
         self.send(session, head, Body::new()).await
     }
 
@@ -156,6 +157,7 @@ impl Gateway {
         let most = if codec.is_some() { ENCODED_AT_ONCE } else { send::PIECE };
         self.mark(&mut head, ctx, &status)?;
         ctx.result = CacheResult::File;
+        dress::answer(request, &mut head, ctx);
         let sent = match (source, codec) {
             (Source::Here(content), None) => self.send(session, head, in_memory(&content, pieces)).await,
             (Source::Here(content), codec) => {
