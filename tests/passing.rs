@@ -4,6 +4,10 @@
 
 mod support;
 
+mod passing {
+    mod heads;
+}
+
 use std::io::{Read, Write};
 use support::*;
 

@@ -214,12 +214,8 @@ impl Gateway {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
         }
         let rules = &ctx.site.plan.config.encoding;
-        let plan = match bodyless || orders.at_once {
-            true => None,
-            false => transform::plan(&Method::GET, &request.headers, head.status, &head.headers, rules),
-        };
-        transform::adjust_head(&mut head, plan, rules);
-        let codec = self.codec(plan, rules, answering.told_length())?;
+        let plan = transform::fit(&mut head, &request.headers, orders.at_once, rules);
+        let codec = self.codec(plan.filter(|_| !bodyless), rules, answering.told_length())?;
         self.mark(&mut head, ctx, &status)?;
         dress::answer(request, &mut head, ctx);
         ctx.flows_at_once();

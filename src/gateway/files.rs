@@ -148,12 +148,8 @@ impl Gateway {
             answer::plan(method, &request.headers, facts, fields, SystemTime::now());
         let outcome = outcome(head.status);
         let rules = &ctx.site.plan.config.encoding;
-        let plan = match orders.at_once {
-            true => None,
-            false => transform::plan(method, &request.headers, head.status, &head.headers, rules),
-        };
-        transform::adjust_head(&mut head, plan, rules);
-        let codec = self.codec(plan, rules, Some(facts.length))?;
+        let plan = transform::fit(&mut head, &request.headers, orders.at_once, rules);
+        let codec = self.codec(plan.filter(|_| *method == Method::GET), rules, Some(facts.length))?;
         let most = if codec.is_some() { ENCODED_AT_ONCE } else { send::PIECE };
         self.mark(&mut head, ctx, &status)?;
         ctx.result = CacheResult::File;

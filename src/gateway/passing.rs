@@ -153,17 +153,12 @@ impl Gateway {
         session.dated(head, ctx);
         let rules = &ctx.site.plan.config.encoding;
         let orders = ctx.passing.orders;
-        let plan = match orders.at_once {
-            // An encoder would hold back what is to go out at once.
-            true => None,
-            false => transform::plan(&request.method, &request.headers, head.status, &head.headers, rules),
-        };
-        transform::adjust_head(head, plan, rules);
+        let plan = transform::fit(head, &request.headers, orders.at_once, rules);
         ctx.passing.pace = orders.rate.map(Pace::new);
         if orders.at_once {
             ctx.flows_at_once();
         }
-        if let Some(plan) = plan {
+        if let Some(plan) = plan.filter(|_| request.method != Method::HEAD) {
             let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
             let delimited = framed.iter().any(|name| head.headers.contains_key(name));
             if !delimited && request.version == Version::HTTP_11 {

@@ -271,6 +271,10 @@ impl Visit<'_> {
             return None;
         }
         let not_modified = respond::is_not_modified(what, asked.if_none_match, asked.if_modified_since);
+        // Which tag another one holds, the full lane finds out.
+        if not_modified && asked.if_none_match.is_some_and(|tags| !respond::holds(what, form, tags)) {
+            return None;
+        }
         Some(Found { index, entry, form, not_modified, identity })
     }
 

@@ -176,10 +176,10 @@ impl Gateway {
         self.mark(&mut head, ctx, &status)?;
         append_via(&mut head, ctx)?;
         let rules = &ctx.site.plan.config.encoding;
-        let plan =
-            transform::plan_shared(&request.method, &request.headers, head.status, &head.headers, rules);
+        let plan = transform::plan_shared(&request.headers, head.status, &head.headers, rules);
         transform::adjust_head(&mut head, plan, rules);
         dress::answer(request, &mut head, ctx);
+        let plan = plan.filter(|_| request.method != Method::HEAD);
         let codec = self.codec(plan, rules, arriving.length)?;
         session.dated(&head, ctx);
         ctx.flows_at_once();

@@ -90,6 +90,17 @@ pub fn is_not_modified(
     }
 }
 
+/// The one of these tags that the client of a request holds: the first that stands in its `If-None-Match`, with its mark of
+/// a weak one or without.
+pub(super) fn held(headers: &HeaderMap, tags: impl IntoIterator<Item = HeaderValue>) -> Option<HeaderValue> {
+    let lines = || headers.get_all(IF_NONE_MATCH).iter();
+    tags.into_iter().find(|ours| {
+        let Some(ours) = whole(ours.as_bytes()) else { return false };
+        let is_it = |theirs: Tag<'_>| theirs.weak == ours.weak && theirs.opaque == ours.opaque;
+        lines().any(|line| Tags(line.as_bytes()).any(is_it))
+    })
+}
+
 /// Whether a field names the very content that `etag` does, bit for bit: both are the same tag and neither is weak
 /// (RFC 9110, 8.8.3.2, strong comparison).
 pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {

@@ -212,7 +212,23 @@ pub fn worth_encoding(
         return false;
     };
     let essence = essence.trim_ascii();
-    rules.types.iter().any(|listed| essence.eq_ignore_ascii_case(listed.as_bytes()))
+    let is_listed = |listed: &String| is_same_type(listed.as_bytes(), essence);
+    // As nginx does: what gzip_types lists comes to it.
+    let is_page = || !rules.types.is_empty() && essence.eq_ignore_ascii_case(b"text/html");
+    rules.types.iter().any(is_listed) || is_page()
+}
+
+/// RFC 9239, 6: the types of scripts are aliases of one.
+fn is_same_type(a: &[u8], b: &[u8]) -> bool {
+    const SCRIPT: [&[u8]; 5] = [
+        b"text/javascript",
+        b"application/javascript",
+        b"application/x-javascript",
+        b"text/ecmascript",
+        b"application/ecmascript",
+    ];
+    let is_script = |kind: &[u8]| SCRIPT.iter().any(|script| kind.eq_ignore_ascii_case(script));
+    a.eq_ignore_ascii_case(b) || is_script(a) && is_script(b)
 }
 
 /// Encodes `body`; `None` where that doesn't make it shorter. `level` is the coding's own, brought into its

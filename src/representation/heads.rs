@@ -47,6 +47,7 @@ impl Representation {
         match &self.outside {
             Some(outside) => {
                 if let Some(coding) = coding {
+                    transform::DIGESTS.iter().for_each(|name| drop(head.remove_header(name)));
                     append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
                 }
                 self.append_ours(&mut head, outside, coding);

@@ -336,9 +336,11 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// When an origin says that the content changed last.
+/// When an origin says that the content changed last: not after its answer (RFC 9110, 8.8.2.1).
 pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
-    headers.get(header::LAST_MODIFIED).and_then(http_date)
+    let changed = headers.get(header::LAST_MODIFIED).and_then(http_date)?;
+    let made = headers.get(header::DATE).and_then(http_date);
+    Some(made.map_or(changed, |made| changed.min(made)))
 }
 
 /// A head of this status without fields.

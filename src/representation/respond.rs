@@ -54,7 +54,7 @@ pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer
     if conditional::are_there(headers) && has_conditions(what) {
         match conditional::evaluate(method, headers, &what.validators()) {
             Verdict::Send => {}
-            Verdict::NotModified => return not_modified(what, choose(what, headers, prefer)),
+            Verdict::NotModified => return not_modified(what, choose(what, headers, prefer), headers),
             Verdict::PreconditionFailed => return precondition_failed(),
         }
     }
@@ -199,11 +199,35 @@ fn whole(what: &Representation, form: Form) -> Reply {
     Reply { head: Box::new(head), body: body.to_send(), transform: None }
 }
 
-/// The tag of a 304 is that of the answer that a 200 would have been.
-fn not_modified(what: &Representation, form: Form) -> Reply {
+/// The tag of a 304 is that of the answer that its client holds, which may have gone out in another form than a 200 would
+/// now (RFC 9111, 4.3.4); else that of the 200.
+fn not_modified(what: &Representation, form: Form, headers: &HeaderMap) -> Reply {
     let mut head = what.not_modified_head();
     tag_not_modified(&mut head, what, form);
+    let likely = head.headers.get(header::ETAG).cloned();
+    let codings = std::iter::once(None).chain(Coding::ALL.iter().map(|coding| Some(*coding)));
+    let others = codings.filter_map(|coding| what.etag_of(coding));
+    if let Some(held) = conditional::held(headers, likely.into_iter().chain(others)) {
+        set(&mut head, header::ETAG, held);
+    }
     Reply::bare(head)
+}
+
+/// Whether what a client says in `If-None-Match` is the tag of one form, and nothing else: then a 304 in that form says
+/// the tag that the client holds.
+pub fn holds(what: &Representation, form: Form, if_none_match: &[u8]) -> bool {
+    let (held, Some(tag)) = (if_none_match.trim_ascii(), what.fields.tag()) else { return false };
+    match form {
+        Form::AsItIs => held == tag,
+        Form::Encoded(coding) | Form::Decoded(coding) if !what.is_verbatim() => {
+            let opened = held.strip_suffix(b"\"");
+            let opened = opened.and_then(|held| held.strip_suffix(coding.etag_suffix().as_bytes()));
+            opened.is_some() && opened == tag.strip_suffix(b"\"")
+        }
+        Form::Encoded(_) | Form::Decoded(_) => {
+            held.strip_prefix(b"W/").unwrap_or_default() == tag || held == tag && tag.starts_with(b"W/")
+        }
+    }
 }
 
 fn tag_not_modified(head: &mut ResponseHeader, what: &Representation, form: Form) {

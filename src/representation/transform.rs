@@ -4,9 +4,9 @@
 //! RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
 //! (`Accept-Encoding`), 12.5.5 (`Vary`); RFC 9530 (digests).
 
-use super::encoding;
+use super::{conditional, encoding};
 use crate::config::{self, Coding};
-use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 use std::borrow::Cow;
 
@@ -30,28 +30,52 @@ pub(super) enum Content {
 }
 
 /// Fields that say something of the very bytes that are sent, and are wrong of any others.
-static OF_THE_BYTES: [HeaderName; 7] = [
-    header::CONTENT_LENGTH,
-    header::CONTENT_ENCODING,
-    header::ACCEPT_RANGES,
+static OF_THE_BYTES: [HeaderName; 3] =
+    [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_RANGES];
+
+/// Digests (RFC 9530, RFC 3230, RFC 1864): of content that was encoded here they would be those of something else.
+pub(super) static DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
 ];
 
+/// Makes the head of an answer to GET or HEAD that passes that of the form it goes out in, and says what is to be done to
+/// a body for it. `at_once`: what there is goes out at once, and no encoder may hold it back.
+pub fn fit(
+    head: &mut ResponseHeader,
+    request: &HeaderMap,
+    at_once: bool,
+    rules: &config::Encoding,
+) -> Option<Transform> {
+    let plan = if at_once { None } else { plan(request, head.status, &head.headers, rules) };
+    adjust_head(head, plan, rules);
+    tag_as_held(head, request);
+    plan
+}
+
+/// Gives a 304 the tag of the answer that its client holds (RFC 9111, 4.3.4): where that went out in another coding than
+/// it came in, its tag is weak, and the strong one would be that of none that the client has.
+fn tag_as_held(head: &mut ResponseHeader, request: &HeaderMap) {
+    if head.status != StatusCode::NOT_MODIFIED {
+        return;
+    }
+    let Some(etag) = head.headers.get(header::ETAG).cloned() else { return };
+    let Some(weak) = weakened(&etag) else { return };
+    if let Some(held) = conditional::held(request, [etag, weak]) {
+        super::set(head, header::ETAG, held);
+    }
+}
+
 /// What to do with an origin's answer on its way to the client; `None`: it passes as it is. An event stream does:
-/// an encoder would hold its events back.
-pub fn plan(
-    method: &Method,
+/// an encoder would hold its events back. A HEAD's head is that of the answer to GET (RFC 9110, 9.3.2).
+fn plan(
     request: &HeaderMap,
     status: StatusCode,
     answer: &HeaderMap,
     rules: &config::Encoding,
 ) -> Option<Transform> {
-    if *method == Method::HEAD {
-        return None;
-    }
     let alternative = alternative(status, answer, rules)?;
     if no_transform(lines(request, &header::CACHE_CONTROL)) {
         return None;
@@ -62,17 +86,16 @@ pub fn plan(
 /// The plan for an answer that was made for somebody else's request as well: where the origin chose its coding by
 /// `Accept-Encoding`, a client that says nothing takes none.
 pub fn plan_shared(
-    method: &Method,
     request: &HeaderMap,
     status: StatusCode,
     answer: &HeaderMap,
     rules: &config::Encoding,
 ) -> Option<Transform> {
     let says_nothing = !request.contains_key(header::ACCEPT_ENCODING);
-    if says_nothing && *method != Method::HEAD && varies_by_encoding(lines(answer, &header::VARY)) {
+    if says_nothing && varies_by_encoding(lines(answer, &header::VARY)) {
         return decide(alternative(status, answer, rules)?, Some(b"identity"), rules);
     }
-    plan(method, request, status, answer, rules)
+    plan(request, status, answer, rules)
 }
 
 /// Whether the lines of a `Vary` name `Accept-Encoding`.
@@ -189,7 +212,7 @@ pub(super) fn refuses(accepted: Option<&[u8]>, coding: Coding) -> bool {
 /// Makes the head of content that was not encoded here that of the same content in another coding, or in none: the
 /// bytes are others, so nothing may be left that was said of them, and a tag that was strong is weak.
 pub(super) fn recode(head: &mut ResponseHeader, coding: Option<Coding>) {
-    for name in &OF_THE_BYTES {
+    for name in OF_THE_BYTES.iter().chain(&DIGESTS) {
         head.remove_header(name);
     }
     if let Some(coding) = coding {

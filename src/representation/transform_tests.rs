@@ -22,7 +22,7 @@ fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
 
 fn planned(accepted: &str, status: u16, answer: &[(&'static str, &str)]) -> Option<Transform> {
     let request = fields(&[("accept-encoding", accepted)]);
-    plan(&Method::GET, &request, StatusCode::from_u16(status).unwrap(), &fields(answer), &rules())
+    plan(&request, StatusCode::from_u16(status).unwrap(), &fields(answer), &rules())
 }
 
 const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
@@ -66,18 +66,40 @@ fn what_a_client_cannot_take_is_decoded() {
     assert_eq!(planned("br", 206, &gzip), None);
     let forbidden = [JSON, ("content-encoding", "gzip"), ("cache-control", "no-transform")];
     assert_eq!(planned("br", 200, &forbidden), None);
-    let silent = plan(&Method::GET, &HeaderMap::new(), StatusCode::OK, &fields(&gzip), &rules());
+    let silent = plan(&HeaderMap::new(), StatusCode::OK, &fields(&gzip), &rules());
     assert_eq!(silent, None);
 }
 
 #[test]
-fn head_and_a_client_that_forbids_it_get_it_as_it_is() {
-    let request = [("accept-encoding", "br")];
-    let of =
-        |method, request: &[_]| plan(&method, &fields(request), StatusCode::OK, &fields(&[JSON]), &rules());
-    assert_eq!(of(Method::HEAD, &request), None);
-    assert_eq!(of(Method::GET, &[request[0], ("cache-control", "no-transform")]), None);
-    assert_eq!(of(Method::POST, &request), Some(Encode(Coding::Brotli)));
+fn a_client_that_forbids_it_gets_it_as_it_is() {
+    let request = [("accept-encoding", "br"), ("cache-control", "no-transform")];
+    let of = |request: &[_]| plan(&fields(request), StatusCode::OK, &fields(&[JSON]), &rules());
+    assert_eq!(of(&request), None);
+    assert_eq!(of(&request[..1]), Some(Encode(Coding::Brotli)));
+}
+
+#[test]
+fn a_304_has_the_tag_that_is_held() {
+    let tagged = |status, condition: &str, tag: &str| {
+        let mut head = super::super::blank(StatusCode::from_u16(status).unwrap());
+        super::super::set(&mut head, header::ETAG, tag.parse().unwrap());
+        let request = fields(&[("if-none-match", condition), ("accept-encoding", "br")]);
+        assert_eq!(fit(&mut head, &request, false, &rules()), None);
+        head.headers[header::ETAG].to_str().unwrap().to_owned()
+    };
+    for (condition, tag, told) in [
+        ("W/\"a\"", "\"a\"", "W/\"a\""),
+        ("\"b\", W/\"a\"", "\"a\"", "W/\"a\""),
+        ("\"a\"", "\"a\"", "\"a\""),
+        // It holds both, and the strong one is the better.
+        ("W/\"a\", \"a\"", "\"a\"", "\"a\""),
+        ("*", "\"a\"", "\"a\""),
+        ("W/\"b\"", "\"a\"", "\"a\""),
+        ("\"a\"", "W/\"a\"", "W/\"a\""),
+    ] {
+        assert_eq!(tagged(304, condition, tag), told, "{condition} {tag}");
+    }
+    assert_eq!(tagged(412, "W/\"a\"", "\"a\""), "\"a\"");
 }
 
 fn adjusted(lines: &[(&'static str, &str)], transform: Option<Transform>) -> HeaderMap {
