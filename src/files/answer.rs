@@ -19,6 +19,23 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
+/// What the system says of a file. Another file has another stamp, and so has the same one with another content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its length in bytes.
+    pub length: u64,
+    /// When its content was changed last: seconds since 1970, and nanoseconds. Who makes a file may say any time here.
+    pub modified: (i64, u32),
+    /// When anything of it was changed last: this the system says itself.
+    pub changed: (i64, u32),
+    /// Its number on its file system.
+    pub inode: u64,
+}
+
+/// Times before 1981, in seconds since 1970, are no dates: archives and package managers write them where they know none
+/// (0 and 1; zip: 1980).
+const FIRST_DATE: u64 = 347_155_200;
+
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -26,21 +43,30 @@ pub struct Facts {
     pub length: u64,
     /// A strong tag, with its quotes.
     pub etag: HeaderValue,
-    /// When it was changed last; `None`: before 1970.
+    /// When it was changed last; `None`: nobody knows.
     pub modified: Option<SystemTime>,
 }
 
 impl Facts {
-    /// Of a file of this length, changed last at these seconds since 1970 and nanoseconds. `suffix` tells its forms
-    /// apart (`-br`). Two machines with the same copy of a file say the same of it.
-    pub fn new(length: u64, modified: (i64, u32), suffix: &str) -> Self {
-        let (seconds, nanoseconds) = modified;
-        let tag = format!("\"{seconds:x}.{nanoseconds:x}-{length:x}{suffix}\"");
-        let since = u64::try_from(seconds).ok().map(|seconds| Duration::new(seconds, nanoseconds));
+    /// Of a file with this content. `suffix` tells its forms apart (`-br`). Two machines with a copy of it say the same tag.
+    pub fn of_content(content: &[u8], stamp: &Stamp, suffix: &str) -> Self {
+        Self::tagged(xxh3_128(content), stamp, suffix)
+    }
+
+    /// Of a file whose content is not looked at. Each copy of it has a tag of its own.
+    pub fn of_file(stamp: &Stamp, suffix: &str) -> Self {
+        Self::tagged(xxh3_128(format!("{stamp:?}").as_bytes()), stamp, suffix)
+    }
+
+    fn tagged(hash: u128, stamp: &Stamp, suffix: &str) -> Self {
+        let (seconds, nanoseconds) = stamp.modified;
+        let since = u64::try_from(seconds).ok().filter(|seconds| *seconds >= FIRST_DATE);
+        let since = since.map(|seconds| Duration::new(seconds, nanoseconds));
         Self {
-            length,
+            length: stamp.length,
             // Digits, letters and signs.
-            etag: HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\"")),
+            etag: HeaderValue::try_from(format!("\"{hash:032x}{suffix}\""))
+                .unwrap_or(HeaderValue::from_static("\"\"")),
             modified: since.and_then(|since| UNIX_EPOCH.checked_add(since)),
         }
     }
@@ -68,7 +94,8 @@ pub enum Piece {
 static OF_CONTENT: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION];
 
-/// Chooses what to send of a file that is described by these fields. `now` says how old its date of change is.
+/// Chooses what to send of a file that is described by these fields. `now` says how old its date of change is; one that is
+/// still to come is told as now (RFC 9110, 8.8.2.1).
 pub fn plan(
     method: &Method,
     request: &HeaderMap,
@@ -76,6 +103,7 @@ pub fn plan(
     fields: &[(HeaderName, HeaderValue)],
     now: SystemTime,
 ) -> Plan {
+    let facts = &Facts { modified: facts.modified.map(|modified| modified.min(now)), ..facts.clone() };
     let validators = Validators {
         etag: Some(facts.etag.as_bytes()),
         ours: false,

@@ -2,8 +2,13 @@ use super::*;
 
 const NOW: u64 = 2_000_000_000;
 
+fn stamp(length: u64, seconds: i64) -> Stamp {
+    Stamp { length, modified: (seconds, 5), changed: (seconds, 5), inode: 1 }
+}
+
 fn facts() -> Facts {
-    Facts::new(10, (1_700_000_000, 5), "")
+    let etag = HeaderValue::from_static("\"6553f100.5-a\"");
+    Facts { etag, ..Facts::of_file(&stamp(10, 1_700_000_000), "") }
 }
 
 fn fields() -> Vec<(HeaderName, HeaderValue)> {
@@ -52,7 +57,7 @@ fn the_whole_and_its_head() {
 
 #[test]
 fn an_empty_file_has_no_pieces_and_no_parts() {
-    let empty = Facts::new(0, (0, 0), "");
+    let empty = Facts::of_content(b"", &stamp(0, 0), "");
     let request = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]);
     let plan = plan(&Method::GET, &HeaderMap::new(), &empty, &[], UNIX_EPOCH);
     assert_eq!((plan.head.status.as_u16(), said(&plan, "content-length")), (200, "0"));
@@ -137,16 +142,36 @@ fn who_wants_no_parts_sends_none() {
 }
 
 #[test]
-fn a_tag_tells_times_lengths_and_forms_apart() {
+fn a_tag_tells_files_contents_and_forms_apart() {
+    let (first, at) = (Stamp { inode: 7, ..stamp(10, 1) }, |seconds| (seconds, 0));
     let tags = [
-        Facts::new(10, (1, 0), "").etag,
-        Facts::new(11, (1, 0), "").etag,
-        Facts::new(10, (2, 0), "").etag,
-        Facts::new(10, (1, 1), "").etag,
-        Facts::new(10, (1, 0), "-br").etag,
-        Facts::new(10, (-1, 0), "").etag,
+        Facts::of_file(&first, "").etag,
+        Facts::of_file(&first, "-br").etag,
+        Facts::of_file(&Stamp { length: 11, ..first }, "").etag,
+        Facts::of_file(&Stamp { modified: at(2), ..first }, "").etag,
+        // Of two releases with a fixed time and the same length.
+        Facts::of_file(&Stamp { changed: at(2), ..first }, "").etag,
+        Facts::of_file(&Stamp { inode: 8, ..first }, "").etag,
+        Facts::of_content(b"release 1", &first, "").etag,
+        Facts::of_content(b"release 2", &first, "").etag,
+        Facts::of_content(b"release 1", &first, "-br").etag,
     ];
     let distinct: std::collections::HashSet<_> = tags.iter().collect();
     assert_eq!(distinct.len(), tags.len());
-    assert_eq!(Facts::new(10, (-1, 0), "").modified, None);
+    let copy = Stamp { inode: 8, changed: at(9), ..first };
+    assert_eq!(Facts::of_content(b"release 1", &copy, "").etag, tags[6]);
+}
+
+#[test]
+fn times_that_nobody_means_are_no_dates() {
+    let date = |seconds| Facts::of_file(&stamp(10, seconds), "").modified;
+    for seconds in [i64::MIN, -1, 0, 1, 315_532_800, 315_619_199] {
+        assert_eq!(date(seconds), None, "{seconds}");
+    }
+    assert!(date(1_000_000_000).is_some());
+    // Nothing changes after it is sent.
+    let ahead = Facts::of_file(&stamp(10, NOW as i64 + 60), "");
+    let now = UNIX_EPOCH + Duration::from_secs(NOW);
+    let whole = plan(&Method::GET, &HeaderMap::new(), &ahead, &fields(), now);
+    assert_eq!(said(&whole, "last-modified"), httpdate::fmt_http_date(now));
 }

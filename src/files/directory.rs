@@ -10,6 +10,7 @@ use super::{
     path::Below,
     root::{Found, OpenError, Opened, Patience, Root},
     shelf::{Key, Shelf},
+    zstd_frame,
 };
 use crate::config::{Coding, Files, Immutable};
 use bytes::Bytes;
@@ -137,8 +138,12 @@ impl Directory {
             fields.push((header::VARY, HeaderValue::from_static("Accept-Encoding")));
         }
         fields.push((header::CACHE_CONTROL, self.cache_control(path)));
-        let facts = Facts::new(opened.length, opened.modified, suffix);
-        let here = if opened.length <= SMALL { opened.whole(patience)? } else { None };
+        let stamp = opened.stamp;
+        let here = if stamp.length <= SMALL { opened.whole(patience)? } else { None };
+        let facts = match &here {
+            Some(content) => Facts::of_content(content, &stamp, suffix),
+            None => Facts::of_file(&stamp, suffix),
+        };
         Ok(Chosen { source: here.map_or(Source::File(opened), Source::Here), facts, fields })
     }
 
@@ -158,7 +163,12 @@ impl Directory {
     ) -> Result<Option<(Coding, Arc<Opened>)>, OpenError> {
         for coding in ranked.into_iter().flatten() {
             match self.plain(&format!("{path}.{}", extension(coding)), patience) {
-                Ok(opened) => return Ok(Some((coding, opened))),
+                Ok(opened) if coding != Coding::Zstd || is_for_everyone(&opened, patience)? => {
+                    return Ok(Some((coding, opened)))
+                }
+                Ok(_) => {
+                    tracing::debug!(path, "a .zst file asks for more than every client has, and is not sent")
+                }
                 Err(OpenError::NotNow) => return Err(OpenError::NotNow),
                 Err(_) => {}
             }
@@ -178,6 +188,13 @@ impl Directory {
             (true, true) => NEVER_CHANGES_FOR_ONE,
         }
     }
+}
+
+/// Whether every client that takes zstd can read a file.
+fn is_for_everyone(opened: &Opened, patience: Patience) -> Result<bool, OpenError> {
+    let mut begin = [0; zstd_frame::LOOKED_AT];
+    let read = opened.beginning(&mut begin, patience)?;
+    Ok(zstd_frame::is_for_everyone(&begin[..read]))
 }
 
 /// What the form of a file in a coding is called.

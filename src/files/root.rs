@@ -7,7 +7,7 @@
 //! A file is opened without waiting for its other end (`O_NONBLOCK`), so that a pipe can't hang anyone, and is
 //! looked at before anything is read.
 
-use super::{path::Below, send::now};
+use super::{answer::Stamp, path::Below, send::now};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustix::{
@@ -78,10 +78,8 @@ pub enum Found {
 pub struct Opened {
     /// The file.
     pub file: File,
-    /// Its length in bytes when it was opened.
-    pub length: u64,
-    /// When it was changed last: seconds since 1970, and nanoseconds.
-    pub modified: (i64, u32),
+    /// What the system said of it when it was opened.
+    pub stamp: Stamp,
 }
 
 impl Opened {
@@ -90,24 +88,26 @@ impl Opened {
     /// # Errors
     /// If it can't be read.
     pub(super) fn whole(&self, patience: Patience) -> Result<Option<Bytes>, OpenError> {
-        let mut content = BytesMut::zeroed(usize::try_from(self.length).unwrap_or(0));
-        if !content.is_empty() {
-            let read = match patience {
-                Patience::None => now::read(&self.file, &mut content, 0).map_err(OpenError::Io)?,
-                Patience::Any => Some(self.file.read_at(&mut content, 0).map_err(OpenError::Io)?),
-            };
-            match read {
-                None => return Err(OpenError::NotNow),
-                Some(read) if read < content.len() => {
-                    // Read in part: the rest is on the disk, or gone.
-                    return if patience == Patience::None { Err(OpenError::NotNow) } else { Ok(None) };
-                }
-                Some(_) => {}
-            }
+        let mut content = BytesMut::zeroed(usize::try_from(self.stamp.length).unwrap_or(0));
+        if self.beginning(&mut content, patience)? < content.len() {
+            // Read in part: the rest is on the disk, or gone.
+            return if patience == Patience::None { Err(OpenError::NotNow) } else { Ok(None) };
         }
         let stat = fstat(&self.file).map_err(|error| OpenError::Io(error.into()))?;
-        let same = (facts_of(&stat) == (self.length, self.modified)).then(|| content.freeze());
-        Ok(same)
+        Ok((stamp_of(&stat) == self.stamp).then(|| content.freeze()))
+    }
+
+    /// Reads its beginning; returns how much was read.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub(super) fn beginning(&self, into: &mut [u8], patience: Patience) -> Result<usize, OpenError> {
+        let read = match patience {
+            _ if into.is_empty() => Ok(Some(0)),
+            Patience::None => now::read(&self.file, into, 0),
+            Patience::Any => self.file.read_at(into, 0).map(Some),
+        };
+        read.map_err(OpenError::Io)?.ok_or(OpenError::NotNow)
     }
 }
 
@@ -218,17 +218,19 @@ fn look(opened: OwnedFd) -> Result<Found, OpenError> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Ok(Found::Directory),
         FileType::RegularFile => {
-            let (length, modified) = facts_of(&stat);
-            Ok(Found::File(Arc::new(Opened { file: opened.into(), length, modified })))
+            Ok(Found::File(Arc::new(Opened { file: opened.into(), stamp: stamp_of(&stat) })))
         }
         _ => Err(OpenError::NotRegular),
     }
 }
 
-/// Length and time of the last change.
-fn facts_of(stat: &Stat) -> (u64, (i64, u32)) {
-    let modified = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
-    (u64::try_from(stat.st_size).unwrap_or(0), modified)
+fn stamp_of(stat: &Stat) -> Stamp {
+    Stamp {
+        length: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+        inode: stat.st_ino,
+    }
 }
 
 /// Opens segment by segment: none of them is followed where it is a link, so that each step stays where it is.

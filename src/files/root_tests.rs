@@ -55,7 +55,7 @@ fn content(root: &Root, raw: &[u8]) -> Result<String, String> {
         Found::File(opened) => {
             let mut text = String::new();
             (&opened.file).read_to_string(&mut text).unwrap();
-            assert_eq!(opened.length, text.len() as u64);
+            assert_eq!(opened.stamp.length, text.len() as u64);
             Ok(text)
         }
     }

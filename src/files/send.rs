@@ -180,13 +180,14 @@ pub fn piece_at(rate: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::answer::Stamp;
     use std::{io::Write, time::Duration};
 
     fn file(length: usize) -> (Arc<Opened>, Vec<u8>) {
         let content: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&content).unwrap();
-        (Arc::new(Opened { file, length: length as u64, modified: (0, 0) }), content)
+        (Arc::new(Opened { file, stamp: Stamp { length: length as u64, ..Stamp::default() } }), content)
     }
 
     async fn all(mut reader: Reader) -> Vec<u8> {
@@ -206,10 +207,11 @@ mod tests {
         let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else { return };
         let content = vec![7; 3 * PIECE];
         file.write_all(&content).unwrap();
-        let opened = Arc::new(Opened { file, length: content.len() as u64, modified: (0, 0) });
-        assert!(is_at_hand(&opened, &(0..opened.length)).unwrap());
-        assert!(is_at_hand(&opened, &(0..opened.length + 1)).is_err());
-        let mut reader = Reader::new(opened.clone(), 0..opened.length, PIECE);
+        let opened =
+            Arc::new(Opened { file, stamp: Stamp { length: content.len() as u64, ..Stamp::default() } });
+        assert!(is_at_hand(&opened, &(0..opened.stamp.length)).unwrap());
+        assert!(is_at_hand(&opened, &(0..opened.stamp.length + 1)).is_err());
+        let mut reader = Reader::new(opened.clone(), 0..opened.stamp.length, PIECE);
         reader.next().await.unwrap();
         assert_eq!(reader.cold, 0, "no other thread was asked");
     }

@@ -119,7 +119,7 @@ impl Gateway {
                     Ok(opened) => opened,
                     Err(error) => return self.no_file(session, ctx, files::meaning(&error)).await,
                 };
-                let facts = Facts::new(opened.length, opened.modified, "");
+                let facts = Facts::of_file(&opened.stamp, "");
                 let mut fields = accel::kept(&answer);
                 if !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
                     fields.push((header::CONTENT_TYPE, content_type(&name)));

@@ -134,3 +134,118 @@ async fn redirects_to_https_are_dressed_by_the_rules_for_all() {
     assert_eq!(reply.status, 301);
     assert_eq!((reply.header("x-all"), reply.header("x-content-type-options")), ("1", "nosniff"));
 }
+
+fn set_time(tree: &Tree, name: &str, time: SystemTime) {
+    File::options().write(true).open(tree.at(name)).unwrap().set_modified(time).unwrap();
+}
+
+async fn site(tree: &Tree, more: &str) -> Gateway {
+    let origin = TestOrigin::start().await;
+    Gateway::with(&origin).raw(&format!("[[route]]\npath = \"/*\"\n{}\n{more}", tree.files(""))).start().await
+}
+
+/// Nix, `SOURCE_DATE_EPOCH` and archives fix the times of files.
+#[tokio::test]
+async fn releases_of_equal_times_and_lengths_have_tags_of_their_own() {
+    let tree = Tree::new();
+    let gateway = site(&tree, "").await;
+    let fixed = [UNIX_EPOCH + Duration::from_secs(1), UNIX_EPOCH + Duration::from_secs(1_000_000_000)];
+    for (length, fixed) in [(10, fixed[0]), (10, fixed[1]), (200_000, fixed[0]), (200_000, fixed[1])] {
+        let release = |sign: &str| {
+            tree.write("www/new.bin", sign.repeat(length));
+            set_time(&tree, "www/new.bin", fixed);
+            std::fs::rename(tree.at("www/new.bin"), tree.at("www/app.bin")).unwrap();
+        };
+        release("1");
+        let is = |sign: &'static str| {
+            let gateway = &gateway;
+            move || async move {
+                let reply = gateway.get("/app.bin").await.ok();
+                reply.text().starts_with(sign).then(|| reply.header("etag").to_owned())
+            }
+        };
+        let first = eventually("the first release is there", SOON, is("1")).await;
+        release("2");
+        let changed = || async {
+            let reply = gateway.get_with("/app.bin", &[("if-none-match", &first)]).await;
+            (reply.status == 200).then(|| reply.header("etag").to_owned())
+        };
+        let second = eventually("the second release is there", SOON, changed).await;
+        assert_ne!(first, second);
+        let reply = gateway.get("/app.bin").await.ok();
+        let dated = reply.headers.contains_key("last-modified");
+        assert_eq!(dated, fixed > UNIX_EPOCH + Duration::from_secs(1), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_file_was_changed_after_it_was_sent() {
+    let tree = Tree::new();
+    set_time(&tree, "www/digits.txt", SystemTime::now() + Duration::from_secs(86_400));
+    let reply = site(&tree, "").await.get("/digits.txt").await.ok();
+    let date = |name| httpdate::parse_http_date(reply.header(name)).unwrap();
+    assert!(date("last-modified") <= date("date"), "{reply:?}");
+}
+
+/// RFC 9659: browsers take no larger window.
+#[tokio::test]
+async fn a_form_whose_window_is_too_large_is_not_sent() {
+    let tree = Tree::new();
+    let script = "let x = 1;\n".repeat(1000);
+    for (name, window) in [("small", 23), ("large", 24)] {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(window).unwrap();
+        encoder.write_all(script.as_bytes()).unwrap();
+        tree.write(&format!("www/{name}.js"), &script);
+        tree.write(&format!("www/{name}.js.zst"), encoder.finish().unwrap());
+        tree.write(&format!("www/{name}.js.gz"), "beforehand");
+    }
+    let gateway = site(&tree, "").await;
+    let get = |path| gateway.get_with(path, &[("accept-encoding", "zstd, gzip;q=0.5")]);
+    let small = get("/small.js").await.ok();
+    assert_eq!((small.header("content-encoding"), small.decoded()), ("zstd", script.into_bytes()));
+    let large = get("/large.js").await.ok();
+    assert_eq!((large.header("content-encoding"), large.text()), ("gzip", "beforehand"));
+}
+
+#[tokio::test]
+async fn names_with_a_colon_are_names() {
+    let tree = Tree::new();
+    let names = ["a:b.txt", "C:/x.txt", "12:30.log"];
+    for name in names {
+        tree.write(&format!("www/{name}"), name);
+        tree.write(&format!("big/{name}"), name);
+    }
+    let app = TestOrigin::start().await;
+    app.on("/app", |seen| {
+        let to = format!("/protected/{}", seen.query.as_deref().unwrap());
+        Answer::new("text/plain", "").header("x-accel-redirect", &to)
+    });
+    let www = format!("[[route]]\npath = \"/www/*\"\n{}", tree.files(""));
+    let gateway = Gateway::with(&app).raw(&www).route("/app", "").raw(&tree.accel()).start().await;
+    for name in names {
+        assert_eq!(gateway.get(&format!("/www/{name}")).await.ok().text(), name);
+        assert_eq!(gateway.get(&format!("/www/{}", name.replace(':', "%3A"))).await.ok().text(), name);
+        assert_eq!(gateway.get(&format!("/app?{name}")).await.ok().text(), name);
+    }
+}
+
+#[tokio::test]
+async fn head_of_a_file_tells_what_get_would_and_a_304_its_tag() {
+    let tree = Tree::new();
+    tree.write("www/app.js", "let x = 1;\n".repeat(1000));
+    let gateway = site(&tree, "[encoding]\ntypes = [\"application/javascript\"]").await;
+    for coding in ["gzip", "br", "identity"] {
+        let fields = [("accept-encoding", coding)];
+        let get = gateway.get_with("/app.js", &fields).await.ok();
+        assert_eq!(get.header("content-encoding"), if coding == "identity" { "" } else { coding });
+        let head = gateway.send_with("HEAD", "/app.js", &fields).await.ok();
+        for name in ["content-length", "content-encoding", "etag", "vary", "accept-ranges"] {
+            assert_eq!(head.all(name), get.all(name), "{coding}: {name}");
+        }
+        let tag = get.header("etag");
+        assert_eq!(tag.starts_with("W/"), coding != "identity");
+        let same = gateway.get_with("/app.js", &[fields[0], ("if-none-match", tag)]).await;
+        assert_eq!((same.status.as_u16(), same.header("etag")), (304, tag), "{coding}");
+    }
+}
