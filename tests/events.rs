@@ -5,6 +5,13 @@ mod support;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::Duration,
+};
 use support::{
     gateway::{GatewayBuilder, EVENT_KEY, KPI},
     webhook::Message,
@@ -296,6 +303,85 @@ async fn a_forwarded_event_is_the_origins_until_it_has_taken_it() {
         }
         assert_eq!(origin.count(&path), 3, "a replay is not forwarded");
     }
+}
+
+/// One event that comes several times at once acts once, on one node and on several; who waits is told what became of it.
+#[tokio::test]
+async fn an_event_that_comes_eight_times_at_once_is_forwarded_once() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let path = format!("/internal/events/{EVENT}");
+    for store in [None, Some(&redis)] {
+        let mut config =
+            gateway(&origin).event_with(EVENT, "bump = [\"kpi\"]\nrate = 100000\nforward = true");
+        if let Some(redis) = store {
+            config = config.redis(&redis.url());
+        }
+        let nodes = match store {
+            None => vec![config.start().await],
+            Some(_) => vec![config.start().await, config.start().await],
+        };
+        for (status, last) in [(202, 202), (503, 202)] {
+            origin.forget();
+            let (before, failing) = (origin.count(&path), Arc::new(AtomicBool::new(status == 503)));
+            let fails = failing.clone();
+            origin.on(&path, move |seen| {
+                let status = if fails.swap(false, Ordering::SeqCst) { 503 } else { 202 };
+                Answer::echo(seen).status(status).after(Duration::from_millis(300))
+            });
+            let message = acme();
+            let sent = (0..8).map(|n| send(nodes[n % nodes.len()].event_request(EVENT, &message)));
+            let replies = join_all(sent).await;
+            // The one that fails is told so, the next one tries it, and the others hear that it was taken.
+            let mut statuses: Vec<u16> = replies.iter().map(|reply| reply.status.as_u16()).collect();
+            statuses.sort_unstable();
+            let mut expected = vec![204; 6];
+            expected.extend(if status == 503 { vec![last, status] } else { vec![204, status] });
+            expected.sort_unstable();
+            assert_eq!(statuses, expected, "with a store: {}", store.is_some());
+            let asked = origin.count(&path) - before;
+            assert_eq!(asked, if status == 503 { 2 } else { 1 }, "with a store: {}", store.is_some());
+        }
+    }
+    assert!(!redis.keys().await.is_empty());
+}
+
+/// A sender that gives up and comes again doesn't undo what has begun.
+#[tokio::test]
+async fn a_sender_that_leaves_has_its_event_forwarded_once() {
+    let origin = TestOrigin::start().await;
+    let path = format!("/internal/events/{EVENT}");
+    origin.on(&path, |seen| Answer::echo(seen).status(202).gated());
+    let gateway = gateway(&origin).event_with(EVENT, "bump = [\"kpi\"]\nforward = true").start().await;
+    origin.hold();
+    let message = acme();
+    let request = gateway.event_request(EVENT, &message);
+    let first = tokio::spawn(send(request));
+    until("the origin is asked", SOON, || async { origin.held() == 1 }).await;
+    first.abort();
+    let again = tokio::spawn(send(gateway.event_request(EVENT, &message)));
+    tokio::task::yield_now().await;
+    origin.release();
+    assert_eq!(again.await.unwrap().status, 204);
+    assert_eq!(origin.count(&path), 1);
+}
+
+/// Without a store a node's memory is all there is, and a reload is no reason to lose it.
+#[tokio::test]
+async fn a_reload_forgets_no_event() {
+    let origin = TestOrigin::start().await;
+    let path = format!("/internal/events/{EVENT}");
+    let config = |lines: &str| {
+        let lines = format!("bump = [\"kpi\"]\nforward = true\n{lines}");
+        gateway(&origin).event_with(EVENT, &lines).event("order_paid", &["kpi"])
+    };
+    let gateway = config("rate = 2").start().await;
+    let message = acme();
+    assert_eq!(send(gateway.event_request(EVENT, &message)).await.status, 200);
+    for lines in ["rate = 2\nmax_body = \"1MiB\"", "rate = 3"] {
+        assert!(gateway.reload(&config(lines)).await);
+        assert_eq!(send(gateway.event_request(EVENT, &message)).await.status, 204, "{lines}");
+    }
+    assert_eq!(origin.count(&path), 1);
 }
 
 /// RFC 9110, 10.1.1: who asks for it waits for it.

@@ -2,12 +2,14 @@
 //!
 //! The scheme is Standard Webhooks (see [`signature`]). An event is remembered by its id only after its bumps are
 //! recorded: a sender that was told 503, or nothing, sends it again, and at worst a version moves twice. An event
-//! that was taken before changes nothing.
+//! that was taken before changes nothing, and of those that come at once with one id one acts: the others wait for what
+//! becomes of it, on this node and on all.
 
+mod replay;
 pub mod signature;
 
 use crate::{
-    cache::{now_ms, Cache},
+    cache::{now_ms, redis::EventStanding, Cache},
     config,
     name::Tenant,
     telemetry::labels::EventResult,
@@ -15,24 +17,29 @@ use crate::{
 use ahash::RandomState;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use replay::{EventId, SeenEvents, Turn};
 use signature::{SecretError, SigningKey};
 use std::{
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
-/// Ids that are remembered here where there is no store.
-const MOST_IDS: usize = 100_000;
 /// How long an id is remembered: twice the tolerance of an event's timestamp.
 const REMEMBER: Duration = Duration::from_secs(600);
+/// How long an event waits for the end of the same one: senders give up after 15 s and more.
+const WAIT: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile what has become of it on another node.
+const LOOK: Duration = Duration::from_millis(25);
 
 /// One `[[event]]`.
 pub struct Endpoint {
     /// What the configuration says.
     pub settings: config::Event,
     keys: Vec<SigningKey>,
-    bucket: Mutex<Bucket>,
+    bucket: Arc<Mutex<Bucket>>,
 }
 
 /// Tokens, and when they were counted.
@@ -45,28 +52,33 @@ struct Bucket {
 pub struct Events {
     endpoints: Vec<Endpoint>,
     by_path: HashMap<String, usize, RandomState>,
-    /// By endpoint and id: a message may go to several endpoints under one id.
-    ids: Mutex<HashMap<(String, String), u64>>,
+    seen: Arc<SeenEvents>,
     cache: Arc<Cache>,
 }
 
-/// The store can't tell, or did not take it.
-struct StoreDown;
-
 impl Events {
-    /// The endpoints of a configuration.
+    /// The endpoints of a configuration. What the one before knows of events, and of who has sent many, goes on.
     ///
     /// # Errors
     /// If a secret says that it is base64 and isn't.
-    pub fn new(events: &[config::Event], cache: Arc<Cache>) -> Result<Self, SecretError> {
+    pub fn new(
+        events: &[config::Event],
+        cache: Arc<Cache>,
+        before: Option<&Self>,
+    ) -> Result<Self, SecretError> {
         let mut endpoints = Vec::with_capacity(events.len());
         for settings in events {
             let keys = settings.secrets.iter().map(SigningKey::new).collect::<Result<_, _>>()?;
-            let bucket = Mutex::new(Bucket { tokens: burst(settings), counted: Instant::now() });
+            let before = before.and_then(|before| before.at(&settings.path));
+            let bucket = match before.filter(|before| before.settings.rate == settings.rate) {
+                Some(before) => before.bucket.clone(),
+                None => Arc::new(Mutex::new(Bucket { tokens: burst(settings), counted: Instant::now() })),
+            };
             endpoints.push(Endpoint { settings: settings.clone(), keys, bucket });
         }
         let by_path = endpoints.iter().enumerate().map(|(i, e)| (e.settings.path.clone(), i)).collect();
-        Ok(Self { endpoints, by_path, ids: Mutex::default(), cache })
+        let seen = before.map(|before| before.seen.clone()).unwrap_or_default();
+        Ok(Self { endpoints, by_path, seen, cache })
     }
 
     /// The endpoint at a path.
@@ -74,54 +86,69 @@ impl Events {
         self.by_path.get(path).map(|i| &self.endpoints[*i])
     }
 
-    /// Takes an event: checks it and moves the versions. The caller has it remembered with [`Events::remember`] when
-    /// nothing can fail any more.
-    pub async fn take(&self, endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) -> EventResult {
+    /// Takes an event: checks it and moves the versions. The caller has it remembered with [`EventClaim::remember`] when
+    /// nothing can fail any more. Where the same event is under way, its end is waited for.
+    ///
+    /// # Errors
+    /// What becomes of an event that is not the caller's to act on.
+    pub async fn take(
+        &self,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<EventClaim, EventResult> {
         let (id, now) = (field(headers, "webhook-id"), now_ms());
         let (timestamp, signatures) =
             (field(headers, "webhook-timestamp"), field(headers, "webhook-signature"));
         if let Err(error) = signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000) {
             tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
-            return EventResult::BadSignature;
+            return Err(EventResult::BadSignature);
         }
         // Counted only now: whoever can't sign can't use up what those who can are allowed.
         if !endpoint.admits(Instant::now()) {
-            return EventResult::RateLimited;
+            return Err(EventResult::RateLimited);
         }
-        let tenant = match tenant(body) {
-            Ok(tenant) => tenant,
-            Err(why) => return why,
-        };
-        let known = self.knows(endpoint, id, now).await;
-        if let Ok(true) = known {
-            return EventResult::Replayed;
+        let tenant = tenant(body)?;
+        let id = EventId { endpoint: endpoint.settings.path.clone(), id: id.to_owned() };
+        let claimed = timeout(WAIT, self.claim(id)).await.unwrap_or(Err(EventResult::UnderWay));
+        if claimed.as_ref().is_err_and(|why| *why != EventResult::StoreDown) {
+            return claimed;
         }
         // Where the store can't tell whether it is new, moving on is harmless; saying that it is done is not.
-        let recorded = self.bump_all(endpoint, &tenant).await;
-        match known.is_ok() && recorded {
-            true => EventResult::Accepted,
-            false => EventResult::StoreDown,
+        match (self.bump_all(endpoint, &tenant).await, claimed) {
+            (true, claimed) => claimed,
+            (false, Ok(claim)) => {
+                claim.release().await;
+                Err(EventResult::StoreDown)
+            }
+            (false, Err(why)) => Err(why),
         }
     }
 
-    /// Remembers an event that was taken, so that it changes nothing when it comes again.
-    pub async fn remember(&self, endpoint: &Endpoint, headers: &HeaderMap) -> EventResult {
-        let id = field(headers, "webhook-id");
-        if let Some(redis) = self.cache.redis() {
-            return match redis.remember_event(&endpoint.settings.path, id, REMEMBER).await {
-                Ok(()) => EventResult::Accepted,
-                Err(_) => EventResult::StoreDown,
-            };
+    /// Waits until nobody else is at work on an event, and claims it.
+    ///
+    /// # Errors
+    /// If it was taken before, or the store can't tell.
+    async fn claim(&self, id: EventId) -> Result<EventClaim, EventResult> {
+        let turn = self.seen.turn(&id).await;
+        if self.seen.knows(&id, now_ms()) {
+            return Err(EventResult::Replayed);
         }
-        let (now, keep) = (now_ms(), REMEMBER.as_secs() * 1_000);
-        let mut ids = self.ids.lock();
-        if ids.len() >= MOST_IDS {
-            ids.retain(|_, until| *until > now);
+        let mut claim =
+            EventClaim { id, cache: self.cache.clone(), seen: self.seen.clone(), _turn: turn, held: None };
+        let Some(redis) = self.cache.redis() else { return Ok(claim) };
+        let token = format!("{:032x}", rand::random::<u128>());
+        // Before the store is asked: where the answer to it is lost, the claim is given back all the same.
+        claim.hold(token.clone());
+        let EventId { endpoint, id } = claim.id.clone();
+        loop {
+            match redis.claim_event(&endpoint, &id, &token).await {
+                Ok(EventStanding::Claimed) => return Ok(claim),
+                Ok(EventStanding::Taken) => return Err(EventResult::Replayed),
+                Ok(EventStanding::UnderWay) => tokio::time::sleep(LOOK).await,
+                Err(_) => return Err(EventResult::StoreDown),
+            }
         }
-        if ids.len() < MOST_IDS {
-            ids.insert((endpoint.settings.path.clone(), id.to_owned()), now + keep);
-        }
-        EventResult::Accepted
     }
 
     /// Whether all bumps were recorded. All are tried, whatever becomes of the first.
@@ -135,15 +162,57 @@ impl Events {
         }
         recorded
     }
+}
 
-    async fn knows(&self, endpoint: &Endpoint, id: &str, now: u64) -> Result<bool, StoreDown> {
-        let path = &endpoint.settings.path;
-        match self.cache.redis() {
-            Some(redis) => redis.knows_event(path, id).await.map_err(|_| StoreDown),
-            None => {
-                let name = (path.clone(), id.to_owned());
-                Ok(self.ids.lock().get(&name).is_some_and(|until| *until > now))
+/// An event that is the holder's to act on. Once this is dropped it is the next one's who has sent it.
+pub struct EventClaim {
+    id: EventId,
+    cache: Arc<Cache>,
+    seen: Arc<SeenEvents>,
+    _turn: Turn,
+    /// What other nodes are told by: the token, and who renews it.
+    held: Option<(String, AbortOnDropHandle<()>)>,
+}
+
+impl EventClaim {
+    /// Has a token renewed for as long as the claim lasts.
+    fn hold(&mut self, token: String) {
+        let Some(redis) = self.cache.redis().cloned() else { return };
+        let (EventId { endpoint, id }, renewed) = (self.id.clone(), token.clone());
+        let renewing = tokio::spawn(async move { redis.renew_event(&endpoint, &id, &renewed).await });
+        self.held = Some((token, AbortOnDropHandle::new(renewing)));
+    }
+
+    /// Remembers the event, so that it changes nothing when it comes again.
+    pub async fn remember(mut self) -> EventResult {
+        let keep_ms = REMEMBER.as_secs() * 1_000;
+        // Here in any case: the sender of what the store did not take sends it again.
+        self.seen.remember(self.id.clone(), now_ms(), keep_ms);
+        let Some(redis) = self.cache.redis() else { return EventResult::Accepted };
+        match redis.remember_event(&self.id.endpoint, &self.id.id, REMEMBER).await {
+            Ok(()) => {
+                self.held = None;
+                EventResult::Accepted
             }
+            Err(_) => EventResult::StoreDown,
+        }
+    }
+
+    /// Leaves the event to who sends it again.
+    pub async fn release(mut self) {
+        if let (Some((token, _)), Some(redis)) = (self.held.take(), self.cache.redis()) {
+            redis.release_event(&self.id.endpoint, &self.id.id, &token).await;
+        }
+    }
+}
+
+impl Drop for EventClaim {
+    /// Who has gone, or has panicked, leaves it to others as well.
+    fn drop(&mut self) {
+        let (Some((token, _)), Some(redis)) = (self.held.take(), self.cache.redis().cloned()) else { return };
+        let EventId { endpoint, id } = self.id.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(async move { redis.release_event(&endpoint, &id, &token).await }));
         }
     }
 }

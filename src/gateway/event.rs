@@ -4,14 +4,16 @@ use super::{
     admission::content_length, cached, dress, host, refusal, session::Session, Context, Gateway, Next, Result,
 };
 use crate::{
-    events::Endpoint,
-    origin::client,
+    events::{Endpoint, EventClaim},
+    origin::{client, Origins},
     representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
 };
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_core::{ErrorType, OrErr};
 use pingora_http::ResponseHeader;
+use std::sync::Arc;
 
 impl Gateway {
     pub(super) async fn take_event(
@@ -29,14 +31,14 @@ impl Gateway {
         let Some(body) = read_body(session, ctx, at.settings.max_body).await? else {
             return self.end_event(session, ctx, EventResult::TooLarge).await;
         };
-        let result = events.take(at, &session.req_header().headers, &body).await;
-        if result != EventResult::Accepted {
-            return self.end_event(session, ctx, result).await;
-        }
+        let claim = match events.take(at, &session.req_header().headers, &body).await {
+            Ok(claim) => claim,
+            Err(result) => return self.end_event(session, ctx, result).await,
+        };
         if let Some(origin) = at.settings.forward {
-            return self.forward_event(session, ctx, at, origin, body).await;
+            return self.forward_event(session, ctx, claim, origin, body).await;
         }
-        let result = events.remember(at, &session.req_header().headers).await;
+        let result = claim.remember().await;
         self.end_event(session, ctx, result).await
     }
 
@@ -63,12 +65,10 @@ impl Gateway {
         &self,
         session: &mut Session<'_>,
         ctx: &mut Context,
-        at: &Endpoint,
+        claim: EventClaim,
         origin: usize,
         body: Bytes,
     ) -> Result<Next> {
-        /// The largest answer to an event that is passed back.
-        const ANSWER: u64 = 1 << 20;
         let request = session.req_header();
         let kept = |name: &HeaderName| name.as_str().starts_with("webhook-") || *name == header::CONTENT_TYPE;
         let kept = request.headers.iter().filter(|(name, _)| kept(name));
@@ -80,12 +80,11 @@ impl Gateway {
             tenant: None,
             body,
         };
-        match ctx.site.plan.origins.clone().ask(origin, &ask, ANSWER).await {
-            Ok(got) => {
-                let taken = match got.status.is_server_error() {
-                    true => EventResult::Accepted,
-                    false => ctx.site.plan.events.clone().remember(at, &session.req_header().headers).await,
-                };
+        // By itself: a sender that leaves doesn't undo that the origin was asked.
+        let forwarding = tokio::spawn(forward(ctx.site.plan.origins.clone(), origin, ask, claim));
+        let forwarded = forwarding.await.or_err(ErrorType::InternalError, "an event was not forwarded")?;
+        match forwarded {
+            Ok((got, taken)) => {
                 self.parts.metrics.event(taken);
                 if let Some(problem) = refusal::event(taken) {
                     return self.send_problem(session, ctx, problem).await;
@@ -106,6 +105,27 @@ impl Gateway {
                 tracing::warn!(%error, "an event was not forwarded");
                 self.send_problem(session, ctx, refusal::no_answer(cached::fetch_error(&error))).await
             }
+        }
+    }
+}
+
+/// Asks an origin, and has the event remembered where it has taken it.
+///
+/// # Errors
+/// If there was no answer.
+async fn forward(
+    origins: Arc<Origins>,
+    origin: usize,
+    ask: client::Ask,
+    claim: EventClaim,
+) -> std::result::Result<(client::Got, EventResult), client::AskError> {
+    /// The largest answer to an event that is passed back.
+    const ANSWER: u64 = 1 << 20;
+    match origins.ask(origin, &ask, ANSWER).await {
+        Ok(got) if !got.status.is_server_error() => Ok((got, claim.remember().await)),
+        failed => {
+            claim.release().await;
+            failed.map(|got| (got, EventResult::Accepted))
         }
     }
 }

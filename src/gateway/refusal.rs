@@ -136,6 +136,7 @@ pub(super) fn event(result: EventResult) -> Option<Problem> {
         EventResult::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here"),
         EventResult::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "too many events"),
         EventResult::StoreDown => (StatusCode::SERVICE_UNAVAILABLE, "the store did not record the event"),
+        EventResult::UnderWay => (StatusCode::SERVICE_UNAVAILABLE, "the same event is still under way"),
     };
     let problem = Problem::new(status, detail);
     Some(match status {

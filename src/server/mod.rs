@@ -143,7 +143,10 @@ async fn plan(
     let before = before.map(Site::plan);
     let events = match before.filter(|before| before.config.events == config.events) {
         Some(before) => before.events.clone(),
-        None => Arc::new(Events::new(&config.events, cache.clone())?),
+        None => {
+            let before = before.map(|before| &*before.events);
+            Arc::new(Events::new(&config.events, cache.clone(), before)?)
+        }
     };
     let verifier = match (&config.jwt, before.filter(|before| before.config.jwt == config.jwt)) {
         (_, Some(before)) => before.verifier.clone(),

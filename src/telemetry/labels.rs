@@ -282,6 +282,8 @@ labels! {
         RateLimited => "rate_limited",
         /// It could not be recorded; the sender is asked to try again.
         StoreDown => "store_down",
+        /// The same one was under way for too long; the sender is asked to try again.
+        UnderWay => "under_way",
     }
     /// What became of a token.
     TokenResult {

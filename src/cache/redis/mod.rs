@@ -5,12 +5,14 @@
 //! once until the link has been made anew. Nothing here ever makes a request fail: a call that did not work is an
 //! error for the caller to go around.
 
+mod event;
 mod lease;
 mod limit;
 mod link;
 mod log;
 
 pub use super::key::Place;
+pub use event::EventStanding;
 pub use lease::Wait;
 pub use limit::Bucket;
 
@@ -311,29 +313,6 @@ impl Redis {
         let version = Version::new(&value);
         slot.moved(&version);
         Ok(version)
-    }
-
-    /// Whether an event was taken before.
-    ///
-    /// # Errors
-    /// If the store can't be asked.
-    pub async fn knows_event(&self, endpoint: &str, id: &str) -> Result<bool, StoreError> {
-        let name = self.names.event(endpoint, id);
-        self.call(StoreCall::Event, |mut c| async move { cmd("EXISTS").arg(name).query_async(&mut c).await })
-            .await
-    }
-
-    /// Remembers an event that was taken.
-    ///
-    /// # Errors
-    /// If the store did not take it.
-    pub async fn remember_event(&self, endpoint: &str, id: &str, keep: Duration) -> Result<(), StoreError> {
-        let name = self.names.event(endpoint, id);
-        let seconds = keep.as_secs();
-        self.call(StoreCall::Event, |mut c| async move {
-            cmd("SET").arg(name).arg("1").arg("EX").arg(seconds).exec_async(&mut c).await
-        })
-        .await
     }
 
     /// What stands under a name.

@@ -1,0 +1,98 @@
+//! Events that were taken, and those that a node is at work on: under one name, so that of several nodes that get the
+//! same event at once one acts on it.
+
+use super::{Redis, RELEASE, RENEW};
+use crate::{
+    cache::millis,
+    telemetry::labels::{StoreCall, StoreError},
+};
+use redis::cmd;
+use std::time::Duration;
+
+/// What stands under the name of an event that was taken.
+const TAKEN: &str = "1";
+/// Claims an event unless it was taken, or another node has claimed it.
+const CLAIM: &str = r"
+local held = redis.call('GET', KEYS[1])
+if held == ARGV[3] then return 1 end
+if held and held ~= ARGV[1] then return 2 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 0
+";
+
+/// What a node finds that wants to act on an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventStanding {
+    /// It is this node's for as long as a lease, to be renewed.
+    Claimed,
+    /// It was taken before.
+    Taken,
+    /// Another node is at work on it.
+    UnderWay,
+}
+
+impl Redis {
+    /// Claims an event, by a token of the caller's.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn claim_event(
+        &self,
+        endpoint: &str,
+        id: &str,
+        token: &str,
+    ) -> Result<EventStanding, StoreError> {
+        let (name, token, lease_ms) = (self.names.event(endpoint, id), token.to_owned(), millis(self.lease));
+        let held = self
+            .call(StoreCall::Event, |mut c| async move {
+                let mut claim = cmd("EVAL");
+                claim.arg(CLAIM).arg(1).arg(name).arg(token).arg(lease_ms).arg(TAKEN);
+                claim.query_async::<i64>(&mut c).await
+            })
+            .await?;
+        Ok(match held {
+            0 => EventStanding::Claimed,
+            1 => EventStanding::Taken,
+            _ => EventStanding::UnderWay,
+        })
+    }
+
+    /// Prolongs a claim for as long as it is polled.
+    pub async fn renew_event(&self, endpoint: &str, id: &str, token: &str) {
+        let lease_ms = millis(self.lease);
+        loop {
+            tokio::time::sleep(self.lease / 3).await;
+            let (name, token) = (self.names.event(endpoint, id), token.to_owned());
+            // A claim that could not be prolonged may be taken over: the event acts twice at worst.
+            self.call(StoreCall::Event, |mut c| async move {
+                cmd("EVAL").arg(RENEW).arg(1).arg(name).arg(token).arg(lease_ms).exec_async(&mut c).await
+            })
+            .await
+            .unwrap_or_default();
+        }
+    }
+
+    /// Gives a claim back, if it is still ours.
+    pub async fn release_event(&self, endpoint: &str, id: &str, token: &str) {
+        let (name, token) = (self.names.event(endpoint, id), token.to_owned());
+        // A claim that could not be given back ends by itself.
+        self.call(StoreCall::Event, |mut c| async move {
+            cmd("EVAL").arg(RELEASE).arg(1).arg(name).arg(token).exec_async(&mut c).await
+        })
+        .await
+        .unwrap_or_default();
+    }
+
+    /// Remembers an event that was taken.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn remember_event(&self, endpoint: &str, id: &str, keep: Duration) -> Result<(), StoreError> {
+        let name = self.names.event(endpoint, id);
+        let seconds = keep.as_secs();
+        self.call(StoreCall::Event, |mut c| async move {
+            cmd("SET").arg(name).arg(TAKEN).arg("EX").arg(seconds).exec_async(&mut c).await
+        })
+        .await
+    }
+}
