@@ -2,14 +2,18 @@
 //! comes, and which token it carries as a subprotocol.
 //!
 //! Decides from the head alone, and never accepts a handshake itself: that is the origin's, who answers with
-//! `Sec-WebSocket-Accept`. Extensions and subprotocols are between the two ends.
+//! `Sec-WebSocket-Accept`; an answer that doesn't grant what was asked opens nothing. Extensions and subprotocols are
+//! between the two ends.
 
 use crate::{config::OriginPattern, cors};
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};
+use sha1::{Digest, Sha1};
 
 /// The only version there is.
 pub const VERSION: &str = "13";
+/// What is hashed behind a client's key (RFC 6455, 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// What stands before a token in a list of subprotocols.
 const MARK: &str = "bearer";
 
@@ -45,6 +49,28 @@ pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(
         true => Ok(()),
         false => Err(Fault::Malformed),
     }
+}
+
+/// Whether the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol, the proof that this
+/// key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A client that is less strict would take what follows for
+/// frames, and so would whoever stands between.
+pub fn is_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
+    let mut protocols = elements(answer, &header::UPGRADE);
+    let websocket = protocols.next().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    let hop = elements(answer, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let proof = only(request, &header::SEC_WEBSOCKET_KEY).map(accept);
+    version == Version::HTTP_11
+        && websocket
+        && protocols.next().is_none()
+        && hop
+        && !framed.iter().any(|name| answer.contains_key(name))
+        && proof.is_some_and(|proof| only(answer, &header::SEC_WEBSOCKET_ACCEPT) == Some(&proof))
+}
+
+/// The value of `Sec-WebSocket-Accept` for a key.
+fn accept(key: &str) -> String {
+    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 /// A body before the first frame: the two ends could differ on where it ends.
@@ -211,6 +237,37 @@ mod tests {
             let fields: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
             assert_eq!(may_open(&allowed, &headers(&fields)), may, "{origins:?}");
             assert!(may_open(&[], &headers(&fields)));
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_granted() {
+        // The example of RFC 6455, 1.3.
+        let request = headers(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]);
+        let (protocol, hop) = (("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade"));
+        let proof = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let granted = |fields: &[_]| is_granted(&request, Version::HTTP_11, &headers(fields));
+        assert!(granted(&[protocol, hop, proof]));
+        assert!(granted(&[protocol, hop, proof, ("sec-websocket-protocol", "chat")]));
+        assert!(!is_granted(&request, Version::HTTP_10, &headers(&[protocol, hop, proof])));
+        assert!(!is_granted(&headers(&[]), Version::HTTP_11, &headers(&[protocol, hop, proof])));
+        for fields in [
+            &[hop, proof][..],
+            &[protocol, proof],
+            &[protocol, hop],
+            &[("upgrade", "h2c"), hop, proof],
+            &[("upgrade", "h2c, websocket"), hop, proof],
+            &[protocol, ("upgrade", "h2c"), hop, proof],
+            &[protocol, ("connection", "keep-alive"), proof],
+            &[protocol, hop, ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOO=")],
+            &[protocol, hop, ("sec-websocket-accept", "S3PPLMBITXAQ9KYGZZHZRBK+XOO=")],
+            &[protocol, hop, ("sec-websocket-accept", "dGhlIHNhbXBsZSBub25jZQ==")],
+            &[protocol, hop, proof, proof],
+            &[protocol, hop, proof, ("content-length", "0")],
+            &[protocol, hop, proof, ("content-length", "5")],
+            &[protocol, hop, proof, ("transfer-encoding", "chunked")],
+        ] {
+            assert!(!granted(fields), "{fields:?}");
         }
     }
 

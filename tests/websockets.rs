@@ -210,6 +210,42 @@ async fn another_answer_than_101_passes_as_it_is() {
     assert_eq!(exactly(&mut stream, 9).await, b"not today");
 }
 
+/// Whoever takes it for a grant would read frames where there are none.
+#[tokio::test]
+async fn a_101_that_grants_something_else_opens_no_tunnel() {
+    const PROTOCOL: &str = "Upgrade: websocket\r\n";
+    const HOP: &str = "Connection: Upgrade\r\n";
+    const PROOF: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+    for (fields, status) in [
+        (&[PROTOCOL, HOP, PROOF][..], 101),
+        (&["Upgrade: h2c\r\n", HOP, PROOF], 502),
+        (&["Upgrade: websocket, h2c\r\n", HOP, PROOF], 502),
+        (&[HOP, PROOF], 502),
+        (&[PROTOCOL, PROOF], 502),
+        (&[PROTOCOL, HOP], 502),
+        (&[PROTOCOL, HOP, "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"], 502),
+        (&[PROTOCOL, HOP, PROOF, PROOF], 502),
+        (&[PROTOCOL, HOP, PROOF, "Content-Length: 0\r\n"], 502),
+        (&[PROTOCOL, HOP, PROOF, "Content-Length: 100\r\n"], 502),
+        (&[PROTOCOL, HOP, PROOF, "Transfer-Encoding: chunked\r\n"], 502),
+        (&[PROTOCOL, HOP, PROOF, "X-Accel-Redirect: /x\r\n"], 101),
+    ] {
+        let behind = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\n{}\r\n", fields.concat());
+        let origin = RawOrigin::start([head.as_bytes(), behind].concat(), "").await;
+        let gateway = GatewayBuilder::new(&origin.url())
+            .origin("retries = 0")
+            .route("/*", "websocket = { idle_timeout = \"300ms\" }")
+            .start()
+            .await;
+        let (mut stream, head) = open(gateway.address(), "/", &[]).await;
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{fields:?}: {head}");
+        let behind = String::from_utf8(to_the_end(&mut stream).await).unwrap();
+        assert_eq!(behind.contains("secret"), status == 101, "{fields:?}: {behind}");
+        assert_eq!(head.contains("application/problem+json"), status == 502, "{head}");
+    }
+}
+
 #[tokio::test]
 async fn a_silent_origin_is_a_504_and_a_dead_one_a_502() {
     let mut origin = TestOrigin::start().await;

@@ -16,6 +16,7 @@ use crate::{
     files::accel::{recharset, Orders},
     origin::framing::{self, Framing},
     representation::{blank, transform},
+    websocket,
 };
 use bytes::Bytes;
 use http::{header, Method, StatusCode, Version};
@@ -67,7 +68,11 @@ impl Gateway {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let asked =
                 session.is_upgrade_req() && ctx.routed().is_some_and(|route| route.websocket.is_some());
-            return if asked { Ok(false) } else { Err(broken("an upgrade that nobody asked for")) };
+            let request = &session.req_header().headers;
+            return match asked && websocket::is_granted(request, head.version, &head.headers) {
+                true => Ok(false),
+                false => Err(broken("an upgrade that nobody asked for")),
+            };
         }
         if head.status.is_informational() {
             ctx.passing.interim += 1;

@@ -82,7 +82,8 @@ async fn a_session_is_found_by_what_its_server_has_called_it() {
 #[tokio::test]
 async fn a_session_that_begins_as_a_websocket_is_heard_as_well() {
     const OPEN: &str = "0{\"sid\":\"ws-1\"}";
-    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let first = [head.as_bytes(), &[0x81, u8::try_from(OPEN.len()).unwrap()], OPEN.as_bytes()].concat();
     let (maker, others) = (RawOrigin::start(first, "").await, origins(2).await);
     let gateway = builder(&others)
