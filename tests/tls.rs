@@ -6,7 +6,10 @@ mod support;
 
 use futures_util::{SinkExt, StreamExt};
 use rustls::HandshakeKind;
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 use support::{
     gateway::KPI,
     tls::{exchange, request, Authority, Http2, TlsClient},
@@ -321,6 +324,58 @@ async fn clients_without_a_certificate_stay_outside() {
     h2.get("other.example", "/x").await.problem(421);
     h2.get(HOST, "/x").await.ok();
     assert_eq!(stage.origin.seen("/x").last().unwrap().header("x-client-subject"), subject);
+}
+
+/// A session that is taken up again is not verified again.
+#[tokio::test]
+async fn an_expired_certificate_is_not_taken_by_resumption() {
+    const GOOD: Duration = Duration::from_secs(6);
+    let (origin, authority) = (TestOrigin::start().await, Authority::new());
+    authority.issue("a", &[HOST]);
+    for required in [true, false] {
+        let lines =
+            format!("client_certificates = {{ ca = {}, required = {required} }}", authority.toml("ca.pem"));
+        let gateway = Stage::builder(&origin, &authority, &["a"], &lines, "").start().await;
+        let tls = gateway.listeners(2).await[1];
+        let end = SystemTime::now() + GOOD;
+        let soon = authority.client_until(end.into());
+        let clients = [authority.trusting(), authority.trusting().tls12()]
+            .map(|client| client.showing((soon.0.clone(), soon.1.clone_key())).resuming());
+        for client in &clients {
+            for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                let stream = client.connect(tls, HOST).await.unwrap();
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+                exchange(stream, request("GET", HOST, "/x", &[])).await.ok();
+            }
+        }
+        until("the certificate has expired", 2 * GOOD, || async {
+            SystemTime::now() > end + Duration::from_secs(1)
+        })
+        .await;
+        for client in &clients {
+            let outside = async {
+                let mut stream = client.connect(tls, HOST).await?;
+                stream.write_all(b"GET /x HTTP/1.1\r\nHost: dash.example\r\n\r\n").await?;
+                stream.read_u8().await
+            };
+            outside.await.unwrap_err();
+        }
+        until("they are counted", SOON, || async {
+            let metrics = gateway.metrics().await;
+            let of = |result| metrics.value("tidegate_tls_handshakes_total", &[("result", result)]);
+            (of("resumed"), of("client_certificate")) == (2.0, 2.0)
+        })
+        .await;
+        // Who has shown none has nothing that could expire.
+        if !required {
+            let bare = authority.trusting().resuming();
+            for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                let stream = bare.connect(tls, HOST).await.unwrap();
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+                exchange(stream, request("GET", HOST, "/x", &[])).await.ok();
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod h2;
 mod ledger;
 mod proxy_protocol;
 mod sendfile;
+mod resumption;
 mod stream;
 mod terms;
 mod tls;

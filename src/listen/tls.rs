@@ -7,7 +7,7 @@
 //! Files are looked at every few seconds. What has changed is read as a whole: if any of it can't be used, what was
 //! there before goes on. Connections that are open keep what they began with.
 
-use super::certificates::Certificates;
+use super::{certificates::Certificates, resumption::Resumption};
 use crate::{
     certificate::{self, Certificate, CertificateError, Part, Unusable},
     config::{ClientCertificates, ListenerTls},
@@ -19,11 +19,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{
-    crypto::aws_lc_rs::Ticketer,
-    server::{
-        danger::ClientCertVerifier, NoClientAuth, ProducesTickets, ServerSessionMemoryCache,
-        StoresServerSessions, WebPkiClientVerifier,
-    },
+    server::{danger::ClientCertVerifier, NoClientAuth, WebPkiClientVerifier},
     version::{TLS12, TLS13},
     AlertDescription, Error as TlsError, HandshakeKind, PeerIncompatible, ServerConfig,
 };
@@ -35,9 +31,6 @@ use std::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{server::TlsStream, TlsAcceptor};
-
-/// Sessions that are kept for clients without tickets.
-const SESSIONS: usize = 4_096;
 
 /// TLS on a listener.
 pub(super) struct Tls {
@@ -54,15 +47,6 @@ pub(super) struct Tls {
 struct State {
     files: Vec<Stamp>,
     resumption: Resumption,
-}
-
-/// What takes sessions up again.
-#[derive(Clone)]
-struct Resumption {
-    ticketer: Arc<dyn ProducesTickets>,
-    sessions: Arc<dyn StoresServerSessions>,
-    /// What clients' certificates are held against: a session is resumed without showing one again.
-    authorities: Option<Vec<u8>>,
 }
 
 /// Tells one state of a file from another.
@@ -157,7 +141,7 @@ fn assemble(
         Some(clients) => verifier(clients).map(|(verifier, authorities)| (verifier, Some(authorities)))?,
         None => (Arc::new(NoClientAuth) as Arc<dyn ClientCertVerifier>, None),
     };
-    let resumption = match before.filter(|before| before.authorities == authorities) {
+    let resumption = match before.filter(|before| before.is_for(authorities.as_deref())) {
         Some(before) => before.clone(),
         None => Resumption::new(authorities).map_err(|error| unusable(settings, &error))?,
     };
@@ -165,20 +149,12 @@ fn assemble(
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| unusable(settings, &error))?;
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
-    config.ticketer = resumption.ticketer.clone();
-    config.session_storage = resumption.sessions.clone();
+    resumption.apply(&mut config);
     config.alpn_protocols = match http2 {
         true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         false => vec![b"http/1.1".to_vec()],
     };
     Ok((config, resumption, expiries))
-}
-
-impl Resumption {
-    fn new(authorities: Option<Vec<u8>>) -> Result<Self, TlsError> {
-        let sessions = ServerSessionMemoryCache::new(SESSIONS);
-        Ok(Self { ticketer: Ticketer::new()?, sessions, authorities })
-    }
 }
 
 /// Who verifies clients' certificates, and what tells its authorities from others.

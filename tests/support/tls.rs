@@ -28,6 +28,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -81,6 +82,17 @@ impl Authority {
         params.distinguished_name.push(DnType::OrganizationName, organisation);
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let (cert, key) = self.sign(params);
+        let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+        (cert, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+    }
+
+    /// The same, good until then.
+    pub fn client_until(&self, end: OffsetDateTime) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "ann");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = end;
         let (cert, key) = self.sign(params);
         let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
         (cert, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())

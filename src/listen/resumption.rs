@@ -1,0 +1,196 @@
+//! What takes TLS sessions up again: tickets, or memory for clients of TLS 1.2 that know none.
+//!
+//! A session that is resumed is not verified again: the client shows no certificate, and has the one that it showed
+//! once. So no session outlives the certificates it was begun with: where one has expired, the client shows one anew.
+
+use rustls::{
+    crypto::aws_lc_rs::Ticketer,
+    server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions},
+    Error, ServerConfig,
+};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+/// Sessions that are kept for clients without tickets.
+const SESSIONS: usize = 4_096;
+
+/// What takes the sessions of a listener up again.
+#[derive(Clone)]
+pub(super) struct Resumption {
+    ticketer: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+    /// What clients' certificates are held against; `None` where clients are not asked for any.
+    authorities: Option<Vec<u8>>,
+}
+
+impl Resumption {
+    /// With keys of its own.
+    ///
+    /// # Errors
+    /// If there is no randomness.
+    pub(super) fn new(authorities: Option<Vec<u8>>) -> Result<Self, Error> {
+        let (ticketer, sessions) = (Ticketer::new()?, ServerSessionMemoryCache::new(SESSIONS));
+        Ok(match authorities {
+            None => Self { ticketer, sessions, authorities },
+            Some(_) => {
+                let sessions = Arc::new(Unexpired(sessions as Arc<dyn StoresServerSessions>));
+                Self { ticketer: Arc::new(Unexpired(ticketer)), sessions, authorities }
+            }
+        })
+    }
+
+    /// Whether its sessions were begun by these authorities.
+    pub(super) fn is_for(&self, authorities: Option<&[u8]>) -> bool {
+        self.authorities.as_deref() == authorities
+    }
+
+    /// Has connections of this configuration take sessions up again.
+    pub(super) fn apply(&self, config: &mut ServerConfig) {
+        config.ticketer = self.ticketer.clone();
+        config.session_storage = self.sessions.clone();
+    }
+}
+
+/// Gives out no session whose client's certificates have expired.
+struct Unexpired<T>(T);
+
+impl<T> fmt::Debug for Unexpired<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unexpired(…)")
+    }
+}
+
+impl ProducesTickets for Unexpired<Arc<dyn ProducesTickets>> {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher).filter(|session| is_good(session, now()))
+    }
+}
+
+impl StoresServerSessions for Unexpired<Arc<dyn StoresServerSessions>> {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.0.put(key, value)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get(key).filter(|session| is_good(session, now()))
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.take(key).filter(|session| is_good(session, now()))
+    }
+
+    fn can_cache(&self) -> bool {
+        self.0.can_cache()
+    }
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// Whether the certificates of a session as rustls writes it are valid until `now`, in seconds since 1970, at least. What
+/// can't be read is good for nothing: the client shakes hands as if for the first time.
+fn is_good(session: &[u8], now: i64) -> bool {
+    let valid = |certificate: &[u8]| {
+        let parsed = X509Certificate::from_der(certificate);
+        parsed.is_ok_and(|(_, parsed)| parsed.validity().not_after.timestamp() >= now)
+    };
+    chain(session).is_some_and(|chain| chain.into_iter().all(valid))
+}
+
+/// The client's certificates in a session as rustls 0.23 writes it (its `ServerSessionValue`); empty where it has shown
+/// none.
+fn chain(session: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut rest = session;
+    if take(&mut rest, 1)? == [1] {
+        // The name that the client asked for (SNI).
+        prefixed(&mut rest, 1)?;
+    }
+    // The version, the cipher suite, the secret, and whether it is an extended one.
+    take(&mut rest, 4)?;
+    prefixed(&mut rest, 1)?;
+    take(&mut rest, 1)?;
+    let mut certificates = match take(&mut rest, 1)? {
+        [1] => prefixed(&mut rest, 3)?,
+        _ => return Some(Vec::new()),
+    };
+    let mut chain = Vec::new();
+    while !certificates.is_empty() {
+        chain.push(prefixed(&mut certificates, 3)?);
+    }
+    Some(chain)
+}
+
+/// Bytes behind their length, which has this many bytes itself.
+fn prefixed<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
+    let length = take(rest, width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    take(rest, length)
+}
+
+fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(bytes)?;
+    *rest = left;
+    Some(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{date_time_ymd, CertificateParams, KeyPair};
+    use std::slice;
+
+    fn certificate(year: i32) -> Vec<u8> {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    fn behind_length(width: usize, bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&length[4 - width..], bytes].concat()
+    }
+
+    fn session(name: Option<&str>, chain: Option<&[Vec<u8>]>) -> Vec<u8> {
+        let name = name.map_or(vec![0], |name| [vec![1], behind_length(1, name.as_bytes())].concat());
+        let chain = chain.map_or(vec![0], |chain| {
+            let all: Vec<u8> = chain.iter().flat_map(|one| behind_length(3, one)).collect();
+            [vec![1], behind_length(3, &all)].concat()
+        });
+        let fixed = [&[3, 4, 0x13, 1][..], &behind_length(1, &[7; 48]), &[1]].concat();
+        [name, fixed, chain, vec![0; 15]].concat()
+    }
+
+    #[test]
+    fn a_session_ends_with_the_first_of_its_certificates() {
+        let (now, soon) = (1_735_689_600, certificate(2030));
+        let past = certificate(2024);
+        for name in [None, Some("dash.example")] {
+            assert!(is_good(&session(name, None), now), "nobody has shown any");
+            assert!(is_good(&session(name, Some(slice::from_ref(&soon))), now));
+            assert!(!is_good(&session(name, Some(slice::from_ref(&past))), now));
+            assert!(!is_good(&session(name, Some(&[soon.clone(), past.clone()])), now));
+            assert!(!is_good(&session(name, Some(&[b"no certificate".to_vec()])), now));
+        }
+        let whole = session(Some("a"), Some(&[soon]));
+        for length in 0..200 {
+            assert!(!is_good(&whole[..length], now), "cut short at {length}");
+        }
+    }
+}
