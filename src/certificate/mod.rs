@@ -96,6 +96,12 @@ pub enum Unusable {
     /// It is far larger than such files are.
     #[error("is larger than 1 MiB")]
     TooLarge,
+    /// What stands behind a byte order mark is not read: a certificate there would be missed without a word.
+    #[error("has a byte order mark (U+FEFF) in line {0}: save it as UTF-8 without one, or as ASCII")]
+    ByteOrderMark(usize),
+    /// It is text of two bytes a character.
+    #[error("is UTF-16: save it as ASCII")]
+    Utf16,
     /// It is not PEM.
     #[error("is damaged: {0}")]
     Damaged(String),
@@ -175,8 +181,24 @@ fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
     Ok(std::fs::read(path)?)
 }
 
+/// Finds what some editors put into text, and what PEM (RFC 7468) has no place for.
+///
+/// # Errors
+/// If a line begins with a byte order mark, the first as well as those of files that were joined.
+pub fn check_encoding(pem: &[u8]) -> Result<(), Unusable> {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    if pem.starts_with(b"\xff\xfe") || pem.starts_with(b"\xfe\xff") {
+        return Err(Unusable::Utf16);
+    }
+    match pem.split(|byte| *byte == b'\n').position(|line| line.starts_with(MARK)) {
+        Some(line) => Err(Unusable::ByteOrderMark(line + 1)),
+        None => Ok(()),
+    }
+}
+
 /// The certificates of a file, at least one.
 fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    check_encoding(pem)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|error| Unusable::Damaged(error.to_string()))?;
     if all.is_empty() {
@@ -187,6 +209,7 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
 
 /// The first key of a file.
 fn key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Unusable> {
+    check_encoding(pem)?;
     let found = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound if is_encrypted(pem) => Unusable::Encrypted,
         rustls::pki_types::pem::Error::NoItemsFound => Unusable::NoKey,

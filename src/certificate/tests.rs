@@ -95,6 +95,35 @@ fn what_is_wrong_is_said_of_the_right_file() {
     assert!(directory.load(&format!("{cert}{other}"), &key).is_ok());
 }
 
+/// A certificate behind it would be passed over: with a chain, the next one would be taken for the server's.
+#[test]
+fn a_byte_order_mark_is_named() {
+    let directory = Directory::new();
+    let ((cert, key), (other, _)) = (made(&["a.example"]), made(&["b.example"]));
+    let wide: Vec<u8> = format!("\u{feff}{cert}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf_16 = directory.put("wide.pem", wide);
+    let joined = format!("{cert}\u{feff}{other}");
+    let line = cert.lines().count() + 1;
+    for (cert, key, part, told) in [
+        (
+            format!("\u{feff}{cert}"),
+            key.clone(),
+            Part::Cert,
+            "a byte order mark (U+FEFF) in line 1:".to_owned(),
+        ),
+        (joined.clone(), key.clone(), Part::Cert, format!("in line {line}:")),
+        (cert.clone(), format!("\u{feff}{key}"), Part::Key, "in line 1:".to_owned()),
+    ] {
+        let found = directory.fault(&cert, &key);
+        assert_eq!(found.0, part, "{found:?}");
+        assert!(found.1.contains(&told), "{found:?}");
+    }
+    for (path, told) in [(directory.put("ca.pem", joined), "byte order mark"), (utf_16, "UTF-16")] {
+        let error = authorities(&path).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let directory = Directory::new();

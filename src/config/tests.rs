@@ -328,6 +328,9 @@ fn secrets_come_from_the_environment_or_a_file_beside_the_configuration() {
     let Err(ConfigError::Read { .. }) = Config::load(&directory.path().join("none.toml")) else {
         panic!("read")
     };
+    std::fs::write(directory.path().join("empty.key"), format!("\u{feff}{LONG}\n")).expect("written");
+    let Err(ConfigError::Faults(faults)) = Config::load(&path) else { panic!("accepted") };
+    assert!(faults.list()[0].message.contains("begins with a byte order mark"), "{faults}");
 
     let text = format!("{BASE}{SECRET}[[event]]\npath = \"/e\"\nsecret = {{ env = \"ENCODED\" }}\nbump = \"n\"\n[store]\nredis = {{ env = \"REDIS\" }}\n");
     let config = parse(&text).unwrap_or_else(|faults| panic!("{faults}")).config;

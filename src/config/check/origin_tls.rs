@@ -160,11 +160,13 @@ fn private_key(
 }
 
 fn read(path: &At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<Vec<u8>> {
-    match std::fs::read(around.resolve(&path.value)) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            report.fault(&path.place, format!("can't read {:?}: {error}", path.value));
-            None
-        }
-    }
+    let complaint = match std::fs::read(around.resolve(&path.value)) {
+        Ok(bytes) => match certificate::check_encoding(&bytes) {
+            Ok(()) => return Some(bytes),
+            Err(fault) => format!("{:?}: {fault}", path.value),
+        },
+        Err(error) => format!("can't read {:?}: {error}", path.value),
+    };
+    report.fault(&path.place, complaint);
+    None
 }

@@ -81,6 +81,11 @@ fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -
         Err(error) => report.fault(&place, format!("can't read {path:?}: {error}")),
         Ok(text) => match text.trim_end_matches(['\r', '\n']) {
             "" => report.fault(&place, format!("{path:?} is empty")),
+            // It can't be seen, and would be a part of the secret.
+            marked if marked.starts_with('\u{feff}') => report.fault(
+                &place,
+                format!("{path:?} begins with a byte order mark (U+FEFF): save it as UTF-8 without one"),
+            ),
             secret => return Some(secret.to_owned()),
         },
     }

@@ -51,6 +51,7 @@ fn certificates_are_read_with_the_file() {
     let (cert, key) = (file("cert", &one.cert.pem()), file("key", &one.signing_key.serialize_pem()));
     let other = file("other", &two.signing_key.serialize_pem());
     let empty = file("empty", "no PEM at all\n");
+    let marked = file("marked", &format!("\u{feff}{}", one.cert.pem()));
     let with = |tls: &str| origin(&format!("servers = \"https://b\"\ntls = {{ {tls} }}"));
     let good = with(&format!("ca = {cert:?}, cert = {cert:?}, key = {key:?}"));
     let tls = good.unwrap_or_else(|faults| panic!("{faults}")).config.origins[0].tls.clone();
@@ -61,6 +62,7 @@ fn certificates_are_read_with_the_file() {
     assert_eq!((own.chain, own.key.reveal()), (vec![der], &one.signing_key.serialize_der()[..]));
     for (tls, complaint) in [
         (format!("ca = {empty:?}"), "holds no certificate, or one that can't be read"),
+        (format!("ca = {marked:?}"), "has a byte order mark (U+FEFF) in line 1"),
         (format!("ca = {key:?}"), "holds no certificate, or one that can't be read"),
         (format!("cert = {cert:?}, key = {other:?}"), "does not go with"),
         (format!("cert = {cert:?}, key = {cert:?}"), "holds no private key in PEM"),
