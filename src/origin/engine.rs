@@ -1,11 +1,13 @@
 //! The first packet of an Engine.IO session, as a server sends it: what names the session.
 //!
 //! Pure. A polling session begins with the body of the first answer, a WebSocket with its first message: both hold an
-//! *open* packet, `0{"sid":"…",…}` (Engine.IO 4; in version 3 with its length before it, `96:0{…}`). What is anything
-//! else, is compressed, or doesn't come within some kilobytes, names nothing: the session is then found by its cookie
-//! or not at all.
+//! *open* packet, `0{"sid":"…",…}` (Engine.IO 4). In version 3 its length stands before it: as text, `96:0{…}`, where the
+//! client takes no binary packets (`b64=1`) or there are none, else as bytes, `00 09 06 ff` and `0{…}`. By JSONP
+//! (`j=0`) all of that is within a call, `___eio[0]("…")`. What is anything else, is compressed, or doesn't come within
+//! some kilobytes, names nothing: the session is then found by its cookie or not at all.
 
 use http::{header, HeaderMap, StatusCode};
+use std::borrow::Cow;
 
 /// How much of an answer is looked at.
 const MOST: usize = 4 * 1024;
@@ -34,10 +36,7 @@ impl Listening {
         }
         match (parameter(query, "transport")?, status) {
             ("polling", StatusCode::OK) => Some(Self { framed: false, heard: Vec::new() }),
-            // Compressed messages are no text.
-            ("websocket", StatusCode::SWITCHING_PROTOCOLS)
-                if !headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) =>
-            {
+            ("websocket", StatusCode::SWITCHING_PROTOCOLS) if extensions_leave_text(headers) => {
                 Some(Self { framed: true, heard: Vec::new() })
             }
             _ => None,
@@ -50,8 +49,11 @@ impl Listening {
             let room = MOST - self.heard.len();
             self.heard.extend_from_slice(&piece[..piece.len().min(room)]);
         }
-        let packet = if self.framed { text_frame(&self.heard) } else { Some(&self.heard[..]) };
-        match packet.and_then(session) {
+        let packet = match self.framed {
+            true => text_frame(&self.heard).map(Cow::Borrowed),
+            false => Some(without_call(&self.heard)),
+        };
+        match packet.and_then(|packet| session(&packet)) {
             Some(session) => Heard::Session(session),
             None if end || self.heard.len() >= MOST => Heard::Nothing,
             None => Heard::More(self),
@@ -75,6 +77,55 @@ pub(super) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
 }
 
+/// Whether messages that are marked as whole text are text: compressed ones are marked as such (RFC 7692, 6).
+fn extensions_leave_text(headers: &HeaderMap) -> bool {
+    let mut agreed = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    agreed.all(|line| line.as_bytes().starts_with(b"permessage-deflate") && !line.as_bytes().contains(&b','))
+}
+
+/// The text that a JSONP answer calls its page with, as far as it is there; anything else as it is.
+fn without_call(body: &[u8]) -> Cow<'_, [u8]> {
+    let text = || {
+        let call = body.strip_prefix(b"___eio[")?;
+        let digits = call.iter().take_while(|b| b.is_ascii_digit()).count();
+        let (quote, text) = call[digits..].strip_prefix(b"](")?.split_first()?;
+        matches!(quote, b'"' | b'\'').then(|| unescaped(text, *quote))
+    };
+    text().map_or(Cow::Borrowed(body), Cow::Owned)
+}
+
+/// The text up to this quote. Escapes of anything but quotes and backslashes stay: no packet that is looked for has any.
+fn unescaped(text: &[u8], quote: u8) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next().filter(|byte| *byte != quote) {
+        match byte {
+            b'\\' => match bytes.next() {
+                Some(escaped @ (b'"' | b'\'' | b'\\' | b'/')) => plain.push(escaped),
+                Some(other) => plain.extend_from_slice(&[byte, other]),
+                None => {}
+            },
+            _ => plain.push(byte),
+        }
+    }
+    plain
+}
+
+/// The first packet of a payload, and what follows it, without its length.
+fn without_length(payload: &[u8]) -> &[u8] {
+    /// Before the length of a packet of text, where lengths are bytes.
+    const TEXT: u8 = 0;
+    const END: u8 = 0xff;
+    let behind = |of: &'_ [u8], digit: fn(&u8) -> bool, end: u8| {
+        let digits = of.iter().take_while(|b| digit(b)).count();
+        (digits > 0 && of.get(digits) == Some(&end)).then_some(digits + 1)
+    };
+    match payload.split_first() {
+        Some((&TEXT, rest)) => behind(rest, |b| *b <= 9, END).map_or(payload, |begin| &rest[begin..]),
+        _ => behind(payload, u8::is_ascii_digit, b':').map_or(payload, |begin| &payload[begin..]),
+    }
+}
+
 /// The payload of the first message of a server, where it is text in one piece (RFC 6455, 5.2: servers don't mask).
 fn text_frame(bytes: &[u8]) -> Option<&[u8]> {
     const WHOLE_TEXT: u8 = 0x81;
@@ -91,18 +142,13 @@ fn text_frame(bytes: &[u8]) -> Option<&[u8]> {
     payload.get(..length)
 }
 
-/// The name in an open packet.
-fn session(bytes: &[u8]) -> Option<String> {
+/// The name in the open packet that a payload begins with.
+fn session(payload: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Open {
         sid: String,
     }
-    // Version 3 says before each packet how long it is.
-    let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
-    let packet = match bytes.get(digits) {
-        Some(b':') if digits > 0 => &bytes[digits + 1..],
-        _ => bytes,
-    };
+    let packet = without_length(payload);
     let json = packet.strip_prefix(b"0")?;
     // Further packets may follow it.
     let open = serde_json::Deserializer::from_slice(json).into_iter::<Open>().next()?.ok()?;
@@ -136,15 +182,42 @@ mod tests {
         None
     }
 
+    /// What servers send to `transport=polling`: engine.io 6 and 3.6 (socket.io 4 and 2.5), engine.io 1.8 (socket.io 1),
+    /// python-engineio 3.14 (Flask-SocketIO 4), netty-socketio 1, by XHR and by JSONP.
+    fn answers() -> Vec<(&'static str, Vec<u8>)> {
+        let as_bytes = |packet: &str| {
+            let digits = packet.len().to_string().bytes().map(|digit| digit - b'0').collect();
+            [vec![0], digits, vec![0xff], packet.as_bytes().to_vec()].concat()
+        };
+        let call = |payload: &[u8], quote: &str| {
+            let text = String::from_utf8_lossy(payload).replace(quote, &format!("\\{quote}"));
+            format!("___eio[12]({quote}{text}{quote});").into_bytes()
+        };
+        let v3 = format!("97:{V4}2:40");
+        // Within a call these bytes are no UTF-8, and servers send them all the same.
+        let raw = as_bytes(V4);
+        let raw_call = [b"___eio[0](\"", &raw[..4], V4.replace('"', "\\\"").as_bytes(), b"\");"].concat();
+        vec![
+            ("version 4", V4.as_bytes().to_vec()),
+            ("version 4, several packets", format!("{V4}\u{1e}40").into_bytes()),
+            ("version 4 by JSONP", call(V4.as_bytes(), "\"")),
+            ("version 3, text and base64", v3.clone().into_bytes()),
+            ("version 3, bytes", raw),
+            ("version 3, bytes, several packets", [as_bytes(V4), as_bytes("40")].concat()),
+            ("version 3 by JSONP", call(v3.as_bytes(), "\"")),
+            ("version 3 by JSONP, bytes", raw_call),
+            ("version 3 by JSONP, other quotes", call(v3.as_bytes(), "'")),
+        ]
+    }
+
     #[test]
     fn the_first_answer_names_the_session() {
         let sid = Some("lv_VI97HAXpY6yYWAAAC".to_owned());
-        let v3 = format!("97:{V4}2:40");
-        for body in [V4, &format!("{V4}\u{1e}40"), &v3] {
-            assert_eq!(heard(false, &[body.as_bytes()]), sid, "{body}");
-            for cut in 1..V4.len() {
-                let (one, two) = body.as_bytes().split_at(cut);
-                assert_eq!(heard(false, &[one, two]), sid, "{body} cut at {cut}");
+        for (what, body) in answers() {
+            assert_eq!(heard(false, &[&body]), sid, "{what}");
+            for cut in 1..body.len() {
+                let (one, two) = body.split_at(cut);
+                assert_eq!(heard(false, &[one, two]), sid, "{what} cut at {cut}");
             }
         }
         for body in [
@@ -158,6 +231,12 @@ mod tests {
             "0{\"sid\":\"a b\"}",
             "0{\"sid\":\"\"}",
             ":0{\"sid\":\"a\"}",
+            "\0\u{1}0{\"sid\":\"a\"}",
+            "\u{1}\u{1}0{\"sid\":\"a\"}",
+            "___eio[0](0{\"sid\":\"a\"})",
+            "___eio[x](\"0{\\\"sid\\\":\\\"a\\\"}\")",
+            "___eio[0](\"1{\\\"sid\\\":\\\"a\\\"}\")",
+            "___eio[0](\"\", \"0{\\\"sid\\\":\\\"a\\\"}\")",
         ] {
             assert_eq!(heard(false, &[body.as_bytes()]), None, "{body}");
         }
@@ -179,6 +258,8 @@ mod tests {
             assert!(heard(true, &[one, two]).is_some(), "cut at {cut}");
         }
         assert_eq!(heard(true, &[&[0x82, 2, b'0', b'{']]), None);
+        let compressed = [&[0xc1], &whole[1..]].concat();
+        assert_eq!(heard(true, &[&compressed]), None);
     }
 
     #[test]
@@ -196,6 +277,18 @@ mod tests {
         }
         let coded = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
         assert!(Listening::to("sid", Some("transport=polling"), StatusCode::OK, &coded).is_none());
+        // A message that is compressed is marked, and is no text.
+        for (extensions, heard) in [
+            ("permessage-deflate; server_no_context_takeover", true),
+            ("x-mux", false),
+            ("permessage-deflate, x", false),
+        ] {
+            let agreed =
+                HeaderMap::from_iter([(header::SEC_WEBSOCKET_EXTENSIONS, extensions.parse().unwrap())]);
+            let query = Some("transport=websocket");
+            let listening = Listening::to("sid", query, StatusCode::SWITCHING_PROTOCOLS, &agreed);
+            assert_eq!(listening.is_some(), heard, "{extensions}");
+        }
     }
 
     proptest! {

@@ -14,13 +14,13 @@ async fn servers(n: usize) -> Vec<TestOrigin> {
             let sid =
                 seen.query.as_deref().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("sid="));
             match sid {
-                None => Answer::new(
-                    "text/plain; charset=UTF-8",
-                    format!(
-                        "0{{\"sid\":\"s{server}-{}\",\"upgrades\":[\"websocket\"],\"pingInterval\":25000}}",
-                        seen.number
-                    ),
-                ),
+                None => {
+                    let sid = format!("s{server}-{}", seen.number);
+                    let packet =
+                        format!("0{{\"sid\":\"{sid}\",\"upgrades\":[\"websocket\"],\"pingInterval\":25000}}");
+                    let payload = payload(seen.query.as_deref().unwrap_or_default(), &packet);
+                    Answer::new("application/octet-stream", payload).header("x-sid", &sid)
+                }
                 Some(sid) if sid.starts_with(&format!("s{server}-")) => Answer::new("text/plain", "ok"),
                 Some(_) => {
                     Answer::json(&serde_json::json!({"code": 1, "message": "Session ID unknown"})).status(400)
@@ -29,6 +29,21 @@ async fn servers(n: usize) -> Vec<TestOrigin> {
         });
     }
     all
+}
+
+/// An open packet as it is sent to a client that asks like this.
+fn payload(query: &str, packet: &str) -> Vec<u8> {
+    let asks = |pair: &str| query.split('&').any(|asked| asked == pair);
+    let digits: Vec<u8> = packet.len().to_string().bytes().map(|digit| digit - b'0').collect();
+    let payload = match (asks("EIO=3"), asks("b64=1")) {
+        (false, _) => packet.as_bytes().to_vec(),
+        (true, true) => format!("{}:{packet}2:40", packet.len()).into_bytes(),
+        (true, false) => [&[0][..], &digits, &[0xff], packet.as_bytes(), &[0, 2, 0xff], b"40"].concat(),
+    };
+    match asks("j=0") {
+        true => format!("___eio[0]({:?});", String::from_utf8(payload).unwrap()).into_bytes(),
+        false => payload,
+    }
 }
 
 fn sid(reply: &Reply) -> String {
@@ -76,6 +91,26 @@ async fn a_session_is_found_by_what_its_server_has_called_it() {
         assert_eq!(all[home].count("/ws/echo"), 1, "{sid}: {:?}", counts(&all, "/ws/echo"));
     }
     assert_eq!(gateway.get(&format!("{HANDSHAKE}&sid=s9-unknown")).await.status, 400);
+}
+
+/// Socket.IO 1 and 2 (Flask-SocketIO 4) frame what they send otherwise, and by JSONP it is a script.
+#[tokio::test]
+async fn sessions_of_engine_io_3_are_found_as_well() {
+    let all = servers(3).await;
+    let gateway = builder(&all).origin("sticky = { query = \"sid\" }").start().await;
+    for form in ["EIO=3", "EIO=3&b64=1", "EIO=3&b64=1&j=0", "EIO=4&j=0"] {
+        let target = format!("/socket.io/?{form}&transport=polling");
+        for _ in 0..8 {
+            let sid = gateway.get(&target).await.ok().header("x-sid").to_owned();
+            for method in ["GET", "POST"] {
+                let request = gateway.request(method, &format!("{target}&sid={sid}"));
+                let binary =
+                    request.header("content-type", "application/octet-stream").body(&b"\0\x01\xff2"[..]);
+                let reply = send(binary).await;
+                assert_eq!(reply.status, 200, "{form} {method} {sid}: {reply:?}");
+            }
+        }
+    }
 }
 
 /// A session that begins as a WebSocket is named in its first message.
