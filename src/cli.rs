@@ -9,7 +9,7 @@ use crate::{
         version::{Coherence, Versions},
     },
     certificate,
-    config::{self, CacheMode, Config, ConfigError, JwtKeys, Route, Secret, ServerAddress},
+    config::{self, Admin, CacheMode, Config, ConfigError, JwtKeys, Route, Secret, ServerAddress},
     demo,
     identity::{mint, Bearer},
     name::Name,
@@ -362,7 +362,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
         for listener in &mut config.listeners {
             listener.address = listen;
         }
-        config.admin = Some(admin);
+        config.admin = Some(Admin { address: admin, hosts: Vec::new() });
         // The origin's port is chosen first: the gateway has to know it, and the origin the gateway's.
         let behind = TcpListener::bind(("127.0.0.1", 0))
             .await

@@ -5,7 +5,8 @@ mod support;
 
 use std::{path::PathBuf, process::Output};
 use support::{
-    gateway::{tidegate_output, GatewayBuilder, KPI},
+    gateway::{tidegate, tidegate_output, GatewayBuilder, KPI},
+    process::Process,
     *,
 };
 use tempfile::TempDir;
@@ -98,6 +99,73 @@ async fn run_refuses_an_address_that_is_taken() {
         let output = tokio::time::timeout(SOON, run).await.expect("it doesn't stay").unwrap();
         assert!(!output.status.success());
         assert!(text(&output).contains(&address.to_string()), "{}", text(&output));
+    }
+}
+
+/// As nginx has `listen 80` beside `listen [::]:80`.
+#[tokio::test]
+async fn two_listeners_share_a_port_by_family() {
+    if std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default().is_empty() {
+        println!("this machine has no IPv6");
+        return;
+    }
+    let config = GatewayBuilder::new("http://127.0.0.1:9").route(PATH, KPI);
+    for (first, second, admin) in [
+        ("0.0.0.0", Some("[::]"), None),
+        ("[::]", Some("0.0.0.0"), None),
+        ("127.0.0.1", Some("[::]"), None),
+        ("127.0.0.1", Some("[::1]"), None),
+        ("[::]", None, Some("127.0.0.1")),
+        // Alone it takes both, as ever.
+        ("[::]", None, None),
+    ] {
+        let port = free_address().port();
+        let at = |host: &str| format!("{host}:{port}").parse().unwrap();
+        let second =
+            second.map_or_else(String::new, |host| format!("[[listener]]\naddress = \"{host}:{port}\"\n"));
+        let config = config.clone().raw(&second);
+        let (_dir, path) = file(&config.toml(at(first), admin.map_or_else(free_address, at)));
+        let path = path.to_str().unwrap();
+        let checked = tidegate_output(&["check", "--config", path]).await;
+        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+        let mut process = Process::spawn("tidegate", &mut tidegate(&["run", "--config", path]));
+        until("it runs", SOON, || async { process.output().contains("ready") }).await;
+        for address in ["127.0.0.1", "[::1]"] {
+            let stream = tokio::net::TcpStream::connect(format!("{address}:{port}")).await;
+            assert!(stream.is_ok(), "{first} {second} {admin:?}: {address}: {stream:?}");
+        }
+        assert!(process.ended().is_none());
+    }
+}
+
+/// Nothing is bound to find out.
+#[tokio::test]
+async fn check_knows_listeners_that_take_the_same_connections() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = GatewayBuilder::new("http://127.0.0.1:9").route(PATH, KPI);
+    for (first, second, told) in [
+        ("127.0.0.1:8080", "127.0.0.1:8080", Some("the same address as listener[0]")),
+        ("0.0.0.0:8080", "127.0.0.1:8080", Some("0.0.0.0:8080 is every IPv4 address")),
+        ("127.0.0.1:8080", "0.0.0.0:8080", Some("is every IPv4 address, and so takes 127.0.0.1:8080")),
+        ("[::]:8080", "[::1]:8080", Some("[::]:8080 is every IPv6 address")),
+        ("[::ffff:127.0.0.1]:8080", "127.0.0.1:8080", Some("the same address as listener[0]")),
+        ("0.0.0.0:8080", "[::]:8080", None),
+        ("127.0.0.1:0", "127.0.0.1:0", None),
+        ("127.0.0.1:8080", &taken.local_addr().unwrap().to_string(), None),
+    ] {
+        let config = config.clone().raw(&format!("[[listener]]\naddress = {second:?}\n"));
+        let (_dir, path) = file(&config.toml(first.parse().unwrap(), free_address()));
+        let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+        let text = text(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(if told.is_some() { 64 } else { 0 }),
+            "{first} {second}: {text}"
+        );
+        assert!(
+            told.is_none_or(|told| text.contains("listener[1].address: ") && text.contains(told)),
+            "{text}"
+        );
     }
 }
 

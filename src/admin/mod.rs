@@ -1,9 +1,15 @@
 //! The admin listener's pages: metrics, health, readiness, an index of them; and purges.
 //!
-//! Purging is the only thing here that changes anything; who may reach it is a matter of the address it listens on.
-//! Errors are problem documents (RFC 9457).
+//! Purging is the only thing here that changes anything; who may reach it is a matter of the address it listens on. Web
+//! pages may not (`guard`), whatever name they reach it by. Errors are problem documents (RFC 9457).
 
+mod guard;
+mod hosts;
+mod listener;
 mod purge;
+
+pub use hosts::KnownHosts;
+pub use listener::serve;
 
 use crate::{
     cache::purge::Purge,
@@ -15,6 +21,7 @@ use axum::{
         header::{CACHE_CONTROL, CONTENT_TYPE},
         StatusCode,
     },
+    middleware,
     response::{Html, IntoResponse, Response},
     routing::{get, post},
     Json, Router,
@@ -39,6 +46,8 @@ pub struct Readiness {
 pub struct AdminState {
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// By which names it may be asked.
+    pub hosts: Arc<KnownHosts>,
     /// Asked at each `/readyz`; must answer at once.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// Purges on every node.
@@ -52,7 +61,8 @@ impl fmt::Debug for AdminState {
 }
 
 /// `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
-pub fn router(state: AdminState) -> Router {
+fn router(state: AdminState) -> Router {
+    let admit = middleware::from_fn_with_state(state.hosts.clone(), guard::admit);
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -61,6 +71,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/api/purge", post(purge::purge).layer(DefaultBodyLimit::max(purge::LARGEST_BODY)))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, None) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, None) })
+        .layer(admit)
         .with_state(state)
 }
 
@@ -139,6 +150,7 @@ mod tests {
             let (told, takes) = (Arc::clone(&purged), Arc::clone(&store));
             let state = AdminState {
                 metrics: Arc::clone(&metrics),
+                hosts: Arc::new(KnownHosts::new(vec!["admin.example".to_owned()])),
                 readiness: Arc::new(move || asked.lock().clone()),
                 purge: Arc::new(move |wanted| {
                     told.lock().extend(wanted);
@@ -148,9 +160,7 @@ mod tests {
             };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let base = format!("http://{}", listener.local_addr().expect("an address"));
-            let server = tokio::spawn(async move {
-                axum::serve(listener, router(state)).await.expect("serves");
-            });
+            let server = tokio::spawn(serve(listener, state));
             let client = reqwest::Client::builder().no_proxy().build().expect("a client");
             Self { base, client, metrics, readiness, purged, store, server }
         }
@@ -251,6 +261,41 @@ mod tests {
         }
         assert_eq!(admin.ask(reqwest::Method::GET, "/api/purge").await.0, 405);
         assert!(admin.purged.lock().is_empty());
+    }
+
+    /// A page can have its own name lead here (DNS rebinding), or ask across origins.
+    #[tokio::test]
+    async fn no_web_page_is_answered() {
+        let admin = Admin::start().await;
+        let base = admin.base.strip_prefix("http://").expect("a URL").to_owned();
+        let port = base.rsplit(':').next().expect("a port");
+        let evil = format!("evil.example:{port}");
+        for (fields, status) in [
+            (&[][..], 200),
+            (&[("host", "localhost")], 200),
+            (&[("host", "Admin.Example:1")], 200),
+            (&[("host", evil.as_str())], 421),
+            (&[("host", "")], 421),
+            (&[("host", "10.0.0.1")], 421),
+            (&[("origin", "http://evil.example")], 403),
+            (&[("origin", "null")], 403),
+            (&[("origin", admin.base.as_str())], 403),
+            (&[("host", evil.as_str()), ("origin", "null")], 403),
+        ] {
+            for (method, path) in
+                [("GET", "/"), ("GET", "/metrics"), ("GET", "/none"), ("POST", "/api/purge")]
+            {
+                let url = format!("{}{path}", admin.base);
+                let request = admin.client.request(method.parse().expect("a method"), url);
+                let request = request.header("content-type", "application/json").body(r#"{"all": true}"#);
+                let request =
+                    fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+                let answer = request.send().await.expect("an answer");
+                let expected = if (status, path) == (200, "/none") { 404 } else { status };
+                assert_eq!(answer.status(), expected, "{fields:?} {method} {path}");
+            }
+        }
+        assert_eq!(admin.purged.lock().len(), 3, "those alone that were answered");
     }
 
     #[tokio::test]

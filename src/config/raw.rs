@@ -73,7 +73,7 @@ tables! {
 
     Hsts "`listener.hsts`" { max_age: Duration, include_subdomains: bool, preload: bool }
 
-    Admin "`[admin]`" { address: SocketAddr }
+    Admin "`[admin]`" { address: SocketAddr, hosts: OneOrMany<String> }
 
     Log "`[log]`" { format: LogFormat, access: bool }
 

@@ -86,7 +86,7 @@ fn the_demo_is_accepted_and_its_secrets_are_warned_about() {
     assert_eq!(keys, ["jwt.secret", "event[0].secret"], "{:?}", loaded.warnings);
     let config = loaded.config;
     assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.admin.map(|admin| admin.to_string()).as_deref(), Some("127.0.0.1:9180"));
+    assert_eq!(config.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9180"));
     assert!(config.store.redis.is_none());
     let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["api_widgets_kpi", "api_widgets_chart", "api_widgets_recent", "socket.io_any", "any"]);
@@ -238,6 +238,9 @@ fn tables_of_one_key_each() {
         ("[route]\npath = \"/\"", &["8:1: route: must be a list of tables, each under [[route]]"]),
         ("[admin]", &["8:1: admin.address: missing"]),
         ("[admin]\naddress = \"127.0.0.1:80\"", &["9:11: admin.address: the same address as listener[0]"]),
+        ("[admin]\naddress = \"0.0.0.0:80\"", &["9:11: admin.address: is every IPv4 address, and so takes 127.0.0.1:80 of listener[0] as well"]),
+        ("[admin]\naddress = \"[::ffff:127.0.0.1]:80\"", &["9:11: admin.address: the same address as listener[0]"]),
+        ("[admin]\naddress = \"127.0.0.1:81\"\nhosts = [\"a:80\", \"*\", \"tidegate.internal\"]", &["10:10: admin.hosts[0]: must not hold a port, and an IPv6 address stands in brackets", "10:18: admin.hosts[1]: \"*\" may only stand at the beginning, as \"*.\""]),
         ("[log]\nformat = \"txt\"", &["9:10: log.format: unknown value \"txt\", did you mean \"text\"?"]),
         ("[log]\nformat = \"xml\"", &["9:10: log.format: unknown value \"xml\", known: auto, text, json"]),
         ("[log]\naccess = \"yes\"", &["9:10: log.access: must be true or false, not text"]),
@@ -325,12 +328,12 @@ fn secrets_come_from_the_environment_or_a_file_beside_the_configuration() {
     std::fs::write(&path, format!("{BASE}secret = {{ file = \"empty.key\" }}\n")).expect("written");
     let Err(ConfigError::Faults(faults)) = Config::load(&path) else { panic!("accepted") };
     assert_eq!(faults.list()[0].message, "\"empty.key\" is empty");
-    let Err(ConfigError::Read { .. }) = Config::load(&directory.path().join("none.toml")) else {
-        panic!("read")
-    };
     std::fs::write(directory.path().join("empty.key"), format!("\u{feff}{LONG}\n")).expect("written");
     let Err(ConfigError::Faults(faults)) = Config::load(&path) else { panic!("accepted") };
     assert!(faults.list()[0].message.contains("begins with a byte order mark"), "{faults}");
+    let Err(ConfigError::Read { .. }) = Config::load(&directory.path().join("none.toml")) else {
+        panic!("read")
+    };
 
     let text = format!("{BASE}{SECRET}[[event]]\npath = \"/e\"\nsecret = {{ env = \"ENCODED\" }}\nbump = \"n\"\n[store]\nredis = {{ env = \"REDIS\" }}\n");
     let config = parse(&text).unwrap_or_else(|faults| panic!("{faults}")).config;

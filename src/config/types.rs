@@ -23,7 +23,7 @@ pub struct Config {
     /// `[[listener]]`, at least one.
     pub listeners: Vec<Listener>,
     /// `[admin]`; without it there is no admin listener.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Admin>,
     /// `[log]`
     pub log: Log,
     /// `[store]`
@@ -126,6 +126,15 @@ pub struct ClientCertificates {
     pub required: bool,
     /// `header`: what tells an origin the subject. No client can set it on any listener.
     pub header: Option<http::HeaderName>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where metrics and health are served.
+    pub address: SocketAddr,
+    /// `hosts`: names by which it may be asked, exact or `*.example.com`, lower case (none but its own).
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`

@@ -11,13 +11,13 @@
 
 use super::{
     alarm::Alarm,
+    bind::UNSENT,
     caps::Places,
     fast_lane::Outgoing,
     guard::{Guard, Rules, Seen, Verdict, CROWDED_IDLE},
     ledger::Ledger,
     sendfile,
     stream::Stream,
-    UNSENT,
 };
 use crate::{gateway::Signals, representation::problem, telemetry::labels::CutReason};
 use http::StatusCode;

@@ -9,6 +9,7 @@
 #[cfg(any(test, fuzzing))]
 pub mod agreement;
 mod alarm;
+mod bind;
 pub mod caps;
 mod certificates;
 mod connection;
@@ -20,8 +21,8 @@ mod guarded;
 mod h2;
 mod ledger;
 mod proxy_protocol;
-mod sendfile;
 mod resumption;
+mod sendfile;
 mod stream;
 mod terms;
 mod tls;
@@ -30,6 +31,7 @@ mod ways;
 mod websocket;
 mod wire;
 
+pub use bind::bind;
 pub use terms::{Keepalive, Terms};
 pub use ways::{Trusts, Ways};
 
@@ -40,6 +42,7 @@ use crate::{
         access::AccessLog,
         labels::{Handshake, ProxyHeader, RefuseReason},
         metrics::Metrics,
+        seldom::Seldom,
     },
 };
 use arc_swap::ArcSwap;
@@ -69,7 +72,7 @@ use std::{
 use stream::Stream;
 use tls::Tls;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::unconstrained,
     time::{timeout, timeout_at, Instant as Deadline},
@@ -78,8 +81,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use ways::Way;
 
-/// Connections that the kernel keeps for us until we accept them.
-const BACKLOG: u32 = 4_096;
 /// How long a client that is about to ask may take when the door closes.
 const LAST: Duration = Duration::from_millis(200);
 /// For a client to hear that its connection ends.
@@ -88,24 +89,8 @@ const PART: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
 const BREATHE: Duration = Duration::from_millis(20);
-/// Bytes of an answer that the system takes beyond what it can send: without a limit it buffers megabytes for a client
-/// that takes nothing.
-const UNSENT: u32 = 128 * 1024;
 /// How much later than we the system gives up on a client that takes nothing: it does so too while nobody writes.
 const AFTER_US: Duration = Duration::from_secs(2);
-
-/// Binds an address.
-///
-/// # Errors
-/// Why it can't be bound.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    // Connections have it from their listener. A system without it goes on as before.
-    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT).unwrap_or_default();
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
 
 /// What all connections share.
 pub struct Door {
@@ -182,7 +167,7 @@ impl Door {
 
     /// Accepts connections by the way of this number until the door closes.
     pub async fn accept(self: Arc<Self>, listener: TcpListener, number: usize) {
-        let mut closing = self.closing.clone();
+        let (mut closing, mut failures) = (self.closing.clone(), Seldom::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -197,7 +182,9 @@ impl Door {
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be accepted");
+                    if let Some(times) = failures.add(Instant::now()) {
+                        tracing::error!(%error, times, "no connection can be accepted");
+                    }
                     tokio::time::sleep(BREATHE).await;
                 }
             }

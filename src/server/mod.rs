@@ -81,8 +81,11 @@ pub struct Running {
 /// If an address can't be bound, or a key or a certificate can't be used; nothing runs then.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     certificate::provide();
-    let listeners = config.listeners.iter().map(|l| bind(l.address)).collect::<Result<Vec<_>, _>>()?;
-    let admin_listener = config.admin.map(bind).transpose()?;
+    let admin = config.admin.as_ref();
+    let all: Vec<_> = listens(&config).into_iter().chain(admin.map(|admin| admin.address)).collect();
+    let listeners = listens(&config).iter().map(|at| bind(*at, &all)).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = admin.map(|admin| bind(admin.address, &all)).transpose()?;
+    let hosts = admin.map(|admin| admin.hosts.clone()).unwrap_or_default();
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let admin = admin_listener.as_ref().map(local).transpose()?;
 
@@ -110,7 +113,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     watched("certificates", door.clone().keep_certificates());
     if let Some(listener) = admin_listener {
-        watched("admin", serve_admin(listener, metrics.clone(), cache.clone(), is_closing));
+        let state = admin_state(hosts, metrics.clone(), cache.clone(), is_closing);
+        // Until the process ends: who asks while it drains is told so.
+        watched("admin", admin::serve(listener, state));
     }
     watched("watchdog", manager::keep_alive());
     metrics.configured();
@@ -165,8 +170,13 @@ async fn plan(
     Ok(Plan { config, origins: Arc::new(origins), verifier, events, limiters, entries })
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen::bind(address).map_err(|error| StartError::Bind { address, error })
+/// Where a configuration listens.
+fn listens(config: &Config) -> Vec<SocketAddr> {
+    config.listeners.iter().map(|listener| listener.address).collect()
+}
+
+fn bind(address: SocketAddr, all: &[SocketAddr]) -> Result<TcpListener, StartError> {
+    listen::bind(address, all).map_err(|error| StartError::Bind { address, error })
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
@@ -204,13 +214,13 @@ async fn wait_for_store(cache: &Cache) {
     }
 }
 
-/// Answers for as long as the process lives: who asks while it drains is told so.
-async fn serve_admin(
-    listener: TcpListener,
+/// What the admin listener shows and does.
+fn admin_state(
+    hosts: Vec<String>,
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
     draining: watch::Receiver<bool>,
-) {
+) -> admin::AdminState {
     let purging = cache.clone();
     let purge = move |wanted| -> admin::Purging {
         let cache = purging.clone();
@@ -228,9 +238,6 @@ async fn serve_admin(
         }
         admin::Readiness { ready: !is_draining, reasons }
     };
-    let router =
-        admin::router(admin::AdminState { metrics, readiness: Arc::new(readiness), purge: Arc::new(purge) });
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin listener stopped");
-    }
+    let hosts = Arc::new(admin::KnownHosts::new(hosts));
+    admin::AdminState { metrics, hosts, readiness: Arc::new(readiness), purge: Arc::new(purge) }
 }

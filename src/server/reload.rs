@@ -4,6 +4,7 @@
 //! connections, the health of servers that stay, and what is counted go on.
 
 use super::{
+    listens,
     manager::{self, Stage},
     plan, trusts, Running, StartError,
 };
@@ -13,7 +14,7 @@ use crate::{
     listen::{Terms, Ways},
     telemetry::labels::Reload,
 };
-use std::{net::SocketAddr, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 use tokio::signal::unix::Signal;
 
 /// How often the file is looked at.
@@ -107,11 +108,6 @@ async fn changed(path: &Path, seen: &mut Stamp) {
     }
 }
 
-/// Where a configuration listens.
-fn listens(config: &Config) -> Vec<SocketAddr> {
-    config.listeners.iter().map(|listener| listener.address).collect()
-}
-
 /// What is built once, when the gateway starts.
 fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
     let changes = [
@@ -131,7 +127,7 @@ fn with_what_stays(now: &Config, new: Config) -> Config {
     if listens(now) != listens(&config) {
         config.listeners.clone_from(&now.listeners);
     }
-    config.admin = now.admin;
+    config.admin.clone_from(&now.admin);
     config.log = now.log;
     config.store = now.store.clone();
     config

@@ -1,7 +1,7 @@
 //! The listeners: where, with which certificates, what they send elsewhere. Certificates are read, so that one that
 //! can't be used is a fault of the file and no surprise at the first handshake.
 
-use super::{not_taken, Surroundings};
+use super::{address::not_taken, Surroundings};
 use crate::{
     certificate::{self, Certificate, Files, Part},
     config::{

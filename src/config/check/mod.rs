@@ -2,6 +2,8 @@
 //! that can't work. Each function looks at all its keys before it gives up, so that every fault is reported,
 //! and gives `None` only where one was.
 
+mod address;
+mod admin;
 mod cache;
 mod clients;
 mod cors;
@@ -29,7 +31,7 @@ use super::{
     types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store, Underscores},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 /// What a check may ask of the world outside the file.
 pub(super) struct Surroundings<'a> {
@@ -46,7 +48,7 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
     let mut addresses = Vec::new();
     let listeners = raw.listener.required("listener", &place, report);
     let listeners = listeners.and_then(|raw| listener::listeners(raw, &mut addresses, around, report));
-    let admin = admin(raw.admin, &addresses, report);
+    let admin = admin::admin(raw.admin, &addresses, report);
     let log = log(raw.log.or_default());
     let store = store::store(raw.store.or_default(), around, report);
     let tokens = !matches!(raw.jwt, Field::Absent);
@@ -175,31 +177,6 @@ fn trusted(networks: OneOrMany<IpNet>, report: &mut Report) -> Vec<IpNet> {
         value
     };
     networks.0.into_iter().map(each).collect()
-}
-
-/// Reports an address that a listener has already. Port 0 is another one each time.
-fn not_taken(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
-    let twin = taken.iter().position(|other| *other == Some(address.value));
-    if let Some(twin) = twin.filter(|_| address.value.port() != 0) {
-        report.fault(&address.place, format!("the same address as listener[{twin}]"));
-    }
-}
-
-fn admin(
-    raw: Field<raw::Admin>,
-    taken: &[Option<SocketAddr>],
-    report: &mut Report,
-) -> Option<Option<SocketAddr>> {
-    let Some(At { value, place }) = raw.optional()? else { return Some(None) };
-    let address = value.address.required("address", &place, report)?;
-    not_taken(&address, taken, report);
-    if !address.value.ip().is_loopback() {
-        report.warn(
-            &address.place,
-            "not a loopback address: whoever reaches it reads the metrics, without a token",
-        );
-    }
-    Some(Some(address.value))
 }
 
 fn log(raw: raw::Log) -> Option<Log> {

@@ -274,7 +274,7 @@ fn with_head(methods: Vec<At<http::Method>>) -> Vec<http::Method> {
 }
 
 /// An exact host or `*.` and one, in lower case.
-fn host(text: &str) -> Result<String, &'static str> {
+pub(super) fn host(text: &str) -> Result<String, &'static str> {
     let text = text.to_ascii_lowercase();
     let text = text.strip_suffix('.').unwrap_or(&text);
     let exact = text.strip_prefix("*.").unwrap_or(text);

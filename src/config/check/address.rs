@@ -1,0 +1,85 @@
+//! Addresses to listen on: no two may take the same connections, and nothing is bound to find out.
+
+use crate::config::{fault::Report, read::At};
+use std::net::{IpAddr, SocketAddr};
+
+/// Reports an address whose connections another listener takes already; `taken` has `None` for a faulty one.
+pub(super) fn not_taken(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
+    let (own, place) = (address.value, &address.place);
+    let overlaps = |other: &Option<SocketAddr>| other.is_some_and(|other| overlap(own, other));
+    let Some((index, Some(other))) = taken.iter().enumerate().find(|(_, other)| overlaps(other)) else {
+        return;
+    };
+    let twin = format!("listener[{index}]");
+    report.fault(
+        place,
+        match (is_whole(own), is_whole(*other)) {
+            (false, true) => format!("{twin} takes it as well: {other} is every IPv{} address", family(own)),
+            (true, false) => {
+                format!("is every IPv{} address, and so takes {other} of {twin} as well", family(own))
+            }
+            _ => format!("the same address as {twin}"),
+        },
+    );
+}
+
+/// Whether both are the address of some connection. An IPv6 listener takes no IPv4 connection where another one listed
+/// does. Port 0 is another one each time.
+fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), two.ip().to_canonical());
+    one.port() == two.port()
+        && one.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (is_whole(one) || is_whole(two) || (a == b && scope(one) == scope(two)))
+}
+
+/// Whether it is every address of its family.
+fn is_whole(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_unspecified()
+}
+
+fn family(address: SocketAddr) -> u8 {
+    match address.ip().to_canonical() {
+        IpAddr::V4(_) => 4,
+        IpAddr::V6(_) => 6,
+    }
+}
+
+/// Which of the links a link-local address is on (RFC 4007).
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_the_same_connections_overlaps() {
+        for (one, two, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.2:80", true),
+            ("0.0.0.0:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[::]:80", false),
+            ("127.0.0.1:80", "[::]:80", false),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("[::1]:80", "[::1]:80", true),
+            ("[::1]:80", "[::2]:80", false),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("[::ffff:127.0.0.1]:80", "0.0.0.0:80", true),
+            ("[::ffff:127.0.0.1]:80", "[::]:80", false),
+            ("[fe80::1%1]:80", "[fe80::1%2]:80", false),
+            ("[fe80::1%1]:80", "[fe80::1%1]:80", true),
+        ] {
+            let (a, b) = (one.parse().unwrap(), two.parse().unwrap());
+            assert_eq!((overlap(a, b), overlap(b, a)), (expected, expected), "{one} {two}");
+        }
+    }
+}
