@@ -10,7 +10,7 @@ use super::{
     path::Below,
     root::{Found, OpenError, Opened, Patience, Root},
     shelf::{Key, Shelf},
-    zstd_frame,
+    window,
 };
 use crate::config::{Coding, Files, Immutable};
 use bytes::Bytes;
@@ -163,12 +163,14 @@ impl Directory {
     ) -> Result<Option<(Coding, Arc<Opened>)>, OpenError> {
         for coding in ranked.into_iter().flatten() {
             match self.plain(&format!("{path}.{}", extension(coding)), patience) {
-                Ok(opened) if coding != Coding::Zstd || is_for_everyone(&opened, patience)? => {
+                Ok(opened) if is_for_everyone(coding, &opened, patience)? => {
                     return Ok(Some((coding, opened)))
                 }
-                Ok(_) => {
-                    tracing::debug!(path, "a .zst file asks for more than every client has, and is not sent")
-                }
+                Ok(_) => tracing::debug!(
+                    path,
+                    ?coding,
+                    "a form asks for more than every client has, and is not sent"
+                ),
                 Err(OpenError::NotNow) => return Err(OpenError::NotNow),
                 Err(_) => {}
             }
@@ -190,11 +192,11 @@ impl Directory {
     }
 }
 
-/// Whether every client that takes zstd can read a file.
-fn is_for_everyone(opened: &Opened, patience: Patience) -> Result<bool, OpenError> {
-    let mut begin = [0; zstd_frame::LOOKED_AT];
+/// Whether every client that takes a coding can read a file in it.
+fn is_for_everyone(coding: Coding, opened: &Opened, patience: Patience) -> Result<bool, OpenError> {
+    let mut begin = [0; window::LOOKED_AT];
     let read = opened.beginning(&mut begin, patience)?;
-    Ok(zstd_frame::is_for_everyone(&begin[..read]))
+    Ok(window::is_for_everyone(coding, &begin[..read]))
 }
 
 /// What the form of a file in a coding is called.

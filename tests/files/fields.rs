@@ -200,8 +200,9 @@ async fn a_form_whose_window_is_too_large_is_not_sent() {
         tree.write(&format!("www/{name}.js.zst"), encoder.finish().unwrap());
         tree.write(&format!("www/{name}.js.gz"), "beforehand");
     }
+    tree.write("www/large.js.br", [0x11, 0x1e, 0x03]);
     let gateway = site(&tree, "").await;
-    let get = |path| gateway.get_with(path, &[("accept-encoding", "zstd, gzip;q=0.5")]);
+    let get = |path| gateway.get_with(path, &[("accept-encoding", "br, zstd, gzip;q=0.5")]);
     let small = get("/small.js").await.ok();
     assert_eq!((small.header("content-encoding"), small.decoded()), ("zstd", script.into_bytes()));
     let large = get("/large.js").await.ok();

@@ -1,9 +1,11 @@
-//! The window that a `.zst` file asks of its reader (RFC 8878, 3.1.1).
+//! The window that a form made beforehand asks of its reader.
 //!
-//! Pure: the beginning of a file in. RFC 9659: as a content coding, zstd has a window of 8 MB at most. Browsers refuse
-//! what asks for more, which `zstd --ultra` and `--long` make.
+//! Pure: the beginning of a file in. As content codings, zstd has a window of 8 MB at most (RFC 9659), and brotli one of
+//! 16 MB (RFC 7932, 9.1). Browsers refuse what asks for more: `zstd --ultra` and `--long`, `brotli --large_window`.
 
-/// The largest window that a client has to accept, in bytes.
+use crate::config::Coding;
+
+/// The largest window of zstd that a client has to accept, in bytes.
 const LARGEST: u64 = 8 << 20;
 
 /// How much of a file is looked at: small frames that are to be skipped may stand before the content.
@@ -11,10 +13,15 @@ pub(super) const LOOKED_AT: usize = 128;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Whether the first frame of a file that begins so can be read by every client that takes zstd. The frames behind it are
-/// not looked at.
-pub(super) fn is_for_everyone(begin: &[u8]) -> bool {
-    content_frame(begin).and_then(window).is_some_and(|window| window <= LARGEST)
+/// Whether a file in this coding that begins so can be read by every client that takes the coding. Of zstd the first frame
+/// is looked at.
+pub(super) fn is_for_everyone(coding: Coding, begin: &[u8]) -> bool {
+    match coding {
+        Coding::Zstd => content_frame(begin).and_then(window).is_some_and(|window| window <= LARGEST),
+        // Seven bits that stand for no window in RFC 7932.
+        Coding::Brotli => begin.first().is_some_and(|first| first & 0x7f != 0x11),
+        Coding::Gzip => true,
+    }
 }
 
 /// The first frame that holds content, behind its magic number.
@@ -104,15 +111,24 @@ mod tests {
             ("no zstd", b"beforehand".to_vec(), false),
             ("nothing", Vec::new(), false),
         ] {
-            assert_eq!(is_for_everyone(&file[..file.len().min(LOOKED_AT)]), expected, "{what}");
+            assert_eq!(is_for_everyone(Coding::Zstd, &file[..file.len().min(LOOKED_AT)]), expected, "{what}");
+        }
+        for (what, begin, expected) in [
+            ("of 22 bits", &[0x0b][..], true),
+            ("of 24 bits", &[0x8f], true),
+            ("large", &[0x11, 0x1e], false),
+            ("large, with more behind", &[0x91], false),
+            ("nothing", &[], false),
+        ] {
+            assert_eq!(is_for_everyone(Coding::Brotli, begin), expected, "{what}");
         }
     }
 
     proptest! {
         #[test]
         fn anything_is_read(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            is_for_everyone(&[&MAGIC[..], &bytes].concat());
-            is_for_everyone(&bytes);
+            is_for_everyone(Coding::Zstd, &[&MAGIC[..], &bytes].concat());
+            is_for_everyone(Coding::Zstd, &bytes);
         }
     }
 }
