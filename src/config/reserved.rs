@@ -34,16 +34,29 @@ pub fn claim(name: &str) -> Claim {
         "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
         "x-envoy-original-host" | "x-envoy-original-path" => Claim::Proxy,
         "front-end-https" | "x-scheme" | "x-url-scheme" => Claim::Proxy,
-        name if name.starts_with("x-forwarded-") || name.starts_with("x-original-") => Claim::Proxy,
+        // Who has shown a certificate (RFC 9440), or is somebody to a proxy.
+        "client-cert" | "client-cert-chain" | "remote-user" => Claim::Proxy,
+        name if OF_PROXIES.iter().any(|begin| name.starts_with(begin)) => Claim::Proxy,
         "x-http-method" | "x-http-method-override" | "x-method-override" => Claim::Override,
         "client-ip" | "true-client-ip" | "fastly-client-ip" | "x-client-ip" => Claim::Override,
         "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => Claim::Override,
-        "x-remote-addr" | "x-remote-ip" | "x-azure-clientip" | "x-appengine-user-ip" => Claim::Override,
+        "x-azure-clientip" | "x-appengine-user-ip" => Claim::Override,
         "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-visitor" => Claim::Override,
         "cloudfront-forwarded-proto" => Claim::Override,
         _ => Claim::Free,
     }
 }
+
+/// How names begin that only proxies set.
+const OF_PROXIES: [&str; 7] = [
+    "ssl-client-",
+    "x-auth-request-",
+    "x-forwarded-",
+    "x-original-",
+    "x-remote-",
+    "x-ssl-client-",
+    "x-webauth-",
+];
 
 /// A name as CGI reads it, with dashes: every sign but letters and digits is the same there.
 pub fn dashed(name: &str) -> Cow<'_, str> {
@@ -132,6 +145,13 @@ mod tests {
                     "script_name",
                     "script-name",
                     "path_info",
+                    "client-cert",
+                    "ssl_client_verify",
+                    "x-ssl-client-s-dn",
+                    "remote_user",
+                    "x-remote-group",
+                    "x-auth-request-email",
+                    "x-webauth-user",
                 ],
             ),
             (

@@ -41,6 +41,8 @@ impl Gateway {
         rules: &Arc<FollowRules>,
     ) -> Result<Next> {
         claims::drop_unkeyed(session.req_header_mut(), rules);
+        // Others get it too: it is made for the host that it is kept under, whatever host a proxy tells.
+        ctx.client.host = None;
         let request = session.req_header();
         if has_content(request) || request.headers.contains_key(header::UPGRADE) {
             ctx.detail = Some("content");

@@ -181,9 +181,7 @@ pub(super) fn followed_headers(
     alone: bool,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let ends = undress(&request.headers);
-    // What others get as well is made for the host that it is kept under.
-    let told = ctx.client.host.as_deref().filter(|_| alone).or(host);
-    let told = told.and_then(|host| HeaderValue::from_str(host).ok());
+    let told = host.and_then(|host| HeaderValue::from_str(host).ok());
     let told = told.or_else(|| request.headers.get(header::HOST).cloned());
     let offered = encoding::offered(&request.headers).filter(|_| !alone);
     let mut fields = made(request, ctx, told, |name| {

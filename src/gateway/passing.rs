@@ -12,7 +12,10 @@ use super::{
     Gateway, Result, Site,
 };
 use crate::{
-    cache::{key::Key, policy, Capture, Sent},
+    cache::{
+        key::{self, Key},
+        policy, Capture, Sent,
+    },
     files::accel::{recharset, Orders},
     origin::framing::{self, Framing},
     representation::{blank, transform},
@@ -23,6 +26,11 @@ use http::{header, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::time::Duration;
+
+/// Whether an answer was made for the host that it would be kept under: a proxy may have told another.
+fn is_of_its_host(ctx: &Context, host: &str) -> bool {
+    ctx.client.host.as_deref().is_none_or(|told| key::host(told) == key::host(host))
+}
 
 /// The origin's fault.
 fn broken(what: &'static str) -> Box<Error> {
@@ -237,7 +245,7 @@ impl Gateway {
             cache.head_seen(&asking(), sent, head.status, &head.headers);
         }
         let mut capture = match request.method {
-            Method::POST if !claims::has_unkeyed(&request.headers, rules) => {
+            Method::POST if !claims::has_unkeyed(&request.headers, rules) && is_of_its_host(ctx, host) => {
                 cache.capture(asking(), sent, head.status, &head.headers)
             }
             _ => None,

@@ -14,7 +14,7 @@ const TRUST: &str = "trusted_proxies = \"127.0.0.0/8\"";
 const FORGED: &str = "/forged";
 
 /// What a trusted proxy may say, besides the client's address, scheme and host.
-const OF_PROXIES: [&str; 20] = [
+const OF_PROXIES: [&str; 26] = [
     "X-Forwarded",
     "X-Forwarded-Prefix",
     "X-Forwarded-Port",
@@ -35,6 +35,12 @@ const OF_PROXIES: [&str; 20] = [
     "Path-Info",
     "X-Scheme",
     "Front-End-Https",
+    "Client-Cert",
+    "SSL-Client-Verify",
+    "X-SSL-Client-S-DN",
+    "Remote-User",
+    "X-Remote-User",
+    "X-Auth-Request-Email",
 ];
 /// What nobody may say.
 const OF_NOBODY: [&str; 10] = [
@@ -212,5 +218,44 @@ async fn underscores_pass_where_the_configuration_says_so() {
     for (how, seen) in seen_of_all(&origin, &gateway, &names).await {
         let passes: &[&str] = if how.contains("/kpi") { &[] } else { &["x_other"] };
         assert_eq!(forged(&seen), passes, "{how}");
+    }
+}
+
+/// A proxy may pass on what a client says of the host. Whoever asks for a part, or with credentials, asks alone, and
+/// others get the answer all the same where its origin calls it public.
+#[tokio::test]
+async fn an_answer_for_others_is_made_for_the_host_that_it_is_kept_under() {
+    let origin = TestOrigin::start().await;
+    let page = |seen: &Seen| {
+        let said = ["x-forwarded-host", "forwarded"].map(|name| seen.header(name).unwrap_or_default());
+        let link = format!("<https://{}/>; rel=\"canonical\"", said[0]);
+        let answer = Answer::new("text/plain", said.concat()).header("link", &link).header("etag", "\"v1\"");
+        answer.header("cache-control", "public, max-age=60").header("content-location", "/followed/posted")
+    };
+    for path in ["/followed/page", "/followed/posted"] {
+        origin.on(path, page);
+    }
+    let gateway = builder(&origin).setting(TRUST).start().await;
+    let evil = [("x-forwarded-host", "evil.example"), ("x-forwarded-for", "192.0.2.1")];
+    let forwarded = [("forwarded", "for=192.0.2.1;host=evil.example")];
+    for (n, told) in [&evil[..], &forwarded].into_iter().enumerate() {
+        for (m, alone) in
+            [&[][..], &[("range", "bytes=0-999")], &[("authorization", "Basic YTpi")]].into_iter().enumerate()
+        {
+            let (page, fields) = (format!("/followed/page?{n}-{m}"), [told, alone].concat());
+            for method in ["GET", "HEAD", "GET"] {
+                gateway.send_with(method, &page, &fields).await;
+            }
+            let kept = gateway.get(&page).await.ok();
+            let heads = format!("{} {:?}", kept.text(), kept.headers);
+            assert!(kept.is_hit() && !heads.contains("evil"), "{fields:?}: {kept:?}");
+        }
+        gateway.send_with("HEAD", "/followed/page?0-0", told).await;
+        let kept = gateway.get("/followed/page?0-0").await.ok();
+        assert!(!kept.header("link").contains("evil"), "{kept:?}");
+        gateway.send_with("POST", "/followed/posted", told).await;
+        let posted = gateway.get("/followed/posted").await.ok();
+        assert!(!posted.text().contains("evil"), "{posted:?}");
+        gateway.send_with("DELETE", "/followed/posted", &[]).await;
     }
 }
