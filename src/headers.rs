@@ -5,7 +5,10 @@
 //! sent. Fields of the connection, of framing and those that only the gateway says are left alone
 //! ([`Direction::reserved`]); the configuration refuses rules that name them.
 
-use crate::config::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
+use crate::{
+    authority,
+    config::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable},
+};
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -209,7 +212,7 @@ fn push(text: &mut String, variable: Variable, facts: &Facts<'_>) {
         Variable::ClientIp => address(facts.client),
         Variable::RemoteAddr => address(facts.remote),
         Variable::Scheme => text.push_str(facts.scheme),
-        Variable::Host => text.push_str(&without_port(facts.host).to_ascii_lowercase()),
+        Variable::Host => text.push_str(&authority::host_name(facts.host).to_ascii_lowercase()),
         Variable::Path => push_path(text, facts.path),
         Variable::RequestId => text.push_str(facts.request_id),
         Variable::Route => text.push_str(facts.route),
@@ -228,15 +231,6 @@ fn push_path(text: &mut String, path: &str) {
             false => write!(text, "%{byte:02X}").unwrap_or_default(),
         }
     }
-}
-
-/// A host without its port and without the dot that may end it; an IPv6 address keeps its brackets.
-fn without_port(host: &str) -> &str {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
 }
 
 impl Fields for HeaderMap {

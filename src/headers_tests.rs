@@ -105,13 +105,6 @@ fn a_mapped_address_is_written_as_the_one_it_stands_for() {
 }
 
 #[test]
-fn hosts_lose_their_port() {
-    for (host, bare) in [("a", "a"), ("a:80", "a"), ("[::1]", "[::1]"), ("[::1]:80", "[::1]"), ("a.:", "a")] {
-        assert_eq!(without_port(host), bare, "{host}");
-    }
-}
-
-#[test]
 fn a_request_is_told_what_the_rules_say_and_no_more() {
     let rules = rules(
         &["Cookie", "X-Debug-*"],

@@ -16,7 +16,9 @@
 
 pub mod address;
 pub mod admin;
+pub mod authority;
 pub mod cache;
+pub mod canonical_path;
 pub mod certificate;
 pub mod cli;
 pub mod config;

@@ -5,9 +5,14 @@
 //! An exact host beats a wildcard, a longer wildcard a shorter one, and any of them a route without a host.
 //! Under one host an exact path beats prefixes, and a longer prefix beats a shorter one. Only then the method
 //! is looked at: a path with other methods is 405 and never falls through to a shorter prefix, which may have
-//! laxer rules. Paths are compared byte by byte as they came: nothing is decoded or normalised here.
+//! laxer rules. Paths are compared in their canonical form. A path with an escaped slash takes a
+//! route only if it would take the same one with a slash there, or if the route says that it takes them as they are.
 
-use crate::config::{PathPattern, Route};
+use crate::{
+    authority,
+    canonical_path::CanonicalPath,
+    config::{EscapedSlash, PathPattern, Route},
+};
 use http::Method;
 use std::collections::HashMap;
 
@@ -20,6 +25,8 @@ pub struct Routes {
     wildcards: Table<Paths>,
     /// For routes without a host.
     any: Paths,
+    /// By index.
+    escaped_slash: Vec<Option<EscapedSlash>>,
 }
 
 /// What a request's host, path and method lead to.
@@ -31,6 +38,8 @@ pub enum Match<'r> {
     MethodNotAllowed(&'r [Method]),
     /// No route has this path.
     NotFound,
+    /// The origin could read the escaped slashes of the path as slashes, and it would take another route then.
+    Ambiguous,
 }
 
 type Table<T> = HashMap<Box<str>, T, ahash::RandomState>;
@@ -60,7 +69,8 @@ const MAX_HOST: usize = 255;
 impl Routes {
     /// Indexes the routes of a checked configuration.
     pub fn new(routes: &[Route]) -> Self {
-        let mut all = Self::default();
+        let escaped_slash = routes.iter().map(|route| route.escaped_slash).collect();
+        let mut all = Self { escaped_slash, ..Self::default() };
         for (index, route) in routes.iter().enumerate() {
             let paths = match route.host.as_deref() {
                 None => &mut all.any,
@@ -77,8 +87,34 @@ impl Routes {
     }
 
     /// The route for a request. `host` is the `Host` header or the authority, with or without a port, in any
-    /// case; `path` the raw path without the query.
-    pub fn find(&self, host: Option<&str>, path: &str, method: &Method) -> Match<'_> {
+    /// case; `canonical` was made of the path `raw`, which has no query.
+    pub fn find(
+        &self,
+        host: Option<&str>,
+        canonical: &CanonicalPath,
+        raw: &str,
+        method: &Method,
+    ) -> Match<'_> {
+        let found = self.find_plain(host, canonical.as_str(raw), method);
+        let Some(unescaped) = canonical.unescaped() else { return found };
+        let policy = match found {
+            Match::Found(index) => self.escaped_slash.get(index).copied().flatten(),
+            _ => None,
+        };
+        let passes = match policy {
+            Some(EscapedSlash::Pass) => true,
+            Some(EscapedSlash::Refuse) => false,
+            None => self.find_plain(host, unescaped, method) == found,
+        };
+        if passes {
+            found
+        } else {
+            Match::Ambiguous
+        }
+    }
+
+    /// The same for a canonical path that nobody reads otherwise.
+    pub fn find_plain(&self, host: Option<&str>, path: &str, method: &Method) -> Match<'_> {
         let of_host = host.filter(|_| !self.hosts.is_empty() || !self.wildcards.is_empty());
         let methods = of_host.and_then(|host| self.under_host(host, path)).or_else(|| self.any.find(path));
         methods.map_or(Match::NotFound, |methods| methods.find(method))
@@ -86,7 +122,7 @@ impl Routes {
 
     fn under_host(&self, host: &str, path: &str) -> Option<&Methods> {
         let mut buffer = [0; MAX_HOST];
-        let host = lower_case(without_port(host), &mut buffer)?;
+        let host = lower_case(authority::host_name(host), &mut buffer)?;
         if let Some(methods) = self.hosts.get(host).and_then(|paths| paths.find(path)) {
             return Some(methods);
         }
@@ -149,17 +185,6 @@ impl Methods {
     }
 }
 
-/// The host without its port and without the dot that may end it.
-fn without_port(host: &str) -> &str {
-    let end = match host.strip_prefix('[').and_then(|inner| inner.find(']')) {
-        // An IPv6 address keeps its brackets.
-        Some(bracket) => bracket + 2,
-        None => host.rfind(':').unwrap_or(host.len()),
-    };
-    let host = &host[..end];
-    host.strip_suffix('.').unwrap_or(host)
-}
-
 /// `text` in lower case, in `buffer`; `None` if it does not fit.
 fn lower_case<'b>(text: &str, buffer: &'b mut [u8; MAX_HOST]) -> Option<&'b str> {
     let lower = buffer.get_mut(..text.len())?;
@@ -185,6 +210,7 @@ mod tests {
             methods: methods.to_vec(),
             path,
             target: Target::Origin(0),
+            escaped_slash: None,
             accel: true,
             cache: CacheMode::Off,
             auth: Auth::Optional,
@@ -199,9 +225,9 @@ mod tests {
     }
 
     fn found(routes: &Routes, host: Option<&str>, path: &str) -> Option<usize> {
-        match routes.find(host, path, &Method::GET) {
+        match routes.find_plain(host, path, &Method::GET) {
             Match::Found(index) => Some(index),
-            Match::MethodNotAllowed(_) | Match::NotFound => None,
+            Match::MethodNotAllowed(_) | Match::NotFound | Match::Ambiguous => None,
         }
     }
 
@@ -272,12 +298,59 @@ mod tests {
             route(None, "/orders", &[Method::POST]),
             route(None, "/orders", &[Method::GET, Method::HEAD]),
         ]);
-        assert_eq!(routes.find(None, "/orders", &Method::POST), Match::Found(1));
-        assert_eq!(routes.find(None, "/orders", &Method::HEAD), Match::Found(2));
+        assert_eq!(routes.find_plain(None, "/orders", &Method::POST), Match::Found(1));
+        assert_eq!(routes.find_plain(None, "/orders", &Method::HEAD), Match::Found(2));
         let allowed = [Method::POST, Method::GET, Method::HEAD];
-        assert_eq!(routes.find(None, "/orders", &Method::DELETE), Match::MethodNotAllowed(&allowed));
-        assert_eq!(routes.find(None, "/orders/1", &Method::DELETE), Match::Found(0));
-        assert_eq!(Routes::new(&[]).find(None, "/", &Method::GET), Match::NotFound);
+        assert_eq!(routes.find_plain(None, "/orders", &Method::DELETE), Match::MethodNotAllowed(&allowed));
+        assert_eq!(routes.find_plain(None, "/orders/1", &Method::DELETE), Match::Found(0));
+        assert_eq!(Routes::new(&[]).find_plain(None, "/", &Method::GET), Match::NotFound);
+    }
+
+    #[test]
+    fn a_spelling_takes_the_route_that_it_means_or_none() {
+        let mut all = [
+            route(None, "/*", &[]),
+            route(None, "/admin/*", &[]),
+            route(None, "/repos/*", &[]),
+            route(None, "/repos/x/settings", &[]),
+            route(None, "/keeps/*", &[]),
+            route(None, "/keeps/admin", &[]),
+            route(None, "/strict/*", &[]),
+            route(None, "/post", &[Method::POST]),
+        ];
+        all[4].escaped_slash = Some(EscapedSlash::Pass);
+        all[6].escaped_slash = Some(EscapedSlash::Refuse);
+        let routes = Routes::new(&all);
+        use Match::{Ambiguous, Found};
+        for (raw, found) in [
+            ("/%61dmin/users", Found(1)),
+            ("//admin/users", Found(1)),
+            ("/admin//users", Found(1)),
+            ("/admin%2fusers", Ambiguous),
+            ("/admin%5Cusers", Ambiguous),
+            ("/admin\\users", Ambiguous),
+            ("/%2fadmin/users", Ambiguous),
+            ("/a%2fb", Found(0)),
+            ("/admin/a%2fb", Found(1)),
+            ("/repos/group%2Fname", Found(2)),
+            ("/repos/x%2Fsettings", Ambiguous),
+            ("/repos/%78/setting%73", Found(3)),
+            ("/keeps/a%2Fb", Found(4)),
+            ("/keeps/%2Fadmin", Found(4)),
+            ("/keeps%2Fadmin", Ambiguous),
+            ("/strict/a", Found(6)),
+            ("/strict/a%2Fb", Ambiguous),
+            ("/strict/a\\b", Ambiguous),
+            ("/%2Fpost", Ambiguous),
+        ] {
+            let path = CanonicalPath::of(raw).unwrap();
+            assert_eq!(routes.find(None, &path, raw, &Method::GET), found, "{raw}");
+        }
+        let path = CanonicalPath::of("/%70ost").unwrap();
+        assert_eq!(
+            routes.find(None, &path, "/%70ost", &Method::GET),
+            Match::MethodNotAllowed(&[Method::POST])
+        );
     }
 
     /// The rules, one after the other, over all routes.
@@ -342,20 +415,21 @@ mod tests {
         ) {
             let indexed = Routes::new(&routes);
             let expected = linear(&routes, host, &path, &method);
-            match indexed.find(host, &path, &method) {
+            match indexed.find_plain(host, &path, &method) {
                 Match::Found(index) => prop_assert_eq!(expected, Ok(index)),
                 Match::MethodNotAllowed(allowed) => {
                     prop_assert!(!allowed.is_empty());
                     prop_assert_eq!(expected, Err(allowed.to_vec()));
                 }
                 Match::NotFound => prop_assert_eq!(expected, Err(Vec::new())),
+                Match::Ambiguous => prop_assert!(false, "a plain path has one reading"),
             }
         }
 
         #[test]
         fn no_host_and_no_path_panics(host in ".*", path in ".*") {
             let routes = Routes::new(&[route(Some("*.x"), "/*", &[]), route(Some("a.x"), "/é/*", &[])]);
-            routes.find(Some(&host), &path, &Method::GET);
+            routes.find_plain(Some(&host), &path, &Method::GET);
         }
     }
 

@@ -3,6 +3,12 @@
 
 mod support;
 
+mod hostile {
+    use super::*;
+
+    mod spellings;
+}
+
 use std::{collections::BTreeSet, fmt::Write};
 use support::{gateway::KPI, *};
 use tokio::{io::AsyncWriteExt, net::TcpStream};

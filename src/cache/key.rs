@@ -18,6 +18,8 @@
 //! | `<prefix>limit:<route>:<limit>:<client>` | when a client's bucket is empty, in microseconds since 1970 |
 
 use crate::{
+    authority,
+    canonical_path::normalize_escapes,
     config::{CacheRules, Scope},
     name::{Name, Namespace, Tenant},
 };
@@ -75,7 +77,7 @@ pub struct Parts<'a> {
     pub tenant: &'a Tenant,
     /// The user; used for scope `user` only.
     pub user: Option<&'a str>,
-    /// The path as it was sent.
+    /// The path in its canonical form.
     pub path: &'a str,
     /// The canonical query (see [`canonical_query`]).
     pub query: &'a str,
@@ -123,7 +125,7 @@ impl Key {
         }
     }
 
-    /// The key of a resource of an origin that is followed: its scheme, its host and its target as it was sent. No
+    /// The key of a resource of an origin that is followed: its scheme, its host and its target, which is sent as it came. No
     /// namespace begins like it.
     pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
         // Exactly as much as it mostly takes.
@@ -138,9 +140,9 @@ impl Key {
         text.push('@');
         text.push_str(scheme.as_str());
         text.push('/');
-        push_host(text, host);
+        authority::push_normalized(text, host);
         // What of a target could pose as another part of a key, or as the end of one, is escaped.
-        push_escaped(text, &self::target(target), TARGET);
+        push_escaped(text, &normalize_escapes(target), TARGET);
         if text.len() > LONGEST_VARIANT {
             let digest = Sha256::digest(text.as_bytes());
             text.truncate(1);
@@ -203,61 +205,10 @@ pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
 /// as what is the same but for its scheme is.
 pub fn resource(host: &str, target: &str) -> u128 {
     let mut text = String::with_capacity(host.len() + 1 + target.len());
-    push_host(&mut text, host);
+    authority::push_normalized(&mut text, host);
     text.push('\n');
-    text.push_str(&self::target(target));
+    text.push_str(&normalize_escapes(target));
     xxh3_128(text.as_bytes())
-}
-
-/// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
-/// the root's dot.
-pub fn host(text: &str) -> String {
-    let mut host = String::with_capacity(text.len());
-    push_host(&mut host, text);
-    host
-}
-
-fn push_host(out: &mut String, text: &str) {
-    let (name, port) = split_host(text);
-    let begin = out.len();
-    out.push_str(name);
-    out[begin..].make_ascii_lowercase();
-    if !matches!(port, "" | "80" | "443") {
-        out.push(':');
-        out.push_str(port);
-    }
-}
-
-/// The name alone of `name[:port]`, without the root's dot.
-pub fn host_name(text: &str) -> &str {
-    split_host(text).0
-}
-
-/// The name without the root's dot, and the port, which may be empty.
-fn split_host(text: &str) -> (&str, &str) {
-    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if digits(port) => (name, port),
-        _ => (text, ""),
-    };
-    (name.strip_suffix('.').unwrap_or(name), port)
-}
-
-/// A path and query in one form: what may not stand in a URL and was sent all the same is escaped, as a client that
-/// keeps to the rules would have done.
-pub fn target(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|b| b.is_ascii_graphic()) {
-        return text.into();
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for byte in text.bytes() {
-        match byte.is_ascii_graphic() {
-            true => escaped.push(char::from(byte)),
-            // Writing to a String can't fail.
-            false => write!(escaped, "%{byte:02X}").unwrap_or_default(),
-        }
-    }
-    escaped.into()
 }
 
 /// How many parameters a query has.

@@ -39,25 +39,6 @@ fn keys_are_as_the_application_knows_them() {
 }
 
 #[test]
-fn a_host_has_one_form() {
-    for (written, form) in [
-        ("Dash.Example", "dash.example"),
-        ("dash.example.", "dash.example"),
-        ("dash.example.:443", "dash.example"),
-        ("dash.example:80", "dash.example"),
-        ("dash.example:", "dash.example"),
-        ("dash.example:8080", "dash.example:8080"),
-        ("[2001:DB8::1]", "[2001:db8::1]"),
-        ("[2001:db8::80]:80", "[2001:db8::80]"),
-        ("[2001:db8::80]:81", "[2001:db8::80]:81"),
-        ("", ""),
-    ] {
-        assert_eq!(host(written), form);
-        assert_eq!(host(&host(written)), form);
-    }
-}
-
-#[test]
 fn a_resource_is_its_host_and_its_target() {
     assert_eq!(resource("A.example:80", "/x?y=1"), resource("a.example", "/x?y=1"));
     assert_eq!(resource("a.example", "/ä"), resource("a.example", "/%C3%A4"));

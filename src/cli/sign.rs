@@ -1,6 +1,7 @@
 //! `tidegate sign`: a link for a route with `signed`, as the application would make it.
 
 use crate::{
+    canonical_path::CanonicalPath,
     config::{Config, Route},
     name::Name,
     route::{Match, Routes},
@@ -51,9 +52,10 @@ fn leads_to<'c>(config: &'c Config, url: &Url, is_absolute: bool) -> Result<&'c 
     let routes = Routes::new(&config.routes);
     let host = url.host_str().filter(|_| is_absolute);
     let methods = [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE];
-    let found = methods.iter().find_map(|method| match routes.find(host, url.path(), method) {
+    let path = CanonicalPath::of(url.path()).map_err(|fault| format!("{}: the path {fault}", url.path()))?;
+    let found = methods.iter().find_map(|method| match routes.find(host, &path, url.path(), method) {
         Match::Found(index) => config.routes.get(index),
-        Match::MethodNotAllowed(_) | Match::NotFound => None,
+        Match::MethodNotAllowed(_) | Match::NotFound | Match::Ambiguous => None,
     });
     found.ok_or_else(|| format!("no route leads to {}", url.path()))
 }

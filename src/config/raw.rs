@@ -8,10 +8,13 @@ use super::{
     fault::Report,
     origin::HashBy,
     read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
-    types::{Auth, Coding, LogFormat, PathPattern, Scope, TokenPlace, Underscores},
+    types::{Auth, Coding, EscapedSlash, LogFormat, PathPattern, Scope, TokenPlace, Underscores},
     units,
 };
-use crate::name::Name;
+use crate::{
+    canonical_path::{CanonicalPath, PathFault},
+    name::Name,
+};
 use http::HeaderName;
 use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
@@ -114,7 +117,7 @@ tables! {
         auth: Auth, token_query: bool, max_body: Size, websocket: WebSocket,
         limit: OneOrMany<Limit>,
         request_headers: HeaderRules, response_headers: HeaderRules, security_headers: bool, cors: Cors, signed: Signed,
-        files: Files, accel: bool
+        files: Files, accel: bool, escaped_slash: EscapedSlash
     }
 
     Files "`route.files`" {
@@ -429,6 +432,7 @@ words!(Person { "address" => Self::Address, "tenant" => Self::Tenant, "user" => 
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(Auth { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
 words!(Underscores { "drop" => Self::Drop, "pass" => Self::Pass });
+words!(EscapedSlash { "refuse" => Self::Refuse, "pass" => Self::Pass });
 words!(HashBy { "client" => Self::Client, "path" => Self::Path, "tenant" => Self::Tenant });
 words!(TokenPlace { "header" => Self::Header, "query" => Self::Query, "subprotocol" => Self::Subprotocol });
 words!(Follow { "origin" => Self::Origin });
@@ -461,7 +465,7 @@ impl Read for PathPattern {
     }
 }
 
-/// A path as it may stand in a request line, without a query.
+/// The canonical form of a path as it may stand in a request line, without a query.
 pub(super) fn exact_path(text: &str) -> Result<String, &'static str> {
     if !text.starts_with('/') {
         return Err("must begin with \"/\"");
@@ -478,5 +482,18 @@ pub(super) fn exact_path(text: &str) -> Result<String, &'static str> {
     if text.len() > MAX_PATH {
         return Err("must not be longer than 1024 bytes");
     }
-    Ok(text.to_owned())
+    let path = CanonicalPath::of(text).map_err(|fault| match fault {
+        PathFault::Relative => "must begin with \"/\"",
+        PathFault::Escape => "holds a \"%\" that begins no percent-encoding: write \"%25\" for the character",
+        PathFault::Nul => "must not hold a NUL",
+        PathFault::Backslash => "must not begin with \"/\\\"",
+        PathFault::DotSegment => "must not hold a \".\" or \"..\" segment: no request with one gets so far",
+    })?;
+    if text.starts_with("//") {
+        return Err("must not begin with \"//\"");
+    }
+    if path.unescaped().is_some() {
+        return Err("must not hold an escaped slash or a backslash: see escaped_slash");
+    }
+    Ok(path.as_str(text).to_owned())
 }

@@ -273,8 +273,10 @@ pub struct Route {
     pub host: Option<String>,
     /// `methods`; empty: any.
     pub methods: Vec<http::Method>,
-    /// `path`
+    /// `path`, in its canonical form.
     pub path: PathPattern,
+    /// `escaped_slash`; `None`: refused where another rule could be meant.
+    pub escaped_slash: Option<EscapedSlash>,
     /// `origin` or `files`
     pub target: Target,
     /// `accel`: an origin's `X-Accel-Redirect` is carried out (default true); else it is removed.
@@ -363,6 +365,15 @@ pub enum TokenPlace {
     Query,
     /// `Sec-WebSocket-Protocol: bearer, …`
     Subprotocol,
+}
+
+/// The policy of a route for paths that hold an escaped slash (`%2F`) or a backslash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EscapedSlash {
+    /// 400
+    Refuse,
+    /// It is part of a segment, whatever the origin makes of it.
+    Pass,
 }
 
 /// What a route's `path` matches.

@@ -5,6 +5,7 @@ use super::{
     Next, Result, HIT,
 };
 use crate::{
+    authority,
     cache::{
         key::{canonical_query, whose, Key, Parts},
         now_ms, policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
@@ -39,7 +40,7 @@ impl Gateway {
         let tenant = tenant(ctx);
         let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
         let bound = bound_host(host(request), route);
-        let parts = Parts { host: bound.as_deref(), tenant, user, path: request.uri.path(), query: &query };
+        let parts = Parts { host: bound.as_deref(), tenant, user, path: ctx.path_of(request), query: &query };
         let key = Key::derive(rules, parts);
         let cache = &self.parts.cache;
         let now = now_ms();
@@ -139,7 +140,7 @@ impl Gateway {
         rules: &Arc<CacheRules>,
         query: &str,
     ) -> Fetcher {
-        let path = request.uri.path();
+        let path = ctx.path_of(request);
         // The token was read before: it is there and well-formed, or there is no identity.
         let token = ctx.identity.as_ref().and_then(|_| websocket::token(route, request, None).ok().flatten());
         let token = token.map(|(token, _)| token);
@@ -247,9 +248,8 @@ pub(super) fn bound_host<'r>(named: Option<&'r str>, route: &'r Route) -> Option
         None => None,
         Some(exact) if !exact.starts_with("*.") => Some(exact.into()),
         Some(_) => {
-            // Without its port, a final dot and capitals: one host is one host.
-            let host = named?;
-            let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
+            // Without its port, the root's dot and capitals: one host is one host.
+            let name = authority::host_name(named?);
             match name.bytes().any(|b| b.is_ascii_uppercase()) {
                 true => Some(name.to_ascii_lowercase().into()),
                 false => Some(name.into()),

@@ -1,7 +1,7 @@
 //! What is known of one request while it goes through the phases.
 
 use super::{
-    forward,
+    forward, host,
     passing::Passing,
     site::{PerRoute, Site},
     upstream::Seeking,
@@ -11,13 +11,16 @@ use super::{
 use crate::{
     address::Client,
     cache::key::Scheme,
+    canonical_path::CanonicalPath,
     config::Route,
     identity::Identity,
     limits::rate::Taken,
     origin::pool::{Pool, UnderWay},
+    route::Match,
     telemetry::labels::{CacheResult, CutReason},
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora_http::RequestHeader;
 use std::{
     cell::Cell,
     net::SocketAddr,
@@ -52,6 +55,8 @@ pub struct Context {
     pub(super) shown: Option<Arc<Shown>>,
     /// What it is called in logs, answers and requests to the origin.
     pub(super) request_id: HeaderValue,
+    /// Its path, as rules see it.
+    pub(super) path: CanonicalPath,
     /// Index of its route.
     pub(super) route: Option<usize>,
     /// Who is behind it.
@@ -106,6 +111,7 @@ impl Context {
             entry: None,
             shown: None,
             request_id: HeaderValue::from_static(""),
+            path: CanonicalPath::default(),
             route: None,
             identity: None,
             handshake: None,
@@ -142,6 +148,16 @@ impl Context {
     pub(super) fn subject(&self) -> Option<(&HeaderName, &HeaderValue)> {
         let name = self.entry.as_ref()?.subject.as_ref()?;
         Some((name, self.shown.as_ref()?.subject.as_ref()?))
+    }
+
+    /// Its path in the form by which rules are chosen.
+    pub(super) fn path_of<'r>(&'r self, request: &'r RequestHeader) -> &'r str {
+        self.path.as_str(request.uri.path())
+    }
+
+    /// The route that it would take with this method.
+    pub(super) fn find_route(&self, request: &RequestHeader, method: &Method) -> Match<'_> {
+        self.site.routes.find(host(request), &self.path, request.uri.path(), method)
     }
 
     /// Its route.

@@ -3,10 +3,10 @@
 
 use super::{host, site::Mode, Context};
 use crate::{
+    authority,
     config::Route,
     cors,
     headers::{self, Facts, Fields},
-    limits,
     name::Tenant,
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -111,7 +111,7 @@ fn hides_origin(route: &Route, method: &Method) -> bool {
 }
 
 fn is_host(value: &HeaderValue) -> bool {
-    limits::request::is_host(value.as_bytes())
+    authority::is_host(value.as_bytes())
 }
 
 /// What values of rules may name.

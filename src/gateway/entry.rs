@@ -4,9 +4,10 @@
 //! another host than the one that the certificate was shown to is turned away (RFC 9110, 15.5.20). Neither asks a route,
 //! but for ACME: who proves by HTTP that a name is his (RFC 8555, 8.3) is let through where a route is for just that.
 
-use super::{dress, host, session::Session, Context, Gateway, Next, Result, Signals, Site, UNKNOWN};
+use super::{dress, host, session::Session, Context, Gateway, Next, Result, Signals, UNKNOWN};
 use crate::{
-    cache::key::{self, Scheme},
+    authority,
+    cache::key::Scheme,
     config::{Config, Listener, PathPattern},
     route::Match,
     telemetry::labels::{CacheResult, RejectReason},
@@ -134,7 +135,7 @@ pub(super) fn length(session: &pingora_proxy::Session) -> u64 {
 /// What the way in decides of a request. `None`: it goes on.
 pub(super) fn turn_of(request: &RequestHeader, ctx: &Context) -> Option<Turn> {
     let named = host(request).unwrap_or_default();
-    let is_routed = || is_for_acme(&ctx.site, named, request);
+    let is_routed = || is_for_acme(request, ctx);
     let entry = ctx.entry.as_deref()?;
     // Where a trusted proxy speaks TLS, its client has what it is to be sent to.
     let redirect = entry.redirect.filter(|_| ctx.scheme() == Scheme::Http);
@@ -142,11 +143,9 @@ pub(super) fn turn_of(request: &RequestHeader, ctx: &Context) -> Option<Turn> {
 }
 
 /// Whether the route of a request is for proofs alone.
-fn is_for_acme(site: &Site, host: &str, request: &RequestHeader) -> bool {
-    let Match::Found(index) = site.routes.find(Some(host), request.uri.path(), &request.method) else {
-        return false;
-    };
-    match site.plan.config.routes.get(index).map(|route| &route.path) {
+fn is_for_acme(request: &RequestHeader, ctx: &Context) -> bool {
+    let Match::Found(index) = ctx.find_route(request, &request.method) else { return false };
+    match ctx.site.plan.config.routes.get(index).map(|route| &route.path) {
         Some(PathPattern::Exact(path) | PathPattern::Prefix(path)) => path.starts_with(ACME),
         None => false,
     }
@@ -160,9 +159,9 @@ fn turn(
     uri: &Uri,
     is_routed: impl FnOnce() -> bool,
 ) -> Option<Turn> {
-    let name = key::host_name(host);
+    let name = authority::host_name(host);
     if let Some(to) = shown.and_then(|shown| shown.to.as_deref()) {
-        if !name.eq_ignore_ascii_case(key::host_name(to)) {
+        if !name.eq_ignore_ascii_case(authority::host_name(to)) {
             return Some(Turn::Misdirected);
         }
     }

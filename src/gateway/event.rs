@@ -74,7 +74,7 @@ impl Gateway {
         let kept = request.headers.iter().filter(|(name, _)| kept(name));
         let ask = client::Ask {
             method: Method::POST,
-            target: request.uri.path().to_owned(),
+            target: ctx.path_of(request).to_owned(),
             host: host(request).map(str::to_owned),
             headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
             tenant: None,

@@ -50,9 +50,9 @@ impl Request {
     /// What the lane has read in `bytes`, where the gateway needs nobody else for it, whatever becomes of it.
     pub(super) fn of(asked: &Asked<'_>, bytes: &[u8], site: &Arc<Site>) -> Option<Self> {
         let method = if asked.is_head { Method::HEAD } else { Method::GET };
-        let is_own = match site.routes.find(Some(asked.host), asked.path, &method) {
+        let is_own = match site.routes.find_plain(Some(asked.host), asked.path, &method) {
             Match::Found(index) => site.per_route.get(index)?.own,
-            Match::NotFound | Match::MethodNotAllowed(_) => true,
+            Match::NotFound | Match::MethodNotAllowed(_) | Match::Ambiguous => true,
         };
         if !is_own {
             return None;

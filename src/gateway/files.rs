@@ -76,7 +76,7 @@ impl Gateway {
             return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
         }
         ctx.result = CacheResult::File;
-        let below = request.uri.path().get(at.base..).unwrap_or_default();
+        let below = ctx.path_of(request).get(at.base..).unwrap_or_default();
         let Ok(path) = path::below(below.as_bytes(), at.directory.hidden()) else {
             return self.no_file(session, ctx, FileOutcome::BadPath).await;
         };

@@ -11,8 +11,9 @@ use super::{
     Gateway, Next, Result,
 };
 use crate::{
+    authority,
     cache::{
-        key::{self, resource, Key},
+        key::{resource, Key},
         now_ms, policy, Asking, Fetcher, Look,
     },
     config::{FollowRules, Route},
@@ -124,7 +125,7 @@ impl Gateway {
         let origin = wish.route.target.origin();
         let asking = Arc::new(Asking { method: Method::GET, ..asking(request, ctx, wish) });
         // In the form that the key has: whoever spells it otherwise has nothing made for others of his spelling.
-        let host = host(request).map(key::host);
+        let host = host(request).map(authority::normalize);
         let mut ask = Ask {
             method: Method::GET,
             target: asking.target.clone(),

@@ -4,8 +4,8 @@
 //! target becomes these here, so that nobody behind can read another host or path out of it. TRACE would show a client
 //! what the gateway adds for the origin. What a client expects beyond RFC 9110, 10.1.1 nobody behind may be asked.
 
-use crate::telemetry::labels::RejectReason;
-use http::{header, HeaderMap, HeaderValue, Method};
+use crate::{authority, telemetry::labels::RejectReason};
+use http::{header, HeaderMap, HeaderValue, Method, Uri};
 use pingora_core::protocols::http::authority::{raw_target_authority, RawTargetAuthority};
 use pingora_http::RequestHeader;
 
@@ -20,10 +20,41 @@ pub(super) fn settle(request: &mut RequestHeader) -> Result<(), RejectReason> {
     if !is_expectation(&request.headers) {
         return Err(RejectReason::Expectation);
     }
-    if request.raw_path().starts_with(b"/") {
-        return Ok(());
+    if !request.raw_path().starts_with(b"/") {
+        make_relative(request)?;
     }
-    make_relative(request)
+    if request.uri.path().starts_with("//") {
+        merge_leading_slashes(request)?;
+    }
+    Ok(())
+}
+
+/// Makes one of the slashes that a path begins with: an origin could take what follows two of them for a host
+/// (RFC 3986, 4.2), and see another path than the one by which rules are chosen.
+fn merge_leading_slashes(request: &mut RequestHeader) -> Result<(), RejectReason> {
+    let mut parts = request.uri.clone().into_parts();
+    let target = parts.path_and_query.as_ref().map_or("", |target| target.as_str());
+    let merged = format!("/{}", target.trim_start_matches('/'));
+    parts.path_and_query = Some(merged.parse().map_err(|_| RejectReason::BadRequest)?);
+    request.set_uri(Uri::from_parts(parts).map_err(|_| RejectReason::BadRequest)?);
+    Ok(())
+}
+
+/// Takes the root's dot off the host that a request names: with it and without it a host is the same one (RFC 1034, 3.1), for
+/// routes and keys as well as for whoever answers. The host was checked.
+pub(super) fn strip_root_dot(request: &mut RequestHeader) {
+    if let Some(bare) =
+        request.headers.get(header::HOST).and_then(|host| authority::without_root_dot(host.to_str().ok()?))
+    {
+        // It held this text before, and more.
+        HeaderValue::try_from(bare).map(|bare| request.insert_header(header::HOST, bare)).ok();
+    }
+    if let Some(bare) = request.uri.authority().and_then(|named| authority::without_root_dot(named.as_str()))
+    {
+        let mut parts = request.uri.clone().into_parts();
+        parts.authority = bare.parse().ok();
+        Uri::from_parts(parts).map(|uri| request.set_uri(uri)).unwrap_or_default();
+    }
 }
 
 /// Pingora has seen to it that the host is the one in `Host`, where there is one: HTTP/1.0 needs none.
@@ -70,6 +101,8 @@ mod tests {
             ("http://a", "/", Some("a")),
             ("http://a?x", "/?x", Some("a")),
             ("/x", "/x", None),
+            ("//x//y?z//", "/x//y?z//", None),
+            ("http://a///x", "/x", Some("a")),
         ] {
             let mut old = request("GET", target);
             old.set_version(Version::HTTP_10);
@@ -83,6 +116,27 @@ mod tests {
         }
         for target in ["*", "app", "a:80", "http:a", "http:///x", "?x"] {
             assert_eq!(settle(&mut request("GET", target)), Err(RejectReason::BadRequest), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_roots_dot_is_taken_off_the_host() {
+        for (host, bare) in [
+            ("a.example.", "a.example"),
+            ("A.example.:8443", "A.example:8443"),
+            ("a.example.:", "a.example"),
+            ("a.example", "a.example"),
+            ("a.example:80", "a.example:80"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            let mut by_field = request("GET", "/x?y");
+            by_field.insert_header(header::HOST, host).unwrap();
+            strip_root_dot(&mut by_field);
+            assert_eq!(by_field.headers["host"], bare, "{host}");
+            let mut by_target = request("GET", "/");
+            by_target.set_uri(format!("https://{host}/x?y").parse().unwrap());
+            strip_root_dot(&mut by_target);
+            assert_eq!(by_target.uri.to_string(), format!("https://{bare}/x?y"), "{host}");
         }
     }
 

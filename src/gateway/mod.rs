@@ -47,6 +47,7 @@ pub use websocket::{Hearing, Tunnelled};
 
 use crate::{
     cache::Cache,
+    canonical_path::CanonicalPath,
     limits::{self, rate::Stage},
     origin::upgrade::Upgrades,
     route::Match,
@@ -120,17 +121,28 @@ impl Gateway {
         if let Err(reason) = limits::request::check(&request.uri, request.version, &request.headers) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
+        form::strip_root_dot(session.req_header_mut());
+        let request = session.req_header();
+        ctx.path = match CanonicalPath::of(request.uri.path()) {
+            Ok(path) => path,
+            Err(_) => return Box::pin(self.refuse(session, ctx, RejectReason::BadPath)).await,
+        };
         if let Some(turn) = entry::turn_of(request, ctx) {
             return Box::pin(self.take_turn(session, ctx, turn)).await;
         }
-        if let Some(endpoint) = site.plan.events.at(request.uri.path()) {
+        if let Some(endpoint) = site.plan.events.at(ctx.path_of(request)) {
             return Box::pin(self.take_event(session, ctx, endpoint)).await;
         }
-        if let Some(index) = permit::preflighted(&site, request) {
+        // An event's signature is passed by with no spelling, whatever a route says.
+        if ctx.path.unescaped().is_some_and(|path| site.plan.events.at(path).is_some()) {
+            return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await;
+        }
+        if let Some(index) = permit::preflighted(request, ctx) {
             return Box::pin(self.answer_preflight(session, ctx, index)).await;
         }
-        let index = match site.routes.find(host(request), request.uri.path(), &request.method) {
+        let index = match ctx.find_route(request, &request.method) {
             Match::Found(index) => index,
+            Match::Ambiguous => return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await,
             Match::NotFound => return Box::pin(self.refuse(session, ctx, RejectReason::NotFound)).await,
             Match::MethodNotAllowed(allowed) => {
                 let problem = refusal::method_not_allowed(allowed);

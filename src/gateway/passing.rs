@@ -12,10 +12,8 @@ use super::{
     Gateway, Result, Site,
 };
 use crate::{
-    cache::{
-        key::{self, Key},
-        policy, Capture, Sent,
-    },
+    authority,
+    cache::{key::Key, policy, Capture, Sent},
     files::accel::{recharset, Orders},
     origin::framing::{self, Framing},
     representation::{blank, transform},
@@ -29,7 +27,7 @@ use std::time::Duration;
 
 /// Whether an answer was made for the host that it would be kept under: a proxy may have told another.
 fn is_of_its_host(ctx: &Context, host: &str) -> bool {
-    ctx.client.host.as_deref().is_none_or(|told| key::host(told) == key::host(host))
+    ctx.client.host.as_deref().is_none_or(|told| authority::normalize(told) == authority::normalize(host))
 }
 
 /// The origin's fault.

@@ -1,8 +1,6 @@
 //! Requests that are judged before anything is asked for: preflights (answered here), and the signatures of links.
 
-use super::{
-    cached::text, dress, host, refusal, session::Session, site::Site, Context, Gateway, Next, Result,
-};
+use super::{cached::text, dress, refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
     cors::{self, Preflight},
     representation::Body,
@@ -15,11 +13,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The route that a preflight is about: the one that would take the method it asks for, if that has `cors`.
-pub(super) fn preflighted(site: &Site, request: &RequestHeader) -> Option<usize> {
+pub(super) fn preflighted(request: &RequestHeader, ctx: &Context) -> Option<usize> {
     let method = cors::preflighted(&request.method, &request.headers)?;
-    match site.routes.find(host(request), request.uri.path(), &method) {
-        Match::Found(index) => site.plan.config.routes[index].cors.is_some().then_some(index),
-        Match::MethodNotAllowed(_) | Match::NotFound => None,
+    match ctx.find_route(request, &method) {
+        Match::Found(index) => ctx.site.plan.config.routes[index].cors.is_some().then_some(index),
+        Match::MethodNotAllowed(_) | Match::NotFound | Match::Ambiguous => None,
     }
 }
 

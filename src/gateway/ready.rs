@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     address::Client,
+    authority::is_host,
     cache::{
         entry::Entry,
         key::{self, Key, Scheme},
@@ -33,7 +34,6 @@ use crate::{
     },
     config::{Auth, CacheMode, CacheRules, Route, Scope, Template},
     identity::{self, Identity},
-    limits,
     name::Tenant,
     representation::{
         respond::{self, Form},
@@ -73,7 +73,7 @@ pub struct Asked<'r> {
     pub is_head: bool,
     /// Path and query, as they were sent: characters of RFC 3986.
     pub target: &'r str,
-    /// Of which this is the path, without dot segments and escapes.
+    /// Of which this is the path, which is in its canonical form.
     pub path: &'r str,
     /// And this the query.
     pub query: &'r str,
@@ -300,7 +300,7 @@ impl Visit<'_> {
     /// The route of a request that no listener, event or proxy has a word on.
     fn route(&self, asked: &Asked<'_>) -> Option<usize> {
         let site = &**self.site;
-        if self.listener()?.redirect.is_some() || !limits::request::is_host(asked.host.as_bytes()) {
+        if self.listener()?.redirect.is_some() || !is_host(asked.host.as_bytes()) {
             return None;
         }
         if asked.forwarded && site.trusted.contains(self.caller.peer.to_canonical()) {
@@ -310,9 +310,9 @@ impl Visit<'_> {
             return None;
         }
         let method = if asked.is_head { &Method::HEAD } else { &Method::GET };
-        match site.routes.find(Some(asked.host), asked.path, method) {
+        match site.routes.find_plain(Some(asked.host), asked.path, method) {
             Match::Found(index) => Some(index),
-            Match::NotFound | Match::MethodNotAllowed(_) => None,
+            Match::NotFound | Match::MethodNotAllowed(_) | Match::Ambiguous => None,
         }
     }
 

@@ -13,6 +13,14 @@ pub(super) fn problem(reason: RejectReason) -> Problem {
     let (status, detail) = match reason {
         RejectReason::BadRequest => (StatusCode::BAD_REQUEST, "the request is malformed"),
         RejectReason::BadHost => (StatusCode::BAD_REQUEST, "the Host field is malformed"),
+        RejectReason::BadPath => (
+            StatusCode::BAD_REQUEST,
+            "the path holds a dot segment, a NUL or a % that begins no percent-encoding, or begins with a backslash",
+        ),
+        RejectReason::EscapedSlash => (
+            StatusCode::BAD_REQUEST,
+            "the path holds an escaped slash or a backslash, and with a slash there other rules would apply",
+        ),
         RejectReason::NotFound => (StatusCode::NOT_FOUND, "no route leads here"),
         RejectReason::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here"),
         RejectReason::BodyTooLarge => {
@@ -65,6 +73,7 @@ pub(super) fn ends_connection(reason: RejectReason) -> bool {
         reason,
         RejectReason::BadRequest
             | RejectReason::BadHost
+            | RejectReason::BadPath
             | RejectReason::UriTooLong
             | RejectReason::Expectation
             | RejectReason::NotImplemented

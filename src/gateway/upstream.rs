@@ -261,11 +261,11 @@ pub(super) fn late() -> Box<Error> {
 }
 
 fn chooser<'r>(session: &'r Session<'_>, ctx: &'r Context) -> Chooser<'r> {
-    let uri = &session.req_header().uri;
+    let request = session.req_header();
     Chooser {
         client: Some(ctx.client.address),
-        path: uri.path(),
-        query: uri.query(),
+        path: ctx.path_of(request),
+        query: request.uri.query(),
         tenant: cached::tenant(ctx).as_str(),
         cookie: ctx.seeking.cookie.as_deref(),
     }

@@ -17,6 +17,7 @@ fn route(name: &str, limits: Vec<config::Limit>) -> Route {
         host: None,
         methods: vec![],
         path: PathPattern::Prefix("/".to_owned()),
+        escaped_slash: None,
         target: crate::config::Target::Origin(0),
         accel: false,
         cache: CacheMode::Off,

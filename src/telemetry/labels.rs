@@ -364,6 +364,10 @@ labels! {
         BadRequest => "bad_request",
         /// `Host` is missing or malformed.
         BadHost => "bad_host",
+        /// A path with a dot segment, a NUL or a broken escape.
+        BadPath => "bad_path",
+        /// A path that the origin could read as one under other rules.
+        EscapedSlash => "escaped_slash",
         /// No route.
         NotFound => "not_found",
         /// A route, but not for this method.

@@ -1,11 +1,11 @@
 //! What is purged, in the words of those who order it: a URL, a tag, everything; hard or soft.
 //!
 //! Pure: texts in, orders out, and back into the fields of a record of the log. A URL stands for all variants of
-//! the resource, whatever its scheme: one answer may be cached for `http` and `https` alike. Its path and query
-//! count byte by byte as they are sent; the host is brought to one form (RFC 3986, 6.2.2). Tags are what `Cache-Tag` and
+//! the resource, whatever its scheme: one answer may be cached for `http` and `https` alike. Its host,
+//! path and query are brought to one form each (RFC 3986, 6.2.2). Tags are what `Cache-Tag` and
 //! `Surrogate-Key` of an answer say, upper and lower case apart.
 
-use crate::cache::key;
+use crate::{authority, canonical_path::normalize_escapes};
 use http::HeaderMap;
 use std::{fmt, str::FromStr};
 use xxhash_rust::xxh3::Xxh3;
@@ -20,9 +20,9 @@ pub const MOST_TAGS: usize = 64;
 pub enum Target {
     /// All variants of a resource.
     Url {
-        /// The host, in the form of [`key::host`].
+        /// The host, in the form of [`authority::normalize`].
         host: Box<str>,
-        /// The path and the query, in the form of [`key::target`].
+        /// The path and the query, in the form of [`normalize_escapes`].
         target: Box<str>,
     },
     /// Every answer with this tag.
@@ -65,7 +65,7 @@ pub enum Refused {
 impl Target {
     /// The resource `target` (path and query) of `host`, as a request names them.
     pub fn of(host: &str, target: &str) -> Self {
-        Self::Url { host: key::host(host).into(), target: key::target(target).into() }
+        Self::Url { host: authority::normalize(host).into(), target: normalize_escapes(target).into() }
     }
 
     /// The resource at an absolute URL. Its fragment is left out.
@@ -82,7 +82,7 @@ impl Target {
         }
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
         let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if key::host(host).is_empty() || host.starts_with(':') || host.contains('@') {
+        if authority::normalize(host).is_empty() || host.starts_with(':') || host.contains('@') {
             return Err(Refused::Host);
         }
         // A client sends a URL without a path with the path `/`.

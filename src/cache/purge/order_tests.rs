@@ -18,7 +18,7 @@ fn a_url_is_a_host_and_a_target() {
         ("http://a.example?y", "a.example", "/?y"),
         ("http://a.example/x#part/y", "a.example", "/x"),
         ("http://a.example./x://y", "a.example", "/x://y"),
-        ("http://[::1]:8080/%c3%A4", "[::1]:8080", "/%c3%A4"),
+        ("http://[::1]:8080/%c3%A4", "[::1]:8080", "/%C3%A4"),
     ] {
         assert_eq!(Target::url(text), url(host, target), "{text}");
     }

@@ -80,6 +80,7 @@ impl Checker<'_> {
             None => None,
         };
         let accel = raw.accel.or(true);
+        let escaped_slash = raw.escaped_slash.optional().map(|given| given.map(|at| at.value));
         let target = self.target(raw.origin, raw.files, place);
         let signed = self.signed(&raw.cache, raw.signed, methods.as_deref());
         let cache = self.cache(raw.cache);
@@ -104,6 +105,7 @@ impl Checker<'_> {
             host: host?,
             methods: methods?,
             path: path?,
+            escaped_slash: escaped_slash?,
             target: target?,
             accel: accel?,
             cache: cache?,

@@ -4,7 +4,7 @@
 //! is, would read the same in it; and if nothing in it has a meaning that the lane doesn't know. Everything else is left
 //! for them, as it came: that is never a judgement of a request.
 
-use crate::gateway::Asked;
+use crate::{canonical_path::CanonicalPath, gateway::Asked};
 use http::{HeaderMap, Method, Uri};
 use httparse::{Header, Request, Status};
 use std::mem::MaybeUninit;
@@ -95,16 +95,8 @@ pub(in crate::listen) fn of_http2<'b>(
 /// A request for this target, of which nothing else is known yet.
 fn asked(target: &str) -> Option<Asked<'_>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let is_plain =
-        path.bytes().all(|b| IN_PATH[usize::from(b)]) && query.bytes().all(|b| IN_QUERY[usize::from(b)]);
-    // What begins with two slashes could be taken for an authority, what has a dot there for a segment that climbs.
-    let is_straight = path.starts_with('/') && !path.starts_with("//") && !path.contains("/.");
-    (is_plain && is_straight && query.len() <= LONGEST_QUERY).then(|| Asked {
-        target,
-        path,
-        query,
-        ..Asked::default()
-    })
+    let is_plain = CanonicalPath::is_plain(path) && query.bytes().all(|b| IN_QUERY[usize::from(b)]);
+    (is_plain && query.len() <= LONGEST_QUERY).then(|| Asked { target, path, query, ..Asked::default() })
 }
 
 /// Notes what fields say. `None`: there is one that is not for the lane, or no host.
@@ -150,8 +142,7 @@ fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }
 
-/// Characters of which paths and queries are made that everyone reads alike. An escape in a path is for others to undo.
-const IN_PATH: [bool; 256] = table(b"-._~!$&'()*+,;=:@/");
+/// Characters of which queries are made that everyone reads alike.
 const IN_QUERY: [bool; 256] = table(b"-._~!$&'()*+,;=:@/?%[]");
 
 const fn table(signs: &[u8]) -> [bool; 256] {
