@@ -3,9 +3,15 @@
 
 mod support;
 
+use base64::{prelude::BASE64_URL_SAFE_NO_PAD, Engine};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::json;
-use support::{gateway::KPI, *};
+use serde_json::{json, Value};
+use std::time::Duration;
+use support::{
+    client::{send, Reply},
+    gateway::{token, JWT_SECRET, KPI},
+    *,
+};
 
 const PATH: &str = "/api/widgets/kpi";
 
@@ -29,8 +35,13 @@ const NEW: Key = Key {
 
 impl Key {
     fn token(&self) -> String {
+        self.token_named(Some(self.id))
+    }
+
+    /// A token that says that this key signed it.
+    fn token_named(&self, kid: Option<&str>) -> String {
         let claims = json!({ "tenant": "acme", "sub": "alice", "exp": now_ms() / 1000 + 600 });
-        let header = Header { kid: Some(self.id.to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
         let key = EncodingKey::from_ed_pem(self.private.as_bytes()).unwrap();
         jsonwebtoken::encode(&header, &claims, &key).unwrap()
     }
@@ -53,7 +64,6 @@ async fn a_key_set_from_a_url_rotates_and_a_bad_one_changes_nothing() {
     let place = format!("url = \"{}/keys.json\", refresh = \"50ms\"", issuer.url());
     let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
     assert_eq!(status(&gateway, &OLD).await, 200);
-    assert_eq!(status(&gateway, &NEW).await, 401);
 
     issuer.on("/keys.json", |_| Answer::json(&set(&[&OLD, &NEW])));
     until("the new key is known", SOON, || async { status(&gateway, &NEW).await == 200 }).await;
@@ -80,6 +90,342 @@ async fn a_key_set_from_a_file_is_read_again() {
     let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
     assert_eq!(status(&gateway, &OLD).await, 200);
     std::fs::write(&file, set(&[&NEW]).to_string()).unwrap();
-    until("the new key is known", SOON, || async { status(&gateway, &NEW).await == 200 }).await;
+    // The unknown key has it read at once.
+    assert_eq!(status(&gateway, &NEW).await, 200);
     assert_eq!(status(&gateway, &OLD).await, 401);
+}
+
+/// Routes of each kind, which all need a token.
+const KINDS: [(&str, &str); 4] = [
+    ("/versioned", "auth = \"required\"\ncache = { namespace = \"kpi\", scope = \"user\", ttl = \"60s\" }"),
+    ("/followed", "auth = \"required\"\ncache = \"origin\""),
+    ("/passed", "auth = \"required\""),
+    ("/optional", ""),
+];
+
+async fn get(gateway: &Gateway, path: &str, token: &str) -> Reply {
+    send(gateway.request("GET", path).bearer_auth(token)).await
+}
+
+/// The word that tells why, of `Cache-Status`.
+fn detail(reply: &Reply) -> &str {
+    reply.cache_status().split("detail=").nth(1).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_known_has_the_set_fetched_at_once() {
+    let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    for (path, lines) in KINDS {
+        issuer.on("/keys.json", |_| Answer::json(&set(&[&OLD])));
+        issuer.forget();
+        let place = format!("url = \"{}/keys.json\", refresh = \"1h\"", issuer.url());
+        let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(path, lines).start().await;
+        assert_eq!(get(&gateway, path, &OLD.token()).await.status, 200, "{path}");
+        issuer.on("/keys.json", |_| Answer::json(&set(&[&NEW])).after(Duration::from_millis(50)));
+        // All who sign in at that moment, and they share one request.
+        let token = NEW.token();
+        let asked = (0..8).map(|_| get(&gateway, path, &token));
+        for reply in futures_util::future::join_all(asked).await {
+            assert_eq!(reply.ok().json()["tenant"], "acme", "{path}");
+        }
+        assert_eq!(issuer.count("/keys.json"), 2, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn issuers_who_name_no_keys_rotate_as_well() {
+    let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    let nameless = |key: &Key| {
+        let mut set = set(&[key]);
+        set["keys"][0].as_object_mut().unwrap().remove("kid");
+        set
+    };
+    let (old, new) = (nameless(&OLD), nameless(&NEW));
+    issuer.on("/keys.json", move |_| Answer::json(&old));
+    let place = format!("url = \"{}/keys.json\", refresh = \"1h\"", issuer.url());
+    let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
+    get(&gateway, PATH, &OLD.token_named(None)).await.ok();
+    issuer.on("/keys.json", move |_| Answer::json(&new));
+    get(&gateway, PATH, &NEW.token_named(None)).await.ok();
+}
+
+#[tokio::test]
+async fn invented_keys_have_the_set_fetched_seldom_and_keep_nobody_waiting() {
+    let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    issuer.on("/keys.json", |_| Answer::json(&set(&[&OLD])));
+    let place = format!("url = \"{}/keys.json\", refresh = \"1h\"", issuer.url());
+    let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
+    for number in 0..200 {
+        let invented = NEW.token_named(Some(&format!("invented-{number}")));
+        let reply = get(&gateway, PATH, &invented).await.problem(401);
+        assert_eq!(detail(&reply), "token_no_key");
+    }
+    assert!(issuer.count("/keys.json") <= 3, "{} requests", issuer.count("/keys.json"));
+    assert_eq!(status(&gateway, &OLD).await, 200);
+    // Who signs in while this goes on waits for the end of the pause at most.
+    issuer.on("/keys.json", |_| Answer::json(&set(&[&NEW])));
+    until("the new key is known", SOON, || async { status(&gateway, &NEW).await == 200 }).await;
+}
+
+#[tokio::test]
+async fn redirects_of_a_key_set_are_followed() {
+    let (origin, issuer, store) =
+        (TestOrigin::start().await, TestOrigin::start().await, TestOrigin::start().await);
+    let to = |status: u16, location: &str| {
+        Answer::new("text/plain", "elsewhere").status(status).header("location", location)
+    };
+    let far = format!("{}/far.json?v=1", store.url());
+    store.on("/far.json", |_| Answer::json(&set(&[&OLD])));
+    issuer.on("/near.json", |_| Answer::json(&set(&[&OLD])));
+    issuer.on("/two", move |_| to(301, "/one"));
+    for (status, location) in [(301, "/near.json"), (302, "near.json"), (303, &far), (307, &far), (308, &far)]
+    {
+        let owned = location.to_owned();
+        issuer.on("/one", move |_| to(status, &owned));
+        let place = format!("url = \"{}/two\"", issuer.url());
+        let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
+        let reply = get(&gateway, PATH, &OLD.token()).await;
+        assert_eq!(reply.status, 200, "{status} {location}: {reply:?}");
+    }
+    assert_eq!(store.seen("/far.json")[0].query.as_deref(), Some("v=1"));
+    for location in ["/one", "ftp://127.0.0.1/keys", "http://", "file:///etc/passwd"] {
+        let owned = location.to_owned();
+        issuer.on("/one", move |_| to(302, &owned));
+        let place = format!("url = \"{}/one\"", issuer.url());
+        let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
+        let reply = get(&gateway, PATH, &OLD.token()).await.problem(401);
+        assert_eq!(detail(&reply), "token_no_key", "{location}");
+        assert!(gateway.output().contains("the key set was not fetched"), "{location}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_believed_for_a_time_after_their_set_was_read() {
+    let (origin, mut issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    issuer.on("/keys.json", |_| Answer::json(&set(&[&OLD])));
+    let place = format!("url = \"{}/keys.json\", refresh = \"100ms\", max_age = \"1s\"", issuer.url());
+    let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
+    get(&gateway, PATH, &OLD.token()).await.ok();
+    issuer.kill();
+    until("the keys are too old", SOON, || async {
+        let reply = get(&gateway, PATH, &OLD.token()).await;
+        reply.status == 401 && detail(&reply) == "token_old_keys"
+    })
+    .await;
+    issuer.restart().await;
+    until("the keys are read again", SOON, || async { status(&gateway, &OLD).await == 200 }).await;
+}
+
+#[tokio::test]
+async fn another_configuration_keeps_the_keys_while_the_issuer_is_away() {
+    let (origin, mut issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    issuer.on("/keys.json", |_| Answer::json(&set(&[&OLD])));
+    let place = format!("url = \"{}/keys.json\", refresh = \"1h\"", issuer.url());
+    let builder = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI);
+    let gateway = builder.start().await;
+    get(&gateway, PATH, &OLD.token()).await.ok();
+    issuer.kill();
+    assert!(gateway.reload(&builder.jwt("leeway = \"5s\"")).await);
+    get(&gateway, PATH, &OLD.token()).await.ok();
+}
+
+/// A token of the shared secret with these claims; it is good for a while where they say nothing of that.
+fn with_claims(claims: &Value) -> String {
+    let mut all = json!({ "exp": now_ms() / 1_000 + 600 });
+    for (name, value) in claims.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &all, &key).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_without_a_tenant_passes_where_the_scope_needs_none() {
+    let origin = TestOrigin::start().await;
+    let scope = |scope| format!("cache = {{ namespace = \"{scope}\", scope = \"{scope}\", ttl = \"60s\" }}");
+    let gateway = Gateway::with(&origin)
+        .route("/passed", "auth = \"required\"")
+        .route("/followed", "auth = \"required\"\ncache = \"origin\"")
+        .route("/public", &format!("auth = \"required\"\n{}", scope("public")))
+        .route("/user", &scope("user"))
+        .route("/tenant", &scope("tenant"))
+        .start()
+        .await;
+    let token = with_claims(&json!({ "sub": "ann", "email": "ann@example.com" }));
+    for (path, tenant, user) in [
+        ("/passed", json!(null), json!("ann")),
+        ("/followed", json!(null), json!("ann")),
+        ("/public", json!("public"), json!(null)),
+        ("/user", json!("public"), json!("ann")),
+    ] {
+        // The second one is a hit where there are any.
+        for _ in 0..2 {
+            let reply = get(&gateway, path, &token).await.ok();
+            let told = reply.json();
+            assert_eq!((&told["tenant"], &told["user"]), (&tenant, &user), "{path}");
+        }
+    }
+    let reply = get(&gateway, "/tenant", &token).await.problem(401);
+    assert_eq!(detail(&reply), "token_no_tenant");
+    let reply = get(&gateway, "/user", &with_claims(&json!({ "tenant": "acme" }))).await.problem(401);
+    assert_eq!(detail(&reply), "token_no_user");
+    // One user's answers are not another's, whether they have a tenant or not.
+    let of_acme = with_claims(&json!({ "sub": "ann", "tenant": "acme" }));
+    assert_eq!(get(&gateway, "/user", &of_acme).await.ok().json()["tenant"], "acme");
+    assert_eq!(
+        get(&gateway, "/user", &with_claims(&json!({ "sub": "bob" }))).await.ok().json()["user"],
+        "bob"
+    );
+}
+
+#[tokio::test]
+async fn the_tenant_may_lie_deeper_or_be_the_default_one() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin)
+        .jwt("tenant_claim = \"/org/id\"\nrole_claim = \"/realm_access/roles/0\"\ndefault_tenant = \"everybody\"")
+        .route(PATH, KPI)
+        .route("/passed", "auth = \"required\"")
+        .start()
+        .await;
+    for (claims, tenant) in [
+        (json!({ "org": { "id": "acme" } }), "acme"),
+        (json!({ "tenant": "acme" }), "everybody"),
+        (json!({ "org": { "id": null } }), "everybody"),
+    ] {
+        let reply = get(&gateway, PATH, &with_claims(&claims)).await.ok();
+        assert_eq!(reply.json()["tenant"], tenant, "{claims}");
+    }
+    let malformed = with_claims(&json!({ "org": { "id": "a b" } }));
+    assert_eq!(detail(&get(&gateway, PATH, &malformed).await.problem(401)), "token_tenant");
+    let roles = with_claims(&json!({ "realm_access": { "roles": ["admin", "user"] } }));
+    assert_eq!(get(&gateway, "/passed", &roles).await.ok().json()["role"], "admin");
+}
+
+#[tokio::test]
+async fn each_refusal_of_a_token_says_why() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin)
+        .jwt("audience = \"us\"\nissuer = \"idp\"\nmax_token = \"1KiB\"")
+        .route(PATH, &format!("auth = \"required\"\n{KPI}"))
+        .route("/user", "cache = { namespace = \"u\", scope = \"user\", ttl = \"60s\" }")
+        .start()
+        .await;
+    let now = now_ms() / 1_000;
+    let good = json!({ "aud": "us", "iss": "idp", "tenant": "acme", "sub": "ann", "exp": now + 600 });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value,
+        }
+        let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+    };
+    let by = |algorithm, secret: &str| {
+        jsonwebtoken::encode(&Header::new(algorithm), &good, &EncodingKey::from_secret(secret.as_bytes()))
+            .unwrap()
+    };
+    get(&gateway, PATH, &with("aud", json!("us"))).await.ok();
+    let cases = [
+        (PATH, "no.token".to_owned(), "token_malformed"),
+        (PATH, by(Algorithm::HS512, JWT_SECRET), "token_algorithm"),
+        (PATH, by(Algorithm::HS256, "another secret"), "token_signature"),
+        (PATH, with("exp", json!(now - 1)), "token_expired"),
+        (PATH, with("nbf", json!(now + 60)), "token_not_yet_valid"),
+        (PATH, with("aud", json!("them")), "token_audience"),
+        (PATH, with("iss", json!(null)), "token_issuer"),
+        (PATH, with("exp", json!(null)), "token_no_expiry"),
+        (PATH, with("exp", json!("soon")), "token_claims"),
+        (PATH, with("tenant", json!("a b")), "token_tenant"),
+        (PATH, with("tenant", json!(null)), "token_no_tenant"),
+        (PATH, with("sub", json!([1])), "token_user"),
+        (PATH, with("role", json!({})), "token_role"),
+        (PATH, with("groups", json!("x".repeat(1_024))), "token_too_long"),
+        ("/user", with("sub", json!(null)), "token_no_user"),
+    ];
+    for (path, token, word) in &cases {
+        let reply = get(&gateway, path, token).await.problem(401);
+        assert_eq!(detail(&reply), *word);
+        let told = reply.json()["detail"].as_str().unwrap().to_owned();
+        let field = format!("Bearer error=\"invalid_token\", error_description=\"{told}\"");
+        assert_eq!(reply.header("www-authenticate"), field, "{word}");
+    }
+    let two = send(gateway.request("GET", PATH).bearer_auth("a").bearer_auth("b")).await.problem(401);
+    assert_eq!(detail(&two), "token_malformed");
+    let reply = gateway.get(PATH).await.problem(401);
+    assert_eq!((detail(&reply), reply.header("www-authenticate")), ("token_missing", "Bearer"));
+}
+
+#[tokio::test]
+async fn times_of_a_token_count_with_their_fractions() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin).route(PATH, KPI).start().await;
+    // A third of a second ago, and half a second from now.
+    let since = now_ms() as f64 / 1_000.0 - 0.333;
+    get(&gateway, PATH, &with_claims(&json!({ "tenant": "acme", "nbf": since }))).await.ok();
+    let until_then = now_ms() as f64 / 1_000.0 + 1.5;
+    let short = with_claims(&json!({ "tenant": "acme", "exp": until_then }));
+    get(&gateway, PATH, &short).await.ok();
+    until("its time is over", SOON, || async { get(&gateway, PATH, &short).await.status == 401 }).await;
+    assert!(now_ms() as f64 / 1_000.0 >= until_then);
+}
+
+#[tokio::test]
+async fn tokens_with_many_groups_are_short_enough() {
+    let origin = TestOrigin::start().await;
+    let gateway =
+        Gateway::with(&origin).route(PATH, KPI).route("/passed", "auth = \"required\"").start().await;
+    for groups in [160, 200] {
+        let ids: Vec<String> = (0..groups).map(|n| format!("6f1c4bb2-0d6f-4f5e-9a34-{n:012}")).collect();
+        let token = with_claims(&json!({ "tenant": "acme", "groups": ids }));
+        assert!(token.len() > 8_192 && token.len() <= 16_384, "{}", token.len());
+        for path in [PATH, PATH, "/passed"] {
+            get(&gateway, path, &token).await.ok();
+        }
+    }
+    let long = with_claims(&json!({ "tenant": "acme", "groups": "x".repeat(16_384) }));
+    assert_eq!(detail(&get(&gateway, "/passed", &long).await.problem(401)), "token_too_long");
+}
+
+#[tokio::test]
+async fn a_token_of_the_query_reaches_the_origin_in_authorization() {
+    let origin = TestOrigin::start().await;
+    let lines = |more: &str| format!("token_query = true\n{more}");
+    let gateway = Gateway::with(&origin)
+        .route("/passed", &lines(""))
+        .route("/followed", &lines("cache = \"origin\""))
+        .route("/versioned", &lines("cache = { namespace = \"n\", scope = \"tenant\", ttl = \"60s\" }"))
+        .start()
+        .await;
+    let token = token("acme", "ann");
+    for (method, path) in [
+        ("GET", "/passed"),
+        ("POST", "/passed"),
+        ("GET", "/followed"),
+        ("HEAD", "/followed"),
+        ("POST", "/followed"),
+        ("GET", "/versioned"),
+    ] {
+        origin.forget();
+        // A token that doesn't verify goes on where the gateway has no use for it.
+        let unknown = format!("a.{}.b", BASE64_URL_SAFE_NO_PAD.encode("x"));
+        let tokens = if path == "/versioned" { vec![&token] } else { vec![&token, &unknown] };
+        for token in tokens {
+            let reply = gateway.send_with(method, &format!("{path}?a=1&token={token}&b=2"), &[]).await.ok();
+            let seen = origin.seen(path).pop().unwrap();
+            assert_eq!(seen.header("authorization"), Some(&*format!("Bearer {token}")), "{method} {path}");
+            assert!(!format!("{:?}", seen.query).contains("token"), "{method} {path}: {:?}", seen.query);
+            assert!(!reply.is_hit(), "{method} {path}: {reply:?}");
+        }
+    }
+    // What one token was answered with is not another's, nor that of who has none.
+    origin.on("/followed", |seen| {
+        let body = seen.header("authorization").unwrap_or("nobody").to_owned();
+        Answer::new("text/plain", body).header("cache-control", "max-age=60")
+    });
+    for token in ["first", "second"] {
+        let reply = gateway.get(&format!("/followed?token={token}")).await.ok();
+        assert_eq!(reply.text(), format!("Bearer {token}"));
+    }
+    assert_eq!(gateway.get("/followed").await.ok().text(), "nobody");
 }

@@ -85,12 +85,12 @@ tables! {
     }
 
     Jwt "`[jwt]`" {
-        algorithms: Vec<At<Algorithm>>, secret: OneOrMany<Source>, jwks: Jwks, tenant_claim: String,
-        user_claim: String, role_claim: String, audience: OneOrMany<String>, issuer: OneOrMany<String>,
-        leeway: Duration
+        algorithms: Vec<At<Algorithm>>, secret: OneOrMany<Source>, jwks: Jwks, tenant_claim: ClaimName,
+        default_tenant: Name, user_claim: ClaimName, role_claim: ClaimName, audience: OneOrMany<String>,
+        issuer: OneOrMany<String>, leeway: Duration, max_token: Size
     }
 
-    Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration }
+    Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration, max_age: Duration }
 
     /// Where a secret is read from.
     Stored "Secrets" { env: String, file: String }
@@ -203,6 +203,23 @@ impl Read for Prefix {
                 true => Ok(Self(text.to_owned())),
                 false => Err("must be at most 64 printable ASCII characters, none of them a space"),
             }
+        })
+    }
+}
+
+/// A claim: its name, or a JSON pointer to it (RFC 6901).
+#[derive(Debug)]
+pub(super) struct ClaimName(pub(super) String);
+
+impl Read for ClaimName {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        let escapes = |text: &str| text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        text(value, place, report, |text| match text {
+            "" => Err("must not be empty"),
+            pointer if pointer.starts_with('/') && !escapes(pointer) => {
+                Err("is no JSON pointer (RFC 6901): \"~\" is written \"~0\", \"/\" in a name \"~1\"")
+            }
+            _ => Ok(Self(text.to_owned())),
         })
     }
 }

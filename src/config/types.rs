@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     certificate,
-    name::{Name, Namespace},
+    name::{Name, Namespace, Tenant},
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -233,8 +233,12 @@ pub struct Jwt {
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// Where the keys come from.
     pub keys: JwtKeys,
-    /// `tenant_claim` (`tenant`).
+    /// `jwks.max_age`: how long a key set that can't be read is believed (1 d).
+    pub jwks_max_age: Duration,
+    /// `tenant_claim` (`tenant`); as the other two a name, or a JSON pointer.
     pub tenant_claim: String,
+    /// `default_tenant`: of tokens that name none.
+    pub default_tenant: Option<Tenant>,
     /// `user_claim` (`sub`).
     pub user_claim: String,
     /// `role_claim` (`role`).
@@ -245,6 +249,8 @@ pub struct Jwt {
     pub issuer: Vec<String>,
     /// `leeway` on `exp` and `nbf` (0 s).
     pub leeway: Duration,
+    /// `max_token`: the longest token, in bytes (16 KiB).
+    pub max_token: usize,
 }
 
 /// The keys of `[jwt]`.

@@ -5,7 +5,7 @@
 use super::{Context, Gateway};
 use crate::{
     config::{Auth, CacheRules, Route, Scope},
-    identity::{Identity, Remembered},
+    identity::{Identity, Remembered, TokenError, Verifier},
     limits::rate::Limits,
     telemetry::labels::{RejectReason, TokenResult},
     websocket,
@@ -16,7 +16,7 @@ use std::{sync::Arc, time::SystemTime};
 
 impl Gateway {
     /// Whether a route takes a request: its size, its upgrade, its token.
-    pub(super) fn admit(
+    pub(super) async fn admit(
         &self,
         route: &Route,
         rules: Option<&Arc<CacheRules>>,
@@ -28,15 +28,15 @@ impl Gateway {
         }
         if websocket::is_wanted(&request.headers) {
             let rules = route.websocket.as_ref().ok_or(RejectReason::UpgradeRefused)?;
-            ctx.handshake = Some(Box::new(self.admit_websocket(rules, request)?));
+            ctx.handshake = Some(Box::new(self.admit_websocket(rules, request, ctx)?));
         }
-        ctx.identity = self.identify(ctx, route, rules, request)?;
+        ctx.identity = self.identify(ctx, route, rules, request).await?;
         Ok(())
     }
 
     /// Who asks. Where the answer or the route depends on it, a token has to verify; elsewhere one that does not
     /// is none of the gateway's business and passes on to the origin.
-    fn identify(
+    async fn identify(
         &self,
         ctx: &mut Context,
         route: &Route,
@@ -59,15 +59,18 @@ impl Gateway {
             Ok(Some((token, _))) => token,
             Ok(None) if needed => return Err(RejectReason::TokenMissing),
             Ok(None) => return Ok(None),
-            Err(_) if matters => return Err(RejectReason::Token),
+            Err(error) if matters => return Err(ctx.refuse_token(error)),
             Err(_) => return Ok(None),
         };
-        match verifier.verify(&token, SystemTime::now()) {
-            // An answer for one user can't be told from another's where nobody says who it is.
-            Ok((identity, _)) if scope == Some(Scope::User) && identity.user.is_none() => {
-                self.parts.metrics.token(TokenResult::Refused);
-                Err(RejectReason::Token)
+        let verdict = match verifier.verify(&token, SystemTime::now()) {
+            Err(error) if verifier.may_lack_key(&token, error) => {
+                Box::pin(verify_renewed(verifier, &token, error)).await
             }
+            verdict => verdict,
+        };
+        let verdict = verdict
+            .and_then(|(identity, remembered)| identity.check_scope(scope).map(|()| (identity, remembered)));
+        match verdict {
             Ok((identity, remembered)) => {
                 self.parts.metrics.token(match remembered {
                     Remembered::Yes => TokenResult::Remembered,
@@ -78,13 +81,25 @@ impl Gateway {
             Err(error) => {
                 self.parts.metrics.token(TokenResult::Refused);
                 if matters {
-                    ctx.detail = Some(error.detail());
-                    Err(RejectReason::Token)
+                    Err(ctx.refuse_token(error))
                 } else {
                     Ok(None)
                 }
             }
         }
+    }
+}
+
+/// The verdict on a token whose key is not known, once the key set has been read again. Where that was done a moment ago,
+/// nobody waits.
+async fn verify_renewed(
+    verifier: &Verifier,
+    token: &str,
+    refused: TokenError,
+) -> Result<(Arc<Identity>, Remembered), TokenError> {
+    match verifier.renew().await {
+        true => verifier.verify(token, SystemTime::now()),
+        false => Err(refused),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     },
     config::{CacheRules, Route},
     files::accel::recharset,
+    identity::Identity,
     name::Tenant,
     origin::{
         client::{Answering, Ask, AskError},
@@ -37,7 +38,7 @@ impl Gateway {
     ) -> Result<Next> {
         let request = session.req_header();
         let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
-        let tenant = tenant(ctx);
+        let tenant = tenant(ctx.identity.as_deref());
         let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
         let bound = bound_host(host(request), route);
         let parts = Parts { host: bound.as_deref(), tenant, user, path: ctx.path_of(request), query: &query };
@@ -149,7 +150,7 @@ impl Gateway {
             target: if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") },
             host: bound_host(host(request), route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
-            tenant: Some(whose(rules.scope, tenant(ctx)).to_string()),
+            tenant: Some(whose(rules.scope, tenant(ctx.identity.as_deref())).to_string()),
             body: Bytes::new(),
         };
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
@@ -157,9 +158,9 @@ impl Gateway {
     }
 }
 
-/// Whose request this is.
-pub(super) fn tenant(ctx: &Context) -> &Tenant {
-    ctx.identity.as_deref().map_or(Tenant::public(), |identity| &identity.tenant)
+/// The tenant whose request this is: `public` where nobody says who it is, or no tenant.
+pub(super) fn tenant(identity: Option<&Identity>) -> &Tenant {
+    identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 
 /// Asks an origin as often as the cache wants it to, and hands interim answers on.

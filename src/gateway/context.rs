@@ -13,11 +13,11 @@ use crate::{
     cache::key::Scheme,
     canonical_path::CanonicalPath,
     config::Route,
-    identity::Identity,
+    identity::{Identity, TokenError},
     limits::rate::Taken,
     origin::pool::{Pool, UnderWay},
     route::Match,
-    telemetry::labels::{CacheResult, CutReason},
+    telemetry::labels::{CacheResult, CutReason, RejectReason},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
@@ -67,6 +67,8 @@ pub struct Context {
     pub(super) result: CacheResult,
     /// Why, as `Cache-Status` and the access record tell it.
     pub(super) detail: Option<&'static str>,
+    /// What is wrong with its token, where it is refused for that.
+    pub(super) refused_token: Option<TokenError>,
     /// Bytes of its body that went by.
     pub(super) body_seen: u64,
     /// Its body came too slowly: as a stream of HTTP/2 it ends alone.
@@ -117,6 +119,7 @@ impl Context {
             handshake: None,
             result: CacheResult::Bypass,
             detail: None,
+            refused_token: None,
             body_seen: 0,
             dripped: None,
             upstream: None,
@@ -158,6 +161,12 @@ impl Context {
     /// The route that it would take with this method.
     pub(super) fn find_route(&self, request: &RequestHeader, method: &Method) -> Match<'_> {
         self.site.routes.find(host(request), &self.path, request.uri.path(), method)
+    }
+
+    /// It is refused for what is wrong with its token.
+    pub(super) fn refuse_token(&mut self, error: TokenError) -> RejectReason {
+        self.refused_token = Some(error);
+        RejectReason::Token
     }
 
     /// Its route.

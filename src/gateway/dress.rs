@@ -1,13 +1,12 @@
 //! What a route's rules make of fields: on the way to the origin, on the way back, and in which of its fields a request
 //! chooses a stored answer. The rules themselves are decided in `headers` and `cors`.
 
-use super::{host, site::Mode, Context};
+use super::{cached::tenant, host, site::Mode, Context};
 use crate::{
     authority,
     config::Route,
     cors,
     headers::{self, Facts, Fields},
-    name::Tenant,
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -125,7 +124,7 @@ fn facts<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Facts<'a> {
         path: request.uri.path(),
         request_id: ctx.id(),
         route: ctx.routed().map_or("", |route| route.name.as_str()),
-        tenant: identity.map_or(Tenant::public(), |identity| &identity.tenant).as_str(),
+        tenant: tenant(identity).as_str(),
         user: identity.and_then(|identity| identity.user.as_deref()),
         role: identity.and_then(|identity| identity.role.as_deref()),
         cache: ctx.result.as_str(),

@@ -241,7 +241,7 @@ impl Gateway {
             status,
             bytes,
             route: ctx.routed().map(|route| route.name.as_str()),
-            tenant: ctx.identity.as_ref().map(|identity| identity.tenant.as_str()),
+            tenant: ctx.identity.as_ref().and_then(|identity| Some(identity.tenant.as_ref()?.as_str())),
             result: ctx.result,
             detail: ctx.detail,
             origin: ctx.origin_time,

@@ -8,7 +8,7 @@ use super::{
     context::Context,
     dress, forward, host,
     session::Session,
-    Gateway, Next, Result,
+    websocket, Gateway, Next, Result,
 };
 use crate::{
     authority,
@@ -44,7 +44,7 @@ impl Gateway {
         claims::drop_unkeyed(session.req_header_mut(), rules);
         // Others get it too: it is made for the host that it is kept under, whatever host a proxy tells.
         ctx.client.host = None;
-        let request = session.req_header();
+        let request = &*websocket::with_moved_token(session.req_header(), ctx);
         if has_content(request) || request.headers.contains_key(header::UPGRADE) {
             ctx.detail = Some("content");
             return Ok(Next::Proxy);
@@ -86,7 +86,9 @@ impl Gateway {
         wish: Wish<'_>,
     ) -> Result<Next> {
         let interim = Arc::new(Interim::default());
-        let (asking, fetcher) = self.ask(session.req_header(), ctx, wish, Some(interim.clone()));
+        let request = websocket::with_moved_token(session.req_header(), ctx);
+        let (asking, fetcher) = self.ask(&request, ctx, wish, Some(interim.clone()));
+        drop(request);
         let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
         let (answer, forward) = loop {
             let next = async {
@@ -131,7 +133,7 @@ impl Gateway {
             target: asking.target.clone(),
             headers: forward::followed_headers(request, host.as_deref(), ctx, asking.is_alone()),
             host,
-            tenant: Some(tenant(ctx).to_string()),
+            tenant: Some(tenant(ctx.identity.as_deref()).to_string()),
             body: Bytes::new(),
         };
         // The client's: what the origin doesn't get to see.
@@ -172,6 +174,7 @@ pub(super) struct Wish<'r> {
 /// What the cache is asked.
 pub(super) fn asking(request: &RequestHeader, ctx: &Context, wish: Wish<'_>) -> Asking {
     let Wish { route, rules, key, asked } = wish;
+    let request = &*websocket::with_moved_token(request, ctx);
     let (host, target) = (host(request).unwrap_or_default(), target(route, request).into_owned());
     let mut headers = dress::choosing(route, &request.method, &request.headers).into_owned();
     // The origin doesn't get to see them: they choose no variant.

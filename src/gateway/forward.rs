@@ -3,12 +3,13 @@
 //! What a client claims of itself in these fields has been dropped before (`claims`): an origin may believe them. What
 //! trusted proxies say was judged before (`address`), and goes on in our words.
 
-use super::context::Context;
+use super::{cached::tenant, context::Context};
 use crate::{
     address,
     config::{CacheRules, Scope},
     files::accel::is_order,
     identity::Identity,
+    name::Tenant,
     representation::{encoding, nominated_by_connection, HOP_BY_HOP},
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Version};
@@ -48,7 +49,7 @@ fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host
 fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::with_capacity(TOLD);
     if let Some(identity) = &ctx.identity {
-        push_claims(&mut fields, identity, true);
+        push_claims(&mut fields, identity.tenant.as_ref(), Some(identity));
     }
     let client = &ctx.client;
     let mut text = String::with_capacity(96);
@@ -135,10 +136,10 @@ fn insert(
     }
 }
 
-fn push_claims(fields: &mut Vec<(HeaderName, HeaderValue)>, identity: &Identity, whole: bool) {
+fn push_claims(fields: &mut Vec<(HeaderName, HeaderValue)>, tenant: Option<&Tenant>, of: Option<&Identity>) {
     let mut push = |name, text: &str| fields.extend(HeaderValue::from_str(text).map(|value| (name, value)));
-    push(TENANT, identity.tenant.as_str());
-    if whole {
+    tenant.iter().for_each(|tenant| push(TENANT, tenant.as_str()));
+    if let Some(identity) = of {
         identity.user.iter().for_each(|user| push(USER, user));
         identity.role.iter().for_each(|role| push(ROLE, role));
     }
@@ -153,9 +154,11 @@ pub(super) fn fill_headers(
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::with_capacity(TOLD);
     match (rules.scope, &ctx.identity) {
-        (Scope::Public, _) | (_, None) => headers.push((TENANT, HeaderValue::from_static("public"))),
+        (Scope::Public, _) | (_, None) => push_claims(&mut headers, Some(Tenant::public()), None),
         (scope, Some(identity)) => {
-            push_claims(&mut headers, identity, scope == Scope::User);
+            // The one that the answer is kept under.
+            let tenant = tenant(Some(&**identity));
+            push_claims(&mut headers, Some(tenant), Some(&**identity).filter(|_| scope == Scope::User));
             let bearer = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
             headers.extend(bearer.map(|bearer| (header::AUTHORIZATION, bearer)));
         }

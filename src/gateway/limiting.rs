@@ -109,7 +109,7 @@ fn who<'r>(request: &'r RequestHeader, ctx: &'r Context) -> Who<'r> {
     let identity = ctx.identity.as_deref();
     Who {
         address: ctx.client.address,
-        tenant: identity.map(|identity| identity.tenant.as_str()),
+        tenant: identity.and_then(|identity| Some(identity.tenant.as_ref()?.as_str())),
         user: identity.and_then(|identity| identity.user.as_deref()),
         headers: &request.headers,
         query: request.uri.query().unwrap_or_default(),

@@ -160,7 +160,7 @@ impl Gateway {
         if let Err(reason) = permit::verify_link(session.req_header_mut(), ctx) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        if let Err(reason) = self.admit(route, mode.rules(), session.req_header(), ctx) {
+        if let Err(reason) = self.admit(route, mode.rules(), session.req_header(), ctx).await {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
         if !self.within_limits(limits, Stage::Identified, session.req_header(), ctx).await {

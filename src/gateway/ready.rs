@@ -13,7 +13,7 @@ mod told;
 pub use told::Late;
 
 use super::{
-    cached::bound_host,
+    cached::{bound_host, tenant},
     context::{date_of, Context, RequestId},
     exchange::Request,
     forward,
@@ -292,7 +292,7 @@ impl Visit<'_> {
             bytes,
             is_head,
             id,
-            tenant: found.identity.map(|identity| identity.tenant.clone()),
+            tenant: found.identity.and_then(|identity| identity.tenant.clone()),
             body,
         }
     }
@@ -340,7 +340,7 @@ impl Visit<'_> {
             identity::plain_bearer(credentials)?,
             UNIX_EPOCH + Duration::from_millis(self.now_ms),
         )?;
-        (scope != Some(Scope::User) || identity.user.is_some()).then_some(Some(identity))
+        identity.check_scope(scope).is_ok().then_some(Some(identity))
     }
 
     /// The fresh entry that answers.
@@ -390,7 +390,7 @@ impl Visit<'_> {
         let bound = bound_host(Some(asked.host), route);
         let parts = key::Parts {
             host: bound.as_deref(),
-            tenant: identity.map_or(Tenant::public(), |identity| &identity.tenant),
+            tenant: tenant(identity),
             user: identity.and_then(|identity| identity.user.as_deref()),
             path: asked.path,
             query: &words.query,

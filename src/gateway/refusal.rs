@@ -2,6 +2,7 @@
 
 use crate::{
     cache::{Failure, FetchError},
+    identity::TokenError,
     representation::problem::Problem,
     telemetry::labels::{EventResult, RejectReason},
     websocket,
@@ -53,10 +54,7 @@ pub(super) fn problem(reason: RejectReason) -> Problem {
     };
     let problem = Problem::new(status, detail);
     match reason {
-        RejectReason::Token => {
-            let said = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            problem.with(header::WWW_AUTHENTICATE, said)
-        }
+        RejectReason::Token => problem.with(header::WWW_AUTHENTICATE, INVALID_TOKEN),
         RejectReason::WebSocketVersion => problem
             .with(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(websocket::VERSION))
             .with(header::UPGRADE, HeaderValue::from_static("websocket")),
@@ -66,6 +64,15 @@ pub(super) fn problem(reason: RejectReason) -> Problem {
         _ => problem,
     }
 }
+
+/// The answer to a request whose token is refused (RFC 6750, 3.1).
+pub(super) fn token(error: TokenError) -> Problem {
+    let said = format!("Bearer error=\"invalid_token\", error_description=\"{}\"", error.text());
+    let said = HeaderValue::try_from(said).unwrap_or(INVALID_TOKEN);
+    Problem::new(StatusCode::UNAUTHORIZED, error.text()).with(header::WWW_AUTHENTICATE, said)
+}
+
+const INVALID_TOKEN: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
 
 /// Whether who sends such a request is heard no further: what it takes for a request may be none, and the next less.
 pub(super) fn ends_connection(reason: RejectReason) -> bool {

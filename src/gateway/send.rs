@@ -16,6 +16,7 @@ use crate::{
     cache::{entry::Entry, key::Key, live::Reader, now_ms, Arriving},
     config,
     files::accel::is_order,
+    identity::TokenError,
     origin::client::Answering,
     representation::{problem::Problem, respond, transform, Body, Representation},
     telemetry::labels::{CacheResult, FillOutcome, RejectReason},
@@ -37,7 +38,11 @@ impl Gateway {
         ctx: &mut Context,
         reason: RejectReason,
     ) -> Result<Next> {
-        self.refuse_with(session, ctx, reason, refusal::problem(reason)).await
+        let problem = match ctx.refused_token.filter(|_| reason == RejectReason::Token) {
+            Some(error) => refusal::token(error),
+            None => refusal::problem(reason),
+        };
+        self.refuse_with(session, ctx, reason, problem).await
     }
 
     pub(super) async fn refuse_with(
@@ -52,8 +57,8 @@ impl Gateway {
             session.ends_connection();
         }
         ctx.result = CacheResult::Local;
-        // Of a token it is known already what is wrong with it.
-        ctx.detail = ctx.detail.filter(|_| reason == RejectReason::Token).or(Some(reason.as_str()));
+        let of_token = ctx.refused_token.filter(|_| reason == RejectReason::Token);
+        ctx.detail = Some(of_token.map_or(reason.as_str(), TokenError::detail));
         self.send_problem(session, ctx, problem).await
     }
 

@@ -266,7 +266,7 @@ fn chooser<'r>(session: &'r Session<'_>, ctx: &'r Context) -> Chooser<'r> {
         client: Some(ctx.client.address),
         path: ctx.path_of(request),
         query: request.uri.query(),
-        tenant: cached::tenant(ctx).as_str(),
+        tenant: cached::tenant(ctx.identity.as_deref()).as_str(),
         cookie: ctx.seeking.cookie.as_deref(),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     telemetry::{labels::RejectReason, metrics::OpenWebSocket},
     websocket::{self, Fault, Offer},
 };
-use http::{header, HeaderMap, HeaderValue};
+use http::{header, HeaderValue};
 use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
@@ -53,6 +53,7 @@ impl Gateway {
         &self,
         rules: &WebSocket,
         request: &RequestHeader,
+        ctx: &mut Context,
     ) -> std::result::Result<Handshake, RejectReason> {
         websocket::check(&request.method, request.version, &request.headers).map_err(
             |fault| match fault {
@@ -64,7 +65,8 @@ impl Gateway {
             return Err(RejectReason::Origin);
         }
         let offer = match rules.tokens.contains(&TokenPlace::Subprotocol) {
-            true => websocket::offered_token(&request.headers).map_err(|_| RejectReason::Token)?,
+            true => websocket::offered_token(&request.headers)
+                .map_err(|_| ctx.refuse_token(TokenError::Malformed))?,
             false => None,
         };
         Ok(Handshake { offer, handover: None })
@@ -137,15 +139,39 @@ pub(super) fn token<'r>(
     Ok(None)
 }
 
+/// The token that an origin wouldn't look for where it stands, as it stands in `Authorization`. Credentials of another
+/// scheme are the application's, and stay.
+fn moved_token(route: &Route, request: &RequestHeader, handshake: Option<&Handshake>) -> Option<HeaderValue> {
+    let (token, place) = token(route, request, handshake).ok().flatten()?;
+    let headers = &request.headers;
+    let others = headers.contains_key(header::AUTHORIZATION) && matches!(identity::bearer(headers), Ok(None));
+    // What can't stand in a field can't be a token that verifies.
+    let moved = (place != TokenPlace::Header && !others).then(|| format!("Bearer {token}"))?;
+    HeaderValue::try_from(moved).ok()
+}
+
+/// The request as an origin that is asked by the gateway itself gets to see it: with the token of its query in
+/// `Authorization`. Out of the target it is taken elsewhere.
+pub(super) fn with_moved_token<'r>(request: &'r RequestHeader, ctx: &Context) -> Cow<'r, RequestHeader> {
+    let in_query = |route: &&Route| route.token_query && request.uri.query().is_some();
+    let moved = ctx.routed().filter(in_query).and_then(|route| moved_token(route, request, None));
+    match moved {
+        None => Cow::Borrowed(request),
+        Some(credentials) => {
+            let mut request = request.clone();
+            // It fits: there is room for one field more than a client may send.
+            request.insert_header(header::AUTHORIZATION, credentials).unwrap_or_default();
+            Cow::Owned(request)
+        }
+    }
+}
+
 /// Takes a request's tokens out of the places where an origin doesn't look for them, or would log them, and puts the one
 /// that counts where it does: into `Authorization`.
 pub(super) fn move_token(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let Some(route) = ctx.routed() else { return Ok(()) };
     let handshake = ctx.handshake.as_deref();
-    let moved = match token(route, request, handshake) {
-        Ok(Some((token, place))) if place != TokenPlace::Header => Some(token.into_owned()),
-        _ => None,
-    };
+    let moved = moved_token(route, request, handshake);
     let in_query = route.token_query || places(route, handshake).contains(&TokenPlace::Query);
     if let Some(query) = request.uri.query().filter(|_| in_query) {
         let kept = identity::without_query_token(query);
@@ -158,16 +184,8 @@ pub(super) fn move_token(request: &mut RequestHeader, ctx: &Context) -> Result<(
         Some(Offer { others: None, .. }) => drop(request.remove_header(&PROTOCOL)),
         None => {}
     }
-    if let Some(token) = moved.filter(|_| has_no_other_credentials(&request.headers)) {
-        // What can't stand in a field can't be a token that verifies.
-        if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}")) {
-            request.insert_header(header::AUTHORIZATION, value)?;
-        }
+    if let Some(credentials) = moved {
+        request.insert_header(header::AUTHORIZATION, credentials)?;
     }
     Ok(())
-}
-
-/// Credentials of another scheme are the application's.
-fn has_no_other_credentials(headers: &HeaderMap) -> bool {
-    !headers.contains_key(header::AUTHORIZATION) || !matches!(identity::bearer(headers), Ok(None))
 }

@@ -17,10 +17,12 @@ pub(super) type Claims = Map<String, Value>;
 /// What the configuration asks of claims.
 pub(super) struct Rules {
     tenant_claim: String,
+    default_tenant: Option<Tenant>,
     user_claim: String,
     role_claim: String,
     audience: Vec<String>,
     issuer: Vec<String>,
+    /// In milliseconds, as all times here.
     leeway: u64,
 }
 
@@ -28,18 +30,19 @@ impl Rules {
     pub(super) fn new(config: &Jwt) -> Self {
         Self {
             tenant_claim: config.tenant_claim.clone(),
+            default_tenant: config.default_tenant.clone(),
             user_claim: config.user_claim.clone(),
             role_claim: config.role_claim.clone(),
             audience: config.audience.clone(),
             issuer: config.issuer.clone(),
-            leeway: config.leeway.as_secs(),
+            leeway: u64::try_from(config.leeway.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    /// Whom the claims name, when they are acceptable at `now` (Unix seconds).
+    /// Whom the claims name, when they are acceptable at `now` (Unix milliseconds).
     pub(super) fn check(&self, claims: &Claims, now: u64) -> Result<Known, TokenError> {
-        let expires = numeric_date(claims.get("exp").ok_or(TokenError::Claims)?, f64::floor)?;
-        let not_before = claims.get("nbf").map_or(Ok(0), |nbf| numeric_date(nbf, f64::ceil))?;
+        let expires = numeric_date(claims.get("exp").ok_or(TokenError::NoExpiry)?)?;
+        let not_before = claims.get("nbf").map_or(Ok(0), numeric_date)?;
         self.check_times(expires, not_before, now)?;
         if !self.audience.is_empty() && !names_one_of(claims.get("aud"), &self.audience) {
             return Err(TokenError::Audience);
@@ -49,15 +52,15 @@ impl Rules {
             return Err(TokenError::Issuer);
         }
         let identity = Identity {
-            tenant: tenant(claims.get(&self.tenant_claim))?,
-            user: text(claims.get(&self.user_claim))?,
-            role: text(claims.get(&self.role_claim))?,
+            tenant: tenant(find(claims, &self.tenant_claim))?.or_else(|| self.default_tenant.clone()),
+            user: text(find(claims, &self.user_claim)).ok_or(TokenError::User)?,
+            role: text(find(claims, &self.role_claim)).ok_or(TokenError::Role)?,
             expires,
         };
         Ok(Known { identity: Arc::new(identity), not_before })
     }
 
-    /// Whether `now` lies in `not_before..expires`, widened by the leeway; all in Unix seconds.
+    /// Whether `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
     pub(super) fn check_times(&self, expires: u64, not_before: u64, now: u64) -> Result<(), TokenError> {
         if now >= expires.saturating_add(self.leeway) {
             return Err(TokenError::Expired);
@@ -69,18 +72,47 @@ impl Rules {
     }
 }
 
-/// A NumericDate: whole seconds, or a fraction that `round` resolves against the bearer.
-fn numeric_date(value: &Value, round: fn(f64) -> f64) -> Result<u64, TokenError> {
+/// A NumericDate (seconds, with or without a fraction) in milliseconds.
+fn numeric_date(value: &Value) -> Result<u64, TokenError> {
     // Beyond this, a float doesn't tell seconds apart.
     const LAST: f64 = 9_007_199_254_740_992.0;
     if let Some(seconds) = value.as_u64() {
-        return Ok(seconds);
+        return Ok(seconds.saturating_mul(1_000));
     }
-    match value.as_f64().map(round) {
-        // In range, so the cast is exact.
-        Some(seconds) if (0.0..LAST).contains(&seconds) => Ok(seconds as u64),
+    match value.as_f64() {
+        // In range, so the cast is exact but for the fraction of a millisecond.
+        Some(seconds) if (0.0..LAST).contains(&seconds) => Ok((seconds * 1_000.0).round() as u64),
         _ => Err(TokenError::Claims),
     }
+}
+
+/// The claim of this name; where that begins with `/`, the one that it points to (RFC 6901).
+fn find<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
+    let Some(pointer) = name.strip_prefix('/') else { return claims.get(name) };
+    let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
+    claims.get(&unescaped(first))?.pointer(rest)
+}
+
+/// Puts a claim where [`find`] finds it.
+pub(super) fn put(claims: &mut Claims, name: &str, value: Value) {
+    let Some(pointer) = name.strip_prefix('/') else {
+        claims.insert(name.to_owned(), value);
+        return;
+    };
+    match pointer.split_once('/') {
+        None => drop(claims.insert(unescaped(pointer), value)),
+        Some((first, rest)) => {
+            let inner = claims.entry(unescaped(first)).or_insert_with(|| Value::Object(Claims::new()));
+            if let Value::Object(inner) = inner {
+                put(inner, &format!("/{rest}"), value);
+            }
+        }
+    }
+}
+
+/// A token of a JSON pointer as it is meant.
+fn unescaped(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
 }
 
 /// `aud` is one string or a list of them; one match is enough.
@@ -93,27 +125,28 @@ fn names_one_of(claim: Option<&Value>, accepted: &[String]) -> bool {
     }
 }
 
-fn tenant(claim: Option<&Value>) -> Result<Tenant, TokenError> {
-    let name = claim.and_then(Value::as_str).ok_or(TokenError::Claims)?;
-    name.parse().map_err(|_| TokenError::Claims)
+/// A tenant's name; absent and null mean none.
+fn tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
+    match claim {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) => name.parse().map(Some).map_err(|_| TokenError::Tenant),
+        Some(_) => Err(TokenError::Tenant),
+    }
 }
 
-/// A user or a role: text or an integer; absent, null and empty mean none.
-fn text(claim: Option<&Value>) -> Result<Option<String>, TokenError> {
+/// A user or a role: text or an integer; absent, null and empty mean none. `None`: it is neither.
+fn text(claim: Option<&Value>) -> Option<Option<String>> {
     let text = match claim {
-        None | Some(Value::Null) => return Ok(None),
+        None | Some(Value::Null) => return Some(None),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Number(number)) if !number.is_f64() => number.to_string(),
-        Some(_) => return Err(TokenError::Claims),
+        Some(_) => return None,
     };
     // The origin gets the text as a header, and a receiver strips spaces off a header's ends: with them, two
     // users of ours would be one of the origin's.
     let fits =
         text.len() <= MAX_TEXT && text.trim().len() == text.len() && !text.chars().any(char::is_control);
-    if !fits {
-        return Err(TokenError::Claims);
-    }
-    Ok(Some(text).filter(|text| !text.is_empty()))
+    fits.then(|| Some(text).filter(|text| !text.is_empty()))
 }
 
 #[cfg(test)]
@@ -124,6 +157,7 @@ mod tests {
     fn rules(audience: &[&str], issuer: &[&str], leeway: u64) -> Rules {
         Rules {
             tenant_claim: "tenant".into(),
+            default_tenant: None,
             user_claim: "sub".into(),
             role_claim: "role".into(),
             audience: audience.iter().map(ToString::to_string).collect(),
@@ -140,26 +174,34 @@ mod tests {
         rules.check(claims.as_object().unwrap(), now).map(|known| (*known.identity).clone())
     }
 
-    #[test]
-    fn the_last_second_is_the_one_before_exp() {
-        let strict = rules(&[], &[], 0);
-        assert!(check(&strict, json!({}), 999).is_ok());
-        assert_eq!(check(&strict, json!({}), 1_000), Err(TokenError::Expired));
-        assert_eq!(check(&strict, json!({ "exp": 999.9 }), 999), Err(TokenError::Expired));
-        let lenient = rules(&[], &[], 5);
-        assert!(check(&lenient, json!({}), 1_004).is_ok());
-        assert_eq!(check(&lenient, json!({}), 1_005), Err(TokenError::Expired));
-        assert_eq!(check(&lenient, json!({ "exp": u64::MAX }), u64::MAX), Err(TokenError::Expired));
+    /// The verdict on these claims alone.
+    fn check_all(rules: &Rules, claims: &Value) -> Result<Identity, TokenError> {
+        rules.check(claims.as_object().unwrap(), 1).map(|known| (*known.identity).clone())
     }
 
     #[test]
-    fn the_first_second_is_nbf() {
-        let strict = rules(&[], &[], 0);
-        assert!(check(&strict, json!({ "nbf": 500 }), 500).is_ok());
-        assert_eq!(check(&strict, json!({ "nbf": 500 }), 499), Err(TokenError::NotYetValid));
-        assert_eq!(check(&strict, json!({ "nbf": 499.1 }), 499), Err(TokenError::NotYetValid));
-        assert!(check(&rules(&[], &[], 5), json!({ "nbf": 500 }), 495).is_ok());
-        assert_eq!(check(&rules(&[], &[], 5), json!({ "nbf": 500 }), 494), Err(TokenError::NotYetValid));
+    fn times_count_as_they_are_with_fractions() {
+        let (strict, lenient) = (rules(&[], &[], 0), rules(&[], &[], 5_000));
+        let expired = Err(TokenError::Expired);
+        for (rules, exp, last) in [
+            (&strict, json!(1_000), 999_999),
+            (&strict, json!(999.5), 999_499),
+            (&strict, json!(999.9), 999_899),
+            (&lenient, json!(1_000), 1_004_999),
+        ] {
+            assert!(check(rules, json!({ "exp": exp }), last).is_ok(), "{exp}");
+            assert_eq!(check(rules, json!({ "exp": exp }), last + 1), expired, "{exp}");
+        }
+        assert_eq!(check(&lenient, json!({ "exp": u64::MAX }), u64::MAX), expired);
+        for (rules, nbf, first) in [
+            (&strict, json!(500), 500_000),
+            (&strict, json!(499.1), 499_100),
+            (&strict, json!(499.667), 499_667),
+            (&lenient, json!(500), 495_000),
+        ] {
+            assert!(check(rules, json!({ "nbf": nbf }), first).is_ok(), "{nbf}");
+            assert_eq!(check(rules, json!({ "nbf": nbf }), first - 1), Err(TokenError::NotYetValid), "{nbf}");
+        }
     }
 
     #[test]
@@ -176,9 +218,8 @@ mod tests {
                 "{bad}"
             );
         }
-        let without_exp = json!({ "tenant": "acme" });
-        let verdict = rules(&[], &[], 0).check(without_exp.as_object().unwrap(), 1);
-        assert_eq!(verdict.map(|_| ()), Err(TokenError::Claims));
+        let without = check_all(&rules(&[], &[], 0), &json!({ "tenant": "acme" }));
+        assert_eq!(without, Err(TokenError::NoExpiry));
     }
 
     #[test]
@@ -198,17 +239,54 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_a_proper_tenant_fails_closed() {
-        for bad in [json!(null), json!(""), json!("a:b"), json!("a b"), json!(7), json!(["acme"])] {
-            assert_eq!(
-                check(&rules(&[], &[], 0), json!({ "tenant": bad }), 1),
-                Err(TokenError::Claims),
-                "{bad}"
-            );
+    fn a_tenant_that_is_no_name_fails_closed() {
+        for bad in [json!(""), json!("a:b"), json!("a b"), json!(7), json!(["acme"]), json!({})] {
+            let mut rules = rules(&[], &[], 0);
+            assert_eq!(check(&rules, json!({ "tenant": bad }), 1), Err(TokenError::Tenant), "{bad}");
+            rules.default_tenant = Some("all".parse().unwrap());
+            assert_eq!(check(&rules, json!({ "tenant": bad }), 1), Err(TokenError::Tenant), "{bad}");
         }
-        let without = json!({ "exp": 1_000 });
-        let verdict = rules(&[], &[], 0).check(without.as_object().unwrap(), 1);
-        assert_eq!(verdict.map(|_| ()), Err(TokenError::Claims));
+    }
+
+    #[test]
+    fn a_token_without_a_tenant_has_the_default_one_or_none() {
+        let mut rules = rules(&[], &[], 0);
+        for none in [json!({ "exp": 1_000 }), json!({ "exp": 1_000, "tenant": null })] {
+            rules.default_tenant = None;
+            assert_eq!(check_all(&rules, &none).map(|identity| identity.tenant), Ok(None));
+            rules.default_tenant = Some("all".parse().unwrap());
+            let tenant = check_all(&rules, &none).unwrap().tenant.unwrap();
+            assert_eq!(tenant.as_str(), "all");
+        }
+    }
+
+    #[test]
+    fn a_claim_may_be_pointed_to() {
+        let claims = json!({
+            "exp": 1_000,
+            "org": { "id": "acme", "a/b": { "~": "tilde" } },
+            "list": [{ "id": "first" }],
+            "https://app.example/tenant": "named",
+        });
+        for (pointer, tenant) in [
+            ("/org/id", Some("acme")),
+            ("/list/0/id", Some("first")),
+            ("/org/a~1b/~0", Some("tilde")),
+            ("https://app.example/tenant", Some("named")),
+            ("/https:~1~1app.example~1tenant", Some("named")),
+            ("/org/other", None),
+            ("/list/1/id", None),
+            ("org.id", None),
+        ] {
+            let rules = Rules { tenant_claim: pointer.into(), ..rules(&[], &[], 0) };
+            let found = check_all(&rules, &claims).unwrap().tenant;
+            assert_eq!(found.as_ref().map(Tenant::as_str), tenant, "{pointer}");
+        }
+        let mut made = Claims::new();
+        put(&mut made, "/org/a~1b", json!("x"));
+        put(&mut made, "/org/id", json!("y"));
+        put(&mut made, "sub", json!("z"));
+        assert_eq!(Value::Object(made), json!({ "org": { "a/b": "x", "id": "y" }, "sub": "z" }));
     }
 
     #[test]
@@ -222,12 +300,12 @@ mod tests {
         assert_eq!(user(json!("")), Ok(None));
         let long = "x".repeat(257);
         for bad in [json!(1.5), json!(true), json!([]), json!({}), json!(long)] {
-            assert_eq!(user(bad.clone()), Err(TokenError::Claims), "{bad}");
+            assert_eq!(user(bad.clone()), Err(TokenError::User), "{bad}");
         }
         for bad in ["a\nb", "a\r", "\0", "a\u{7f}", "a\u{85}b", " a", "a ", "\u{a0}a", " "] {
-            assert_eq!(user(json!(bad)), Err(TokenError::Claims), "{bad:?}");
+            assert_eq!(user(json!(bad)), Err(TokenError::User), "{bad:?}");
             let role = check(&rules(&[], &[], 0), json!({ "role": bad }), 1);
-            assert_eq!(role, Err(TokenError::Claims), "{bad:?}");
+            assert_eq!(role, Err(TokenError::Role), "{bad:?}");
         }
     }
 }

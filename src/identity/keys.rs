@@ -16,7 +16,7 @@ const MAX_TRIED: usize = 16;
 /// A token's parts; nothing of it is verified.
 pub(super) struct Token<'a> {
     pub(super) algorithm: Algorithm,
-    kid: Option<String>,
+    pub(super) kid: Option<String>,
     message: &'a str,
     payload: &'a str,
     signature: &'a str,

@@ -15,7 +15,7 @@ const SLOT: usize = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) identity: Arc<Identity>,
-    /// `nbf`, Unix seconds; 0 where the token has none.
+    /// `nbf`, Unix milliseconds; 0 where the token has none.
     pub(super) not_before: u64,
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use crate::name::Name;
 
     fn known() -> Known {
-        let identity = Identity { tenant: Name::public().clone(), user: None, role: None, expires: 0 };
+        let identity = Identity { tenant: Some(Name::public().clone()), user: None, role: None, expires: 0 };
         Known { identity: Arc::new(identity), not_before: 0 }
     }
 

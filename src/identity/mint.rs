@@ -1,13 +1,13 @@
 //! Making tokens for tests, demos and the command line: `HS…` only.
 
-use super::{unix_seconds, IdentityError};
+use super::{claims, IdentityError};
 use crate::{
     config::{Jwt, Secret},
     name::Tenant,
 };
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
 use serde_json::{Map, Value};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Who is to bear a token.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ impl Bearer<'_> {
     /// What a token says that is good for `jwt` from `now` on: under its names of claims, for the first of its
     /// audiences and from the first of its issuers. Without one, under the default names.
     fn claims(&self, jwt: Option<&Jwt>, now: SystemTime) -> Map<String, Value> {
-        let issued = unix_seconds(now);
+        let issued = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let named = |name: fn(&Jwt) -> &str, default| jwt.map_or(default, name).to_owned();
         let tenant = Some(self.tenant.as_str().into());
         let claims: [(String, Option<Value>); 7] = [
@@ -38,7 +38,11 @@ impl Bearer<'_> {
             ("iat".to_owned(), Some(issued.into())),
             ("exp".to_owned(), Some(issued.saturating_add(self.lifetime.as_secs()).into())),
         ];
-        claims.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let mut made = Map::new();
+        for (name, value) in claims.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            claims::put(&mut made, &name, value);
+        }
+        made
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Decides whether a token is genuine, meant for us and valid at a given second, and keeps what it verified in a
 //! bounded memory until the token expires, so that a hit doesn't pay for the signature. It fails closed: a token
-//! that lacks a tenant or breaks a rule is an error, never an anonymous request. It never reads the clock, never
-//! fetches a key by itself, and no error of it holds token text.
+//! that breaks a rule is an error, never an anonymous request. It never fetches a key by itself, but has whoever keeps the
+//! key set read it again where a token's key is not known (`renewal.rs`). No error of it holds token text.
 
 mod claims;
 mod credentials;
@@ -11,31 +11,34 @@ mod jwks;
 mod keys;
 mod memory;
 mod mint;
+mod renewal;
 #[cfg(test)]
 mod tests;
 
 pub use credentials::{bearer, plain_bearer, query_token, without_query_token};
 pub use mint::{mint, Bearer};
+pub use renewal::Renewal;
 
 use crate::{
-    config::{Jwt, JwtKeys},
+    config::{Jwt, JwtKeys, Scope},
     name::Tenant,
 };
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use claims::Rules;
 use jsonwebtoken::Algorithm;
 use keys::{Keys, Token};
 use memory::{Known, Memory};
 use std::{
     fs::File,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The longest token that is looked at, in bytes.
-pub const MAX_TOKEN: usize = 8 * 1024;
 /// How many tokens of ordinary length (up to 511 bytes) are remembered; longer ones count for more.
 pub const MAX_REMEMBERED: usize = 65_536;
 /// The longest JWKS document that is accepted, in bytes.
@@ -44,14 +47,28 @@ pub const MAX_JWKS: usize = 256 * 1024;
 /// What a verified token says about its bearer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The tenant, always there.
-    pub tenant: Tenant,
+    /// The tenant, where the token or the configuration names one.
+    pub tenant: Option<Tenant>,
     /// The user: 1 to 256 bytes without control characters or spaces at either end.
     pub user: Option<String>,
     /// The role, held to the same rules as the user.
     pub role: Option<String>,
-    /// `exp`: the first second (Unix time) at which the token is no longer valid, leeway apart.
+    /// `exp`: the first millisecond (Unix time) at which the token is no longer valid, leeway apart.
     pub expires: u64,
+}
+
+impl Identity {
+    /// Checks that it names all that answers of this scope are told apart by.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn check_scope(&self, scope: Option<Scope>) -> Result<(), TokenError> {
+        match scope {
+            Some(Scope::Tenant) if self.tenant.is_none() => Err(TokenError::NoTenant),
+            Some(Scope::User) if self.user.is_none() => Err(TokenError::NoUser),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a verdict came from memory or paid for a signature.
@@ -63,57 +80,72 @@ pub enum Remembered {
     No,
 }
 
-/// Why a token is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum TokenError {
-    /// Not a JWS in compact form, or credentials that are no bearer token.
-    #[error("the token is malformed")]
-    Malformed,
-    /// An algorithm that is not configured; `none` is one of them.
-    #[error("the token's algorithm is not accepted")]
-    Algorithm,
-    /// No key confirms the signature.
-    #[error("the token's signature does not verify")]
-    Signature,
-    /// `exp` has come.
-    #[error("the token has expired")]
-    Expired,
-    /// `nbf` has not come.
-    #[error("the token is not valid yet")]
-    NotYetValid,
-    /// `aud` is absent or names someone else.
-    #[error("the token is meant for another audience")]
-    Audience,
-    /// `iss` is absent or not one of ours.
-    #[error("the token is from another issuer")]
-    Issuer,
-    /// A claim is missing (`exp`, the tenant) or not of the form that we accept.
-    #[error("the token's claims are not acceptable")]
-    Claims,
-    /// No key has the token's `kid` and fits its algorithm.
-    #[error("there is no key for the token")]
-    NoKey,
-    /// Longer than [`MAX_TOKEN`].
-    #[error("the token is longer than {MAX_TOKEN} bytes")]
-    TooLong,
+/// Declares the reasons for which a token is refused: each with the word of access records and `Cache-Status`, and the
+/// text for people.
+macro_rules! token_errors {
+    ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
+        /// Why a token is refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+        pub enum TokenError {
+            $($(#[$doc])* #[error($text)] $name,)*
+        }
+
+        impl TokenError {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The reason, for access records and `Cache-Status`.
+            pub fn detail(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+
+            /// The reason, for people.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
 }
 
-impl TokenError {
-    /// The reason, for access records and `Cache-Status`.
-    pub fn detail(self) -> &'static str {
-        match self {
-            Self::Malformed => "token_malformed",
-            Self::Algorithm => "token_algorithm",
-            Self::Signature => "token_signature",
-            Self::Expired => "token_expired",
-            Self::NotYetValid => "token_not_yet_valid",
-            Self::Audience => "token_audience",
-            Self::Issuer => "token_issuer",
-            Self::Claims => "token_claims",
-            Self::NoKey => "token_no_key",
-            Self::TooLong => "token_too_long",
-        }
-    }
+token_errors! {
+    /// Not a JWS in compact form, or credentials that are no bearer token.
+    Malformed => "token_malformed", "the token is malformed";
+    /// An algorithm that is not configured; `none` is one of them.
+    Algorithm => "token_algorithm", "the token's algorithm is not accepted";
+    /// No key confirms the signature.
+    Signature => "token_signature", "the token's signature does not verify";
+    /// `exp` has come.
+    Expired => "token_expired", "the token has expired";
+    /// `nbf` has not come.
+    NotYetValid => "token_not_yet_valid", "the token is not valid yet";
+    /// `aud` is absent or names someone else.
+    Audience => "token_audience", "the token is meant for another audience";
+    /// `iss` is absent or not one of ours.
+    Issuer => "token_issuer", "the token is from another issuer";
+    /// `exp` is missing.
+    NoExpiry => "token_no_expiry", "the token has no exp";
+    /// `exp` or `nbf` is no time.
+    Claims => "token_claims", "the token's exp or nbf is no number of seconds";
+    /// The tenant's claim is no name.
+    Tenant => "token_tenant", "the token's tenant is no valid name";
+    /// The answer is one tenant's, and the token names none.
+    NoTenant => "token_no_tenant", "the token names no tenant";
+    /// The user's claim is neither text nor an integer, or too long.
+    User => "token_user", "the token's user is neither plain text nor an integer";
+    /// The answer is one user's, and the token names none.
+    NoUser => "token_no_user", "the token names no user";
+    /// The role's claim is neither text nor an integer, or too long.
+    Role => "token_role", "the token's role is neither plain text nor an integer";
+    /// No key has the token's `kid` and fits its algorithm.
+    NoKey => "token_no_key", "there is no key for the token";
+    /// The key set could not be read for longer than its `max_age`.
+    OldKeys => "token_old_keys", "the keys that verify tokens are too old";
+    /// Longer than `max_token`.
+    TooLong => "token_too_long", "the token is too long";
 }
 
 /// Why keys can't be used.
@@ -143,13 +175,13 @@ pub enum IdentityError {
     /// No key in the set can verify any of the configured algorithms.
     #[error("the JWKS has no usable key for the configured algorithms")]
     NoUsableKey,
-    /// The JWKS file can't be read.
-    #[error("can't read {}: {source}", path.display())]
+    /// The JWKS file can't be read, or is not usable.
+    #[error("can't use {}: {source}", path.display())]
     File {
         /// Which file.
         path: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A token can't be made; the library's reason.
     #[error("can't sign the token: {0}")]
@@ -160,8 +192,16 @@ pub enum IdentityError {
 pub struct Verifier {
     algorithms: Vec<Algorithm>,
     rules: Rules,
+    max_token: usize,
     capacity: usize,
     ring: ArcSwap<Ring>,
+    /// How long a key set that can't be read is believed.
+    max_age: Duration,
+    /// Until when (Unix milliseconds) the keys are believed.
+    good_until: AtomicU64,
+    renewal: Arc<Renewal>,
+    /// The document that the keys are from.
+    document: ArcSwapOption<String>,
 }
 
 /// Keys, and what they verified. They are replaced together, so that a token of a key that is gone is forgotten
@@ -205,8 +245,13 @@ impl Verifier {
         Ok(Self {
             algorithms: config.algorithms.clone(),
             rules: Rules::new(config),
+            max_token: config.max_token,
             capacity,
             ring: ArcSwap::from_pointee(Ring::new(keys, capacity)),
+            max_age: config.jwks_max_age,
+            good_until: AtomicU64::new(u64::MAX),
+            renewal: Arc::default(),
+            document: ArcSwapOption::empty(),
         })
     }
 
@@ -215,10 +260,13 @@ impl Verifier {
     /// # Errors
     /// The reason for which the token is refused. Refusals are not remembered.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<(Arc<Identity>, Remembered), TokenError> {
-        if token.len() > MAX_TOKEN {
+        if token.len() > self.max_token {
             return Err(TokenError::TooLong);
         }
-        let now = unix_seconds(now);
+        let now = unix_ms(now);
+        if self.has_old_keys(now) {
+            return Err(TokenError::OldKeys);
+        }
         let ring = self.ring.load();
         if let Some(known) = ring.memory.recall(token) {
             return match self.rules.check_times(known.identity.expires, known.not_before, now) {
@@ -238,9 +286,48 @@ impl Verifier {
     /// Whose token this is, at `now`, if it was verified before and still is valid. Anything else [`Self::verify`] has to
     /// judge; this changes nothing.
     pub fn remembers(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>> {
-        let known = self.ring.load().memory.recall(token)?;
-        let times = self.rules.check_times(known.identity.expires, known.not_before, unix_seconds(now));
+        let now = unix_ms(now);
+        let known = self.ring.load().memory.recall(token).filter(|_| !self.has_old_keys(now))?;
+        let times = self.rules.check_times(known.identity.expires, known.not_before, now);
         times.ok().map(|()| known.identity)
+    }
+
+    /// Whether another reading of the key set could make a token good that was refused for this reason.
+    pub fn may_lack_key(&self, token: &str, refused: TokenError) -> bool {
+        if matches!(self.ring.load().keys, Keys::Secrets(_)) {
+            return false;
+        }
+        match refused {
+            TokenError::NoKey | TokenError::OldKeys => true,
+            // Issuers who name no keys change them as well.
+            TokenError::Signature => Token::parse(token).is_ok_and(|token| token.kid.is_none()),
+            _ => false,
+        }
+    }
+
+    /// Has the key set read again, at once unless that was done a moment ago; whether it was.
+    pub async fn renew(&self) -> bool {
+        self.renewal.renew().await
+    }
+
+    /// Where whoever keeps the key set hears that it is to be read again.
+    pub fn renewal(&self) -> Arc<Renewal> {
+        self.renewal.clone()
+    }
+
+    /// The key set was read at `now`, whether it has changed or not: it is believed for `max_age` from then on.
+    pub fn confirm(&self, now: SystemTime) {
+        let max_age = u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX);
+        self.good_until.store(unix_ms(now).saturating_add(max_age), Ordering::Relaxed);
+    }
+
+    /// Whether the keys are believed no longer, at `now`.
+    pub fn is_outdated(&self, now: SystemTime) -> bool {
+        self.has_old_keys(unix_ms(now))
+    }
+
+    fn has_old_keys(&self, now_ms: u64) -> bool {
+        now_ms > self.good_until.load(Ordering::Relaxed)
     }
 
     fn verify_anew(&self, token: &str, keys: &Keys, now: u64) -> Result<Known, TokenError> {
@@ -262,10 +349,19 @@ impl Verifier {
         let Keys::Public(current) = &ring.keys else { return Err(IdentityError::NotJwks) };
         let keys = jwks::parse(text, &self.algorithms)?;
         let usable = keys.len();
+        self.document.store(Some(Arc::new(text.to_owned())));
         if keys != *current {
             self.ring.store(Arc::new(Ring::new(Keys::Public(keys), self.capacity)));
         }
         Ok(usable)
+    }
+
+    /// Takes the keys of another verifier, with what is left of the time for which they are believed.
+    pub fn take_over(&self, other: &Self) {
+        let Some(text) = other.document.load_full() else { return };
+        if self.replace_jwks(&text).is_ok() {
+            self.good_until.store(other.good_until.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 
     /// [`replace_jwks`](Self::replace_jwks) with the content of a file. Blocks while it reads.
@@ -274,10 +370,11 @@ impl Verifier {
     /// When the file can't be read, is not UTF-8, or as `replace_jwks`: the keys in use stay.
     pub fn load_jwks_file(&self, path: &Path) -> Result<usize, IdentityError> {
         let mut text = String::new();
+        let named = |source| IdentityError::File { path: path.to_owned(), source };
         File::open(path)
             .and_then(|file| file.take(MAX_JWKS as u64 + 1).read_to_string(&mut text))
-            .map_err(|source| IdentityError::File { path: path.to_owned(), source })?;
-        self.replace_jwks(&text)
+            .map_err(|error| named(error.into()))?;
+        self.replace_jwks(&text).map_err(|error| named(error.into()))
     }
 
     /// How many tokens are remembered, for the metrics.
@@ -287,6 +384,7 @@ impl Verifier {
 }
 
 /// A clock before 1970 is broken; as the end of time it makes every token an expired one.
-fn unix_seconds(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
+fn unix_ms(now: SystemTime) -> u64 {
+    let since = now.duration_since(UNIX_EPOCH).ok();
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(u64::MAX)
 }

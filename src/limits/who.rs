@@ -34,10 +34,11 @@ impl Partition {
         let shown = match by {
             LimitBy::Address => None,
             LimitBy::Tenant => who.tenant.map(|tenant| Self::of_text(b't', &[tenant.as_bytes()])),
-            LimitBy::User => who
-                .tenant
-                .zip(who.user)
-                .map(|(tenant, user)| Self::of_text(b'u', &[tenant.as_bytes(), user.as_bytes()])),
+            LimitBy::User => {
+                // No tenant has an empty name.
+                let tenant = who.tenant.unwrap_or_default();
+                who.user.map(|user| Self::of_text(b'u', &[tenant.as_bytes(), user.as_bytes()]))
+            }
             LimitBy::Header(name) => {
                 let mut values = who.headers.get_all(name).iter();
                 let value = values.next().map(|value| value.as_bytes()).filter(|value| !value.is_empty());
@@ -120,6 +121,8 @@ mod tests {
         let user = |tenant, user| Partition::of(&LimitBy::User, &Who { tenant, user, ..plain });
         assert_eq!(user(Some("acme"), None), by_address);
         assert_ne!(user(Some("acme"), Some("ann")), user(Some("globex"), Some("ann")));
+        assert_ne!(user(None, Some("ann")), by_address);
+        assert_ne!(user(None, Some("ann")), user(Some("acme"), Some("ann")));
         assert_ne!(user(Some("ab"), Some("c")), user(Some("a"), Some("bc")));
         assert_ne!(user(Some("acme"), Some("ann")), tenant(Some("acme")));
     }

@@ -5,23 +5,28 @@ use crate::{
     config::{JwtKeys, Origin, OriginServer},
     identity::{IdentityError, Verifier, MAX_JWKS},
     origin::{
-        client::{self, Ask},
+        client::{self, Ask, AskError, Got},
         connector,
         pool::Pool,
     },
     telemetry::metrics::Metrics,
 };
+use http::{header, StatusCode};
 use pingora_core::connectors::http::Connector;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
+use tokio::time::timeout;
+use url::Url;
 
 /// How often a JWKS file is looked at.
 const LOOK_AT_FILE: Duration = Duration::from_secs(5);
 /// How soon a JWKS that could not be fetched is tried again.
 const FETCH_AGAIN: Duration = Duration::from_secs(5);
+/// The most redirects from a key set's URL to where it lies.
+const MOST_REDIRECTS: usize = 5;
 
 /// Loads a key set before the first request, and keeps it up to date. One that can't be fetched at first is tried
 /// on: until then tokens are refused, everything else works.
@@ -34,83 +39,208 @@ pub(super) async fn keep(
         JwtKeys::Secrets(_) => {}
         JwtKeys::JwksFile(path) => {
             verifier.load_jwks_file(path)?;
-            watched("jwks file", reload(path.clone(), Arc::downgrade(verifier)));
+            verifier.confirm(SystemTime::now());
+            watched("jwks file", renew(KeySet::File(path.clone()), true, verifier));
         }
         JwtKeys::JwksUrl { url, refresh } => {
-            let Some((origin, target)) = jwks_origin(url) else { return Ok(()) };
-            let pool = Arc::new(Pool::new(origin, metrics, None));
-            pool.resolve().await;
-            let fetcher = Fetcher { connector: connector::connector(), pool, target };
-            let loaded = fetcher.fetch(verifier).await;
-            watched("jwks url", fetcher.keep(*refresh, loaded, Arc::downgrade(verifier)));
+            let Some(fetcher) = Fetcher::new(url, metrics) else { return Ok(()) };
+            let loaded = fetcher.read(verifier).await;
+            watched("jwks url", renew(KeySet::Url(fetcher, *refresh), loaded, verifier));
         }
     }
     Ok(())
 }
 
-async fn reload(path: PathBuf, verifier: Weak<Verifier>) {
-    loop {
-        tokio::time::sleep(LOOK_AT_FILE).await;
-        let Some(verifier) = verifier.upgrade() else { return };
-        let path = path.clone();
-        match tokio::task::spawn_blocking(move || verifier.load_jwks_file(&path)).await {
-            Ok(Err(error)) => tracing::warn!(%error, "the key set is not usable; the last good one is kept"),
-            Ok(Ok(_)) => {}
-            Err(error) => tracing::error!(%error, "reading the key set failed"),
+/// Where a key set is read from.
+enum KeySet {
+    File(PathBuf),
+    /// And how often.
+    Url(Fetcher, Duration),
+}
+
+impl KeySet {
+    /// How long it is left alone; `loaded`: whether it was ever read.
+    fn pause(&self, loaded: bool) -> Duration {
+        match self {
+            Self::File(_) => LOOK_AT_FILE,
+            Self::Url(_, refresh) if loaded => *refresh,
+            Self::Url(..) => FETCH_AGAIN,
         }
     }
+
+    /// Reads it; whether it is usable.
+    async fn read(&self, verifier: &Arc<Verifier>) -> bool {
+        match self {
+            Self::File(path) => read_file(path, verifier).await,
+            Self::Url(fetcher, _) => fetcher.read(verifier).await,
+        }
+    }
+}
+
+/// Reads a key set again after each pause, and when a token asks for a key that isn't known.
+fn renew(
+    set: KeySet,
+    mut loaded: bool,
+    verifier: &Arc<Verifier>,
+) -> impl std::future::Future<Output = ()> + Send + 'static {
+    let (renewal, verifier): (_, Weak<Verifier>) = (verifier.renewal(), Arc::downgrade(verifier));
+    let mut outdated = false;
+    async move {
+        loop {
+            // Either is a reason to read it.
+            let _asked = timeout(set.pause(loaded), renewal.asked()).await;
+            let Some(verifier) = verifier.upgrade() else { return };
+            let reading = renewal.reading();
+            loaded |= set.read(&verifier).await;
+            drop(reading);
+            if verifier.is_outdated(SystemTime::now()) && !outdated {
+                tracing::error!(
+                    "the key set could not be read for jwks.max_age: tokens are refused until it can"
+                );
+            }
+            outdated = verifier.is_outdated(SystemTime::now());
+        }
+    }
+}
+
+async fn read_file(path: &Path, verifier: &Arc<Verifier>) -> bool {
+    let (path, verifier) = (path.to_owned(), verifier.clone());
+    let read = move || verifier.load_jwks_file(&path).map(|_| verifier.confirm(SystemTime::now()));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => tracing::warn!(%error, "the key set is not usable; the last good one is kept"),
+        Err(error) => tracing::error!(%error, "reading the key set failed"),
+    }
+    false
+}
+
+/// Why a key set was not fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+    #[error("a redirect without a Location that can be followed")]
+    Nowhere,
+    #[error("a redirect from https to http is not followed")]
+    Downgrade,
+    #[error("more than {MOST_REDIRECTS} redirects")]
+    Redirects,
 }
 
 struct Fetcher {
     connector: Arc<Connector>,
+    url: Url,
+    /// The servers of the URL's host.
     pool: Arc<Pool>,
-    target: String,
+    metrics: Arc<Metrics>,
 }
 
 impl Fetcher {
-    async fn keep(self, refresh: Duration, mut loaded: bool, verifier: Weak<Verifier>) {
-        let mut pause = if loaded { refresh } else { FETCH_AGAIN };
-        loop {
-            tokio::time::sleep(pause).await;
-            let Some(verifier) = verifier.upgrade() else { return };
-            self.pool.resolve().await;
-            loaded |= self.fetch(&verifier).await;
-            pause = if loaded { refresh } else { FETCH_AGAIN };
-        }
+    fn new(url: &str, metrics: Arc<Metrics>) -> Option<Self> {
+        let url: Url = url.parse().ok()?;
+        let pool = Arc::new(Pool::new(origin_of(&url)?, metrics.clone(), None));
+        Some(Self { connector: connector::connector(), url, pool, metrics })
     }
 
-    async fn fetch(&self, verifier: &Verifier) -> bool {
-        let ask = Ask::get(self.target.clone());
-        let got = match client::ask(&self.connector, &self.pool, &ask, MAX_JWKS as u64).await {
-            Ok(got) if got.status.is_success() => got,
-            Ok(got) => {
-                tracing::warn!(status = got.status.as_u16(), "the key set was not fetched");
-                return false;
-            }
+    async fn read(&self, verifier: &Verifier) -> bool {
+        let got = match self.fetch().await {
+            Ok(got) => got,
             Err(error) => {
-                tracing::warn!(%error, "the key set was not fetched");
+                tracing::warn!(%error, url = %self.url, "the key set was not fetched");
                 return false;
             }
         };
-        match std::str::from_utf8(&got.body).map(|text| verifier.replace_jwks(text)) {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the key set is not usable; the last good one is kept");
-                false
+        let replaced = std::str::from_utf8(&got.body).map(|text| verifier.replace_jwks(text));
+        match replaced {
+            Ok(Ok(_)) => {
+                verifier.confirm(SystemTime::now());
+                return true;
             }
-            Err(_) => false,
+            Ok(Err(error)) => tracing::warn!(%error, "the key set is not usable; the last good one is kept"),
+            Err(error) => tracing::warn!(%error, "the key set is no text; the last good one is kept"),
         }
+        false
+    }
+
+    /// The answer at the URL, or where that redirects to.
+    async fn fetch(&self) -> Result<Got, FetchError> {
+        let mut url = self.url.clone();
+        for redirects in 0..=MOST_REDIRECTS {
+            let pool = match redirects {
+                0 => self.pool.clone(),
+                _ => {
+                    let origin = origin_of(&url).ok_or(FetchError::Nowhere)?;
+                    Arc::new(Pool::new(origin, self.metrics.clone(), None))
+                }
+            };
+            pool.resolve().await;
+            let ask = Ask::get(&url[url::Position::BeforePath..url::Position::AfterQuery]);
+            let got = client::ask(&self.connector, &pool, &ask, MAX_JWKS as u64).await?;
+            match got.status {
+                status if status.is_success() => return Ok(got),
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => url = redirected(&url, &got)?,
+                status => return Err(FetchError::Status(status)),
+            }
+        }
+        Err(FetchError::Redirects)
     }
 }
 
-/// A key set's URL as an origin of its own, and what to ask it for.
-fn jwks_origin(url: &str) -> Option<(Origin, String)> {
-    let uri: http::Uri = url.parse().ok()?;
-    let tls = uri.scheme_str() == Some("https");
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let servers = vec![OriginServer::at(tls, host, port)];
+/// Where an answer redirects to.
+fn redirected(from: &Url, got: &Got) -> Result<Url, FetchError> {
+    let location = got.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let to = location.and_then(|location| from.join(location).ok()).ok_or(FetchError::Nowhere)?;
+    match (from.scheme(), to.scheme()) {
+        (_, "https") | ("http", "http") => Ok(to),
+        ("https", "http") => Err(FetchError::Downgrade),
+        _ => Err(FetchError::Nowhere),
+    }
+}
+
+/// The host of a URL as an origin of its own.
+fn origin_of(url: &Url) -> Option<Origin> {
+    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let servers = vec![OriginServer::at(url.scheme() == "https", host, port)];
     let read_timeout = Duration::from_secs(5);
-    let origin = Origin { read_timeout, ..Origin::with_defaults("jwks".parse().ok()?, servers) };
-    Some((origin, uri.path_and_query().map_or("/", |p| p.as_str()).to_owned()))
+    Some(Origin { read_timeout, ..Origin::with_defaults("jwks".parse().ok()?, servers) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    #[test]
+    fn redirects_lead_to_https_or_stay_with_http() {
+        let to = |from: &str, location: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(location.map(|location| (header::LOCATION, location.parse().unwrap())));
+            let got = Got { status: StatusCode::FOUND, headers, body: Bytes::new() };
+            redirected(&from.parse().unwrap(), &got).map(|url| url.to_string()).map_err(|e| e.to_string())
+        };
+        let (plain, tls) = ("http://a/keys?v=1", "https://a/keys");
+        for (from, location, url) in [
+            (plain, "/other", "http://a/other"),
+            (plain, "other", "http://a/other"),
+            (plain, "//b:8080/x", "http://b:8080/x"),
+            (plain, "https://b/x?y", "https://b/x?y"),
+            (tls, "https://b/x", "https://b/x"),
+            (tls, "?v=2", "https://a/keys?v=2"),
+        ] {
+            assert_eq!(to(from, Some(location)), Ok(url.to_owned()), "{from} {location}");
+        }
+        assert_eq!(to(tls, Some("http://a/keys")), Err(FetchError::Downgrade.to_string()));
+        for nowhere in [None, Some("http://"), Some("file:///etc/passwd"), Some("ftp://a/x"), Some("data:,x")]
+        {
+            assert_eq!(to(plain, nowhere), Err(FetchError::Nowhere.to_string()), "{nowhere:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     admin,
     cache::Cache,
     certificate::{self, CertificateError},
-    config::Config,
+    config::{Config, Jwt},
     events::{signature::SecretError, Events},
     gateway::{Entry, Gateway, Parts, Plan, Site},
     identity::{IdentityError, Verifier},
@@ -157,6 +157,12 @@ async fn plan(
         (_, Some(before)) => before.verifier.clone(),
         (Some(jwt), None) => {
             let verifier = Arc::new(Verifier::new(jwt)?);
+            // The issuer may be away just now.
+            let same = |old: &Jwt| old.keys == jwt.keys && old.algorithms == jwt.algorithms;
+            let before = before.filter(|before| before.config.jwt.as_ref().is_some_and(same));
+            if let Some(before) = before.and_then(|before| before.verifier.as_ref()) {
+                verifier.take_over(before);
+            }
             keys::keep(&jwt.keys, &verifier, metrics.clone()).await?;
             Some(verifier)
         }

@@ -4,12 +4,19 @@
 use super::{host::host_and_port, secret::secrets, Surroundings, NOT_ZERO};
 use crate::config::{
     fault::Report,
-    raw,
-    read::{At, Field, OneOrMany, Place},
+    raw::{self, ClaimName},
+    read::{At, Field, OneOrMany, Place, Size},
     types::{Jwt, JwtKeys, Secret},
 };
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use std::time::Duration;
+
+/// How often a key set is fetched anew.
+const REFRESH: Duration = Duration::from_secs(300);
+/// How long one that can't be read is believed.
+const MAX_AGE: Duration = Duration::from_secs(86_400);
+/// No longer token could come: the fields of a request may not be larger together.
+const MOST_TOKEN: u64 = 64 << 10;
 
 /// Checks `[jwt]`, if it is there.
 pub(super) fn jwt(
@@ -20,6 +27,7 @@ pub(super) fn jwt(
     let Some(At { value: raw, place }) = raw.optional()? else { return Some(None) };
     let algorithms = raw.algorithms.required("algorithms", &place, report);
     let family = algorithms.as_ref().and_then(|algorithms| family(algorithms, report));
+    let max_age = max_age(&raw.jwks, report);
     let keys = match (&raw.secret, &raw.jwks) {
         (Field::Absent, Field::Absent) => {
             report.fault(&place, "needs secret or jwks");
@@ -33,21 +41,51 @@ pub(super) fn jwt(
             None
         }
     };
-    let tenant_claim = raw.tenant_claim.or("tenant".to_owned());
-    let user_claim = raw.user_claim.or("sub".to_owned());
-    let role_claim = raw.role_claim.or("role".to_owned());
+    let claim = |field: Field<ClaimName>, default: &str| field.or(ClaimName(default.to_owned()));
+    let tenant_claim = claim(raw.tenant_claim, "tenant");
+    let user_claim = claim(raw.user_claim, "sub");
+    let role_claim = claim(raw.role_claim, "role");
+    let default_tenant = raw.default_tenant.optional();
     let (audience, issuer) = (accepted(raw.audience), accepted(raw.issuer));
     let leeway = raw.leeway.or(Duration::ZERO);
+    let fits = |size: &Size| (1..=MOST_TOKEN).contains(&size.0);
+    let complaint = "must be from 1 to 65536: fields of a request that are larger are refused with 431";
+    let max_token = raw.max_token.or_if(Size(16 << 10), fits, complaint, report);
     Some(Some(Jwt {
         algorithms: algorithms?.value.into_iter().map(|algorithm| algorithm.value).collect(),
         keys: keys?,
-        tenant_claim: tenant_claim?,
-        user_claim: user_claim?,
-        role_claim: role_claim?,
+        jwks_max_age: max_age?,
+        tenant_claim: tenant_claim?.0,
+        default_tenant: default_tenant?.map(|at| at.value),
+        user_claim: user_claim?.0,
+        role_claim: role_claim?.0,
         audience: audience?,
         issuer: issuer?,
         leeway: leeway?,
+        max_token: usize::try_from(max_token?.0).unwrap_or(usize::MAX),
     }))
+}
+
+/// How long a key set that can't be read is believed: longer than it takes until it is read again.
+fn max_age(jwks: &Field<raw::Jwks>, report: &mut Report) -> Option<Duration> {
+    let Field::Given(At { value: jwks, .. }) = jwks else { return Some(MAX_AGE) };
+    let (place, max_age) = match &jwks.max_age {
+        Field::Absent => return Some(MAX_AGE.max(refresh_of(jwks).saturating_mul(2))),
+        Field::Faulty => return None,
+        Field::Given(At { value, place }) => (place, *value),
+    };
+    if max_age <= refresh_of(jwks) {
+        report.fault(place, "must be longer than refresh");
+        return None;
+    }
+    Some(max_age)
+}
+
+fn refresh_of(jwks: &raw::Jwks) -> Duration {
+    match &jwks.refresh {
+        Field::Given(At { value, .. }) => *value,
+        Field::Absent | Field::Faulty => REFRESH,
+    }
 }
 
 /// What kind of keys the algorithms need.
@@ -147,7 +185,7 @@ fn public_keys(
 }
 
 fn jwks_url(url: At<String>, refresh: Field<Duration>, report: &mut Report) -> Option<JwtKeys> {
-    let refresh = refresh.or_if(Duration::from_secs(300), |refresh| !refresh.is_zero(), NOT_ZERO, report);
+    let refresh = refresh.or_if(REFRESH, |refresh| !refresh.is_zero(), NOT_ZERO, report);
     check_url(&url.value, &url.place, report);
     Some(JwtKeys::JwksUrl { url: url.value, refresh: refresh? })
 }

@@ -115,7 +115,7 @@ fn without_a_set_nothing_verifies_and_a_file_brings_one() {
     let token = signed(&private(ED_1, EdDSA), EdDSA, None, &claims());
     assert_eq!(verdict(&verifier, &token), Err(TokenError::NoKey));
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    assert!(matches!(verifier.load_jwks_file(file.path()), Err(IdentityError::JwksSyntax(_))));
+    assert!(matches!(verifier.load_jwks_file(file.path()), Err(IdentityError::File { .. })));
     file.write_all(set(&[public(ED_1, EdDSA, None)]).as_bytes()).unwrap();
     assert_eq!(verifier.load_jwks_file(file.path()).unwrap(), 1);
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
@@ -132,4 +132,49 @@ fn a_set_for_other_algorithms_is_not_usable() {
     assert!(matches!(verifier.replace_jwks(&set(&strangers)), Err(IdentityError::NoUsableKey)));
     let token = signed(&private(P256, ES256), ES256, None, &claims());
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+}
+
+#[test]
+fn keys_that_were_not_read_for_too_long_verify_nothing() {
+    let verifier = with_jwks(&[EdDSA], &[public(ED_1, EdDSA, None)]);
+    let far = json!({ "tenant": "acme", "exp": NOW + 100_000 });
+    let (token, other) = (
+        signed(&private(ED_1, EdDSA), EdDSA, None, &far),
+        signed(&private(ED_1, EdDSA), EdDSA, None, &claims()),
+    );
+    let (last, over) = (at(NOW + 3_600), at(NOW + 3_601));
+    verifier.confirm(at(NOW));
+    assert!(verifier.verify(&token, last).is_ok());
+    assert!(verifier.remembers(&token, last).is_some());
+    assert!(verifier.is_outdated(over) && !verifier.is_outdated(last));
+    for token in [&token, &other] {
+        assert_eq!(verifier.verify(token, over).unwrap_err(), TokenError::OldKeys);
+        assert!(verifier.remembers(token, over).is_none());
+    }
+    assert!(verifier.may_lack_key(&token, TokenError::OldKeys));
+    verifier.confirm(over);
+    assert!(verifier.verify(&token, over).is_ok());
+    // Secrets don't grow old.
+    let by_secret = with_secrets(&[HS256], &[SECRET]);
+    assert!(!by_secret.is_outdated(at(NOW * 2)));
+}
+
+#[test]
+fn which_refusals_another_reading_could_undo() {
+    let verifier = with_jwks(&[EdDSA], &[public(ED_1, EdDSA, Some("one"))]);
+    let by = |kid| signed(&private(ED_2, EdDSA), EdDSA, kid, &claims());
+    for (kid, refused, may) in [
+        (Some("two"), TokenError::NoKey, true),
+        (None, TokenError::Signature, true),
+        (Some("one"), TokenError::Signature, false),
+    ] {
+        let token = by(kid);
+        assert_eq!(verdict(&verifier, &token), Err(refused), "{kid:?}");
+        assert_eq!(verifier.may_lack_key(&token, refused), may, "{kid:?}");
+    }
+    for never in [TokenError::Expired, TokenError::Audience, TokenError::Malformed, TokenError::TooLong] {
+        assert!(!verifier.may_lack_key(&by(None), never), "{never:?}");
+    }
+    let by_secret = with_secrets(&[HS256], &[SECRET]);
+    assert!(!by_secret.may_lack_key(&by(None), TokenError::Signature));
 }

@@ -1,0 +1,147 @@
+//! Reading a key set again because of a token: at once where its key is not known, and seldom enough that invented
+//! tokens make no load on the issuer.
+//!
+//! Requests ask and wait; whoever keeps the key set reads it. Between two readings that tokens have caused lies
+//! [`PAUSE`]: who asks within it isn't kept waiting, and has the set read when the pause is over.
+
+use parking_lot::Mutex;
+use std::time::Duration;
+use tokio::{
+    sync::{watch, Notify},
+    time::{sleep, timeout, Instant},
+};
+
+/// The least time between two readings that tokens have caused.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long a request waits for a reading.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where requests and the keeper of a key set meet.
+#[derive(Debug, Default)]
+pub struct Renewal {
+    told: Notify,
+    state: Mutex<State>,
+    /// Readings that have ended.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    wanted: bool,
+    reading: bool,
+    /// When the last reading that a token has caused began.
+    caused: Option<Instant>,
+}
+
+impl State {
+    fn pause_left(&self) -> Duration {
+        self.caused.map_or(Duration::ZERO, |caused| PAUSE.saturating_sub(caused.elapsed()))
+    }
+}
+
+impl Renewal {
+    /// Has the set read, and waits for that; whether it was read.
+    pub(super) async fn renew(&self) -> bool {
+        let mut ended = self.ended.subscribe();
+        let waits = {
+            let mut state = self.state.lock();
+            if !state.reading && !state.wanted {
+                state.wanted = true;
+                self.told.notify_one();
+            }
+            state.reading || state.pause_left().is_zero()
+        };
+        waits && timeout(PATIENCE, ended.changed()).await.is_ok_and(|changed| changed.is_ok())
+    }
+
+    /// Returns when a token wants the set to be read, and the pause since the last such reading is over. The keeper then
+    /// has to call [`Self::reading`].
+    pub async fn asked(&self) {
+        loop {
+            let left = {
+                let mut state = self.state.lock();
+                let left = state.wanted.then(|| state.pause_left());
+                if left.is_some_and(|left| left.is_zero()) {
+                    // From here on whoever asks waits for this reading.
+                    (state.reading, state.caused) = (true, Some(Instant::now()));
+                    return;
+                }
+                left
+            };
+            match left {
+                Some(left) => sleep(left).await,
+                None => self.told.notified().await,
+            }
+        }
+    }
+
+    /// The set is being read until the guard is dropped.
+    pub fn reading(&self) -> Reading<'_> {
+        let mut state = self.state.lock();
+        (state.wanted, state.reading) = (false, true);
+        drop(state);
+        Reading(self)
+    }
+}
+
+/// A reading under way.
+#[derive(Debug)]
+pub struct Reading<'r>(&'r Renewal);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().reading = false;
+        self.0.ended.send_modify(|ended| *ended += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    };
+
+    fn kept(readings: &Arc<AtomicUsize>) -> Arc<Renewal> {
+        let (renewal, readings) = (Arc::new(Renewal::default()), readings.clone());
+        let keeper = renewal.clone();
+        tokio::spawn(async move {
+            loop {
+                keeper.asked().await;
+                let reading = keeper.reading();
+                readings.fetch_add(1, Ordering::SeqCst);
+                sleep(Duration::from_millis(20)).await;
+                drop(reading);
+            }
+        });
+        renewal
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_who_ask_wait_for_one_reading_and_later_ones_for_none() {
+        let readings = Arc::new(AtomicUsize::new(0));
+        let renewal = kept(&readings);
+        let (one, two) = tokio::join!(renewal.renew(), renewal.renew());
+        assert_eq!((one, two, readings.load(Ordering::SeqCst)), (true, true, 1));
+        for _ in 0..100 {
+            let began = Instant::now();
+            assert!(!renewal.renew().await);
+            assert!(began.elapsed() < Duration::from_millis(1));
+        }
+        // What was asked for within the pause is done when it is over.
+        sleep(PAUSE).await;
+        assert_eq!(readings.load(Ordering::SeqCst), 2);
+        sleep(2 * PAUSE).await;
+        assert_eq!(readings.load(Ordering::SeqCst), 2);
+        assert!(renewal.renew().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_that_cannot_be_read_keeps_nobody_for_long() {
+        let renewal = Renewal::default();
+        let began = Instant::now();
+        assert!(!renewal.renew().await);
+        assert!(began.elapsed() <= PATIENCE);
+    }
+}
