@@ -16,7 +16,7 @@ use crate::{
     server::{
         self,
         manager::{self, Stage},
-        Running,
+        Running, StartError,
     },
     telemetry::{self, labels::StoreError, metrics::Metrics},
 };
@@ -189,6 +189,8 @@ fn load(path: &Path) -> Result<Config, Failure> {
 
 fn check(path: &Path) -> Outcome {
     let config = load(path)?;
+    let refused = |error| Failure(WRONG, format!("{}: {error}", path.display()));
+    server::rehearse(&config).map_err(refused)?;
     say(&format!("{}: ok ({} routes, {} origins)", path.display(), config.routes.len(), config.origins.len()))
 }
 
@@ -227,7 +229,19 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 async fn start(config: Config) -> Result<Running, Failure> {
-    server::start(config).await.map_err(|error| Failure(UNAVAILABLE, error.to_string()))
+    server::start(config).await.map_err(|error| match error {
+        StartError::Bind { .. } | StartError::Metrics(_) => Failure(UNAVAILABLE, error.to_string()),
+        StartError::Keys(_) | StartError::Secret(_) | StartError::Certificate(_) => {
+            Failure(WRONG, error.to_string())
+        }
+    })
+}
+
+/// The demo has no file whose keys could be changed: its addresses are options.
+async fn start_demo(config: Config) -> Result<Running, Failure> {
+    let named =
+        |text: String| text.replace("listener[0].address", "--listen").replace("admin.address", "--admin");
+    start(config).await.map_err(|Failure(code, text)| Failure(code, named(text)))
 }
 
 /// Runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
@@ -372,7 +386,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
             server.address = ServerAddress::Tcp { tls: false, host: "127.0.0.1".to_owned(), port };
         }
         let (jwt_secret, event_secret) = demo_secrets(&config)?;
-        let running = start(config).await?;
+        let running = start_demo(config).await?;
         let gateway = running.addresses.first().map_or_else(String::new, |a| format!("http://{a}"));
         let settings = demo::DemoSettings {
             gateway: gateway.clone(),

@@ -98,8 +98,82 @@ async fn run_refuses_an_address_that_is_taken() {
         let run = tokio::spawn(async move { tidegate_output(&["run", "--config", &path]).await });
         let output = tokio::time::timeout(SOON, run).await.expect("it doesn't stay").unwrap();
         assert!(!output.status.success());
-        assert!(text(&output).contains(&address.to_string()), "{}", text(&output));
+        let text = text(&output);
+        let key = if listener == address { "listener[0].address" } else { "admin.address" };
+        assert!(text.contains(&format!("can't listen on {address} ({key})")), "{text}");
+        assert!(text.contains("choose another port there"), "{text}");
     }
+    let address = address.to_string();
+    for (option, other) in [("--listen", "--admin"), ("--admin", "--listen")] {
+        let (address, free) = (address.clone(), free_address().to_string());
+        let demo =
+            tokio::spawn(async move { tidegate_output(&["demo", option, &address, other, &free]).await });
+        let output = tokio::time::timeout(SOON, demo).await.expect("it doesn't stay").unwrap();
+        assert!(text(&output).contains(&format!("({option})")), "{}", text(&output));
+    }
+}
+
+/// What `check` passes starts: files are read as `run` reads them, and addresses are this machine's.
+#[tokio::test]
+async fn check_refuses_what_run_would_not_start_with() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let jwks = |path: &str| {
+        GatewayBuilder::new("http://127.0.0.1:9")
+            .jwks("EdDSA", &format!("file = {path:?}"))
+            .route(PATH, KPI)
+            .toml(free_address(), free_address())
+    };
+    let with_secret =
+        |path: &str| good().replace("{ env = \"JWT_SECRET\" }", &format!("{{ file = {path:?} }}"));
+    let root = |path: &str| format!("{}[[route]]\npath = \"/f/*\"\nfiles = {{ root = {path:?} }}\n", good());
+    let oct = r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#;
+    for (what, toml) in [
+        ("no JSON", jwks(&write("text.json", "keys"))),
+        ("no key", jwks(&write("empty.json", "{\"keys\": []}"))),
+        ("no usable key", jwks(&write("oct.json", oct))),
+        ("an empty file", jwks(&write("nothing.json", ""))),
+        ("a directory", jwks(&folder.path().display().to_string())),
+        ("a public key as a secret", with_secret(&write("pem", "-----BEGIN PUBLIC KEY-----\n"))),
+        ("blanks as a secret", with_secret(&write("blank", "  \n"))),
+        ("a file as a directory", root(&write("file", ""))),
+        (
+            "an address of another machine",
+            good().replacen("address = \"127.0.0.1:", "address = \"192.0.2.1:", 1),
+        ),
+        (
+            "an admin address of another machine",
+            good().replace("[admin]\naddress = \"127.0.0.1:", "[admin]\naddress = \"192.0.2.1:"),
+        ),
+    ] {
+        let (_dir, path) = file(&toml);
+        for command in ["check", "run"] {
+            let path = path.to_str().unwrap().to_owned();
+            let run = tokio::spawn(async move { tidegate_output(&[command, "--config", &path]).await });
+            let output = tokio::time::timeout(SOON, run).await.expect("it doesn't stay").unwrap();
+            let told = text(&output);
+            let code = if told.contains("can't listen") && command == "run" { 69 } else { 64 };
+            assert_eq!(output.status.code(), Some(code), "{command}, {what}: {told}");
+        }
+    }
+    let key =
+        r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "qWBo2HKUlsH4fKUKfTGRHcq3tTWnofzp3VEYn8sbOrw"}]}"#;
+    let (_dir, path) = file(&jwks(&write("good.json", key)));
+    let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn check_binds_nothing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let toml = GatewayBuilder::new("http://127.0.0.1:9").toml(taken.local_addr().unwrap(), free_address());
+    let (_dir, path) = file(&toml);
+    let output = tidegate_output(&["check", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 
 /// As nginx has `listen 80` beside `listen [::]:80`.

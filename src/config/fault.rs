@@ -4,7 +4,7 @@
 //! A message never holds a secret: it names types, keys, variables and files, and quotes a value only where
 //! the value is a word of a known list, a number with its unit or the name of something.
 
-use super::read::Place;
+use super::{read::Place, syntax};
 use std::{fmt, path::PathBuf};
 
 /// Why a configuration is not accepted.
@@ -126,10 +126,20 @@ impl Report {
     pub(super) fn with_syntax(mut self, errors: &[toml::de::Error], text: &str) -> Self {
         let offsets: Vec<usize> = errors.iter().map(|e| e.span().map_or(0, |span| span.start)).collect();
         let broken: Vec<usize> = offsets.iter().map(|offset| position(text, *offset).0).collect();
-        self.faults.retain(|note| !broken.contains(&position(text, note.place.offset).0));
-        for (error, offset) in errors.iter().zip(offsets) {
+        // Whatever stands behind a bracket that isn't closed was read as something else.
+        let open = syntax::unclosed(text);
+        let follows = |offset: usize| open.is_some_and(|open| offset >= open);
+        self.faults.retain(|note| {
+            !broken.contains(&position(text, note.place.offset).0) && !follows(note.place.offset)
+        });
+        if let Some(offset) = open {
             let place = Place { offset, key: String::new() };
-            self.fault(&place, error.message().replace('\n', " "));
+            self.fault(&place, "this bracket is not closed before the next key or table");
+        }
+        for (error, offset) in errors.iter().zip(offsets).filter(|(_, offset)| !follows(*offset)) {
+            let place = Place { offset, key: String::new() };
+            let hint = table_hint(text, offset);
+            self.fault(&place, format!("{}{hint}", error.message().replace('\n', " ")));
         }
         self
     }
@@ -140,6 +150,16 @@ impl Report {
 
     pub(super) fn into_warnings(self, text: &str, file: &str) -> Vec<String> {
         located(self.warnings, text).iter().map(|warning| format!("{file}:{warning}")).collect()
+    }
+}
+
+/// What to write where a header of a table of which there may be several is at fault.
+fn table_hint(text: &str, offset: usize) -> String {
+    let begin = text[..offset.min(text.len())].rfind('\n').map_or(0, |newline| newline + 1);
+    let name = text[begin..].lines().next().and_then(syntax::header_name);
+    match name.filter(|name| syntax::LISTS.contains(name)) {
+        Some(name) => format!(": each of several stands under [[{name}]], not [{name}]"),
+        None => String::new(),
     }
 }
 

@@ -13,10 +13,12 @@ mod cors;
 mod fault;
 mod files;
 mod headers;
+mod hints;
 mod origin;
 mod raw;
 mod read;
 mod reserved;
+mod syntax;
 mod types;
 mod units;
 

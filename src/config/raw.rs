@@ -6,6 +6,7 @@
 
 use super::{
     fault::Report,
+    hints,
     origin::HashBy,
     read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
     types::{Auth, Coding, EscapedSlash, LogFormat, PathPattern, Scope, TokenPlace, Underscores},
@@ -370,7 +371,8 @@ macro_rules! words {
                 match word.as_str() {
                     $($word => Some($value),)*
                     _ => {
-                        report.unknown(place, format!("unknown value {word:?}"), &word, [$($word),*]);
+                        let word_shown = hints::shown(&word);
+                        report.unknown(place, format!("unknown value {word_shown}"), &word, [$($word),*]);
                         None
                     }
                 }

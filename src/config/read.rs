@@ -2,7 +2,7 @@
 //! a fault and goes on. It never stops at the first fault, and never looks at two values at once: what
 //! depends on another key is a matter for `check`.
 
-use super::{fault::Report, units};
+use super::{fault::Report, hints, units};
 use crate::name::Name;
 use std::{net::SocketAddr, time::Duration};
 use toml::{
@@ -112,14 +112,25 @@ pub(super) fn entries<'v, 'i>(
     report: &mut Report,
 ) -> Option<&'v DeTable<'i>> {
     let DeValue::Table(table) = value else {
-        mismatch(value, "a table", place, report);
+        match value {
+            DeValue::Array(_) => {
+                report.fault(place, format!("must be one table, under [{}], not a list", place.key));
+            }
+            DeValue::Boolean(_) if place.key.ends_with("websocket") => {
+                report.fault(place, "must be a table, not a boolean: {} takes its defaults");
+            }
+            _ => mismatch(value, "a table", place, report),
+        }
         return None;
     };
     for (key, _) in table.iter() {
         let word = key.get_ref().as_ref();
         if !known.contains(&word) {
             let place = place.child(word, key.span().start);
-            report.unknown(&place, "unknown key", word, known.iter().copied());
+            match hints::of_nginx(word) {
+                Some(ours) => report.fault(&place, format!("a key of nginx's; here it is {ours}")),
+                None => report.unknown(&place, "unknown key", word, known.iter().copied()),
+            }
         }
     }
     Some(table)
@@ -206,6 +217,10 @@ pub(super) fn text<T, E: ToString>(
         mismatch(value, "text", place, report);
         return None;
     };
+    if let Some(name) = hints::shell_variable(text) {
+        let hint = format!("${name} is not replaced here, it stands for itself: only secrets come from the environment, by {{ env = \"{name}\" }}");
+        report.warn(place, hint);
+    }
     parse(text).map_err(|complaint| report.fault(place, complaint.to_string())).ok()
 }
 
@@ -226,8 +241,24 @@ impl Read for Name {
 
 impl Read for SocketAddr {
     fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
-        let complaint = "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"";
-        text(value, place, report, |text| text.parse().map_err(|_| complaint))
+        text(value, place, report, |text| text.parse().map_err(|_| no_address(text)))
+    }
+}
+
+/// What to write instead of an address that is none.
+fn no_address(text: &str) -> String {
+    let form = "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"";
+    let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
+    let port = Some(port).filter(|port| port.parse::<u16>().is_ok());
+    match (port, text.rsplit_once(':')) {
+        _ if text.starts_with("unix:") => format!("{form}: only origins are reached by sockets of Unix"),
+        (Some(port), _) => {
+            format!("{form}; every address is \"0.0.0.0:{port}\", and of IPv6 \"[::]:{port}\"")
+        }
+        (None, Some(("localhost", port))) if port.parse::<u16>().is_ok() => {
+            format!("{form}; localhost is \"127.0.0.1:{port}\"")
+        }
+        _ => form.to_owned(),
     }
 }
 

@@ -133,6 +133,8 @@ fn defaults_are_those_of_the_document() {
     let jwt = config.jwt.expect("is there");
     assert_eq!([&jwt.tenant_claim, &jwt.user_claim, &jwt.role_claim], ["tenant", "sub", "role"]);
     assert!(jwt.audience.is_empty() && jwt.issuer.is_empty() && jwt.leeway.is_zero());
+    assert_eq!((jwt.max_token, jwt.jwks_max_age.as_secs()), (16 << 10, 86_400));
+    assert!(jwt.default_tenant.is_none());
     let origin = &config.origins[0];
     assert_eq!((origin.connect_timeout.as_secs(), origin.read_timeout.as_secs(), origin.retries), (2, 30, 2));
     let route = &config.routes[0];
@@ -214,6 +216,117 @@ fn broken_toml_is_told_with_its_line_and_the_rest_is_still_read() {
 }
 
 #[test]
+fn a_bracket_that_is_not_closed_is_told_first() {
+    let open = "this bracket is not closed before the next key or table";
+    for (text, place) in [
+        ("[jwt]\nalgorithms = [\"HS256\"\nsecret = \"x\"\n\n[server]\nthreads = 1\n", "2:14"),
+        ("x = { y = [1,\n[[route]]\npath = \"/\"\n", "1:11"),
+        ("[server]\ntrusted_proxies = [\n  \"10.0.0.0/8\",\n\n[log]\naccess = true\n", "2:19"),
+    ] {
+        assert_eq!(faults(text).last().unwrap(), &format!("{place}: {open}"), "{text}");
+    }
+    let base = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\nmethods = [\"GET\"\norigin = \"app\"\n");
+    assert_eq!(faults(&base), [format!("10:11: {open}")]);
+}
+
+#[test]
+fn tables_of_which_there_may_be_several_stand_in_two_brackets() {
+    let first = "8:1: route: must be a list of tables, each under [[route]]";
+    assert_eq!(after_base("[route]\npath = \"/a\"\n"), [first]);
+    for second in ["[route]", "[[route]]"] {
+        let told = after_base(&format!("[route]\npath = \"/a\"\n\n{second}\npath = \"/b\"\n"));
+        let twice = told.iter().find(|fault| fault.starts_with("11:")).unwrap_or_else(|| panic!("{told:?}"));
+        assert!(twice.ends_with("each of several stands under [[route]], not [route]"), "{twice}");
+    }
+}
+
+#[test]
+fn words_of_nginx_and_others_are_answered_with_ours() {
+    for (text, told) in [
+        ("[[route]]\npath = \"/x\"\norigin = \"app\"\nproxy_pass = \"http://a\"", "11:1: route[0].proxy_pass: a key of nginx's; here it is origin = \"name\", whose servers stand under [[origin]]"),
+        ("[[location]]\npath = \"/\"", "8:3: location: a key of nginx's; here it is [[route]] with path, such as \"/api/*\""),
+        ("[upstream]", "8:2: upstream: a key of nginx's; here it is [[origin]] with name and servers"),
+        ("[[route]]\npath = \"/x\"\norigin = \"http://127.0.0.1:5000\"", "10:10: route[0].origin: must be the name of an [[origin]]: the address stands in its servers"),
+        ("[[route]]\npath = \"/x\"\norigin = \"unix:/run/app.sock\"", "10:10: route[0].origin: must be the name of an [[origin]]: the address stands in its servers"),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://unix:/run/app.sock\"", "10:11: origin[1].servers: is nginx's way to write a socket: here it is \"unix:/path\", without http://"),
+        ("[admin]\naddress = \"unix:/run/tidegate.sock\"", "9:11: admin.address: must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\": only origins are reached by sockets of Unix"),
+        ("[admin]\naddress = \"*:9180\"", "9:11: admin.address: must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"; every address is \"0.0.0.0:9180\", and of IPv6 \"[::]:9180\""),
+        ("[admin]\naddress = \"9180\"", "9:11: admin.address: must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"; every address is \"0.0.0.0:9180\", and of IPv6 \"[::]:9180\""),
+        ("[admin]\naddress = \"localhost:9180\"", "9:11: admin.address: must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"; localhost is \"127.0.0.1:9180\""),
+        ("[[route]]\npath = \"/x\"\norigin = \"app\"\nwebsocket = true", "11:13: route[0].websocket: must be a table, not a boolean: {} takes its defaults"),
+    ] {
+        assert_eq!(after_base(text), [told], "{text}");
+    }
+}
+
+#[test]
+fn a_path_that_is_one_path_alone_is_warned_about() {
+    let route = |path: &str| format!("[[route]]\npath = \"{path}\"\norigin = \"app\"\n");
+    let alone =
+        |at: &str, path: &str| format!("{at}: is this path alone; for all below it, write \"{path}*\"");
+    assert_eq!(warnings(&route("/")), [alone("9:8: route[0].path", "/")]);
+    assert_eq!(warnings(&route("/api/")), [alone("9:8: route[0].path", "/api/")]);
+    assert_eq!(warnings(&format!("{}{}", route("/"), route("/*"))), Vec::<String>::new());
+}
+
+#[test]
+fn variables_are_told_from_text() {
+    let (text, name) = ("[[route]]\npath = \"/x\"\nhost = \"$HOST\"\norigin = \"app\"\n", "HOST");
+    assert_eq!(after_base(text).len(), 1);
+    let told = warnings("[log]\n[store]\nprefix = \"${HOST}:\"\n");
+    assert!(told[1].contains(&format!("10:10: store.prefix: ${name} is not replaced here")), "{told:?}");
+    let secret = BASE.to_owned() + "secret = \"$JWT_SECRET\"\n";
+    assert_eq!(
+        faults(&secret),
+        ["7:10: jwt.secret: $JWT_SECRET is not replaced: write { env = \"JWT_SECRET\" }"]
+    );
+}
+
+#[test]
+fn no_secret_is_shown_that_stands_in_the_place_of_a_name() {
+    let secrets = [
+        "hunter2",
+        "S3cr3t",
+        "JBSWY3DPEHPK3PXP",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0+/=",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.sig",
+    ];
+    for secret in secrets {
+        for text in [
+            format!("{BASE}secret = {{ env = \"{secret}\" }}\n"),
+            format!("{BASE}secret = {{ file = \"{secret}\" }}\n"),
+            format!("{BASE}{SECRET}[store]\nredis = {{ env = \"{secret}\" }}\n"),
+            format!("{BASE}{SECRET}[store]\nredis = {{ file = \"{secret}\" }}\n"),
+            format!("{BASE}{SECRET}[store]\nredis = \"{secret}\"\n"),
+            format!("{BASE}{SECRET}[store]\nredis = \"redis://u:{secret}@h/x\"\n"),
+            format!("{BASE}secret = {{ file = \"{}/{secret}\" }}\n", "/run").replace("/run/", ""),
+            format!(
+                "{BASE}{SECRET}[[event]]\npath = \"/e\"\nbump = \"n\"\nsecret = {{ env = \"{secret}\" }}\n"
+            ),
+        ] {
+            let told = faults(&text).join("\n");
+            assert!(!told.is_empty() && !told.contains(secret), "{told}");
+        }
+    }
+    let pem = "-----BEGIN PRIVATE KEY-----\\nMC4CAQAwBQYDK2VwBCIEIImYV3MG\\n-----END PRIVATE KEY-----";
+    for text in [
+        format!("{}{SECRET}", BASE.replace("127.0.0.1:80\"", &format!("127.0.0.1:80\", certificates = [{{ cert = \"{pem}\", key = \"{pem}\" }}]"))),
+        format!("{BASE}{SECRET}[[origin]]\nname = \"b\"\nservers = \"https://b:1\"\ntls = {{ cert = \"{pem}\", key = \"{pem}\" }}\n"),
+    ] {
+        let told = faults(&text).join("\n");
+        assert!(!told.is_empty() && !told.contains("MC4CAQ"), "{told}");
+    }
+    let long = secrets[3];
+    let told = faults(&format!("{}{SECRET}", BASE.replace("HS256", long))).join("\n");
+    assert!(!told.is_empty() && !told.contains(long), "{told}");
+    assert_eq!(
+        faults(&format!("{BASE}secret = {{ file = \"/run/secrets/jwt\" }}\n")).join(""),
+        "7:19: jwt.secret.file: can't read \"/run/secrets/jwt\": No such file or directory (os error 2)"
+    );
+}
+
+#[test]
 fn an_empty_file_lacks_a_listener_and_an_origin() {
     assert_eq!(faults(""), ["1:1: listener: missing", "1:1: origin: missing"]);
     assert_eq!(
@@ -233,8 +346,8 @@ fn tables_of_one_key_each() {
         ("[server]\nsend_timeout = 5", &["9:16: server.send_timeout: must be a whole number with a unit (ms, s, m, h, d), such as \"20s\""]),
         ("[server]\nbody_min_rate = \"256\"", &["9:17: server.body_min_rate: must be a whole number with a unit (B, kB, MB, GB, KiB, MiB, GiB), such as \"256MiB\""]),
         ("[server]\ndrain = \"9999d\"", &["9:9: server.drain: must be at most 3650d"]),
-        ("server = 5", &["8:1: jwt.server: unknown key, known: algorithms, secret, jwks, tenant_claim, user_claim, role_claim, audience, issuer, leeway"]),
-        ("[[server]]", &["8:1: server: must be a table, not a list"]),
+        ("server = 5", &["8:1: jwt.server: unknown key, known: algorithms, secret, jwks, tenant_claim, default_tenant, user_claim, role_claim, audience, issuer, leeway, max_token"]),
+        ("[[server]]", &["8:1: server: must be one table, under [server], not a list"]),
         ("[route]\npath = \"/\"", &["8:1: route: must be a list of tables, each under [[route]]"]),
         ("[admin]", &["8:1: admin.address: missing"]),
         ("[admin]\naddress = \"127.0.0.1:80\"", &["9:11: admin.address: the same address as listener[0]"]),
@@ -252,6 +365,14 @@ fn tables_of_one_key_each() {
         ("[store]\nlease = \"50ms\"", &["9:9: store.lease: must be longer than deadline: it is renewed by calls that may take as long as that"]),
         ("[store]\nredis = \"10.0.0.1\"", &["9:9: store.redis: must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…"]),
         ("[store]\nredis = [\"unix:///x\"]", &["9:10: store.redis[0]: a cluster's nodes must be redis:// or rediss:// URLs"]),
+        ("[store]\nredis = \"redis://h?timeout=5\"", &["9:9: store.redis: has a parameter that is not db: user and password stand before the host"]),
+        ("[store]\nredis = \"redis://h/1?db=7\"", &["9:9: store.redis: names the database twice, in its path and as ?db="]),
+        ("[store]\nredis = [\"redis://h/7\"]", &["9:10: store.redis[0]: a cluster has no database but 0"]),
+        ("max_token = \"65KiB\"", &["8:13: jwt.max_token: must be from 1 to 65536: fields of a request that are larger are refused with 431"]),
+        ("max_token = 0", &["8:13: jwt.max_token: must be from 1 to 65536: fields of a request that are larger are refused with 431"]),
+        ("tenant_claim = \"\"", &["8:16: jwt.tenant_claim: must not be empty"]),
+        ("tenant_claim = \"/org/~x\"", &["8:16: jwt.tenant_claim: is no JSON pointer (RFC 6901): \"~\" is written \"~0\", \"/\" in a name \"~1\""]),
+        ("default_tenant = \"a b\"", &["8:18: jwt.default_tenant: may only hold letters, digits, '_', '.' and '-'"]),
         ("[store]\nredis = []", &["9:9: store.redis: must hold at least one"]),
         ("[store]\nredis = \"redis+sentinel://a:1/m/x\"", &["9:9: store.redis: the database must be a number"]),
         ("[store]\nredis = 6379", &["9:9: store.redis: must be { env = \"NAME\" }, { file = \"path\" } or text, not an integer"]),
@@ -357,7 +478,7 @@ fn what_is_worth_a_word() {
     );
     assert_eq!(warnings("[admin]\naddress = \"0.0.0.0:9180\"\n[store]\nredis = \"redis://u:hush@h\"\n"), [
         none,
-        "9:11: admin.address: not a loopback address: whoever reaches it reads the metrics, without a token",
+        "9:11: admin.address: not a loopback address: whoever reaches it reads the metrics and can purge, without a token",
         "11:9: store.redis: its password stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }",
     ]);
     assert_eq!(

@@ -11,8 +11,11 @@ use crate::{
     admin,
     cache::Cache,
     certificate::{self, CertificateError},
-    config::{Config, Jwt},
-    events::{signature::SecretError, Events},
+    config::{Config, Jwt, JwtKeys},
+    events::{
+        signature::{SecretError, SigningKey},
+        Events,
+    },
     gateway::{Entry, Gateway, Parts, Plan, Site},
     identity::{IdentityError, Verifier},
     listen::{self, descriptors, Door, Terms, Trusts, Ways},
@@ -21,7 +24,13 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::watch};
 
 /// How long the start waits for the store before it goes on without.
@@ -35,10 +44,12 @@ const UPSTREAM_POOL: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address can't be bound.
-    #[error("can't listen on {address}: {error}")]
+    #[error("can't listen on {address} ({key}): {error}{}", advice(error))]
     Bind {
         /// The address.
         address: SocketAddr,
+        /// The key that it stands under.
+        key: String,
         /// Why not.
         #[source]
         error: io::Error,
@@ -55,6 +66,16 @@ pub enum StartError {
     /// A metric can't be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// What can be done about an address that can't be bound.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; choose another port there, or end the process that has this one",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
 }
 
 /// A gateway that runs.
@@ -83,8 +104,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     certificate::provide();
     let admin = config.admin.as_ref();
     let all: Vec<_> = listens(&config).into_iter().chain(admin.map(|admin| admin.address)).collect();
-    let listeners = listens(&config).iter().map(|at| bind(*at, &all)).collect::<Result<Vec<_>, _>>()?;
-    let admin_listener = admin.map(|admin| bind(admin.address, &all)).transpose()?;
+    let keyed = |(number, at): (usize, &SocketAddr)| bind(*at, listener_key(number), &all);
+    let listeners = listens(&config).iter().enumerate().map(keyed).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = admin.map(|admin| bind(admin.address, ADMIN_KEY.to_owned(), &all)).transpose()?;
     let hosts = admin.map(|admin| admin.hosts.clone()).unwrap_or_default();
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let admin = admin_listener.as_ref().map(local).transpose()?;
@@ -181,13 +203,54 @@ fn listens(config: &Config) -> Vec<SocketAddr> {
     config.listeners.iter().map(|listener| listener.address).collect()
 }
 
-fn bind(address: SocketAddr, all: &[SocketAddr]) -> Result<TcpListener, StartError> {
-    listen::bind(address, all).map_err(|error| StartError::Bind { address, error })
+/// Holds that the gateway would start with a configuration: does what [`start`] does of it, but for what is seen from
+/// outside. Nothing listens, nobody is asked.
+///
+/// # Errors
+/// As [`start`].
+pub fn rehearse(config: &Config) -> Result<(), StartError> {
+    certificate::provide();
+    for (number, listener) in config.listeners.iter().enumerate() {
+        is_local(listener.address, listener_key(number))?;
+    }
+    let admin = config.admin.as_ref();
+    admin.map(|admin| is_local(admin.address, ADMIN_KEY.to_owned())).transpose()?;
+    Ways::new(config, None, trusts(config).as_ref(), &Arc::new(Metrics::new()?))?;
+    for secret in config.events.iter().flat_map(|event| &event.secrets) {
+        SigningKey::new(secret)?;
+    }
+    let Some(jwt) = &config.jwt else { return Ok(()) };
+    let verifier = Verifier::new(jwt)?;
+    if let JwtKeys::JwksFile(path) = &jwt.keys {
+        verifier.load_jwks_file(path)?;
+    }
+    Ok(())
+}
+
+/// Holds that this machine has an address. A socket for datagrams tells it without taking a port from anybody.
+fn is_local(address: SocketAddr, key: String) -> Result<(), StartError> {
+    match UdpSocket::bind((address.ip(), 0)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Err(StartError::Bind { address, key, error })
+        }
+        _ => Ok(()),
+    }
+}
+
+const ADMIN_KEY: &str = "admin.address";
+
+fn listener_key(number: usize) -> String {
+    format!("listener[{number}].address")
+}
+
+fn bind(address: SocketAddr, key: String, all: &[SocketAddr]) -> Result<TcpListener, StartError> {
+    listen::bind(address, all).map_err(|error| StartError::Bind { address, key, error })
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    listener.local_addr().map_err(|error| StartError::Bind { address: unknown, error })
+    let key = "listener.address".to_owned();
+    listener.local_addr().map_err(|error| StartError::Bind { address: unknown, key, error })
 }
 
 /// Whose PROXY header counts; `None` where everyone's does.

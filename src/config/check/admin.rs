@@ -22,7 +22,7 @@ pub(super) fn admin(
         if !address.value.ip().to_canonical().is_loopback() {
             report.warn(
                 &address.place,
-                "not a loopback address: whoever reaches it reads the metrics, without a token",
+                "not a loopback address: whoever reaches it reads the metrics and can purge, without a token",
             );
         }
     }

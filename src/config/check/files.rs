@@ -46,7 +46,7 @@ fn directory(root: &At<String>, around: &Surroundings<'_>, report: &mut Report) 
     let path = around.resolve(&root.value);
     match std::fs::metadata(&path) {
         Ok(found) if found.is_dir() => {}
-        Ok(_) => report.warn(&root.place, format!("{:?} is not a directory", root.value)),
+        Ok(_) => report.fault(&root.place, format!("{:?} is not a directory", root.value)),
         Err(error) => report.warn(&root.place, format!("can't look at {:?}: {error}", root.value)),
     }
     path

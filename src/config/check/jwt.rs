@@ -4,6 +4,7 @@
 use super::{host::host_and_port, secret::secrets, Surroundings, NOT_ZERO};
 use crate::config::{
     fault::Report,
+    hints,
     raw::{self, ClaimName},
     read::{At, Field, OneOrMany, Place, Size},
     types::{Jwt, JwtKeys, Secret},
@@ -172,7 +173,7 @@ fn public_keys(
             }
             let path = around.resolve(&file.value);
             if let Err(error) = std::fs::File::open(&path) {
-                report.fault(&file.place, format!("can't read {:?}: {error}", file.value));
+                report.fault(&file.place, format!("can't read {}: {error}", hints::shown_path(&file.value)));
             }
             Some(JwtKeys::JwksFile(path))
         }

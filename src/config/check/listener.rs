@@ -6,7 +6,7 @@ use crate::{
     certificate::{self, Certificate, Files, Part},
     config::{
         fault::Report,
-        raw,
+        hints, raw,
         read::{At, Field, Place},
         types::{ClientCertificates, Listener, ListenerTls},
     },
@@ -165,7 +165,7 @@ fn certificate_of(
                 Part::Ocsp => ocsp.as_ref().unwrap_or(&cert),
                 Part::Cert | Part::Ca => &cert,
             };
-            report.fault(&at.place, format!("{:?}: {}", at.value, error.fault));
+            report.fault(&at.place, format!("{}: {}", hints::shown_path(&at.value), error.fault));
             None
         }
     }
@@ -204,7 +204,7 @@ fn clients(
         match certificate::authorities(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                report.fault(&at.place, format!("{:?}: {}", at.value, error.fault));
+                report.fault(&at.place, format!("{}: {}", hints::shown_path(&at.value), error.fault));
                 None
             }
         }

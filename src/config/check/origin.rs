@@ -3,6 +3,7 @@
 use super::{host::host_and_port, origin_tls, positive, secret, Surroundings};
 use crate::config::{
     fault::Report,
+    hints,
     origin::{Balance, Health, Origin, OriginServer, ServerAddress, Sticky},
     raw,
     read::{At, Field, OneOrMany, Place, Size},
@@ -41,7 +42,13 @@ impl Known {
         if index.is_none() {
             let mut known: Vec<&str> = names.keys().map(Name::as_str).collect();
             known.sort_unstable();
-            report.unknown(&name.place, format!("unknown origin {:?}", name.value), &name.value, known);
+            if name.value.contains("://") || name.value.starts_with("unix:") {
+                let text = "must be the name of an [[origin]]: the address stands in its servers";
+                report.fault(&name.place, text);
+                return None;
+            }
+            let shown = hints::shown(&name.value);
+            report.unknown(&name.place, format!("unknown origin {shown}"), &name.value, known);
         }
         index
     }
@@ -183,6 +190,9 @@ fn address(url: &str) -> Result<ServerAddress, &'static str> {
     const FORM: &str = "must be http://host:port, https://host:port or unix:/path";
     if let Some(path) = url.strip_prefix("unix:") {
         return socket(path.strip_prefix("//").unwrap_or(path));
+    }
+    if url.starts_with("http://unix:") {
+        return Err("is nginx's way to write a socket: here it is \"unix:/path\", without http://");
     }
     let (tls, authority) = match url.split_once("://") {
         Some(("http", rest)) => (false, rest),

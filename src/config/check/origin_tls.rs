@@ -9,6 +9,7 @@ use crate::{
     certificate,
     config::{
         fault::Report,
+        hints,
         origin::{OriginServer, OriginTls, ServerAddress, TlsIdentity},
         raw,
         read::{At, Field, Place},
@@ -83,7 +84,10 @@ fn authorities(path: &At<String>, around: &Surroundings<'_>, report: &mut Report
     let refused = certificates.iter().find_map(|der| roots.add(CertificateDer::from_slice(der)).err());
     match refused {
         Some(error) => {
-            report.fault(&path.place, format!("{:?} holds no usable authority: {error}", path.value));
+            report.fault(
+                &path.place,
+                format!("{} holds no usable authority: {error}", hints::shown_path(&path.value)),
+            );
             None
         }
         None => Some(certificates),
@@ -118,7 +122,7 @@ fn identity(
         &certificate::provider(),
     );
     if let Err(error) = certified {
-        report.fault(&key.place, format!("does not go with {:?}: {error}", cert.value));
+        report.fault(&key.place, format!("does not go with {}: {error}", hints::shown_path(&cert.value)));
         return None;
     }
     Some(Some(TlsIdentity { chain, key: Secret::new(key_der.secret_der()) }))
@@ -131,14 +135,16 @@ fn certificates(path: &At<String>, around: &Surroundings<'_>, report: &mut Repor
     let found: Vec<Vec<u8>> = match found {
         Ok(found) => found.into_iter().map(|der| der.to_vec()).collect(),
         Err(error) => {
-            report.fault(&path.place, format!("{:?} is no PEM file: {error}", path.value));
+            report.fault(&path.place, format!("{} is no PEM file: {error}", hints::shown_path(&path.value)));
             return None;
         }
     };
     let readable = |der: &Vec<u8>| X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty());
     if found.is_empty() || !found.iter().all(readable) {
-        report
-            .fault(&path.place, format!("{:?} holds no certificate, or one that can't be read", path.value));
+        report.fault(
+            &path.place,
+            format!("{} holds no certificate, or one that can't be read", hints::shown_path(&path.value)),
+        );
         return None;
     }
     Some(found)
@@ -154,7 +160,7 @@ fn private_key(
     let key = PrivateKeyDer::from_pem_slice(&pem).ok();
     let key = key.filter(|key| PrivateKeyDer::try_from(key.secret_der()).is_ok());
     if key.is_none() {
-        report.fault(&path.place, format!("{:?} holds no private key in PEM", path.value));
+        report.fault(&path.place, format!("{} holds no private key in PEM", hints::shown_path(&path.value)));
     }
     key
 }
@@ -163,9 +169,9 @@ fn read(path: &At<String>, around: &Surroundings<'_>, report: &mut Report) -> Op
     let complaint = match std::fs::read(around.resolve(&path.value)) {
         Ok(bytes) => match certificate::check_encoding(&bytes) {
             Ok(()) => return Some(bytes),
-            Err(fault) => format!("{:?}: {fault}", path.value),
+            Err(fault) => format!("{}: {fault}", hints::shown_path(&path.value)),
         },
-        Err(error) => format!("can't read {:?}: {error}", path.value),
+        Err(error) => format!("can't read {}: {error}", hints::shown_path(&path.value)),
     };
     report.fault(&path.place, complaint);
     None

@@ -36,7 +36,10 @@ pub(super) fn routes(
 ) -> Option<Vec<Route>> {
     let names = Names::reserve(&raw, report);
     let Around { origins, tokens, headers, around } = around;
-    let mut checker = Checker { origins, tokens, headers, around, names, taken: Taken::default(), report };
+    let is_rest = |route: &At<raw::Route>| matches!(&route.value.path, Field::Given(At { value: PathPattern::Prefix(all), .. }) if all == "/");
+    let has_rest = raw.iter().any(is_rest);
+    let taken = Taken::default();
+    let mut checker = Checker { origins, tokens, headers, around, has_rest, names, taken, report };
     let route = |(index, At { value, place })| checker.route(value, index, &place);
     let checked: Vec<_> = raw.into_iter().enumerate().map(route).collect();
     checked.into_iter().collect()
@@ -47,6 +50,8 @@ struct Checker<'a> {
     tokens: bool,
     headers: headers::Checked,
     around: &'a Surroundings<'a>,
+    /// There is a route for everything.
+    has_rest: bool,
     names: Names,
     taken: Taken,
     report: &'a mut Report,
@@ -68,7 +73,7 @@ impl Checker<'_> {
             self.taken.claim(key, methods, index, &path.place, self.report);
         }
         if let Some(At { value: PathPattern::Exact(exact), place }) = &path {
-            if exact.len() > 1 && exact.ends_with('/') {
+            if exact.ends_with('/') && (exact.len() > 1 || !self.has_rest) {
                 let text = format!("is this path alone; for all below it, write \"{exact}*\"");
                 self.report.warn(place, text);
             }

@@ -4,6 +4,7 @@
 use super::Surroundings;
 use crate::config::{
     fault::Report,
+    hints,
     raw::{Plain, Source, Stored},
     read::{At, Field, OneOrMany, Place},
     types::Secret,
@@ -49,7 +50,13 @@ pub(super) fn text(
     report: &mut Report,
 ) -> Option<String> {
     match source {
-        Source::Plain(Plain(text)) => Some(text),
+        Source::Plain(Plain(text)) => match hints::shell_variable(&text) {
+            Some(name) if text.starts_with('$') => {
+                report.fault(place, format!("${name} is not replaced: write {{ env = \"{name}\" }}"));
+                None
+            }
+            _ => Some(text),
+        },
         Source::Stored(Stored { env, file }) => match (env.optional()?, file.optional()?) {
             (Some(name), None) => from_environment(name, around, report),
             (None, Some(path)) => from_file(path, around, report),
@@ -64,10 +71,13 @@ pub(super) fn text(
 fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
     let At { value: name, place } = name;
     let text = (around.env)(&name);
+    // What was put in the place of a name may be the secret itself.
+    let shown =
+        if hints::is_variable_name(&name) { format!("{name:?}") } else { "that is named here".into() };
     match &text {
-        None => report.fault(&place, format!("the environment variable {name:?} is not set")),
+        None => report.fault(&place, format!("the environment variable {shown} is not set")),
         Some(text) if text.is_empty() => {
-            report.fault(&place, format!("the environment variable {name:?} is empty"));
+            report.fault(&place, format!("the environment variable {shown} is empty"));
         }
         Some(_) => return text,
     }
@@ -77,14 +87,16 @@ fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Re
 /// The file's text without the line end that editors leave.
 fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
     let At { value: path, place } = path;
+    let shown =
+        if hints::is_plain_path(&path) { format!("{path:?}") } else { "the file that is named here".into() };
     match std::fs::read_to_string(around.resolve(&path)) {
-        Err(error) => report.fault(&place, format!("can't read {path:?}: {error}")),
+        Err(error) => report.fault(&place, format!("can't read {shown}: {error}")),
         Ok(text) => match text.trim_end_matches(['\r', '\n']) {
-            "" => report.fault(&place, format!("{path:?} is empty")),
+            "" => report.fault(&place, format!("{shown} is empty")),
             // It can't be seen, and would be a part of the secret.
             marked if marked.starts_with('\u{feff}') => report.fault(
                 &place,
-                format!("{path:?} begins with a byte order mark (U+FEFF): save it as UTF-8 without one"),
+                format!("{shown} begins with a byte order mark (U+FEFF): save it as UTF-8 without one"),
             ),
             secret => return Some(secret.to_owned()),
         },

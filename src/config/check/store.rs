@@ -11,6 +11,7 @@ use crate::config::{
 use percent_encoding::percent_decode_str;
 use redis::IntoConnectionInfo;
 use std::time::Duration;
+use url::Url;
 
 /// Checks `[store]`.
 pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Report) -> Option<Store> {
@@ -80,16 +81,61 @@ fn one(url: &str) -> Result<Redis, &'static str> {
     if let Some(rest) = url.strip_prefix("redis+sentinel://") {
         return sentinel(rest);
     }
-    url.into_connection_info().map(|_| Redis::Single(url.to_owned())).map_err(|_| FORM)
+    let (url, _) = heeded(url)?;
+    Ok(Redis::Single(url))
+}
+
+/// A URL whose parameters the client heeds: it takes the database of `redis://` from the path alone, and passes over what
+/// it doesn't know. With its database.
+fn heeded(text: &str) -> Result<(String, i64), &'static str> {
+    const DATABASE: &str = "the database must be a number";
+    const TWICE: &str = "names the database twice, in its path and as ?db=";
+    let mut url: Url = text.parse().map_err(|_| FORM)?;
+    if !matches!(url.scheme(), "redis" | "rediss" | "unix") {
+        return Err(FORM);
+    }
+    if url.fragment().is_some() {
+        return Err(
+            "must not hold a \"#\": of TLS every certificate has to verify, and nothing else is said there",
+        );
+    }
+    let is_socket = url.scheme() == "unix";
+    let mut db: Option<i64> = None;
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "db" if db.is_none() => db = Some(value.parse().ok().filter(|db| *db >= 0).ok_or(DATABASE)?),
+            "user" | "pass" if is_socket => {}
+            _ if is_socket => return Err("has a parameter that is none of db, user and pass"),
+            _ => return Err("has a parameter that is not db: user and password stand before the host"),
+        }
+    }
+    if let (Some(db), false) = (db, is_socket) {
+        if !matches!(url.path().trim_matches('/'), "") && url.path().trim_matches('/').parse() != Ok(db) {
+            return Err(TWICE);
+        }
+        url.set_query(None);
+        url.set_path(&format!("/{db}"));
+    }
+    let url = String::from(url);
+    let info = url.as_str().into_connection_info().map_err(|_| FORM)?;
+    match info.redis_settings().db() {
+        db if db < 0 => Err(DATABASE),
+        db => Ok((url, db)),
+    }
 }
 
 fn cluster_seed(url: String) -> Result<String, &'static str> {
     const SEED: &str = "a cluster's nodes must be redis:// or rediss:// URLs";
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    if !matches!(scheme, Some("redis" | "rediss")) || url.as_str().into_connection_info().is_err() {
+    if !matches!(scheme, Some("redis" | "rediss")) {
         return Err(SEED);
     }
-    Ok(url)
+    match heeded(&url) {
+        Err(FORM) => Err(SEED),
+        Err(other) => Err(other),
+        Ok((_, db)) if db != 0 => Err("a cluster has no database but 0"),
+        Ok((url, _)) => Ok(url),
+    }
 }
 
 /// `[user:password@]host[:port][,host[:port]…]/master[/db]`
@@ -99,8 +145,14 @@ fn sentinel(rest: &str) -> Result<Redis, &'static str> {
         Some((credentials, rest)) => (user_and_password(credentials).ok_or(SENTINEL)?, rest),
         None => ((None, None), rest),
     };
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (hosts, path) = rest.split_once('/').ok_or(SENTINEL)?;
     let (master, db) = path.split_once('/').unwrap_or((path, ""));
+    let db = match (db, query.strip_prefix("db=")) {
+        (db, None) if query.is_empty() => db,
+        ("", Some(db)) if !db.contains('&') => db,
+        _ => return Err("has a parameter that is not db, or the database twice"),
+    };
     let db = match db {
         "" => 0,
         digits => digits.parse().ok().filter(|db| *db >= 0).ok_or("the database must be a number")?,
@@ -165,13 +217,56 @@ mod tests {
             "redis+sentinel://a/m/-1",
             "redis+sentinel://user@a/m",
             "redis+sentinel://a:/m",
+            "redis+sentinel://a/m?db=x",
+            "redis+sentinel://a/m/1?db=2",
+            "redis+sentinel://a/m?timeout=1",
+            "redis://h/x",
+            "redis://h/-1",
+            "redis://h?db=x",
+            "redis://h?db=-1",
+            "redis://h?db=1&db=2",
+            "redis://h/1?db=2",
+            "redis://h?protocol=resp3",
+            "redis://h?timeout=5&db=1",
+            "rediss://h/1#insecure",
+            "redis://h#x",
+            "unix:///run/redis.sock?password=x",
+            "unix:///run/redis.sock?db=x",
         ] {
             assert!(one(bad).is_err(), "{bad:?}");
         }
         for good in ["redis://127.0.0.1:6379/0", "rediss://u:p@h/1", "unix:///run/redis.sock"] {
             assert!(matches!(one(good), Ok(Redis::Single(_))), "{good:?}");
         }
+        for seed in ["redis://h/7", "redis://h?db=7", "redis://h?x=1", "rediss://h#insecure"] {
+            assert!(cluster_seed(seed.to_owned()).is_err(), "{seed}");
+        }
         assert!(cluster_seed("unix:///run/redis.sock".to_owned()).is_err());
         assert!(cluster_seed("redis+sentinel://a/m".to_owned()).is_err());
+    }
+
+    #[test]
+    fn the_database_of_a_url_is_heeded_wherever_it_stands() {
+        for (url, db) in [
+            ("redis://h", 0),
+            ("redis://h/7", 7),
+            ("redis://h?db=7", 7),
+            ("redis://h/?db=7", 7),
+            ("redis://h/7?db=7", 7),
+            ("rediss://u:p%40@h:1/?db=3", 3),
+            ("unix:///run/redis.sock?db=7", 7),
+            ("unix:///run/redis.sock?db=7&user=u&pass=p", 7),
+        ] {
+            let Ok(Redis::Single(read)) = one(url) else { panic!("{url} is refused") };
+            let info = read.as_str().into_connection_info().unwrap();
+            assert_eq!(info.redis_settings().db(), db, "{url}: {read}");
+        }
+        let info = one("rediss://u:p%40@h:1/?db=3");
+        let Ok(Redis::Single(read)) = info else { panic!("refused") };
+        assert_eq!(read.as_str().into_connection_info().unwrap().redis_settings().password(), Some("p@"));
+        let Ok(Redis::Sentinel { master, db, .. }) = one("redis+sentinel://a/main?db=7") else {
+            panic!("refused");
+        };
+        assert_eq!((master.as_str(), db), ("main", 7));
     }
 }
