@@ -76,26 +76,42 @@ async fn bad_signatures_are_refused_and_change_nothing() {
             .header("webhook-signature", signature.to_owned())
             .body(message.body.clone())
     };
+    let without = |name: &str| {
+        let mut request = headers(&message, &signed(&message)).build().unwrap();
+        request.headers_mut().remove(name);
+        reqwest::RequestBuilder::from_parts(client.clone(), request)
+    };
+    let long = Message { id: "x".repeat(257), ..message.clone() };
     let bad = [
-        ("another key", message.request(client, &url, b"another key")),
-        ("another body", headers(&message, &signed(&message)).body(r#"{"tenant":"globex"}"#)),
-        ("another id", headers(&Message { id: "msg_other".into(), ..message.clone() }, &signed(&message))),
+        ("webhook_signature", message.request(client, &url, b"another key")),
+        ("webhook_signature", headers(&message, &signed(&message)).body(r#"{"tenant":"globex"}"#)),
         (
-            "another time",
+            "webhook_signature",
+            headers(&Message { id: "msg_other".into(), ..message.clone() }, &signed(&message)),
+        ),
+        (
+            "webhook_signature",
             headers(&Message { timestamp: message.timestamp - 1, ..message.clone() }, &signed(&message)),
         ),
-        ("too old", headers(&old, &signed(&old))),
-        ("from the future", headers(&early, &signed(&early))),
-        ("no signature", client.post(&url).body(message.body.clone())),
-        ("an empty signature", headers(&message, "")),
-        ("another scheme", headers(&message, &signed(&message).replace("v1,", "v2,"))),
-        ("no base64", headers(&message, "v1,???")),
+        ("webhook_too_old", headers(&old, &signed(&old))),
+        ("webhook_too_new", headers(&early, &signed(&early))),
+        ("webhook_no_id", client.post(&url).body(message.body.clone())),
+        ("webhook_no_id", without("webhook-id")),
+        ("webhook_id", headers(&long, &signed(&long))),
+        ("webhook_no_timestamp", without("webhook-timestamp")),
+        ("webhook_timestamp", without("webhook-timestamp").header("webhook-timestamp", "now")),
+        ("webhook_no_signature", without("webhook-signature")),
+        ("webhook_no_signature", headers(&message, "")),
+        ("webhook_version", headers(&message, &signed(&message).replace("v1,", "v2,"))),
+        ("webhook_version", headers(&message, "v1,???")),
     ];
-    for (what, request) in bad {
-        let reply = send(request).await;
-        assert!([400, 401].contains(&reply.status.as_u16()), "{what}: {reply:?}");
-        let status = reply.status.as_u16();
-        reply.problem(status);
+    for (word, request) in bad {
+        let reply = send(request).await.problem(401);
+        assert_eq!(reply.cache_status(), format!("tidegate; detail={word}"));
+        let told = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(told.starts_with("webhook-"), "{told}");
+        until("the log tells which check it failed", SOON, || async { gateway.output().contains(&told) })
+            .await;
     }
     assert_eq!(gateway.get_as("acme", PATH).await.ok().body, kept.body);
     assert_eq!(redis.keys().await, keys);

@@ -18,7 +18,7 @@ use ahash::RandomState;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use replay::{EventId, SeenEvents, Turn};
-use signature::{SecretError, SigningKey};
+use signature::{SecretError, SignatureError, SigningKey};
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -54,6 +54,27 @@ pub struct Events {
     by_path: HashMap<String, usize, RandomState>,
     seen: Arc<SeenEvents>,
     cache: Arc<Cache>,
+}
+
+/// Why an event is not the caller's to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untaken {
+    /// Its sender has not signed it.
+    Unsigned(SignatureError),
+    /// This has become of it.
+    Ended(EventResult),
+}
+
+impl From<SignatureError> for Untaken {
+    fn from(error: SignatureError) -> Self {
+        Self::Unsigned(error)
+    }
+}
+
+impl From<EventResult> for Untaken {
+    fn from(result: EventResult) -> Self {
+        Self::Ended(result)
+    }
 }
 
 impl Events {
@@ -96,32 +117,30 @@ impl Events {
         endpoint: &Endpoint,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<EventClaim, EventResult> {
+    ) -> Result<EventClaim, Untaken> {
         let (id, now) = (field(headers, "webhook-id"), now_ms());
         let (timestamp, signatures) =
             (field(headers, "webhook-timestamp"), field(headers, "webhook-signature"));
-        if let Err(error) = signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000) {
-            tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
-            return Err(EventResult::BadSignature);
-        }
+        signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000)
+            .inspect_err(|error| complain(endpoint, error))?;
         // Counted only now: whoever can't sign can't use up what those who can are allowed.
         if !endpoint.admits(Instant::now()) {
-            return Err(EventResult::RateLimited);
+            return Err(EventResult::RateLimited.into());
         }
-        let tenant = tenant(body)?;
+        let tenant = tenant(body).inspect_err(|why| complain(endpoint, why))?;
         let id = EventId { endpoint: endpoint.settings.path.clone(), id: id.to_owned() };
         let claimed = timeout(WAIT, self.claim(id)).await.unwrap_or(Err(EventResult::UnderWay));
         if claimed.as_ref().is_err_and(|why| *why != EventResult::StoreDown) {
-            return claimed;
+            return Ok(claimed?);
         }
         // Where the store can't tell whether it is new, moving on is harmless; saying that it is done is not.
         match (self.bump_all(endpoint, &tenant).await, claimed) {
-            (true, claimed) => claimed,
+            (true, claimed) => Ok(claimed?),
             (false, Ok(claim)) => {
                 claim.release().await;
-                Err(EventResult::StoreDown)
+                Err(EventResult::StoreDown.into())
             }
-            (false, Err(why)) => Err(why),
+            (false, Err(why)) => Err(why.into()),
         }
     }
 
@@ -215,6 +234,11 @@ impl Drop for EventClaim {
             drop(runtime.spawn(async move { redis.release_event(&endpoint, &id, &token).await }));
         }
     }
+}
+
+/// Tells the log which check an event failed.
+fn complain(endpoint: &Endpoint, error: &dyn std::fmt::Display) {
+    tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
 }
 
 fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {

@@ -29,41 +29,56 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why an event is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum SignatureError {
-    /// The id is empty, longer than [`MAX_ID`], or holds a `.` or anything but visible ASCII.
-    #[error("webhook-id must be 1 to {MAX_ID} visible ASCII characters other than '.'")]
-    Id,
-    /// The timestamp is no decimal number of seconds.
-    #[error("webhook-timestamp must be Unix seconds")]
-    Timestamp,
-    /// The timestamp is more than [`TOLERANCE`] in the past.
-    #[error("webhook-timestamp is more than {TOLERANCE} s old")]
-    TooOld,
-    /// The timestamp is more than [`TOLERANCE`] in the future.
-    #[error("webhook-timestamp is more than {TOLERANCE} s ahead")]
-    TooNew,
-    /// No `v1` signature that can be decoded.
-    #[error("webhook-signature has no v1 signature")]
-    NoSignature,
-    /// None of the signatures is from one of our secrets.
-    #[error("webhook-signature does not verify")]
-    Mismatch,
+/// Declares why an event is not accepted: each reason with the word of access records and `Cache-Status`, and the text
+/// for people.
+macro_rules! signature_errors {
+    ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
+        /// Why an event is not accepted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+        pub enum SignatureError {
+            $($(#[$doc])* #[error($text)] $name,)*
+        }
+
+        impl SignatureError {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The reason as one word, for access records and `Cache-Status`.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+
+            /// The reason, for people.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
 }
 
-impl SignatureError {
-    /// The reason as one word, for logs and metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Timestamp => "timestamp",
-            Self::TooOld => "too_old",
-            Self::TooNew => "too_new",
-            Self::NoSignature => "no_signature",
-            Self::Mismatch => "mismatch",
-        }
-    }
+signature_errors! {
+    /// There is no id.
+    NoId => "webhook_no_id", "webhook-id is missing";
+    /// The id is longer than [`MAX_ID`], or holds a `.` or anything but visible ASCII.
+    Id => "webhook_id", "webhook-id must be 1 to 256 visible ASCII characters other than '.'";
+    /// There is no timestamp.
+    NoTimestamp => "webhook_no_timestamp", "webhook-timestamp is missing";
+    /// The timestamp is no decimal number of seconds.
+    Timestamp => "webhook_timestamp", "webhook-timestamp must be Unix seconds";
+    /// The timestamp is more than [`TOLERANCE`] in the past.
+    TooOld => "webhook_too_old", "webhook-timestamp is more than 300 s old";
+    /// The timestamp is more than [`TOLERANCE`] in the future.
+    TooNew => "webhook_too_new", "webhook-timestamp is more than 300 s ahead";
+    /// There is no signature.
+    NoSignature => "webhook_no_signature", "webhook-signature is missing";
+    /// No `v1` signature that can be decoded.
+    Version => "webhook_version", "webhook-signature has no v1 signature in base64";
+    /// None of the signatures is from one of our secrets.
+    Mismatch => "webhook_signature", "webhook-signature does not verify";
 }
 
 /// Why a secret can't sign.
@@ -127,17 +142,23 @@ pub fn verify(
     now_unix: u64,
 ) -> Result<(), SignatureError> {
     // With a '.' in the id, one signature would be good for several readings of "id.timestamp.body".
-    if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.') {
+    if id.is_empty() {
+        return Err(SignatureError::NoId);
+    }
+    if id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.') {
         return Err(SignatureError::Id);
     }
     check_time(timestamp, now_unix)?;
+    if signatures.is_empty() {
+        return Err(SignatureError::NoSignature);
+    }
     let claimed: Vec<Vec<u8>> = signatures
         .split(' ')
         .filter_map(|signature| signature.strip_prefix(VERSION))
         .filter_map(|encoded| STANDARD.decode(encoded).ok())
         .collect();
     if claimed.is_empty() {
-        return Err(SignatureError::NoSignature);
+        return Err(SignatureError::Version);
     }
     let signed = keys.iter().any(|key| {
         let mac = key.mac(id, timestamp, body);
@@ -151,6 +172,9 @@ pub fn verify(
 }
 
 fn check_time(timestamp: &str, now: u64) -> Result<(), SignatureError> {
+    if timestamp.is_empty() {
+        return Err(SignatureError::NoTimestamp);
+    }
     if !timestamp.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(SignatureError::Timestamp);
     }
@@ -225,7 +249,8 @@ mod tests {
             &format!("v2,{text}"),
             &format!("V1,{text}"),
         ] {
-            assert_eq!(verdict(none, SENT), Err(SignatureError::NoSignature), "{none:?}");
+            let why = if none.is_empty() { SignatureError::NoSignature } else { SignatureError::Version };
+            assert_eq!(verdict(none, SENT), Err(why), "{none:?}");
         }
         for short in ["v1,", "v1,g0hM9SsE"] {
             assert_eq!(verdict(short, SENT), Err(SignatureError::Mismatch), "{short:?}");
@@ -247,7 +272,8 @@ mod tests {
         for bad in ["", "+1614265330", " 1614265330", "1614265330.0", "-1", "0x10", "99999999999999999999999"]
         {
             let verdict = verify(&[key(SECRET)], ID, bad, SIGNATURE, BODY, SENT);
-            assert_eq!(verdict, Err(SignatureError::Timestamp), "{bad:?}");
+            let why = if bad.is_empty() { SignatureError::NoTimestamp } else { SignatureError::Timestamp };
+            assert_eq!(verdict, Err(why), "{bad:?}");
         }
     }
 
@@ -259,7 +285,8 @@ mod tests {
         };
         assert_eq!(signed(&"x".repeat(256)), Ok(()));
         for bad in ["", "a b", "a\n", "é", "a.1614265330", &"x".repeat(257)] {
-            assert_eq!(signed(bad), Err(SignatureError::Id), "{bad:?}");
+            let why = if bad.is_empty() { SignatureError::NoId } else { SignatureError::Id };
+            assert_eq!(signed(bad), Err(why), "{bad:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::{
     admission::content_length, cached, dress, host, refusal, session::Session, Context, Gateway, Next, Result,
 };
 use crate::{
-    events::{Endpoint, EventClaim},
+    events::{Endpoint, EventClaim, Untaken},
     origin::{client, Origins},
     representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
@@ -33,7 +33,12 @@ impl Gateway {
         };
         let claim = match events.take(at, &session.req_header().headers, &body).await {
             Ok(claim) => claim,
-            Err(result) => return self.end_event(session, ctx, result).await,
+            Err(Untaken::Ended(result)) => return self.end_event(session, ctx, result).await,
+            Err(Untaken::Unsigned(error)) => {
+                self.parts.metrics.event(EventResult::BadSignature);
+                ctx.detail = Some(error.as_str());
+                return self.send_problem(session, ctx, refusal::unsigned_event(error)).await;
+            }
         };
         if let Some(origin) = at.settings.forward {
             return self.forward_event(session, ctx, claim, origin, body).await;

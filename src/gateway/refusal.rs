@@ -2,6 +2,7 @@
 
 use crate::{
     cache::{Failure, FetchError},
+    events::signature::SignatureError,
     identity::TokenError,
     representation::problem::Problem,
     telemetry::labels::{EventResult, RejectReason},
@@ -140,6 +141,11 @@ pub(super) fn name_of(error: FetchError) -> &'static str {
         FetchError::Busy => "origin-busy",
         FetchError::Abandoned => "fill-abandoned",
     }
+}
+
+/// The answer to an event that its sender has not signed.
+pub(super) fn unsigned_event(error: SignatureError) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, error.text())
 }
 
 /// The answer to an event; `None` where it was taken.
