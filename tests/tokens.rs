@@ -429,3 +429,35 @@ async fn a_token_of_the_query_reaches_the_origin_in_authorization() {
     }
     assert_eq!(gateway.get("/followed").await.ok().text(), "nobody");
 }
+
+#[tokio::test]
+async fn no_log_shows_a_token() {
+    let mut origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin)
+        .log("trace")
+        .access()
+        .route(PATH, KPI)
+        .route("/followed", "token_query = true\ncache = \"origin\"")
+        .route("/passed", "token_query = true\nauth = \"required\"")
+        .start()
+        .await;
+    let good = token("acme", "ann");
+    let bad = with_claims(&json!({ "tenant": "acme", "exp": 1 }));
+    for token in [&good, &bad] {
+        for path in [PATH, PATH, "/followed", "/passed"] {
+            for method in ["GET", "HEAD", "POST"] {
+                let request = gateway.request(method, path).bearer_auth(token).body("x");
+                send(request).await;
+                let lines = gateway.output();
+                assert!(!lines.contains(token.as_str()), "{method} {path}: {lines}");
+            }
+            send(gateway.request("GET", &format!("{path}?token={token}"))).await;
+            let lines = gateway.output();
+            assert!(!lines.contains(token.as_str()), "{path} with its token in the query: {lines}");
+        }
+    }
+    origin.kill();
+    send(gateway.request("POST", "/passed").bearer_auth(&good).body("x")).await.problem(502);
+    until("lines below info are written", SOON, || async { gateway.output().contains("DEBUG") }).await;
+    assert!(!gateway.output().contains(good.as_str()));
+}

@@ -4,8 +4,14 @@
 
 use crate::config::{Log, LogFormat};
 use std::io::{self, IsTerminal};
-use tracing::Dispatch;
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt, EnvFilter};
+use tracing::{Dispatch, Level, Metadata};
+use tracing_subscriber::{
+    filter::filter_fn,
+    fmt::{layer, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+    EnvFilter,
+};
 
 /// What is logged where `RUST_LOG` says nothing. At `info` Pingora tells of each connection that is closed; at `warn`
 /// rustls tells of alerts, which any client may send.
@@ -52,16 +58,20 @@ fn dispatch<W>(json: bool, colour: bool, filter: EnvFilter, writer: W) -> Dispat
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(colour)
-        .log_internal_errors(false);
+    let kept = tracing_subscriber::registry().with(filter).with(filter_fn(|line| !shows_requests(line)));
+    let lines = layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
     if json {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).into()
+        let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        Dispatch::new(kept.with(lines))
     } else {
-        lines.into()
+        Dispatch::new(kept.with(lines))
     }
+}
+
+/// Whether a line may hold whole requests and answers: below `info`, Pingora writes them out, with tokens, cookies and
+/// queries. No filter brings these lines out.
+fn shows_requests(line: &Metadata<'_>) -> bool {
+    line.target().starts_with("pingora") && *line.level() > Level::INFO
 }
 
 #[cfg(test)]
@@ -93,6 +103,27 @@ mod tests {
             assert!(!enabled!(target: "tidegate::cache", Level::DEBUG));
             assert!(!enabled!(target: "pingora_proxy::proxy_h1", Level::INFO));
             assert!(enabled!(target: "pingora_core::server", Level::WARN));
+        });
+    }
+
+    #[test]
+    fn no_filter_brings_out_lines_that_show_requests() {
+        use tracing::{enabled, Level};
+        for wish in ["trace", "pingora=trace", "pingora_proxy=debug,pingora_core=trace"] {
+            let dispatch = dispatch(true, false, filter(wish).0, io::sink);
+            tracing::dispatcher::with_default(&dispatch, || {
+                assert!(!enabled!(target: "pingora_proxy::proxy_h1", Level::DEBUG), "{wish}");
+                assert!(
+                    !enabled!(target: "pingora_core::protocols::http::v1::client", Level::TRACE),
+                    "{wish}"
+                );
+            });
+        }
+        let dispatch = dispatch(true, false, filter("trace").0, io::sink);
+        tracing::dispatcher::with_default(&dispatch, || {
+            assert!(enabled!(target: "tidegate::cache", Level::TRACE));
+            assert!(enabled!(target: "pingora_proxy", Level::INFO));
+            assert!(enabled!(target: "h2::proto", Level::DEBUG));
         });
     }
 

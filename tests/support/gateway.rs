@@ -36,6 +36,7 @@ pub struct GatewayBuilder {
     rest: String,
     settings: String,
     access: bool,
+    log: Option<String>,
 }
 
 /// `cache = {…}` of namespace `kpi`, scope `tenant`, a minute of freshness, ten of `stale_if_error`.
@@ -53,6 +54,7 @@ impl GatewayBuilder {
             rest: String::new(),
             settings: String::new(),
             access: false,
+            log: None,
         }
     }
 
@@ -71,6 +73,12 @@ impl GatewayBuilder {
     /// With access records, in the output.
     pub fn access(mut self) -> Self {
         self.access = true;
+        self
+    }
+
+    /// With this `RUST_LOG`.
+    pub fn log(mut self, filter: &str) -> Self {
+        self.log = Some(filter.to_owned());
         self
     }
 
@@ -140,7 +148,7 @@ impl GatewayBuilder {
 
     /// The configuration file's text.
     pub fn toml(&self, listener: SocketAddr, admin: SocketAddr) -> String {
-        let Self { servers, drain, origin, store, jwt, rest, settings, access } = self;
+        let Self { servers, drain, origin, store, jwt, rest, settings, access, log: _ } = self;
         format!(
             "[server]\nthreads = 2\ndrain = {drain:?}\n{settings}\
              [[listener]]\naddress = \"{listener}\"\n\
@@ -158,7 +166,7 @@ impl GatewayBuilder {
         let mut last = String::new();
         for _ in 0..5 {
             let (address, admin) = (free_address(), free_address());
-            match Gateway::launch(&self.toml(address, admin), address, admin).await {
+            match Gateway::launch(&self.toml(address, admin), address, admin, self.log.as_deref()).await {
                 Ok(gateway) => return gateway,
                 // Somebody may have taken a port in between; any other reason comes again at once.
                 Err(output) => last = output,
@@ -183,11 +191,17 @@ impl Gateway {
         GatewayBuilder::new(&origin.url())
     }
 
-    async fn launch(toml: &str, address: SocketAddr, admin: SocketAddr) -> Result<Self, String> {
+    async fn launch(
+        toml: &str,
+        address: SocketAddr,
+        admin: SocketAddr,
+        log: Option<&str>,
+    ) -> Result<Self, String> {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("tidegate.toml");
         std::fs::write(&file, toml).unwrap();
         let mut command = tidegate(&["run", "--config", file.to_str().unwrap()]);
+        command.envs(log.map(|filter| ("RUST_LOG", filter)));
         let process = Process::spawn("tidegate", &mut command);
         let mut gateway = Self { address, admin, dir, process, client: client() };
         let end = Instant::now() + 2 * SOON;
