@@ -361,6 +361,8 @@ fn with_store(
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let outcome = work(&redis, &versions, &purges).await;
+        let outcome = outcome
+            .map_err(|Failure(code, text)| Failure(code, [vec![text], redis.troubles()].concat().join("\n")));
         link.abort();
         outcome
     })

@@ -311,6 +311,11 @@ impl Cache {
         }
     }
 
+    /// What is wrong with the store, a sentence each.
+    pub fn store_troubles(&self) -> Vec<String> {
+        self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default()
+    }
+
     /// Whether the store is there, or none is wanted.
     pub fn store_is_up(&self) -> bool {
         self.redis.as_ref().is_none_or(|r| r.is_up())

@@ -194,6 +194,28 @@ pub enum Redis {
     Cluster(Vec<String>),
 }
 
+impl Redis {
+    /// Where it is, for people: hosts, ports and the database, without users and passwords.
+    pub fn place(&self) -> String {
+        let of = |url: &String| match url.parse::<url::Url>() {
+            Ok(url) if url.scheme() == "unix" => url.path().to_owned(),
+            Ok(url) => {
+                let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(6379));
+                format!("{host}:{port}{}", url.path().trim_end_matches('/'))
+            }
+            Err(_) => String::new(),
+        };
+        match self {
+            Self::Single(url) => of(url),
+            Self::Sentinel { sentinels, master, .. } => {
+                let all: Vec<_> = sentinels.iter().map(of).collect();
+                format!("{} (sentinels of {master})", all.join(", "))
+            }
+            Self::Cluster(seeds) => seeds.iter().map(of).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

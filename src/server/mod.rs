@@ -302,9 +302,11 @@ fn admin_state(
         if is_draining {
             reasons.push("draining".to_owned());
         }
-        if !cache.store_is_up() {
+        let troubles = cache.store_troubles();
+        if !cache.store_is_up() && troubles.is_empty() {
             reasons.push("the store is away".to_owned());
         }
+        reasons.extend(troubles);
         admin::Readiness { ready: !is_draining, reasons }
     };
     let hosts = Arc::new(admin::KnownHosts::new(hosts));

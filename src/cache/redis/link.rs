@@ -101,6 +101,8 @@ pub(super) async fn connect(
         config::Redis::Sentinel { .. } => one(master(target).await?, prefixes, &on_push).await,
         config::Redis::Cluster(seeds) => cluster(seeds, prefixes, &on_push).await,
     }?;
+    // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
+    link.beat(1).await?;
     Ok(Link { given_up, ..link })
 }
 
@@ -269,7 +271,7 @@ async fn pulse(connection: &mut impl ConnectionLike) -> RedisResult<()> {
     };
     match answer.first() {
         Some(Value::BulkString(role)) if role != b"master" => {
-            Err((ErrorKind::Io, "the server is no longer a master").into())
+            Err((ErrorKind::Io, "the server is no master").into())
         }
         _ => Ok(()),
     }

@@ -10,6 +10,7 @@ mod lease;
 mod limit;
 mod link;
 mod log;
+mod troubles;
 
 pub use super::key::Place;
 pub use event::EventStanding;
@@ -42,6 +43,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, Notify};
+use troubles::{words, Troubles};
 
 /// Calls without an answer in a row after which the link is given up.
 const BREAK_AFTER: u32 = 5;
@@ -81,6 +83,7 @@ pub struct Redis {
     /// Held while the log of purges is read.
     log_reading: Mutex<()>,
     log_grown: Notify,
+    troubles: Troubles,
 }
 
 /// What a node finds when it wants to fill.
@@ -112,6 +115,7 @@ impl Redis {
             waiters: Waiters::default(),
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
+            troubles: Troubles::new(store.redis.as_ref().map(config::Redis::place).unwrap_or_default()),
         }
     }
 
@@ -120,10 +124,15 @@ impl Redis {
         self.link.load().is_some()
     }
 
+    /// What is wrong with the store, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.list()
+    }
+
     /// Makes the link, watches it and makes it anew, for ever.
     pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
         let prefixes = self.names.tracked();
-        let mut told = false;
+        let place = self.troubles.place();
         loop {
             // Each link has a signal of its own: what befell the last one must not end the next.
             let given_up = Arc::new(Notify::new());
@@ -135,15 +144,19 @@ impl Redis {
             });
             match link::connect(&target, &prefixes, on_push, given_up).await {
                 Ok(link) => {
-                    told = false;
                     let error = self.live(link).await;
-                    tracing::warn!(%error, "the link to redis is lost");
+                    self.troubles.away(&error);
+                    tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
                 }
-                Err(error) if !told => {
-                    told = true;
-                    tracing::warn!(%error, "redis can't be reached; trying on");
+                Err(error) => {
+                    if self.troubles.away(&error) {
+                        tracing::warn!(
+                            redis = place,
+                            error = words(&error),
+                            "redis can't be reached; trying on"
+                        );
+                    }
                 }
-                Err(_) => {}
             }
             tokio::time::sleep(RECONNECT).await;
         }
@@ -151,7 +164,8 @@ impl Redis {
 
     async fn live(&self, link: Link) -> redis::RedisError {
         let link = Arc::new(link);
-        tracing::info!(tracked = link.tracked, "linked to redis");
+        self.troubles.linked();
+        tracing::info!(redis = self.troubles.place(), tracked = link.tracked, "linked to redis");
         self.unanswered.store(0, Ordering::Release);
         self.link.store(Some(link.clone()));
         self.versions.begin_epoch(if link.tracked { Coherence::Tracked } else { Coherence::Untracked });
@@ -246,9 +260,10 @@ impl Redis {
             Some(link) => match tokio::time::timeout(self.deadline, run(link.commands.clone())).await {
                 Ok(Ok(value)) => {
                     self.unanswered.store(0, Ordering::Relaxed);
+                    self.troubles.worked(what);
                     Ok(value)
                 }
-                Ok(Err(error)) => Err(failed(link, &error)),
+                Ok(Err(error)) => Err(self.failed(link, what, &error)),
                 Err(_) => {
                     if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 == BREAK_AFTER {
                         link.given_up.notify_one();
@@ -371,21 +386,21 @@ impl Redis {
         .await
     }
 
+    fn failed(&self, link: &Link, what: StoreCall, error: &redis::RedisError) -> StoreError {
+        if error.is_unrecoverable_error() || error.is_io_error() {
+            link.given_up.notify_one();
+            return StoreError::Down;
+        }
+        self.troubles.refused(what, error);
+        // A demoted master refuses writes: the link has to find the new one.
+        if error.code() == Some("READONLY") {
+            link.given_up.notify_one();
+        }
+        StoreError::Protocol
+    }
+
     /// The names of keys.
     pub fn names(&self) -> &Names {
         &self.names
     }
-}
-
-fn failed(link: &Link, error: &redis::RedisError) -> StoreError {
-    if error.is_unrecoverable_error() || error.is_io_error() {
-        link.given_up.notify_one();
-        return StoreError::Down;
-    }
-    tracing::debug!(%error, "redis refused a call");
-    // A demoted master refuses writes: the link has to find the new one.
-    if error.code() == Some("READONLY") {
-        link.given_up.notify_one();
-    }
-    StoreError::Protocol
 }

@@ -1,0 +1,136 @@
+//! What is wrong with Redis, in its own words and with its place: told in the log when it begins, and on `/readyz` for as
+//! long as it lasts.
+
+use crate::telemetry::labels::StoreCall;
+use parking_lot::Mutex;
+use redis::RedisError;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What is wrong at present.
+#[derive(Debug)]
+pub(super) struct Troubles {
+    /// Host and port.
+    place: String,
+    /// A bit for each kind of call that was refused: the usual answer is found without a lock.
+    any: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    away: Option<String>,
+    refused: Vec<(StoreCall, String)>,
+}
+
+impl Troubles {
+    pub(super) fn new(place: String) -> Self {
+        Self { place, any: AtomicU32::new(0), state: Mutex::default() }
+    }
+
+    /// Host and port, for log lines.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// There is no link. Whether that is news: these words were not the last ones.
+    pub(super) fn away(&self, error: &RedisError) -> bool {
+        let said = Some(words(error));
+        let mut state = self.state.lock();
+        let is_news = state.away != said;
+        state.away = said;
+        is_news
+    }
+
+    /// There is a link; it has refused nothing yet.
+    pub(super) fn linked(&self) {
+        *self.state.lock() = State::default();
+        self.any.store(0, Ordering::Relaxed);
+    }
+
+    /// A call was refused.
+    pub(super) fn refused(&self, call: StoreCall, error: &RedisError) {
+        let said = words(error);
+        let mut state = self.state.lock();
+        if state.refused.iter().any(|(of, before)| *of == call && *before == said) {
+            return;
+        }
+        tracing::warn!(redis = self.place, call = call.as_str(), error = said, "redis refuses a call");
+        state.refused.retain(|(of, _)| *of != call);
+        state.refused.push((call, said));
+        self.any.fetch_or(bit(call), Ordering::Relaxed);
+    }
+
+    /// A call was answered.
+    pub(super) fn worked(&self, call: StoreCall) {
+        if self.any.load(Ordering::Relaxed) & bit(call) == 0 {
+            return;
+        }
+        self.state.lock().refused.retain(|(of, _)| *of != call);
+        self.any.fetch_and(!bit(call), Ordering::Relaxed);
+        tracing::info!(redis = self.place, call = call.as_str(), "redis takes such calls again");
+    }
+
+    /// What is wrong, a sentence each.
+    pub(super) fn list(&self) -> Vec<String> {
+        let (state, place) = (self.state.lock(), &self.place);
+        let away = state.away.iter().map(|said| format!("the store is away: redis at {place}: {said}"));
+        let refused = state.refused.iter().map(|(call, said)| {
+            let what = if writes(*call) { "writes" } else { "reads" };
+            format!("the store refuses {what}: redis at {place}: {said}")
+        });
+        let mut list: Vec<String> = away.chain(refused).collect();
+        list.sort();
+        list.dedup();
+        list
+    }
+}
+
+fn bit(call: StoreCall) -> u32 {
+    1 << call as u32
+}
+
+fn writes(call: StoreCall) -> bool {
+    !matches!(call, StoreCall::ReadVersion | StoreCall::Get | StoreCall::ReadPurges)
+}
+
+/// What Redis said, or what became of the attempt to hear it.
+pub(super) fn words(error: &RedisError) -> String {
+    // Of several commands that went together, the first that was refused.
+    let said = error.clone().into_server_errors();
+    match said.as_deref().and_then(<[_]>::first) {
+        Some((_, error)) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::ErrorKind;
+
+    #[test]
+    fn what_is_wrong_is_told_until_it_is_right_again() {
+        let troubles = Troubles::new("127.0.0.1:6379".to_owned());
+        let error = |text: &'static str| RedisError::from((ErrorKind::Io, text));
+        assert!(troubles.list().is_empty());
+        assert!(troubles.away(&error("refused")));
+        assert!(!troubles.away(&error("refused")));
+        assert!(troubles.away(&error("reset")));
+        assert_eq!(troubles.list().len(), 1);
+        assert!(troubles.list()[0].starts_with("the store is away: redis at 127.0.0.1:6379: reset"));
+        troubles.linked();
+        for call in [StoreCall::Put, StoreCall::Lease, StoreCall::Get] {
+            troubles.refused(call, &error("no"));
+        }
+        let told = troubles.list();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].starts_with("the store refuses reads") && told[1].starts_with("the store refuses writes")
+        );
+        troubles.worked(StoreCall::Put);
+        assert_eq!(troubles.list().len(), 2);
+        troubles.worked(StoreCall::Lease);
+        troubles.worked(StoreCall::Get);
+        assert!(troubles.list().is_empty());
+    }
+}
