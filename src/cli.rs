@@ -9,7 +9,7 @@ use crate::{
         version::{Coherence, Versions},
     },
     certificate,
-    config::{self, Admin, CacheMode, Config, ConfigError, JwtKeys, Route, Secret, ServerAddress},
+    config::{self, Admin, CacheMode, Config, ConfigError, JwtKeys, Loaded, Route, Secret, ServerAddress},
     demo,
     identity::{mint, Bearer},
     name::Name,
@@ -174,17 +174,19 @@ fn say(text: &str) -> Outcome {
     writeln!(io::stdout(), "{text}").map_err(|error| Failure(UNAVAILABLE, format!("stdout: {error}")))
 }
 
+fn read(path: &Path) -> Result<Loaded, Failure> {
+    Config::load(path).map_err(|error| match error {
+        ConfigError::Faults(faults) => Failure(WRONG, faults.to_string().trim_end().to_owned()),
+        error => Failure(WRONG, error.to_string()),
+    })
+}
+
 fn load(path: &Path) -> Result<Config, Failure> {
-    match Config::load(path) {
-        Ok(loaded) => {
-            for warning in loaded.warnings {
-                writeln!(io::stderr(), "warning: {warning}").unwrap_or_default();
-            }
-            Ok(loaded.config)
-        }
-        Err(ConfigError::Faults(faults)) => Err(Failure(WRONG, faults.to_string().trim_end().to_owned())),
-        Err(error) => Err(Failure(WRONG, error.to_string())),
+    let loaded = read(path)?;
+    for warning in loaded.warnings {
+        writeln!(io::stderr(), "warning: {warning}").unwrap_or_default();
     }
+    Ok(loaded.config)
 }
 
 fn check(path: &Path) -> Outcome {
@@ -197,8 +199,11 @@ fn check(path: &Path) -> Outcome {
 fn run(path: &Path) -> Outcome {
     // Before it is read: what changes from here on is read again.
     let seen = server::stamp(path);
-    let config = load(path)?;
+    let Loaded { config, warnings } = read(path)?;
     telemetry::init(config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     runtime(config.server.threads)?.block_on(async {
         let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
         // First: one that nobody listens for would end the process.

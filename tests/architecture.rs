@@ -2,7 +2,7 @@
 //!
 //! Reads `use` trees and paths in the code, tests included; comments and texts don't count. The tables are parsed
 //! out of the document, so that the document and this test can't differ. A path that a macro makes up isn't seen.
-//! The tests that `docs/from-nginx.md` names are looked up as well.
+//! The tests that `docs/from-nginx.md` names are looked up as well, and the words of answers and records in `docs/errors.md`.
 
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::expect_used, clippy::panic)]
@@ -485,4 +485,87 @@ mod checker {
             "use pingora_http::ResponseHeader; fn f(now: Instant, now_ms: u64) {} // tokio, Instant::now()";
         assert_eq!(found(pure), 0);
     }
+}
+
+/// The text from `begin` to the next line that is `end`.
+fn block<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
+    let at = text.find(begin).unwrap_or_else(|| panic!("no {begin:?}"));
+    let rest = &text[at..];
+    &rest[..rest.find(&format!("\n{end}\n")).unwrap_or_else(|| panic!("{begin:?} has no end"))]
+}
+
+/// The words behind each `mark` in a text: what stands between the quotes, or in small letters and signs.
+fn words_after<'t>(text: &'t str, mark: &str) -> Vec<&'t str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    let word = |rest: &'t str| &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
+    text.split(mark).skip(1).map(word).filter(|word| word.len() > 1).collect()
+}
+
+/// Every word that `result` and `detail` can be, as the code declares or writes it.
+fn words_of_answers() -> BTreeSet<String> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let labels = read("src/telemetry/labels.rs");
+    let enums = [
+        "CacheResult",
+        "FillOutcome",
+        "RejectReason",
+        "EventResult",
+        "CutReason",
+        "RefuseReason",
+        "FileOutcome",
+        "AccelOutcome",
+    ];
+    let mut words: BTreeSet<String> = BTreeSet::new();
+    for name in enums {
+        let found = words_after(block(&labels, &format!("    {name} {{"), "    }"), "=> \"");
+        assert!(found.len() > 1, "{name} has no words");
+        words.extend(found.into_iter().map(str::to_owned));
+    }
+    let identity = read("src/identity/mod.rs");
+    let signature = read("src/events/signature.rs");
+    for declared in
+        [block(&identity, "token_errors! {\n", "}"), block(&signature, "signature_errors! {\n", "}")]
+    {
+        words.extend(words_after(declared, "=> \"").into_iter().map(str::to_owned));
+    }
+    let follow = read("src/cache/policy/follow.rs");
+    words.extend(words_after(block(&follow, "impl Why {", "}"), "=> \"").into_iter().map(str::to_owned));
+    for entry in
+        fs::read_dir("src/gateway").expect("the gateway").chain(fs::read_dir("src/cache").expect("the cache"))
+    {
+        let path = entry.expect("an entry").path();
+        let Some(path) = path.to_str().filter(|path| path.ends_with(".rs")) else { continue };
+        let text = read(path);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let marks = [
+            "detail=",
+            "detail = Some(\"",
+            ".or(Some(\"",
+            "\", Some(\"",
+            "detail.unwrap_or(\"",
+            "STOOD_IN), \"",
+            "_ => \"",
+        ];
+        for mark in marks {
+            words.extend(words_after(code, mark).into_iter().map(str::to_owned));
+        }
+    }
+    let refusal = read("src/gateway/refusal.rs");
+    words.extend(words_after(block(&refusal, "fn name_of", "}"), "=> \"").into_iter().map(str::to_owned));
+    words
+}
+
+#[test]
+fn every_word_of_answers_and_records_has_its_row() {
+    let document = fs::read_to_string("docs/errors.md").expect("docs/errors.md");
+    let cells = document.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let documented: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').step_by(2)).collect();
+    let words = words_of_answers();
+    let missing: Vec<_> = words.iter().filter(|word| !documented.contains(word.as_str())).collect();
+    assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
+    let unknown: Vec<_> = documented
+        .iter()
+        .filter(|word| !word.is_empty() && !word.starts_with(", ") && !words.contains(**word))
+        .collect();
+    assert!(unknown.is_empty(), "docs/errors.md has rows for words that the code doesn't have: {unknown:?}");
 }

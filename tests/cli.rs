@@ -168,6 +168,23 @@ async fn check_refuses_what_run_would_not_start_with() {
 }
 
 #[tokio::test]
+async fn warnings_at_the_start_are_lines_of_the_log() {
+    // Whoever reads the log reads JSON; the run ends, for its address is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let toml = GatewayBuilder::new("http://127.0.0.1:9")
+        .route("/", "")
+        .toml(taken.local_addr().unwrap(), free_address())
+        .replace("format = \"text\"", "format = \"json\"");
+    let (_dir, path) = file(&toml);
+    let output = tidegate_output(&["run", "--config", path.to_str().unwrap()]).await;
+    let told = text(&output);
+    let line =
+        told.lines().find(|line| line.contains("is this path alone")).unwrap_or_else(|| panic!("{told}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{told}"));
+    assert_eq!(line["level"], "WARN");
+}
+
+#[tokio::test]
 async fn check_binds_nothing() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let toml = GatewayBuilder::new("http://127.0.0.1:9").toml(taken.local_addr().unwrap(), free_address());

@@ -307,11 +307,17 @@ async fn a_forwarded_event_is_the_origins_until_it_has_taken_it() {
             assert_eq!(origin.count(&path), sent);
         }
         origin.on(&path, |seen| Answer::echo(seen).status(202));
-        let reply = send(gateway.event_request(EVENT, &message)).await;
+        let spoofed = gateway.event_request(EVENT, &message).header("x-forwarded-for", "192.0.2.1");
+        let reply = send(spoofed.header("cookie", "a=b")).await;
         assert_eq!((reply.status.as_u16(), origin.count(&path)), (202, 3), "{reply:?}");
         let seen = origin.seen(&path).pop().unwrap();
         assert_eq!(seen.body[..], message.body[..]);
         assert_eq!(seen.header("webhook-id"), Some(message.id.as_str()));
+        // It bears what the gateway says of every request, and nothing else of the sender's.
+        assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(seen.header("x-request-id"), Some(reply.header("x-request-id")));
+        assert_eq!(seen.header("via"), Some("1.1 tidegate"));
+        assert_eq!(seen.header("cookie"), None);
         // From here on it is known.
         for _ in 0..2 {
             let reply = send(gateway.event_request(EVENT, &message)).await;

@@ -55,6 +55,8 @@ pub(super) struct Draft {
     pub(super) standing: Standing,
     pub(super) selecting: Option<Selecting>,
     pub(super) part: Option<Part>,
+    /// It is known to be larger than what may be kept.
+    pub(super) too_large: bool,
 }
 
 /// Who describes an answer.
@@ -115,7 +117,10 @@ impl Draft {
             status: self.status,
             headers,
             length: self.length,
-            outcome: self.verdict.outcome(),
+            outcome: match self.verdict {
+                Verdict::Keep if self.too_large => FillOutcome::TooLarge,
+                verdict => verdict.outcome(),
+            },
             selecting: self.selecting.clone(),
             stamp,
             terms: self.terms,

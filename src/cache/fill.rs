@@ -233,14 +233,14 @@ impl Cache {
                     None => return self.failed(hands, FetchError::Unreachable),
                 }
             }
-            let draft = self.draft(job, &fetched);
+            let mut draft = self.draft(job, &fetched);
+            draft.too_large = draft.length.is_some_and(|length| length > job.max_size());
             if job.second_tier_limit().is_some_and(|limit| draft.length.is_some_and(|length| length > limit))
             {
                 hands.let_go_of_the_lease();
             }
             self.release_those_who_get_nothing(hands, job, &draft);
-            let small = draft.length.is_none_or(|length| length <= job.max_size());
-            let keep = match draft.verdict.is_shared() && small {
+            let keep = match draft.verdict.is_shared() && !draft.too_large {
                 true => job.max_size(),
                 false => 0,
             };

@@ -151,6 +151,7 @@ impl Cache {
             standing: Standing::Log(stamp, since.id.map(Box::new)),
             selecting,
             part,
+            too_large: false,
         }
     }
 

@@ -206,9 +206,10 @@ pub struct Arriving {
 }
 
 impl Arriving {
-    /// How old it is, in milliseconds, where it is stored: what isn't says itself how old it is.
+    /// How old it is, in milliseconds, where it is stored, or would be if it were smaller: what isn't says itself how old it
+    /// is.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
-        (self.outcome == FillOutcome::Stored).then(|| self.terms.age_ms(now_ms))
+        matches!(self.outcome, FillOutcome::Stored | FillOutcome::TooLarge).then(|| self.terms.age_ms(now_ms))
     }
 }
 

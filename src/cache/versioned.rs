@@ -283,6 +283,7 @@ impl Cache {
             standing: Standing::Version(version.clone(), slot.clone()),
             selecting: None,
             part: None,
+            too_large: false,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Events: from a `POST` to what the sender is told, and to the origin where it wants to know.
 
 use super::{
-    admission::content_length, cached, dress, host, refusal, session::Session, Context, Gateway, Next, Result,
+    admission::content_length, cached, dress, forward, host, refusal, session::Session, Context, Gateway,
+    Next, Result,
 };
 use crate::{
     events::{Endpoint, EventClaim, Untaken},
@@ -76,12 +77,12 @@ impl Gateway {
     ) -> Result<Next> {
         let request = session.req_header();
         let kept = |name: &HeaderName| name.as_str().starts_with("webhook-") || *name == header::CONTENT_TYPE;
-        let kept = request.headers.iter().filter(|(name, _)| kept(name));
+        let kept = request.headers.iter().filter(|(name, _)| kept(name)).map(|(n, v)| (n.clone(), v.clone()));
         let ask = client::Ask {
             method: Method::POST,
             target: ctx.path_of(request).to_owned(),
             host: host(request).map(str::to_owned),
-            headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            headers: kept.chain(forward::told_of(request, ctx)).collect(),
             tenant: None,
             body,
         };

@@ -204,23 +204,29 @@ impl Gateway {
     /// The answer to a request that could not be proxied. The connection ends after it.
     async fn answer_failure(&self, session: &mut Session<'_>, ctx: &mut Context, status: u16) {
         ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };
+        let why = match status {
+            502..=504 if ctx.seeking.refused.is_some() => ctx.seeking.refused,
+            502 => Some(FetchError::Unreachable),
+            503 => Some(FetchError::BreakerOpen),
+            504 => Some(FetchError::Timeout),
+            _ => None,
+        };
         let problem = match status {
-            502..=504 if ctx.seeking.refused.is_some() => {
-                refusal::no_answer(ctx.seeking.refused.unwrap_or(FetchError::Unreachable))
-            }
+            _ if why.is_some() => refusal::no_answer(why.unwrap_or(FetchError::Unreachable)),
             408 => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             413 => refusal::problem(RejectReason::BodyTooLarge),
             400..=499 => refusal::problem(RejectReason::BadRequest),
-            502 => refusal::no_answer(FetchError::Unreachable),
-            503 => refusal::no_answer(FetchError::BreakerOpen),
-            504 => refusal::no_answer(FetchError::Timeout),
             _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed"),
         };
-        ctx.detail = ctx.detail.or(Some(match status {
-            413 => RejectReason::BodyTooLarge.as_str(),
-            400..=499 => RejectReason::BadRequest.as_str(),
-            _ => "origin-failed",
-        }));
+        ctx.detail = match why {
+            // Whatever was said of the request before: what became of it counts.
+            Some(error) => Some(refusal::name_of(error)),
+            None => ctx.detail.or(Some(match status {
+                413 => RejectReason::BodyTooLarge.as_str(),
+                400..=499 => RejectReason::BadRequest.as_str(),
+                _ => "gateway-failed",
+            })),
+        };
         session.ends_connection();
         if let Err(error) = self.send_problem(session, ctx, problem).await {
             tracing::debug!(%error, "the client left before it was told");

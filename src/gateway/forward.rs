@@ -70,6 +70,14 @@ fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValu
     fields
 }
 
+/// What an origin is told of a request that the gateway makes because of this one.
+pub(super) fn told_of(request: &RequestHeader, ctx: &Context) -> Vec<(HeaderName, HeaderValue)> {
+    let host = ctx.client.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
+    let mut fields = told(ctx, host.or_else(|| request.headers.get(header::HOST).cloned()));
+    fields.push((header::VIA, via(request.version)));
+    fields
+}
+
 /// Fields of a client's that are none of the origin's, or are told it anew.
 static SAID_ANEW: [HeaderName; 3] = [header::HOST, header::PROXY_AUTHORIZATION, REQUEST_ID];
 
