@@ -165,9 +165,12 @@ impl Representation {
         Self { fields, body, encoded, outside, status, content, no_transform, encodable }
     }
 
-    /// The same with another body.
+    /// A part that has grown: the same with a body of which its own is a part.
     pub fn with_body(&self, body: Body, rules: &config::Encoding) -> Self {
-        let headers = self.headers();
+        if body.len() == self.body.len() {
+            return self.clone();
+        }
+        let headers = self.headers_of_other_content();
         match &self.outside {
             Some(outside) => {
                 Self::new(self.status, headers, body, self.last_modified(), outside.clone(), rules)
@@ -187,9 +190,16 @@ impl Representation {
 
     /// A verbatim part with the body of the whole.
     pub fn as_whole(&self, body: Body, rules: &config::Encoding) -> Self {
-        let mut headers = self.headers();
+        let mut headers = self.headers_of_other_content();
         headers.retain(|(name, _)| *name != header::CONTENT_RANGE);
         Self::verbatim(StatusCode::OK, headers, body, rules)
+    }
+
+    /// The fields that came, without the digests of what came (RFC 9530, 2; RFC 1864).
+    fn headers_of_other_content(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers = self.headers();
+        headers.retain(|(name, _)| !matches!(name.as_str(), "content-digest" | "content-md5"));
+        headers
     }
 
     /// The same with every encoding of `rules` that makes it smaller; `made` hears how long each took. Takes its

@@ -196,14 +196,21 @@ async fn a_part_that_was_fetched_is_kept_as_a_part() {
 #[tokio::test]
 async fn parts_of_one_whole_are_put_together() {
     let origin = TestOrigin::start().await;
-    in_parts(&origin, "/x", || "\"v1\"");
+    // The one digest is of what came, the other of the whole.
+    origin.on("/x", |seen| {
+        let answer = part(TEXT.as_bytes(), asked(seen).unwrap(), "\"v1\"");
+        answer.header("content-digest", "sha-256=:part:").header("repr-digest", "sha-256=:whole:")
+    });
     let gateway = gateway(&origin).start().await;
-    assert_eq!(range(&gateway, "/x", "bytes=0-5").await.text(), "012345");
-    assert_eq!(range(&gateway, "/x", "bytes=4-9").await.text(), "456789");
+    for (bounds, text) in [("bytes=0-5", "012345"), ("bytes=4-9", "456789")] {
+        let reply = range(&gateway, "/x", bounds).await;
+        assert_eq!((reply.text(), reply.header("content-digest")), (text, "sha-256=:part:"));
+    }
     let whole = gateway.get("/x").await.ok();
     assert!(whole.is_hit() && whole.text() == TEXT, "{whole:?}");
     assert!(!whole.headers.contains_key("content-range"), "{whole:?}");
     assert_eq!(whole.header("content-length"), "10");
+    assert_eq!((whole.header("content-digest"), whole.header("repr-digest")), ("", "sha-256=:whole:"));
     assert_eq!(origin.count("/x"), 2);
 }
 
