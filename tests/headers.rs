@@ -273,12 +273,16 @@ async fn a_handshake_is_told_as_well() {
     let gateway = Gateway::with(&origin).route("/ws/echo", &route).start().await;
     let mut request = gateway.url("/ws/echo").replace("http://", "ws://").into_client_request().unwrap();
     request.headers_mut().insert("cookie", "a=b".parse().unwrap());
+    for name in ["x-forwarded-prefix", "x-original-url", "script_name", "proxy"] {
+        request.headers_mut().insert(name, "/forged".parse().unwrap());
+    }
     let (mut socket, answer) = tokio_tungstenite::connect_async(request).await.unwrap();
     assert_eq!(answer.headers()["x-edge"], "1");
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
     let seen = origin.seen("/ws/echo").pop().unwrap();
     assert_eq!((seen.header("x-client"), seen.header("cookie")), (Some("127.0.0.1"), None));
+    assert!(seen.headers.values().all(|value| value != "/forged"), "{seen:?}");
 }
 
 #[tokio::test]
