@@ -20,6 +20,9 @@ pub(super) fn settle(request: &mut RequestHeader) -> Result<(), RejectReason> {
     if !is_expectation(&request.headers) {
         return Err(RejectReason::Expectation);
     }
+    if is_of_server(request) {
+        return Ok(());
+    }
     if !request.raw_path().starts_with(b"/") {
         make_relative(request)?;
     }
@@ -55,6 +58,11 @@ pub(super) fn strip_root_dot(request: &mut RequestHeader) {
         parts.authority = bare.parse().ok();
         Uri::from_parts(parts).map(|uri| request.set_uri(uri)).unwrap_or_default();
     }
+}
+
+/// Whether a request is about the server and none of its resources (RFC 9110, 9.3.7).
+pub(super) fn is_of_server(request: &RequestHeader) -> bool {
+    request.method == Method::OPTIONS && request.raw_path() == b"*"
 }
 
 /// Pingora has seen to it that the host is the one in `Host`, where there is one: HTTP/1.0 needs none.
@@ -114,6 +122,7 @@ mod tests {
             assert_eq!(settle(&mut new), Ok(()), "{target}");
             assert_eq!((new.raw_path(), new.headers.get("host")), (path.as_bytes(), None), "{target}");
         }
+        assert_eq!(settle(&mut request("OPTIONS", "*")), Ok(()));
         for target in ["*", "app", "a:80", "http:a", "http:///x", "?x"] {
             assert_eq!(settle(&mut request("GET", target)), Err(RejectReason::BadRequest), "{target}");
         }

@@ -121,6 +121,9 @@ impl Gateway {
         if let Err(reason) = limits::request::check(&request.uri, request.version, &request.headers) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
+        if form::is_of_server(request) {
+            return Box::pin(self.answer_of_server(session, ctx)).await;
+        }
         form::strip_root_dot(session.req_header_mut());
         let request = session.req_header();
         ctx.path = match CanonicalPath::of(request.uri.path()) {

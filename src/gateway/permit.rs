@@ -1,4 +1,5 @@
-//! Requests that are judged before anything is asked for: preflights (answered here), and the signatures of links.
+//! Requests that are judged before anything is asked for: preflights and `OPTIONS *` (answered here), and the signatures of
+//! links.
 
 use super::{cached::text, dress, refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
@@ -67,6 +68,19 @@ impl Gateway {
         }
         self.mark(&mut head, ctx, &text(format!("tidegate; detail={}", RejectReason::Preflight)))?;
         dress::rules_for_answer(session.req_header(), &mut head, ctx);
+        self.send(session, head, Body::new()).await
+    }
+
+    /// Answers `OPTIONS *`, which asks what the server can do and is about none of its resources (RFC 9110, 9.3.7).
+    pub(super) async fn answer_of_server(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+    ) -> Result<Next> {
+        (ctx.result, ctx.detail) = (CacheResult::Local, Some("options"));
+        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(5))?);
+        head.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+        self.mark(&mut head, ctx, &text("tidegate; detail=options".to_owned()))?;
         self.send(session, head, Body::new()).await
     }
 }

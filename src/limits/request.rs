@@ -26,7 +26,8 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
     if path.len() + query.len() > LONGEST_TARGET {
         return Err(RejectReason::UriTooLong);
     }
-    if !path.starts_with('/') {
+    // `*` is about the server (RFC 9112, 3.2.4); with which methods, was checked.
+    if !path.starts_with('/') && path != "*" {
         return Err(RejectReason::BadRequest);
     }
     // No parameters are as many as their separators at least: most requests are through here.
@@ -68,7 +69,8 @@ mod tests {
         assert_eq!(check(format!("/?{}", "a&".repeat(1_000)), &host), Ok(()));
         assert_eq!(check(format!("/?{}", "a&".repeat(1_001)), &host), Err(RejectReason::TooManyParameters));
         assert_eq!(check(format!("/{}", "a".repeat(LONGEST_TARGET)), &host), Err(RejectReason::UriTooLong));
-        assert_eq!(check("*".into(), &host), Err(RejectReason::BadRequest));
+        assert_eq!(check("*".into(), &host), Ok(()));
+        assert_eq!(check("*".into(), &with_host("")), Err(RejectReason::BadHost));
         let large = |fields: usize, size: usize| {
             let mut headers = with_host("a");
             for _ in 0..fields {

@@ -150,10 +150,9 @@ fn assemble(
         .map_err(|error| unusable(settings, &error))?;
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
     resumption.apply(&mut config);
-    config.alpn_protocols = match http2 {
-        true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        false => vec![b"http/1.1".to_vec()],
-    };
+    // The first one that a client offers as well (RFC 7301, 3.2).
+    let protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"];
+    config.alpn_protocols = protocols.iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
     Ok((config, resumption, expiries))
 }
 
