@@ -19,6 +19,13 @@ use tokio::{
     time::timeout,
 };
 
+mod http2 {
+    mod attacks;
+    mod slow;
+    mod strict;
+    mod wire;
+}
+
 const HOST: &str = "dash.example";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const END_HEADERS: u8 = 4;
@@ -45,6 +52,7 @@ impl Stage {
             .raw("[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true")
             .route("/kept", KPI)
             .route("/followed/*", "cache = \"origin\"")
+            .route("/long/*", "cache = { namespace = \"long\", ttl = \"60s\", query = [\"n\"] }")
             .route("/*", "")
             .start()
             .await;

@@ -4,7 +4,10 @@
 
 mod cache;
 mod request;
-// It is not for others to use, so that it is taken in as it stands.
+// They are not for others to use, so that they are taken in as they stand.
+#[allow(dead_code)]
+#[path = "../../src/listen/strict.rs"]
+mod strict;
 #[allow(dead_code)]
 #[path = "../../src/listen/wire.rs"]
 mod wire;

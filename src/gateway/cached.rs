@@ -2,7 +2,7 @@
 
 use super::{
     context::Context, dress, followed::Interim, forward, host, refusal, session::Session, websocket, Gateway,
-    Next, Result, HIT,
+    Hold, Next, Result, HIT,
 };
 use crate::{
     authority,
@@ -154,7 +154,7 @@ impl Gateway {
             body: Bytes::new(),
         };
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
-        fetcher(&ctx.site.plan.origins, route.target.origin(), ask, None)
+        fetcher(&ctx.site.plan.origins, route.target.origin(), ask, None, ctx.hold.clone())
     }
 }
 
@@ -163,15 +163,18 @@ pub(super) fn tenant(identity: Option<&Identity>) -> &Tenant {
     identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 
-/// Asks an origin as often as the cache wants it to, and hands interim answers on.
+/// Asks an origin as often as the cache wants it to, and hands interim answers on. `hold`: the request's.
 pub(super) fn fetcher(
     origins: &Arc<Origins>,
     origin: Option<usize>,
     ask: Ask,
     interim: Option<Arc<Interim>>,
+    hold: Option<Hold>,
 ) -> Fetcher {
     let (origins, ask) = (origins.clone(), Arc::new(ask));
     Box::new(move |conditions, by| {
+        // It goes with this, which the fill has to its end.
+        let _held = &hold;
         let (origins, interim) = (origins.clone(), interim.clone());
         let mut ask = ask.clone();
         if !conditions.is_empty() {

@@ -6,7 +6,7 @@ use super::{
     site::{PerRoute, Site},
     upstream::Seeking,
     websocket::Handshake,
-    Entry, OnConnection, Shown, Signals,
+    Entry, Hold, OnConnection, Shown, Signals,
 };
 use crate::{
     address::Client,
@@ -71,8 +71,6 @@ pub struct Context {
     pub(super) refused_token: Option<TokenError>,
     /// Bytes of its body that went by.
     pub(super) body_seen: u64,
-    /// Its body came too slowly: as a stream of HTTP/2 it ends alone.
-    pub(super) dripped: Option<CutReason>,
     /// The server that it is proxied to.
     pub(super) upstream: Option<Upstream>,
     /// Its way to a server.
@@ -85,6 +83,8 @@ pub struct Context {
     pub(super) passing: Passing,
     /// What it took from the limits of its route.
     pub(super) taken: Vec<Taken>,
+    /// Held while anything is under way for it.
+    pub(super) hold: Option<Hold>,
 }
 
 /// A server that a request is proxied to.
@@ -121,19 +121,20 @@ impl Context {
             detail: None,
             refused_token: None,
             body_seen: 0,
-            dripped: None,
             upstream: None,
             seeking: Seeking::default(),
             origin_time: None,
             signals: None,
             passing: Passing::default(),
             taken: Vec::new(),
+            hold: None,
         }
     }
 
     /// It came by this connection.
     pub(super) fn came_by(&mut self, connection: OnConnection, headers: &HeaderMap) {
-        let OnConnection { peer, signals, listener, shown } = connection;
+        let OnConnection { peer, signals, listener, shown, hold } = connection;
+        self.hold = hold;
         self.signals = Some(signals);
         self.entry = self.site.plan.entries.get(listener).cloned();
         let scheme = self.entry.as_ref().map_or(Scheme::Http, |entry| entry.scheme);
@@ -200,20 +201,9 @@ impl Context {
         }
     }
 
-    /// Whether so much of a body in so long is less than clients may bring. Where the connection watches, it has the
-    /// first word: this is for streams, of which it sees nothing.
-    pub(super) fn drips(&self) -> bool {
-        let clients = &self.site.plan.config.server.clients;
-        let Some(upstream) = self.upstream.as_ref().filter(|_| clients.body_min_rate > 0) else {
-            return false;
-        };
-        let bytes = Duration::from_secs(self.body_seen / clients.body_min_rate);
-        upstream.asked.elapsed() > clients.body_timeout.saturating_add(bytes)
-    }
-
     /// Why the connection, or its stream, was cut off, if it was.
     pub(super) fn was_cut(&self) -> Option<CutReason> {
-        self.dripped.or_else(|| self.signals.as_ref()?.was_cut())
+        self.signals.as_ref()?.was_cut()
     }
 
     /// The id as text.

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{net::SocketAddr, sync::Arc};
+use std::{any::Any, net::SocketAddr, sync::Arc};
 
 /// Where certificates' authorities look for a proof.
 const ACME: &str = "/.well-known/acme-challenge/";
@@ -58,6 +58,9 @@ pub struct Shown {
     pub subject: Option<HeaderValue>,
 }
 
+/// Held for as long as anything is under way for a request, whatever becomes of its client.
+pub type Hold = Arc<dyn Any + Send + Sync>;
+
 /// What a connection tells the gateway of itself, with each request.
 #[derive(Clone)]
 pub struct OnConnection {
@@ -69,6 +72,8 @@ pub struct OnConnection {
     pub listener: usize,
     /// What its client has shown, where it was asked.
     pub shown: Option<Arc<Shown>>,
+    /// What is held for this request, where the connection has many at once.
+    pub hold: Option<Hold>,
 }
 
 /// Why a request goes no further than to the listener.

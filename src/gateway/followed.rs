@@ -140,7 +140,7 @@ impl Gateway {
         ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
         let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-        let fetcher = fetcher(&ctx.site.plan.origins, origin, ask, interim);
+        let fetcher = fetcher(&ctx.site.plan.origins, origin, ask, interim, ctx.hold.clone());
         (asking.clone(), keyed(fetcher, &asking.rules))
     }
 }

@@ -36,7 +36,7 @@ mod websocket;
 
 pub use crate::cache::key::Scheme;
 pub use context::Context;
-pub use entry::{Entry, OnConnection, Shown};
+pub use entry::{Entry, Hold, OnConnection, Shown};
 pub use exchange::Request;
 pub use handover::Handover;
 pub use ready::{Answered, Asked, Caller, Late, Ready, Visit, Words};

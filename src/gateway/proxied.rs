@@ -43,7 +43,8 @@ impl ProxyHttp for Gateway {
         session: &Pingora,
         ctx: &Context,
     ) -> Option<Box<dyn Any + Send + Sync>> {
-        if let Some(signals) = ctx.signals.as_ref().filter(|_| !session.is_http2()) {
+        if let Some(signals) = ctx.signals.as_ref().filter(|_| session.req_header().version < Version::HTTP_2)
+        {
             signals.taken.fetch_add(entry::length(session), Ordering::Relaxed);
         }
         None
@@ -86,8 +87,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         upload::end_once(body, end);
-        let way = upload::Way { stream: session.is_http2(), upgraded: session.was_upgraded() };
-        self.body_comes(body.as_ref(), end, way, ctx)
+        self.body_comes(body.as_ref(), end, session.was_upgraded(), ctx)
     }
 
     async fn upstream_peer(&self, session: &mut Pingora, ctx: &mut Context) -> Result<Box<HttpPeer>> {

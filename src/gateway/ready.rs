@@ -438,7 +438,10 @@ impl Visit<'_> {
         if let Some(fields) = found.entry.prepared.fields(&circumstances, &filling) {
             return Some(fields);
         }
-        let fields = self.head(found)?.headers.clone();
+        let mut fields = self.head(found)?.headers.clone();
+        if date_of(&fields) == 0 {
+            fields.remove(header::DATE);
+        }
         let head = mapped(fields.clone(), Particulars::new(own, found.length()), circumstances);
         found.entry.prepared.keep(head, &self.ready.alike);
         Some(fields)

@@ -7,7 +7,7 @@
 use super::{context::Context, serialised::written};
 use crate::cache::now_ms;
 use bytes::Bytes;
-use http::{header, Method, StatusCode};
+use http::{header, Method, StatusCode, Version};
 use pingora_core::{protocols::http::HttpTask, Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -49,7 +49,7 @@ impl Session<'_> {
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        matches!(self, Self::Pingora(session) if session.is_http2())
+        self.req_header().version == Version::HTTP_2
     }
 
     /// Whether the client asked to go on with another protocol.

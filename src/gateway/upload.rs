@@ -1,18 +1,9 @@
 //! A request's body on its way to a server: what is asked of every piece, and where it ends.
 
 use super::{upstream, Context, Gateway, Result};
-use crate::telemetry::labels::{CutReason, RejectReason};
+use crate::telemetry::labels::RejectReason;
 use bytes::Bytes;
 use pingora_core::{Error, ErrorType};
-
-/// By which session a body comes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
-    /// As a stream of HTTP/2.
-    pub(super) stream: bool,
-    /// Behind a 101.
-    pub(super) upgraded: bool,
-}
 
 /// Sees to it that the end of a body is written once. A stream of HTTP/2 may end with a piece that is empty (RFC 9113,
 /// 6.1). Pingora 0.9.1 writes that to a server of HTTP/1.1 as a chunk without content, which is the last one, and behind
@@ -24,15 +15,15 @@ pub(super) fn end_once(body: &mut Option<Bytes>, end: bool) {
 }
 
 impl Gateway {
-    /// A piece of a request's body has come.
+    /// A piece of a request's body has come, or one from behind a 101 (`upgraded`).
     ///
     /// # Errors
-    /// If it goes no further: it is too large, too slow, or too late.
+    /// If it goes no further: it is too large, or too late.
     pub(super) fn body_comes(
         &self,
         piece: Option<&Bytes>,
         end: bool,
-        way: Way,
+        upgraded: bool,
         ctx: &mut Context,
     ) -> Result<()> {
         if end {
@@ -41,16 +32,11 @@ impl Gateway {
         ctx.body_seen += piece.map_or(0, |piece| piece.len() as u64);
         match ctx.routed() {
             // An upgraded connection has no body: its bytes have no end.
-            Some(route) if ctx.body_seen > route.max_body && !way.upgraded => {
+            Some(route) if ctx.body_seen > route.max_body && !upgraded => {
                 self.parts.metrics.rejected(RejectReason::BodyTooLarge);
                 Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
             }
             _ if ctx.seeking.is_late() => Err(upstream::late()),
-            _ if way.stream && !end && ctx.drips() => {
-                ctx.dripped = Some(CutReason::BodyRate);
-                self.parts.metrics.connection_cut(CutReason::BodyRate);
-                Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly")
-            }
             _ => Ok(()),
         }
     }

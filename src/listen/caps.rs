@@ -1,6 +1,6 @@
-//! How many connections there may be: in all, and of one address.
+//! How many connections there may be: in all, and of one address; and how many requests at once that share one.
 //!
-//! Counts at the accept and at the end of a connection, never for a request. Of IPv6 a /64 is one address: whoever has
+//! Counts at the accept and at the end of a connection, and for requests of HTTP/2 that do not lie ready. Of IPv6 a /64 is one address: whoever has
 //! one has all of it. A limit that is changed applies to those who come; nobody is sent away for it.
 
 use crate::telemetry::labels::RefuseReason;
@@ -9,7 +9,7 @@ use std::{
     collections::{hash_map::Entry, HashMap},
     net::IpAddr,
     sync::{
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc,
     },
 };
@@ -114,6 +114,63 @@ impl Drop for Place {
     }
 }
 
+/// What the requests of one connection of HTTP/2 take that are more than an answer out of memory: the first of those
+/// that are under way has the connection's place, each further one takes one of its own.
+#[derive(Debug)]
+pub(super) struct Shares {
+    places: Arc<Places>,
+    most: usize,
+    taken: Arc<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: AtomicUsize,
+    /// The connection's own place.
+    own: AtomicBool,
+}
+
+impl Shares {
+    /// For a connection that may have so many requests under way.
+    pub(super) fn new(places: Arc<Places>, most: usize) -> Self {
+        Self { places, most, taken: Arc::default() }
+    }
+
+    /// A share for a request.
+    ///
+    /// # Errors
+    /// There is none: what the client has reset counts until its work is over.
+    pub(super) fn take(&self) -> Result<Share, RefuseReason> {
+        if self.taken.all.load(Ordering::Relaxed) >= self.most {
+            return Err(RefuseReason::Streams);
+        }
+        let place = match self.taken.own.swap(true, Ordering::Relaxed) {
+            false => None,
+            true => Some(self.places.take()?),
+        };
+        self.taken.all.fetch_add(1, Ordering::Relaxed);
+        Ok(Share { taken: self.taken.clone(), place })
+    }
+}
+
+/// One request's share; it is free again when this is dropped.
+#[derive(Debug)]
+#[must_use = "the share is free again once this is dropped"]
+pub(super) struct Share {
+    taken: Arc<Taken>,
+    /// `None`: the connection's.
+    place: Option<Place>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.taken.all.fetch_sub(1, Ordering::Relaxed);
+        if self.place.is_none() {
+            self.taken.own.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What counts as one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Network {
@@ -190,6 +247,27 @@ mod tests {
         drop(first);
         let mut next = places.take().unwrap();
         next.belongs_to(ip("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn requests_that_share_a_connection_take_places() {
+        let places = Places::new(Limits { all: 4, address: None });
+        let (one, two) = (places.take().unwrap(), places.take().unwrap());
+        let (of_one, of_two) = (Shares::new(places.clone(), 3), Shares::new(places.clone(), 3));
+        let first = of_one.take().unwrap();
+        let more = (of_one.take().unwrap(), of_one.take().unwrap());
+        assert_eq!(of_one.take().unwrap_err(), RefuseReason::Streams);
+        // Each connection has room for one.
+        let other = of_two.take().unwrap();
+        assert_eq!(of_two.take().unwrap_err(), RefuseReason::Full);
+        assert_eq!(places.take().unwrap_err(), RefuseReason::Full);
+        drop(first);
+        let again = of_one.take().unwrap();
+        drop(more.0);
+        let further = of_two.take().unwrap();
+        drop((again, more.1, other, further, one, two));
+        assert_eq!(places.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(of_one.taken.all.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -8,12 +8,15 @@
 //!
 //! Behind a 101 it is a tunnel ([`Tunnel`]), whose bytes Pingora does not see.
 //!
-//! Frames of HTTP/2 that are answered together leave together as well, and those that the client sends are counted.
+//! Frames of HTTP/2 that are answered together leave together as well, and those of the client, and what it provokes, are
+//! counted.
 
 mod ahead;
+mod framed;
+
+pub(super) use framed::FrameWatch;
 
 use super::{
-    frames::Frames,
     guarded::Guarded,
     tunnel::{GoingAway, Tunnel},
     wire::{Wire, POISON},
@@ -24,7 +27,7 @@ use crate::{
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
 };
 use async_trait::async_trait;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use pingora_core::protocols::{
     Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
@@ -33,16 +36,13 @@ use std::{
     fmt, io,
     os::fd::AsRawFd,
     pin::Pin,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
+    sync::{atomic::Ordering, Arc},
     task::{ready, Context, Poll},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::{watch, Notify},
+    sync::watch,
 };
 
 /// Answers up to this size leave in one write.
@@ -64,7 +64,7 @@ pub(super) struct Connection {
     /// Whether something of who looks ahead is still to be written.
     owes: bool,
     /// Where it speaks HTTP/2.
-    framed: Option<Box<Framed>>,
+    framed: Option<Box<framed::Framed>>,
     socket: Arc<SocketDigest>,
     since: SystemTime,
     wire: Wire,
@@ -74,19 +74,6 @@ pub(super) struct Connection {
     signals: Arc<Signals>,
     closing: watch::Receiver<bool>,
     upgrade: Upgrade,
-}
-
-/// What HTTP/2 needs besides.
-struct Framed {
-    frames: Frames,
-    /// Told when there are too many.
-    flood: Arc<Notify>,
-    /// There were: nothing more is read.
-    flooded: bool,
-    /// Whether frames are held back for those that follow; who serves the connection says so, and for how long.
-    holds: Arc<AtomicBool>,
-    /// Whether some were.
-    late: bool,
 }
 
 /// What has become of the connection behind a 101.
@@ -185,18 +172,6 @@ impl Connection {
         self.signals.was_cut()
     }
 
-    /// From now on its frames are counted. Who is returned is told when the client floods it; nothing more is read then.
-    ///
-    /// Whoever stores `true` beside it holds frames back, and has to store `false` and poll once more: HTTP/2 asks for a
-    /// flush behind each answer of more than a few bytes, and what is answered together is to go out together.
-    pub(super) fn count_frames(&mut self) -> (Arc<Notify>, Arc<AtomicBool>) {
-        let (flood, holds) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let shared = (flood.clone(), holds.clone());
-        let frames = Frames::new(Instant::now());
-        self.framed = Some(Box::new(Framed { frames, flood, flooded: false, holds, late: false }));
-        shared
-    }
-
     /// Gathers what is to leave in one write; what is too long for that is written behind it.
     fn poll_gather(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.gathered.len() + data.len() > GATHER {
@@ -207,20 +182,6 @@ impl Connection {
         }
         self.gathered.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
-    }
-
-    /// Sends the frames that were gathered, as many as the client takes: for the rest the task is woken.
-    fn send_late(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if let Poll::Ready(sent) = self.poll_gathered(cx) {
-            sent?;
-            // A connection that is idle keeps no buffer.
-            self.gathered = Vec::new();
-            if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
-                flushed?;
-                self.framed.iter_mut().for_each(|framed| framed.late = false);
-            }
-        }
-        Ok(())
     }
 
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -275,9 +236,9 @@ impl Connection {
         const STATUS: std::ops::Range<usize> = 9..12;
         let parsers = head.get(STATUS).and_then(|s| StatusCode::from_bytes(s).ok());
         let status = self.wire.refused().or(parsers).unwrap_or(StatusCode::BAD_REQUEST);
-        self.gathered.extend_from_slice(&problem::unreadable(status));
+        self.gathered.extend_from_slice(&problem::unreadable_written(status));
         let party = self.stream.party();
-        party.ledger.unreadable(party.peer, status);
+        party.ledger.unreadable(party.peer, status, Version::HTTP_11);
     }
 
     /// What was refused, was so behind a request for a WebSocket, where nothing reaches the parser any more, or elsewhere.
@@ -332,13 +293,18 @@ impl AsyncRead for Connection {
             return self.poll_refused(buf);
         }
         match self.framed.as_deref() {
-            Some(framed) if framed.flooded => return Poll::Pending,
-            Some(framed) if framed.late && !framed.holds.load(Ordering::Relaxed) => self.send_late(cx)?,
+            Some(framed) if framed.over => return Poll::Pending,
+            Some(framed) if framed.late && !framed.watch.holds.load(Ordering::Relaxed) => {
+                self.send_late(cx)?
+            }
             _ => {}
         }
         let before = buf.filled().len();
         if self.ahead.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            match Pin::new(&mut self.stream).poll_read(cx, buf) {
+                Poll::Pending => return self.wait_for_rest(cx),
+                Poll::Ready(read) => read?,
+            }
         } else {
             let ahead = std::mem::take(&mut self.ahead);
             let (now, later) = ahead.split_at(ahead.len().min(buf.remaining()));
@@ -346,14 +312,8 @@ impl AsyncRead for Connection {
             self.ahead = later.to_vec();
         }
         self.read = self.read.saturating_add((buf.filled().len() - before) as u64);
-        if let Some(framed) = self.framed.as_deref_mut() {
-            if !framed.frames.pass(&buf.filled()[before..], Instant::now()) {
-                framed.flood.notify_one();
-                framed.flooded = true;
-                buf.set_filled(before);
-                return Poll::Pending;
-            }
-            return Poll::Ready(Ok(()));
+        if self.framed.is_some() {
+            return self.poll_framed(buf, before);
         }
         let passed = before + self.wire.pass(&buf.filled()[before..]);
         if passed < buf.filled().len() {
@@ -371,7 +331,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.framed.is_some() {
-            return self.poll_gather(cx, data);
+            return self.poll_write_frames(cx, data);
         }
         if !self.signals.handled.load(Ordering::Relaxed) {
             if self.gathered.is_empty() {
@@ -405,7 +365,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(framed) = self.framed.as_deref_mut().filter(|f| f.holds.load(Ordering::Relaxed)) {
+        if let Some(framed) = self.framed.as_deref_mut().filter(|f| f.watch.holds.load(Ordering::Relaxed)) {
             framed.late = true;
             return Poll::Ready(Ok(()));
         }

@@ -1,9 +1,13 @@
-//! HTTP/2 frames as a client sends them (RFC 9113, 4.1), counted: whether they are of the kind that only costs.
+//! HTTP/2 frames (RFC 9113, 4.1) on their way in and out, counted: whether a client sends those that only cost.
 //!
 //! Pure: bytes and the time in, a verdict out. The limits of a stream and of its header are the library's; what no
-//! single frame breaks is held here: streams that are opened to be reset (CVE-2023-44487), and floods of pings,
-//! settings, priorities, continuations or empty data. Each is allowed at a rate that no browser comes near, with room
-//! for a burst: a page that is left resets all its streams at once.
+//! single frame breaks is held here: streams that are opened to be reset, by the client (CVE-2023-44487) or, because of
+//! what it sends, by the library (CVE-2025-8671), and floods of pings and answers to pings, settings, priorities,
+//! continuations or empty data. Each is allowed at a rate that no browser comes near, with room for a burst: a page that
+//! is left resets all its streams at once.
+//!
+//! The library waits for the rest of a frame, and of a header in pieces, for as long as it takes. Since when is known
+//! here ([`Frames::unfinished_since`]).
 
 use std::time::{Duration, Instant};
 
@@ -14,80 +18,190 @@ const HEAD: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
 const PUSH_PROMISE: u8 = 0x5;
-const PING: u8 = 0x6;
 const GOAWAY: u8 = 0x7;
 const WINDOW_UPDATE: u8 = 0x8;
-/// Of SETTINGS and PING: an answer to one of ours.
-const ACK: u8 = 0x1;
+const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 
 /// Resets at once, and in a second.
 const RESETS: (u32, u32) = (256, 32);
 /// Frames that carry nothing, at once, and in a second.
 const EMPTY: (u32, u32) = (1_024, 128);
+/// Bytes of the code in a RST_STREAM.
+const CODE: usize = 4;
 
-/// Reads along with a client's bytes.
+/// Reads along with a connection.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// The head of the next frame, as far as it has come.
-    head: [u8; HEAD],
-    have: usize,
-    /// Bytes of a payload, or of the preface, that have still to come.
-    skip: usize,
+    received: Cursor,
+    sent: Cursor,
+    /// Bytes that are still to come of the code of the reset that is being sent, and those that have.
+    code: (usize, u32),
+    /// The frame that is being received.
+    now: Head,
+    /// A header has begun, and the frame that ends it has not.
+    within_header: bool,
+    /// Since when the rest of a frame, or of a header, is waited for.
+    since: Option<Instant>,
     resets: Bucket,
     empty: Bucket,
 }
 
 impl Frames {
     pub(super) fn new(now: Instant) -> Self {
-        let (resets, empty) = (Bucket::new(RESETS, now), Bucket::new(EMPTY, now));
-        Self { head: [0; HEAD], have: 0, skip: PREFACE, resets, empty }
+        Self {
+            received: Cursor { skip: PREFACE, ..Cursor::default() },
+            sent: Cursor::default(),
+            code: (0, 0),
+            now: Head::default(),
+            within_header: false,
+            since: None,
+            resets: Bucket::new(RESETS, now),
+            empty: Bucket::new(EMPTY, now),
+        }
     }
 
-    /// Takes the next bytes of the connection. Returns whether it may go on.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], now: Instant) -> bool {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            let Some((byte, rest)) = bytes.split_first() else { break };
-            if let Some(place) = self.head.get_mut(self.have) {
-                *place = *byte;
+    /// Takes the next bytes of the client. Returns whether the connection may go on.
+    pub(super) fn received(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
+        while let Some(head) = self.received.next(&mut bytes) {
+            if !self.within_header {
+                self.since = None;
             }
-            self.have += 1;
-            bytes = rest;
-            if self.have == HEAD {
-                self.have = 0;
-                if !self.frame(now) {
-                    return false;
-                }
+            self.now = head;
+            match head.kind {
+                HEADERS => self.within_header = head.flags & END_HEADERS == 0,
+                CONTINUATION => self.within_header &= head.flags & END_HEADERS == 0,
+                _ => {}
             }
+            if !self.is_free(head, &now) {
+                return false;
+            }
+        }
+        // Who is slow with a body is another matter.
+        if self.within_header
+            || self.received.is_within_head()
+            || self.received.skip > 0 && self.now.kind != DATA
+        {
+            self.since.get_or_insert_with(now);
+        } else {
+            self.since = None;
         }
         true
     }
 
-    /// Counts the frame whose head is there.
-    fn frame(&mut self, now: Instant) -> bool {
-        let [high, middle, low, kind, flags, ..] = self.head;
-        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        match kind {
-            RST_STREAM => self.resets.take(now),
+    /// Takes the next bytes of the server. Returns whether the connection may go on.
+    pub(super) fn sent(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
+        loop {
+            while let ((left @ 1.., code), Some((byte, rest))) = (self.code, bytes.split_first()) {
+                bytes = rest;
+                self.code = (left - 1, code << 8 | u32::from(*byte));
+                if left == 1 && is_provoked(self.code.1) && !self.resets.take(now()) {
+                    return false;
+                }
+            }
+            match self.sent.next(&mut bytes) {
+                None => return true,
+                Some(head) if head.kind == RST_STREAM && head.length == CODE => {
+                    // It is read here.
+                    self.sent.skip = 0;
+                    self.code = (CODE, 0);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Since when the rest of a frame, or of a header, has been waited for; bodies do not count.
+    pub(super) fn unfinished_since(&self) -> Option<Instant> {
+        self.since
+    }
+
+    /// The stream of whose body a part of a frame has come, and so many bytes of it. The library has not seen them.
+    pub(super) fn arriving(&self) -> Option<(u32, usize)> {
+        let Head { kind, length, stream, .. } = self.now;
+        (kind == DATA && stream > 0 && self.received.skip > 0).then(|| (stream, length - self.received.skip))
+    }
+
+    /// Counts a frame of the client's.
+    fn is_free(&mut self, head: Head, now: impl Fn() -> Instant) -> bool {
+        match head.kind {
+            RST_STREAM => self.resets.take(now()),
             // What a request is made of, or flow control of its answer.
             HEADERS | WINDOW_UPDATE | GOAWAY => true,
             // An error, which the library answers.
             PUSH_PROMISE => true,
-            DATA if self.skip > 0 || flags & END_STREAM != 0 => true,
-            SETTINGS | PING if flags & ACK != 0 => true,
-            _ => self.empty.take(now),
+            DATA if head.length > 0 || head.flags & END_STREAM != 0 => true,
+            _ => self.empty.take(now()),
         }
+    }
+}
+
+/// Whether the library resets a stream for what the client has sent (RFC 9113, 7): not the gateway, which says that it
+/// needs no more (`NO_ERROR`), can't go on (`INTERNAL_ERROR`) or has given up (`CANCEL`).
+fn is_provoked(code: u32) -> bool {
+    use h2::Reason;
+    [
+        Reason::PROTOCOL_ERROR,
+        Reason::FLOW_CONTROL_ERROR,
+        Reason::STREAM_CLOSED,
+        Reason::FRAME_SIZE_ERROR,
+        Reason::REFUSED_STREAM,
+        Reason::ENHANCE_YOUR_CALM,
+    ]
+    .contains(&code.into())
+}
+
+/// The head of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+/// Finds the heads of frames in bytes that come in any pieces.
+#[derive(Debug, Default)]
+struct Cursor {
+    /// The next head, as far as it has come.
+    head: [u8; HEAD],
+    have: usize,
+    /// Bytes of a payload, or of the preface, that have still to come.
+    skip: usize,
+}
+
+impl Cursor {
+    /// Goes on to the next head. `None`: it is not there yet, and the bytes are through.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        *bytes = &bytes[skipped..];
+        let (piece, rest) = bytes.split_at((HEAD - self.have).min(bytes.len()));
+        self.head[self.have..self.have + piece.len()].copy_from_slice(piece);
+        self.have += piece.len();
+        *bytes = rest;
+        if self.have < HEAD {
+            return None;
+        }
+        self.have = 0;
+        let [high, middle, low, kind, flags, a, b, c, d] = self.head;
+        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        // The first bit is reserved.
+        let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+        Some(Head { length: self.skip, kind, flags, stream })
+    }
+
+    /// Whether a part of a head has come, and no more.
+    fn is_within_head(&self) -> bool {
+        self.have > 0
     }
 }
 
 /// A token bucket.
 #[derive(Debug)]
-struct Bucket {
+pub(super) struct Bucket {
     left: u32,
     size: u32,
     /// After so long there is one more.
@@ -96,11 +210,13 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new((size, a_second): (u32, u32), now: Instant) -> Self {
+    /// With room for so many at once, and so many more a second.
+    pub(super) fn new((size, a_second): (u32, u32), now: Instant) -> Self {
         Self { left: size, size, each: Duration::from_secs(1) / a_second, since: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Takes one. Returns whether there was one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         if self.left < self.size {
             let gone = now.saturating_duration_since(self.since);
             let more = u32::try_from(gone.as_nanos() / self.each.as_nanos().max(1)).unwrap_or(u32::MAX);
@@ -118,7 +234,13 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use h2::Reason;
     use proptest::prelude::*;
+
+    const SETTINGS: u8 = 0x4;
+    const PING: u8 = 0x6;
+    /// Of SETTINGS and PING: an answer to one of the other side's.
+    const ACK: u8 = 0x1;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -131,7 +253,7 @@ mod tests {
 
     fn passes(kind: u8, flags: u8, payload: &[u8], times: usize) -> bool {
         let now = Instant::now();
-        Frames::new(now).pass(&after(&frame(kind, flags, payload).repeat(times)), now)
+        Frames::new(now).received(&after(&frame(kind, flags, payload).repeat(times)), || now)
     }
 
     #[test]
@@ -141,8 +263,6 @@ mod tests {
             (WINDOW_UPDATE, 0, &[0, 0, 1, 0]),
             (DATA, 0, b"x"),
             (DATA, END_STREAM, b""),
-            (PING, ACK, &[0; 8]),
-            (SETTINGS, ACK, b""),
         ] {
             assert!(passes(kind, flags, payload, 100_000), "{kind}");
         }
@@ -150,28 +270,84 @@ mod tests {
 
     #[test]
     fn floods_end_the_connection_and_bursts_do_not() {
-        for (kind, payload, most) in [
-            (RST_STREAM, &[0; 4][..], RESETS.0),
-            (PING, &[0; 8], EMPTY.0),
-            (SETTINGS, &[0; 6], EMPTY.0),
-            (DATA, b"", EMPTY.0),
-            (0x2, &[0; 5], EMPTY.0),
-            (0x9, b"x", EMPTY.0),
-            (0xbe, b"", EMPTY.0),
+        for (kind, flags, payload, most) in [
+            (RST_STREAM, 0, &[0; 4][..], RESETS.0),
+            (PING, 0, &[0; 8], EMPTY.0),
+            (PING, ACK, &[0; 8], EMPTY.0),
+            (SETTINGS, 0, &[0; 6], EMPTY.0),
+            (SETTINGS, ACK, b"", EMPTY.0),
+            (DATA, 0, b"", EMPTY.0),
+            (0x2, 0, &[0; 5], EMPTY.0),
+            (CONTINUATION, 0, b"x", EMPTY.0),
+            (0xbe, 0, b"", EMPTY.0),
         ] {
-            assert!(passes(kind, 0, payload, most as usize), "{kind}");
-            assert!(!passes(kind, 0, payload, most as usize + 1), "{kind}");
+            assert!(passes(kind, flags, payload, most as usize), "{kind}");
+            assert!(!passes(kind, flags, payload, most as usize + 1), "{kind}");
         }
+    }
+
+    #[test]
+    fn resets_that_a_client_provokes_are_its_own() {
+        let now = Instant::now();
+        let resets = |code: Reason, times: u32| {
+            frame(RST_STREAM, 0, &u32::from(code).to_be_bytes()).repeat(times as usize)
+        };
+        for code in [Reason::PROTOCOL_ERROR, Reason::FLOW_CONTROL_ERROR, Reason::STREAM_CLOSED] {
+            let mut frames = Frames::new(now);
+            assert!(frames.sent(&resets(code, RESETS.0), || now), "{code:?}");
+            assert!(!frames.sent(&resets(code, 1), || now), "{code:?}");
+        }
+        for code in [Reason::NO_ERROR, Reason::INTERNAL_ERROR, Reason::CANCEL] {
+            assert!(Frames::new(now).sent(&resets(code, 10 * RESETS.0), || now), "{code:?}");
+        }
+        // Both sides' count together.
+        let mut frames = Frames::new(now);
+        assert!(frames.received(&after(&resets(Reason::CANCEL, RESETS.0)), || now));
+        assert!(!frames.sent(&resets(Reason::PROTOCOL_ERROR, 1), || now));
+    }
+
+    #[test]
+    fn what_is_not_whole_is_known_since_it_began() {
+        let begun = Instant::now();
+        let later = begun + Duration::from_secs(1);
+        let header = frame(HEADERS, END_STREAM, b"half");
+        let rest = frame(CONTINUATION, END_HEADERS, b"rest");
+        for whole in [
+            [&header[..], &rest].concat(),
+            frame(HEADERS, END_STREAM | END_HEADERS, b"whole"),
+            frame(PING, 0, &[0; 8]),
+        ] {
+            for cut in 1..whole.len() {
+                let mut frames = Frames::new(begun);
+                assert!(frames.received(&after(&whole[..cut]), || begun));
+                assert_eq!(frames.unfinished_since(), Some(begun), "{cut}");
+                assert!(frames.received(b"", || later));
+                assert_eq!(frames.unfinished_since(), Some(begun), "{cut}");
+                assert!(frames.received(&whole[cut..], || later));
+                assert_eq!(frames.unfinished_since(), None, "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_body_is_known_by_its_stream() {
+        let now = Instant::now();
+        let mut frames = Frames::new(now);
+        let data = frame(DATA, 0, b"body");
+        assert!(frames.received(&after(&data[..HEAD + 3]), || now));
+        assert_eq!((frames.arriving(), frames.unfinished_since()), (Some((1, 3)), None));
+        assert!(frames.received(&data[HEAD + 3..], || now));
+        assert_eq!(frames.arriving(), None);
     }
 
     #[test]
     fn what_comes_slowly_is_never_a_flood() {
         let mut now = Instant::now();
         let mut frames = Frames::new(now);
-        assert!(frames.pass(&after(b""), now));
+        assert!(frames.received(&after(b""), || now));
         for _ in 0..20_000 {
             now += Duration::from_secs(1) / RESETS.1;
-            assert!(frames.pass(&frame(RST_STREAM, 0, &[0; 4]), now));
+            assert!(frames.received(&frame(RST_STREAM, 0, &[0; 4]), || now));
         }
     }
 
@@ -184,15 +360,23 @@ mod tests {
             let now = Instant::now();
             let all: Vec<u8> = kinds.iter().flat_map(|(k, f, n)| frame(*k, *f, &vec![3; *n])).collect();
             let all = after(&all.repeat(30));
-            let mut pieces = Frames::new(now);
-            let cut = all.chunks(cut).all(|piece| pieces.pass(piece, now));
-            prop_assert_eq!(cut, Frames::new(now).pass(&all, now));
+            let (mut pieces, mut whole) = (Frames::new(now), Frames::new(now));
+            let received = all.chunks(cut).all(|piece| pieces.received(piece, || now));
+            prop_assert_eq!(received, whole.received(&all, || now));
+            if received {
+                prop_assert_eq!(pieces.unfinished_since(), whole.unfinished_since());
+            }
+            let sent = all.chunks(cut).all(|piece| pieces.sent(piece, || now));
+            prop_assert_eq!(sent, whole.sent(&all, || now));
         }
 
         #[test]
         fn any_bytes_are_counted(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
             let now = Instant::now();
-            Frames::new(now).pass(&bytes, now);
+            let mut frames = Frames::new(now);
+            frames.received(&bytes, || now);
+            frames.sent(&bytes, || now);
+            frames.arriving();
         }
     }
 }

@@ -224,7 +224,7 @@ struct Look {
 /// Patience with a client that is waited for: so much at most. Each second of waiting uses up one; each byte gives
 /// back the time that it may take by the least rate, any byte all of it where there is none.
 #[derive(Debug)]
-struct Patience {
+pub(super) struct Patience {
     most: Duration,
     rate: u64,
     left: Duration,
@@ -232,11 +232,13 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(most: Duration, rate: u64) -> Self {
+    /// So much, at this least rate in bytes a second; 0: any.
+    pub(super) fn new(most: Duration, rate: u64) -> Self {
         Self { most, rate, left: most, since: None }
     }
 
-    fn moved(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
+    /// So many bytes have come or gone.
+    pub(super) fn moved(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
         if let Some(since) = self.since.take() {
             self.left = self.left.saturating_sub(now().saturating_duration_since(since));
         }
@@ -245,7 +247,8 @@ impl Patience {
         }
     }
 
-    fn wait(&mut self, now: Instant, nothing: CutReason, too_little: CutReason) -> Verdict {
+    /// It is waited, for nothing or for too little.
+    pub(super) fn wait(&mut self, now: Instant, nothing: CutReason, too_little: CutReason) -> Verdict {
         let since = *self.since.get_or_insert(now);
         let reason = if now.saturating_duration_since(since) < self.most { too_little } else { nothing };
         due(since + self.left, now, reason)

@@ -81,6 +81,11 @@ impl Guarded {
         self.stream.ready(fresh).await
     }
 
+    /// How long the client may take for a head.
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.guard.rules().header_timeout
+    }
+
     /// How long it may be idle: until the client's first bytes less than between two requests, and next to nothing where
     /// places run short.
     pub(super) fn patience(&self, fresh: bool, idle: Duration) -> (Duration, Option<CutReason>) {
@@ -241,7 +246,7 @@ impl Guarded {
 
     /// Nothing has been written that is still under way: the answer before this request was flushed.
     fn answer_late(&mut self, cx: &mut Context<'_>) {
-        let answer = problem::unreadable(StatusCode::REQUEST_TIMEOUT);
+        let answer = problem::unreadable_written(StatusCode::REQUEST_TIMEOUT);
         drop(Pin::new(&mut self.stream).poll_write(cx, &answer));
         drop(Pin::new(&mut self.stream).poll_flush(cx));
     }

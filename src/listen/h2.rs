@@ -1,39 +1,52 @@
 //! HTTP/2 (RFC 9113) with clients: one connection, many requests, each of which the gateway gets like any other, but
 //! for those whose answers lie ready: they are answered here, by what the fast lane knows, and written together.
 //!
-//! Limits: [`STREAMS`] requests at once, 64 KiB of header, windows that bound what waits for a slow origin and what
-//! waits for a slow client, [`Frames`] against floods. A connection without a request is closed as one of HTTP/1.1 is;
-//! one whose client does not answer a ping is cut off. At the gateway's end, and after as many requests as a connection
-//! may have, the client is told to take another (GOAWAY), and what is under way is let finish.
+//! Limits: [`STREAMS`] requests at once, each of which takes a place as a connection does ([`Shares`]), 64 KiB of header,
+//! windows that bound what waits for a slow origin and what waits for a slow client, `frames.rs` against floods. A
+//! connection without a request is closed as one of HTTP/1.1 is; one whose client does not answer a ping, or does not
+//! send the rest of a header, is cut off. At the gateway's end, and after as many requests as a connection may have, the
+//! client is told to take another (GOAWAY), and what is under way is let finish.
 //!
-//! Pingora dates each answer with now: a cached one does not keep its own `Date` here. Its `Age` is right, so that no
-//! cache behind takes it for fresher than it is.
+//! A request is judged by the rules of HTTP/1.1 (`strict.rs`), and names its host in `Host` from here on: whoever comes
+//! behind need not know how it came.
+
+mod answer;
+mod session;
 
 use super::{
-    connection::Connection,
+    caps::Shares,
+    connection::{Connection, FrameWatch},
     fast_lane::head::{of_http2, MOST_FIELDS},
-    Door,
+    frames::Bucket,
+    strict, Door,
 };
 use crate::{
-    gateway::{Caller, OnConnection, Words},
-    representation::Body,
-    telemetry::labels::Http2End,
+    gateway::{Caller, OnConnection, Signals, Words},
+    representation::{
+        problem::{self, Problem},
+        Body,
+    },
+    telemetry::labels::{Http2End, RefuseReason},
 };
+use answer::{begin, pour, refuse};
 use bytes::Bytes;
-use h2::{server::Connection as H2, Ping, PingPong, Reason, SendStream};
-use http::{header, HeaderValue, Version};
+use h2::{
+    server::{Connection as H2, SendResponse},
+    Ping, PingPong, Reason, RecvStream,
+};
+use http::{header, request::Parts, HeaderValue, Request, StatusCode, Uri, Version};
 use pingora_core::{
     apps::HttpServerApp,
     protocols::{
         http::{
-            v2::server::{default_h2_options, handshake, H2Accept, H2Options, HttpSession},
+            v2::server::{default_h2_options, handshake, H2Options},
             ServerSession,
         },
         Digest, GetSocketDigest, GetTimingDigest, Stream,
     },
-    Error,
 };
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
+use session::{BodyWait, Session};
 use std::{
     cell::RefCell,
     future::{poll_fn, Future},
@@ -43,12 +56,9 @@ use std::{
         Arc,
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::{
-    sync::{watch, Notify},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
 /// Requests under way at once on one connection.
@@ -58,8 +68,10 @@ const STREAMS: u32 = 128;
 const WINDOW: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// Bytes of an answer that wait for a slow client.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Requests that are no requests, before a connection is given up.
-const MALFORMED: u32 = 32;
+/// Requests that are no requests: so many at once, and in a second.
+const MALFORMED: (u32, u32) = (64, 8);
+/// Streams that the library resets on one connection.
+const MOST_RESETS: usize = 8 * 1024;
 /// How often a client is asked whether it is there.
 const BEAT: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
@@ -81,6 +93,8 @@ pub(super) struct Terms {
     pub(super) idle: Duration,
     /// Requests; `None`: any number.
     pub(super) requests: Option<u32>,
+    /// For a body to go on, and its least rate in bytes a second.
+    pub(super) body: (Duration, u64),
     /// For a client to take some of an answer.
     pub(super) send: Duration,
 }
@@ -98,12 +112,21 @@ impl Door {
             socket_digest: connection.get_socket_digest(),
             ..Digest::default()
         });
-        let (flood, holds) = connection.count_frames();
+        let watch = connection.watch_frames();
         let begun = timeout(terms.begin, handshake(Box::new(connection), Some(options()))).await;
         let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
         let ping = h2.ping_pong();
-        let running = Running { door: self, digest, terms, streams: TaskTracker::new(), served: 0 };
-        running.run(&mut h2, ping, (&flood, &holds), announce).await
+        let running = Running {
+            door: self,
+            digest,
+            terms,
+            streams: TaskTracker::new(),
+            shares: Shares::new(self.places.clone(), STREAMS as usize),
+            watch,
+            served: 0,
+            malformed: Bucket::new(MALFORMED, Instant::now()),
+        };
+        running.run(&mut h2, ping, announce).await
     }
 }
 
@@ -113,7 +136,10 @@ fn options() -> H2Options {
         .max_concurrent_streams(STREAMS)
         .initial_window_size(WINDOW.0)
         .initial_connection_window_size(WINDOW.1)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        // What comes at once, before this is asked again, is counted by its rate (`frames.rs`): these bound memory alone.
+        .max_pending_accept_reset_streams(2 * STREAMS as usize)
+        .max_local_error_reset_streams(Some(MOST_RESETS));
     options
 }
 
@@ -124,18 +150,26 @@ struct Running<'d> {
     terms: Terms,
     /// The requests under way.
     streams: TaskTracker,
+    shares: Shares,
+    watch: Arc<FrameWatch>,
     served: u32,
+    malformed: Bucket,
 }
+
+/// How a connection is to end, and what its client is told.
+type Farewell = (Reason, Http2End);
+
+/// A request with what answers it.
+type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
 impl Running<'_> {
     async fn run(
         self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
-        (flood, holds): (&Notify, &AtomicBool),
         announce: impl Fn() -> OnConnection,
     ) -> Http2End {
-        match self.drive(h2, ping, (flood, holds), announce).await {
+        match self.drive(h2, ping, announce).await {
             Ok(end) => end,
             Err((reason, end)) => part(h2, reason, end).await,
         }
@@ -146,59 +180,77 @@ impl Running<'_> {
         mut self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
-        (flood, holds): (&Notify, &AtomicBool),
         announce: impl Fn() -> OnConnection,
-    ) -> Result<Http2End, (Reason, Http2End)> {
+    ) -> Result<Http2End, Farewell> {
         // From now on it says when none is under way.
         self.streams.close();
+        let watch = self.watch.clone();
         let mut closing = self.door.closing.clone();
         let mut heart = pin!(silence(ping));
         let mut ending = None;
-        let mut malformed = 0;
         loop {
             let going = ending.is_none();
             let accepted = tokio::select! {
                 biased;
-                () = flood.notified() => return Err((Reason::ENHANCE_YOUR_CALM, Http2End::Flood)),
+                () = watch.told.notified() => return Err(dismissal(&watch)),
                 () = closes(&mut closing), if going => {
                     // What is under way finishes, and what was sent before the client has heard of it.
                     ending = Some(Http2End::Drained);
                     h2.graceful_shutdown();
                     continue;
                 }
-                accepted = together(HttpSession::from_h2_conn(h2, self.digest.clone()), holds) => accepted,
+                accepted = together(h2.accept(), &watch.holds) => accepted,
                 () = &mut heart => return Ok(Http2End::Silent),
                 () = idle(&self.streams, self.terms.idle), if going => {
                     return Err((Reason::NO_ERROR, Http2End::Idle));
                 }
             };
             match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
-                    self.serve(session, announce());
+                Some(Ok(asked)) => {
+                    self.take(asked, announce())?;
                     if going && self.terms.requests.is_some_and(|most| self.served >= most) {
                         ending = Some(Http2End::Spent);
                         h2.graceful_shutdown();
                     }
                 }
-                Ok(Some(H2Accept::Rejected)) => {
-                    malformed += 1;
-                    if malformed == MALFORMED {
-                        return Err((Reason::ENHANCE_YOUR_CALM, Http2End::Broken));
-                    }
-                }
-                Ok(None) => return Ok(ending.unwrap_or(Http2End::Closed)),
-                Err(error) => return Ok(ending.unwrap_or_else(|| judge(&error))),
+                None => return Ok(ending.unwrap_or(Http2End::Closed)),
+                Some(Err(error)) => return Ok(ending.unwrap_or_else(|| judge(&error))),
             }
         }
     }
 
-    /// Sends the answer to a request, where it lies ready. Gives back what is for the gateway.
-    fn swiftly(&self, mut session: HttpSession, connection: &OnConnection) -> Option<HttpSession> {
-        // To whom a certificate was shown is more than the lane asks.
-        if connection.shown.is_some() || !session.is_body_empty() {
-            return Some(session);
+    /// Answers a request, or hands it to the gateway.
+    fn take(&mut self, (request, mut respond): Asked, connection: OnConnection) -> Result<(), Farewell> {
+        self.served = self.served.saturating_add(1);
+        let (request, body) = request.into_parts();
+        if let Err(status) = strict::check_http2(&request) {
+            self.door.ledger.unreadable(connection.peer, status, Version::HTTP_2);
+            refuse(&mut respond, &request, problem::unreadable(status));
+            // What is wrong with a stream ends no other, unless nothing else comes.
+            return match self.malformed.take(Instant::now()) {
+                true => Ok(()),
+                false => Err((Reason::ENHANCE_YOUR_CALM, Http2End::Broken)),
+            };
         }
-        let (ready, request) = (&self.door.ready, session.req_header());
+        if !self.swiftly(&request, &body, &mut respond, &connection) {
+            self.serve(request, body, respond, connection);
+        }
+        Ok(())
+    }
+
+    /// Sends the answer to a request, where it lies ready. Returns whether it did.
+    fn swiftly(
+        &self,
+        request: &Parts,
+        body: &RecvStream,
+        respond: &mut SendResponse<Bytes>,
+        connection: &OnConnection,
+    ) -> bool {
+        // To whom a certificate was shown is more than the lane asks.
+        if connection.shown.is_some() || !body.is_end_stream() {
+            return false;
+        }
+        let ready = &self.door.ready;
         let caller =
             Caller { peer: connection.peer.ip(), listener: connection.listener, version: Version::HTTP_2 };
         let visit = ready.visit(caller);
@@ -208,12 +260,12 @@ impl Running<'_> {
             let (head, answered) = WORDS.with(|words| visit.answer_http2(&asked, &mut words.borrow_mut()))?;
             Some((head, answered, asked.host.as_bytes().to_vec(), asked.path.as_bytes().to_vec()))
         });
-        let Some((head, mut answered, host, path)) = answer else { return Some(session) };
+        let Some((head, mut answered, host, path)) = answer else { return false };
         ready.count(1);
         let body: Vec<Bytes> = answered.body.take().iter().flat_map(Body::pieces).rev().cloned().collect();
         let mut late = visit.late();
         late.add(answered, &host, &path);
-        match begin(&mut session, head, &body) {
+        match begin(respond, head, &body) {
             Some(rest) => {
                 let (door, patience) = (self.door.clone(), self.terms.send);
                 let poured = async move {
@@ -224,18 +276,41 @@ impl Running<'_> {
             }
             None => late.tell(ready, None),
         }
-        None
+        true
     }
 
     /// Hands a request to the gateway.
-    fn serve(&mut self, session: HttpSession, connection: OnConnection) {
-        self.served = self.served.saturating_add(1);
-        let Some(session) = self.swiftly(session, &connection) else { return };
-        let mut session = ServerSession::new_http2(session);
-        session.set_write_timeout(Some(self.terms.send));
-        let request = session.req_header_mut();
-        join_cookies(request);
-        request.extensions_mut().insert(connection);
+    fn serve(
+        &self,
+        request: Parts,
+        body: RecvStream,
+        mut respond: SendResponse<Bytes>,
+        mut connection: OnConnection,
+    ) {
+        let share = match self.shares.take() {
+            Ok(share) => share,
+            // The client may send it again, by whatever method (RFC 9113, 8.7).
+            Err(reason @ RefuseReason::Streams) => {
+                self.door.ledger.no_place(connection.peer, reason, None);
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            }
+            Err(reason) => {
+                let full = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way");
+                let full = full.with(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                self.door.ledger.no_place(connection.peer, reason, Some(full.status));
+                return refuse(&mut respond, &request, full);
+            }
+        };
+        let signals = Arc::new(Signals::default());
+        let party = (self.door.ledger.clone(), connection.peer);
+        connection.signals = signals.clone();
+        connection.hold = Some(Arc::new(share));
+        let mut head = as_of_http1(request);
+        head.extensions_mut().insert(connection);
+        let wait = BodyWait::new(self.terms.body, self.watch.clone(), party);
+        let told = (self.digest.clone(), signals);
+        let session = Session::new(head, body, respond, wait, told, self.terms.send);
+        let session = ServerSession::new_custom(Box::new(session));
         let door = self.door.clone();
         let served = async move {
             door.proxy.process_new_http(session, &door.closing).await;
@@ -245,52 +320,31 @@ impl Running<'_> {
     }
 }
 
-/// Sends the head of an answer, and its body where the client takes it at once, as it does with most: then what is
-/// answered together is written together. Else gives back where to send it to. `body`: its pieces, the last one first.
-fn begin(session: &mut HttpSession, head: ResponseHeader, body: &[Bytes]) -> Option<SendStream<Bytes>> {
-    if let Err(error) = session.write_response_header(Box::new(head), body.is_empty()) {
-        tracing::debug!(%error, "a client left before its answer");
-        return None;
-    }
-    let mut to = session.take_response_body_writer().filter(|_| !body.is_empty())?;
-    let [piece] = body else { return Some(to) };
-    to.reserve_capacity(piece.len());
-    if to.capacity() < piece.len() {
-        return Some(to);
-    }
-    if let Err(error) = to.send_data(piece.clone(), true) {
-        tracing::debug!(%error, "a client left before its answer");
-    }
-    None
-}
-
-/// Sends a body as fast as the client takes it, if it takes some of it in time.
-async fn pour(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
-    while let Some(mut piece) = body.pop() {
-        while !piece.is_empty() {
-            to.reserve_capacity(piece.len());
-            let room = poll_fn(|cx| to.poll_capacity(cx));
-            let Ok(Some(Ok(room))) = timeout(patience, room).await else {
-                // Whoever is gone does not hear it.
-                return to.send_reset(Reason::CANCEL);
-            };
-            let now = piece.split_to(room.min(piece.len()));
-            if to.send_data(now, body.is_empty() && piece.is_empty()).is_err() {
-                return;
-            }
-        }
+/// Why a client is sent away.
+fn dismissal(watch: &FrameWatch) -> Farewell {
+    match watch.slow.load(Ordering::Relaxed) {
+        true => (Reason::NO_ERROR, Http2End::Slow),
+        false => (Reason::ENHANCE_YOUR_CALM, Http2End::Flood),
     }
 }
 
-/// HTTP/2 may cut a cookie field into pieces; what is not HTTP/2 knows but one (RFC 9113, 8.2.3).
-fn join_cookies(request: &mut RequestHeader) {
-    let all: Vec<&[u8]> = request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if all.len() > 1 {
+/// A request as HTTP/1.1 would say it: its host in a field (RFC 9113, 8.3.1), which was checked, and its cookies in one,
+/// which HTTP/2 may cut into pieces (8.2.3).
+fn as_of_http1(mut request: Parts) -> RequestHeader {
+    let uri = std::mem::take(&mut request.uri).into_parts();
+    request.uri = uri.path_and_query.map_or_else(Uri::default, Uri::from);
+    if let Some(host) = uri.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+        request.headers.insert(header::HOST, host);
+    }
+    let cookies: Vec<&[u8]> =
+        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
         // What was made of valid values is one.
-        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
-            request.insert_header(header::COOKIE, joined).unwrap_or_default();
+        if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            request.headers.insert(header::COOKIE, joined);
         }
     }
+    request.into()
 }
 
 /// Waits for the next request. What was answered before it goes out when there is none: all together.
@@ -341,10 +395,10 @@ async fn part(h2: &mut H2<Stream, Bytes>, reason: Reason, end: Http2End) -> Http
     end
 }
 
-fn judge(error: &Error) -> Http2End {
-    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    match cause {
-        Some(error) if error.is_io() || error.is_remote() => Http2End::Closed,
+fn judge(error: &h2::Error) -> Http2End {
+    match error.reason() {
+        _ if error.is_io() || error.is_remote() => Http2End::Closed,
+        Some(Reason::ENHANCE_YOUR_CALM) => Http2End::Flood,
         _ => Http2End::Broken,
     }
 }

@@ -25,7 +25,7 @@ impl Ledger {
         Self { metrics, access, refused: Mutex::default() }
     }
 
-    /// A connection was closed as soon as it was accepted.
+    /// A connection was closed as soon as it was accepted, or a request on one was refused.
     pub(super) fn refused(&self, reason: RefuseReason) {
         self.metrics.connection_refused(reason);
         if let Some(count) = self.refused.lock().add(Instant::now()) {
@@ -34,14 +34,22 @@ impl Ledger {
     }
 
     /// A request could not be read, and was told so.
-    pub(super) fn unreadable(&self, peer: SocketAddr, status: StatusCode) {
+    pub(super) fn unreadable(&self, peer: SocketAddr, status: StatusCode, version: Version) {
         let reason = match status {
             StatusCode::URI_TOO_LONG => RejectReason::UriTooLong,
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => RejectReason::HeadersTooLarge,
             _ => RejectReason::BadRequest,
         };
         self.metrics.rejected(reason);
-        self.record(peer, status.as_u16(), Instant::now(), reason.as_str());
+        self.record(peer, (status.as_u16(), version), Instant::now(), reason.as_str());
+    }
+
+    /// A request of HTTP/2 got no place, and was told so where it has a status.
+    pub(super) fn no_place(&self, peer: SocketAddr, reason: RefuseReason, status: Option<StatusCode>) {
+        self.refused(reason);
+        if let Some(status) = status {
+            self.record(peer, (status.as_u16(), Version::HTTP_2), Instant::now(), reason.as_str());
+        }
     }
 
     /// A connection was cut off. `head`: since when the head of a request was waited for, of which a part had come,
@@ -50,11 +58,17 @@ impl Ledger {
         self.metrics.connection_cut(reason);
         tracing::debug!(%peer, reason = reason.as_str(), "a connection was cut off");
         if let Some((since, status)) = head {
-            self.record(peer, status, since, reason.as_str());
+            self.record(peer, (status, Version::HTTP_11), since, reason.as_str());
         }
     }
 
-    fn record(&self, peer: SocketAddr, status: u16, since: Instant, detail: &'static str) {
+    fn record(
+        &self,
+        peer: SocketAddr,
+        (status, version): (u16, Version),
+        since: Instant,
+        detail: &'static str,
+    ) {
         self.access.record(&Record {
             began: since,
             duration: since.elapsed(),
@@ -63,7 +77,7 @@ impl Ledger {
             method: "-",
             host: b"",
             path: b"-",
-            version: Version::HTTP_11,
+            version,
             status,
             bytes: 0,
             route: None,

@@ -24,6 +24,7 @@ mod proxy_protocol;
 mod resumption;
 mod sendfile;
 mod stream;
+mod strict;
 mod terms;
 mod tls;
 mod tunnel;
@@ -220,8 +221,13 @@ impl Door {
         };
         let Some(Begun { connection, peer, signals, shown, http2 }) = begun else { return };
         let over = signals.clone();
-        let announce =
-            move || OnConnection { peer, signals: signals.clone(), listener: number, shown: shown.clone() };
+        let announce = move || OnConnection {
+            peer,
+            signals: signals.clone(),
+            listener: number,
+            shown: shown.clone(),
+            hold: None,
+        };
         let serving = async {
             match http2 {
                 true => {
@@ -439,7 +445,13 @@ async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch:
 
 fn http2_terms(terms: &Terms) -> h2::Terms {
     let (Keepalive { idle, requests }, rules) = (terms.keepalive, &terms.rules);
-    h2::Terms { begin: rules.header_timeout, idle, requests, send: rules.send_timeout }
+    h2::Terms {
+        begin: rules.header_timeout,
+        idle,
+        requests,
+        body: (rules.body_timeout, rules.body_min_rate),
+        send: rules.send_timeout,
+    }
 }
 
 /// A connection whose protocol is known.

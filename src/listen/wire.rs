@@ -6,9 +6,12 @@
 //! where a message leaves it, the bytes end ([`POISON`] takes their place, which no parser takes), and with them the
 //! connection.
 //!
+//! The rules of methods, targets and lengths are those of `strict.rs`.
+//!
 //! Pure: bytes in, how many of them may pass. Decides nothing about what a request wants, and leaves to the parser what
 //! the parser refuses by itself (characters of names and values, folded lines).
 
+use super::strict::{check_request, is_nearly, is_text, is_token, trim, Fault, Framing, MALFORMED};
 use crate::limits::request::{LARGEST_HEAD, MOST_FIELDS};
 use http::StatusCode;
 use memchr::memchr;
@@ -18,12 +21,6 @@ pub(super) const POISON: &[u8] = b"\r\0";
 
 /// The longest line with the size of a chunk.
 const LONGEST_SIZE_LINE: usize = 1024;
-/// The longest method. The longest that is registered has 17 letters.
-const LONGEST_METHOD: usize = 32;
-
-/// What is wrong with a head, as a status.
-type Fault = StatusCode;
-const MALFORMED: Fault = StatusCode::BAD_REQUEST;
 
 /// A connection's messages, one after another.
 #[derive(Debug, Default)]
@@ -61,15 +58,6 @@ enum State {
     /// The connection speaks another protocol.
     Free,
     Refused(Fault),
-}
-
-/// What a head says of the body.
-#[derive(Debug, Default, Clone, Copy)]
-struct Framing {
-    http_10: bool,
-    length: Option<u64>,
-    chunked: bool,
-    websocket: bool,
 }
 
 impl Wire {
@@ -210,7 +198,8 @@ impl Wire {
                 if self.fields > MOST_FIELDS {
                     return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
                 }
-                self.framing.field(line)?;
+                let (name, value) = split_field(line)?;
+                self.framing.field(name, value)?;
             }
             State::Size => {
                 self.state = chunk_size(line)?;
@@ -246,36 +235,6 @@ impl Wire {
     }
 }
 
-impl Framing {
-    /// Reads a field's line.
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let (name, value) = split_field(line)?;
-        match name.len() {
-            7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                let mut offered = value.split(|b| *b == b',').map(trim);
-                self.websocket |= offered.any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-            }
-            14 if is_nearly(name, b"content-length") => {
-                // RFC 9110, 8.6 allows for the same length twice. Nobody has to send it so.
-                let length = length(value).filter(|_| self.length.is_none() && name[7] == b'-');
-                self.length = Some(length.ok_or(MALFORMED)?);
-            }
-            17 if is_nearly(name, b"transfer-encoding") => {
-                if name[8] != b'-' || self.chunked {
-                    return Err(MALFORMED);
-                }
-                // RFC 9112, 6.1: what is not understood is not implemented.
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(StatusCode::NOT_IMPLEMENTED);
-                }
-                self.chunked = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 /// Checks a request's line; whether it is HTTP/1.0.
 fn request_line(line: &[u8]) -> Result<bool, Fault> {
     let mut parts = line.split(|b| *b == b' ');
@@ -284,12 +243,7 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     else {
         return Err(MALFORMED);
     };
-    if method.is_empty() || !method.iter().all(|b| is_token(*b)) || !is_target(method, target) {
-        return Err(MALFORMED);
-    }
-    if method.len() > LONGEST_METHOD {
-        return Err(StatusCode::NOT_IMPLEMENTED);
-    }
+    check_request(method, target)?;
     match version {
         b"HTTP/1.1" => Ok(false),
         b"HTTP/1.0" => Ok(true),
@@ -302,22 +256,6 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     }
 }
 
-/// Whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
-fn is_target(method: &[u8], target: &[u8]) -> bool {
-    // Without a branch the compiler looks at many at once.
-    let strange = |strange, b: &u8| strange | !matches!(b, 0x21..=0x7e) | (*b == b'#');
-    if target.iter().fold(false, strange) {
-        return false;
-    }
-    let begins = |with: &[u8]| target.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with));
-    match target {
-        [b'/', ..] => true,
-        b"*" => method == b"OPTIONS",
-        // The parser would keep the form of any other target, and judge it as `/`.
-        _ => begins(b"http://") || begins(b"https://") || method == b"CONNECT" && !target.is_empty(),
-    }
-}
-
 /// A field's name and its value, without the blanks around it.
 fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let colon = memchr(b':', line).filter(|at| *at > 0).ok_or(MALFORMED)?;
@@ -325,16 +263,6 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
         return Err(MALFORMED);
     }
     Ok((&line[..colon], trim(&line[colon + 1..])))
-}
-
-/// Whether a name is this one, or one that CGI and WSGI can't tell from it.
-fn is_nearly(name: &[u8], of: &[u8]) -> bool {
-    name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
-}
-
-fn length(value: &[u8]) -> Option<u64> {
-    let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
 }
 
 /// RFC 9112, 7.1: what comes behind this line of a chunk.
@@ -362,23 +290,6 @@ fn trailer(line: &[u8]) -> Result<(), Fault> {
         true => Ok(()),
         false => Err(MALFORMED),
     }
-}
-
-fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// RFC 9110, 5.6.2
-fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
-}
-
-/// What may stand in a value (RFC 9110, 5.5).
-fn is_text(b: u8) -> bool {
-    b == b'\t' || b >= b' ' && b != 0x7f
 }
 
 /// How much of `left` there is, and how much is left after it.

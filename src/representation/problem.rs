@@ -74,13 +74,18 @@ fn document(
     document.to_string().into()
 }
 
-/// The whole answer to a request that could not be read, after which the connection is closed.
-pub fn unreadable(status: StatusCode) -> Bytes {
+/// The answer to a request that could not be read.
+pub fn unreadable(status: StatusCode) -> Problem {
     let detail = match status {
         StatusCode::REQUEST_TIMEOUT => "the request did not arrive in time",
         _ => "the request could not be read",
     };
-    let body = document(status, detail, "", vec![]);
+    Problem::new(status, detail)
+}
+
+/// The same as HTTP/1.1 writes it; the connection is closed behind it.
+pub fn unreadable_written(status: StatusCode) -> Bytes {
+    let body = document(status, unreadable(status).detail, "", vec![]);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n\r\n",

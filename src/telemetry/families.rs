@@ -81,7 +81,7 @@ impl Requests {
                 about(
                     "tidegate_connections_refused_total",
                     "connections",
-                    "Client connections closed as soon as they were accepted.",
+                    "Client connections closed as soon as they were accepted, and requests of HTTP/2 refused.",
                 ),
                 "reason",
             )?,

@@ -355,6 +355,8 @@ labels! {
         Silent => "silent",
         /// Its client sent too many resets, pings or the like.
         Flood => "flood",
+        /// Its client did not send the rest of a header in time.
+        Slow => "slow",
         /// Its client broke the protocol.
         Broken => "broken",
     }
@@ -448,6 +450,9 @@ labels! {
         Full => "max_connections",
         /// As many as one address may have are open.
         Address => "max_connections_per_address",
+        /// A connection of HTTP/2 has as many requests under way as it may have, those that its client has reset among
+        /// them.
+        Streams => "streams",
     }
     /// How a request to an origin ended.
     OriginOutcome {

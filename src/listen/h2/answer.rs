@@ -1,0 +1,71 @@
+//! Answers that need no session: those that lie ready, and refusals.
+
+use super::session::OF_HTTP1;
+use crate::representation::problem::Problem;
+use bytes::Bytes;
+use h2::{server::SendResponse, Reason, SendStream};
+use http::{header, request::Parts, Method, Response};
+use pingora_core::protocols::http::date::get_cached_date;
+use pingora_http::ResponseHeader;
+use std::{future::poll_fn, time::Duration};
+use tokio::time::timeout;
+
+/// Answers a request that goes no further.
+pub(super) fn refuse(respond: &mut SendResponse<Bytes>, request: &Parts, problem: Problem) {
+    let (head, body) = problem.into_parts("");
+    let body = Some(body).filter(|_| request.method != Method::HEAD);
+    // Whoever takes it slowly, or is gone, does without the rest.
+    drop(begin(respond, *head, body.as_slice()));
+}
+
+/// Sends the head of an answer, and its body where the client takes it at once, as it does with most: then what is
+/// answered together is written together. Else gives back where to send it to. `body`: its pieces, the last one first.
+pub(super) fn begin(
+    respond: &mut SendResponse<Bytes>,
+    head: ResponseHeader,
+    body: &[Bytes],
+) -> Option<SendStream<Bytes>> {
+    let mut head: http::response::Parts = head.into();
+    // What was made before has a date of its own.
+    head.headers.entry(header::DATE).or_insert_with(get_cached_date);
+    for name in &OF_HTTP1 {
+        head.headers.remove(name);
+    }
+    let mut to = match respond.send_response(Response::from_parts(head, ()), body.is_empty()) {
+        Ok(to) => to,
+        Err(error) => {
+            tracing::debug!(%error, "a client left before its answer");
+            return None;
+        }
+    };
+    if body.is_empty() {
+        return None;
+    }
+    let [piece] = body else { return Some(to) };
+    to.reserve_capacity(piece.len());
+    if to.capacity() < piece.len() {
+        return Some(to);
+    }
+    if let Err(error) = to.send_data(piece.clone(), true) {
+        tracing::debug!(%error, "a client left before its answer");
+    }
+    None
+}
+
+/// Sends a body as fast as the client takes it, if it takes some of it in time.
+pub(super) async fn pour(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
+    while let Some(mut piece) = body.pop() {
+        while !piece.is_empty() {
+            to.reserve_capacity(piece.len());
+            let room = poll_fn(|cx| to.poll_capacity(cx));
+            let Ok(Some(Ok(room))) = timeout(patience, room).await else {
+                // Whoever is gone does not hear it.
+                return to.send_reset(Reason::CANCEL);
+            };
+            let now = piece.split_to(room.min(piece.len()));
+            if to.send_data(now, body.is_empty() && piece.is_empty()).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! A request of HTTP/2 as Pingora sees it.
+//!
+//! Pingora's own session of HTTP/2 waits for a body for ever, hands on an empty last frame of it besides its end (which
+//! HTTP/1.1 behind would write as two), and dates every answer with now. This one has the patience of the other lanes
+//! ([`BodyWait`]), and an answer out of the cache keeps its date.
+//!
+//! Interim answers are dropped: the library can't send them (hyperium/h2#167).
+
+use crate::{
+    gateway::Signals,
+    listen::{
+        alarm::Alarm,
+        connection::FrameWatch,
+        guard::{Patience, Verdict},
+        ledger::Ledger,
+    },
+    telemetry::labels::CutReason,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+use h2::{server::SendResponse, Reason, RecvStream, SendStream};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Response};
+use pingora_core::{
+    protocols::{
+        http::{
+            body_buffer::FixedBuffer,
+            custom::{server, CustomMessageWrite},
+            date::get_cached_date,
+            v2::write_body,
+            HttpTask,
+        },
+        l4::socket::SocketAddr,
+        Digest,
+    },
+    Error, ErrorType, OrErr,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::{
+    future::poll_fn,
+    sync::{atomic::Ordering, Arc},
+    task::{ready, Context, Poll},
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::time::timeout;
+
+type Result<T> = pingora_core::Result<T>;
+type Custom = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+
+/// Bytes of a body that are kept to be sent once more.
+const AGAIN: usize = 64 * 1024;
+
+/// A request, and where its answer goes.
+pub(super) struct Session {
+    request: RequestHeader,
+    body: RecvStream,
+    wait: BodyWait,
+    /// All of the body has been read.
+    read: bool,
+    received: usize,
+    again: Option<FixedBuffer>,
+    respond: SendResponse<Bytes>,
+    writer: Option<SendStream<Bytes>>,
+    written: Option<Box<ResponseHeader>>,
+    ended: bool,
+    sent: usize,
+    digest: Arc<Digest>,
+    signals: Arc<Signals>,
+    send: Option<Duration>,
+    drain: Option<Duration>,
+}
+
+impl Session {
+    pub(super) fn new(
+        request: RequestHeader,
+        body: RecvStream,
+        respond: SendResponse<Bytes>,
+        wait: BodyWait,
+        (digest, signals): (Arc<Digest>, Arc<Signals>),
+        send: Duration,
+    ) -> Self {
+        Self {
+            request,
+            body,
+            wait,
+            read: false,
+            received: 0,
+            again: None,
+            respond,
+            writer: None,
+            written: None,
+            ended: false,
+            sent: 0,
+            digest,
+            signals,
+            send: Some(send),
+            drain: None,
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        loop {
+            match self.body.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    // An empty frame is no part of a body; that it is the last one is said by the end.
+                    if data.is_empty() {
+                        continue;
+                    }
+                    self.wait.came(data.len());
+                    // A stream that is over has no window any more.
+                    self.body.flow_control().release_capacity(data.len()).unwrap_or_default();
+                    self.received += data.len();
+                    if let Some(again) = &mut self.again {
+                        again.write_to_buffer(&data);
+                    }
+                    return Poll::Ready(Ok(Some(data)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let error = Error::because(ErrorType::ReadError, "reading a body", error);
+                    return Poll::Ready(Err(error.into_down()));
+                }
+                Poll::Ready(None) => {
+                    self.read = true;
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Pending => {
+                    let reason = ready!(self.wait.poll_late(self.body.stream_id().as_u32(), cx));
+                    self.signals.cut_off(reason);
+                    let error = Error::explain(ErrorType::ReadTimedout, reason.as_str());
+                    return Poll::Ready(Err(error.into_down()));
+                }
+            }
+        }
+    }
+
+    /// Waits until the client resets the stream.
+    async fn reset(&mut self) -> Box<Error> {
+        let reset = poll_fn(|cx| match &mut self.writer {
+            Some(writer) => writer.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        });
+        match reset.await {
+            Ok(reason) => Error::explain(ErrorType::H2Error, format!("the client has left: {reason}")),
+            Err(error) => Error::because(ErrorType::H2Error, "the client has left", error),
+        }
+        .into_down()
+    }
+
+    fn write_head(&mut self, mut head: Box<ResponseHeader>, end: bool) -> Result<()> {
+        if self.ended || self.written.is_some() || head.status.is_informational() {
+            return Ok(());
+        }
+        head.insert_header(header::DATE, date(self.signals.date.swap(0, Ordering::Relaxed)))?;
+        for name in &OF_HTTP1 {
+            head.remove_header(name);
+        }
+        let response = Response::from_parts(head.as_owned_parts(), ());
+        let writer = self.respond.send_response(response, end);
+        self.writer =
+            Some(writer.or_err(ErrorType::WriteError, "writing a head").map_err(|e| e.into_down())?);
+        self.written = Some(head);
+        self.ended = end;
+        Ok(())
+    }
+
+    async fn write(&mut self, piece: Bytes, end: bool) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        let Some(writer) = &mut self.writer else {
+            return Error::e_explain(ErrorType::H2Error, "a body before its head");
+        };
+        let length = piece.len();
+        write_body(writer, piece, end, self.send).await.map_err(|error| error.into_down())?;
+        self.sent += length;
+        self.ended = end;
+        Ok(())
+    }
+
+    fn end_with(&mut self, trailers: HeaderMap) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        let Some(writer) = &mut self.writer else {
+            return Error::e_explain(ErrorType::H2Error, "trailers before a head");
+        };
+        self.ended = true;
+        let sent = writer.send_trailers(trailers).or_err(ErrorType::WriteError, "writing trailers");
+        sent.map_err(|error| error.into_down())
+    }
+
+    /// Without a head nothing is said: the stream is reset when this is dropped.
+    fn end(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return Ok(()) };
+        self.ended = true;
+        let sent = writer.send_data(Bytes::new(), true).or_err(ErrorType::WriteError, "ending an answer");
+        sent.map_err(|error| error.into_down())
+    }
+
+    /// Does what comes next of an answer. Returns whether it ends with it.
+    async fn perform(&mut self, task: HttpTask) -> Result<bool> {
+        match task {
+            HttpTask::Header(head, end) => self.write_head(head, end).map(|()| end),
+            HttpTask::Body(Some(piece), end) if !piece.is_empty() => {
+                self.write(piece, end).await.map(|()| end)
+            }
+            HttpTask::Body(_, end) => Ok(end),
+            HttpTask::Trailer(Some(trailers)) => self.end_with(*trailers).map(|()| true),
+            HttpTask::Trailer(None) | HttpTask::Done => Ok(true),
+            HttpTask::Failed(error) => Err(error),
+            HttpTask::UpgradedBody(..) => {
+                Error::e_explain(ErrorType::InternalError, "another protocol on a stream of HTTP/2")
+            }
+        }
+    }
+}
+
+/// Fields of a connection of HTTP/1.1, which may not stand in an answer by HTTP/2 (RFC 9113, 8.2.2).
+pub(super) static OF_HTTP1: [HeaderName; 5] = [
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The time of an answer, in seconds since the epoch; 0: now.
+fn date(seconds: u64) -> HeaderValue {
+    if seconds == 0 {
+        return get_cached_date();
+    }
+    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    HeaderValue::try_from(text).unwrap_or_else(|_| get_cached_date())
+}
+
+/// How long the client may take for its body: as long as one of HTTP/1.1, of whom each byte is seen. Here frames are
+/// whole before they are; of one that is long and slow, the connection tells how much has come.
+pub(super) struct BodyWait {
+    patience: Patience,
+    alarm: Alarm,
+    watch: Arc<FrameWatch>,
+    /// Bytes of the next frame that have counted.
+    counted: usize,
+    /// It has taken too long.
+    late: Option<CutReason>,
+    ledger: Arc<Ledger>,
+    peer: std::net::SocketAddr,
+}
+
+impl BodyWait {
+    pub(super) fn new(
+        (most, rate): (Duration, u64),
+        watch: Arc<FrameWatch>,
+        (ledger, peer): (Arc<Ledger>, std::net::SocketAddr),
+    ) -> Self {
+        Self {
+            patience: Patience::new(most, rate),
+            alarm: Alarm::default(),
+            watch,
+            counted: 0,
+            late: None,
+            ledger,
+            peer,
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(std::mem::take(&mut self.counted));
+        self.patience.moved(more as u64, Instant::now);
+    }
+
+    /// Ready with the reason when the client has taken too long.
+    fn poll_late(&mut self, stream: u32, cx: &mut Context<'_>) -> Poll<CutReason> {
+        if let Some(reason) = self.late {
+            return Poll::Ready(reason);
+        }
+        loop {
+            let arriving = self.watch.arriving(stream);
+            if arriving > self.counted {
+                self.patience.moved((arriving - self.counted) as u64, Instant::now);
+                self.counted = arriving;
+            }
+            match self.patience.wait(Instant::now(), CutReason::BodyTimeout, CutReason::BodyRate) {
+                Verdict::Free => return Poll::Pending,
+                Verdict::Until(at) => ready!(self.alarm.poll(at, cx)),
+                Verdict::Cut(reason) => {
+                    self.ledger.cut(self.peer, reason, None);
+                    self.late = Some(reason);
+                    return Poll::Ready(reason);
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl server::Session for Session {
+    fn req_header(&self) -> &RequestHeader {
+        &self.request
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        &mut self.request
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_body(cx)).await
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if no_body_expected || self.is_body_done() {
+            return Err(self.reset().await);
+        }
+        self.read_body_bytes().await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        let at_most = self.drain.unwrap_or(Duration::MAX);
+        let drained = timeout(at_most, async {
+            while !self.is_body_done() && self.read_body_bytes().await?.is_some() {}
+            Ok(())
+        });
+        drained.await.unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "draining a body"))
+    }
+
+    async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
+        self.write_head(head, end)
+    }
+
+    async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
+        self.write_head(Box::new(head.clone()), end)
+    }
+
+    async fn write_body(&mut self, piece: Bytes, end: bool) -> Result<()> {
+        self.write(piece, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.end_with(trailers)
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let mut ends = false;
+        for task in tasks {
+            ends |= self.perform(task).await?;
+        }
+        if ends {
+            self.end()?;
+        }
+        Ok(ends)
+    }
+
+    fn set_read_timeout(&mut self, _: Option<Duration>) {}
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.send = timeout;
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.send
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.drain = timeout;
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.drain
+    }
+
+    fn request_summary(&self) -> String {
+        format!("{} {}", self.request.method, self.request.uri.path())
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.written.as_deref()
+    }
+
+    async fn shutdown(&mut self, _: u32, _: &str) {
+        if !self.ended {
+            self.respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.read || self.is_body_empty() || self.body.is_end_stream()
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        let says_none = |length: &HeaderValue| length.as_bytes() == b"0";
+        self.received == 0
+            && (self.read
+                || self.body.is_end_stream()
+                || self.request.headers.get(header::CONTENT_LENGTH).is_some_and(says_none))
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.sent
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.received
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        Some(&self.digest)
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        Arc::get_mut(&mut self.digest)
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.digest.socket_digest.as_ref()?.peer_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.digest.socket_digest.as_ref()?.local_addr()
+    }
+
+    /// For requests that Pingora makes of this one: there are none.
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        self.again.get_or_insert_with(|| FixedBuffer::new(AGAIN));
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        self.again.as_ref().is_some_and(FixedBuffer::is_truncated)
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        self.again.as_ref().filter(|again| !again.is_truncated())?.get_buffer()
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(&mut self) -> Option<Custom> {
+        None
+    }
+
+    fn restore_custom_message_reader(&mut self, _: Custom) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! The strict form of what a request says, whichever version it comes by: its method, its target, its fields.
+//!
+//! `wire.rs` asks it of the lines of HTTP/1.1, `h2.rs` of the fields that the library has read. What one of them refuses,
+//! the other one refuses too: an origin gets HTTP/1.1 from both.
+//!
+//! Pure.
+
+use http::{header, request::Parts, Method, StatusCode};
+
+/// What is wrong with a head, as a status.
+pub(super) type Fault = StatusCode;
+pub(super) const MALFORMED: Fault = StatusCode::BAD_REQUEST;
+
+/// The longest method. The longest that is registered has 17 letters.
+const LONGEST_METHOD: usize = 32;
+
+/// What a head says of the body.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Framing {
+    pub(super) http_10: bool,
+    pub(super) length: Option<u64>,
+    pub(super) chunked: bool,
+    pub(super) websocket: bool,
+}
+
+impl Framing {
+    /// Reads a field, without the blanks around its value.
+    pub(super) fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                let mut offered = value.split(|b| *b == b',').map(trim);
+                self.websocket |= offered.any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+            }
+            14 if is_nearly(name, b"content-length") => {
+                // RFC 9110, 8.6 allows for the same length twice. Nobody has to send it so.
+                let length = length(value).filter(|_| self.length.is_none() && name[7] == b'-');
+                self.length = Some(length.ok_or(MALFORMED)?);
+            }
+            17 if is_nearly(name, b"transfer-encoding") => {
+                if name[8] != b'-' || self.chunked {
+                    return Err(MALFORMED);
+                }
+                // RFC 9112, 6.1: what is not understood is not implemented.
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(StatusCode::NOT_IMPLEMENTED);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks a method and a target.
+pub(super) fn check_request(method: &[u8], target: &[u8]) -> Result<(), Fault> {
+    if method.is_empty() || !method.iter().all(|b| is_token(*b)) || !is_target(method, target) {
+        return Err(MALFORMED);
+    }
+    if method.len() > LONGEST_METHOD {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    Ok(())
+}
+
+/// Checks a request of HTTP/2, which the library has read (RFC 9113, 8.2 and 8.3). Its fragment, which may not be there,
+/// the library has dropped.
+pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
+    if request.method == Method::CONNECT {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let path = request.uri.path_and_query().ok_or(MALFORMED)?.as_str().as_bytes();
+    if !matches!(path, [b'/', ..] | b"*") {
+        return Err(MALFORMED);
+    }
+    check_request(request.method.as_str().as_bytes(), path)?;
+    // RFC 9113, 8.3.1: what is said twice of the host is said alike.
+    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let (mut host, mut hosts) = (authority, 0);
+    let mut framing = Framing::default();
+    for (name, value) in &request.headers {
+        let value = value.as_bytes();
+        if matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
+            return Err(MALFORMED);
+        }
+        if *name == header::HOST {
+            hosts += 1;
+            if *host.get_or_insert(value) != value {
+                return Err(MALFORMED);
+            }
+        }
+        framing.field(name.as_str().as_bytes(), value)?;
+    }
+    match host {
+        Some(_) if hosts <= 1 && !framing.chunked => Ok(()),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// Whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    // Without a branch the compiler looks at many at once.
+    let strange = |strange, b: &u8| strange | !matches!(b, 0x21..=0x7e) | (*b == b'#');
+    if target.iter().fold(false, strange) {
+        return false;
+    }
+    let begins = |with: &[u8]| target.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with));
+    match target {
+        [b'/', ..] => true,
+        b"*" => method == b"OPTIONS",
+        // The parser would keep the form of any other target, and judge it as `/`.
+        _ => begins(b"http://") || begins(b"https://") || method == b"CONNECT" && !target.is_empty(),
+    }
+}
+
+/// Whether a name is this one, or one that CGI and WSGI can't tell from it.
+pub(super) fn is_nearly(name: &[u8], of: &[u8]) -> bool {
+    name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
+}
+
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// RFC 9110, 5.6.2
+pub(super) fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// What may stand in a value (RFC 9110, 5.5).
+pub(super) fn is_text(b: u8) -> bool {
+    b == b'\t' || b >= b' ' && b != 0x7f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue, Request};
+
+    fn check(method: &str, uri: &str, fields: &[(&str, &str)]) -> Option<u16> {
+        let (mut parts, ()) = Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            parts.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        check_http2(&parts).err().map(|status| status.as_u16())
+    }
+
+    #[test]
+    fn what_http1_refuses_http2_refuses_too() {
+        const TO: &str = "https://a/x";
+        let long = "M".repeat(LONGEST_METHOD + 1);
+        for (method, uri, fields, status) in [
+            ("POST", TO, &[("content-length", "5"), ("content-length", "5")][..], 400),
+            ("POST", TO, &[("content-length", "+5")], 400),
+            ("POST", TO, &[("content-length", "5,5")], 400),
+            ("POST", TO, &[("content_length", "5")], 400),
+            ("POST", TO, &[("transfer_encoding", "chunked")], 400),
+            ("POST", TO, &[("transfer-encoding", "chunked")], 400),
+            ("POST", TO, &[("transfer-encoding", "gzip")], 501),
+            ("GET", TO, &[("x", " y")], 400),
+            ("GET", TO, &[("x", "y\t")], 400),
+            ("GET", "https://a/\u{e9}", &[], 400),
+            ("GET", "/x", &[], 400),
+            ("GET", "/x", &[("host", "a"), ("host", "a")], 400),
+            ("GET", TO, &[("host", "b")], 400),
+            ("GET", TO, &[("host", "A")], 400),
+            ("CONNECT", "a:443", &[], 405),
+            (&long, TO, &[], 501),
+        ] {
+            assert_eq!(check(method, uri, fields), Some(status), "{method} {uri} {fields:?}");
+        }
+        for (method, uri, fields) in [
+            ("GET", TO, &[][..]),
+            ("GET", TO, &[("host", "a"), ("x", ""), ("y", "b c")]),
+            ("GET", "/x", &[("host", "a")]),
+            ("OPTIONS", "*", &[("host", "a")]),
+            ("POST", TO, &[("content-length", "5")]),
+            (&long[1..], TO, &[]),
+        ] {
+            assert_eq!(check(method, uri, fields), None, "{method} {uri} {fields:?}");
+        }
+    }
+}
