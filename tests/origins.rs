@@ -6,6 +6,8 @@
 mod choosing;
 #[path = "origins/limits.rs"]
 mod limits;
+#[path = "origins/refusing.rs"]
+mod refusing;
 #[path = "origins/sessions.rs"]
 mod sessions;
 #[path = "origins/speaking.rs"]

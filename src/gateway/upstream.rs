@@ -39,8 +39,10 @@ pub(super) struct Seeking {
     choice: Option<Choice>,
     /// When the exchange must be over, where it is known and there is such a time.
     deadline: Option<Option<Instant>>,
-    /// Retries that were paid for.
+    /// Repetitions so far.
     retried: u32,
+    /// How often a server has not begun with it.
+    refused_by: u32,
     /// Retries that are left.
     left: Option<u32>,
     /// Why nobody was asked.
@@ -199,7 +201,7 @@ impl Gateway {
         error.set_retry(may_retry(ctx));
     }
 
-    /// A failure after the request was sent, at least in part. Only a request that may be repeated, and whose client has
+    /// A failure after the request was sent, at least in part. What the server has not begun with is sent again. Else only a request that may be repeated, and whose client has
     /// seen nothing yet, is sent again: where an idle connection had been closed by the server at no cost, where the
     /// server broke off as a paid retry. One that says nothing is not asked again: the client has waited long enough.
     pub(super) fn broke(
@@ -210,6 +212,11 @@ impl Gateway {
         reused: bool,
     ) {
         let upstream = *error.esource() == ErrorSource::Upstream;
+        let can_be_sent = !session.retry_buffer_truncated() && session.answered().is_none();
+        if upstream && can_be_sent && client::is_unprocessed(error) && may_repeat(ctx) {
+            error.set_retry(true);
+            return;
+        }
         let blame = client::blame(error);
         // A server that waits for the rest of a request is not slow: its client is.
         let waited = blame == OriginOutcome::Timeout && !session.is_body_done();
@@ -219,10 +226,7 @@ impl Gateway {
             }
             self.report(ctx, blame);
         }
-        let repeatable = session.req_header().method.is_idempotent()
-            && !session.retry_buffer_truncated()
-            && session.answered().is_none();
-        if !repeatable {
+        if !can_be_sent || !session.req_header().method.is_idempotent() {
             error.set_retry(false);
             return;
         }
@@ -231,6 +235,20 @@ impl Gateway {
             error.set_retry(may_retry(ctx));
         }
     }
+}
+
+/// A request that its server has not begun with is sent again at no cost, preferably to another one, but not for ever.
+fn may_repeat(ctx: &mut Context) -> bool {
+    let Some(upstream) = &ctx.upstream else { return false };
+    if ctx.seeking.refused_by == client::MOST_REFUSALS || ctx.seeking.is_late() {
+        return false;
+    }
+    if let Some(choice) = &mut ctx.seeking.choice {
+        choice.avoid(upstream.server);
+    }
+    ctx.seeking.refused_by += 1;
+    ctx.seeking.retried += 1;
+    true
 }
 
 /// A retry: within the origin's budget, and preferably of another server.

@@ -1,8 +1,12 @@
 //! How an exchange with a server counts: what it came to, or in which way it failed. Pure.
 
 use crate::telemetry::labels::OriginOutcome;
+use h2::Reason;
 use http::StatusCode;
 use pingora_core::{Error, ErrorType};
+
+/// How often a server may say of one request that it has not begun with it, before that counts as a failure.
+pub const MOST_REFUSALS: u32 = 3;
 
 /// How an answer counts.
 pub fn judge(status: StatusCode) -> OriginOutcome {
@@ -30,6 +34,15 @@ pub fn blame(error: &Error) -> OriginOutcome {
         | ErrorType::HandshakeError => OriginOutcome::ConnectFailed,
         _ => OriginOutcome::Broken,
     }
+}
+
+/// Whether a server of HTTP/2 says that it has not begun with a request: that may be sent again, whatever its method
+/// (RFC 9113, 8.7). The library ends streams above the last one of a GOAWAY with that.
+pub fn is_unprocessed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| {
+        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(Reason::REFUSED_STREAM))
+    })
 }
 
 /// Whether a connection itself said that it waited for too long, as one for an upgrade does.

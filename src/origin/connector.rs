@@ -4,7 +4,8 @@
 //! meanwhile; whoever asks decides what is tried again.
 
 use super::{
-    client::{failed, is_stale, passes_for_interim, Ask, AskError, At, OnInterim},
+    blame::{is_unprocessed, MOST_REFUSALS},
+    client::{failed, is_stale, passes_for_interim, pause, Ask, AskError, At, OnInterim},
     framing,
     pool::{Nobody, Pool},
 };
@@ -42,7 +43,7 @@ impl Exchange {
         on_interim: OnInterim<'_>,
     ) -> Result<(StatusCode, HeaderMap, Self), AskError> {
         let peer = pool.peer(server, address).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
-        let mut again = true;
+        let (mut again, mut refused) = (true, 0);
         loop {
             let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
             let shared = matches!(session, HttpSession::H2(_));
@@ -53,6 +54,11 @@ impl Exchange {
                 if reused && is_stale(ask, &error) && again {
                     // A connection of HTTP/1 is gone with its failure, one that many share may come back.
                     again = !shared;
+                    continue;
+                }
+                if is_unprocessed(&error) && refused < MOST_REFUSALS {
+                    tokio::time::sleep(pause(refused)).await;
+                    refused += 1;
                     continue;
                 }
                 return Err(failed(error));
