@@ -136,9 +136,16 @@ impl Report {
             let place = Place { offset, key: String::new() };
             self.fault(&place, "this bracket is not closed before the next key or table");
         }
+        // The keys below a header that stands there twice are no faults of their own.
+        let mut twice = None;
         for (error, offset) in errors.iter().zip(offsets).filter(|(_, offset)| !follows(*offset)) {
             let place = Place { offset, key: String::new() };
             let hint = table_hint(text, offset);
+            let header = header_before(text, offset);
+            if hint.is_empty() && twice.is_some() && twice == header {
+                continue;
+            }
+            twice = header.filter(|_| !hint.is_empty());
             self.fault(&place, format!("{}{hint}", error.message().replace('\n', " ")));
         }
         self
@@ -156,11 +163,27 @@ impl Report {
 /// What to write where a header of a table of which there may be several is at fault.
 fn table_hint(text: &str, offset: usize) -> String {
     let begin = text[..offset.min(text.len())].rfind('\n').map_or(0, |newline| newline + 1);
-    let name = text[begin..].lines().next().and_then(syntax::header_name);
+    let line = text[begin..].lines().next().unwrap_or_default();
+    // One that lacks its end is told as such.
+    let name = syntax::header_name(line).filter(|_| line.contains(']'));
     match name.filter(|name| syntax::LISTS.contains(name)) {
         Some(name) => format!(": each of several stands under [[{name}]], not [{name}]"),
         None => String::new(),
     }
+}
+
+/// Where the header of a table begins under which something stands, or that it is.
+fn header_before(text: &str, offset: usize) -> Option<usize> {
+    let mut begin = 0;
+    let mut last = None;
+    for line in text.split_inclusive('\n') {
+        if begin > offset {
+            break;
+        }
+        last = syntax::header_name(line).map(|_| begin).or(last);
+        begin += line.len();
+    }
+    last
 }
 
 /// The notes in the file's order, with lines and columns.

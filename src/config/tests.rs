@@ -237,6 +237,7 @@ fn tables_of_which_there_may_be_several_stand_in_two_brackets() {
         let told = after_base(&format!("[route]\npath = \"/a\"\n\n{second}\npath = \"/b\"\n"));
         let twice = told.iter().find(|fault| fault.starts_with("11:")).unwrap_or_else(|| panic!("{told:?}"));
         assert!(twice.ends_with("each of several stands under [[route]], not [route]"), "{twice}");
+        assert!(told.iter().all(|fault| !fault.ends_with(": duplicate key")), "{told:?}");
     }
 }
 
