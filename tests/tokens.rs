@@ -107,6 +107,12 @@ async fn get(gateway: &Gateway, path: &str, token: &str) -> Reply {
     send(gateway.request("GET", path).bearer_auth(token)).await
 }
 
+/// What `/readyz` gives for reasons.
+async fn reasons(gateway: &Gateway) -> Vec<String> {
+    let reply = send(gateway.client().get(gateway.admin_url("/readyz"))).await.ok().json();
+    reply["reasons"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap().to_owned()).collect()
+}
+
 /// The word that tells why, of `Cache-Status`.
 fn detail(reply: &Reply) -> &str {
     reply.cache_status().split("detail=").nth(1).unwrap_or_default()
@@ -206,14 +212,19 @@ async fn keys_are_believed_for_a_time_after_their_set_was_read() {
     let place = format!("url = \"{}/keys.json\", refresh = \"100ms\", max_age = \"1s\"", issuer.url());
     let gateway = Gateway::with(&origin).jwks("EdDSA", &place).route(PATH, KPI).start().await;
     get(&gateway, PATH, &OLD.token()).await.ok();
+    assert_eq!(reasons(&gateway).await, Vec::<String>::new());
     issuer.kill();
+    let told = async |words: &str| reasons(&gateway).await.iter().any(|reason| reason.contains(words));
+    until("the reason is told", SOON, || told("the key set can't be read")).await;
     until("the keys are too old", SOON, || async {
         let reply = get(&gateway, PATH, &OLD.token()).await;
         reply.status == 401 && detail(&reply) == "token_old_keys"
     })
     .await;
+    assert!(told("tokens are refused").await);
     issuer.restart().await;
     until("the keys are read again", SOON, || async { status(&gateway, &OLD).await == 200 }).await;
+    assert_eq!(reasons(&gateway).await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -202,6 +202,8 @@ pub struct Verifier {
     renewal: Arc<Renewal>,
     /// The document that the keys are from.
     document: ArcSwapOption<String>,
+    /// Why the key set could not be read the last time.
+    unread: ArcSwapOption<String>,
 }
 
 /// Keys, and what they verified. They are replaced together, so that a token of a key that is gone is forgotten
@@ -252,6 +254,7 @@ impl Verifier {
             good_until: AtomicU64::new(u64::MAX),
             renewal: Arc::default(),
             document: ArcSwapOption::empty(),
+            unread: ArcSwapOption::empty(),
         })
     }
 
@@ -317,8 +320,22 @@ impl Verifier {
 
     /// The key set was read at `now`, whether it has changed or not: it is believed for `max_age` from then on.
     pub fn confirm(&self, now: SystemTime) {
+        self.unread.store(None);
         let max_age = u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX);
         self.good_until.store(unix_ms(now).saturating_add(max_age), Ordering::Relaxed);
+    }
+
+    /// The key set could not be read, for this reason.
+    pub fn read_failed(&self, reason: &dyn std::fmt::Display) {
+        self.unread.store(Some(Arc::new(reason.to_string())));
+    }
+
+    /// What is wrong with the key set, at `now`, in a sentence.
+    pub fn trouble(&self, now: SystemTime) -> Option<String> {
+        let reason = self.unread.load_full()?;
+        let has_keys = self.document.load().is_some() && !self.is_outdated(now);
+        let instead = if has_keys { "the last good one is used" } else { "tokens are refused" };
+        Some(format!("the key set can't be read, {instead}: {reason}"))
     }
 
     /// Whether the keys are believed no longer, at `now`.

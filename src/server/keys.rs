@@ -104,11 +104,14 @@ fn renew(
 }
 
 async fn read_file(path: &Path, verifier: &Arc<Verifier>) -> bool {
-    let (path, verifier) = (path.to_owned(), verifier.clone());
+    let (path, told, verifier) = (path.to_owned(), verifier.clone(), verifier.clone());
     let read = move || verifier.load_jwks_file(&path).map(|_| verifier.confirm(SystemTime::now()));
     match tokio::task::spawn_blocking(read).await {
         Ok(Ok(())) => return true,
-        Ok(Err(error)) => tracing::warn!(%error, "the key set is not usable; the last good one is kept"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the key set is not usable; the last good one is kept");
+            told.read_failed(&error);
+        }
         Err(error) => tracing::error!(%error, "reading the key set failed"),
     }
     false
@@ -149,6 +152,7 @@ impl Fetcher {
             Ok(got) => got,
             Err(error) => {
                 tracing::warn!(%error, url = %self.url, "the key set was not fetched");
+                verifier.read_failed(&error);
                 return false;
             }
         };
@@ -158,8 +162,14 @@ impl Fetcher {
                 verifier.confirm(SystemTime::now());
                 return true;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the key set is not usable; the last good one is kept"),
-            Err(error) => tracing::warn!(%error, "the key set is no text; the last good one is kept"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the key set is not usable; the last good one is kept");
+                verifier.read_failed(&error);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the key set is no text; the last good one is kept");
+                verifier.read_failed(&error);
+            }
         }
         false
     }

@@ -29,7 +29,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -135,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     watched("certificates", door.clone().keep_certificates());
     if let Some(listener) = admin_listener {
-        let state = admin_state(hosts, metrics.clone(), cache.clone(), is_closing);
+        let state = admin_state(hosts, metrics.clone(), cache.clone(), site.clone(), is_closing);
         // Until the process ends: who asks while it drains is told so.
         watched("admin", admin::serve(listener, state));
     }
@@ -288,6 +288,7 @@ fn admin_state(
     hosts: Vec<String>,
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
+    site: Arc<ArcSwap<Site>>,
     draining: watch::Receiver<bool>,
 ) -> admin::AdminState {
     let purging = cache.clone();
@@ -307,6 +308,8 @@ fn admin_state(
             reasons.push("the store is away".to_owned());
         }
         reasons.extend(troubles);
+        let verifier = site.load().plan().verifier.clone();
+        reasons.extend(verifier.and_then(|verifier| verifier.trouble(SystemTime::now())));
         admin::Readiness { ready: !is_draining, reasons }
     };
     let hosts = Arc::new(admin::KnownHosts::new(hosts));
