@@ -104,6 +104,10 @@ async fn bad_signatures_are_refused_and_change_nothing() {
         ("webhook_no_signature", headers(&message, "")),
         ("webhook_version", headers(&message, &signed(&message).replace("v1,", "v2,"))),
         ("webhook_version", headers(&message, "v1,???")),
+        // Who reads the last one of two reads what nobody has signed.
+        ("webhook_repeated", message.request(client, &url, EVENT_KEY).header("webhook-id", "msg_other")),
+        ("webhook_repeated", message.request(client, &url, EVENT_KEY).header("webhook-timestamp", "1")),
+        ("webhook_repeated", message.request(client, &url, EVENT_KEY).header("webhook-signature", "v1,AAAA")),
     ];
     for (word, request) in bad {
         let reply = send(request).await.problem(401);

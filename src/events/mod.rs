@@ -118,17 +118,14 @@ impl Events {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<EventClaim, Untaken> {
-        let (id, now) = (field(headers, "webhook-id"), now_ms());
-        let (timestamp, signatures) =
-            (field(headers, "webhook-timestamp"), field(headers, "webhook-signature"));
-        signature::verify(&endpoint.keys, id, timestamp, signatures, body, now / 1_000)
-            .inspect_err(|error| complain(endpoint, error))?;
+        verify(endpoint, headers, body, now_ms()).inspect_err(|error| complain(endpoint, error))?;
         // Counted only now: whoever can't sign can't use up what those who can are allowed.
         if !endpoint.admits(Instant::now()) {
             return Err(EventResult::RateLimited.into());
         }
         let tenant = tenant(body).inspect_err(|why| complain(endpoint, why))?;
-        let id = EventId { endpoint: endpoint.settings.path.clone(), id: id.to_owned() };
+        let id = field(headers, "webhook-id").to_owned();
+        let id = EventId { endpoint: endpoint.settings.path.clone(), id };
         let claimed = timeout(WAIT, self.claim(id)).await.unwrap_or(Err(EventResult::UnderWay));
         if claimed.as_ref().is_err_and(|why| *why != EventResult::StoreDown) {
             return Ok(claimed?);
@@ -243,6 +240,19 @@ fn complain(endpoint: &Endpoint, error: &dyn std::fmt::Display) {
 
 fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// Verifies an event by its fields. Of two lines of one of them the origin could read the one that was not signed.
+///
+/// # Errors
+/// The first check that it fails.
+fn verify(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8], now_ms: u64) -> Result<(), SignatureError> {
+    const FIELDS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    if FIELDS.iter().any(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        return Err(SignatureError::Repeated);
+    }
+    let [id, timestamp, signatures] = FIELDS.map(|name| field(headers, name));
+    signature::verify(&endpoint.keys, id, timestamp, signatures, body, now_ms / 1_000)
 }
 
 /// Whose versions an event moves: the `tenant` of its JSON object, `public` where it names none.

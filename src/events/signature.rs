@@ -63,6 +63,8 @@ macro_rules! signature_errors {
 signature_errors! {
     /// There is no id.
     NoId => "webhook_no_id", "webhook-id is missing";
+    /// One of the fields stands there twice: for the caller to notice, who has them.
+    Repeated => "webhook_repeated", "webhook-id, webhook-timestamp and webhook-signature may stand there once each";
     /// The id is longer than [`MAX_ID`], or holds a `.` or anything but visible ASCII.
     Id => "webhook_id", "webhook-id must be 1 to 256 visible ASCII characters other than '.'";
     /// There is no timestamp.

@@ -1,11 +1,16 @@
 //! Addresses to listen on: no two may take the same connections, and nothing is bound to find out.
 
 use crate::config::{fault::Report, read::At};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Reports an address whose connections another listener takes already; `taken` has `None` for a faulty one.
-pub(super) fn not_taken(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
+/// Reports an address that nobody connects to, or whose connections another listener takes already; `taken` has `None`
+/// for a faulty one.
+pub(super) fn check_address(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
     let (own, place) = (address.value, &address.place);
+    let ip = own.ip().to_canonical();
+    if ip.is_multicast() || ip == Ipv4Addr::BROADCAST {
+        report.fault(place, "nobody connects to a multicast or broadcast address");
+    }
     let overlaps = |other: &Option<SocketAddr>| other.is_some_and(|other| overlap(own, other));
     let Some((index, Some(other))) = taken.iter().enumerate().find(|(_, other)| overlaps(other)) else {
         return;

@@ -1,6 +1,6 @@
 //! `[admin]`: where, and by which names it is asked.
 
-use super::{address::not_taken, route::host};
+use super::{address::check_address, route::host};
 use crate::config::{
     fault::Report,
     raw,
@@ -18,7 +18,7 @@ pub(super) fn admin(
     let Some(At { value, place }) = raw.optional()? else { return Some(None) };
     let address = value.address.required("address", &place, report);
     if let Some(address) = &address {
-        not_taken(address, taken, report);
+        check_address(address, taken, report);
         if !address.value.ip().to_canonical().is_loopback() {
             report.warn(
                 &address.place,

@@ -1,7 +1,7 @@
 //! The listeners: where, with which certificates, what they send elsewhere. Certificates are read, so that one that
 //! can't be used is a fault of the file and no surprise at the first handshake.
 
-use super::{address::not_taken, Surroundings};
+use super::{address::check_address, Surroundings};
 use crate::{
     certificate::{self, Certificate, Files, Part},
     config::{
@@ -61,7 +61,7 @@ fn listener(
     } = raw;
     let address = address.required("address", place, report);
     if let Some(address) = &address {
-        not_taken(address, taken, report);
+        check_address(address, taken, report);
     }
     taken.push(address.as_ref().map(|address| address.value));
     let has_tls = !matches!(certificates, Field::Absent);
