@@ -1,5 +1,5 @@
 //! The commands: what they print, how they exit, what they refuse.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a failure is a panic")]
 
 mod support;
 
@@ -210,20 +210,33 @@ async fn two_listeners_share_a_port_by_family() {
         // Alone it takes both, as ever.
         ("[::]", None, None),
     ] {
-        let port = free_address().port();
-        let at = |host: &str| format!("{host}:{port}").parse().unwrap();
-        let second =
-            second.map_or_else(String::new, |host| format!("[[listener]]\naddress = \"{host}:{port}\"\n"));
-        let config = config.clone().raw(&second);
-        let (_dir, path) = file(&config.toml(at(first), admin.map_or_else(free_address, at)));
-        let path = path.to_str().unwrap();
-        let checked = tidegate_output(&["check", "--config", path]).await;
-        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
-        let mut process = Process::spawn("tidegate", &mut tidegate(&["run", "--config", path]));
-        until("it runs", SOON, || async { process.output().contains("ready") }).await;
+        // Somebody may take the port in between: another one is tried then.
+        let mut running = None;
+        for _ in 0..5 {
+            let port = free_address().port();
+            let at = |host: &str| format!("{host}:{port}").parse().unwrap();
+            let second = second
+                .map_or_else(String::new, |host| format!("[[listener]]\naddress = \"{host}:{port}\"\n"));
+            let config = config.clone().raw(&second);
+            let (dir, path) = file(&config.toml(at(first), admin.map_or_else(free_address, at)));
+            let path = path.to_str().unwrap();
+            let checked = tidegate_output(&["check", "--config", path]).await;
+            assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+            let mut process = Process::spawn("tidegate", &mut tidegate(&["run", "--config", path]));
+            until("it runs or ends", SOON, || {
+                let decided = process.ended().is_some() || process.output().contains("ready");
+                async move { decided }
+            })
+            .await;
+            if process.ended().is_none() {
+                running = Some((process, port, dir));
+                break;
+            }
+        }
+        let (mut process, port, _dir) = running.expect("it starts");
         for address in ["127.0.0.1", "[::1]"] {
             let stream = tokio::net::TcpStream::connect(format!("{address}:{port}")).await;
-            assert!(stream.is_ok(), "{first} {second} {admin:?}: {address}: {stream:?}");
+            assert!(stream.is_ok(), "{first} {second:?} {admin:?}: {address}: {stream:?}");
         }
         assert!(process.ended().is_none());
     }
