@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-/// Who may say a field of a request.
+/// The right to say a field of a request, by who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     /// Anyone.
@@ -19,44 +19,53 @@ pub enum Claim {
     Gateway,
 }
 
-/// Who may say the field of this name (lower case). `X_Tenant` and `X.Tenant` are taken for `X-Tenant`: an application
+/// Tells who may say the field of this name (lower case). `X_Tenant` and `X.Tenant` are taken for `X-Tenant`: an application
 /// behind CGI or WSGI can't tell them apart.
 pub fn claim(name: &str) -> Claim {
-    match &*dashed(name) {
-        "forwarded" | "x-real-ip" | "x-tenant" | "x-user" | "x-role" => Claim::Gateway,
+    // Each field of each request is asked for: most are through with their first letter.
+    match name.as_bytes() {
+        [b'x', ..] => of_x(&dashed(name)),
+        [b'c' | b'f' | b'p' | b'r' | b's' | b't', ..] => of_others(&dashed(name)),
+        _ => Claim::Free,
+    }
+}
+
+fn of_x(name: &str) -> Claim {
+    match name {
+        "x-real-ip" | "x-tenant" | "x-user" | "x-role" => Claim::Gateway,
         "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => Claim::Gateway,
-        // CGI makes HTTP_PROXY of it, the variable that names a proxy to many clients (httpoxy).
-        "proxy" => Claim::Gateway,
         // Orders to who sends files.
         "x-sendfile-type" => Claim::Gateway,
         name if name.starts_with("x-accel-") => Claim::Gateway,
-        "x-forwarded" | "script-name" | "path-info" => Claim::Proxy,
-        "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
-        "x-envoy-original-host" | "x-envoy-original-path" => Claim::Proxy,
-        "front-end-https" | "x-scheme" | "x-url-scheme" => Claim::Proxy,
-        // Who has shown a certificate (RFC 9440), or is somebody to a proxy.
-        "client-cert" | "client-cert-chain" | "remote-user" => Claim::Proxy,
+        "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
+        "x-envoy-original-host" | "x-envoy-original-path" | "x-scheme" | "x-url-scheme" => Claim::Proxy,
         name if OF_PROXIES.iter().any(|begin| name.starts_with(begin)) => Claim::Proxy,
         "x-http-method" | "x-http-method-override" | "x-method-override" => Claim::Override,
-        "client-ip" | "true-client-ip" | "fastly-client-ip" | "x-client-ip" => Claim::Override,
-        "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => Claim::Override,
+        "x-client-ip" | "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => Claim::Override,
         "x-azure-clientip" | "x-appengine-user-ip" => Claim::Override,
+        _ => Claim::Free,
+    }
+}
+
+fn of_others(name: &str) -> Claim {
+    match name {
+        "forwarded" => Claim::Gateway,
+        // CGI makes HTTP_PROXY of it, the variable that names a proxy to many clients (httpoxy).
+        "proxy" => Claim::Gateway,
+        "script-name" | "path-info" | "front-end-https" => Claim::Proxy,
+        // Who has shown a certificate (RFC 9440), or is somebody to a proxy.
+        "client-cert" | "client-cert-chain" | "remote-user" => Claim::Proxy,
+        name if name.starts_with("ssl-client-") => Claim::Proxy,
+        "client-ip" | "true-client-ip" | "fastly-client-ip" => Claim::Override,
         "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-visitor" => Claim::Override,
         "cloudfront-forwarded-proto" => Claim::Override,
         _ => Claim::Free,
     }
 }
 
-/// How names begin that only proxies set.
-const OF_PROXIES: [&str; 7] = [
-    "ssl-client-",
-    "x-auth-request-",
-    "x-forwarded-",
-    "x-original-",
-    "x-remote-",
-    "x-ssl-client-",
-    "x-webauth-",
-];
+/// Beginnings of names of `x-` that only proxies set.
+const OF_PROXIES: [&str; 6] =
+    ["x-auth-request-", "x-forwarded-", "x-original-", "x-remote-", "x-ssl-client-", "x-webauth-"];
 
 /// A name as CGI reads it, with dashes: every sign but letters and digits is the same there.
 pub fn dashed(name: &str) -> Cow<'_, str> {
@@ -82,7 +91,7 @@ pub(super) const OF_THE_CONNECTION: [&str; 13] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// What the gateway tells an origin.
+/// Fields that the gateway tells an origin.
 pub(super) const OURS_IN_REQUESTS: [&str; 10] = [
     "forwarded",
     "via",
@@ -95,12 +104,12 @@ pub(super) const OURS_IN_REQUESTS: [&str; 10] = [
     "x-tenant",
     "x-user",
 ];
-/// What is asked for, and under which condition.
+/// Fields of requests that say what is asked for, and under which condition.
 pub(super) const CONDITIONS: [&str; 6] =
     ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
-/// What the gateway tells a client.
+/// Fields that the gateway tells a client.
 pub(super) const OURS_IN_ANSWERS: [&str; 5] = ["age", "cache-status", "date", "via", "x-request-id"];
-/// What describes the bytes that are sent.
+/// Fields that describe the bytes that are sent.
 pub(super) const OF_THE_BODY: [&str; 3] = ["accept-ranges", "content-encoding", "content-range"];
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub struct Server {
     pub clients: Clients,
 }
 
-/// What becomes of a request's fields with an underscore in their name.
+/// Treatment of a request's fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Underscores {
     /// They are dropped, as nginx does.

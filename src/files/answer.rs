@@ -19,7 +19,7 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-/// What the system says of a file. Another file has another stamp, and so has the same one with another content.
+/// The system's record of a file. Another file has another stamp, and so has the same one with another content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// Its length in bytes.

@@ -192,7 +192,7 @@ impl Directory {
     }
 }
 
-/// Whether every client that takes a coding can read a file in it.
+/// Returns whether every client that takes a coding can read a file in it.
 fn is_for_everyone(coding: Coding, opened: &Opened, patience: Patience) -> Result<bool, OpenError> {
     let mut begin = [0; window::LOOKED_AT];
     let read = opened.beginning(&mut begin, patience)?;

@@ -8,12 +8,12 @@ use crate::config::Coding;
 /// The largest window of zstd that a client has to accept, in bytes.
 const LARGEST: u64 = 8 << 20;
 
-/// How much of a file is looked at: small frames that are to be skipped may stand before the content.
+/// Bytes of a file that are looked at: small frames that are to be skipped may stand before the content.
 pub(super) const LOOKED_AT: usize = 128;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Whether a file in this coding that begins so can be read by every client that takes the coding. Of zstd the first frame
+/// Returns whether a file in this coding that begins so can be read by every client that takes the coding. Of zstd the first frame
 /// is looked at.
 pub(super) fn is_for_everyone(coding: Coding, begin: &[u8]) -> bool {
     match coding {

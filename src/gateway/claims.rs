@@ -23,7 +23,7 @@ pub(super) fn drop_unkeyed(request: &mut RequestHeader, rules: &FollowRules) {
     remove(request, |name| is_unkeyed(name, rules));
 }
 
-/// Whether a request says something that only one client's answer may depend on.
+/// Returns whether a request says something that only one client's answer may depend on.
 pub(super) fn has_unkeyed(headers: &HeaderMap, rules: &FollowRules) -> bool {
     headers.keys().any(|name| is_unkeyed(name, rules))
 }
@@ -45,7 +45,7 @@ fn remove(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Whoever has sent a request.
+/// The sender of a request.
 struct Sender<'s> {
     /// It is one of `trusted_proxies`.
     trusted: bool,

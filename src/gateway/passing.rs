@@ -25,7 +25,7 @@ use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::time::Duration;
 
-/// Whether an answer was made for the host that it would be kept under: a proxy may have told another.
+/// Returns whether an answer was made for the host that it would be kept under: a proxy may have told another.
 fn is_of_its_host(ctx: &Context, host: &str) -> bool {
     ctx.client.host.as_deref().is_none_or(|told| authority::normalize(told) == authority::normalize(host))
 }

@@ -213,7 +213,7 @@ fn not_modified(what: &Representation, form: Form, headers: &HeaderMap) -> Reply
     Reply::bare(head)
 }
 
-/// Whether what a client says in `If-None-Match` is the tag of one form, and nothing else: then a 304 in that form says
+/// Returns whether what a client says in `If-None-Match` is the tag of one form, and nothing else: then a 304 in that form says
 /// the tag that the client holds.
 pub fn holds(what: &Representation, form: Form, if_none_match: &[u8]) -> bool {
     let (held, Some(tag)) = (if_none_match.trim_ascii(), what.fields.tag()) else { return false };

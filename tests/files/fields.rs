@@ -1,4 +1,4 @@
-//! What is said of files: by a route's rules as of any other answer, and by the files themselves.
+//! Fields of files' answers: by a route's rules as of any other answer, and by the files themselves.
 
 use crate::{
     support::{

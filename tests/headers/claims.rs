@@ -1,5 +1,5 @@
-//! What only the gateway, or a trusted proxy, may say of a request: no client says it, and nobody makes an answer for
-//! others with it.
+//! Fields that only the gateway, or a trusted proxy, may say: no client says them, and nobody makes an answer for others
+//! with them.
 
 use crate::support::{
     gateway::{GatewayBuilder, KPI},
@@ -13,7 +13,7 @@ const TRUST: &str = "trusted_proxies = \"127.0.0.0/8\"";
 /// A word that must not get through.
 const FORGED: &str = "/forged";
 
-/// What a trusted proxy may say, besides the client's address, scheme and host.
+/// Fields that a trusted proxy may say, besides the client's address, scheme and host.
 const OF_PROXIES: [&str; 26] = [
     "X-Forwarded",
     "X-Forwarded-Prefix",
@@ -42,7 +42,7 @@ const OF_PROXIES: [&str; 26] = [
     "X-Remote-User",
     "X-Auth-Request-Email",
 ];
-/// What nobody may say.
+/// Fields that nobody may say.
 const OF_NOBODY: [&str; 10] = [
     "Proxy",
     "X-Accel-Mapping",
@@ -55,7 +55,7 @@ const OF_NOBODY: [&str; 10] = [
     "X-Forwarded_Host",
     "X_Other",
 ];
-/// What any client may say, where its answer is for itself.
+/// Fields that any client may say, where its answer is for itself.
 const OVERRIDES: [&str; 6] = [
     "X-HTTP-Method-Override",
     "X-HTTP-Method",

@@ -1,4 +1,4 @@
-//! What a head says is true of the form that its answer goes out in, or would have gone out in: HEAD tells what GET would,
+//! Each head is true of the form that its answer goes out in, or would have gone out in: HEAD tells what GET would,
 //! a 304 bears the tag that its client holds, and no digest is one of something else.
 
 use crate::support::{
