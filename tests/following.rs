@@ -9,6 +9,7 @@ use support::{gateway::GatewayBuilder, *};
 
 mod following {
     mod answers;
+    mod ended;
     mod fields;
     mod flights;
     mod invalidation;

@@ -576,3 +576,60 @@ async fn an_origin_error_leaves_the_last_answer_after_a_bump_too() {
     })
     .await;
 }
+
+/// An answer that is no error ends what was stored: while it is refreshed, and after a bump.
+#[tokio::test]
+async fn what_is_gone_or_refused_outlives_nothing() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let rules = r#"ttl = "100ms", stale_while_revalidate = "60s", stale_if_error = "10m""#;
+    let gateway = Gateway::with(&origin)
+        .redis(&redis.url())
+        .route("/kpi/*", &public(rules))
+        .event("order_created", &["kpi"])
+        .start()
+        .await;
+    type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
+    const CASES: [Case; 8] = [
+        ("/kpi/404", 404, &[], true),
+        ("/kpi/403", 403, &[], true),
+        ("/kpi/302", 302, &[("location", "/login")], true),
+        ("/kpi/204", 204, &[], true),
+        ("/kpi/private", 200, &[("cache-control", "private")], true),
+        ("/kpi/cookie", 200, &[("set-cookie", "a=b")], true),
+        ("/kpi/503", 503, &[], false),
+        ("/kpi/429", 429, &[], false),
+    ];
+    for bump in [false, true] {
+        for (path, status, fields, ends) in CASES {
+            let asked = std::sync::atomic::AtomicUsize::new(0);
+            origin.on(path, move |_| {
+                let answer = match asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                    0 => return Answer::new("text/plain", "old"),
+                    1 => Answer::new("text/plain", if status == 204 { "" } else { "newer" }).status(status),
+                    _ => Answer::new("text/plain", "down").status(503),
+                };
+                fields.iter().fold(answer, |answer, (name, value)| answer.header(name, value))
+            });
+            origin.forget();
+            assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+            if bump {
+                gateway.bump("public").await;
+            }
+            until("the origin was asked again", SOON, || async {
+                gateway.get(path).await;
+                origin.count(path) >= 2
+            })
+            .await;
+            if ends {
+                until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                    gateway.get(path).await.text() != "old"
+                })
+                .await;
+            }
+            for _ in 0..3 {
+                let reply = gateway.get(path).await;
+                assert_eq!(reply.text() == "old", !ends, "{path}, bumped: {bump}: {reply:?}");
+            }
+        }
+    }
+}

@@ -57,6 +57,8 @@ pub(super) struct Draft {
     pub(super) part: Option<Part>,
     /// It is known to be larger than what may be kept.
     pub(super) too_large: bool,
+    /// It is not stored, and what is stored for the same request is over all the same.
+    pub(super) ends_stored: bool,
 }
 
 /// Who describes an answer.

@@ -5,7 +5,7 @@ use super::{
     draft::{Draft, Verdict},
     entry::Entry,
     flight::Lead,
-    follow::Asking,
+    follow::{is_stored_for, Asking},
     key::Key,
     live::Live,
     now_ms,
@@ -15,7 +15,11 @@ use super::{
     version::{Slot, Version},
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
-use crate::{config::CacheRules, representation::Body, telemetry::labels::FillOutcome};
+use crate::{
+    config::CacheRules,
+    representation::{conditional::asks_if_modified, Body},
+    telemetry::labels::FillOutcome,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
@@ -45,6 +49,8 @@ pub(super) type Leading = Lead<Landing, Arc<Live>>;
 /// What a fill works on.
 pub(super) struct Job {
     pub(super) key: Key,
+    /// When it was begun, in milliseconds since the epoch.
+    pub(super) began_ms: u64,
     pub(super) on: On,
     /// How long the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
     /// `None`: for as long as it takes.
@@ -61,7 +67,6 @@ pub(super) enum On {
         /// What is stale, to be validated.
         old: Option<Arc<Entry>>,
         since: Since,
-        requested_ms: u64,
     },
 }
 
@@ -75,8 +80,24 @@ pub(super) struct Since {
 /// What the store is given.
 pub(super) enum ToStore {
     Answer(Arc<Entry>),
-    Mark,
+    /// The answer may not be stored. With `ended`, what stands there is over as well.
+    Mark {
+        ended: bool,
+    },
+    /// What stands there is over.
+    End,
     Nothing,
+}
+
+impl ToStore {
+    /// Of an answer that is for those who waited.
+    fn of(draft: &Draft) -> Self {
+        if draft.ends_stored {
+            Self::End
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 impl Job {
@@ -101,6 +122,11 @@ impl Job {
             On::Version { .. } => None,
             On::Follow { asking, .. } => Some(asking.rules.redis),
         }
+    }
+
+    /// Whether a 304 may be meant for the one who asked: it asked for itself, with conditions of its own.
+    fn passes_not_modified(&self) -> bool {
+        matches!(&self.on, On::Follow { asking, .. } if asking.is_alone() && asks_if_modified(&asking.headers))
     }
 
     /// What the origin is asked to compare.
@@ -220,10 +246,11 @@ impl Cache {
                 Ok(fetched) => fetched,
                 Err(error) => return self.failed(hands, error),
             };
-            if fetched.status == StatusCode::NOT_MODIFIED && !conditions.is_empty() {
+            if fetched.status == StatusCode::NOT_MODIFIED && !job.passes_not_modified() {
                 // Its end gives the connection back.
                 drop(fetched.body.next().await);
-                match self.accept(hands, job, &fetched.headers) {
+                let asked = !conditions.is_empty();
+                match asked.then(|| self.accept(hands, job, &fetched.headers)).flatten() {
                     Some(ended) => return ended,
                     None if attempt < ATTEMPTS => {
                         conditions.clear();
@@ -239,7 +266,7 @@ impl Cache {
             {
                 hands.let_go_of_the_lease();
             }
-            self.release_those_who_get_nothing(hands, job, &draft);
+            self.head_has_come(hands, job, &draft);
             let keep = match draft.verdict.is_shared() && !draft.too_large {
                 true => job.max_size(),
                 false => 0,
@@ -254,8 +281,12 @@ impl Cache {
                 Carried::Whole(body) => return self.land(hands, job, draft, body),
                 Carried::Passed => return self.passed(job, &draft),
                 Carried::Unwanted => {
-                    let mark = matches!(draft.verdict, Verdict::AskerAlways(_));
-                    return (FillOutcome::Cancelled, if mark { ToStore::Mark } else { ToStore::Nothing });
+                    let ended = draft.ends_stored;
+                    let to_store = match draft.verdict {
+                        Verdict::AskerAlways(_) => ToStore::Mark { ended },
+                        _ => ToStore::of(&draft),
+                    };
+                    return (FillOutcome::Cancelled, to_store);
                 }
                 Carried::Broken(error)
                     if hands.are_full() && attempt < ATTEMPTS && draft.verdict.is_shared() =>
@@ -283,34 +314,49 @@ impl Cache {
             On::Version { rules, slot, version } => {
                 self.draft_of_namespace(rules, version, slot, fetched.status, &fetched.headers)
             }
-            On::Follow { asking, since, requested_ms, .. } => {
-                self.draft_of_origin(asking, *since, *requested_ms, fetched.status, &fetched.headers)
+            On::Follow { asking, since, .. } => {
+                self.draft_of_origin(asking, *since, job.began_ms, fetched.status, &fetched.headers)
             }
         }
     }
 
     /// The origin says that what is here is still good. `None`: it speaks of something else.
     fn accept(&self, hands: &mut Hands, job: &Job, fresh: &HeaderMap) -> Option<(FillOutcome, ToStore)> {
-        let On::Follow { asking, old: Some(old), since, requested_ms } = &job.on else { return None };
+        let On::Follow { asking, old: Some(old), since } = &job.on else { return None };
         if !policy::validates(&old.representation.headers(), fresh) {
             return None;
         }
-        let (entry, storable) = self.validated(asking, old, *since, *requested_ms, fresh);
+        let (entry, storable) = self.validated(asking, old, *since, job.began_ms, fresh);
         let entry = Arc::new(entry);
         let stored = storable.is_ok();
         match storable {
             Ok(()) => drop(self.keep_followed(&job.key, entry.clone(), job.max_size())),
             Err(why) => {
-                self.memory.drop_entry(&job.key, old);
+                self.end_stored(job);
                 hands.release(why, StatusCode::NOT_MODIFIED, Left::ThisTime);
             }
         }
         hands.land(Landing::Validated(entry.clone()));
-        Some((FillOutcome::Validated, if stored { ToStore::Answer(entry) } else { ToStore::Nothing }))
+        Some((FillOutcome::Validated, if stored { ToStore::Answer(entry) } else { ToStore::End }))
     }
 
-    /// Those who wait for an answer that is the asker's alone are told at once.
-    fn release_those_who_get_nothing(&self, hands: &mut Hands, job: &Job, draft: &Draft) {
+    /// Ends what was stored, before this fill began, for requests like the one that led to it (RFC 9111, 4.3.3).
+    fn end_stored(&self, job: &Job) {
+        self.memory.end(&job.key, |entry| {
+            let is_meant = match &job.on {
+                On::Version { .. } => true,
+                On::Follow { asking, .. } => is_stored_for(entry, &asking.headers),
+            };
+            is_meant && entry.terms().received_ms <= job.began_ms
+        });
+    }
+
+    /// What the head of an answer decides by itself: what is stored and over goes, and those who wait for an answer that
+    /// is the asker's alone are told at once.
+    fn head_has_come(&self, hands: &mut Hands, job: &Job, draft: &Draft) {
+        if draft.ends_stored {
+            self.end_stored(job);
+        }
         match draft.verdict {
             Verdict::Keep | Verdict::Everyone(_) => {}
             Verdict::Asker(why) => hands.release(why, draft.status, Left::ThisTime),
@@ -348,11 +394,12 @@ impl Cache {
                 (FillOutcome::Stored, ToStore::Answer(kept))
             }
             Verdict::Everyone(why) => {
+                let to_store = ToStore::of(&draft);
                 hands.land(Landing::Passing(Arc::new(draft.representation(body, &self.encoding.load()))));
-                (why, ToStore::Nothing)
+                (why, to_store)
             }
             // What is the asker's alone is never kept: it went by.
-            Verdict::Asker(why) | Verdict::AskerAlways(why) => (why, ToStore::Nothing),
+            Verdict::Asker(why) | Verdict::AskerAlways(why) => (why, ToStore::of(&draft)),
         }
     }
 
@@ -360,11 +407,12 @@ impl Cache {
     fn passed(&self, job: &Job, draft: &Draft) -> (FillOutcome, ToStore) {
         match draft.verdict {
             Verdict::Keep => {
+                self.end_stored(job);
                 self.mark(&job.key, FillOutcome::TooLarge);
-                (FillOutcome::TooLarge, ToStore::Mark)
+                (FillOutcome::TooLarge, ToStore::Mark { ended: true })
             }
-            Verdict::AskerAlways(why) => (why, ToStore::Mark),
-            Verdict::Everyone(why) | Verdict::Asker(why) => (why, ToStore::Nothing),
+            Verdict::AskerAlways(why) => (why, ToStore::Mark { ended: draft.ends_stored }),
+            Verdict::Everyone(why) | Verdict::Asker(why) => (why, ToStore::of(draft)),
         }
     }
 }

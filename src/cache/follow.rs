@@ -343,7 +343,7 @@ impl Cache {
         // A part can't be validated by itself.
         let old = old.filter(|entry| entry.part().is_none());
         let key = asking.key.clone();
-        Job { key, on: On::Follow { asking, old, since, requested_ms: now_ms() }, unwatched }
+        Job { key, began_ms: now_ms(), on: On::Follow { asking, old, since }, unwatched }
     }
 
     /// What of a stored entry may be used for a request.
@@ -418,6 +418,14 @@ pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<
         }
     }
     fitting
+}
+
+/// Whether an answer, or a part of it, is stored for requests like this one.
+pub(super) fn is_stored_for(entry: &Entry, headers: &HeaderMap) -> bool {
+    let stored = entry.representation.headers();
+    entry
+        .selecting()
+        .is_none_or(|selecting| selecting.matches(headers, policy::Content::of(&stored)) != Match::No)
 }
 
 pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {

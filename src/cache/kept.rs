@@ -123,6 +123,9 @@ impl Cache {
             other => other,
         };
         let stamp = self.stamp(since, asking, headers);
+        // What a client doesn't want to be stored says nothing against what is.
+        let by_client = asking.asked.no_store && status.is_success();
+        let ends_stored = storable.is_err_and(|why| !by_client && policy::ends_stored(why, status));
         let orders_a_file = matches!(storable, Err(FillOutcome::Accel));
         let (verdict, terms) = match storable {
             Ok(terms) => (Verdict::Keep, terms),
@@ -152,6 +155,7 @@ impl Cache {
             selecting,
             part,
             too_large: false,
+            ends_stored,
         }
     }
 

@@ -173,6 +173,16 @@ impl Memory {
         });
     }
 
+    /// Drops what stands under a key and is over.
+    pub fn end(&self, key: &Key, is_over: impl Fn(&Entry) -> bool) {
+        if self.entries.peek(key).is_some_and(|there| there.entries().iter().any(|entry| is_over(entry))) {
+            self.change(key.clone(), |mut entries| {
+                entries.retain(|entry| !is_over(entry));
+                entries
+            });
+        }
+    }
+
     fn change(&self, key: Key, change: impl FnOnce(Vec<Arc<Entry>>) -> Vec<Arc<Entry>>) {
         let _changing = self.changing.lock();
         let there = self.entries.peek(&key).map_or_else(Vec::new, |resource| resource.entries().to_vec());

@@ -26,6 +26,14 @@ fn place_of(redis: &Redis, key: &Key, names: &[HeaderName], headers: &HeaderMap)
     }
 }
 
+/// The keys under which what a job ends is found: of a namespace in whichever generation.
+fn over(redis: &Redis, job: &Job, place: &Place) -> Vec<String> {
+    match &job.on {
+        On::Version { .. } => vec![place.body.clone(), redis.names().last(&job.key)],
+        On::Follow { .. } => vec![place.body.clone()],
+    }
+}
+
 /// The lease of a fill.
 pub(super) struct Lease {
     place: Place,
@@ -153,7 +161,7 @@ impl Cache {
                 left = left.wait_for(Option::is_some) => left.ok().and_then(|left| *left),
             };
             if left == Some(Left::EachTime) {
-                redis.mark(place, entry::mark(), millis(HIT_FOR_MISS)).await.unwrap_or_default();
+                redis.mark(place, entry::mark(), millis(HIT_FOR_MISS), false).await.unwrap_or_default();
             }
             if left.is_some() {
                 redis.release(place, token).await;
@@ -168,8 +176,12 @@ impl Cache {
         let Some(redis) = self.second_tier(job) else { return };
         let stored = match what {
             ToStore::Answer(entry) => self.hand_on_entry(redis, job, entry).await,
-            ToStore::Mark => match lease {
-                Some(lease) => redis.mark(&lease.place, entry::mark(), millis(HIT_FOR_MISS)).await,
+            ToStore::Mark { ended } => match lease {
+                Some(lease) => self.mark_there(redis, job, &lease.place, *ended).await,
+                None => Ok(()),
+            },
+            ToStore::End => match lease {
+                Some(lease) => redis.forget(&over(redis, job, &lease.place)).await,
                 None => Ok(()),
             },
             ToStore::Nothing => Ok(()),
@@ -180,6 +192,19 @@ impl Cache {
         if let Some(Lease { place, token }) = lease {
             redis.release(place, token).await;
         }
+    }
+
+    async fn mark_there(
+        &self,
+        redis: &Redis,
+        job: &Job,
+        place: &Place,
+        ended: bool,
+    ) -> Result<(), StoreError> {
+        if ended {
+            redis.forget(&over(redis, job, place)).await?;
+        }
+        redis.mark(place, entry::mark(), millis(HIT_FOR_MISS), ended).await
     }
 
     async fn hand_on_entry(&self, redis: &Redis, job: &Job, entry: &Entry) -> Result<(), StoreError> {

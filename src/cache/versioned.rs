@@ -10,6 +10,7 @@ use super::{
     live::Live,
     now_ms,
     policy::{
+        self,
         namespaced::{self, Sharing},
         Freshness,
     },
@@ -284,6 +285,7 @@ impl Cache {
             selecting: None,
             part: None,
             too_large: false,
+            ends_stored: storable.is_err_and(|why| policy::ends_stored(why, status)),
         }
     }
 
@@ -311,7 +313,7 @@ pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
 impl Job {
     fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
         let on = On::Version { rules: wanted.rules.clone(), slot, version };
-        Self { key: wanted.key.clone(), on, unwatched: None }
+        Self { key: wanted.key.clone(), began_ms: now_ms(), on, unwatched: None }
     }
 }
 

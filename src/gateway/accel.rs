@@ -26,7 +26,7 @@ use crate::{
         root::Root,
     },
     origin::client::{Answering, Ask},
-    representation::{encoding, problem::Problem, transform, Body},
+    representation::{conditional::asks_if_modified, encoding, problem::Problem, transform, Body},
     telemetry::labels::{AccelOutcome, CacheResult, FileOutcome},
 };
 use bytes::Bytes;
@@ -185,9 +185,9 @@ impl Gateway {
         let found = match answering.status {
             StatusCode::OK
             | StatusCode::PARTIAL_CONTENT
-            | StatusCode::NOT_MODIFIED
             | StatusCode::PRECONDITION_FAILED
             | StatusCode::RANGE_NOT_SATISFIABLE => true,
+            StatusCode::NOT_MODIFIED if asks_if_modified(&session.req_header().headers) => true,
             StatusCode::NOT_FOUND | StatusCode::GONE => false,
             // What it says of itself (its names, its keys) is not for clients.
             other => {

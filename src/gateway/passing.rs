@@ -16,7 +16,7 @@ use crate::{
     cache::{key::Key, policy, Capture, Sent},
     files::accel::{recharset, Orders},
     origin::framing::{self, Framing},
-    representation::{blank, transform},
+    representation::{blank, conditional::asks_if_modified, transform},
     websocket,
 };
 use bytes::Bytes;
@@ -87,6 +87,10 @@ impl Gateway {
             }
             forward::undress_interim(head);
             return Ok(true);
+        }
+        if head.status == StatusCode::NOT_MODIFIED && !asks_if_modified(&session.req_header().headers) {
+            // The client has nothing that it could speak of.
+            return Err(broken("a 304 that nobody asked for"));
         }
         match framing::of(head.status, &head.headers).map_err(|_| broken("the frame of an answer"))? {
             Framing::Plain => {}

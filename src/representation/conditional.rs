@@ -36,6 +36,11 @@ pub enum Verdict {
     PreconditionFailed,
 }
 
+/// Whether a request may be answered by a 304.
+pub fn asks_if_modified(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE)
+}
+
 /// Whether a request has preconditions.
 pub fn are_there(headers: &HeaderMap) -> bool {
     [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE]

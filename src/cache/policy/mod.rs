@@ -6,6 +6,8 @@
 //! - [`namespaced`]: answers under version keys. The route decides how long, the origin whether at all.
 //! - [`follow`]: the origin's headers decide (RFC 9111, with 5861, 8246 and 9213); [`directives`] reads them,
 //!   [`vary`] tells the variants of one resource apart, [`date`] reads HTTP's dates.
+//!
+//! [`status`] says for both what an answer that is not stored means for one that is.
 
 pub mod accel;
 pub mod date;
@@ -15,6 +17,7 @@ pub mod follow;
 pub mod freshness;
 pub mod invalidation;
 pub mod namespaced;
+pub mod status;
 pub mod vary;
 
 #[cfg(test)]
@@ -29,5 +32,6 @@ pub use {
     follow::{reuse, Exchange, Reuse, Why},
     freshness::{Freshness, Terms},
     invalidation::{also_invalidated, content_is_of_target, invalidates},
+    status::ends_stored,
     vary::{varies, Content, Match, Selecting, Varies},
 };

@@ -373,17 +373,31 @@ impl Redis {
         .await
     }
 
-    /// Marks an answer that may not be stored, where none stands yet: one that may still serve when the origin fails
-    /// is worth more.
+    /// Marks an answer that may not be stored; with `over`, in the place of one that stands there. Without, that one may
+    /// still serve when the origin fails.
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn mark(&self, place: &Place, mark: Bytes, keep_ms: u64) -> Result<(), StoreError> {
-        let name = place.body.clone();
-        self.call(StoreCall::Put, |mut c| async move {
-            cmd("SET").arg(name).arg(&mark[..]).arg("PX").arg(keep_ms).arg("NX").exec_async(&mut c).await
-        })
-        .await
+    pub async fn mark(&self, place: &Place, mark: Bytes, keep_ms: u64, over: bool) -> Result<(), StoreError> {
+        let mut set = cmd("SET");
+        set.arg(&place.body).arg(&mark[..]).arg("PX").arg(keep_ms);
+        if !over {
+            set.arg("NX");
+        }
+        self.call(StoreCall::Put, |mut c| async move { set.exec_async(&mut c).await }).await
+    }
+
+    /// Deletes answers that are over.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn forget(&self, names: &[String]) -> Result<(), StoreError> {
+        for name in names {
+            // One by one: in a cluster they need not lie together.
+            self.call(StoreCall::Put, |mut c| async move { cmd("DEL").arg(name).exec_async(&mut c).await })
+                .await?;
+        }
+        Ok(())
     }
 
     fn failed(&self, link: &Link, what: StoreCall, error: &redis::RedisError) -> StoreError {

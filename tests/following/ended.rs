@@ -1,0 +1,166 @@
+//! What ends a stored answer before its time: a newer one that is no error, whether it is stored itself or not.
+
+use crate::{fresh, gateway, says, stale, support::*, with, MINUTE};
+use std::sync::{
+    atomic::{AtomicUsize, Ordering},
+    Arc,
+};
+
+/// What an origin says to a refresh or a validation, and whether it ends what is stored.
+type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
+
+const CASES: [Case; 19] = [
+    ("/404", 404, &[], true),
+    ("/404-short", 404, &[("cache-control", "max-age=0")], true),
+    ("/410", 410, &[], true),
+    ("/403", 403, &[], true),
+    ("/401", 401, &[("www-authenticate", "Basic")], true),
+    ("/302", 302, &[("location", "/login")], true),
+    ("/204", 204, &[], true),
+    ("/private", 200, &[("cache-control", "private")], true),
+    ("/no-store", 200, &[("cache-control", "no-store")], true),
+    ("/cookie", 200, &[MINUTE, ("set-cookie", "a=b")], true),
+    ("/vary", 200, &[MINUTE, ("vary", "*")], true),
+    ("/silent", 200, &[], true),
+    ("/validated-private", 304, &[("cache-control", "private")], true),
+    ("/validated-no-store", 304, &[("cache-control", "no-store")], true),
+    ("/accel", 200, &[("x-accel-redirect", "/nowhere/x")], true),
+    ("/503", 503, &[], false),
+    ("/500", 500, &[], false),
+    ("/429", 429, &[("retry-after", "1")], false),
+    ("/400", 400, &[], false),
+];
+
+/// An origin that sends an answer that is stale at once, then what the case says, and is down from then on.
+fn program(origin: &TestOrigin, (path, status, fields, _): Case, grace: &'static str) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => stale("old", grace).header("etag", "\"v1\""),
+        1 => with(if matches!(status, 204 | 304) { "" } else { "newer" }, fields).status(status),
+        _ => with("down", &[]).status(503),
+    });
+}
+
+/// RFC 9111, 4.3.3
+#[tokio::test]
+async fn a_refresh_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    for case in CASES {
+        let (path, .., ends) = case;
+        program(&origin, case, ", stale-while-revalidate=600, stale-if-error=600");
+        gateway.get(path).await.ok();
+        assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+        until("it was refreshed", SOON, || async { origin.count(path) >= 2 }).await;
+        if ends {
+            until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                gateway.get(path).await.text() != "old"
+            })
+            .await;
+        }
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_validation_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    for case in CASES {
+        let (path, status, _, ends) = case;
+        program(&origin, case, ", stale-if-error=600");
+        gateway.get(path).await.ok();
+        let reply = gateway.get(path).await;
+        let expected = match status {
+            304 | 500 | 503 => "old",
+            204 => "",
+            _ if path == "/accel" => reply.text(),
+            _ => "newer",
+        };
+        assert_eq!(reply.text(), expected, "{path}: {reply:?}");
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// A fresh answer is over as well where a client had it validated, on this node and in Redis.
+#[tokio::test]
+async fn what_is_over_does_not_come_back_out_of_redis() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let route = r#"cache = { follow = "origin", redis = "1MiB", request_directives = true }"#;
+    let gateway = Gateway::with(&origin).redis(&redis.url()).route("/*", route).start().await;
+    for (path, status, fields) in
+        [("/gone", 404, &[][..]), ("/mine", 200, &[("cache-control", "private")]), ("/302", 302, &[])]
+    {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => fresh("old"),
+            _ => with("newer", fields).status(status),
+        });
+        let kept =
+            || async { redis.keys().await.iter().any(|key| key.ends_with(path) && !key.contains("lock:")) };
+        gateway.get(path).await.ok();
+        until("it is in redis", SOON, &kept).await;
+        let reply = gateway.get_with(path, &[("cache-control", "no-cache")]).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+        until("its lease is given back", SOON, || async {
+            !redis.keys().await.iter().any(|key| key.contains("lock:"))
+        })
+        .await;
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+    }
+}
+
+/// What credentials brought says nothing of what others get; what is gone is gone.
+#[tokio::test]
+async fn what_is_for_credentials_alone_leaves_what_others_get() {
+    let origin = TestOrigin::start().await;
+    for (path, status) in [("/kept", 200), ("/gone", 404)] {
+        origin.on(path, move |seen| match seen.header("authorization") {
+            Some(_) => with("mine", &[MINUTE]).status(status),
+            None if seen.header("if-none-match").is_some() => with("", &[MINUTE]).status(304),
+            None => stale("old", "").header("etag", "\"v1\""),
+        });
+    }
+    let gateway = gateway(&origin).start().await;
+    for (path, forward) in [("/kept", "fwd=stale"), ("/gone", "fwd=uri-miss")] {
+        gateway.get(path).await.ok();
+        gateway.get_with(path, &[("authorization", "Basic YW5u")]).await;
+        let reply = gateway.get(path).await.ok();
+        assert!(says(&reply, forward), "{path}: {reply:?}");
+    }
+}
+
+/// A 304 is an answer to a condition: who sent none can make nothing of it.
+#[tokio::test]
+async fn a_304_that_nobody_asked_for_is_not_passed_on() {
+    let origin = TestOrigin::start().await;
+    for path in ["/once", "/off/once", "/kpi/once", "/always", "/off/always", "/kpi/always"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => with("", &[("etag", "\"v1\"")]).status(304),
+            _ if path.ends_with("always") => with("", &[("etag", "\"v1\"")]).status(304),
+            _ => fresh("the page"),
+        });
+    }
+    let kpi = r#"cache = { namespace = "kpi", ttl = "60s" }"#;
+    let gateway = gateway(&origin).route("/kpi/*", kpi).start().await;
+    for path in ["/once", "/kpi/once"] {
+        assert_eq!(gateway.get(path).await.ok().text(), "the page", "{path}");
+    }
+    for path in ["/always", "/kpi/always", "/off/always", "/off/once"] {
+        gateway.get(path).await.problem(502);
+    }
+    assert_eq!(gateway.get_with("/always", &[("authorization", "Basic x")]).await.status, 502);
+    // Who asked for it gets it.
+    for path in ["/off/always", "/always"] {
+        let fields = [("if-none-match", "\"v1\""), ("authorization", "Basic x")];
+        assert_eq!(gateway.get_with(path, &fields).await.status, 304, "{path}");
+    }
+}
