@@ -33,7 +33,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::{
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
         Arc,
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -61,6 +61,7 @@ struct Aside {
     selecting: Option<Selecting>,
     part: Option<Part>,
     said: Said,
+    uses: Uses,
 }
 
 /// Terms in fewer bytes. No time is longer than some thousand years.
@@ -167,6 +168,45 @@ impl Clone for Encodings {
     }
 }
 
+/// How often one of several variants was used of late.
+#[derive(Debug, Default)]
+pub struct Uses(AtomicU8);
+
+impl Uses {
+    /// More are not counted.
+    const MOST: u8 = 15;
+
+    /// How often.
+    pub fn count(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Once more. Of two at the same moment one may count for nothing.
+    #[inline]
+    pub fn count_one(&self) {
+        let count = self.count();
+        if count < Self::MOST {
+            self.0.store(count + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// So many of them count no longer.
+    pub fn forget(&self, uses: u8) {
+        self.0.store(self.count().saturating_sub(uses), Ordering::Relaxed);
+    }
+
+    /// At least so many.
+    pub fn raise(&self, uses: u8) {
+        self.0.fetch_max(uses, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Uses {
+    fn clone(&self) -> Self {
+        Self(AtomicU8::new(self.count()))
+    }
+}
+
 /// What ends an entry before its time.
 #[derive(Debug, Clone)]
 pub enum Standing {
@@ -208,7 +248,8 @@ impl Entry {
     /// The same for these requests alone, where there are any, and as this part, where it is one.
     pub fn narrowed(self, selecting: Option<Selecting>, part: Option<Part>) -> Self {
         let narrow = selecting.is_some() || part.is_some();
-        let aside = narrow.then(|| Box::new(Aside { selecting, part, said: Said::default() }));
+        let uses = self.uses().cloned().unwrap_or_default();
+        let aside = narrow.then(|| Box::new(Aside { selecting, part, said: Said::default(), uses }));
         Self { aside, ..self }
     }
 
@@ -225,6 +266,12 @@ impl Entry {
     /// What requests have said that it was found to fit, or not; where it does not answer all of them.
     pub fn said(&self) -> Option<&Said> {
         self.aside.as_ref().map(|aside| &aside.said)
+    }
+
+    /// How often it was used of late, where it is one of several.
+    #[inline]
+    pub fn uses(&self) -> Option<&Uses> {
+        self.aside.as_ref().map(|aside| &aside.uses)
     }
 
     /// How long it is of use.

@@ -6,6 +6,7 @@ use super::{
     entry::Entry,
     flight::Lead,
     follow::{is_stored_for, Asking},
+    kept::Sent,
     key::Key,
     live::Live,
     now_ms,
@@ -16,7 +17,8 @@ use super::{
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
 use crate::{
-    config::CacheRules,
+    config::{CacheRules, Scope},
+    name::Tenant,
     representation::{conditional::asks_if_modified, Body},
     telemetry::labels::FillOutcome,
 };
@@ -51,6 +53,10 @@ pub(super) struct Job {
     pub(super) key: Key,
     /// When it was begun, in milliseconds since the epoch.
     pub(super) began_ms: u64,
+    /// Nobody waits for it, and under this name it is put off when it fails.
+    pub(super) refreshes: Option<String>,
+    /// Its leader has waited for others who got an error each: one more is the origin's own.
+    pub(super) shares_errors: bool,
     pub(super) on: On,
     /// How long the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
     /// `None`: for as long as it takes.
@@ -67,6 +73,8 @@ pub(super) enum On {
         /// What is stale, to be validated.
         old: Option<Arc<Entry>>,
         since: Since,
+        /// By which fields other nodes tell the variants apart, where this one doesn't know.
+        told: Vec<HeaderName>,
     },
 }
 
@@ -124,6 +132,14 @@ impl Job {
         }
     }
 
+    /// Whether what the origin is asked with is more than all who wait have in common.
+    fn is_asked_as_one(&self) -> bool {
+        match &self.on {
+            On::Version { rules, slot, .. } => is_asked_as_one(rules.scope, slot.tenant()),
+            On::Follow { .. } => true,
+        }
+    }
+
     /// Whether a 304 may be meant for the one who asked: it asked for itself, with conditions of its own.
     fn passes_not_modified(&self) -> bool {
         matches!(&self.on, On::Follow { asking, .. } if asking.is_alone() && asks_if_modified(&asking.headers))
@@ -138,6 +154,12 @@ impl Job {
             _ => Vec::new(),
         }
     }
+}
+
+/// Whether the answers of a scope are asked for with more than all have in common who get them: a token of a tenant is one
+/// user's. Without one nothing of a client's goes along.
+pub(super) fn is_asked_as_one(scope: Scope, tenant: &Tenant) -> bool {
+    scope == Scope::Tenant && tenant != Tenant::public()
 }
 
 /// A fill under way, and what its leader gets of it. The leader's own task drives it for as long as it waits: most
@@ -244,7 +266,7 @@ impl Cache {
             };
             let mut fetched = match fetched {
                 Ok(fetched) => fetched,
-                Err(error) => return self.failed(hands, error),
+                Err(error) => return self.failed(hands, job, error),
             };
             if fetched.status == StatusCode::NOT_MODIFIED && !job.passes_not_modified() {
                 // Its end gives the connection back.
@@ -257,7 +279,7 @@ impl Cache {
                         attempt += 1;
                         continue;
                     }
-                    None => return self.failed(hands, FetchError::Unreachable),
+                    None => return self.failed(hands, job, FetchError::Unreachable),
                 }
             }
             let mut draft = self.draft(job, &fetched);
@@ -294,12 +316,22 @@ impl Cache {
                     tracing::debug!(%error, "a body broke off before anyone saw of it");
                     attempt += 1;
                 }
-                Carried::Broken(error) => return self.failed(hands, error),
+                Carried::Broken(error) => return self.failed(hands, job, error),
             }
         }
     }
 
-    fn failed(&self, hands: &mut Hands, error: FetchError) -> (FillOutcome, ToStore) {
+    /// How a refresh went: after one that failed there is a pause.
+    fn refreshed(&self, job: &Job, well: bool) {
+        match &job.refreshes {
+            Some(name) if well => self.pauses.end(name),
+            Some(name) => self.pauses.begin(name, now_ms()),
+            None => {}
+        }
+    }
+
+    fn failed(&self, hands: &mut Hands, job: &Job, error: FetchError) -> (FillOutcome, ToStore) {
+        self.refreshed(job, false);
         hands.fail(error);
         let outcome = match error {
             FetchError::Timeout => FillOutcome::Timeout,
@@ -310,32 +342,41 @@ impl Cache {
     }
 
     fn draft(&self, job: &Job, fetched: &Fetched) -> Draft {
-        match &job.on {
+        let mut draft = match &job.on {
             On::Version { rules, slot, version } => {
                 self.draft_of_namespace(rules, version, slot, fetched.status, &fetched.headers)
             }
             On::Follow { asking, since, .. } => {
-                self.draft_of_origin(asking, *since, job.began_ms, fetched.status, &fetched.headers)
+                let sent = Sent { at_ms: job.began_ms, since: *since };
+                self.draft_of_origin(asking, sent, fetched.status, &fetched.headers)
+            }
+        };
+        if let Verdict::Everyone(why) = draft.verdict {
+            if job.is_asked_as_one() && !job.shares_errors && policy::may_be_the_requests_own(draft.status) {
+                draft.verdict = Verdict::Asker(why);
             }
         }
+        draft
     }
 
     /// The origin says that what is here is still good. `None`: it speaks of something else.
     fn accept(&self, hands: &mut Hands, job: &Job, fresh: &HeaderMap) -> Option<(FillOutcome, ToStore)> {
-        let On::Follow { asking, old: Some(old), since } = &job.on else { return None };
+        let On::Follow { asking, old: Some(old), since, told } = &job.on else { return None };
         if !policy::validates(&old.representation.headers(), fresh) {
             return None;
         }
-        let (entry, storable) = self.validated(asking, old, *since, job.began_ms, fresh);
-        let entry = Arc::new(entry);
+        let (entry, storable) =
+            self.validated(asking, old, Sent { at_ms: job.began_ms, since: *since }, fresh);
+        let mut entry = Arc::new(entry);
         let stored = storable.is_ok();
         match storable {
-            Ok(()) => drop(self.keep_followed(&job.key, entry.clone(), job.max_size())),
+            Ok(()) => entry = self.keep_followed(asking, told, entry),
             Err(why) => {
                 self.end_stored(job);
                 hands.release(why, StatusCode::NOT_MODIFIED, Left::ThisTime);
             }
         }
+        self.refreshed(job, true);
         hands.land(Landing::Validated(entry.clone()));
         Some((FillOutcome::Validated, if stored { ToStore::Answer(entry) } else { ToStore::End }))
     }
@@ -357,9 +398,18 @@ impl Cache {
         if draft.ends_stored {
             self.end_stored(job);
         }
+        if draft.verdict != Verdict::Keep {
+            self.refreshed(job, draft.ends_stored);
+        }
         match draft.verdict {
             Verdict::Keep | Verdict::Everyone(_) => {}
-            Verdict::Asker(why) => hands.release(why, draft.status, Left::ThisTime),
+            Verdict::Asker(why) => {
+                if why == FillOutcome::Cookie {
+                    // For those alone who show one as well: see `Asking::is_marked`.
+                    self.mark(&job.key, why);
+                }
+                hands.release(why, draft.status, Left::ThisTime);
+            }
             Verdict::AskerAlways(why) => {
                 self.mark(&job.key, why);
                 hands.release(why, draft.status, Left::EachTime);
@@ -388,9 +438,11 @@ impl Cache {
                         self.memory.keep(job.key.clone(), entry.clone());
                         entry.clone()
                     }
-                    On::Follow { .. } => self.keep_followed(&job.key, entry.clone(), job.max_size()),
+                    On::Follow { asking, told, .. } => self.keep_followed(asking, told, entry.clone()),
                 };
-                hands.land(Landing::Filled(entry));
+                self.refreshed(job, true);
+                // A part is what was asked for, whatever it has been put together with.
+                hands.land(Landing::Filled(if entry.part().is_some() { entry } else { kept.clone() }));
                 (FillOutcome::Stored, ToStore::Answer(kept))
             }
             Verdict::Everyone(why) => {
@@ -408,6 +460,7 @@ impl Cache {
         match draft.verdict {
             Verdict::Keep => {
                 self.end_stored(job);
+                self.refreshed(job, true);
                 self.mark(&job.key, FillOutcome::TooLarge);
                 (FillOutcome::TooLarge, ToStore::Mark { ended: true })
             }

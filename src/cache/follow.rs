@@ -15,6 +15,7 @@ use super::{
     now_ms,
     policy::{self, Asked, Freshness, Match, Reuse, Selecting},
     purge::Verdict as Purged,
+    variants::named,
     Answer, Cache, Failure, FetchError, Fetcher, Forward, Landing, Led, Look,
 };
 use crate::{
@@ -33,6 +34,11 @@ const JOINS: u32 = 3;
 /// How long an origin is waited for though nobody else waits, and nobody knows whether its answer may be stored: who
 /// asks again at once finds the flight under way.
 const UNWATCHED: Duration = Duration::from_secs(2);
+/// So many of those who were waited for got a server's error that may have been of their own making: the next one gets it
+/// for all who wait.
+pub(super) const ERRORS_OF_OTHERS: u32 = 8;
+/// However many more there were: then a request asks by itself.
+pub(super) const MOST_ERRORS_OF_OTHERS: u32 = 4 * ERRORS_OF_OTHERS;
 
 /// A request for a resource of an origin that is followed.
 #[derive(Debug)]
@@ -60,6 +66,11 @@ pub struct Asking {
 }
 
 impl Asking {
+    /// Whether it is one of those for whom the answers to a resource may not be stored.
+    fn is_marked(&self, why: FillOutcome) -> bool {
+        why != FillOutcome::Cookie || self.headers.contains_key(header::COOKIE)
+    }
+
     /// Whether what it gets is as a rule for it alone.
     pub fn is_alone(&self) -> bool {
         self.authorized || self.asked.no_store || self.headers.contains_key(header::RANGE)
@@ -116,7 +127,9 @@ impl Cache {
                 entries.find(|entry| found(entry, &said) == Some(Match::Exact))
             }
         };
-        match self.judge(entry?.clone(), &Asked::default(), now_ms) {
+        let entry = entry?;
+        count_use(&resource, entry);
+        match self.judge(entry.clone(), &Asked::default(), now_ms) {
             Found::Serve(entry) => Some(entry),
             Found::ServeStale(_) | Found::Old(..) | Found::Nothing(_) => None,
         }
@@ -130,6 +143,7 @@ impl Cache {
             let parts = resource.entries().iter().any(|entry| entry.part().is_some());
             return Found::Nothing(if parts { Forward::Partial } else { Forward::VaryMiss });
         };
+        count_use(&resource, entry);
         self.judge(entry.clone(), asked, now_ms)
     }
 
@@ -157,13 +171,17 @@ impl Cache {
         if asking.headers.contains_key(header::RANGE) {
             return;
         }
+        let put_off = pause_of(&asking, &entry);
+        if self.pauses.is_paused(&put_off, now_ms()) {
+            return;
+        }
         let name = self.flight_of(&asking);
         if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
             // A flight may have landed since the entry was found.
             if let Found::Serve(fresh) = self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
                 return lead.land(Landing::Filled(fresh));
             }
-            let job = self.job(asking, Some(entry), None);
+            let job = Job { refreshes: Some(put_off), ..self.job(asking, Some(entry), None) };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
     }
@@ -182,7 +200,8 @@ impl Cache {
             }
         }
         let mut forward = Forward::UriMiss;
-        for _ in 0..JOINS {
+        let (mut joins, mut errors) = (0, 0);
+        while joins < JOINS && errors < MOST_ERRORS_OF_OTHERS {
             let old = match self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
                 Found::Serve(entry) => return (Answer::Entry(entry, CacheResult::Hit), forward),
                 Found::ServeStale(entry) => {
@@ -202,18 +221,23 @@ impl Cache {
                 return (Answer::NotHere, forward);
             }
             if asking.is_alone() {
-                return (self.lead(None, Live::begin(&self.arriving), asking, old, fetcher).await, forward);
+                let unwatched = unwatched(&asking, old.is_some());
+                let job = self.job(asking, old.clone(), unwatched);
+                return (self.lead(None, Live::begin(&self.arriving), job, old, fetcher).await, forward);
             }
             // What is here is validated all the same.
-            let marked = self.memory.marked(&asking.key, now_ms()).filter(|_| old.is_none());
-            if let Some(why) = marked {
+            let marked = self.memory.marked(&asking.key, now_ms());
+            if let Some(why) = marked.filter(|why| old.is_none() && asking.is_marked(*why)) {
                 return (Answer::AskYourself(why), forward);
             }
             match self.flights.join(&self.flight_of(&asking), || Live::begin(&self.arriving)) {
                 Joined::Lead(lead, follow) => {
                     self.metrics.flight_led();
                     let live = follow.cargo().clone();
-                    return (self.lead(Some(lead), live, asking, old, fetcher).await, forward);
+                    let shares_errors = errors >= ERRORS_OF_OTHERS;
+                    let unwatched = unwatched(&asking, old.is_some());
+                    let job = Job { shares_errors, ..self.job(asking, old.clone(), unwatched) };
+                    return (self.lead(Some(lead), live, job, old, fetcher).await, forward);
                 }
                 Joined::Follow(follow) => {
                     let began = Instant::now();
@@ -222,9 +246,18 @@ impl Cache {
                     self.metrics.flight_followed(began.elapsed());
                     let landing = match landing {
                         // It was given up at this very moment, for nobody had waited.
-                        Err(_) if reader.is_none() => continue,
+                        Err(_) if reader.is_none() => {
+                            joins += 1;
+                            continue;
+                        }
                         landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
                     };
+                    if is_an_error_of_its_own(&landing, &old) {
+                        // It asks as well, one after the other: the next one's may be another.
+                        errors += 1;
+                        continue;
+                    }
+                    joins += 1;
                     if self.is_for(&landing, &asking) {
                         let answer = self.landed_followed(landing, reader, old, CacheResult::Collapsed);
                         return (answer, forward);
@@ -232,20 +265,21 @@ impl Cache {
                 }
             }
         }
-        (Answer::AskYourself(FillOutcome::VaryAny), Forward::VaryMiss)
+        match errors < MOST_ERRORS_OF_OTHERS {
+            true => (Answer::AskYourself(FillOutcome::VaryAny), Forward::VaryMiss),
+            false => (Answer::AskYourself(FillOutcome::Status), forward),
+        }
     }
 
     async fn lead(
         self: &Arc<Self>,
         lead: Option<super::fill::Leading>,
         live: Arc<Live>,
-        asking: Arc<Asking>,
+        job: Job,
         old: Option<Arc<Entry>>,
         fetcher: Fetcher,
     ) -> Answer {
         let reader = live.reader();
-        let unwatched = unwatched(&asking, old.is_some());
-        let job = self.job(asking, old.clone(), unwatched);
         match self.begin_fill(lead, &live, job, fetcher).await {
             Ok(Led::Landing(landing)) => self.landed_followed(landing, reader, old, CacheResult::Miss),
             Ok(Led::Own(head)) => match (stand_in(&old, head.status), reader) {
@@ -278,7 +312,8 @@ impl Cache {
                         .as_ref()
                         .is_none_or(|s| s.matches(&asking.headers, content) != Match::No)
             }
-            Landing::Passing(_) | Landing::Unshareable(..) | Landing::Failed(_) => true,
+            Landing::Unshareable(why, _) => asking.is_marked(*why),
+            Landing::Passing(_) | Landing::Failed(_) => true,
         }
     }
 
@@ -343,7 +378,14 @@ impl Cache {
         // A part can't be validated by itself.
         let old = old.filter(|entry| entry.part().is_none());
         let key = asking.key.clone();
-        Job { key, began_ms: now_ms(), on: On::Follow { asking, old, since }, unwatched }
+        let on = On::Follow { asking, old, since, told: Vec::new() };
+        Job { key, began_ms: now_ms(), refreshes: None, shares_errors: false, on, unwatched }
+    }
+
+    /// Whether any answer of a resource that is here names fields by which it varies.
+    pub(super) fn names_variants(&self, key: &Key) -> bool {
+        let resource = self.memory.resource(key.as_str());
+        resource.is_some_and(|resource| resource.entries().iter().any(|entry| !named(entry).is_empty()))
     }
 
     /// What of a stored entry may be used for a request.
@@ -374,6 +416,13 @@ fn unwatched(asking: &Asking, is_validation: bool) -> Option<Duration> {
         true => Some(Duration::ZERO),
         false if is_validation => None,
         false => Some(UNWATCHED),
+    }
+}
+
+/// Of several variants the one that is used least goes first.
+fn count_use(resource: &Resource, entry: &Entry) {
+    if let (Resource::Several(_), Some(uses)) = (resource, entry.uses()) {
+        uses.count_one();
     }
 }
 
@@ -437,6 +486,24 @@ pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {
     let Some(selecting) = entry.selecting() else { return Match::Exact };
     let stored = entry.representation.headers();
     selecting.matches(headers, policy::Content::of(&stored))
+}
+
+/// Whether the one who was waited for got a server's error that may have been of its own making, and nothing stands in.
+fn is_an_error_of_its_own(landing: &Landing, old: &Option<Arc<Entry>>) -> bool {
+    match landing {
+        Landing::Unshareable(FillOutcome::Status | FillOutcome::NoFreshness, Some(status)) => {
+            policy::may_be_the_requests_own(*status) && stand_in(old, *status).is_none()
+        }
+        _ => false,
+    }
+}
+
+/// Under which name the refreshes of an entry are put off: one for each, and one more for those who bring what others
+/// don't. What they get may not be stored, and says nothing of what others get.
+fn pause_of(asking: &Asking, entry: &Entry) -> String {
+    let variant = entry.selecting().map(Selecting::name).unwrap_or_default();
+    let own = if asking.is_alone() || asking.headers.contains_key(header::COOKIE) { "own" } else { "" };
+    format!("{}|{variant}|{own}", asking.key.as_str())
 }
 
 /// What is stale in the place of a server's error, if it may.

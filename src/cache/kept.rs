@@ -10,6 +10,7 @@ use super::{
     now_ms,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
     purge::{self, Stamp, Verdict as Purged},
+    variants::{named, told_apart, Arrival},
     versioned::told_length,
     Cache,
 };
@@ -24,8 +25,8 @@ use std::sync::Arc;
 /// When a request went to the origin that the gateway only passes on.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
-    at_ms: u64,
-    since: Since,
+    pub(super) at_ms: u64,
+    pub(super) since: Since,
 }
 
 /// An answer that passes by and is kept.
@@ -73,11 +74,11 @@ impl Cache {
     pub(super) fn draft_of_origin(
         &self,
         asking: &Asking,
-        since: Since,
-        requested_ms: u64,
+        sent: Sent,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Draft {
+        let Sent { at_ms: requested_ms, since } = sent;
         let length = told_length(headers);
         let part = match status {
             StatusCode::PARTIAL_CONTENT => part_of(headers, length),
@@ -136,6 +137,8 @@ impl Cache {
             },
             // A refusal, a redirection: the next answer may be another.
             Err(why @ FillOutcome::Status) => (Verdict::Asker(why), NEVER),
+            // The next one may come without.
+            Err(why @ FillOutcome::Cookie) => (Verdict::Asker(why), NEVER),
             Err(why) => (Verdict::AskerAlways(why), NEVER),
         };
         let own = if orders_a_file { orders(headers) } else { Vec::new() };
@@ -165,10 +168,10 @@ impl Cache {
         &self,
         asking: &Asking,
         old: &Entry,
-        since: Since,
-        requested_ms: u64,
+        sent: Sent,
         fresh: &HeaderMap,
     ) -> (Entry, Result<(), FillOutcome>) {
+        let Sent { at_ms: requested_ms, since } = sent;
         let exchange = Exchange {
             method: &Method::GET,
             request: &asking.headers,
@@ -184,7 +187,7 @@ impl Cache {
         let answer: HeaderMap = fields.iter().cloned().collect();
         let selecting = match policy::varies(&answer, &asking.headers) {
             // It may vary by more than it did.
-            Varies::By(now) if old.selecting().is_none_or(|old| old.names() != now.names()) => Some(now),
+            Varies::By(now) if named(old) != now.names() => Some(now),
             _ => old.selecting().cloned(),
         };
         let representation = what.with_headers(fields, &self.encoding.load());
@@ -194,18 +197,39 @@ impl Cache {
         (entry, terms.map(|_| ()))
     }
 
-    /// Keeps an answer, put together with the part that is there.
-    pub(super) fn keep_followed(&self, key: &Key, entry: Arc<Entry>, max_size: u64) -> Arc<Entry> {
+    /// Keeps an answer, put together with the part that is there. `told`: by which fields other nodes tell the variants
+    /// of the resource apart, where this one doesn't know.
+    pub(super) fn keep_followed(
+        &self,
+        asking: &Asking,
+        told: &[HeaderName],
+        entry: Arc<Entry>,
+    ) -> Arc<Entry> {
         let Standing::Log(stamp, _) = &entry.standing else { return entry };
         if self.purges.verdict(stamp) != Purged::Current {
             return entry;
         }
         let entry = match entry.part() {
             None => entry,
-            Some(part) => self.combined(key, &entry, part, max_size).map_or(entry, Arc::new),
+            Some(part) => {
+                // Told apart as the part that it may be put together with.
+                let mut names = [self.known_names(&asking.key), named(&entry)].concat();
+                names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+                names.dedup();
+                let entry = told_apart(entry, &names, Some(&asking.headers));
+                self.combined(&asking.key, &entry, part, asking.rules.max_size).map_or(entry, Arc::new)
+            }
         };
-        self.memory.keep_variant(key.clone(), entry.clone());
-        entry
+        self.keep_variant(asking, told, entry)
+    }
+
+    /// Keeps an answer beside the other variants of its resource.
+    pub(super) fn keep_variant(&self, asking: &Asking, told: &[HeaderName], entry: Arc<Entry>) -> Arc<Entry> {
+        let most = asking.rules.variants;
+        let arrival = Arrival { request: &asking.headers, told, most, now_ms: now_ms() };
+        let (kept, gone) = self.memory.keep_variant(asking.key.clone(), entry, &arrival);
+        self.metrics.variants_evicted(gone);
+        kept
     }
 
     /// RFC 9111, 3.4: parts with the same strong tag are put together, up to `max_size` bytes; all parts make the
@@ -262,7 +286,7 @@ impl Cache {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Capture> {
-        let draft = self.draft_of_origin(&asking, sent.since, sent.at_ms, status, headers);
+        let draft = self.draft_of_origin(&asking, sent, status, headers);
         let keep = asking.rules.max_size;
         let small = draft.length.is_none_or(|length| length <= keep);
         let whole = draft.verdict == Verdict::Keep && draft.part.is_none() && small;
@@ -288,7 +312,7 @@ impl Cache {
         let Capture { asking, draft, pieces, length, keep } = capture;
         if length <= keep && draft.length.is_none_or(|told| told == length) {
             let entry = Arc::new(draft.entry(Body::from_pieces(pieces), &self.encoding.load()));
-            self.keep_followed(&asking.key, entry, keep);
+            self.keep_followed(&asking, &[], entry);
         }
     }
 
@@ -307,8 +331,8 @@ impl Cache {
         match policy::head_effect(what.status(), &what.headers(), what.body().len(), status, answer) {
             HeadEffect::Nothing => {}
             HeadEffect::Invalidate => self.memory.drop_entry(&asking.key, entry),
-            HeadEffect::Update => match self.validated(asking, entry, sent.since, sent.at_ms, answer) {
-                (fresh, Ok(())) => self.memory.replace(asking.key.clone(), entry, Arc::new(fresh)),
+            HeadEffect::Update => match self.validated(asking, entry, sent, answer) {
+                (fresh, Ok(())) => drop(self.keep_variant(asking, &[], Arc::new(fresh))),
                 (_, Err(_)) => self.memory.drop_entry(&asking.key, entry),
             },
         }

@@ -9,6 +9,7 @@
 use super::{
     entry::{Entry, Standing},
     key::Key,
+    variants::{self, Arrival},
 };
 use crate::{representation::allocated, telemetry::labels::FillOutcome};
 use ahash::RandomState;
@@ -24,9 +25,6 @@ use std::{
 
 /// What a place in the table takes, in bytes, free ones among the others.
 const PLACE: u64 = 64;
-
-/// The most variants of one resource; the oldest goes for a new one.
-const MOST_VARIANTS: usize = 32;
 
 /// What stands under a key.
 #[derive(Debug, Clone)]
@@ -152,17 +150,20 @@ impl Memory {
         }
     }
 
-    /// Keeps a variant of a resource, in the place of those that answer the same requests.
-    pub fn keep_variant(&self, key: Key, entry: Arc<Entry>) {
-        self.change(key, |mut entries| {
-            let replaced = |old: &Arc<Entry>| {
-                old.selecting() == entry.selecting() && (entry.part().is_none() || old.part().is_some())
-            };
-            entries.retain(|old| !replaced(old));
-            entries.insert(0, entry);
-            entries.truncate(MOST_VARIANTS);
+    /// Keeps a variant of a resource: returns it as it is told apart now, and how many had to go for it.
+    pub(super) fn keep_variant(
+        &self,
+        key: Key,
+        entry: Arc<Entry>,
+        arrival: &Arrival<'_>,
+    ) -> (Arc<Entry>, usize) {
+        let mut kept = (entry.clone(), 0);
+        self.change(key, |entries| {
+            let (entries, gone) = variants::with(entries, entry, arrival);
+            kept = (entries.first().unwrap_or(&kept.0).clone(), gone);
             entries
         });
+        kept
     }
 
     /// Drops an entry, if it is still there.
@@ -275,7 +276,7 @@ mod tests {
         config,
         representation::{Outside, Representation},
     };
-    use http::{HeaderValue, StatusCode};
+    use http::{HeaderMap, HeaderValue, StatusCode};
 
     fn entry(body: usize) -> Arc<Entry> {
         let rules = config::Encoding {
@@ -312,7 +313,8 @@ mod tests {
         memory.replace(key(1), &old, new.clone());
         assert!(memory.holds(&key(1), &new));
         memory.keep(key(1), entry(100));
-        memory.keep_variant(key(1), entry(70));
+        let arrival = Arrival { request: &HeaderMap::new(), told: &[], most: 9, now_ms: 0 };
+        memory.keep_variant(key(1), entry(70), &arrival);
         assert_eq!((memory.len(), memory.evictions()), (1, 0));
     }
 

@@ -17,12 +17,14 @@ mod kept;
 pub mod key;
 pub mod live;
 pub mod memory;
+mod pauses;
 pub mod policy;
 pub mod prepared;
 pub mod purge;
 pub mod redis;
 pub mod said;
 mod tier;
+mod variants;
 pub mod version;
 mod versioned;
 
@@ -47,6 +49,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use key::Key;
 use live::{Budget, Live, Reader};
 use memory::Memory;
+use pauses::Pauses;
 use policy::{millis, Selecting};
 use purge::{Purge, Purges, Stamp, Target};
 use std::{
@@ -251,6 +254,7 @@ pub struct Cache {
     /// What all flights may hold together.
     arriving: Arc<Budget>,
     reads: Flights<Version>,
+    pauses: Pauses,
     versions: Arc<Versions>,
     purges: Arc<Purges>,
     redis: Option<Arc<redis::Redis>>,
@@ -282,6 +286,7 @@ impl Cache {
             flights: Flights::new(),
             arriving: Budget::new(store.memory),
             reads: Flights::new(),
+            pauses: Pauses::default(),
             versions,
             purges,
             redis,

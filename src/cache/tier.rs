@@ -10,6 +10,7 @@ use super::{
     now_ms,
     policy::{self, millis, Freshness, Selecting},
     redis::{Claim, Place, Redis},
+    variants::named,
     Cache,
 };
 use crate::telemetry::labels::{FillOutcome, StoreError};
@@ -89,18 +90,19 @@ impl Cache {
     }
 
     /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
-    async fn place(&self, job: &Job, redis: &Redis) -> Option<Place> {
-        match &job.on {
+    async fn place(&self, job: &mut Job, redis: &Redis) -> Option<Place> {
+        match &mut job.on {
             On::Version { version, .. } => Some(redis.names().of_version(&job.key, version.tag())),
-            On::Follow { asking, .. } => {
-                let mut names = self.known_names(&job.key);
-                if names.is_empty() {
-                    let value = redis.get(redis.names().of_resource(&job.key).body).await.ok()?;
-                    if let Some(Ok(Stored::Varies(fields))) = value.map(entry::open) {
-                        names = fields;
-                    }
+            On::Follow { asking, told, .. } => {
+                if self.names_variants(&job.key) {
+                    let names = self.known_names(&job.key);
+                    return Some(place_of(redis, &job.key, &names, &asking.headers));
                 }
-                Some(place_of(redis, &job.key, &names, &asking.headers))
+                let value = redis.get(redis.names().of_resource(&job.key).body).await.ok()?;
+                if let Some(Ok(Stored::Varies(fields))) = value.map(entry::open) {
+                    *told = fields;
+                }
+                Some(place_of(redis, &job.key, told, &asking.headers))
             }
         }
     }
@@ -122,13 +124,10 @@ impl Cache {
                 self.memory.keep(job.key.clone(), entry.clone());
                 entry
             }
-            On::Follow { asking, old, .. } => {
+            On::Follow { asking, old, told, .. } => {
                 let entry = self.reopened_followed(asking, opened)?;
                 match self.usable_followed(asking, entry) {
-                    Ok(entry) => {
-                        self.memory.keep_variant(job.key.clone(), entry.clone());
-                        entry
-                    }
+                    Ok(entry) => self.keep_variant(asking, told, entry),
                     Err(stale) => {
                         *old = old.take().or(stale);
                         return None;
@@ -210,12 +209,17 @@ impl Cache {
     async fn hand_on_entry(&self, redis: &Redis, job: &Job, entry: &Entry) -> Result<(), StoreError> {
         let place = match (&job.on, entry.selecting()) {
             (On::Version { version, .. }, _) => redis.names().of_version(&job.key, version.tag()),
-            (On::Follow { asking, .. }, selecting) => {
+            (On::Follow { asking, told, .. }, selecting) => {
                 if entry.part().is_some() || entry.representation.body().len() > asking.rules.redis {
                     return Ok(());
                 }
                 let names = selecting.map_or(&[][..], |s| s.names());
-                place_of(redis, &job.key, names, &asking.headers)
+                let mut place = place_of(redis, &job.key, names, &asking.headers);
+                if told.iter().any(|name| !named(entry).contains(name)) {
+                    // Another answer names these fields, and says for how long they count.
+                    place.pointer = None;
+                }
+                place
             }
         };
         let has_validator = !policy::conditions(&entry.representation.headers()).is_empty();

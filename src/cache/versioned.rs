@@ -5,6 +5,7 @@ use super::{
     entry::{Entry, Made, Opened, Standing},
     fill::{Job, On},
     flight::Joined,
+    follow::{ERRORS_OF_OTHERS, MOST_ERRORS_OF_OTHERS},
     kept,
     key::Key,
     live::Live,
@@ -50,6 +51,9 @@ impl Cache {
     pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
         let Standing::Version(version, slot) = &entry.standing else { return };
         let name = flight_name(&wanted.key, version);
+        if self.pauses.is_paused(&name, now_ms()) {
+            return;
+        }
         if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
             // A flight may have landed since the entry was found.
             let now = self.memory.entry(wanted.key.as_str()).filter(|entry| entry.is_of(version));
@@ -57,44 +61,67 @@ impl Cache {
                 return lead.land(Landing::Filled(fresh));
             }
             let job = Job::of_namespace(wanted, slot.clone(), version.clone());
+            let job = Job { refreshes: Some(name), ..job };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
     }
 
     /// Answers what memory could not: joins the flight or begins it, and falls back on what is left of the past
     /// when the fill fails.
-    pub async fn answer(self: &Arc<Self>, wanted: &Wanted, fetcher: Fetcher) -> Answer {
+    pub async fn answer(self: &Arc<Self>, wanted: &Wanted, mut fetcher: Fetcher) -> Answer {
         let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
-        let version = self.version(&slot).await;
+        let mut errors = 0;
+        loop {
+            match self.answer_as_one(wanted, &slot, fetcher, errors).await {
+                Ok(answer) => return answer,
+                Err(_) if errors >= MOST_ERRORS_OF_OTHERS => return Answer::AskYourself(FillOutcome::Status),
+                // It asks as well, one after the other: the next one's may be another.
+                Err(unused) => (fetcher, errors) = (unused, errors + 1),
+            }
+        }
+    }
+
+    /// The same, once; the fetcher comes back where another one was waited for who got an error that may have been of
+    /// its own making. `errors`: how often that was so before.
+    async fn answer_as_one(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        slot: &Arc<Slot>,
+        fetcher: Fetcher,
+        errors: u32,
+    ) -> Result<Answer, Fetcher> {
+        let version = self.version(slot).await;
         if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|e| e.is_of(&version)) {
             match Self::by_age(entry, now_ms()) {
-                Look::Hit(entry) => return Answer::Entry(entry, CacheResult::Hit),
+                Look::Hit(entry) => return Ok(Answer::Entry(entry, CacheResult::Hit)),
                 Look::Stale(entry) => {
                     self.refresh(wanted, &entry, fetcher);
-                    return Answer::Entry(entry, CacheResult::Stale);
+                    return Ok(Answer::Entry(entry, CacheResult::Stale));
                 }
                 Look::Nothing => {}
             }
         }
         if let Some(why) = self.memory.marked(&wanted.key, now_ms()) {
-            return Answer::AskYourself(why);
+            return Ok(Answer::AskYourself(why));
         }
         match self.flights.join(&flight_name(&wanted.key, &version), || Live::begin(&self.arriving)) {
             Joined::Lead(lead, follow) => {
                 self.metrics.flight_led();
                 let live = follow.cargo();
                 let reader = live.reader();
-                let job = Job::of_namespace(wanted, slot, version);
-                match self.begin_fill(Some(lead), live, job, fetcher).await {
+                let job = Job::of_namespace(wanted, slot.clone(), version);
+                let job = Job { shares_errors: errors >= ERRORS_OF_OTHERS, ..job };
+                Ok(match self.begin_fill(Some(lead), live, job, fetcher).await {
                     Ok(Led::Landing(landing)) => {
                         self.landed(wanted, landing, reader, CacheResult::Miss).await
                     }
-                    Ok(Led::Own(head)) => match reader {
-                        Some(reader) => Answer::Arriving(head, reader, CacheResult::Uncacheable),
-                        None => Answer::Failed(FetchError::Unreachable),
+                    Ok(Led::Own(head)) => match (self.stand_in(wanted, head.status).await, reader) {
+                        (Some(past), _) => past,
+                        (None, Some(reader)) => Answer::Arriving(head, reader, CacheResult::Uncacheable),
+                        (None, None) => Answer::Failed(FetchError::Unreachable),
                     },
                     Err(_) => self.fallen(wanted, FetchError::Abandoned).await,
-                }
+                })
             }
             Joined::Follow(follow) => {
                 let began = Instant::now();
@@ -103,10 +130,18 @@ impl Cache {
                 self.metrics.flight_followed(began.elapsed());
                 let landing = match landing {
                     // It was given up at this very moment, for nobody had waited.
-                    Err(_) if reader.is_none() => return Answer::AskYourself(FillOutcome::Cancelled),
+                    Err(_) if reader.is_none() => return Ok(Answer::AskYourself(FillOutcome::Cancelled)),
                     landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
                 };
-                self.landed(wanted, landing, reader, CacheResult::Collapsed).await
+                if let Landing::Unshareable(FillOutcome::Status, Some(status)) = &landing {
+                    if policy::may_be_the_requests_own(*status) {
+                        return match self.stand_in(wanted, *status).await {
+                            Some(past) => Ok(past),
+                            None => Err(fetcher),
+                        };
+                    }
+                }
+                Ok(self.landed(wanted, landing, reader, CacheResult::Collapsed).await)
             }
         }
     }
@@ -313,7 +348,14 @@ pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
 impl Job {
     fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
         let on = On::Version { rules: wanted.rules.clone(), slot, version };
-        Self { key: wanted.key.clone(), began_ms: now_ms(), on, unwatched: None }
+        Self {
+            key: wanted.key.clone(),
+            began_ms: now_ms(),
+            refreshes: None,
+            shares_errors: false,
+            on,
+            unwatched: None,
+        }
     }
 }
 

@@ -158,7 +158,7 @@ tables! {
     FollowRules "`route.cache` with `follow`" {
         follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
         stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
-        redis: Size, key_headers: Vec<At<HeaderName>>
+        redis: Size, key_headers: Vec<At<HeaderName>>, statuses: Vec<At<u32>>, variants: u32
     }
 
     WebSocket "`route.websocket`" {

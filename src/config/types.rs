@@ -445,7 +445,16 @@ pub struct FollowRules {
     pub redis: u64,
     /// `key_headers`: the fields of requests that tell answers apart whatever `Vary` says; sorted, unique.
     pub key_headers: Vec<http::HeaderName>,
+    /// `statuses`: those of [`REFUSALS`] that are kept as well, where the origin gives them a lifetime (none).
+    pub statuses: Vec<u16>,
+    /// `variants`: how many answers of one resource are kept at most, told apart by `Vary` (32).
+    pub variants: usize,
 }
+
+/// Statuses that refuse a request for what it said beside its target, as a rule: for its credentials, its fields, its
+/// pace. They are stored only where a route names them.
+pub const REFUSALS: [u16; 17] =
+    [400, 401, 402, 403, 406, 407, 408, 411, 413, 415, 421, 422, 425, 426, 428, 429, 431];
 
 /// `cache = { namespace = …, … }`
 #[derive(Debug, Clone)]

@@ -156,6 +156,7 @@ pub(super) struct Cache {
     pub(super) entries: IntGauge,
     pub(super) capacity: IntGauge,
     pub(super) evictions: IntCounter,
+    pub(super) variants_evicted: IntCounter,
 }
 
 impl Cache {
@@ -204,6 +205,11 @@ impl Cache {
                 "entries",
                 "Entries that went for want of room.",
             ))?,
+            variants_evicted: d.counter(about(
+                "tidegate_variant_evictions_total",
+                "variants",
+                "Variants of a resource that went because it had as many as its route keeps.",
+            ))?,
         })
     }
 }
@@ -238,7 +244,7 @@ impl Store {
             tags_ignored: d.counter(about(
                 "tidegate_tags_ignored_total",
                 "tags",
-                "Tags of answers that were too many, too long or no text.",
+                "Tags of answers that were too many or too long; the answers were not stored.",
             ))?,
             invalidations: d.counter_per(
                 about("tidegate_invalidations_total", "messages", "What the store told this node to forget."),

@@ -132,6 +132,10 @@ labels! {
         NoStore => "no_store",
         /// Not stored: the request was authorized, and the origin did not say that others may have the answer.
         Authorization => "authorization",
+        /// Not stored: made for a request with a cookie, and nobody said for how long it is fresh.
+        Cookie => "cookie",
+        /// Not stored: more tags, or longer ones, than a purge can be told of.
+        Tags => "tags",
         /// Not stored: neither a lifetime nor a validator.
         NoFreshness => "no_freshness",
         /// Not stored: `Vary: *`.

@@ -182,6 +182,11 @@ impl Metrics {
         self.cache.envelopes_refused.inc();
     }
 
+    /// So many variants of a resource had to go for another one.
+    pub fn variants_evicted(&self, n: usize) {
+        self.cache.variants_evicted.inc_by(n as u64);
+    }
+
     /// Who is asked for the memory tier's state at each scrape; a later probe replaces an earlier one.
     pub fn memory_probe(&self, probe: Box<dyn Fn() -> MemoryStats + Send + Sync>) {
         *self.probe.lock() = Some(probe);
@@ -197,7 +202,7 @@ impl Metrics {
         self.store.purges.of(kind).inc();
     }
 
-    /// So many tags of an answer were ignored.
+    /// So many tags of an answer could not be kept, and so it wasn't stored.
     pub fn tags_ignored(&self, n: usize) {
         self.store.tags_ignored.inc_by(n as u64);
     }

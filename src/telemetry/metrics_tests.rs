@@ -87,6 +87,7 @@ fn each_method_moves_what_it_names() {
     metrics.bump();
     metrics.purge(PurgeKind::Invalidation);
     metrics.tags_ignored(2);
+    metrics.variants_evicted(3);
     metrics.invalidation(Invalidation::Lost);
     metrics.store_call(StoreCall::Get, Err(StoreError::Timeout), Duration::from_millis(50));
     metrics.store_call(StoreCall::Put, Ok(()), Duration::from_millis(1));
@@ -124,6 +125,7 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_purges_total{kind="invalidation"}"#, 1.0),
         (r#"tidegate_purges_total{kind="url"}"#, 0.0),
         (r#"tidegate_tags_ignored_total"#, 2.0),
+        ("tidegate_variant_evictions_total", 3.0),
         (r#"tidegate_invalidations_total{kind="lost"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="timeout"}"#, 1.0),
         (r#"tidegate_store_calls_total{call="get",outcome="ok"}"#, 0.0),

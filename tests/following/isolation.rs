@@ -261,3 +261,83 @@ async fn a_cookie_that_is_left_out_of_what_is_kept_reaches_its_owner_and_nobody_
     }
     assert!(lost.is_empty(), "the client whose request it was did not get its cookie: {lost:?}");
 }
+
+/// Nobody said for how long it is fresh, and it may be the page of the one whose cookie it was.
+#[tokio::test]
+async fn a_page_for_a_cookie_is_not_shared_by_guess() {
+    let origin = TestOrigin::start().await;
+    let changed = ("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT");
+    origin.on("/x", move |seen| with(seen.header("cookie").unwrap_or("nobody"), &[changed]));
+    let gateway = gateway(&origin).start().await;
+    for _ in 0..2 {
+        for who in ["s=ann", "s=bob"] {
+            let reply = gateway.get_with("/x", &[("cookie", who)]).await.ok();
+            assert_eq!(reply.text(), who, "another's page: {reply:?}");
+            assert!(reply.cache_status().contains("detail=cookie"), "{reply:?}");
+        }
+    }
+    // Who shows none is not kept from sharing by those who do.
+    assert_eq!(gateway.get("/x").await.ok().text(), "nobody");
+    assert!(gateway.get("/x").await.ok().is_hit());
+}
+
+/// What the origin refuses one request for, it need not refuse the next one for.
+#[tokio::test]
+async fn a_refusal_is_not_kept_unless_the_route_says_so() {
+    let origin = TestOrigin::start().await;
+    let codes = [400, 401, 403, 406, 413, 429, 431];
+    let keeps = r#"cache = { follow = "origin", statuses = [400, 401, 403, 406, 413, 429, 431] }"#;
+    let mut config = gateway(&origin);
+    for code in codes {
+        for path in [format!("/{code}"), format!("/kept/{code}")] {
+            origin.on(&path, move |seen| match seen.header("x-odd") {
+                Some(_) => with("odd", &[MINUTE]).status(code),
+                None => fresh("the page"),
+            });
+        }
+        config = config.route(&format!("/kept/{code}"), keeps);
+    }
+    let gateway = config.start().await;
+    for code in codes {
+        for (path, kept) in [(format!("/{code}"), false), (format!("/kept/{code}"), true)] {
+            assert_eq!(gateway.get_with(&path, &[("x-odd", "1")]).await.status.as_u16(), code);
+            let reply = gateway.get(&path).await;
+            assert_eq!(reply.status.as_u16() == code, kept, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// A server's error that the first one's own fields may have caused. Those who wait ask again, one at a time.
+#[tokio::test]
+async fn an_error_of_ones_own_making_is_ones_own() {
+    let origin = TestOrigin::start().await;
+    origin.on("/x", |seen| match seen.header("x-odd") {
+        Some(_) => with("stumbled", &[]).status(500).gated(),
+        None => fresh("the page"),
+    });
+    origin.on("/down", |_| with("down", &[]).status(500).gated());
+    origin.on("/overload", |_| with("busy", &[]).status(503).gated());
+    let gateway = gateway(&origin).start().await;
+    for (path, most) in [("/x", 2), ("/down", 9), ("/overload", 1)] {
+        origin.hold();
+        let odd = gateway.get_with(path, &[("x-odd", "1")]);
+        let gateway = &gateway;
+        let origin = &origin;
+        let others = async {
+            until("the odd one is at the origin", SOON, || async { origin.held() == 1 }).await;
+            let led = || async { gateway.metrics().await.value("tidegate_connections_open", &[]) };
+            let asking = join_all((0..30).map(|_| gateway.get(path)));
+            let release = async {
+                until("all wait", SOON, || async { led().await >= 31.0 }).await;
+                origin.release();
+            };
+            futures_util::join!(asking, release).0
+        };
+        let (odd, others) = futures_util::join!(odd, others);
+        assert!(odd.status.is_server_error(), "{odd:?}");
+        for reply in others {
+            assert_eq!(reply.status.is_success(), path == "/x", "{path}: {reply:?}");
+        }
+        assert!(origin.count(path) <= most, "{path}: {}", origin.count(path));
+    }
+}

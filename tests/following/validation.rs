@@ -268,3 +268,30 @@ async fn a_refresh_that_fails_leaves_what_is_stale() {
     .await;
     assert_eq!(origin.count("/x"), 4);
 }
+
+/// Of the refreshes that fail there are fewer and fewer: not one with each request.
+#[tokio::test]
+async fn a_refresh_that_fails_is_put_off() {
+    let origin = TestOrigin::start().await;
+    let kpi = r#"cache = { namespace = "kpi", ttl = "1ms", stale_while_revalidate = "10m" }"#;
+    let gateway = gateway(&origin).route("/kpi/*", kpi).start().await;
+    for path in ["/503", "/429", "/kpi/503"] {
+        origin.forget();
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        origin.on(path, move |_| match asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => stale("old", ", stale-while-revalidate=600"),
+            _ => with("down", &[]).status(if path.ends_with("503") { 503 } else { 429 }),
+        });
+        gateway.get(path).await.ok();
+        let began = std::time::Instant::now();
+        until("it was tried again", SOON, || async {
+            for _ in 0..20 {
+                assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+            }
+            origin.count(path) >= 4
+        })
+        .await;
+        // The first one, at once, after half a second, after another one.
+        assert!(began.elapsed().as_millis() >= 1_400, "{path}: {:?}", began.elapsed());
+    }
+}

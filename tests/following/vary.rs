@@ -151,21 +151,129 @@ async fn no_transform_leaves_the_bytes_alone() {
     }
 }
 
+/// As many as the route says, of which those go that are used least.
 #[tokio::test]
 async fn many_variants_are_each_right_and_not_all_kept() {
     let origin = TestOrigin::start().await;
     origin.on("/x", |seen| with(seen.header("x-v").unwrap_or("none"), &[MINUTE, ("vary", "X-V")]));
-    let gateway = gateway(&origin).start().await;
-    for n in 0..50 {
-        let value = format!("v{n}");
-        assert_eq!(gateway.get_with("/x", &[("x-v", &value)]).await.ok().text(), value);
+    let eight = r#"cache = { follow = "origin", variants = 8 }"#;
+    let gateway = Gateway::with(&origin).route("/*", eight).start().await;
+    let ask = |n: usize| {
+        let gateway = &gateway;
+        async move {
+            let value = format!("v{n}");
+            let reply = gateway.get_with("/x", &[("x-v", &value)]).await.ok();
+            assert_eq!(reply.text(), value);
+            reply.is_hit()
+        }
+    };
+    for n in 0..30 {
+        assert!(!ask(n).await);
+        assert!(ask(n).await, "the newest is kept");
+        if n > 0 {
+            assert!(ask(0).await, "what is used stays: {n}");
+        }
     }
-    assert_eq!(origin.count("/x"), 50);
-    assert!(gateway.get_with("/x", &[("x-v", "v49")]).await.ok().is_hit(), "the newest is kept");
-    let oldest = gateway.get_with("/x", &[("x-v", "v0")]).await.ok();
-    assert!(!oldest.is_hit() && oldest.text() == "v0", "the oldest went: {oldest:?}");
-    let entries = gateway.metrics().await.value("tidegate_memory_entries", &[]);
-    assert!(entries <= 1.0, "one resource is one entry: {entries}");
+    let metrics = gateway.metrics().await;
+    assert!(metrics.value("tidegate_memory_entries", &[]) <= 1.0, "one resource is one entry");
+    assert!((metrics.value("tidegate_variant_evictions_total", &[]) - 22.0).abs() < f64::EPSILON);
+    // One more in turn than are kept.
+    let mut hits = 0;
+    for n in (100..109).cycle().take(180) {
+        hits += usize::from(ask(n).await);
+    }
+    assert!(hits > 60, "{hits} of 180");
+}
+
+const OF_A: (&str, &str) = ("origin", "https://a.example");
+const OF_B: (&str, &str) = ("origin", "https://b.example");
+
+/// A storage that speaks of origins only to who names one; `control` of its answers.
+fn storage(origin: &TestOrigin, path: &str, control: fn(&Seen) -> &'static str) {
+    origin.on(path, move |seen| {
+        let answer =
+            with("the object", &[("cache-control", control(seen)), ("age", "100"), ("etag", "\"v1\"")]);
+        match seen.header("origin") {
+            Some(page) => answer.header("vary", "Origin").header("access-control-allow-origin", page),
+            None => answer,
+        }
+    });
+}
+
+async fn permits(gateway: &Gateway, path: &str, page: Option<(&str, &str)>) -> String {
+    let reply = gateway.get_with(path, page.as_slice()).await.ok();
+    assert_eq!(reply.text(), "the object");
+    reply.header("access-control-allow-origin").to_owned()
+}
+
+/// RFC 9111, 4.1
+#[tokio::test]
+async fn an_answer_without_vary_is_not_for_whom_another_names() {
+    let origin = TestOrigin::start().await;
+    storage(&origin, "/x", |_| "max-age=600");
+    let gateway = gateway(&origin).start().await;
+    for turn in 0..3 {
+        for (page, permitted) in [(Some(OF_A), OF_A.1), (None, ""), (Some(OF_B), OF_B.1)] {
+            assert_eq!(permits(&gateway, "/x", page).await, permitted, "{turn}");
+        }
+    }
+    assert_eq!(origin.count("/x"), 3, "and each is kept");
+}
+
+/// The same where `Vary` comes with a later 200, or with a 304, and what is stored may be served stale.
+#[tokio::test]
+async fn a_later_vary_counts_for_what_is_stored_already() {
+    for (control, validates) in [
+        ("max-age=60, stale-while-revalidate=600", false),
+        ("max-age=60, stale-if-error=600", false),
+        ("max-age=60, stale-while-revalidate=600", true),
+        ("max-age=60, stale-if-error=600", true),
+    ] {
+        let origin = TestOrigin::start().await;
+        origin.on("/x", move |seen| {
+            let fields = [("cache-control", control), ("age", "100"), ("etag", "\"v1\"")];
+            let answer = match seen.header("if-none-match") {
+                Some(_) if validates => with("", &fields).status(304),
+                _ => with("the object", &fields),
+            };
+            match seen.header("origin") {
+                Some("https://b.example") => with("down", &[]).status(503),
+                Some(page) => answer.header("vary", "Origin").header("access-control-allow-origin", page),
+                None => answer,
+            }
+        });
+        let gateway = gateway(&origin).start().await;
+        assert_eq!(permits(&gateway, "/x", None).await, "");
+        // The first one may get what is stale: nobody knows yet.
+        gateway.get_with("/x", &[OF_A]).await.ok();
+        until("the right one is there", SOON, || async {
+            permits(&gateway, "/x", Some(OF_A)).await == OF_A.1
+        })
+        .await;
+        assert_eq!(permits(&gateway, "/x", None).await, "", "{control}");
+        assert_eq!(permits(&gateway, "/x", Some(OF_A)).await, OF_A.1, "{control}");
+        let reply = gateway.get_with("/x", &[OF_B]).await;
+        assert_eq!(reply.status, 503, "nothing that is stored is for this page: {control}: {reply:?}");
+    }
+}
+
+/// Another node, which has only Redis to ask, knows it as well.
+#[tokio::test]
+async fn another_node_knows_by_which_fields_answers_are_told_apart() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    storage(&origin, "/x", |_| "max-age=600");
+    let tier = r#"cache = { follow = "origin", redis = "1MiB" }"#;
+    let config = Gateway::with(&origin).redis(&redis.url()).route("/*", tier);
+    let host = ("host", "a.example");
+    let (one, two) = (config.start().await, config.start().await);
+    one.get_with("/x", &[host, OF_A]).await.ok();
+    until("it is in redis", SOON, || async { redis.keys().await.len() >= 3 }).await;
+    two.get_with("/x", &[host]).await.ok();
+    let three = config.start().await;
+    let reply = three.get_with("/x", &[host, OF_A]).await.ok();
+    assert_eq!(reply.header("access-control-allow-origin"), OF_A.1, "{reply:?}");
+    let reply = three.get_with("/x", &[host, OF_B]).await.ok();
+    assert_eq!(reply.header("access-control-allow-origin"), OF_B.1, "{reply:?}");
 }
 
 #[tokio::test]

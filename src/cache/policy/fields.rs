@@ -83,7 +83,8 @@ pub fn renewed(
         answer.append(accel::EXPIRES.clone(), expires.clone());
     }
     let method = &http::Method::GET;
-    let terms = follow::storable(rules, &Exchange { method, status, answer: &answer, ..*exchange });
+    let exchange = Exchange { method, status, answer: &answer, ..*exchange };
+    let terms = follow::still_storable(rules, &exchange, &directives::of_answer(&answer));
     if !dated {
         fields.push((header::DATE, date::write(exchange.received_ms)));
     }

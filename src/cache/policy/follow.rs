@@ -11,7 +11,10 @@ use super::{
     freshness::{self, Freshness, Lifetime, Terms},
     vary::{self, Varies},
 };
-use crate::{config::FollowRules, telemetry::labels::FillOutcome};
+use crate::{
+    config::{FollowRules, REFUSALS},
+    telemetry::labels::FillOutcome,
+};
 use http::{header, HeaderMap, Method, StatusCode};
 
 /// A request to the origin and its answer.
@@ -53,10 +56,41 @@ pub fn storable_as(
     exchange: &Exchange<'_>,
     said: &Directives,
 ) -> Result<Terms, FillOutcome> {
+    let terms = still_storable(rules, exchange, said)?;
+    match is_made_for_a_cookie(rules, exchange, said) {
+        true => Err(FillOutcome::Cookie),
+        false => Ok(terms),
+    }
+}
+
+/// Whether an answer may be that of one client's cookie alone: nobody said for how long it is fresh, nor that it is for
+/// all, nor that it varies by the cookie. A tag tells it from that of another cookie when it is validated; a date doesn't.
+fn is_made_for_a_cookie(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> bool {
+    let varies = || match vary::varies(exchange.answer, exchange.request) {
+        Varies::By(selecting) => selecting.names().contains(&header::COOKIE),
+        Varies::Never | Varies::Always => false,
+    };
+    let is_guessed = || match freshness::lifetime(rules, exchange, said) {
+        Lifetime::Heuristic(_) => true,
+        Lifetime::Unsaid => !exchange.answer.contains_key(header::ETAG),
+        Lifetime::Explicit(_) => false,
+    };
+    exchange.request.contains_key(header::COOKIE) && !said.public && is_guessed() && !varies()
+}
+
+/// Whether what is stored, whoever asked for it first, may be kept on the terms of this exchange.
+///
+/// # Errors
+/// Why not, as metrics and `Cache-Status` name it.
+pub(super) fn still_storable(
+    rules: &FollowRules,
+    exchange: &Exchange<'_>,
+    said: &Directives,
+) -> Result<Terms, FillOutcome> {
     if accel::orders_a_file(exchange.answer) {
         return Err(FillOutcome::Accel);
     }
-    is_kind_that_is_stored(exchange)?;
+    is_kind_that_is_stored(rules, exchange)?;
     is_allowed(rules, exchange, said)?;
     let lifetime = freshness::lifetime(rules, exchange, said);
     let explicit = matches!(lifetime, Lifetime::Explicit(_));
@@ -74,7 +108,7 @@ pub fn storable_as(
 }
 
 /// GET, or POST where the answer stands for the target; whole and final.
-fn is_kind_that_is_stored(exchange: &Exchange<'_>) -> Result<(), FillOutcome> {
+fn is_kind_that_is_stored(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<(), FillOutcome> {
     let Exchange { method, status, content_location_is_target, .. } = *exchange;
     // What a GET finds after a POST is a 200 (RFC 9110, 9.3.3).
     let posted = method == Method::POST && content_location_is_target && status == StatusCode::OK;
@@ -89,6 +123,10 @@ fn is_kind_that_is_stored(exchange: &Exchange<'_>) -> Result<(), FillOutcome> {
         | StatusCode::RANGE_NOT_SATISFIABLE
         | StatusCode::EXPECTATION_FAILED => Err(FillOutcome::Status),
         status if status.is_informational() => Err(FillOutcome::Status),
+        // Nor these, as a rule.
+        status if REFUSALS.contains(&status.as_u16()) && !rules.statuses.contains(&status.as_u16()) => {
+            Err(FillOutcome::Status)
+        }
         _ => Ok(()),
     }
 }

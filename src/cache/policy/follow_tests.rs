@@ -17,7 +17,7 @@ fn status(status: u16, lines: &[(&str, &str)]) -> Result<Terms, FillOutcome> {
 
 #[test]
 fn any_final_status_is_stored_where_the_origin_says_how_long() {
-    for code in [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599] {
+    for code in [200, 203, 204, 299, 301, 302, 303, 307, 308, 404, 405, 410, 499, 500, 502, 503, 504, 599] {
         assert!(status(code, &[FRESH]).is_ok(), "{code}");
     }
     assert_eq!(status(206, &[FRESH]), Err(FillOutcome::Partial));
@@ -26,6 +26,48 @@ fn any_final_status_is_stored_where_the_origin_says_how_long() {
     let changed = date(NOW - 1_000);
     assert_eq!(status(599, &[("last-modified", &changed)]), Err(FillOutcome::Status));
     assert!(status(599, &[("last-modified", &changed), ("cache-control", "public")]).is_ok());
+}
+
+#[test]
+fn what_refuses_one_request_is_stored_only_where_the_route_names_it() {
+    let answer = fields(&[FRESH]);
+    for code in crate::config::REFUSALS {
+        let of = |rules: &FollowRules| {
+            storable(rules, &Exchange { status: StatusCode::from_u16(code).unwrap(), ..exchange(&answer) })
+        };
+        assert_eq!(of(&rules()), Err(FillOutcome::Status), "{code}");
+        assert!(of(&FollowRules { statuses: vec![code], ..rules() }).is_ok(), "{code}");
+        let other = if code == 400 { 403 } else { 400 };
+        assert_eq!(of(&FollowRules { statuses: vec![other], ..rules() }), Err(FillOutcome::Status), "{code}");
+    }
+}
+
+#[test]
+fn what_was_made_for_a_cookie_is_shared_where_somebody_says_so() {
+    let changed = date(NOW - 1_000);
+    let changed = ("last-modified", changed.as_str());
+    let cookie = fields(&[("cookie", "a=b")]);
+    let of = |lines: &[(&str, &str)], request: &HeaderMap| {
+        storable(&rules(), &Exchange { request, ..exchange(&fields(lines)) }).map(|_| ())
+    };
+    for lines in [&[changed][..], &[changed, TAG], &[changed, ("vary", "accept")]] {
+        assert_eq!(of(lines, &cookie), Err(FillOutcome::Cookie), "{lines:?}");
+        assert_eq!(of(lines, &HeaderMap::new()), Ok(()), "{lines:?}");
+    }
+    for lines in [
+        &[changed, FRESH][..],
+        &[changed, ("expires", &date(NOW + 60))],
+        &[changed, ("cache-control", "public")],
+        &[changed, ("vary", "Cookie")],
+        // Each cookie's own page has a tag of its own.
+        &[TAG],
+    ] {
+        assert_eq!(of(lines, &cookie), Ok(()), "{lines:?}");
+    }
+    let undated = FollowRules { heuristic: false, ..rules() };
+    let answer = fields(&[changed]);
+    let exchange = Exchange { request: &cookie, ..exchange(&answer) };
+    assert_eq!(storable(&undated, &exchange), Err(FillOutcome::Cookie));
 }
 
 #[test]

@@ -32,6 +32,6 @@ pub use {
     follow::{reuse, Exchange, Reuse, Why},
     freshness::{Freshness, Terms},
     invalidation::{also_invalidated, content_is_of_target, invalidates},
-    status::ends_stored,
-    vary::{varies, Content, Match, Selecting, Varies},
+    status::{ends_stored, may_be_the_requests_own},
+    vary::{named, varies, Content, Match, Selecting, Varies},
 };

@@ -49,6 +49,8 @@ struct World {
     status: u16,
     authorized: bool,
     set_cookie: bool,
+    /// The request shows a cookie.
+    cookie: bool,
     rules: FollowRules,
     first: Answer,
     /// After so many seconds, a 304.
@@ -68,7 +70,7 @@ impl World {
     fn may_store(&self, answer: &Answer) -> bool {
         let has = |word| answer.has(word);
         // 3: the status is final and, with must-understand, understood; no-store is absent or so overruled.
-        let understood = [200, 203, 204, 301, 302, 404, 500].contains(&self.status);
+        let understood = [200, 203, 204, 301, 302, 400, 404, 500].contains(&self.status);
         let no_store =
             (has("no-store") && !has("must-understand")) || (has("must-understand") && !understood);
         // 3, 3.5: not private; not to an authorized request, unless that is allowed.
@@ -79,7 +81,10 @@ impl World {
         // Ours: no cookies, unless the route keeps them, and nothing that can't be used and can't be validated.
         let cookie = self.set_cookie && !self.rules.set_cookie;
         let never_used = self.lifetime(answer).is_none() && !answer.has_validator();
+        // Ours: what refuses one request, unless the route names it.
+        let refusal = self.status == 400 && !self.rules.statuses.contains(&400);
         ![206, 304].contains(&self.status)
+            && !refusal
             && !no_store
             && !has("private")
             && (!self.authorized || allowed)
@@ -89,6 +94,13 @@ impl World {
             && !never_used
             && !(self.rules.request_directives && self.asked.no_store)
             && (answer.has_validator() || self.worth(answer))
+    }
+
+    /// Ours: what came for a cookie is not shared unless somebody said so, or a tag tells it from others.
+    fn is_the_cookies(&self, answer: &Answer) -> bool {
+        let is_guessed = self.lifetime(answer).is_some() && answer.explicit_lifetime().is_none();
+        let undated = self.lifetime(answer).is_none() && !answer.etag;
+        self.cookie && !answer.has("public") && (is_guessed || undated)
     }
 
     /// An answer without a validator that is stale for good is not worth its place.
@@ -256,13 +268,14 @@ fn text(said: &[Directive]) -> String {
 
 /// The policy's own answer to the same question.
 fn answers(world: &World) -> bool {
-    let World { status, authorized, set_cookie, rules, first, renewal, asked, after } = world;
+    let World { status, authorized, set_cookie, cookie, rules, first, renewal, asked, after } = world;
     // Received in the last moment of a second: so `Date` says exactly what the model takes it to say.
     let at_ms = |second: u64| second * 1_000 + 999;
     let status = StatusCode::from_u16(*status).unwrap();
-    let no_store = map(&[("cache-control", "no-store")]);
-    let none = HeaderMap::new();
-    let request = if asked.no_store { &no_store } else { &none };
+    let said = [("cache-control", "no-store", asked.no_store), ("cookie", "a=b", *cookie)];
+    let said: Vec<_> =
+        said.into_iter().filter(|(.., is)| *is).map(|(name, value, _)| (name, value)).collect();
+    let request = &map(&said);
     let headers = first.headers(NOW, *set_cookie);
     let exchange = Exchange {
         request,
@@ -290,7 +303,7 @@ fn answers(world: &World) -> bool {
 
 fn model(world: &World) -> bool {
     match &world.renewal {
-        _ if !world.may_store(&world.first) => false,
+        _ if !world.may_store(&world.first) || world.is_the_cookies(&world.first) => false,
         None => world.may_answer(&world.first),
         Some((later, by)) => world.may_answer(&world.first.renewed_by(by, *later)),
     }
@@ -379,9 +392,10 @@ fn asks() -> impl Strategy<Value = Asked> {
 
 prop_compose! {
     fn world()(
-        status in prop_oneof![6 => Just(200_u16), 2 => select(vec![203, 204, 206, 301, 302, 404, 500, 599, 304])],
+        status in prop_oneof![6 => Just(200_u16), 2 => select(vec![203, 204, 206, 301, 302, 400, 404, 500, 599, 304])],
         (authorized, set_cookie, keeps) in
             (prop::bool::weighted(0.15), prop::bool::weighted(0.05), any::<bool>()),
+        (cookie, refusals) in (prop::bool::weighted(0.3), any::<bool>()),
         (request_directives, heuristic) in (prop::bool::weighted(0.4), prop::bool::weighted(0.8)),
         (while_revalidate, if_error) in (prop_oneof![Just(0_u64), 0..20_u64], prop_oneof![Just(0_u64), 0..20_u64]),
         first in answer(),
@@ -393,13 +407,14 @@ prop_compose! {
             request_directives,
             heuristic,
             set_cookie: keeps,
+            statuses: if refusals { vec![400] } else { vec![] },
             stale_while_revalidate: Duration::from_secs(while_revalidate),
             stale_if_error: Duration::from_secs(if_error),
             ..rules()
         };
         // Only what has a validator is ever renewed.
         let renewal = renewal.filter(|_| first.etag || first.last_modified.is_some());
-        World { status, authorized, set_cookie, rules, first, renewal, asked, after }
+        World { status, authorized, set_cookie, cookie, rules, first, renewal, asked, after }
     }
 }
 

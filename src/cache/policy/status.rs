@@ -11,8 +11,8 @@ pub fn ends_stored(why: FillOutcome, status: StatusCode) -> bool {
     match status.as_u16() {
         200..=299 => !matches!(
             why,
-            // Made for credentials, or a part: others may still get what there was.
-            FillOutcome::Authorization | FillOutcome::Partial
+            // Made for credentials, for a cookie, or a part: others may still get what there was.
+            FillOutcome::Authorization | FillOutcome::Cookie | FillOutcome::Partial
         ),
         // A 304 says nothing of what it is not compared with.
         304 => false,
@@ -21,6 +21,12 @@ pub fn ends_stored(why: FillOutcome, status: StatusCode) -> bool {
         300..=499 => true,
         _ => false,
     }
+}
+
+/// Whether a server's error may come of what this very request said: an application that stumbles over a field. One that
+/// speaks of the server's own state (502, 503, 504) does not.
+pub fn may_be_the_requests_own(status: StatusCode) -> bool {
+    status.is_server_error() && !matches!(status.as_u16(), 502..=504)
 }
 
 #[cfg(test)]
@@ -40,7 +46,9 @@ mod tests {
         for status in [304, 400, 406, 408, 412, 413, 416, 421, 425, 429, 431, 500, 502, 503, 504, 599, 999] {
             assert!(!ends(FillOutcome::Status, status), "{status}");
         }
-        assert!(!ends(FillOutcome::Authorization, 200) && ends(FillOutcome::Authorization, 404));
+        for why in [FillOutcome::Authorization, FillOutcome::Cookie] {
+            assert!(!ends(why, 200) && ends(why, 404), "{why}");
+        }
         assert!(!ends(FillOutcome::Partial, 206));
     }
 }

@@ -36,6 +36,8 @@ pub(super) fn rules() -> FollowRules {
         max_size: 1 << 24,
         fill_timeout: Duration::from_secs(30),
         redis: 0,
+        statuses: Vec::new(),
+        variants: 32,
         key_headers: Vec::new(),
     }
 }

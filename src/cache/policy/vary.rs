@@ -24,21 +24,21 @@ pub enum Varies {
 
 /// What `Vary` says of the answer to `request`.
 pub fn varies(answer: &HeaderMap, request: &HeaderMap) -> Varies {
-    let listed = directives::joined(answer, &header::VARY);
-    let mut names: Vec<HeaderName> = Vec::new();
-    for member in directives::members(&listed).filter(|member| !member.is_empty()) {
-        match HeaderName::from_bytes(member) {
-            Ok(name) if name != "*" => names.push(name),
-            _ => return Varies::Always,
-        }
+    let lines = answer.get_all(header::VARY).iter().map(HeaderValue::as_bytes);
+    match named(lines) {
+        None => Varies::Always,
+        Some(names) => Selecting::by(None, &names, Some(request)).map_or(Varies::Never, Varies::By),
     }
-    if names.is_empty() {
-        return Varies::Never;
-    }
+}
+
+/// The fields that these lines of `Vary` name, sorted, each once; `None`: `*`, or a name that is none.
+pub fn named<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Option<Vec<HeaderName>> {
+    let members = lines.flat_map(directives::members).filter(|member| !member.is_empty());
+    let names = members.map(|member| HeaderName::from_bytes(member).ok().filter(|name| name != "*"));
+    let mut names: Vec<HeaderName> = names.collect::<Option<_>>()?;
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
-    let values = names.iter().map(|name| normal(name, request)).collect();
-    Varies::By(Selecting { names, values })
+    Some(names)
 }
 
 /// The fields that tell the variants of a resource apart, and the values that one of them is for.
@@ -99,6 +99,21 @@ impl Selecting {
         &self.names
     }
 
+    /// What tells an answer apart by these fields, which are sorted: as it was told apart before, and by what the
+    /// request says in the others; without a request that is nothing. `None` where there are no fields.
+    pub fn by(before: Option<&Self>, names: &[HeaderName], request: Option<&HeaderMap>) -> Option<Self> {
+        let value = |name: &HeaderName| {
+            let known =
+                before.and_then(|before| before.names.iter().position(|n| n == name).zip(Some(before)));
+            match known {
+                Some((place, before)) => before.values[place].clone(),
+                None => request.and_then(|request| normal(name, request)),
+            }
+        };
+        let values = names.iter().map(value).collect();
+        (!names.is_empty()).then(|| Self { names: names.to_vec(), values })
+    }
+
     /// What it weighs in memory beside itself, in bytes.
     pub fn weight(&self) -> u64 {
         let values = self.values.iter().flatten().map(Vec::len).sum::<usize>();
@@ -130,20 +145,28 @@ impl Selecting {
         each.min().unwrap_or(Match::Exact)
     }
 
+    /// A name for the requests that the answer is for: 32 hexadecimal digits.
+    pub fn name(&self) -> String {
+        digest(self.names.iter().zip(self.values.iter().cloned()))
+    }
+
     /// A name for what a request says in these fields: 32 hexadecimal digits, the same for requests that are
     /// [`Match::Exact`] to each other.
     pub fn digest(names: &[HeaderName], request: &HeaderMap) -> String {
-        let mut hash = Xxh3Default::new();
-        for name in names {
-            let value = normal(name, request);
-            hash.update(name.as_str().as_bytes());
-            // Lengths keep one value's end from posing as the next one's beginning; no value is that long.
-            let length = value.as_ref().map_or(u64::MAX, |value| value.len() as u64);
-            hash.update(&length.to_le_bytes());
-            hash.update(&value.unwrap_or_default());
-        }
-        format!("{:032x}", hash.digest128())
+        digest(names.iter().map(|name| (name, normal(name, request))))
     }
+}
+
+fn digest<'n>(fields: impl Iterator<Item = (&'n HeaderName, Option<Vec<u8>>)>) -> String {
+    let mut hash = Xxh3Default::new();
+    for (name, value) in fields {
+        hash.update(name.as_str().as_bytes());
+        // Lengths keep one value's end from posing as the next one's beginning; no value is that long.
+        let length = value.as_ref().map_or(u64::MAX, |value| value.len() as u64);
+        hash.update(&length.to_le_bytes());
+        hash.update(&value.unwrap_or_default());
+    }
+    format!("{:032x}", hash.digest128())
 }
 
 /// The normal form of a request's field; `None` where it has none.

@@ -5,7 +5,7 @@ use crate::config::{
     fault::Report,
     raw,
     read::{At, Field, Place, Size},
-    types::{CacheRules, FollowRules, Scope, RESERVED_NAMESPACES},
+    types::{CacheRules, FollowRules, Scope, REFUSALS, RESERVED_NAMESPACES},
     Direction,
 };
 use http::{header, HeaderName};
@@ -59,6 +59,8 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let key_headers = raw.key_headers.or(Vec::new()).map(|names| key_headers(names, report));
     let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
+    let statuses = raw.statuses.or(Vec::new()).and_then(|given| statuses(given, report));
+    let variants = variants(raw.variants, report);
     Some(FollowRules {
         request_directives: raw.request_directives.or(false)?,
         heuristic: raw.heuristic.or(true)?,
@@ -69,7 +71,32 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
         fill_timeout: fill_timeout?,
         redis: raw.redis.or(Size(0))?.0,
         key_headers: key_headers?,
+        statuses: statuses?,
+        variants: variants?,
     })
+}
+
+fn statuses(given: Vec<At<u32>>, report: &mut Report) -> Option<Vec<u16>> {
+    let count = given.len();
+    let known = given.into_iter().filter_map(|At { value, place }| {
+        let known = REFUSALS.into_iter().find(|status| u32::from(*status) == value);
+        if known.is_none() {
+            let all = REFUSALS.map(|status| status.to_string()).join(", ");
+            report.fault(
+                &place,
+                format!("{value} is none of those that are kept only where they are named: {all}"),
+            );
+        }
+        known
+    });
+    let known: Vec<u16> = known.collect();
+    (known.len() == count).then_some(known)
+}
+
+fn variants(given: Field<u32>, report: &mut Report) -> Option<usize> {
+    // Each request is compared with all of them.
+    let number = given.or_if(32, |number| (1..=1_024).contains(number), "must be from 1 to 1024", report);
+    number.and_then(|number| usize::try_from(number).ok())
 }
 
 /// Fields that a client may say, and that are not in the key already.

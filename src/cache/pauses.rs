@@ -1,0 +1,80 @@
+//! Pauses between refreshes that fail, each twice as long as the one before: an origin that answers with errors is not
+//! asked again with every request for what is stale.
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// After the first failure, in milliseconds.
+const FIRST: u64 = 500;
+/// However often it has failed, in milliseconds.
+const LONGEST: u64 = 10_000;
+/// Of so many entries; beyond that those whose pauses are over are forgotten, or all.
+const MOST: usize = 10_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until_ms: u64,
+    length_ms: u64,
+}
+
+/// The pauses of this node.
+#[derive(Default)]
+pub(super) struct Pauses(Mutex<HashMap<Box<str>, Pause, RandomState>>);
+
+impl Pauses {
+    /// Whether the refresh of this name has to wait.
+    pub(super) fn is_paused(&self, name: &str, now_ms: u64) -> bool {
+        self.0.lock().get(name).is_some_and(|pause| now_ms < pause.until_ms)
+    }
+
+    /// A refresh has failed.
+    pub(super) fn begin(&self, name: &str, now_ms: u64) {
+        let pauses = &mut *self.0.lock();
+        if pauses.len() >= MOST && !pauses.contains_key(name) {
+            pauses.retain(|_, pause| now_ms < pause.until_ms);
+            if pauses.len() >= MOST {
+                pauses.clear();
+            }
+        }
+        let before = pauses.get(name).map_or(0, |pause| pause.length_ms);
+        let length_ms = (before * 2).clamp(FIRST, LONGEST);
+        pauses.insert(name.into(), Pause { until_ms: now_ms.saturating_add(length_ms), length_ms });
+    }
+
+    /// A refresh has not failed.
+    pub(super) fn end(&self, name: &str) {
+        self.0.lock().remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_makes_the_pause_longer() {
+        let pauses = Pauses::default();
+        let mut now = 1_000;
+        assert!(!pauses.is_paused("x", now));
+        for length in [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+            pauses.begin("x", now);
+            assert!(pauses.is_paused("x", now + length - 1), "{length}");
+            assert!(!pauses.is_paused("x", now + length) && !pauses.is_paused("y", now));
+            now += length;
+        }
+        pauses.end("x");
+        assert!(!pauses.is_paused("x", now));
+        pauses.begin("x", now);
+        assert!(!pauses.is_paused("x", now + 500), "it begins anew");
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_so_many() {
+        let pauses = Pauses::default();
+        for n in 0..3 * MOST {
+            pauses.begin(&n.to_string(), 0);
+        }
+        assert!(pauses.0.lock().len() <= MOST);
+    }
+}

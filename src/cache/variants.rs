@@ -1,0 +1,221 @@
+//! The variants of one resource (RFC 9111, 4.1): by which fields they are told apart, and which one goes for another.
+//!
+//! All variants of a resource are told apart by the same fields: by those that the `Vary` of any of them names. So an
+//! answer that came without `Vary` is not taken for a request that a later answer was told apart by: a storage that says
+//! `Vary: Origin` only where it is asked with `Origin`. What an answer was asked with is known of those fields alone that
+//! were known when it came; of the others it is taken to have been asked without.
+
+use super::{
+    entry::{Entry, Uses},
+    policy::{self, Selecting},
+};
+use http::{header, HeaderMap, HeaderName};
+use std::sync::Arc;
+
+/// The fields that an answer's own `Vary` names, sorted.
+pub(super) fn named(entry: &Entry) -> Vec<HeaderName> {
+    let lines = entry.representation.kept_lines().filter(|line| line.name.is(&header::VARY));
+    policy::named(lines.map(|line| line.value)).unwrap_or_default()
+}
+
+/// An entry told apart by these fields.
+pub(super) fn told_apart(entry: Arc<Entry>, names: &[HeaderName], request: Option<&HeaderMap>) -> Arc<Entry> {
+    if entry.selecting().map_or(&[][..], |selecting| selecting.names()) == names {
+        return entry;
+    }
+    let selecting = Selecting::by(entry.selecting(), names, request);
+    Arc::new(Entry::clone(&entry).narrowed(selecting, entry.part()))
+}
+
+/// What is known when another variant comes.
+pub(super) struct Arrival<'a> {
+    /// What it was asked with.
+    pub(super) request: &'a HeaderMap,
+    /// By which fields others are known to be told apart, that are not here.
+    pub(super) told: &'a [HeaderName],
+    /// How many are kept at most.
+    pub(super) most: usize,
+    pub(super) now_ms: u64,
+}
+
+/// The variants of a resource with another one, the newest first, in the place of those that answer the same requests;
+/// and how many had to go for want of room.
+pub(super) fn with(
+    mut there: Vec<Arc<Entry>>,
+    new: Arc<Entry>,
+    arrival: &Arrival<'_>,
+) -> (Vec<Arc<Entry>>, usize) {
+    there.retain(|entry| is_of_use(entry, arrival.now_ms));
+    let mut names: Vec<HeaderName> = there.iter().chain([&new]).flat_map(|entry| named(entry)).collect();
+    names.extend_from_slice(arrival.told);
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    let new = told_apart(new, &names, Some(arrival.request));
+    let mut all = vec![new.clone()];
+    for old in there {
+        let old = told_apart(old, &names, None);
+        let is_same = |kept: &Arc<Entry>| kept.selecting() == old.selecting();
+        if is_same(&new) && (new.part().is_none() || old.part().is_some()) {
+            inherit(&new, &old);
+            continue;
+        }
+        // They differed in what nobody tells apart any more: the newer one counts.
+        if !all[1..].iter().any(|kept| is_same(kept) && kept.part().is_some() == old.part().is_some()) {
+            all.push(old);
+        }
+    }
+    let mut gone = 0;
+    while all.len() > arrival.most.max(1) {
+        let index = least_used(&all[1..]) + 1;
+        all.remove(index);
+        gone += 1;
+    }
+    (all, gone)
+}
+
+/// The one that has been used least. Of several one by chance: where more are asked for in turn than are kept, the oldest
+/// would always be the next one that is wanted.
+fn least_used(entries: &[Arc<Entry>]) -> usize {
+    let least = entries.iter().map(|entry| uses(entry)).min().unwrap_or(0);
+    // What was wanted once is not wanted for ever.
+    entries.iter().filter_map(|entry| entry.uses()).for_each(|uses| uses.forget(least));
+    let candidates: Vec<usize> = (0..entries.len()).filter(|at| uses(&entries[*at]) == 0).collect();
+    match candidates.len() {
+        0 => 0,
+        several => candidates[rand::random::<u32>() as usize % several],
+    }
+}
+
+fn uses(entry: &Entry) -> u8 {
+    entry.uses().map_or(0, Uses::count)
+}
+
+/// What was wanted is likely to be wanted when it is new.
+fn inherit(new: &Entry, old: &Entry) {
+    if let Some(own) = new.uses() {
+        own.raise(uses(old) / 2);
+    }
+}
+
+/// Whether an answer may still be served or validated.
+fn is_of_use(entry: &Entry, now_ms: u64) -> bool {
+    let what = &entry.representation;
+    let has_validator = [header::ETAG, header::LAST_MODIFIED].iter().any(|name| what.header(name).is_some());
+    let terms = entry.terms();
+    now_ms < terms.received_ms.saturating_add(terms.keep_ms(has_validator))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{
+            entry::Standing,
+            policy::{Content, Match, Terms},
+            version::{Coherence, Version, Versions},
+        },
+        config,
+        representation::Representation,
+    };
+    use http::{HeaderValue, StatusCode};
+
+    const NOW: u64 = 1_000_000;
+
+    fn entry(vary: Option<&'static str>, lifetime_ms: u64) -> Arc<Entry> {
+        let rules = config::Encoding {
+            types: Vec::new(),
+            min_size: 1_024,
+            prefer: Vec::new(),
+            levels: Default::default(),
+        };
+        let fields = vary.map(|vary| (header::VARY, HeaderValue::from_static(vary))).into_iter().collect();
+        let what = Representation::verbatim(StatusCode::OK, fields, vec![7; 10], &rules);
+        let slot = Versions::new(Coherence::Alone).slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+        let terms = Terms {
+            received_ms: NOW,
+            initial_age_ms: 0,
+            lifetime_ms,
+            stale_while_revalidate_ms: 0,
+            stale_if_error_ms: 0,
+            always_validate: false,
+            never_stale: false,
+        };
+        Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"1"), slot)))
+    }
+
+    fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn arrive(there: Vec<Arc<Entry>>, new: Arc<Entry>, request: &HeaderMap, most: usize) -> Vec<Arc<Entry>> {
+        with(there, new, &Arrival { request, told: &[], most, now_ms: NOW }).0
+    }
+
+    fn found<'e>(all: &'e [Arc<Entry>], request: &HeaderMap) -> Option<&'e Arc<Entry>> {
+        all.iter().find(|entry| {
+            let content = Content { coding: None, language: None, transformable: true };
+            entry.selecting().is_none_or(|s| s.matches(request, content) != Match::No)
+        })
+    }
+
+    /// In whichever order they came.
+    #[test]
+    fn an_answer_without_vary_is_not_for_whom_another_names() {
+        let (plain, named) = (entry(None, 60_000), entry(Some("Origin"), 60_000));
+        let (without, with_origin) = (fields(&[]), fields(&[("origin", "https://a")]));
+        let other = fields(&[("origin", "https://b")]);
+        for first in [true, false] {
+            let order = [(plain.clone(), &without), (named.clone(), &with_origin)];
+            let [one, two] = if first { order } else { [order[1].clone(), order[0].clone()] };
+            let all = arrive(arrive(Vec::new(), one.0, one.1, 9), two.0, two.1, 9);
+            assert_eq!(all.len(), 2);
+            let vary =
+                |request| found(&all, request).map(|e| e.representation.header(&header::VARY).is_some());
+            assert_eq!((vary(&without), vary(&with_origin)), (Some(false), Some(true)), "{first}");
+            assert_eq!(vary(&other), None, "{first}");
+        }
+    }
+
+    #[test]
+    fn what_no_answer_names_any_more_tells_nothing_apart() {
+        let (a, b) = (fields(&[("x-v", "a")]), fields(&[("x-v", "b")]));
+        let all = arrive(Vec::new(), entry(Some("X-V"), 10), &a, 9);
+        let all = arrive(all, entry(Some("X-V"), 60_000), &b, 9);
+        assert_eq!(all.len(), 2);
+        let later = Arrival { request: &a, told: &[], most: 9, now_ms: NOW + 70_000 };
+        let (all, _) = with(all, entry(None, 600_000), &later);
+        assert_eq!(all.len(), 1, "both were of no use any more");
+        assert!(all[0].selecting().is_none());
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let mut all = Vec::new();
+        let ask = |n: u32| fields(&[("x-v", &n.to_string())]);
+        for n in 0..4 {
+            all = arrive(all, entry(Some("X-V"), 60_000), &ask(n), 4);
+        }
+        for n in 4..100 {
+            found(&all, &ask(0)).expect("it is used all the time").uses().unwrap().count_one();
+            all = arrive(all, entry(Some("X-V"), 60_000), &ask(n), 4);
+            assert_eq!(all.len(), 4);
+            assert!(found(&all, &ask(n)).is_some(), "the newest is there");
+        }
+    }
+
+    #[test]
+    fn one_more_in_turn_than_are_kept_is_mostly_found() {
+        let (mut all, mut hits) = (Vec::new(), 0);
+        for n in (0..9_u32).cycle().take(900) {
+            let ask = fields(&[("x-v", &n.to_string())]);
+            match found(&all, &ask) {
+                Some(entry) => {
+                    entry.uses().unwrap().count_one();
+                    hits += 1;
+                }
+                None => all = arrive(all, entry(Some("X-V"), 60_000), &ask, 8),
+            }
+        }
+        assert!(hits > 450, "{hits} of 900");
+    }
+}
