@@ -13,6 +13,7 @@ use crate::{
     demo,
     identity::{mint, Bearer},
     name::Name,
+    route::Routes,
     server::{
         self,
         manager::{self, Stage},
@@ -332,7 +333,15 @@ fn purge(path: &Path, soft: bool, urls: &[String], tags: &[String]) -> Outcome {
     });
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let without = "each gateway purges for itself: use POST /api/purge of its admin listener instead";
-    with_store(&load(path)?, without, async |redis, _, purges| {
+    let config = load(path)?;
+    let routes = Routes::new(&config.routes);
+    for purge in &wanted {
+        if let Target::Url { host, target } = &purge.target {
+            let purgeable = routes.purgeable(&config.routes, host, target);
+            purgeable.map_err(|error| Failure(WRONG, format!("http://{host}{target}: {error}")))?;
+        }
+    }
+    with_store(&config, without, async |redis, _, purges| {
         let ordered = wanted.len();
         redis.pay(purges.order(wanted)).await.map_err(not_taken)?;
         say(&format!("purged: {ordered}"))

@@ -8,6 +8,10 @@
 //! laxer rules. Paths are compared in their canonical form. A path with an escaped slash takes a
 //! route only if it would take the same one with a slash there, or if the route says that it takes them as they are.
 
+mod purgeable;
+
+pub use purgeable::NotPurgeable;
+
 use crate::{
     authority,
     canonical_path::CanonicalPath,

@@ -34,6 +34,7 @@ use tidegate::{
 
 const LOG: &str = "dash:purge:log";
 const HOST: &str = "dash.example";
+const FOLLOW: &str = "cache = \"origin\"";
 /// How soon all must know: after a purge, after a lost connection, after the store's return.
 const COHERENT: Duration = Duration::from_secs(1);
 
@@ -164,6 +165,36 @@ async fn the_application_purges_with_its_own_record() {
     let z = node.answer("/z", &[]);
     let _: String = redis.run(&["XADD", LOG, "*", "k", "all", "soft", "0"]).await;
     node.finds(&z, Verdict::Hard).await;
+}
+
+/// Anybody's POST has one written: a long URL takes no more room than a short one.
+#[tokio::test]
+async fn a_record_of_the_log_has_a_bound() {
+    let redis = Redis::start().await;
+    let nodes = [Node::on(&redis).await, Node::on(&redis).await];
+    let long = format!("/x?{}", "y".repeat(16_000));
+    let near = format!("{long}z");
+    let answers = [nodes[0].answer(&long, &[]), nodes[1].answer(&long, &[])];
+    let others = [nodes[0].answer(&near, &[]), nodes[1].answer(&near, &[])];
+    for _ in 0..20 {
+        nodes[0].cache.invalidate(HOST, &[&long, "/short"]);
+    }
+    for (node, answer) in nodes.iter().zip(&answers) {
+        node.finds(answer, Verdict::Hard).await;
+    }
+    for (node, other) in nodes.iter().zip(&others) {
+        assert_eq!(node.verdict(other).await, Verdict::Current, "another resource");
+    }
+    let log = log(&redis).await;
+    let longest = log.iter().map(|(_, fields)| fields.concat().len()).max().unwrap();
+    assert!(longest <= 200, "{longest}");
+    assert!(logged(&redis, "http://dash.example/short").await, "a short one can be read");
+    // A new node reads it as well, and what nodes of before have written.
+    let _: String =
+        redis.run(&["XADD", LOG, "*", "k", "url", "v", &format!("http://{HOST}{near}"), "soft", "0"]).await;
+    for (node, other) in nodes.iter().zip(&others) {
+        node.finds(other, Verdict::Hard).await;
+    }
 }
 
 #[tokio::test]
@@ -405,11 +436,11 @@ async fn order(gateway: &Gateway, body: &serde_json::Value) -> Reply {
 #[tokio::test]
 async fn operators_purge_by_the_admin_listener() {
     let (origin, mut redis) = (TestOrigin::start().await, Redis::start().await);
-    let gateway = Gateway::with(&origin).redis(&redis.url()).route("/x", KPI).start().await;
+    let gateway = Gateway::with(&origin).redis(&redis.url()).route("/*", FOLLOW).start().await;
     let node = Node::on(&redis).await;
     let (x, y) = (node.answer("/x", &[]), node.answer("/y", &["a"]));
     let reply = order(&gateway, &json!({"urls": ["http://dash.example/x"], "soft": true})).await.ok();
-    assert_eq!(reply.json(), json!({"purged": 1, "soft": true}));
+    assert_eq!(reply.json(), json!({"purged": 0, "soft": true}), "nothing is stored there on this node");
     node.finds(&x, Verdict::Soft).await;
     order(&gateway, &json!({"tag": "a"})).await.ok();
     node.finds(&y, Verdict::Hard).await;
@@ -431,7 +462,7 @@ async fn without_redis_a_gateway_purges_for_itself() {
     let origin = TestOrigin::start().await;
     let gateway = Gateway::with(&origin).route("/x", KPI).start().await;
     let reply = order(&gateway, &json!({"all": true})).await.ok();
-    assert_eq!(reply.json(), json!({"purged": 1, "soft": false}));
+    assert_eq!(reply.json(), json!({"purged": 0, "soft": false}));
 }
 
 async fn command(config: &Path, words: &[&str]) -> (Option<i32>, String) {
@@ -445,7 +476,8 @@ async fn command(config: &Path, words: &[&str]) -> (Option<i32>, String) {
 async fn operators_purge_by_a_command() {
     let redis = Redis::start().await;
     let node = Node::on(&redis).await;
-    let builder = GatewayBuilder::new("http://127.0.0.1:9").route("/x", KPI);
+    let files = "[[route]]\npath = \"/files/*\"\nfiles = { root = \"/tmp\" }";
+    let builder = GatewayBuilder::new("http://127.0.0.1:9").route("/*", FOLLOW).route("/kpi", KPI).raw(files);
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("tidegate.toml");
     let write = |builder: GatewayBuilder| {
@@ -459,9 +491,14 @@ async fn operators_purge_by_a_command() {
     let (code, text) = command(&file, &["--tag", "b", "--tag", "a"]).await;
     assert_eq!(code, Some(0), "{text}");
     node.finds(&y, Verdict::Hard).await;
-    for (words, code) in
-        [(&["/x"][..], 64), (&["--tag", ""], 64), (&[], 2), (&["http://a/", "--tag", "a"], 2)]
-    {
+    for (words, code) in [
+        (&["/x"][..], 64),
+        (&["--tag", ""], 64),
+        (&[], 2),
+        (&["http://a/", "--tag", "a"], 2),
+        (&["http://a/x", "http://a/kpi"], 64),
+        (&["http://a/files/x"], 64),
+    ] {
         let (got, text) = command(&file, words).await;
         assert_eq!(got, Some(code), "{words:?}: {text}");
     }

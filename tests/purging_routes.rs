@@ -58,7 +58,7 @@ async fn a_url_goes_with_all_its_variants_and_nothing_else() {
     }
     gateway.get_with("/y", &[("host", "b.example")]).await.ok();
     let reply = gateway.purge(&json!({"url": "http://A.example:80/x"})).await.ok();
-    assert_eq!(reply.json(), json!({"purged": 1, "soft": false}));
+    assert_eq!(reply.json(), json!({"purged": 3, "soft": false}), "each variant is one");
     for value in variants {
         let reply = gateway.get_with("/x", &[HOST, ("x-v", value)]).await.ok();
         assert!(!reply.is_hit(), "{value}: {reply:?}");
@@ -340,4 +340,106 @@ async fn a_purge_that_the_store_missed_reaches_all_when_it_is_back() {
         !olds.iter().any(|old| old == there.text())
     })
     .await;
+}
+
+/// On this node, and not those that are gone already.
+#[tokio::test]
+async fn a_purge_says_how_many_answers_it_was_about() {
+    let origin = TestOrigin::start().await;
+    for path in ["/a", "/b", "/c"] {
+        origin.on(path, |seen| numbered(seen, "max-age=60"));
+    }
+    let gateway = alone(&origin).start().await;
+    let url = |path: &str| format!("http://a.example{path}");
+    for (order, found) in [
+        (json!({"tag": "products"}), 3),
+        (json!({"tags": ["products", "shop", "other"]}), 3),
+        (json!({"tag": "other"}), 0),
+        (json!({"all": true}), 3),
+        (json!({"urls": [url("/a"), url("/b"), url("/b"), url("/d")]}), 2),
+        (json!({"tag": "shop", "soft": true}), 3),
+    ] {
+        for path in ["/a", "/b", "/c"] {
+            filled(&gateway, path).await;
+        }
+        let reply = gateway.purge(&order).await.ok();
+        assert_eq!(reply.json()["purged"], found, "{order}");
+        if found > 0 && order["soft"].is_null() {
+            assert_eq!(gateway.purge(&order).await.ok().json()["purged"], 0, "{order}: they are gone");
+        }
+    }
+}
+
+/// Nothing is ever stored there for a purge to find: who orders it is told so, and nothing is purged.
+#[tokio::test]
+async fn a_purge_that_can_find_nothing_says_why() {
+    let origin = TestOrigin::start().await;
+    origin.on("/x", |seen| numbered(seen, "max-age=60"));
+    let kpi = r#"cache = { namespace = "kpi", ttl = "60s" }"#;
+    let gateway = Gateway::with(&origin)
+        .route("/*", &format!("host = \"a.example\"\n{FOLLOW}"))
+        .route("/kpi/*", &format!("host = \"a.example\"\n{kpi}"))
+        .route("/off/*", "host = \"a.example\"")
+        .raw("[[route]]\nhost = \"a.example\"\npath = \"/files/*\"\nfiles = { root = \"/tmp\" }")
+        .start()
+        .await;
+    filled(&gateway, "/x").await;
+    for (url, why) in [
+        ("http://a.example/kpi/x?y=1", "namespace kpi"),
+        ("http://a.example/files/x", "files"),
+        ("http://a.example/off/x", "caches nothing"),
+        ("http://b.example/x", "no route"),
+    ] {
+        for order in [json!({"url": url}), json!({"urls": ["http://a.example/x", url], "soft": true})] {
+            let detail = gateway.purge(&order).await.problem(422).json()["detail"].to_string();
+            assert!(detail.contains(url.split('?').next().unwrap()) && detail.contains(why), "{detail}");
+        }
+        assert!(get(&gateway, "/x").await.is_hit(), "nothing was purged");
+    }
+    assert_eq!(gateway.purge(&json!({"url": "http://a.example/x"})).await.ok().json()["purged"], 1);
+}
+
+/// Whatever a page is tagged with, a purge finds it, or it isn't stored.
+#[tokio::test]
+async fn every_tag_of_what_is_stored_is_found() {
+    let origin = TestOrigin::start().await;
+    let many = |count: usize| (0..count).map(|n| format!("tag-{n}")).collect::<Vec<_>>().join(",");
+    let pages = [
+        ("/many", many(1_000).into_bytes(), Some("tag-999")),
+        ("/utf-8", "a, \u{e4}pfel, b".as_bytes().to_vec(), Some("\u{e4}pfel")),
+        ("/latin-1", b"a, \xf6l, b".to_vec(), Some("\u{f6}l")),
+        ("/beside-latin-1", b"a, \xe4pfel, beside".to_vec(), Some("beside")),
+        ("/long", "x".repeat(1_024).into_bytes(), Some("x")),
+        ("/too-many", many(1_025).into_bytes(), None),
+        ("/too-long", "x".repeat(1_025).into_bytes(), None),
+        (
+            "/too-much",
+            (0..20).map(|n| format!("{n:a>1000}")).collect::<Vec<_>>().join(",").into_bytes(),
+            None,
+        ),
+    ];
+    for (path, tags, _) in &pages {
+        let tags = tags.clone();
+        origin.on(path, move |seen| {
+            let answer = Answer::new("text/plain", seen.number.to_string());
+            answer.header("cache-control", "max-age=60").header_bytes("cache-tag", &tags)
+        });
+    }
+    let gateway = alone(&origin).start().await;
+    let reply = |path: &'static str| {
+        let gateway = &gateway;
+        async move { gateway.get_with(path, &[HOST]).await.ok() }
+    };
+    for (path, _, tag) in pages {
+        let first = reply(path).await;
+        let Some(tag) = tag else {
+            assert!(first.cache_status().contains("detail=tags"), "{path}: {}", first.cache_status());
+            assert!(!reply(path).await.is_hit(), "{path}");
+            continue;
+        };
+        assert!(reply(path).await.is_hit(), "{path}");
+        let tag = if path == "/long" { "x".repeat(1_024) } else { tag.to_owned() };
+        assert_eq!(gateway.purge(&json!({"tag": tag})).await.ok().json()["purged"], 1, "{path}");
+        assert!(!reply(path).await.is_hit(), "{path}");
+    }
 }

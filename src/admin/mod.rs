@@ -29,8 +29,17 @@ use axum::{
 use serde::Serialize;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-/// A purge under way.
-pub type Purging = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+/// A purge under way: how many answers of this node it was about.
+pub type Purging = Pin<Box<dyn Future<Output = Result<u64, NotPurged>> + Send>>;
+
+/// Why a purge was not done, or not everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotPurged {
+    /// Nothing could be found by it, and nothing was purged.
+    Nothing(String),
+    /// The store did not take it; this node has purged.
+    Store(StoreError),
+}
 
 /// Whether this node should get requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -131,7 +140,7 @@ mod tests {
         metrics: Arc<Metrics>,
         readiness: Arc<Mutex<Readiness>>,
         purged: Arc<Mutex<Vec<Purge>>>,
-        store: Arc<Mutex<Result<(), StoreError>>>,
+        store: Arc<Mutex<Result<u64, NotPurged>>>,
         server: tokio::task::JoinHandle<()>,
     }
 
@@ -146,7 +155,7 @@ mod tests {
             let metrics = Arc::new(Metrics::new().expect("the declarations agree"));
             let readiness = Arc::new(Mutex::new(Readiness { ready: true, reasons: Vec::new() }));
             let asked = Arc::clone(&readiness);
-            let (purged, store) = (Arc::<Mutex<Vec<Purge>>>::default(), Arc::new(Mutex::new(Ok(()))));
+            let (purged, store) = (Arc::<Mutex<Vec<Purge>>>::default(), Arc::new(Mutex::new(Ok(7))));
             let (told, takes) = (Arc::clone(&purged), Arc::clone(&store));
             let state = AdminState {
                 metrics: Arc::clone(&metrics),
@@ -154,7 +163,7 @@ mod tests {
                 readiness: Arc::new(move || asked.lock().clone()),
                 purge: Arc::new(move |wanted| {
                     told.lock().extend(wanted);
-                    let result = *takes.lock();
+                    let result = takes.lock().clone();
                     Box::pin(async move { result })
                 }),
             };
@@ -232,7 +241,7 @@ mod tests {
         let admin = Admin::start().await;
         let body = r#"{"tags": ["a", "b"], "soft": true}"#;
         let (status, _, answer) = admin.purge("application/json; charset=utf-8", body).await;
-        assert_eq!((status, answer), (200, json!({"purged": 2, "soft": true})));
+        assert_eq!((status, answer), (200, json!({"purged": 7, "soft": true})));
         let tag = |text: &str| Purge { target: crate::cache::purge::Target::Tag(text.into()), soft: true };
         assert_eq!(*admin.purged.lock(), [tag("a"), tag("b")]);
     }
@@ -240,10 +249,19 @@ mod tests {
     #[tokio::test]
     async fn a_purge_that_the_store_did_not_take_is_a_503() {
         let admin = Admin::start().await;
-        *admin.store.lock() = Err(StoreError::Down);
+        *admin.store.lock() = Err(NotPurged::Store(StoreError::Down));
         let (status, retry, answer) = admin.purge("application/json", r#"{"all": true}"#).await;
         assert_eq!((status, retry.as_deref()), (503, Some("1")));
         assert!(answer["detail"].as_str().expect("text").contains("down"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_can_find_nothing_says_so() {
+        let admin = Admin::start().await;
+        *admin.store.lock() = Err(NotPurged::Nothing("its route sends files".to_owned()));
+        let (status, retry, answer) = admin.purge("application/json", r#"{"url": "http://a/x"}"#).await;
+        assert_eq!((status, retry), (422, None));
+        assert_eq!(answer["detail"], "its route sends files");
     }
 
     #[tokio::test]

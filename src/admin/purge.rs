@@ -4,7 +4,7 @@
 //! fault, so that a word written wrongly never purges less, or harder, than was meant. It has to be called
 //! `application/json`: a web page that somebody on the admin network visits can send other types without being asked.
 
-use super::{problem, AdminState, NO_STORE};
+use super::{problem, AdminState, NotPurged, NO_STORE};
 use crate::cache::purge::{Purge, Target};
 use axum::{
     body::Bytes,
@@ -39,10 +39,11 @@ pub(super) async fn purge(
         Ok(orders) => orders,
         Err(fault) => return problem(StatusCode::BAD_REQUEST, Some(&fault)),
     };
-    let (purged, soft) = (orders.len(), orders.iter().all(|order| order.soft));
+    let soft = orders.iter().all(|order| order.soft);
     match (state.purge)(orders).await {
-        Ok(()) => (NO_STORE, Json(json!({ "purged": purged, "soft": soft }))).into_response(),
-        Err(error) => {
+        Ok(purged) => (NO_STORE, Json(json!({ "purged": purged, "soft": soft }))).into_response(),
+        Err(NotPurged::Nothing(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, Some(&why)),
+        Err(NotPurged::Store(error)) => {
             let detail = format!(
                 "purged on this node; the store did not take it ({error}), so the other nodes will follow when it does"
             );

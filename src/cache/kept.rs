@@ -64,10 +64,12 @@ impl Cache {
         Since { position, id: self.purges.log_id() }
     }
 
-    fn stamp(&self, since: Since, asking: &Asking, answer: &HeaderMap) -> Arc<Stamp> {
+    /// The stamp of an answer, and whether all of its tags are on it.
+    fn stamp(&self, since: Since, asking: &Asking, answer: &HeaderMap) -> (Arc<Stamp>, bool) {
         let tags = purge::tags_of(answer);
         self.metrics.tags_ignored(tags.ignored);
-        Arc::new(self.purges.stamp(since.position, asking.resource, &tags.kept))
+        let kept: Vec<&str> = tags.kept.iter().map(|tag| &**tag).collect();
+        (Arc::new(self.purges.stamp(since.position, asking.resource, &kept)), tags.ignored == 0)
     }
 
     /// What becomes of an answer whose head has come.
@@ -123,7 +125,12 @@ impl Cache {
             Ok(_) if selecting.as_ref().is_some_and(ours) => Err(FillOutcome::VaryAny),
             other => other,
         };
-        let stamp = self.stamp(since, asking, headers);
+        let (stamp, is_tagged) = self.stamp(since, asking, headers);
+        let storable = match storable {
+            // A purge would not find it.
+            Ok(_) if !is_tagged => Err(FillOutcome::Tags),
+            other => other,
+        };
         // What a client doesn't want to be stored says nothing against what is.
         let by_client = asking.asked.no_store && status.is_success();
         let ends_stored = storable.is_err_and(|why| !by_client && policy::ends_stored(why, status));
@@ -191,7 +198,9 @@ impl Cache {
             _ => old.selecting().cloned(),
         };
         let representation = what.with_headers(fields, &self.encoding.load());
-        let standing = Standing::Log(self.stamp(since, asking, &answer), since.id.map(Box::new));
+        let (stamp, is_tagged) = self.stamp(since, asking, &answer);
+        let terms = if is_tagged { terms } else { terms.and(Err(FillOutcome::Tags)) };
+        let standing = Standing::Log(stamp, since.id.map(Box::new));
         let until = terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER });
         let entry = Entry::new(representation, &until, standing).narrowed(selecting, None);
         (entry, terms.map(|_| ()))
@@ -266,7 +275,9 @@ impl Cache {
         };
         let representation = Representation::verbatim(status, headers, body, &self.encoding.load());
         let fields: HeaderMap = representation.headers().into_iter().collect();
-        let stamp = self.purges.stamp_from(since, asking.resource, &purge::tags_of(&fields).kept)?;
+        let tags = purge::tags_of(&fields);
+        let kept: Vec<&str> = tags.kept.iter().map(|tag| &**tag).collect();
+        let stamp = self.purges.stamp_from(since, asking.resource, &kept).filter(|_| tags.ignored == 0)?;
         let selecting = match policy::varies(&fields, &asking.headers) {
             Varies::By(selecting) => Some(selecting),
             Varies::Never => None,
@@ -304,7 +315,7 @@ impl Cache {
         let since = self.since();
         let fields: HeaderMap = capture.draft.fields.iter().cloned().collect();
         capture.draft.standing =
-            Standing::Log(self.stamp(since, &capture.asking, &fields), since.id.map(Box::new));
+            Standing::Log(self.stamp(since, &capture.asking, &fields).0, since.id.map(Box::new));
     }
 
     /// Keeps what was captured, which is whole now.

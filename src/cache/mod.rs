@@ -43,10 +43,10 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use entry::Entry;
+use entry::{Entry, Standing};
 use flight::Flights;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use key::Key;
+use key::{Key, Scheme};
 use live::{Budget, Live, Reader};
 use memory::Memory;
 use pauses::Pauses;
@@ -327,20 +327,67 @@ impl Cache {
         self.redis.as_ref().is_none_or(|r| r.is_up())
     }
 
-    /// Purges on every node; on this one they have an effect when this returns, or before.
+    /// Purges on every node; on this one they have an effect when this returns, or before. Says how many answers of this
+    /// node they were about.
     ///
     /// # Errors
     /// If the store did not take all of it. This node has purged all the same, and makes up for it when the store is
     /// back; the others have not.
-    pub async fn purge(&self, wanted: Vec<Purge>) -> Result<(), StoreError> {
+    pub async fn purge(self: &Arc<Self>, wanted: Vec<Purge>) -> Result<u64, StoreError> {
         for purge in &wanted {
             self.metrics.purge(match purge.target {
-                Target::Url { .. } => PurgeKind::Url,
+                Target::Url { .. } | Target::Resource(_) => PurgeKind::Url,
                 Target::Tag(_) => PurgeKind::Tag,
                 Target::All => PurgeKind::All,
             });
         }
-        self.tell(wanted).await
+        let (found, debt) = match self.purges.search(&wanted) {
+            None => (self.found_by_url(&wanted), self.purges.order(wanted)),
+            // Not on a worker: there may be a million answers. It goes on if the one who ordered it goes away.
+            Some(search) => {
+                let cache = self.clone();
+                let ordered = tokio::task::spawn_blocking(move || {
+                    let is_found = |entry: &Entry| match &entry.standing {
+                        Standing::Log(stamp, _) => search.finds(stamp) && cache.is_there(entry),
+                        Standing::Version(..) => false,
+                    };
+                    let found = cache.memory.count(is_found) + cache.found_by_url(&wanted);
+                    (found, cache.purges.order(wanted))
+                });
+                ordered.await.map_err(|_| StoreError::Down)?
+            }
+        };
+        match &self.redis {
+            Some(redis) => redis.pay(debt).await.map(|()| found),
+            None => Ok(found),
+        }
+    }
+
+    /// How many answers of this node have one of the URLs that purges are about.
+    fn found_by_url(&self, wanted: &[Purge]) -> u64 {
+        let mut keys = Vec::new();
+        for purge in wanted {
+            if let Target::Url { host, target } = &purge.target {
+                keys.extend(
+                    [Scheme::Http, Scheme::Https].map(|scheme| Key::of_resource(scheme, host, target)),
+                );
+            }
+        }
+        keys.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        keys.dedup();
+        let of_key = |key: &Key| {
+            let resource = self.memory.resource(key.as_str());
+            resource.map_or(0, |all| all.entries().iter().filter(|entry| self.is_there(entry)).count() as u64)
+        };
+        keys.iter().map(of_key).sum()
+    }
+
+    /// Whether an answer that follows its origin was not purged before.
+    fn is_there(&self, entry: &Entry) -> bool {
+        match &entry.standing {
+            Standing::Log(stamp, _) => self.purges.verdict(stamp) != purge::Verdict::Hard,
+            Standing::Version(..) => false,
+        }
     }
 
     /// Purges these resources of `host` (paths and queries), because an unsafe method succeeded (RFC 9111, 4.4): here
@@ -354,14 +401,6 @@ impl Cache {
                 // What the store doesn't take stays owed.
                 redis.pay(debt).await.unwrap_or_default();
             });
-        }
-    }
-
-    async fn tell(&self, wanted: Vec<Purge>) -> Result<(), StoreError> {
-        let debt = self.purges.order(wanted);
-        match &self.redis {
-            Some(redis) => redis.pay(debt).await,
-            None => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@
 use super::{accel::Accels, exchange, files::FilesAt, forward, ready, Entry};
 use crate::{
     address::Trusted,
+    cache::purge::{self, Purge},
     config::{CacheMode, CacheRules, Config, FollowRules, Listener, Route, Target},
     events::Events,
     identity::Verifier,
@@ -130,6 +131,20 @@ impl Site {
     /// The configuration that it was made of.
     pub fn config(&self) -> &Arc<Config> {
         &self.plan.config
+    }
+
+    /// Tells whether purges can find anything here.
+    ///
+    /// # Errors
+    /// Which one can't, and why.
+    pub fn purgeable(&self, wanted: &[Purge]) -> Result<(), String> {
+        for purge in wanted {
+            if let purge::Target::Url { host, target } = &purge.target {
+                let purgeable = self.routes.purgeable(&self.plan.config.routes, host, target);
+                purgeable.map_err(|error| format!("http://{host}{target}: {error}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// What it was assembled from, for the next one.

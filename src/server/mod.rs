@@ -9,7 +9,7 @@ pub use reload::{stamp, Stamp};
 use crate::{
     address::Trusted,
     admin,
-    cache::Cache,
+    cache::{purge::Purge, Cache},
     certificate::{self, CertificateError},
     config::{Config, Jwt, JwtKeys},
     events::{
@@ -292,9 +292,12 @@ fn admin_state(
     draining: watch::Receiver<bool>,
 ) -> admin::AdminState {
     let purging = cache.clone();
-    let purge = move |wanted| -> admin::Purging {
-        let cache = purging.clone();
-        Box::pin(async move { cache.purge(wanted).await })
+    let purge = move |wanted: Vec<Purge>| -> admin::Purging {
+        let (cache, purgeable) = (purging.clone(), site.load().purgeable(&wanted));
+        Box::pin(async move {
+            purgeable.map_err(admin::NotPurged::Nothing)?;
+            cache.purge(wanted).await.map_err(admin::NotPurged::Store)
+        })
     };
     let readiness = move || {
         let is_draining = *draining.borrow();

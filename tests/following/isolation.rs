@@ -318,7 +318,7 @@ async fn an_error_of_ones_own_making_is_ones_own() {
     origin.on("/down", |_| with("down", &[]).status(500).gated());
     origin.on("/overload", |_| with("busy", &[]).status(503).gated());
     let gateway = gateway(&origin).start().await;
-    for (path, most) in [("/x", 2), ("/down", 9), ("/overload", 1)] {
+    for (path, most) in [("/x", 2), ("/down", 20), ("/overload", 1)] {
         origin.hold();
         let odd = gateway.get_with(path, &[("x-odd", "1")]);
         let gateway = &gateway;

@@ -97,6 +97,13 @@ impl Answer {
         self
     }
 
+    /// With a further line whose value need not be ASCII.
+    pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        let name: HeaderName = name.parse().unwrap();
+        self.headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        self
+    }
+
     /// Only after this time.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;

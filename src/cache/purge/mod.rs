@@ -83,19 +83,38 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// What it weighs in memory, in bytes: with the mark of its resource, which as a rule is there for it alone.
+    /// What it weighs in memory, in bytes: with the mark of its resource, which as a rule is there for it alone, and those
+    /// of very many tags.
     pub fn weight(&self) -> u64 {
         /// A mark, and its place in the table of them.
         const MARK: u64 = 96;
         /// The counts of an `Arc`.
         const COUNTS: usize = 16;
-        (size_of::<Self>() + COUNTS + size_of_val(&*self.marks)) as u64 + MARK
+        /// So many tags are taken to be shared with other answers.
+        const SHARED: usize = 64;
+        let own = 1 + self.marks.len().saturating_sub(1 + SHARED) as u64;
+        (size_of::<Self>() + COUNTS + size_of_val(&*self.marks)) as u64 + own * MARK
     }
 }
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "since {}, {} marks", self.since, self.marks.len())
+    }
+}
+
+/// What purges would find among the answers of this node.
+#[derive(Debug)]
+pub struct Search {
+    marks: Vec<Arc<Mark>>,
+    all: bool,
+}
+
+impl Search {
+    /// Whether one of them is about this answer.
+    pub fn finds(&self, stamp: &Stamp) -> bool {
+        let is_wanted = |mark: &Arc<Mark>| self.marks.iter().any(|wanted| Arc::ptr_eq(wanted, mark));
+        self.all || stamp.marks.iter().any(is_wanted)
     }
 }
 
@@ -245,6 +264,20 @@ impl Purges {
         verdict
     }
 
+    /// What these purges would find, as far as it is found by looking at each answer; `None`: nothing.
+    pub fn search(&self, wanted: &[Purge]) -> Option<Search> {
+        let state = self.state.lock();
+        let mut search = Search { marks: Vec::new(), all: false };
+        for purge in wanted {
+            match &purge.target {
+                Target::Tag(tag) => search.marks.extend(state.marks.get(&tag_name(tag)).cloned()),
+                Target::All => search.all = true,
+                Target::Url { .. } | Target::Resource(_) => {}
+            }
+        }
+        (search.all || !search.marks.is_empty()).then_some(search)
+    }
+
     /// Whether the log may hold what this node has not read. Never without a store or while it is away.
     pub fn is_behind(&self) -> bool {
         match self.link.load(Ordering::Acquire) {
@@ -259,6 +292,7 @@ impl Purges {
         let is_alone = self.link.load(Ordering::Acquire) == Coherence::Alone as u8;
         let mut owed = Vec::new();
         for purge in wanted {
+            let purge = purge.bounded();
             let position = self.apply(state, &purge);
             if !is_alone {
                 state.owe(&purge, position, false);
@@ -371,6 +405,7 @@ impl Purges {
         let position = self.position() + 1;
         let name = match &purge.target {
             Target::Url { host, target } => Some(key::resource(host, target)),
+            Target::Resource(digest) => Some(*digest),
             Target::Tag(tag) => Some(tag_name(tag)),
             Target::All => None,
         };

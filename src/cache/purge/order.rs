@@ -4,16 +4,23 @@
 //! the resource, whatever its scheme: one answer may be cached for `http` and `https` alike. Its host,
 //! path and query are brought to one form each (RFC 3986, 6.2.2). Tags are what `Cache-Tag` and
 //! `Surrogate-Key` of an answer say, upper and lower case apart.
+//!
+//! A record of the log has a bound: whoever may send a POST has one written. A URL that is longer stands there as a
+//! digest of its resource.
 
-use crate::{authority, canonical_path::normalize_escapes};
+use crate::{authority, cache::key, canonical_path::normalize_escapes};
 use http::HeaderMap;
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 use xxhash_rust::xxh3::Xxh3;
 
-/// The longest tag (bytes); a longer one of an answer is ignored.
-pub const LONGEST_TAG: usize = 256;
-/// The most tags of one answer; more are ignored.
-pub const MOST_TAGS: usize = 64;
+/// The longest tag (bytes).
+pub const LONGEST_TAG: usize = 1_024;
+/// The most tags of one answer.
+pub const MOST_TAGS: usize = 1_024;
+/// How long they may be together (bytes).
+const MOST_TAG_BYTES: usize = 16 * 1_024;
+/// The longest host and target that stand in a record of the log as they are (bytes).
+const LONGEST_URL: usize = 128;
 
 /// What a purge is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +32,8 @@ pub enum Target {
         /// The path and the query, in the form of [`normalize_escapes`].
         target: Box<str>,
     },
+    /// All variants of a resource, as [`key::resource`] names it.
+    Resource(u128),
     /// Every answer with this tag.
     Tag(Box<str>),
     /// Everything.
@@ -55,10 +64,13 @@ pub enum Refused {
     )]
     Characters,
     /// An empty tag, a long one, one that no answer can have.
-    #[error("a tag has 1 to 256 bytes, no control characters, no blanks around it")]
+    #[error("a tag has 1 to 1,024 bytes, no control characters, no blanks around it")]
     Tag,
+    /// A digest that is none.
+    #[error("the digest of a resource has 32 hexadecimal digits")]
+    Digest,
     /// A record of the log of a kind that is not known.
-    #[error("the kind of a purge is url, tag or all")]
+    #[error("the kind of a purge is url, resource, tag or all")]
     Kind,
 }
 
@@ -108,9 +120,21 @@ impl Purge {
         Self { target, soft: false }
     }
 
+    /// The same in few bytes, however long the URL is.
+    pub fn bounded(self) -> Self {
+        let target = match self.target {
+            Target::Url { host, target } if host.len() + target.len() > LONGEST_URL => {
+                Target::Resource(key::resource(&host, &target))
+            }
+            other => other,
+        };
+        Self { target, ..self }
+    }
+
     /// The fields `k`, `v` and `soft` of its record in the log.
     pub fn fields(&self) -> [(&'static str, String); 3] {
         let (kind, value) = match &self.target {
+            Target::Resource(digest) => ("resource", format!("{digest:032x}")),
             Target::Url { host, target } => ("url", format!("http://{host}{target}")),
             Target::Tag(tag) => ("tag", tag.to_string()),
             Target::All => ("all", String::new()),
@@ -128,6 +152,7 @@ impl Purge {
         let value = field("v").unwrap_or_default();
         let target = match field("k") {
             Some("url") => Target::url(value)?,
+            Some("resource") => Target::Resource(digest(value)?),
             Some("tag") => Target::tag(value)?,
             Some("all") => Target::All,
             Some(BEGINNING) => return Ok(None),
@@ -146,6 +171,11 @@ pub fn beginning(nonce: u64) -> [(&'static str, String); 2] {
     [("k", BEGINNING.to_owned()), ("v", format!("{nonce:016x}"))]
 }
 
+fn digest(text: &str) -> Result<u128, Refused> {
+    let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or(Refused::Digest)
+}
+
 fn is_tag(text: &str) -> bool {
     (1..=LONGEST_TAG).contains(&text.len()) && !text.chars().any(char::is_control)
 }
@@ -153,35 +183,36 @@ fn is_tag(text: &str) -> bool {
 /// The tags of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tags<'a> {
-    /// Each once, in the order of the answer; at most [`MOST_TAGS`].
-    pub kept: Vec<&'a str>,
-    /// How many were too long, too many or no text. A purge of them won't find the answer.
+    /// Each once, sorted; at most [`MOST_TAGS`].
+    pub kept: Vec<Cow<'a, str>>,
+    /// How many were too long, too many or no text. A purge of them would not find the answer.
     pub ignored: usize,
 }
 
-/// Reads `Cache-Tag` (separated by commas) and `Surrogate-Key` (by blanks).
+/// Reads `Cache-Tag` (separated by commas) and `Surrogate-Key` (by blanks). What is not UTF-8 is taken for ISO 8859-1.
 pub fn tags_of(headers: &HeaderMap) -> Tags<'_> {
-    let mut tags = Tags::default();
-    for (name, separator) in [("cache-tag", ','), ("surrogate-key", ' ')] {
+    let mut all: Vec<Cow<'_, str>> = Vec::new();
+    for (name, separator) in [("cache-tag", b','), ("surrogate-key", b' ')] {
         for value in headers.get_all(name) {
-            match std::str::from_utf8(value.as_bytes()) {
-                Ok(text) => text.split(separator).map(str::trim).for_each(|tag| tags.add(tag)),
-                Err(_) => tags.ignored += 1,
-            }
+            let tags = value.as_bytes().split(|byte| *byte == separator).map(<[u8]>::trim_ascii);
+            all.extend(tags.filter(|tag| !tag.is_empty()).map(text_of));
         }
     }
-    tags
+    all.sort_unstable();
+    all.dedup();
+    let (count, mut bytes) = (all.len(), 0);
+    all.retain(|tag| {
+        bytes += tag.len();
+        is_tag(tag) && bytes <= MOST_TAG_BYTES
+    });
+    all.truncate(MOST_TAGS);
+    Tags { ignored: count - all.len(), kept: all }
 }
 
-impl<'a> Tags<'a> {
-    fn add(&mut self, tag: &'a str) {
-        if tag.is_empty() || self.kept.contains(&tag) {
-            return;
-        }
-        match is_tag(tag) && self.kept.len() < MOST_TAGS {
-            true => self.kept.push(tag),
-            false => self.ignored += 1,
-        }
+fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect::<String>().into(),
     }
 }
 

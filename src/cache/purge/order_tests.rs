@@ -64,19 +64,38 @@ fn tags_are_read_from_both_fields() {
     ];
     let headers = headers(&lines);
     let tags = tags_of(&headers);
-    assert_eq!(tags.kept, ["a", "b c", "g", "é", "d", "e,f"]);
-    assert_eq!(tags.ignored, 1);
+    assert_eq!(tags.kept, ["a", "b c", "d", "e,f", "g", "h\u{ff}", "\u{e9}"]);
+    assert_eq!(tags.ignored, 0);
     assert_eq!(tags_of(&HeaderMap::new()), Tags::default());
 }
 
 #[test]
-fn too_many_and_too_long_tags_are_ignored_and_counted() {
-    let many: Vec<String> = (0..MOST_TAGS + 3).map(|n| format!("t{n}")).collect();
-    let line = format!("{} {}", "x".repeat(LONGEST_TAG + 1), many.join(" "));
-    let headers = headers(&[("surrogate-key", line.as_bytes())]);
-    let tags = tags_of(&headers);
-    assert_eq!(tags.kept, many[..MOST_TAGS]);
-    assert_eq!(tags.ignored, 4);
+fn what_a_purge_can_not_be_told_of_is_counted() {
+    let ignored = |line: &str| tags_of(&headers(&[("surrogate-key", line.as_bytes())])).ignored;
+    let many = |count: usize| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(" ");
+    assert_eq!((ignored(&many(MOST_TAGS)), ignored(&many(MOST_TAGS + 3))), (0, 3));
+    assert_eq!((ignored(&"x".repeat(LONGEST_TAG)), ignored(&"x".repeat(LONGEST_TAG + 1))), (0, 1));
+    let wide = |count: usize| (0..count).map(|n| format!("{n:x>1024}")).collect::<Vec<_>>().join(" ");
+    assert_eq!((ignored(&wide(16)), ignored(&wide(17))), (0, 1));
+    assert_eq!(ignored("a\tb"), 1, "no purge can name it");
+}
+
+#[test]
+fn a_record_has_a_bound_whatever_the_url_is() {
+    let long = Target::of("a.example", &format!("/{}", "x".repeat(1 << 20)));
+    for soft in [false, true] {
+        let purge = Purge { target: long.clone(), soft }.bounded();
+        let fields = purge.fields().map(|(k, v)| (k.to_owned(), v));
+        assert!(fields.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() < 64, "{fields:?}");
+        assert_eq!(Purge::read(&fields), Ok(Some(purge.clone())));
+        assert_eq!(purge.clone().bounded(), purge);
+    }
+    let short = Purge::hard(Target::of("a.example", "/x"));
+    assert_eq!(short.clone().bounded(), short);
+    for text in ["", "0", "+0000000000000000000000000000000", &"0".repeat(33), "xyz"] {
+        let fields = [("k".to_owned(), "resource".to_owned()), ("v".to_owned(), text.to_owned())];
+        assert_eq!(Purge::read(&fields), Err(Refused::Digest), "{text}");
+    }
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -293,6 +293,7 @@ fn expected(purges: &[Purge], since: u64, path: &str, tags: &[&str]) -> Verdict 
         Target::All => true,
         Target::Tag(tag) => tags.contains(&&**tag),
         Target::Url { target, .. } => &**target == path,
+        Target::Resource(_) => false,
     };
     let since = usize::try_from(since).unwrap() - 1;
     let against: Vec<_> = purges[since..].iter().filter(about).collect();

@@ -1,0 +1,48 @@
+//! Which URLs a purge can find anything under: those of routes that follow their origin. Pure.
+
+use super::{Match, Routes};
+use crate::{
+    canonical_path::CanonicalPath,
+    config::{CacheMode, Route, Target},
+    name::Namespace,
+};
+use http::Method;
+
+/// Why a purge of a URL finds nothing, whatever has been stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPurgeable {
+    /// No route has this host and path for GET.
+    #[error("no route answers a GET of it")]
+    Unrouted,
+    /// Its answers stand under a version.
+    #[error("it is cached under the namespace {0}, whose answers end when its version is bumped: by an event or `tidegate bump`")]
+    Namespace(Namespace),
+    /// Its route sends files.
+    #[error("its route sends files: they are never cached")]
+    Files,
+    /// Its route caches nothing.
+    #[error("its route caches nothing")]
+    Uncached,
+}
+
+impl Routes {
+    /// Tells whether a purge of this path and query of `host` can find anything; `routes` are those that these were made
+    /// of.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub fn purgeable(&self, routes: &[Route], host: &str, target: &str) -> Result<(), NotPurgeable> {
+        let path = target.split('?').next().unwrap_or_default();
+        let Ok(canonical) = CanonicalPath::of(path) else { return Err(NotPurgeable::Unrouted) };
+        let Match::Found(index) = self.find(Some(host), &canonical, path, &Method::GET) else {
+            return Err(NotPurgeable::Unrouted);
+        };
+        match routes.get(index).map(|route| (&route.target, &route.cache)) {
+            Some((Target::Files(_), _)) => Err(NotPurgeable::Files),
+            Some((_, CacheMode::Versioned(rules))) => Err(NotPurgeable::Namespace(rules.namespace.clone())),
+            Some((_, CacheMode::Follow(_))) => Ok(()),
+            Some((_, CacheMode::Off)) => Err(NotPurgeable::Uncached),
+            None => Err(NotPurgeable::Unrouted),
+        }
+    }
+}
