@@ -291,9 +291,9 @@ fn admin_state(
     site: Arc<ArcSwap<Site>>,
     draining: watch::Receiver<bool>,
 ) -> admin::AdminState {
-    let purging = cache.clone();
+    let (purging, routed) = (cache.clone(), site.clone());
     let purge = move |wanted: Vec<Purge>| -> admin::Purging {
-        let (cache, purgeable) = (purging.clone(), site.load().purgeable(&wanted));
+        let (cache, purgeable) = (purging.clone(), routed.load().purgeable(&wanted));
         Box::pin(async move {
             purgeable.map_err(admin::NotPurged::Nothing)?;
             cache.purge(wanted).await.map_err(admin::NotPurged::Store)
