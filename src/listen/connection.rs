@@ -18,6 +18,7 @@ pub(super) use framed::FrameWatch;
 
 use super::{
     guarded::Guarded,
+    linger,
     tunnel::{GoingAway, Tunnel},
     wire::{Wire, POISON},
 };
@@ -376,6 +377,16 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_gathered(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Connection {
+    /// Where a request is not at its end, its client may still be sending it, and has not read the answer.
+    fn drop(&mut self) {
+        let within = self.framed.is_none() && matches!(self.upgrade, Upgrade::No) && !self.wire.is_at_start();
+        if within && self.signals.was_cut().is_none() {
+            linger::let_go(self.stream.socket());
+        }
     }
 }
 

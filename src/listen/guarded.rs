@@ -33,7 +33,10 @@ use std::{
     task::{ready, Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 /// Bytes of a file that the system takes beyond what it can send.
 const UNSENT_OF_FILE: u32 = 4 << 20;
@@ -170,6 +173,11 @@ impl Guarded {
         }
         *rest = None;
         Pin::new(self).poll_flush(cx)
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> &TcpStream {
+        self.stream.socket()
     }
 
     /// The client.

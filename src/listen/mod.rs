@@ -20,6 +20,7 @@ pub mod guard;
 mod guarded;
 mod h2;
 mod ledger;
+mod linger;
 mod proxy_protocol;
 mod resumption;
 mod sendfile;
