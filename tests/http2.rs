@@ -322,3 +322,64 @@ async fn a_client_that_goes_is_no_error() {
     stage.origin.release();
     stage.gateway.assert_sound().await;
 }
+
+/// An origin of HTTP/2 that sends trailers behind each answer.
+async fn trailing() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut h2 = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut answer))) = h2.accept().await {
+                    let mut body = answer.send_response(http::Response::new(()), false).unwrap();
+                    body.send_data(Bytes::from_static(b"hello"), false).unwrap();
+                    let fields = [("x-sum", "1"), ("set-cookie", "a=1")];
+                    let fields = fields.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+                    body.send_trailers(http::HeaderMap::from_iter(fields)).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn trailers_reach_clients() {
+    let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=1\r\n\r\n";
+    let plain = Recorder::start(move |_: &strict::Message| Say::bytes(said)).await;
+    for (url, lines) in [(plain.url(), ""), (format!("http://{}", trailing().await), "http2 = true")] {
+        let gateway = GatewayBuilder::new(&url)
+            .origin(lines)
+            .raw("[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true")
+            .route("/*", "")
+            .start()
+            .await;
+        let to = gateway.listeners(2).await[1];
+        let (mut h2, connection) =
+            h2::client::handshake(TcpStream::connect(to).await.unwrap()).await.unwrap();
+        tokio::spawn(connection);
+        for method in ["GET", "POST"] {
+            let ask = Request::builder().method(method).uri("http://a/x").body(()).unwrap();
+            let (answer, mut sent) = h2.send_request(ask, method == "GET").unwrap();
+            if method == "POST" {
+                sent.send_data(Bytes::from_static(b"hello"), true).unwrap();
+            }
+            let mut body = timeout(SOON, answer).await.unwrap().unwrap().into_body();
+            let mut text = Vec::new();
+            while let Some(piece) = timeout(SOON, body.data()).await.unwrap() {
+                text.extend_from_slice(&piece.unwrap());
+            }
+            let trailers = timeout(SOON, body.trailers()).await.unwrap().unwrap();
+            let trailers = trailers.unwrap_or_else(|| panic!("no trailers behind {method} of {url}"));
+            assert_eq!(
+                (&text[..], trailers["x-sum"].as_bytes()),
+                (&b"hello"[..], &b"1"[..]),
+                "{method} {url}"
+            );
+            assert!(!trailers.contains_key("set-cookie"), "{method} {url}: {trailers:?}");
+        }
+        // HTTP/1.1 gets the body alone.
+        assert_eq!(gateway.get("/x").await.ok().text(), "hello");
+    }
+}

@@ -216,6 +216,73 @@ async fn a_dead_origin_is_a_502_and_comes_back() {
     until("the origin's return is seen", SOON, || async { gateway.get("/app/x").await.status == 200 }).await;
 }
 
+/// An answer that can't be read is told from an origin that can't be reached: to who waits for a fill, and to whom it is
+/// proxied.
+#[tokio::test]
+async fn a_malformed_answer_is_told_as_that() {
+    let malformed = "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello";
+    let origin = Recorder::start(move |_: &strict::Message| Say::bytes(malformed).closing()).await;
+    for (url, says) in [(origin.url(), "malformed"), (format!("http://{}", free_address()), "reached")] {
+        let gateway = GatewayBuilder::new(&url)
+            .origin("retries = 0")
+            .route("/kept", "cache = { namespace = \"n\", ttl = \"60s\" }")
+            .route("/follow", "cache = \"origin\"")
+            .route("/moved", "token_query = true")
+            .route("/off", "")
+            .start()
+            .await;
+        for path in ["/kept", "/follow", "/moved", "/off"] {
+            for method in ["GET", "POST"] {
+                let reply = send(gateway.request(method, path).body("")).await.problem(502);
+                let detail = reply.json()["detail"].to_string();
+                assert!(detail.contains(says), "{method} {path}: {detail}");
+                if method == "GET" {
+                    let told = reply.cache_status().contains("origin-malformed");
+                    assert_eq!(told, says == "malformed", "{path}: {}", reply.cache_status());
+                }
+            }
+        }
+    }
+}
+
+/// Where the end of the connection is the end of a body, no client is promised that it is kept.
+#[tokio::test]
+async fn an_old_client_is_not_promised_what_is_not_kept() {
+    let origin = Recorder::start(|request: &strict::Message| {
+        let text = "a line of the page, \n".repeat(300);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n";
+        match request.target() {
+            "/chunks" => {
+                Say::bytes(format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
+            }
+            "/end" => Say::bytes(format!("{head}\r\nhello")).closing(),
+            _ => Say::bytes(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len())),
+        }
+    })
+    .await;
+    let gateway = GatewayBuilder::new(&origin.url())
+        .route("/moved", "token_query = true")
+        .route("/*", "")
+        .start()
+        .await;
+    for (path, fields) in [
+        ("/chunks", ""),
+        ("/end", ""),
+        ("/encoded", "Accept-Encoding: gzip\r\n"),
+        ("/moved", "Accept-Encoding: gzip\r\n"),
+    ] {
+        for (method, body) in [("GET", ""), ("POST", "Content-Length: 5\r\n\r\nhello")] {
+            let rest = if body.is_empty() { "\r\n" } else { body };
+            let ask =
+                format!("{method} {path} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n{fields}{rest}");
+            let said = client::raw_exchange(gateway.address(), ask.as_bytes()).await;
+            assert_eq!(said.status, 200, "{method} {path}");
+            assert!(!said.head.contains("transfer-encoding"), "{method} {path}: {}", said.head);
+            assert!(said.head.contains("connection: close"), "{method} {path}: {}", said.head);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_silent_origin_is_a_504() {
     let origin = TestOrigin::start().await;

@@ -105,6 +105,9 @@ pub enum FetchError {
     /// No server could be reached, or it broke off.
     #[error("the origin can't be reached")]
     Unreachable,
+    /// A server gave an answer that can't be read.
+    #[error("the origin's answer is malformed")]
+    Malformed,
     /// A timeout passed.
     #[error("the origin did not answer in time")]
     Timeout,

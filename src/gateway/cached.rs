@@ -15,7 +15,7 @@ use crate::{
     identity::Identity,
     name::Tenant,
     origin::{
-        client::{Answering, Ask, AskError},
+        client::{is_malformed, Answering, Ask, AskError},
         pool::Nobody,
         Origins,
     },
@@ -296,6 +296,7 @@ pub(super) fn fetch_error(error: &AskError) -> FetchError {
         AskError::Nobody(Nobody::QueueFull | Nobody::QueueTimeout) => FetchError::Busy,
         AskError::Nobody(Nobody::LeftAlone(OriginOutcome::Timeout))
         | AskError::Failed { outcome: OriginOutcome::Timeout, .. } => FetchError::Timeout,
+        AskError::Failed { error, .. } if is_malformed(error) => FetchError::Malformed,
         AskError::Nobody(Nobody::LeftAlone(_))
         | AskError::Failed { .. }
         | AskError::TooLarge(_)

@@ -1,13 +1,20 @@
-//! Proxied requests without a body, in one task: read from the origin, written to the client, nothing in between.
+//! Proxied requests in one task: read from the origin, written to the client, nothing in between.
 //!
-//! Pingora proxies with two halves that speak through channels, for a body may go up while another comes down. Most
-//! requests have none. They go over the origin client's own connections (`origin::plain`), and through the same
-//! functions as what Pingora proxies: who is asked and how often (`upstream`), what the origin is told (`forward`,
-//! `dress`), what becomes of its answer (`answer_passes`, `passing`). What goes this way is decided by [`fits`]; bodies, upgrades, TLS and
-//! HTTP/2 to the origin, and fields of a connection that need a closer look are left to Pingora.
+//! Pingora proxies with two halves that speak through channels, and each of them does one thing at a time: while a server
+//! takes no more of a body, nothing of its answer is read. Here both go on at once (`upload`). Requests go over the
+//! origin client's own connections (`origin::plain`), and through the same functions as what Pingora proxies: who is
+//! asked and how often (`upstream`), what the origin is told (`forward`, `dress`), what becomes of its answer
+//! (`answer_passes`, `passing`). What goes this way is decided by [`fits`]; upgrades, HTTP/2 to the origin, TLS where
+//! there is no body, and fields of a connection that need a closer look are left to Pingora.
 
-use super::{dress, forward, session::Session, Context, Gateway, Result};
-use crate::origin::plain::{self, Exchange};
+use super::{dress, forward, send, session::Session, upload::Upload, Context, Gateway, Result};
+use crate::{
+    config::Route,
+    origin::{
+        plain::{self, Came, Exchange},
+        Origins,
+    },
+};
 use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorSource, ErrorType};
@@ -19,19 +26,28 @@ const ATTEMPTS: u32 = 16;
 
 /// Whether a request that is to be proxied goes this way.
 pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
-    if ctx.handshake.is_some() || !ctx.at_hand().is_some_and(|at_hand| at_hand.own) {
-        return false;
-    }
     let request = session.req_header();
     let headers = &request.headers;
-    let closer_look = [header::UPGRADE, header::EXPECT, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let connection = headers.get_all(header::CONNECTION).iter();
-    matches!(request.method, Method::GET | Method::HEAD)
-        && !closer_look.iter().any(|name| headers.contains_key(name))
+    let plain = ctx.handshake.is_none()
+        && !headers.contains_key(header::UPGRADE)
         // Fields that it names end here, and some must not be named.
         && connection.map(|value| value.as_bytes()).all(is_plain)
-        && request.uri.authority().is_none_or(|authority| !authority.as_str().contains('@'))
-        && session.is_body_empty()
+        && request.uri.authority().is_none_or(|authority| !authority.as_str().contains('@'));
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let reads = matches!(request.method, Method::GET | Method::HEAD)
+        && !framed.iter().any(|name| headers.contains_key(name));
+    let Some(at_hand) = ctx.at_hand().filter(|_| plain) else { return false };
+    match reads && session.is_body_empty() {
+        true => at_hand.own,
+        false => at_hand.uploads,
+    }
+}
+
+/// Whether requests with bodies go this way on a route: its origin speaks HTTP/1.1, and no token stands in the target that
+/// would have to be moved.
+pub(super) fn takes_uploads(route: &Route, origins: &Origins) -> bool {
+    !route.token_query && route.target.origin().is_some_and(|origin| origins.pool(origin).is_http1())
 }
 
 fn is_plain(option: &[u8]) -> bool {
@@ -39,7 +55,7 @@ fn is_plain(option: &[u8]) -> bool {
 }
 
 impl Gateway {
-    /// Proxies a request that has no body.
+    /// Proxies a request.
     ///
     /// # Errors
     /// If there was no answer, or it broke off.
@@ -79,28 +95,27 @@ impl Gateway {
 
     /// Sends the request and passes the answer on.
     async fn pass(&self, session: &mut Session<'_>, ctx: &mut Context, mut exchange: Exchange) -> Result<()> {
-        let Some(text) = written(session, ctx) else {
+        let mut upload = Upload::of(session);
+        let begun = self.begin_upload(session, ctx, &mut upload).await?;
+        let Some(mut text) = written(session, ctx, &upload) else {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be written");
         };
+        text.extend_from_slice(&begun);
         // What an earlier attempt brought is over.
         drop(ctx.passing.take_order());
-        let method = session.req_header().method.clone();
         unless_gone(session, exchange.send(&text)).await?;
-        let head = loop {
-            let mut head = unless_gone(session, exchange.head(&method)).await?;
-            frame(&method, &mut head, exchange.is_done())?;
-            self.answer_passes(session, &mut head, ctx)?;
-            if !head.status.is_informational() || ctx.passing.is_ordered() {
-                break head;
-            }
-            session.write_response_header(Box::new(head)).await?;
-        };
+        let mut half = Half { exchange, upload, method: session.req_header().method.clone() };
+        let head = self.pass_interim(session, ctx, &mut half).await?;
         let sent = !ctx.passing.is_ordered();
         if sent {
-            session.write_response_header(Box::new(head)).await?;
+            if !half.exchange.is_at_hand() && session.holds_back(&head) {
+                // What has come of it is not to wait for the rest.
+                ctx.flows_at_once();
+            }
+            session.write_response_header(head).await?;
         }
-        if !exchange.is_done() {
-            let passed = self.pass_body(session, ctx, &mut exchange, sent).await;
+        if !half.exchange.is_done() {
+            let passed = self.pass_body(session, ctx, &mut half, sent).await;
             if let Err(error) = passed {
                 let by_client = *error.esource() == ErrorSource::Downstream;
                 return Err(if sent && !by_client { session.break_off(error).await } else { error });
@@ -108,8 +123,44 @@ impl Gateway {
         } else if sent {
             session.write_response_body(Bytes::new(), true).await?;
         }
-        exchange.finish();
+        self.end_upload(session, ctx, half).await;
         Ok(())
+    }
+
+    /// Passes interim answers on, up to the head of the answer.
+    async fn pass_interim(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        half: &mut Half,
+    ) -> Result<Box<ResponseHeader>> {
+        loop {
+            let mut head = self.head(session, ctx, half).await?;
+            frame(&half.method, &mut head, half.exchange.is_done())?;
+            self.answer_passes(session, &mut head, ctx)?;
+            if !head.status.is_informational() || ctx.passing.is_ordered() {
+                half.upload.answered();
+                return Ok(head);
+            }
+            if head.status != StatusCode::CONTINUE || half.upload.goes_on() {
+                session.write_response_header(head).await?;
+            }
+        }
+    }
+
+    async fn head(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        half: &mut Half,
+    ) -> Result<Box<ResponseHeader>> {
+        match self.upload_until(session, ctx, half).await? {
+            Some(Came::Head(head)) => Ok(head),
+            Some(Came::Piece(_) | Came::Sent) => {
+                Error::e_explain(ErrorType::InternalError, "a body before its head")
+            }
+            None => unless_gone(session, half.exchange.head(&half.method)).await.map(Box::new),
+        }
     }
 
     /// Passes the body on, or drops it where something else is sent in the answer's stead.
@@ -117,25 +168,59 @@ impl Gateway {
         &self,
         session: &mut Session<'_>,
         ctx: &mut Context,
-        exchange: &mut Exchange,
+        half: &mut Half,
         sent: bool,
     ) -> Result<()> {
         loop {
-            let mut piece = unless_gone(session, exchange.next()).await?;
-            let end = exchange.is_done();
+            let mut piece = match self.upload_until(session, ctx, half).await? {
+                Some(Came::Piece(piece)) => piece,
+                Some(Came::Head(_) | Came::Sent) => {
+                    return Error::e_explain(ErrorType::InternalError, "a head within a body");
+                }
+                None => unless_gone(session, half.exchange.next()).await?,
+            };
+            let end = half.exchange.is_done();
             self.hear(piece.as_ref(), end, ctx)?;
             if let Some(pause) = self.body_passes(&mut piece, end, ctx)? {
                 session.meanwhile(tokio::time::sleep(pause)).await?;
             }
             let piece = piece.unwrap_or_default();
+            let trailers = half.exchange.take_trailers().filter(|_| end && session.takes_trailers());
+            let trailers = trailers.filter(|_| sent && !ctx.passing.is_coded());
             if sent && (end || !piece.is_empty()) {
-                session.write_response_body(piece, end).await?;
+                session.write_response_body(piece, end && trailers.is_none()).await?;
+            }
+            if let Some(mut trailers) = trailers {
+                forward::undress_trailers(&mut trailers);
+                session.write_trailers(*trailers).await?;
             }
             if end {
                 return Ok(());
             }
         }
     }
+
+    /// The answer has been passed on. Where the server did not wait for all of the request, what is left of it is for
+    /// nobody, and neither connection is there for another: nobody knows for sure where on them it would begin.
+    async fn end_upload(&self, session: &mut Session<'_>, ctx: &mut Context, half: Half) {
+        if half.upload.was_in_time() {
+            return half.exchange.finish();
+        }
+        drop(half);
+        ctx.wants_body(false);
+        if !session.is_body_done() {
+            session.ends_connection();
+            send::take_rest(session).await;
+        }
+    }
+}
+
+/// The server's side of an exchange.
+pub(super) struct Half {
+    pub(super) exchange: Exchange,
+    /// What is still to go there.
+    pub(super) upload: Upload,
+    pub(super) method: Method,
 }
 
 /// Work with the origin, for as long as the client is there.
@@ -144,7 +229,7 @@ async fn unless_gone<T>(session: &mut Session<'_>, work: impl Future<Output = Re
 }
 
 /// The request as the origin gets it.
-fn written(session: &Session<'_>, ctx: &Context) -> Option<Vec<u8>> {
+fn written(session: &Session<'_>, ctx: &Context, upload: &Upload) -> Option<Vec<u8>> {
     let (request, upstream) = (session.req_header(), ctx.upstream.as_ref()?);
     // HTTP/2 says in the target for which host it is, HTTP/1.0 need not say it.
     let named = match request.uri.authority() {
@@ -154,6 +239,7 @@ fn written(session: &Session<'_>, ctx: &Context) -> Option<Vec<u8>> {
     let mut fields = forward::proxied_headers(request, named.as_ref(), ctx);
     let mut host = None;
     dress::directly(request, ctx, &mut fields, &mut host);
+    fields.extend(upload.field());
     let host = host.and_then(|host| HeaderValue::try_from(host).ok()).or(named);
     let host = host.or_else(|| HeaderValue::try_from(upstream.pool.authority(upstream.server)).ok())?;
     plain::write(&request.method, request.raw_path(), host.as_bytes(), &fields, b"")

@@ -21,7 +21,10 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use http::{header::TRANSFER_ENCODING, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -136,7 +139,8 @@ impl Gateway {
         };
         let started = session.answered().is_some_and(|status| !status.is_informational());
         if !started {
-            self.answer_failure(session, ctx, status).await;
+            let malformed = *error.esource() == ErrorSource::Upstream && client::is_malformed(error);
+            self.answer_failure(session, ctx, status, malformed).await;
         }
         status
     }
@@ -185,10 +189,12 @@ impl Gateway {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.switch(session, head, ctx)?;
         }
-        if session.req_header().version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
-            // A client of old knows no chunks: the end of the connection is the end of the body.
+        if session.req_header().version == Version::HTTP_10 {
+            // A client of old knows no chunks: where there is no length, the end of the connection is the end of the body.
             head.remove_header(&TRANSFER_ENCODING);
-            session.ends_connection();
+            if !head.headers.contains_key(CONTENT_LENGTH) {
+                session.ends_connection();
+            }
         }
         if head.version < Version::HTTP_11 {
             // RFC 9110, 6.2: who passes a message on speaks a version of its own.
@@ -202,10 +208,17 @@ impl Gateway {
     }
 
     /// The answer to a request that could not be proxied. The connection ends after it.
-    async fn answer_failure(&self, session: &mut Session<'_>, ctx: &mut Context, status: u16) {
+    async fn answer_failure(
+        &self,
+        session: &mut Session<'_>,
+        ctx: &mut Context,
+        status: u16,
+        malformed: bool,
+    ) {
         ctx.result = if status < 500 { CacheResult::Local } else { CacheResult::Error };
         let why = match status {
             502..=504 if ctx.seeking.refused.is_some() => ctx.seeking.refused,
+            502 if malformed => Some(FetchError::Malformed),
             502 => Some(FetchError::Unreachable),
             503 => Some(FetchError::BreakerOpen),
             504 => Some(FetchError::Timeout),
@@ -231,6 +244,7 @@ impl Gateway {
         if let Err(error) = self.send_problem(session, ctx, problem).await {
             tracing::debug!(%error, "the client left before it was told");
         }
+        session.close().await;
     }
 
     fn record(&self, session: &Session<'_>, ctx: &Context, status: u16, bytes: u64, duration: Duration) {

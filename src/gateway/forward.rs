@@ -102,7 +102,7 @@ fn made(
     fields
 }
 
-/// The fields of a request that is proxied without a body, without its `Host`; `named` is the host that it names. Its
+/// The fields of a request that is proxied, without its `Host` and without what frames its body; `named` is the host that it names. Its
 /// `Connection` names no field.
 pub(super) fn proxied_headers(
     request: &RequestHeader,
@@ -113,8 +113,10 @@ pub(super) fn proxied_headers(
     made(request, ctx, told.or_else(|| named.cloned()), |name| ENDS_HERE.contains(name))
 }
 
-/// Fields of a client's connection (RFC 9110, 7.6.1).
-static ENDS_HERE: [HeaderName; 7] = [
+/// Fields of a client's connection (RFC 9110, 7.6.1), and those that frame a body: it is framed anew.
+static ENDS_HERE: [HeaderName; 9] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -253,6 +255,36 @@ pub(super) fn remove_orders(head: &mut ResponseHeader) {
     let orders: Vec<_> = orders(&head.headers).collect();
     for name in &orders {
         head.remove_header(name);
+    }
+}
+
+/// Fields that make no sense behind a body: what frames it, what says who may see it, how it is to be read, and whether
+/// it may be kept (RFC 9110, 6.5.1).
+static NOT_BEHIND: [HeaderName; 18] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::EXPIRES,
+    header::HOST,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::SET_COOKIE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VARY,
+    header::WARNING,
+    header::WWW_AUTHENTICATE,
+];
+
+/// Removes from the trailers of an answer what is not for the client, or can't stand there.
+pub(super) fn undress_trailers(trailers: &mut HeaderMap) {
+    for name in undress(trailers).iter().chain(&NOT_BEHIND) {
+        trailers.remove(name);
     }
 }
 

@@ -56,6 +56,11 @@ impl Passing {
         self.order.is_some()
     }
 
+    /// Whether the body goes out in another form than it came in: what was said of that form is no longer true.
+    pub(super) fn is_coded(&self) -> bool {
+        self.codec.is_some()
+    }
+
     /// What is left to be done when the exchange has ended.
     pub(super) fn take_order(&mut self) -> Option<Box<Ordered>> {
         self.order.take()

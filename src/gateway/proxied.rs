@@ -6,7 +6,7 @@ use super::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{header, Version};
+use http::{header, HeaderMap, Version};
 use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session as Pingora};
@@ -129,6 +129,17 @@ impl ProxyHttp for Gateway {
     ) -> Result<Option<Duration>> {
         self.hear(body.as_ref(), end, ctx)?;
         self.body_passes(body, end, ctx)
+    }
+
+    /// Trailers of an origin that speaks HTTP/2; others come by `direct`.
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Pingora,
+        trailers: &mut HeaderMap,
+        _: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        forward::undress_trailers(trailers);
+        Ok(None)
     }
 
     fn fail_to_connect(

@@ -99,6 +99,7 @@ pub(super) fn method_not_allowed(allowed: &[Method]) -> Problem {
 pub(super) fn no_answer(error: FetchError) -> Problem {
     let (status, detail) = match error {
         FetchError::Unreachable => (StatusCode::BAD_GATEWAY, "the origin can't be reached"),
+        FetchError::Malformed => (StatusCode::BAD_GATEWAY, "the origin's answer is malformed"),
         FetchError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
         FetchError::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "no server of the origin is healthy"),
         FetchError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "the origin has as much to do as it may have"),
@@ -136,6 +137,7 @@ const STOOD_IN: HeaderValue = HeaderValue::from_static("tidegate; fwd=stale; det
 pub(super) fn name_of(error: FetchError) -> &'static str {
     match error {
         FetchError::Unreachable => "origin-unreachable",
+        FetchError::Malformed => "origin-malformed",
         FetchError::Timeout => "origin-timeout",
         FetchError::BreakerOpen => "origin-unhealthy",
         FetchError::Busy => "origin-busy",

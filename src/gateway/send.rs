@@ -333,7 +333,7 @@ impl Pieces {
 
 /// Takes what is left of a small body that is on its way. Where a stream of HTTP/2 is answered and reset before the body
 /// has come, some clients lose the answer (RFC 9113, 8.1 allows both; curl before 8 does).
-async fn take_rest(session: &mut Session<'_>) {
+pub(super) async fn take_rest(session: &mut Session<'_>) {
     if !session.is_http2() || session.is_body_done() {
         return;
     }

@@ -7,7 +7,7 @@
 use super::{context::Context, serialised::written};
 use crate::cache::now_ms;
 use bytes::Bytes;
-use http::{header, Method, StatusCode, Version};
+use http::{header, HeaderMap, Method, StatusCode, Version};
 use pingora_core::{protocols::http::HttpTask, Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -78,6 +78,21 @@ impl Session<'_> {
         matches!(self, Self::Pingora(session) if session.as_ref().retry_buffer_truncated())
     }
 
+    /// From now on what is read of its body is kept, as far as there is room for it, to be sent again.
+    pub(super) fn keep_for_again(&mut self) {
+        if let Self::Pingora(session) = self {
+            session.as_mut().enable_retry_buffering();
+        }
+    }
+
+    /// What has been read of its body, where that was anything and all of it is kept.
+    pub(super) fn again(&self) -> Option<Bytes> {
+        match self {
+            Self::Pingora(session) => session.as_ref().get_retry_buffer(),
+            Self::Own(_) => None,
+        }
+    }
+
     pub(super) async fn read_request_body(&mut self) -> Result<Option<Bytes>> {
         match self {
             Self::Pingora(session) => session.downstream_session.read_request_body().await,
@@ -106,6 +121,24 @@ impl Session<'_> {
         match self {
             Self::Pingora(session) => session.downstream_session.set_keepalive(None),
             Self::Own(own) => own.after = own.after.max(After::Ended),
+        }
+    }
+
+    /// Whether an answer with this head goes out only when all of it is there: Pingora flushes what has a length at its
+    /// end.
+    pub(super) fn holds_back(&self, head: &ResponseHeader) -> bool {
+        let pingoras = matches!(self, Self::Pingora(_)) && !self.is_http2();
+        pingoras && head.headers.contains_key(header::CONTENT_LENGTH)
+    }
+
+    /// Ends the connection of HTTP/1.1 behind an answer that is whole, as Pingora doesn't where a request has failed.
+    pub(super) async fn close(&mut self) {
+        if self.is_http2() {
+            return;
+        }
+        match self {
+            Self::Pingora(session) => session.downstream_session.shutdown().await,
+            Self::Own(_) => {}
         }
     }
 
@@ -154,6 +187,23 @@ impl Session<'_> {
             Self::Own(own) => own.write_body(&piece, end).await,
         };
         written.map_err(|error| error.into_down())
+    }
+
+    /// Whether what comes behind a body is for the client: HTTP/1.1 would have to be told of it in the head, and Pingora
+    /// has no way to write it.
+    pub(super) fn takes_trailers(&self) -> bool {
+        self.is_http2()
+    }
+
+    /// What goes wrong here is the client's.
+    pub(super) async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        match self {
+            Self::Pingora(session) => {
+                let written = session.downstream_session.write_response_trailers(trailers).await;
+                written.map_err(|error| error.into_down())
+            }
+            Self::Own(_) => Ok(()),
+        }
     }
 
     /// Waits until the client has left. What was written until now goes out first. Where the rest of a body is still to

@@ -3,7 +3,7 @@
 //! Each request takes the site that stands when it begins and keeps it to its end: a reload changes nothing under a
 //! request's feet. What outlives a configuration (the cache, metrics, the log) is not here.
 
-use super::{accel::Accels, exchange, files::FilesAt, forward, ready, Entry};
+use super::{accel::Accels, direct, exchange, files::FilesAt, forward, ready, Entry};
 use crate::{
     address::Trusted,
     cache::purge::{self, Purge},
@@ -72,6 +72,8 @@ pub(super) struct PerRoute {
     pub(super) swift: bool,
     /// Whether requests without a body need no Pingora on it.
     pub(super) own: bool,
+    /// Whether those with one don't.
+    pub(super) uploads: bool,
 }
 
 /// Whose word counts on a route.
@@ -102,6 +104,7 @@ impl Site {
         let per_route = |(route, limits): (&Route, Option<Limits>)| PerRoute {
             swift: limits.is_none() && ready::is_swift(route),
             own: exchange::is_own(route, &plan.origins),
+            uploads: direct::takes_uploads(route, &plan.origins),
             limits,
             metrics: metrics.route(route.name.as_str()),
             mode: match (&route.target, &route.cache) {

@@ -31,6 +31,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How much later than on its client a server is given up on.
+const BEHIND: Duration = Duration::from_secs(1);
+
 /// What is known of a request on its way to a server.
 #[derive(Default)]
 pub(super) struct Seeking {
@@ -83,6 +86,12 @@ impl Gateway {
             Some(handshake) => self.prepare_websocket(&mut peer, handshake),
             None => {
                 peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
+                if !session.is_body_done() {
+                    // While a body comes it is the client who is waited for, and Pingora knows one time for both.
+                    let pause = ctx.site.plan.config.server.clients.body_timeout + BEHIND;
+                    let time = &mut peer.options.read_timeout;
+                    *time = time.map(|time| time.max(pause));
+                }
                 // The streams of HTTP/2 share a connection: what one of them lacks is not the others'.
                 ctx.wants_body(!session.is_http2() && !session.is_body_done());
             }
@@ -201,9 +210,10 @@ impl Gateway {
         error.set_retry(may_retry(ctx));
     }
 
-    /// A failure after the request was sent, at least in part. What the server has not begun with is sent again. Else only a request that may be repeated, and whose client has
-    /// seen nothing yet, is sent again: where an idle connection had been closed by the server at no cost, where the
-    /// server broke off as a paid retry. One that says nothing is not asked again: the client has waited long enough.
+    /// A failure after the request was sent, at least in part. What the server has not begun with is sent again. Else only
+    /// a request that may be repeated, and whose client has seen nothing yet, is sent again: as a paid retry where the
+    /// server broke off, and at no cost where a connection that has served before was closed meanwhile and the request
+    /// changes nothing. One that says nothing is not asked again: the client has waited long enough.
     pub(super) fn broke(
         &self,
         session: &mut Session<'_>,
@@ -219,7 +229,7 @@ impl Gateway {
         }
         let blame = client::blame(error);
         // A server that waits for the rest of a request is not slow: its client is.
-        let waited = blame == OriginOutcome::Timeout && !session.is_body_done();
+        let waited = *error.etype() == ErrorType::ReadTimedout && !session.is_body_done();
         if upstream && !reused && !waited {
             if let Some(upstream) = &ctx.upstream {
                 upstream.pool.tell(upstream.server, error);
@@ -230,7 +240,7 @@ impl Gateway {
             error.set_retry(false);
             return;
         }
-        error.retry.decide_reuse(reused);
+        error.retry.decide_reuse(reused && session.req_header().method.is_safe());
         if !error.retry() && upstream && blame == OriginOutcome::Broken {
             error.set_retry(may_retry(ctx));
         }

@@ -45,6 +45,11 @@ pub fn is_unprocessed(error: &Error) -> bool {
     })
 }
 
+/// Whether a failure is an answer that is none: its head, or how it is framed, can't be read.
+pub fn is_malformed(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2)
+}
+
 /// Whether a connection itself said that it waited for too long, as one for an upgrade does.
 fn timed_out(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<std::io::Error>();

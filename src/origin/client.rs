@@ -4,7 +4,7 @@
 //! connection or server, with a growing pause, within the origin's retry budget and its `request_timeout`. An answer
 //! that was cut short ends in an error, never as if it were whole.
 
-pub use super::blame::{blame, is_unprocessed, judge, MOST_REFUSALS};
+pub use super::blame::{blame, is_malformed, is_unprocessed, judge, MOST_REFUSALS};
 
 use super::{
     connector, framing, plain,

@@ -61,6 +61,11 @@ impl Reach {
         }
     }
 
+    /// The number that keeps apart connections that must not serve each other's requests.
+    pub(super) fn group(&self) -> u64 {
+        self.group
+    }
+
     /// The peer for a server, `to` being one of its addresses; `None` where a socket's path can't be one.
     pub(super) fn peer(&self, at: &ServerAddress, to: Option<SocketAddr>) -> Option<HttpPeer> {
         let mut peer = match (at, to) {

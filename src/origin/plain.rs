@@ -1,14 +1,16 @@
-//! An exchange with a server over a connection of the gateway's own: HTTP/1.1 without TLS.
+//! An exchange with a server over a connection of the gateway's own: HTTP/1.1.
 //!
-//! Fills, checks and most proxied requests go this way (`h1` has the protocol). It knows nothing of what is asked: a request comes
+//! Fills, checks and most proxied requests go this way where there is no TLS; proxied bodies do in any case (`h1` has the protocol). It knows nothing of what is asked: a request comes
 //! as it is written, and whoever asks decides what is tried again.
+
+pub use super::h1::{Came, Outgoing};
 
 use super::{
     h1::{Connection, Limits},
     pool::Pool,
 };
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use std::{
@@ -42,7 +44,7 @@ impl Exchange {
         let settings = &pool.settings;
         let limits =
             Limits { connect: within(settings.connect_timeout), step: within(settings.read_timeout) };
-        let kept = pool.idle(server).and_then(|idle| idle.take(address, now));
+        let kept = pool.idle(server).and_then(|idle| idle.take((address, pool.group()), now));
         let reused = kept.is_some();
         let connection = match kept {
             Some(connection) => connection,
@@ -64,6 +66,14 @@ impl Exchange {
         self.connection.send(request, self.limits).await
     }
 
+    /// Sends a part of the request's body, and waits for the answer; returns what happens first.
+    ///
+    /// # Errors
+    /// If the connection failed; a `WriteError` or `WriteTimedout` where nothing more can be sent.
+    pub async fn go_on(&mut self, out: &mut Outgoing, method: &Method) -> Result<Came, Box<Error>> {
+        self.connection.go_on(out, method, self.limits).await
+    }
+
     /// The next head of the answer: interim ones, then the one that a body follows.
     ///
     /// # Errors
@@ -80,6 +90,11 @@ impl Exchange {
         self.connection.next(self.limits).await
     }
 
+    /// Whether the whole body has come with the head, as far as its length is known.
+    pub fn is_at_hand(&self) -> bool {
+        self.connection.is_at_hand()
+    }
+
     /// The whole body, where its length is known and all of it has come with the head.
     pub fn at_hand(&mut self) -> Option<Bytes> {
         self.connection.at_hand()
@@ -90,10 +105,16 @@ impl Exchange {
         self.connection.is_done()
     }
 
+    /// What came behind the body in fields of its own.
+    pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.connection.take_trailers()
+    }
+
     /// Gives the connection back, if it may serve once more.
     pub fn finish(self) {
         if let Some(idle) = self.pool.idle(self.server) {
-            idle.keep(self.address, self.connection, Instant::now() + self.pool.settings.idle_timeout);
+            let to = (self.address, self.pool.group());
+            idle.keep(to, self.connection, Instant::now() + self.pool.settings.idle_timeout);
         }
     }
 }

@@ -328,6 +328,16 @@ impl Pool {
         self.plain
     }
 
+    /// Whether all servers are asked by HTTP/1.1, with TLS or without.
+    pub fn is_http1(&self) -> bool {
+        !self.settings.http2
+    }
+
+    /// The number of what its servers are verified by.
+    pub(super) fn group(&self) -> u64 {
+        self.reach.group()
+    }
+
     /// How Pingora reaches a server; `None` where that can't be.
     pub fn peer(&self, server: usize, address: Option<SocketAddr>) -> Option<HttpPeer> {
         self.reach.peer(&self.servers.get(server)?.at, address)
@@ -337,6 +347,9 @@ impl Pool {
     pub(super) fn place(&self, server: usize, address: Option<SocketAddr>) -> Option<To<'_>> {
         match (&self.servers.get(server)?.at, address) {
             (ServerAddress::Unix(path), _) => Some(To::Unix(path)),
+            (ServerAddress::Tcp { tls: true, .. }, Some(_)) => {
+                Some(To::Tls(Box::new(self.peer(server, address)?)))
+            }
             (ServerAddress::Tcp { .. }, Some(address)) => {
                 Some(To::Tcp(address, self.settings.receive_buffer))
             }

@@ -1,13 +1,16 @@
 //! A body in chunks (RFC 9112, 7.1), as its bytes come. Pure.
 //!
-//! Strict: sizes are hexadecimal digits, lines end with CRLF. Extensions and trailers are passed over.
+//! Strict: sizes are hexadecimal digits, lines end with CRLF. Extensions are passed over; trailers are kept.
 
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Digits of a size.
 const MOST_DIGITS: u8 = 16;
 /// Bytes of all extensions between two chunks, and of the trailers.
 const MOST_PASSED_OVER: usize = 64 * 1024;
+/// Fields of the trailers.
+const MOST_TRAILERS: usize = 64;
 
 /// Where in its chunks a body is.
 #[derive(Debug, Default)]
@@ -17,6 +20,8 @@ pub(super) struct Chunks {
     left: u64,
     digits: u8,
     passed_over: usize,
+    /// The lines of the trailers that have come.
+    trailers: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,7 +94,27 @@ impl Chunks {
         self.at == At::End
     }
 
+    /// The trailers of a body that has ended; none where there are none, or they are no fields.
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        if self.trailers.is_empty() {
+            return None;
+        }
+        let lines = [&std::mem::take(&mut self.trailers)[..], b"\r\n"].concat();
+        let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+        let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&lines, &mut fields) else {
+            return None;
+        };
+        let field = |field: &httparse::Header<'_>| {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(field.value).ok()?))
+        };
+        Some(fields.iter().filter_map(field).collect())
+    }
+
     fn step(&mut self, byte: u8) -> Result<At, Broken> {
+        if matches!(self.at, At::TrailerLine | At::TrailerLf) || self.at == At::Trailer && byte != b'\r' {
+            self.trailers.push(byte);
+        }
         Ok(match (self.at, byte) {
             (At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 self.digits += 1;

@@ -14,19 +14,22 @@ const MOST: usize = 512;
 #[derive(Debug, Default)]
 pub(in crate::origin) struct Idle(Mutex<VecDeque<Kept>>);
 
+/// To which address a connection goes (`None`: a socket of this machine), and the number of what it was verified by: none
+/// that another configuration has made is used under this one.
+pub(in crate::origin) type Place = (Option<SocketAddr>, u64);
+
 #[derive(Debug)]
 struct Kept {
-    /// Where it goes; `None`: a socket of this machine.
-    to: Option<SocketAddr>,
+    to: Place,
     connection: Connection,
     until: Instant,
 }
 
 impl Idle {
-    /// A connection to this address that has served before and can again, as far as anyone knows.
-    pub(in crate::origin) fn take(&self, to: Option<SocketAddr>, now: Instant) -> Option<Connection> {
+    /// A connection to this place that has served before and can again, as far as anyone knows.
+    pub(in crate::origin) fn take(&self, to: Place, now: Instant) -> Option<Connection> {
         loop {
-            let kept = {
+            let mut kept = {
                 let mut all = self.0.lock();
                 let place = all.iter().rposition(|kept| kept.to == to)?;
                 all.remove(place)?
@@ -38,7 +41,7 @@ impl Idle {
     }
 
     /// Keeps a connection, if it may serve once more.
-    pub(in crate::origin) fn keep(&self, to: Option<SocketAddr>, connection: Connection, until: Instant) {
+    pub(in crate::origin) fn keep(&self, to: Place, connection: Connection, until: Instant) {
         if !connection.may_be_kept() {
             return;
         }
@@ -52,11 +55,14 @@ impl Idle {
 
     /// Closes those that are of no use any more.
     pub(in crate::origin) fn sweep(&self, now: Instant) {
-        let gone: VecDeque<Kept> = {
+        let gone: Vec<Kept> = {
             let mut all = self.0.lock();
-            let (good, gone) = all.drain(..).partition(|kept| kept.until > now && kept.connection.is_quiet());
-            *all = good;
-            gone
+            let (good, gone): (Vec<_>, Vec<_>) = all
+                .drain(..)
+                .map(|mut kept| (kept.until > now && kept.connection.is_quiet(), kept))
+                .partition(|(good, _)| *good);
+            all.extend(good.into_iter().map(|(_, kept)| kept));
+            gone.into_iter().map(|(_, kept)| kept).collect()
         };
         drop(gone);
     }

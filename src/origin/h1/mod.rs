@@ -1,54 +1,46 @@
-//! HTTP/1.1 to servers that are reached without TLS: one connection, one exchange at a time on it.
+//! HTTP/1.1 to servers: one connection, one exchange at a time on it.
 //!
 //! Most requests of a gateway in front of an application go this way, so it does no more than the exchange needs: one
 //! write for a request, one read for a small answer, a timer that is left armed ([`patience`]), connections kept in a list
-//! of their server ([`idle`]). What a head says is decided in [`head`], chunks in [`chunks`]; both are pure. TLS and HTTP/2
-//! are Pingora's (`client`).
+//! of their server ([`idle`]). What a head says is decided in [`head`], chunks in [`chunks`]; both are pure. The body of a
+//! request goes up while the answer comes down ([`duplex`]). TLS is Pingora's ([`socket`]), and so is HTTP/2 (`client`).
 //!
 //! A connection whose answer was not read to its end, or that has said more than it was asked for, is never used again.
 
 #[cfg(any(test, fuzzing))]
 pub mod agreement;
 mod chunks;
+mod duplex;
 mod head;
 mod idle;
 mod patience;
+mod socket;
 
+pub use duplex::{Came, Outgoing};
 pub(super) use idle::Idle;
+pub(super) use socket::To;
 
 use bytes::{Bytes, BytesMut};
 use chunks::{Chunks, Next};
 use head::{End, Malformed};
-use http::Method;
+use http::{HeaderMap, Method};
 use patience::Patience;
 use pingora_core::{Error, ErrorType, RetryType};
 use pingora_http::ResponseHeader;
+use socket::Socket;
 use std::{
     future::{poll_fn, Future},
     io,
-    net::SocketAddr,
-    path::Path,
-    pin::{pin, Pin},
-    task::{Context, Poll},
+    pin::pin,
+    task::Poll,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpSocket, TcpStream, UnixStream},
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What is read of an answer at first: its head, and most bodies.
 const FIRST_READ: usize = 4 * 1024;
 /// What is read of a body at once, at most.
 const LARGEST_READ: usize = 64 * 1024;
-
-/// Where a server is.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum To<'a> {
-    /// With a receive buffer of so many bytes; `None`: as the kernel likes.
-    Tcp(SocketAddr, Option<u32>),
-    Unix(&'a Path),
-}
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -67,13 +59,9 @@ pub(super) struct Connection {
     /// What has come and has not been taken yet.
     input: Bytes,
     body: Body,
+    /// Behind a body that has ended.
+    trailers: Option<Box<HeaderMap>>,
     keeps: bool,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// What is still to come of an answer.
@@ -94,37 +82,17 @@ impl Connection {
     /// # Errors
     /// If there is none in time.
     pub(super) async fn open(to: To<'_>, limits: Limits) -> Result<Self, Box<Error>> {
-        let opening = async {
-            Ok(match to {
-                To::Tcp(to, buffer) => {
-                    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                    // Before it connects: the window is told then.
-                    if let Some(size) = buffer {
-                        socket.set_recv_buffer_size(size)?;
-                    }
-                    let stream = socket.connect(to).await?;
-                    stream.set_nodelay(true)?;
-                    Socket::Tcp(stream)
-                }
-                To::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
-            })
-        };
-        let socket = match tokio::time::timeout(limits.connect, opening).await {
-            Ok(opened) => opened.map_err(not_connected)?,
+        let socket = match tokio::time::timeout(limits.connect, Socket::open(to)).await {
+            Ok(opened) => opened?,
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
         };
         let (patience, input) = (Patience::default(), Bytes::new());
-        Ok(Self { socket, patience, input, body: Body::Nothing, keeps: false })
+        Ok(Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false })
     }
 
     /// Whether nothing has come while it was idle, not even its end. Asks the kernel only where there is news.
-    fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        let read = match &self.socket {
-            Socket::Tcp(stream) => stream.try_read(&mut byte),
-            Socket::Unix(stream) => stream.try_read(&mut byte),
-        };
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    fn is_quiet(&mut self) -> bool {
+        self.socket.is_quiet()
     }
 
     /// Sends a request, as it is written.
@@ -133,7 +101,7 @@ impl Connection {
     /// If that was not possible in time. A connection that has served before may have been closed meanwhile.
     pub(super) async fn send(&mut self, request: &[u8], limits: Limits) -> Result<(), Box<Error>> {
         let Self { socket, patience, .. } = self;
-        (self.body, self.keeps) = (Body::Head, false);
+        (self.body, self.trailers, self.keeps) = (Body::Head, None, false);
         patience.begin();
         let mut writing = pin!(socket.write_all(request));
         let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
@@ -142,9 +110,7 @@ impl Connection {
         });
         match written.await {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) => {
-                Err(once_more(Error::because(ErrorType::WriteError, "while writing a request", error)))
-            }
+            Some(Err(error)) => Err(not_written(error)),
             None => Error::e_explain(ErrorType::WriteTimedout, "while writing a request"),
         }
     }
@@ -159,25 +125,31 @@ impl Connection {
         limits: Limits,
     ) -> Result<ResponseHeader, Box<Error>> {
         loop {
-            if !self.input.is_empty() {
-                if let Some(head) = head::take(&mut self.input, method).map_err(malformed)? {
-                    if !head.head.status.is_informational() {
-                        self.begin_body(&head);
-                    }
-                    return Ok(head.head);
-                }
+            if let Some(head) = self.take_head(method)? {
+                return Ok(head);
             }
             let mut buffer = head::reopen(std::mem::take(&mut self.input));
             buffer.reserve(FIRST_READ);
             let read = self.read(&mut buffer, limits).await?;
             self.input = buffer.freeze();
             if read == 0 {
-                return Err(once_more(Error::explain(
-                    ErrorType::ConnectionClosed,
-                    "before the end of a head",
-                )));
+                return Err(no_head());
             }
         }
+    }
+
+    /// The next head out of what has come; `None`: more has to be read.
+    fn take_head(&mut self, method: &Method) -> Result<Option<ResponseHeader>, Box<Error>> {
+        if self.input.is_empty() {
+            return Ok(None);
+        }
+        let head = head::take(&mut self.input, method).map_err(malformed)?;
+        Ok(head.map(|head| {
+            if !head.head.status.is_informational() {
+                self.begin_body(&head);
+            }
+            head.head
+        }))
     }
 
     fn begin_body(&mut self, head: &head::Head) {
@@ -193,6 +165,15 @@ impl Connection {
     /// Whether all of the answer was taken.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.body, Body::Nothing)
+    }
+
+    /// Whether nothing of the body is still to come.
+    pub(super) fn is_at_hand(&self) -> bool {
+        match &self.body {
+            Body::Nothing => true,
+            Body::Length(left) => *left <= self.input.len() as u64,
+            Body::Head | Body::Chunks(_) | Body::Rest => false,
+        }
     }
 
     /// The whole body, where its length is known and nothing of it is still to come.
@@ -227,15 +208,23 @@ impl Connection {
             };
             let mut buffer = BytesMut::with_capacity(size.min(LARGEST_READ));
             if self.read(&mut buffer, limits).await? == 0 {
-                let ended = matches!(self.body, Body::Rest);
-                self.body = Body::Nothing;
-                self.keeps = false;
-                return match ended {
-                    true => Ok(None),
-                    false => Error::e_explain(ErrorType::ConnectionClosed, "before the end of a body"),
-                };
+                return self.end_of_connection().map(|()| None);
             }
             self.input = buffer.freeze();
+        }
+    }
+
+    /// The connection has ended within a body.
+    ///
+    /// # Errors
+    /// If that is not the body's end.
+    fn end_of_connection(&mut self) -> Result<(), Box<Error>> {
+        let ended = matches!(self.body, Body::Rest);
+        self.body = Body::Nothing;
+        self.keeps = false;
+        match ended {
+            true => Ok(()),
+            false => Error::e_explain(ErrorType::ConnectionClosed, "before the end of a body"),
         }
     }
 
@@ -263,6 +252,9 @@ impl Connection {
             _ => false,
         };
         if ended {
+            if let Body::Chunks(chunks) = &mut self.body {
+                self.trailers = chunks.take_trailers().map(Box::new);
+            }
             self.body = Body::Nothing;
         }
         Ok(match (taken.is_empty(), ended) {
@@ -270,6 +262,11 @@ impl Connection {
             (true, true) => Some(None),
             (true, false) => None,
         })
+    }
+
+    /// What came behind the body in fields of its own (RFC 9110, 6.5).
+    pub(super) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
     }
 
     /// Reads more, at least something; 0 at the end of the connection.
@@ -282,9 +279,7 @@ impl Connection {
         });
         match read.await {
             Some(Ok(read)) => Ok(read),
-            Some(Err(error)) => {
-                Err(once_more(Error::because(ErrorType::ReadError, "while reading an answer", error)))
-            }
+            Some(Err(error)) => Err(not_read(error)),
             None => Error::e_explain(ErrorType::ReadTimedout, "while reading an answer"),
         }
     }
@@ -296,47 +291,20 @@ fn once_more(mut error: Box<Error>) -> Box<Error> {
     error
 }
 
+fn no_head() -> Box<Error> {
+    once_more(Error::explain(ErrorType::ConnectionClosed, "before the end of a head"))
+}
+
+fn not_written(error: io::Error) -> Box<Error> {
+    once_more(Error::because(ErrorType::WriteError, "while writing a request", error))
+}
+
+fn not_read(error: io::Error) -> Box<Error> {
+    once_more(Error::because(ErrorType::ReadError, "while reading an answer", error))
+}
+
 fn malformed(error: Malformed) -> Box<Error> {
     Error::because(ErrorType::InvalidHTTPHeader, "the head of an answer", error)
-}
-
-fn not_connected(error: io::Error) -> Box<Error> {
-    let kind = match error.kind() {
-        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
-        _ => ErrorType::ConnectError,
-    };
-    Error::because(kind, "connecting to a server", error)
-}
-
-macro_rules! each {
-    ($socket:expr, $stream:ident => $does:expr) => {
-        match $socket.get_mut() {
-            Socket::Tcp($stream) => $does,
-            Socket::Unix($stream) => $does,
-        }
-    };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, data))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use std::time::Instant;
+use std::{net::SocketAddr, path::Path, time::Instant};
 use tokio::net::TcpListener;
 
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), step: Duration::from_secs(5) };
@@ -55,12 +55,12 @@ async fn a_connection_serves_one_after_another() {
     for expected in [(200, "hello"), (200, "hello!"), (204, "")] {
         let (status, body) = ask(&mut connection).await.unwrap();
         assert_eq!((status, &body[..]), expected);
-        idle.keep(Some(at), connection, later);
-        assert!(idle.take(None, Instant::now()).is_none(), "that is another server");
-        connection = idle.take(Some(at), Instant::now()).unwrap();
+        idle.keep((Some(at), 0), connection, later);
+        assert!(idle.take((None, 0), Instant::now()).is_none(), "that is another server");
+        connection = idle.take((Some(at), 0), Instant::now()).unwrap();
     }
     assert_eq!(ask(&mut connection).await.unwrap(), (200, "to the end".to_owned()));
-    idle.keep(Some(at), connection, later);
+    idle.keep((Some(at), 0), connection, later);
     assert!(idle.is_empty());
 }
 
@@ -112,7 +112,7 @@ async fn one_that_the_server_has_closed_is_not_taken_again() {
     let (at, mut connection) = connected(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
     ask(&mut connection).await.unwrap();
     let idle = Idle::default();
-    idle.keep(Some(at), connection, Instant::now() + Duration::from_secs(60));
+    idle.keep((Some(at), 0), connection, Instant::now() + Duration::from_secs(60));
     while !idle.is_empty() {
         idle.sweep(Instant::now());
         tokio::task::yield_now().await;
@@ -125,10 +125,10 @@ async fn old_ones_and_surplus_ones_are_closed() {
     let (at, mut connection) = connected(answers).await;
     ask(&mut connection).await.unwrap();
     let (idle, now) = (Idle::default(), Instant::now());
-    idle.keep(Some(at), connection, now + Duration::from_secs(1));
+    idle.keep((Some(at), 0), connection, now + Duration::from_secs(1));
     idle.sweep(now);
     assert!(!idle.is_empty());
-    assert!(idle.take(Some(at), now + Duration::from_secs(1)).is_none());
+    assert!(idle.take((Some(at), 0), now + Duration::from_secs(1)).is_none());
     assert!(idle.is_empty());
 }
 

@@ -1,0 +1,150 @@
+//! The body of a request on its way to a server while the answer comes: both at once.
+//!
+//! A server may answer before it has read all of a request, and may read no more of it: who only writes until it has
+//! taken everything waits for nothing. So the answer is looked at first, whatever is still to be sent. A server has its
+//! time for what is sent to it; while nothing is, the client is the one who is waited for, and the server may be silent.
+
+use super::{head, no_head, not_read, not_written, Body, Connection, Limits, FIRST_READ};
+use bytes::{Buf, Bytes};
+use http::Method;
+use pingora_core::{Error, ErrorType};
+use pingora_http::ResponseHeader;
+use std::{
+    future::{poll_fn, Future},
+    io,
+    pin::{pin, Pin},
+    task::{ready, Context, Poll},
+};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+/// What happens first while a request is still on its way.
+#[derive(Debug)]
+pub enum Came {
+    /// The next head of the answer.
+    Head(Box<ResponseHeader>),
+    /// The next piece of its body; `None` at its end.
+    Piece(Option<Bytes>),
+    /// Everything that was to be sent has been.
+    Sent,
+}
+
+/// Bytes that are to be sent.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    bytes: Bytes,
+    /// Whether they have been written, but perhaps not all of them sent (TLS keeps some).
+    unflushed: bool,
+}
+
+impl Outgoing {
+    /// Puts further bytes behind those that are there.
+    pub fn put(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.unflushed = true;
+        self.bytes = match self.bytes.is_empty() {
+            true => bytes,
+            false => [&self.bytes[..], &bytes].concat().into(),
+        };
+    }
+
+    /// Takes all of them.
+    pub fn take(&mut self) -> Bytes {
+        self.unflushed = false;
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing is left to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.unflushed
+    }
+}
+
+impl Connection {
+    /// Sends, and waits for the answer; returns what happens first. Nothing is lost where it is dropped before.
+    ///
+    /// # Errors
+    /// If the connection failed, or the server takes too long to take something: a `WriteError` or `WriteTimedout`
+    /// where nothing more can be sent.
+    pub(in crate::origin) async fn go_on(
+        &mut self,
+        out: &mut Outgoing,
+        method: &Method,
+        limits: Limits,
+    ) -> Result<Came, Box<Error>> {
+        self.patience.begin();
+        poll_fn(|cx| self.poll_go_on(cx, out, method, limits)).await
+    }
+
+    fn poll_go_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Outgoing,
+        method: &Method,
+        limits: Limits,
+    ) -> Poll<Result<Came, Box<Error>>> {
+        if let Poll::Ready(came) = self.poll_answer(cx, method) {
+            return Poll::Ready(came);
+        }
+        if out.is_empty() {
+            return Poll::Pending;
+        }
+        match self.poll_out(cx, out) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(Came::Sent)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(not_written(error))),
+            Poll::Pending => {
+                ready!(self.patience.poll(cx, limits.step));
+                Poll::Ready(Error::e_explain(ErrorType::WriteTimedout, "while writing a body"))
+            }
+        }
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Came, Box<Error>>> {
+        loop {
+            let is_head = matches!(self.body, Body::Head);
+            if is_head {
+                if let Some(head) = self.take_head(method)? {
+                    return Poll::Ready(Ok(Came::Head(Box::new(head))));
+                }
+            } else if let Some(piece) = self.take()? {
+                return Poll::Ready(Ok(Came::Piece(piece)));
+            }
+            if ready!(self.poll_fill(cx)).map_err(not_read)? == 0 {
+                return Poll::Ready(match is_head {
+                    true => Err(no_head()),
+                    false => self.end_of_connection().map(|()| Came::Piece(None)),
+                });
+            }
+        }
+    }
+
+    /// Reads more, behind what has come.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = head::reopen(std::mem::take(&mut self.input));
+        buffer.reserve(FIRST_READ);
+        let read = pin!(self.socket.read_buf(&mut buffer)).poll(cx);
+        self.input = buffer.freeze();
+        read
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<io::Result<()>> {
+        while !out.bytes.is_empty() {
+            let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &out.bytes))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            out.bytes.advance(n);
+            // What goes on is not late.
+            self.patience.begin();
+        }
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        out.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+}
