@@ -343,3 +343,108 @@ async fn framing_is_not_for_connection_to_name() {
     assert_eq!(origin.count("/off/smuggled"), 0);
     gateway.get("/off/smuggled").await.ok();
 }
+
+/// The lanes on which answers are encoded on their way: a file, proxied by the gateway's own session and by Pingora's, a
+/// fill that arrives.
+const LANES: [(&str, &[(&str, &str)]); 4] = [
+    ("/files/large.txt", &[]),
+    ("/off/large", &[]),
+    ("/off/large", &[("Connection", "keep-alive"), ("Connection", "keep-alive")]),
+    ("/followed/large", &[]),
+];
+
+/// Text that is worth encoding and takes its time.
+fn large() -> Vec<u8> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for n in 0_u64..200_000 {
+        writeln!(text, "{} line of a page", n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40).unwrap();
+    }
+    text.into_bytes()
+}
+
+async fn with_large(origin: &TestOrigin, encoding: &str) -> (tempfile::TempDir, Gateway) {
+    let tree = tempfile::TempDir::new().unwrap();
+    std::fs::write(tree.path().join("large.txt"), large()).unwrap();
+    for path in ["/off/large", "/followed/large"] {
+        origin.on(path, |_| Answer::new("text/plain", large()).header("cache-control", "no-store"));
+    }
+    let files = format!("[[route]]\npath = \"/files/*\"\nfiles = {{ root = {:?} }}", tree.path());
+    let builder =
+        Gateway::with(origin).raw(&files).route("/off/*", "").route("/followed/*", "cache = \"origin\"");
+    let builder = builder.route("/kept", r#"cache = { namespace = "kpi", scope = "public", ttl = "60s" }"#);
+    let gateway = builder.raw(&format!("[encoding]\n{encoding}")).start().await;
+    (tree, gateway)
+}
+
+/// Encoders that would take half a second for a piece, and ordinary hits beside them.
+#[tokio::test]
+async fn encoding_keeps_nobody_else_waiting() {
+    let origin = TestOrigin::start().await;
+    let (_tree, gateway) = with_large(&origin, "levels = { br = 11 }").await;
+    gateway.get("/kept").await.ok();
+    let address = gateway.address();
+    let attack = async {
+        for n in 0_usize.. {
+            let (path, fields) = LANES[n % LANES.len()];
+            let fields = [fields, &[("Accept-Encoding", "br")]].concat();
+            let leaves = tokio::spawn(async move {
+                let mut leaves = Transfer::ask_with(address, path, &fields).await;
+                leaves.final_head().await;
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            });
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            drop(leaves);
+        }
+    };
+    let hits = async {
+        let mut took = Vec::new();
+        for _ in 0..100 {
+            let began = std::time::Instant::now();
+            assert!(gateway.get("/kept").await.ok().is_hit());
+            took.push(began.elapsed());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        took
+    };
+    let mut took = tokio::select! {
+        () = attack => unreachable!(),
+        took = hits => took,
+    };
+    let p90 = quantile(&mut took, 0.9);
+    assert!(p90 < std::time::Duration::from_millis(250), "{p90:?}");
+}
+
+/// Clients that take nothing hold encoders; beyond what these may hold answers go plain, and say so.
+#[tokio::test]
+async fn what_encoders_hold_is_bounded_and_the_rest_goes_plain() {
+    let origin = TestOrigin::start().await;
+    let (_tree, gateway) = with_large(&origin, "memory = \"8MiB\"").await;
+    let held = || async { gateway.metrics().await.value("tidegate_codec_memory_bytes", &[]) };
+    for (path, fields) in LANES {
+        let fields = [fields, &[("Accept-Encoding", "br")]].concat();
+        let (mut encoded, mut plain) = (Vec::new(), Vec::new());
+        while plain.is_empty() {
+            let mut client = Transfer::ask_narrowly_with(gateway.address(), path, &fields).await;
+            let head = client.final_head().await;
+            assert!(
+                head.header("vary").is_some_and(|vary| vary.contains("accept-encoding")),
+                "{}",
+                head.text
+            );
+            match head.header("content-encoding") {
+                Some("br") => encoded.push(client),
+                None => plain.push(client),
+                other => panic!("{other:?}"),
+            }
+            assert!(encoded.len() < 10, "{path}: nothing bounds them");
+        }
+        assert!(!encoded.is_empty() && held().await > 1e6, "{path}");
+        assert!(held().await <= f64::from(8 << 20));
+        let whole = plain.pop().unwrap().rest().await;
+        assert!(whole == (large(), End::Clean), "{path}");
+        drop(encoded);
+        until("it is given back", SOON, || async { held().await == 0.0 }).await;
+    }
+    assert!(gateway.metrics().await.value("tidegate_codings_refused_total", &[]) >= 4.0);
+}

@@ -8,6 +8,7 @@ fn rules() -> config::Encoding {
         min_size: 1_024,
         prefer: vec![],
         levels: Default::default(),
+        memory: 1 << 27,
     }
 }
 

@@ -290,6 +290,7 @@ mod tests {
             min_size: 1_024,
             prefer: Vec::new(),
             levels: Default::default(),
+            memory: 1 << 27,
         };
         let outside =
             Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true };

@@ -171,7 +171,7 @@ tables! {
     }
 
     Encoding "`[encoding]`" {
-        types: Vec<At<String>>, min_size: Size, prefer: Vec<At<Coding>>, levels: Levels
+        types: Vec<At<String>>, min_size: Size, prefer: Vec<At<Coding>>, levels: Levels, memory: Size
     }
 
     Levels "`encoding.levels`" { br: u32, gzip: u32, zstd: u32 }

@@ -524,6 +524,8 @@ pub struct Encoding {
     pub prefer: Vec<Coding>,
     /// `levels`: per coding (`br` 5, `gzip` 6, `zstd` 3).
     pub levels: BTreeMap<Coding, i32>,
+    /// `memory` in bytes (128 MiB): what encoders of answers on their way may hold together.
+    pub memory: u64,
 }
 
 /// A content coding that Tidegate can make (RFC 9110, 8.4.1).

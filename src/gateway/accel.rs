@@ -26,7 +26,7 @@ use crate::{
         root::Root,
     },
     origin::client::{Answering, Ask},
-    representation::{conditional::asks_if_modified, encoding, problem::Problem, transform, Body},
+    representation::{conditional::asks_if_modified, encoding, problem::Problem, Body},
     telemetry::labels::{AccelOutcome, CacheResult, FileOutcome},
 };
 use bytes::Bytes;
@@ -214,8 +214,8 @@ impl Gateway {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
         }
         let rules = &ctx.site.plan.config.encoding;
-        let plan = transform::fit(&mut head, &request.headers, orders.at_once, rules);
-        let codec = self.codec(plan.filter(|_| !bodyless), rules, answering.told_length())?;
+        let how = (orders.at_once, bodyless);
+        let codec = self.fit(&mut head, &request.headers, how, rules, answering.told_length())?;
         self.mark(&mut head, ctx, &status)?;
         dress::answer(request, &mut head, ctx);
         ctx.flows_at_once();

@@ -1,7 +1,8 @@
 //! Routes of files, and the sending of files whoever ordered them.
 
 use super::{
-    dress, handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next, Result, Signals,
+    codec::TURN, dress, handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next,
+    Result, Signals,
 };
 use crate::{
     config::{Files, PathPattern, Route},
@@ -30,8 +31,6 @@ use std::{
 
 /// `Cache-Status` of a file of a route.
 const OF_ROUTE: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
-/// How much of a file is encoded at once, in bytes: it takes its time on a thread that serves others.
-const ENCODED_AT_ONCE: usize = 16 * 1024;
 
 /// What a route of files needs at hand.
 pub(super) struct FilesAt {
@@ -148,9 +147,9 @@ impl Gateway {
             answer::plan(method, &request.headers, facts, fields, SystemTime::now());
         let outcome = outcome(head.status);
         let rules = &ctx.site.plan.config.encoding;
-        let plan = transform::fit(&mut head, &request.headers, orders.at_once, rules);
-        let codec = self.codec(plan.filter(|_| *method == Method::GET), rules, Some(facts.length))?;
-        let most = if codec.is_some() { ENCODED_AT_ONCE } else { send::PIECE };
+        let how = (orders.at_once, *method == Method::HEAD);
+        let codec = self.fit(&mut head, &request.headers, how, rules, Some(facts.length))?;
+        let most = if codec.is_some() { TURN.min(send::PIECE) } else { send::PIECE };
         self.mark(&mut head, ctx, &status)?;
         ctx.result = CacheResult::File;
         dress::answer(request, &mut head, ctx);

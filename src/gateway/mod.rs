@@ -54,6 +54,7 @@ use crate::{
     telemetry::{access::AccessLog, labels::RejectReason, metrics::Metrics},
 };
 use arc_swap::ArcSwap;
+use codec::Codecs;
 use context::RequestIds;
 use http::{header, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
@@ -89,6 +90,7 @@ pub struct Gateway {
     /// Where the clock of limits begins.
     began: Instant,
     upgrades: Arc<Upgrades>,
+    codecs: Arc<Codecs>,
 }
 
 /// Whether a request is answered or still has to be proxied.
@@ -100,8 +102,8 @@ enum Next {
 impl Gateway {
     /// A gateway that goes by whatever site stands there.
     pub fn new(parts: Parts, site: Arc<ArcSwap<Site>>) -> Self {
-        let ids = Arc::new(RequestIds::new());
-        Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(Upgrades::new()) }
+        let (ids, codecs) = (Arc::new(RequestIds::new()), Codecs::new(parts.metrics.clone()));
+        Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(Upgrades::new()), codecs }
     }
 
     /// What answers by the fast lane: the same parts, the same site.

@@ -16,7 +16,7 @@ use crate::{
     cache::{key::Key, policy, Capture, Sent},
     files::accel::{recharset, Orders},
     origin::framing::{self, Framing},
-    representation::{blank, conditional::asks_if_modified, transform},
+    representation::{blank, conditional::asks_if_modified},
     websocket,
 };
 use bytes::Bytes;
@@ -173,12 +173,13 @@ impl Gateway {
         session.dated(head, ctx);
         let rules = &ctx.site.plan.config.encoding;
         let orders = ctx.passing.orders;
-        let plan = transform::fit(head, &request.headers, orders.at_once, rules);
+        let how = (orders.at_once, request.method == Method::HEAD);
+        let codec = self.fit(head, &request.headers, how, rules, None)?;
         ctx.passing.pace = orders.rate.map(Pace::new);
         if orders.at_once {
             ctx.flows_at_once();
         }
-        if let Some(plan) = plan.filter(|_| request.method != Method::HEAD) {
+        if codec.is_some() {
             let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
             let delimited = framed.iter().any(|name| head.headers.contains_key(name));
             if !delimited && request.version == Version::HTTP_11 {
@@ -187,9 +188,8 @@ impl Gateway {
                 head.set_version(Version::HTTP_11);
                 head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
             }
-            let codec = Codec::new(plan, rules, None);
-            ctx.passing.codec = Some(codec.or_err(ErrorType::InternalError, "a codec can't be made")?);
         }
+        ctx.passing.codec = codec;
         Ok(())
     }
 

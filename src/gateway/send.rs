@@ -18,12 +18,17 @@ use crate::{
     files::accel::is_order,
     identity::TokenError,
     origin::client::Answering,
-    representation::{problem::Problem, respond, transform, Body, Representation},
+    representation::{
+        problem::Problem,
+        respond,
+        transform::{self, Transform},
+        Body, Representation,
+    },
     telemetry::labels::{CacheResult, FillOutcome, RejectReason},
 };
 use bytes::Bytes;
-use http::{header, HeaderValue, Method, StatusCode, Version};
-use pingora_core::{ErrorType, OrErr};
+use http::{header, HeaderMap, HeaderValue, Method, StatusCode, Version};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{sync::Arc, time::Duration};
 
@@ -147,9 +152,8 @@ impl Gateway {
         complete(&mut head, session.req_header(), ctx, &status)?;
         session.dated(&head, ctx);
         let Some(transform) = transform else { return self.send(session, head, body).await };
-        let codec = Codec::new(transform, &ctx.site.plan.config.encoding, None);
-        let codec = codec.or_err(ErrorType::InternalError, "a codec can't be made")?;
-        Box::pin(self.send_pieces(session, head, Pieces::Here(body), Some(codec))).await
+        let codec = self.codec(transform, &ctx.site.plan.config.encoding, None)?;
+        Box::pin(self.send_pieces(session, head, Pieces::Here(body), codec)).await
     }
 
     /// Sends an answer while it arrives.
@@ -182,24 +186,57 @@ impl Gateway {
         append_via(&mut head, ctx)?;
         let rules = &ctx.site.plan.config.encoding;
         let plan = transform::plan_shared(&request.headers, head.status, &head.headers, rules);
-        transform::adjust_head(&mut head, plan, rules);
+        let bodyless = request.method == Method::HEAD;
+        let codec = self.code(&mut head, &request.headers, (plan, bodyless), rules, arriving.length)?;
         dress::answer(request, &mut head, ctx);
-        let plan = plan.filter(|_| request.method != Method::HEAD);
-        let codec = self.codec(plan, rules, arriving.length)?;
         session.dated(&head, ctx);
         ctx.flows_at_once();
         self.send_pieces(session, head, Pieces::Arriving(reader), codec).await
     }
 
-    /// What does to a body what was planned; `length` is the body's, where it is known.
-    pub(super) fn codec(
+    /// Makes the head of an answer that passes that of the form it goes out in, and says what is done to its body for it.
+    /// `at_once`: what there is goes out at once, and no encoder may hold it back. `length`: the body's, where it is known.
+    ///
+    /// # Errors
+    /// If it can't go out as it is, and there is no room for a codec.
+    pub(super) fn fit(
         &self,
-        plan: Option<transform::Transform>,
+        head: &mut ResponseHeader,
+        request: &HeaderMap,
+        (at_once, bodyless): (bool, bool),
         rules: &config::Encoding,
         length: Option<u64>,
     ) -> Result<Option<Codec>> {
-        let codec = plan.map(|plan| Codec::new(plan, rules, length)).transpose();
-        codec.or_err(ErrorType::InternalError, "a codec can't be made")
+        let plan = transform::plan(request, head.status, &head.headers, rules).filter(|_| !at_once);
+        self.code(head, request, (plan, bodyless), rules, length)
+    }
+
+    /// Has a body coded as it was planned, where there is room for it, and a head say what becomes of it, or would.
+    fn code(
+        &self,
+        head: &mut ResponseHeader,
+        request: &HeaderMap,
+        (plan, bodyless): (Option<Transform>, bool),
+        rules: &config::Encoding,
+        length: Option<u64>,
+    ) -> Result<Option<Codec>> {
+        let codec = match plan.filter(|_| !bodyless) {
+            Some(plan) => self.codec(plan, rules, length)?,
+            None => None,
+        };
+        transform::fit(head, request, plan.filter(|_| bodyless || codec.is_some()), rules);
+        Ok(codec)
+    }
+
+    /// What does to a body what was planned; `None`: there is no room, and it goes out plain.
+    fn codec(&self, plan: Transform, rules: &config::Encoding, length: Option<u64>) -> Result<Option<Codec>> {
+        let codec = self.codecs.begin(plan, rules, length);
+        match (codec.or_err(ErrorType::InternalError, "a codec can't be made")?, plan) {
+            (None, Transform::Decode(_)) => {
+                Error::e_explain(ErrorType::HTTPStatus(503), "no room for a decoder")
+            }
+            (codec, _) => Ok(codec),
+        }
     }
 
     /// Sends a whole answer.

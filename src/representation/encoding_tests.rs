@@ -98,6 +98,7 @@ fn rules() -> Encoding {
         min_size: 1024,
         prefer: PREFER.to_vec(),
         levels: Default::default(),
+        memory: 1 << 27,
     }
 }
 

@@ -15,6 +15,7 @@ fn rules() -> config::Encoding {
         min_size: 1024,
         prefer: PREFER.to_vec(),
         levels: PREFER.iter().map(|coding| (*coding, 5)).collect(),
+        memory: 1 << 27,
     }
 }
 

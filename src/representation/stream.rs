@@ -29,6 +29,52 @@ enum Encoding {
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
 }
 
+/// About how much memory an encoder takes, in bytes: its window, its tables, what it holds back. Brotli: ring buffer,
+/// hasher (`ChooseHasher`) and commands of a block; zstd: as its levels have it, bound by the window.
+pub fn encoder_memory(coding: Coding, level: i32, length: Option<u64>) -> u64 {
+    let bits = length.map_or(WINDOW, window);
+    match coding {
+        Coding::Gzip => 320 << 10,
+        Coding::Zstd => {
+            let tables = match level {
+                ..=3 => 1 << 20,
+                4..=9 => 4 << 20,
+                10..=15 => 16 << 20,
+                16..=19 => 32 << 20,
+                _ => 96 << 20,
+            };
+            (1 << bits) + (512 << 10) + tables.min(16 << bits)
+        }
+        Coding::Brotli => {
+            let block = match level {
+                ..=1 => bits,
+                2..=3 => 14,
+                4..=8 => 16,
+                _ => bits.min(18),
+            };
+            let hasher = match level {
+                ..=1 => 1 << 17,
+                2..=4 => 4 << 20,
+                5..=6 if length.is_none_or(|length| length <= 1 << 22) => 4 << (14 + level - 1),
+                5..=8 => 4 << (15 + level - 1),
+                9 => 32 << 20,
+                _ => (8 << bits) + (1 << 19),
+            };
+            (2 << bits.max(block)) + (16 << block) + hasher.min(16 << bits)
+        }
+    }
+}
+
+/// About how much memory a decoder takes at most of what usual encoders make, in bytes.
+pub fn decoder_memory(coding: Coding) -> u64 {
+    let window = match coding {
+        Coding::Gzip => 1 << 15,
+        Coding::Brotli => 1 << LARGEST_WINDOW,
+        Coding::Zstd => 1 << 23,
+    };
+    window + 2 * PIECE as u64
+}
+
 impl Encoder {
     /// An encoder at a level of the coding's own, brought into its range. `length` is the body's exact length in
     /// bytes, if it is known: it makes for a better fit.

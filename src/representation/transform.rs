@@ -41,18 +41,16 @@ pub(super) static DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Makes the head of an answer to GET or HEAD that passes that of the form it goes out in, and says what is to be done to
-/// a body for it. `at_once`: what there is goes out at once, and no encoder may hold it back.
+/// Makes the head of an answer to GET or HEAD that passes that of the form it goes out in; `transform` is what is done to
+/// its body.
 pub fn fit(
     head: &mut ResponseHeader,
     request: &HeaderMap,
-    at_once: bool,
+    transform: Option<Transform>,
     rules: &config::Encoding,
-) -> Option<Transform> {
-    let plan = if at_once { None } else { plan(request, head.status, &head.headers, rules) };
-    adjust_head(head, plan, rules);
+) {
+    adjust_head(head, transform, rules);
     tag_as_held(head, request);
-    plan
 }
 
 /// Gives a 304 the tag of the answer that its client holds (RFC 9111, 4.3.4): where that went out in another coding than
@@ -70,7 +68,7 @@ fn tag_as_held(head: &mut ResponseHeader, request: &HeaderMap) {
 
 /// What to do with an origin's answer on its way to the client; `None`: it passes as it is. An event stream does:
 /// an encoder would hold its events back. A HEAD's head is that of the answer to GET (RFC 9110, 9.3.2).
-fn plan(
+pub fn plan(
     request: &HeaderMap,
     status: StatusCode,
     answer: &HeaderMap,
@@ -118,7 +116,7 @@ fn decide(content: Content, accepted: Option<&[u8]>, rules: &config::Encoding) -
 
 /// Changes the head of an answer that passes to what becomes of its body; `transform` is the plan for it. What
 /// another client would get in another form says so in `Vary`, also where it passes as it is.
-pub fn adjust_head(head: &mut ResponseHeader, transform: Option<Transform>, rules: &config::Encoding) {
+fn adjust_head(head: &mut ResponseHeader, transform: Option<Transform>, rules: &config::Encoding) {
     if alternative(head.status, &head.headers, rules).is_some() {
         vary_by_encoding(head);
     }

@@ -151,6 +151,8 @@ pub(super) struct Cache {
     pub(super) fills: Per<FillOutcome, IntCounter>,
     pub(super) fill_seconds: Histogram,
     pub(super) encoding_seconds: Per<Coding, Histogram>,
+    pub(super) codec_memory: IntGauge,
+    pub(super) codings_refused: IntCounter,
     pub(super) envelopes_refused: IntCounter,
     pub(super) bytes: IntGauge,
     pub(super) entries: IntGauge,
@@ -188,6 +190,16 @@ impl Cache {
                 "coding",
                 ENCODING_BUCKETS,
             )?,
+            codec_memory: d.gauge(about(
+                "tidegate_codec_memory_bytes",
+                "bytes",
+                "Bytes that codings of answers on their way hold, about.",
+            ))?,
+            codings_refused: d.counter(about(
+                "tidegate_codings_refused_total",
+                "codings",
+                "Codings of answers on their way for which there was no room.",
+            ))?,
             bytes: d.gauge(about("tidegate_memory_bytes", "bytes", "Bytes of entries in memory."))?,
             entries: d.gauge(about("tidegate_memory_entries", "entries", "Entries in memory."))?,
             capacity: d.gauge(about(

@@ -177,6 +177,16 @@ impl Metrics {
         self.cache.encoding_seconds.of(coding).observe(duration.as_secs_f64());
     }
 
+    /// Codings of answers on their way hold so many bytes more.
+    pub fn codecs_hold(&self, more: i64) {
+        self.cache.codec_memory.add(more);
+    }
+
+    /// There was no room for a coding of an answer on its way.
+    pub fn coding_refused(&self) {
+        self.cache.codings_refused.inc();
+    }
+
     /// A value in the store was not an envelope of this version.
     pub fn envelope_refused(&self) {
         self.cache.envelopes_refused.inc();

@@ -84,6 +84,8 @@ fn each_method_moves_what_it_names() {
     metrics.flight_followed(Duration::from_millis(4));
     metrics.fill(FillOutcome::SetCookie, Duration::from_secs(1));
     metrics.encoded(Coding::Zstd, Duration::from_micros(60));
+    metrics.codecs_hold(7);
+    metrics.coding_refused();
     metrics.bump();
     metrics.purge(PurgeKind::Invalidation);
     metrics.tags_ignored(2);

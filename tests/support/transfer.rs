@@ -73,9 +73,14 @@ impl Transfer {
 
     /// The same, from a client for whom the kernel keeps next to nothing.
     pub async fn ask_narrowly(to: SocketAddr, path: &str) -> Self {
+        Self::ask_narrowly_with(to, path, &[]).await
+    }
+
+    /// The same, with these fields.
+    pub async fn ask_narrowly_with(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        Self::with_socket(socket, to, path, "1.1", &[]).await
+        Self::with_socket(socket, to, path, "1.1", fields).await
     }
 
     async fn with_socket(

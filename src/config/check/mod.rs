@@ -210,7 +210,9 @@ fn encoding(raw: raw::Encoding, report: &mut Report) -> Option<Encoding> {
         None => None,
     };
     let levels = levels(raw.levels.or_default(), report);
-    Some(Encoding { types: types?, min_size: min_size?.0, prefer: prefer?, levels: levels? })
+    let memory = raw.memory.or(Size(128 << 20));
+    let (min_size, memory) = (min_size?.0, memory?.0);
+    Some(Encoding { types: types?, min_size, prefer: prefer?, levels: levels?, memory })
 }
 
 fn levels(raw: raw::Levels, report: &mut Report) -> Option<BTreeMap<Coding, i32>> {
