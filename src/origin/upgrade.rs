@@ -6,9 +6,10 @@
 //! out with [`Handover::take`] by whoever forwards its bytes, each direction by itself. An answer other than a 101
 //! passes through as it is.
 //!
-//! The first read waits a moment: Pingora ends the exchange at once if it reads the 101 before it has taken the
-//! (empty) end of the request's body from its own pipe, which an origin close by is fast enough for. Such a
-//! connection serves one exchange and is never used again.
+//! The first read waits for the end of the request: Pingora ends the exchange at once if it reads the 101 before it has
+//! taken the (empty) end of the request's body from its own pipe, which an origin close by is fast enough for. It flushes
+//! when it has sent the head, and once more when it has taken that end. Such a connection serves one exchange and is
+//! never used again.
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -43,8 +44,8 @@ use tokio::{
     time::Sleep,
 };
 
-/// How long the first read waits.
-const HOLD: Duration = Duration::from_millis(1);
+/// How long the first read waits at most, should that flush not come.
+const HOLD: Duration = Duration::from_secs(1);
 /// Set in the number that keeps these connections apart from those that are used again.
 const ALONE: u64 = 1 << 63;
 
@@ -68,7 +69,8 @@ impl Upgrades {
         at.options.alpn = ALPN::H1;
         let shared = Shared {
             stream: None,
-            hold: Hold::Before,
+            request: Request::Unsent,
+            hold: None,
             answer_within: at.options.read_timeout,
             waiting: None,
             phase: Phase::Head(Head::default()),
@@ -146,7 +148,9 @@ struct Held(Handover);
 struct Shared {
     /// Until it is taken.
     stream: Option<Stream>,
-    hold: Hold,
+    request: Request,
+    /// The end of the wait for the request's end, while a read waits for it.
+    hold: Option<Pin<Box<Sleep>>>,
     /// How long a read may take.
     answer_within: Option<Duration>,
     /// The end of that time, while a read waits.
@@ -154,10 +158,27 @@ struct Shared {
     phase: Phase,
 }
 
-enum Hold {
-    Before,
-    During(Pin<Box<Sleep>>),
-    Over,
+/// How far Pingora has sent the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Unsent,
+    /// Its head was written.
+    Written,
+    /// And flushed.
+    Flushed,
+    /// Its end was taken as well.
+    Ended,
+}
+
+impl Request {
+    /// Behind a flush.
+    fn flushed(self) -> Self {
+        match self {
+            Self::Unsent => Self::Unsent,
+            Self::Written => Self::Flushed,
+            Self::Flushed | Self::Ended => Self::Ended,
+        }
+    }
 }
 
 /// How far the answer has come.
@@ -176,13 +197,13 @@ impl Shared {
             // From here on nothing comes this way any more; the exchange ends from its other side.
             return Poll::Pending;
         }
-        if matches!(self.hold, Hold::Before) {
-            self.hold = Hold::During(Box::pin(tokio::time::sleep(HOLD)));
+        if self.request != Request::Ended {
+            // Whoever takes the end of the request polls the read again behind it.
+            let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HOLD)));
+            ready!(hold.as_mut().poll(cx));
+            self.request = Request::Ended;
         }
-        if let Hold::During(sleep) = &mut self.hold {
-            ready!(sleep.as_mut().poll(cx));
-            self.hold = Hold::Over;
-        }
+        self.hold = None;
         let Some(stream) = &mut self.stream else { return Poll::Pending };
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(stream).poll_read(cx, buf) {
@@ -215,7 +236,11 @@ impl Shared {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(stream) = &mut self.stream {
-            return Pin::new(stream).poll_write(cx, data);
+            let written = ready!(Pin::new(stream).poll_write(cx, data))?;
+            if self.request == Request::Unsent {
+                self.request = Request::Written;
+            }
+            return Poll::Ready(Ok(written));
         }
         // Whoever has the stream writes to it.
         Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
@@ -288,7 +313,10 @@ impl AsyncWrite for Held {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0 .0.lock().poll_rest(|stream| stream.poll_flush(cx))
+        let mut shared = self.0 .0.lock();
+        ready!(shared.poll_rest(|stream| stream.poll_flush(cx)))?;
+        shared.request = shared.request.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -307,7 +335,8 @@ mod tests {
     fn read(answer: &[u8], cuts: &[usize]) -> (Vec<u8>, Vec<u8>, bool) {
         let mut shared = Shared {
             stream: None,
-            hold: Hold::Over,
+            request: Request::Ended,
+            hold: None,
             answer_within: None,
             waiting: None,
             phase: Phase::Head(Head::default()),
