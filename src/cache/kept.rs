@@ -133,7 +133,8 @@ impl Cache {
         };
         // What a client doesn't want to be stored says nothing against what is.
         let by_client = asking.asked.no_store && status.is_success();
-        let ends_stored = storable.is_err_and(|why| !by_client && policy::ends_stored(why, status));
+        let ends_stored =
+            storable.is_err_and(|why| !by_client && policy::ends_stored(why, status, asking.authorized));
         let orders_a_file = matches!(storable, Err(FillOutcome::Accel));
         let (verdict, terms) = match storable {
             Ok(terms) => (Verdict::Keep, terms),

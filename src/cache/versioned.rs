@@ -320,7 +320,7 @@ impl Cache {
             selecting: None,
             part: None,
             too_large: false,
-            ends_stored: storable.is_err_and(|why| policy::ends_stored(why, status)),
+            ends_stored: storable.is_err_and(|why| policy::ends_stored(why, status, false)),
         }
     }
 

@@ -120,8 +120,10 @@ async fn what_is_over_does_not_come_back_out_of_redis() {
 /// What credentials brought says nothing of what others get; what is gone is gone.
 #[tokio::test]
 async fn what_is_for_credentials_alone_leaves_what_others_get() {
+    const CREDENTIALS: [(&str, u16); 5] =
+        [("/kept", 200), ("/login", 302), ("/bad", 401), ("/not-yours", 403), ("/gone", 404)];
     let origin = TestOrigin::start().await;
-    for (path, status) in [("/kept", 200), ("/gone", 404)] {
+    for (path, status) in CREDENTIALS {
         origin.on(path, move |seen| match seen.header("authorization") {
             Some(_) => with("mine", &[MINUTE]).status(status),
             None if seen.header("if-none-match").is_some() => with("", &[MINUTE]).status(304),
@@ -129,7 +131,8 @@ async fn what_is_for_credentials_alone_leaves_what_others_get() {
         });
     }
     let gateway = gateway(&origin).start().await;
-    for (path, forward) in [("/kept", "fwd=stale"), ("/gone", "fwd=uri-miss")] {
+    for (path, status) in CREDENTIALS {
+        let forward = if status == 404 { "fwd=uri-miss" } else { "fwd=stale" };
         gateway.get(path).await.ok();
         gateway.get_with(path, &[("authorization", "Basic YW5u")]).await;
         let reply = gateway.get(path).await.ok();

@@ -6,9 +6,12 @@ use crate::telemetry::labels::FillOutcome;
 use http::StatusCode;
 
 /// Whether an answer that is not stored, for this reason, ends what is stored for the same request. A server's error
-/// doesn't, nor does a refusal of what one request said beside its target.
-pub fn ends_stored(why: FillOutcome, status: StatusCode) -> bool {
+/// doesn't, nor does a refusal of what one request said beside its target. What a request with credentials gets is about its
+/// sender, unless the resource is gone: otherwise anyone could end what others are served with a bad token.
+pub fn ends_stored(why: FillOutcome, status: StatusCode, with_credentials: bool) -> bool {
     match status.as_u16() {
+        404 | 410 => true,
+        _ if with_credentials => false,
         200..=299 => !matches!(
             why,
             // Made for credentials, for a cookie, or a part: others may still get what there was.
@@ -35,7 +38,7 @@ mod tests {
 
     #[test]
     fn what_is_no_error_ends_what_is_stored() {
-        let ends = |why, status| ends_stored(why, StatusCode::from_u16(status).unwrap());
+        let ends = |why, status| ends_stored(why, StatusCode::from_u16(status).unwrap(), false);
         for status in [200, 204, 206, 299, 301, 302, 303, 307, 401, 403, 404, 405, 410, 451] {
             assert!(ends(FillOutcome::Status, status), "{status}");
         }
@@ -50,5 +53,11 @@ mod tests {
             assert!(!ends(why, 200) && ends(why, 404), "{why}");
         }
         assert!(!ends(FillOutcome::Partial, 206));
+        for (status, over) in
+            [(200, false), (302, false), (401, false), (403, false), (404, true), (410, true)]
+        {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(ends_stored(FillOutcome::Status, status, true), over, "{status}");
+        }
     }
 }
