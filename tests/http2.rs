@@ -139,6 +139,30 @@ async fn who_knows_it_needs_no_tls_where_that_is_allowed() {
     assert!(matches!(refused.status, 0 | 400 | 505), "{refused:?}");
 }
 
+/// A cache behind reckons from `Date` and `Expires` too (RFC 9111, 4.2).
+#[tokio::test]
+async fn a_cached_answer_keeps_its_date() {
+    let stage = Stage::set("").await;
+    let then = std::time::SystemTime::now() - Duration::from_secs(100);
+    let then = httpdate::fmt_http_date(then);
+    let date = then.clone();
+    stage.origin.on("/followed/dated", move |_| {
+        Answer::new("text/plain", "x").header("date", &date).header("cache-control", "max-age=3600")
+    });
+    let h2 = stage.connect().await;
+    h2.get(HOST, "/followed/dated").await.ok();
+    let ask = || Request::get(format!("https://{HOST}/followed/dated"));
+    // What lies ready, what the gateway makes anew, and a part.
+    for fields in [&[][..], &[("if-match", "*")], &[("range", "bytes=0-0")]] {
+        let ask = fields.iter().fold(ask(), |ask, (name, value)| ask.header(*name, *value));
+        let reply = h2.send(ask.body(Full::default()).unwrap()).await.unwrap();
+        assert!(reply.is_hit(), "{fields:?}: {reply:?}");
+        assert_eq!(reply.header("date"), then, "{fields:?}");
+    }
+    // What passes is of now.
+    assert_ne!(h2.get(HOST, "/x").await.ok().header("date"), then);
+}
+
 #[tokio::test]
 async fn cookies_in_pieces_are_one_again() {
     let stage = Stage::set("").await;

@@ -120,11 +120,11 @@ impl Drop for Place {
 pub(super) struct Shares {
     places: Arc<Places>,
     most: usize,
-    taken: Arc<Taken>,
+    taken: Arc<SharesTaken>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct SharesTaken {
     all: AtomicUsize,
     /// The connection's own place.
     own: AtomicBool,
@@ -157,7 +157,7 @@ impl Shares {
 #[derive(Debug)]
 #[must_use = "the share is free again once this is dropped"]
 pub(super) struct Share {
-    taken: Arc<Taken>,
+    taken: Arc<SharesTaken>,
     /// `None`: the connection's.
     place: Option<Place>,
 }

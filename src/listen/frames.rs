@@ -40,7 +40,7 @@ pub(super) struct Frames {
     /// Bytes that are still to come of the code of the reset that is being sent, and those that have.
     code: (usize, u32),
     /// The frame that is being received.
-    now: Head,
+    now: FrameHead,
     /// A header has begun, and the frame that ends it has not.
     within_header: bool,
     /// Since when the rest of a frame, or of a header, is waited for.
@@ -55,7 +55,7 @@ impl Frames {
             received: Cursor { skip: PREFACE, ..Cursor::default() },
             sent: Cursor::default(),
             code: (0, 0),
-            now: Head::default(),
+            now: FrameHead::default(),
             within_header: false,
             since: None,
             resets: Bucket::new(RESETS, now),
@@ -120,12 +120,12 @@ impl Frames {
 
     /// The stream of whose body a part of a frame has come, and so many bytes of it. The library has not seen them.
     pub(super) fn arriving(&self) -> Option<(u32, usize)> {
-        let Head { kind, length, stream, .. } = self.now;
+        let FrameHead { kind, length, stream, .. } = self.now;
         (kind == DATA && stream > 0 && self.received.skip > 0).then(|| (stream, length - self.received.skip))
     }
 
     /// Counts a frame of the client's.
-    fn is_free(&mut self, head: Head, now: impl Fn() -> Instant) -> bool {
+    fn is_free(&mut self, head: FrameHead, now: impl Fn() -> Instant) -> bool {
         match head.kind {
             RST_STREAM => self.resets.take(now()),
             // What a request is made of, or flow control of its answer.
@@ -155,7 +155,7 @@ fn is_provoked(code: u32) -> bool {
 
 /// The head of a frame.
 #[derive(Debug, Clone, Copy, Default)]
-struct Head {
+struct FrameHead {
     length: usize,
     kind: u8,
     flags: u8,
@@ -174,7 +174,7 @@ struct Cursor {
 
 impl Cursor {
     /// Goes on to the next head. `None`: it is not there yet, and the bytes are through.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
         *bytes = &bytes[skipped..];
@@ -190,7 +190,7 @@ impl Cursor {
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         // The first bit is reserved.
         let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
-        Some(Head { length: self.skip, kind, flags, stream })
+        Some(FrameHead { length: self.skip, kind, flags, stream })
     }
 
     /// Whether a part of a head has come, and no more.

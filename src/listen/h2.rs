@@ -11,6 +11,7 @@
 //! behind need not know how it came.
 
 mod answer;
+mod body_wait;
 mod session;
 
 use super::{
@@ -29,6 +30,7 @@ use crate::{
     telemetry::labels::{Http2End, RefuseReason},
 };
 use answer::{begin, pour, refuse};
+use body_wait::BodyWait;
 use bytes::Bytes;
 use h2::{
     server::{Connection as H2, SendResponse},
@@ -46,7 +48,7 @@ use pingora_core::{
     },
 };
 use pingora_http::RequestHeader;
-use session::{BodyWait, Session};
+use session::StreamSession;
 use std::{
     cell::RefCell,
     future::{poll_fn, Future},
@@ -160,7 +162,7 @@ struct Running<'d> {
 type Farewell = (Reason, Http2End);
 
 /// A request with what answers it.
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 
 impl Running<'_> {
     async fn run(
@@ -220,7 +222,7 @@ impl Running<'_> {
     }
 
     /// Answers a request, or hands it to the gateway.
-    fn take(&mut self, (request, mut respond): Asked, connection: OnConnection) -> Result<(), Farewell> {
+    fn take(&mut self, (request, mut respond): Accepted, connection: OnConnection) -> Result<(), Farewell> {
         self.served = self.served.saturating_add(1);
         let (request, body) = request.into_parts();
         if let Err(status) = strict::check_http2(&request) {
@@ -309,7 +311,7 @@ impl Running<'_> {
         head.extensions_mut().insert(connection);
         let wait = BodyWait::new(self.terms.body, self.watch.clone(), party);
         let told = (self.digest.clone(), signals);
-        let session = Session::new(head, body, respond, wait, told, self.terms.send);
+        let session = StreamSession::new(head, body, respond, wait, told, self.terms.send);
         let session = ServerSession::new_custom(Box::new(session));
         let door = self.door.clone();
         let served = async move {

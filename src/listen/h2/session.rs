@@ -6,16 +6,8 @@
 //!
 //! Interim answers are dropped: the library can't send them (hyperium/h2#167).
 
-use crate::{
-    gateway::Signals,
-    listen::{
-        alarm::Alarm,
-        connection::FrameWatch,
-        guard::{Patience, Verdict},
-        ledger::Ledger,
-    },
-    telemetry::labels::CutReason,
-};
+use super::body_wait::BodyWait;
+use crate::gateway::Signals;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
@@ -40,7 +32,7 @@ use std::{
     future::poll_fn,
     sync::{atomic::Ordering, Arc},
     task::{ready, Context, Poll},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use tokio::time::timeout;
 
@@ -51,7 +43,7 @@ type Custom = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'stat
 const AGAIN: usize = 64 * 1024;
 
 /// A request, and where its answer goes.
-pub(super) struct Session {
+pub(super) struct StreamSession {
     request: RequestHeader,
     body: RecvStream,
     wait: BodyWait,
@@ -70,7 +62,7 @@ pub(super) struct Session {
     drain: Option<Duration>,
 }
 
-impl Session {
+impl StreamSession {
     pub(super) fn new(
         request: RequestHeader,
         body: RecvStream,
@@ -233,68 +225,8 @@ fn date(seconds: u64) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| get_cached_date())
 }
 
-/// How long the client may take for its body: as long as one of HTTP/1.1, of whom each byte is seen. Here frames are
-/// whole before they are; of one that is long and slow, the connection tells how much has come.
-pub(super) struct BodyWait {
-    patience: Patience,
-    alarm: Alarm,
-    watch: Arc<FrameWatch>,
-    /// Bytes of the next frame that have counted.
-    counted: usize,
-    /// It has taken too long.
-    late: Option<CutReason>,
-    ledger: Arc<Ledger>,
-    peer: std::net::SocketAddr,
-}
-
-impl BodyWait {
-    pub(super) fn new(
-        (most, rate): (Duration, u64),
-        watch: Arc<FrameWatch>,
-        (ledger, peer): (Arc<Ledger>, std::net::SocketAddr),
-    ) -> Self {
-        Self {
-            patience: Patience::new(most, rate),
-            alarm: Alarm::default(),
-            watch,
-            counted: 0,
-            late: None,
-            ledger,
-            peer,
-        }
-    }
-
-    fn came(&mut self, bytes: usize) {
-        let more = bytes.saturating_sub(std::mem::take(&mut self.counted));
-        self.patience.moved(more as u64, Instant::now);
-    }
-
-    /// Ready with the reason when the client has taken too long.
-    fn poll_late(&mut self, stream: u32, cx: &mut Context<'_>) -> Poll<CutReason> {
-        if let Some(reason) = self.late {
-            return Poll::Ready(reason);
-        }
-        loop {
-            let arriving = self.watch.arriving(stream);
-            if arriving > self.counted {
-                self.patience.moved((arriving - self.counted) as u64, Instant::now);
-                self.counted = arriving;
-            }
-            match self.patience.wait(Instant::now(), CutReason::BodyTimeout, CutReason::BodyRate) {
-                Verdict::Free => return Poll::Pending,
-                Verdict::Until(at) => ready!(self.alarm.poll(at, cx)),
-                Verdict::Cut(reason) => {
-                    self.ledger.cut(self.peer, reason, None);
-                    self.late = Some(reason);
-                    return Poll::Ready(reason);
-                }
-            }
-        }
-    }
-}
-
 #[async_trait]
-impl server::Session for Session {
+impl server::Session for StreamSession {
     fn req_header(&self) -> &RequestHeader {
         &self.request
     }
