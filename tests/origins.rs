@@ -2,6 +2,8 @@
 //! server is spoken to.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
 
+#[path = "origins/checks.rs"]
+mod checks;
 #[path = "origins/choosing.rs"]
 mod choosing;
 #[path = "origins/limits.rs"]

@@ -336,9 +336,11 @@ impl Cache {
         let outcome = match error {
             FetchError::Timeout => FillOutcome::Timeout,
             FetchError::Abandoned => FillOutcome::Cancelled,
-            FetchError::Unreachable | FetchError::Malformed | FetchError::BreakerOpen | FetchError::Busy => {
-                FillOutcome::OriginError
-            }
+            FetchError::Unreachable
+            | FetchError::Malformed
+            | FetchError::BreakerOpen
+            | FetchError::Unresolved
+            | FetchError::Busy => FillOutcome::OriginError,
         };
         (outcome, ToStore::Nothing)
     }

@@ -114,6 +114,9 @@ pub enum FetchError {
     /// The origin failed so often that it is left alone for a moment.
     #[error("the origin is left alone after failures")]
     BreakerOpen,
+    /// No server's name has an address.
+    #[error("no name of the origin's servers has an address")]
+    Unresolved,
     /// All servers have as much to do as they may, and nobody could wait any longer.
     #[error("the origin has as much to do as it may have")]
     Busy,

@@ -3,6 +3,7 @@
 
 use super::types::Secret;
 use crate::name::Name;
+use http::{HeaderName, HeaderValue};
 use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// `[[origin]]`
@@ -38,7 +39,7 @@ pub struct Origin {
     pub receive_buffer: Option<u32>,
     /// `retries` of idempotent requests (2).
     pub retries: u32,
-    /// `health = { path, interval, timeout }`
+    /// `health = { path, interval, timeout, host, headers }`
     pub health: Option<Health>,
 }
 
@@ -197,4 +198,8 @@ pub struct Health {
     pub interval: Duration,
     /// How long a check may take (2 s).
     pub timeout: Duration,
+    /// The `Host` that is named; `None`: the server's own.
+    pub host: Option<String>,
+    /// Further fields.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }

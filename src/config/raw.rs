@@ -111,7 +111,7 @@ tables! {
 
     OriginTls "`origin.tls`" { ca: String, cert: String, key: String, server_name: String }
 
-    Health "`origin.health`" { path: String, interval: Duration, timeout: Duration }
+    Health "`origin.health`" { path: String, interval: Duration, timeout: Duration, host: String, headers: Lines }
 
     Route "`[[route]]`" {
         name: Name, host: String, methods: Vec<At<http::Method>>, path: PathPattern, origin: String, cache: Cache,

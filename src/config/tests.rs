@@ -396,6 +396,7 @@ fn tables_of_one_key_each() {
         ("[[origin]]\nname = \"b\"\nservers = \"https://b\"\ntls = { server_name = \"a b\" }", &["11:23: origin[1].tls.server_name: no certificate can be verified for this name: tls.server_name may give another"]),
         ("[encoding]\ntypes = [\"text/*\", \"text\"]", &["9:10: encoding.types[0]: must be a media type without parameters, such as \"application/json\"", "9:20: encoding.types[1]: must be a media type without parameters, such as \"application/json\""]),
         ("[encoding]\nprefer = [\"br\", \"brotli\"]", &["9:17: encoding.prefer[1]: unknown value \"brotli\", known: br, zstd, gzip"]),
+        ("[[origin]]\nname = \"b\"\nservers = \"http://b\"\nhealth = { path = \"/\", host = \"a b\", headers = { \"Host\" = \"a\" } }", &["11:31: origin[1].health.host: must be a name or an address, with or without a port", "11:50: origin[1].health.headers.Host: must be a field's name, and none that frames a request; Host is health.host"]),
         ("[encoding]\nmemory = -5", &["9:10: encoding.memory: must not be negative, and must be less than 16 EiB"]),
         ("[encoding]\nprefer = [\"br\", \"br\"]", &["9:17: encoding.prefer[1]: stands there twice"]),
         ("[encoding]\nlevels = { br = 12, gzip = 0 }", &["9:17: encoding.levels.br: must be from 0 to 11", "9:28: encoding.levels.gzip: must be from 1 to 9"]),

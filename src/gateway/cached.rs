@@ -293,6 +293,7 @@ pub(super) fn text(status: String) -> HeaderValue {
 pub(super) fn fetch_error(error: &AskError) -> FetchError {
     match error {
         AskError::Nobody(Nobody::Unhealthy) => FetchError::BreakerOpen,
+        AskError::Nobody(Nobody::Unresolved) => FetchError::Unresolved,
         AskError::Nobody(Nobody::QueueFull | Nobody::QueueTimeout) => FetchError::Busy,
         AskError::Nobody(Nobody::LeftAlone(OriginOutcome::Timeout))
         | AskError::Failed { outcome: OriginOutcome::Timeout, .. } => FetchError::Timeout,

@@ -15,7 +15,7 @@ use crate::{
     config::Route,
     identity::{Identity, TokenError},
     limits::rate::Taken,
-    origin::pool::{Pool, UnderWay},
+    origin::pool::{At, Pool, Reached, UnderWay},
     route::Match,
     telemetry::labels::{CacheResult, CutReason, RejectReason},
 };
@@ -99,8 +99,26 @@ pub(super) struct Upstream {
     #[allow(dead_code, reason = "held, not read")]
     pub(super) under_way: UnderWay,
     pub(super) asked: Instant,
+    /// Which address Pingora has connected to, where it had to.
+    pub(super) reached: Option<Reached>,
     /// Whether the pool knows what became of it.
     pub(super) reported: bool,
+}
+
+impl Upstream {
+    /// It was reached at this address.
+    pub(super) fn is_at(&mut self, address: Option<SocketAddr>) {
+        if self.address != address {
+            self.address = address;
+            self.endpoint = self.endpoint.and_then(|_| self.pool.endpoint_of(self.server, address));
+        }
+    }
+
+    /// It, as a request asks it that began then.
+    pub(super) fn at(&self, began: Instant) -> At {
+        let reached = self.reached.as_ref().and_then(|reached| reached.get().copied());
+        At { server: self.server, address: reached.or(self.address), began }
+    }
 }
 
 impl Context {

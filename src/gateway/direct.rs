@@ -75,7 +75,7 @@ impl Gateway {
         let Some(upstream) = &ctx.upstream else {
             return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
         };
-        let at = (upstream.server, upstream.address);
+        let at = upstream.at(ctx.began);
         let connecting = Exchange::begin(&upstream.pool, at, ctx.seeking.left(), upstream.asked);
         let begun = session.meanwhile(connecting).await?;
         let (exchange, reused) = match begun {
@@ -86,6 +86,9 @@ impl Gateway {
                 return Err(error);
             }
         };
+        if let Some(upstream) = &mut ctx.upstream {
+            upstream.is_at(exchange.address());
+        }
         let passed = self.pass(session, ctx, exchange).await;
         passed.map_err(|mut error| {
             self.broke(session, ctx, &mut error, reused);

@@ -102,6 +102,9 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
         FetchError::Malformed => (StatusCode::BAD_GATEWAY, "the origin's answer is malformed"),
         FetchError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
         FetchError::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "no server of the origin is healthy"),
+        FetchError::Unresolved => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no name of the origin's servers has an address")
+        }
         FetchError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "the origin has as much to do as it may have"),
         FetchError::Abandoned => (StatusCode::SERVICE_UNAVAILABLE, "the request to the origin was abandoned"),
     };
@@ -140,6 +143,7 @@ pub(super) fn name_of(error: FetchError) -> &'static str {
         FetchError::Malformed => "origin-malformed",
         FetchError::Timeout => "origin-timeout",
         FetchError::BreakerOpen => "origin-unhealthy",
+        FetchError::Unresolved => "origin-unresolved",
         FetchError::Busy => "origin-busy",
         FetchError::Abandoned => "fill-abandoned",
     }

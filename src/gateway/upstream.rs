@@ -80,8 +80,12 @@ impl Gateway {
     pub(super) async fn peer(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         self.choose(session, ctx);
         session.meanwhile(self.seek(ctx)).await??;
-        let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.server, to.address));
-        let Some(mut peer) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };
+        let began = ctx.began;
+        let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.at(began)));
+        let Some((mut peer, reached)) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };
+        if let Some(upstream) = &mut ctx.upstream {
+            upstream.reached = Some(reached);
+        }
         match &mut ctx.handshake {
             Some(handshake) => self.prepare_websocket(&mut peer, handshake),
             None => {
@@ -165,6 +169,7 @@ impl Gateway {
             endpoint: picked.endpoint,
             under_way: picked.under_way,
             asked: Instant::now(),
+            reached: None,
             reported: false,
         })
     }
@@ -174,7 +179,7 @@ impl Gateway {
         self.report(ctx, client::judge(head.status));
         let Some(upstream) = &ctx.upstream else { return };
         ctx.origin_time = Some(upstream.asked.elapsed());
-        upstream.pool.heed(upstream.server, head.status, &head.headers);
+        upstream.pool.heed(upstream.at(ctx.began), head.status, &head.headers);
         let query = session.req_header().uri.query();
         ctx.seeking.ear = upstream.pool.ear(upstream.endpoint, query, head.status, &head.headers);
     }
@@ -195,9 +200,10 @@ impl Gateway {
 
     /// The pool learns once what became of a proxied request.
     pub(super) fn report(&self, ctx: &mut Context, outcome: OriginOutcome) {
+        let began = ctx.began;
         if let Some(upstream) = ctx.upstream.as_mut().filter(|upstream| !upstream.reported) {
             upstream.reported = true;
-            upstream.pool.report(upstream.server, outcome, upstream.asked);
+            upstream.pool.report(upstream.at(began), outcome);
         }
     }
 
@@ -254,7 +260,7 @@ fn may_repeat(ctx: &mut Context) -> bool {
         return false;
     }
     if let Some(choice) = &mut ctx.seeking.choice {
-        choice.avoid(upstream.server);
+        choice.avoid(upstream.server, upstream.address);
     }
     ctx.seeking.refused_by += 1;
     ctx.seeking.retried += 1;
@@ -265,7 +271,7 @@ fn may_repeat(ctx: &mut Context) -> bool {
 fn may_retry(ctx: &mut Context) -> bool {
     let Some(upstream) = &ctx.upstream else { return false };
     if let Some(choice) = &mut ctx.seeking.choice {
-        choice.avoid(upstream.server);
+        choice.avoid(upstream.server, upstream.address);
     }
     let left = ctx.seeking.left.unwrap_or(0);
     let affordable = left > 0 && !ctx.seeking.is_late() && upstream.pool.may_retry();

@@ -67,6 +67,11 @@ impl Breaker {
         Ok(())
     }
 
+    /// Whether it is left alone, but for trials.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.left_alone_until.is_some()
+    }
+
     /// Whether the server has asked to be left alone for now.
     pub(super) fn rests(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| now < until)
@@ -80,35 +85,53 @@ impl Breaker {
     }
 
     /// What became of a request that was sent at `began`. Whether the server is left alone from now on, and was not
-    /// before.
-    pub(super) fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) -> bool {
+    /// before, or the other way round. What a request that began before the last failure fails by is the same failure: a
+    /// request that is tried again, or that waited beside others, says no more than one.
+    pub(super) fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) -> Change {
         match outcome {
             // An answer is an answer, whatever it says: the application's own errors are not the server's absence.
             OriginOutcome::Ok | OriginOutcome::ServerError => {
                 self.failures = 0;
                 self.pause = FIRST_PAUSE;
-                self.left_alone_until = None;
-                false
+                self.left_alone_until.take().map_or(Change::None, |_| Change::Ends)
             }
-            OriginOutcome::BreakerOpen | OriginOutcome::QueueFull | OriginOutcome::QueueTimeout => false,
+            OriginOutcome::BreakerOpen
+            | OriginOutcome::Unresolved
+            | OriginOutcome::QueueFull
+            | OriginOutcome::QueueTimeout => Change::None,
             // Failures at the same time are one: many who wait for one slow answer say no more than one does.
-            _ if self.counted.is_some_and(|counted| began < counted) => false,
+            _ if self.counted.is_some_and(|counted| began < counted) => Change::None,
             OriginOutcome::ConnectFailed | OriginOutcome::Timeout | OriginOutcome::Broken => {
                 self.counted = Some(now);
                 self.failures = self.failures.saturating_add(1);
                 self.last = outcome;
                 if self.failures < FAILURES {
-                    return false;
+                    return Change::None;
                 }
                 let begins = self.left_alone_until.is_none();
                 if !begins {
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 }
                 self.left_alone_until = Some(now + self.pause);
-                begins
+                if begins {
+                    Change::Begins
+                } else {
+                    Change::None
+                }
             }
         }
     }
+}
+
+/// Whether a server is left alone from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// As before.
+    None,
+    /// It is, and was not before.
+    Begins,
+    /// It was, and is not any more.
+    Ends,
 }
 
 /// For how long an answer asks that its server be left alone. A 429 does not: it is meant for one client.

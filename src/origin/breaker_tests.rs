@@ -7,18 +7,24 @@ fn a_server_that_fails_is_left_alone_then_tried_once() {
     let (mut server, start) = (Breaker::default(), Instant::now());
     for n in 1..=FAILURES {
         assert!(server.take(start).is_ok());
-        assert_eq!(server.note(OriginOutcome::Timeout, start, start), n == FAILURES);
+        let change = if n == FAILURES { Change::Begins } else { Change::None };
+        assert_eq!(server.note(OriginOutcome::Timeout, start, start), change);
     }
     assert_eq!(server.take(start), Err(OriginOutcome::Timeout));
     let later = start + FIRST_PAUSE;
     assert!(server.may(later).is_ok());
     assert!(server.take(later).is_ok());
     assert!(server.take(later).is_err());
-    assert!(!server.note(OriginOutcome::ConnectFailed, later, later), "it was left alone already");
+    assert_eq!(
+        server.note(OriginOutcome::ConnectFailed, later, later),
+        Change::None,
+        "it was left alone already"
+    );
     assert_eq!(server.take(later + FIRST_PAUSE), Err(OriginOutcome::ConnectFailed));
     assert!(server.take(later + FIRST_PAUSE * 2).is_ok());
-    server.note(OriginOutcome::Ok, later, later);
-    assert!(server.take(later).is_ok());
+    assert!(server.is_left_alone());
+    assert_eq!(server.note(OriginOutcome::Ok, later, later), Change::Ends);
+    assert!(!server.is_left_alone() && server.take(later).is_ok());
     assert!(server.take(later).is_ok());
 }
 

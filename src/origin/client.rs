@@ -8,7 +8,7 @@ pub use super::blame::{blame, is_malformed, is_unprocessed, judge, MOST_REFUSALS
 
 use super::{
     connector, framing, plain,
-    pool::{Nobody, Picked, Pool},
+    pool::{At, Nobody, Picked, Pool},
     session::{Choice, Chooser},
     state::UnderWay,
 };
@@ -117,14 +117,19 @@ enum Exchange {
     Pingora(Box<connector::Exchange>),
 }
 
-/// A server and one of its addresses.
-pub(super) type At = (usize, Option<SocketAddr>);
-
 impl Exchange {
     async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
         match self {
             Self::Plain(exchange) => exchange.next().await,
             Self::Pingora(exchange) => Box::pin(exchange.next()).await,
+        }
+    }
+
+    /// Which of its server's addresses it is with.
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(exchange) => exchange.address(),
+            Self::Pingora(exchange) => exchange.address,
         }
     }
 
@@ -201,14 +206,16 @@ struct Tries {
     deadline: Deadline,
     /// Of the answer's head.
     head_by: Deadline,
+    began: Instant,
 }
 
 impl Tries {
     fn of(pool: &Pool, ask: &Ask, by: Option<Instant>) -> Self {
         let left = if ask.method.is_idempotent() { pool.settings.retries } else { 0 };
-        let end = pool.settings.request_timeout.map(|time| Instant::now() + time);
+        let began = Instant::now();
+        let end = pool.settings.request_timeout.map(|time| began + time);
         let (deadline, head_by) = (Deadline(end), Deadline(end.into_iter().chain(by).min()));
-        Self { choice: ask.choice(pool), left, done: 0, deadline, head_by }
+        Self { choice: ask.choice(pool), left, done: 0, deadline, head_by, began }
     }
 
     /// Waits before another attempt.
@@ -255,13 +262,15 @@ async fn begin_once(
     let (deadline, head_by) = (tries.deadline, tries.head_by);
     let choosing = async { Ok(pool.pick(&tries.choice).await?) };
     let Picked { server, address, under_way, .. } = head_by.bound(choosing).await?;
-    tries.choice.avoid(server);
-    let mut asked = Asked::new(pool, server, under_way);
-    let begun = head_by.bound(exchange(connector, pool, ask, (server, address), on_interim)).await;
+    tries.choice.avoid(server, address);
+    let at = At { server, address, began: tries.began };
+    let mut asked = Asked::new(pool, at, under_way);
+    let begun = head_by.bound(exchange(connector, pool, ask, at, on_interim)).await;
     match &begun {
-        Ok((status, headers, _)) => {
+        Ok((status, headers, exchange)) => {
+            asked.at.address = exchange.address();
             asked.outcome = Some(judge(*status));
-            pool.heed(server, *status, headers);
+            pool.heed(asked.at, *status, headers);
         }
         Err(AskError::Failed { outcome, .. }) => asked.outcome = Some(*outcome),
         // It was not asked at all.
@@ -276,23 +285,22 @@ async fn begin_once(
 /// answer has begun, because nobody wants it any more, says nothing of the server.
 struct Asked {
     pool: Arc<Pool>,
-    server: usize,
-    began: Instant,
+    at: At,
     outcome: Option<OriginOutcome>,
     /// The next one in line comes when this ends.
     _under_way: UnderWay,
 }
 
 impl Asked {
-    fn new(pool: &Arc<Pool>, server: usize, under_way: UnderWay) -> Self {
-        Self { pool: pool.clone(), server, began: Instant::now(), outcome: None, _under_way: under_way }
+    fn new(pool: &Arc<Pool>, at: At, under_way: UnderWay) -> Self {
+        Self { pool: pool.clone(), at, outcome: None, _under_way: under_way }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome {
-            self.pool.report(self.server, outcome, self.began);
+            self.pool.report(self.at, outcome);
         }
     }
 }
@@ -430,7 +438,7 @@ async fn plain_exchange(
     at: At,
     on_interim: OnInterim<'_>,
 ) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
-    let request = write_request(pool, ask, at.0).ok_or(AskError::Invalid)?;
+    let request = write_request(pool, ask, at.server).ok_or(AskError::Invalid)?;
     loop {
         let (mut exchange, reused) =
             plain::Exchange::begin(pool, at, None, Instant::now()).await.map_err(failed)?;

@@ -5,9 +5,9 @@
 
 use super::{
     blame::{is_unprocessed, MOST_REFUSALS},
-    client::{failed, is_stale, passes_for_interim, pause, Ask, AskError, At, OnInterim},
+    client::{failed, is_stale, passes_for_interim, pause, Ask, AskError, OnInterim},
     framing,
-    pool::{Nobody, Pool},
+    pool::{At, Nobody, Pool},
 };
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue, StatusCode};
@@ -16,7 +16,7 @@ use pingora_core::{
     ErrorType,
 };
 use pingora_http::RequestHeader;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.
 pub fn connector() -> Arc<Connector> {
@@ -28,6 +28,8 @@ pub(super) struct Exchange {
     session: HttpSession,
     peer: HttpPeer,
     connector: Arc<Connector>,
+    /// Which of its server's addresses it is with, as far as anyone knows.
+    pub(super) address: Option<SocketAddr>,
 }
 
 impl Exchange {
@@ -39,10 +41,11 @@ impl Exchange {
         connector: &Arc<Connector>,
         pool: &Pool,
         ask: &Ask,
-        (server, address): At,
+        at: At,
         on_interim: OnInterim<'_>,
     ) -> Result<(StatusCode, HeaderMap, Self), AskError> {
-        let peer = pool.peer(server, address).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
+        let server = at.server;
+        let (peer, reached) = pool.peer(at).ok_or(AskError::Nobody(Nobody::Unhealthy))?;
         let (mut again, mut refused) = (true, 0);
         loop {
             let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
@@ -65,7 +68,8 @@ impl Exchange {
             }
             let Some(answer) = session.response_header() else { return Err(AskError::Invalid) };
             let (status, headers) = (answer.status, answer.headers.clone());
-            return Ok((status, headers, Self { session, peer, connector: connector.clone() }));
+            let (connector, address) = (connector.clone(), reached.get().copied().or(at.address));
+            return Ok((status, headers, Self { session, peer, connector, address }));
         }
     }
 
@@ -79,7 +83,7 @@ impl Exchange {
 
     /// Gives the connection back.
     pub(super) async fn finish(self) {
-        let Self { session, peer, connector } = self;
+        let Self { session, peer, connector, .. } = self;
         connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
     }
 }

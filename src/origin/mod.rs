@@ -3,8 +3,10 @@
 mod balance;
 mod blame;
 mod breaker;
+mod checks;
 pub mod client;
 pub mod connector;
+mod dial;
 mod engine;
 pub mod framing;
 mod h1;
@@ -21,7 +23,11 @@ mod waiter;
 #[cfg(any(test, fuzzing))]
 pub use h1::agreement;
 
-use crate::{config, telemetry::metrics::Metrics};
+use crate::{
+    config,
+    telemetry::{labels::OriginOutcome, metrics::Metrics},
+};
+use checks::{Failing, Unwell};
 use client::{Answering, Ask, AskError, Got, OnInterim};
 use pingora_core::connectors::http::Connector;
 use pool::Pool;
@@ -33,6 +39,8 @@ use std::{
 
 /// How often names are resolved anew.
 const RESOLVE: Duration = Duration::from_secs(30);
+/// The same while one has no address.
+const UNRESOLVED: Duration = Duration::from_secs(3);
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 /// The largest body of a health check's answer that is read.
@@ -98,6 +106,18 @@ impl Origins {
         client::begin(&self.connector, self.pool(origin), ask, by, on_interim).await
     }
 
+    /// The checks that fail, have never succeeded, and are not believed, as `/readyz` tells them.
+    pub fn doubts(&self) -> Vec<String> {
+        let told = |origin: &str, server: &config::ServerAddress| {
+            format!("checks of origin {origin}, server {server}, have never succeeded, and are not believed")
+        };
+        let of = |pool: &Arc<Pool>| {
+            let origin = pool.settings.name.as_str();
+            pool.doubted().map(|server| told(origin, server)).collect::<Vec<_>>()
+        };
+        self.pools.iter().flat_map(of).collect()
+    }
+
     /// Resolves the names of those that are new.
     pub async fn resolve(&self) {
         for pool in &self.new {
@@ -129,7 +149,10 @@ impl Origins {
 
 async fn keep_resolving(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(RESOLVE).await;
+        let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
+        let pause = if used.has_unresolved() { UNRESOLVED } else { RESOLVE };
+        drop(used);
+        tokio::time::sleep(pause).await;
         let Some(pool) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         pool.resolve().await;
     }
@@ -157,21 +180,29 @@ async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<
 
 /// Asks all servers at the same time: one that says nothing delays no other's check.
 async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
-    let ask = Arc::new(Ask::get(health.path.clone()));
+    let ask = Ask::get(health.path.clone());
+    let ask = Arc::new(Ask { host: health.host.clone(), headers: health.headers.clone(), ..ask });
     let mut checks = tokio::task::JoinSet::new();
-    for at in pool.all() {
+    for at in pool.all(Instant::now()) {
         let (connector, pool, ask, timeout) = (connector.clone(), pool.clone(), ask.clone(), health.timeout);
         checks.spawn(async move {
-            let (server, _) = at;
             let asked = client::once(&connector, &pool, &ask, at, CHECK_BODY);
             let found = match tokio::time::timeout(timeout, asked).await {
                 Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Ok(()),
-                Ok(Ok(status)) => Err(format!("status {}", status.as_u16())),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {timeout:?}")),
+                Ok(Ok(status)) => {
+                    let kind = if status.is_client_error() { Failing::Refused } else { Failing::Unwell };
+                    Err(Unwell { why: format!("status {}", status.as_u16()), kind })
+                }
+                Ok(Err(error)) => {
+                    let unreachable =
+                        matches!(error, AskError::Failed { outcome: OriginOutcome::ConnectFailed, .. });
+                    let kind = if unreachable { Failing::Unreachable } else { Failing::Unwell };
+                    Err(Unwell { why: error.to_string(), kind })
+                }
+                Err(_) => Err(Unwell { why: format!("no answer within {timeout:?}"), kind: Failing::Unwell }),
             };
             if pool.is_newest() {
-                pool.checked(server, found);
+                pool.checked(at.server, found);
             }
         });
     }

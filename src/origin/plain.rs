@@ -7,7 +7,7 @@ pub use super::h1::{Came, Outgoing};
 
 use super::{
     h1::{Connection, Limits},
-    pool::Pool,
+    pool::{At, Pool},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -30,32 +30,41 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A connection to a server, and whether it has served before. Nothing takes longer than `left`.
+    /// A connection to a server, at this address or else another one of it, and whether it has served before. Nothing
+    /// takes longer than `left`.
     ///
     /// # Errors
     /// If there is none.
     pub async fn begin(
         pool: &Arc<Pool>,
-        (server, address): (usize, Option<SocketAddr>),
+        at: At,
         left: Option<Duration>,
         now: Instant,
     ) -> Result<(Self, bool), Box<Error>> {
         let within = |limit: Duration| left.map_or(limit, |left| left.min(limit));
-        let settings = &pool.settings;
+        let (settings, At { server, address, began }) = (&pool.settings, at);
         let limits =
             Limits { connect: within(settings.connect_timeout), step: within(settings.read_timeout) };
         let kept = pool.idle(server).and_then(|idle| idle.take((address, pool.group()), now));
         let reused = kept.is_some();
-        let connection = match kept {
-            Some(connection) => connection,
+        let (connection, address) = match kept {
+            Some(connection) => (connection, address),
             None => {
-                let Some(to) = pool.place(server, address) else {
+                let addresses = pool.addresses(server, address, now);
+                let Some(to) = pool.place(at, &addresses) else {
                     return Error::e_explain(ErrorType::ConnectError, "a server without an address");
                 };
-                Box::pin(Connection::open(to, limits)).await?
+                let missed = |address| pool.missed(server, address, began);
+                let (connection, reached) = Box::pin(Connection::open(to, limits, missed)).await?;
+                (connection, reached.or(address))
             }
         };
         Ok((Self { connection, pool: pool.clone(), server, address, limits }, reused))
+    }
+
+    /// Which of its server's addresses it is with.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// Sends a request, as it is written.

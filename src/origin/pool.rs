@@ -7,11 +7,13 @@
 
 use super::{
     balance::{self, Candidate, Turns},
-    breaker,
+    breaker::{self, Change},
+    checks::Unwell,
+    dial::Dialer,
     h1::{Idle, To},
     peer::Reach,
     session::Choice,
-    state::{OriginState, ServerState},
+    state::{AddressState, OriginState, ServerState},
     sticky::{self, Endpoint, Endpoints},
 };
 use crate::{
@@ -36,7 +38,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-pub use super::state::UnderWay;
+pub use super::{dial::Reached, state::UnderWay};
 
 /// Why nobody can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +46,12 @@ pub enum Nobody {
     /// The servers failed lately, the last time like this.
     #[error("the servers are left alone after failures")]
     LeftAlone(OriginOutcome),
-    /// The checks say that no server is healthy, or no name resolves.
+    /// The checks say that no server is healthy.
     #[error("no server is healthy")]
     Unhealthy,
+    /// No server's name has an address.
+    #[error("no name of a server resolves")]
+    Unresolved,
     /// All servers have as much to do as they may, and as many wait as may.
     #[error("the servers are busy, and the queue is full")]
     QueueFull,
@@ -66,6 +71,17 @@ pub struct Picked {
     pub under_way: UnderWay,
     /// The number of its endpoint, where sessions are kept together.
     pub endpoint: Option<u64>,
+}
+
+/// A server, one of its addresses, and since when it is asked by a request: whatever that tries, it fails but once.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Its place in the configuration.
+    pub server: usize,
+    /// Which of its addresses; `None`: a socket of this machine.
+    pub address: Option<SocketAddr>,
+    /// When the request began.
+    pub began: Instant,
 }
 
 /// An origin's servers.
@@ -111,9 +127,12 @@ impl Pool {
         let server = |server: &config::OriginServer| {
             let known = before.and_then(|b| b.servers.iter().find(|known| known.at == server.address));
             let known = known.map(|known| known.state.clone()).unwrap_or_default();
-            if settings.health.is_none() {
-                // Nobody would ever say otherwise.
-                known.set_healthy(true);
+            if before.is_some_and(|before| before.settings.health != settings.health) {
+                // Nobody would ever say otherwise, or it is asked in another way.
+                known.checks.forget();
+            }
+            if let ServerAddress::Unix(_) = server.address {
+                known.has_addresses([None]);
             }
             let id = sticky::id(&server.address, None);
             Server { at: server.address.clone(), weight: server.weight, id, state: known }
@@ -131,6 +150,7 @@ impl Pool {
             settings,
         };
         pool.find_endpoints();
+        (0..pool.servers.len()).for_each(|server| pool.tell_whether_up(server));
         pool
     }
 
@@ -141,7 +161,7 @@ impl Pool {
 
     /// Resolves the servers' names; what no longer resolves keeps its last addresses.
     pub async fn resolve(&self) {
-        for server in &self.servers {
+        for (index, server) in self.servers.iter().enumerate() {
             let ServerAddress::Tcp { host, port, .. } = &server.at else { continue };
             match tokio::net::lookup_host((host.as_str(), *port)).await {
                 Ok(found) => {
@@ -149,7 +169,8 @@ impl Pool {
                     found.sort();
                     found.dedup();
                     if !found.is_empty() {
-                        server.state.addresses.store(Arc::new(found));
+                        server.state.has_addresses(found.into_iter().map(Some));
+                        self.tell_whether_up(index);
                     }
                 }
                 Err(error) => tracing::warn!(%error, origin = %self.settings.name, host, "no address"),
@@ -160,7 +181,10 @@ impl Pool {
 
     fn find_endpoints(&self) {
         if let Some(sticky) = &self.settings.sticky {
-            let servers = self.servers.iter().map(|s| (&s.at, s.state.addresses.load().to_vec()));
+            let servers = self
+                .servers
+                .iter()
+                .map(|s| (&s.at, s.state.addresses().iter().filter_map(|state| state.address).collect()));
             self.endpoints.store(Arc::new(Endpoints::new(sticky, self.settings.name.as_str(), servers)));
         }
     }
@@ -183,6 +207,7 @@ impl Pool {
         if let Err(nobody) = found {
             let outcome = match nobody {
                 Nobody::LeftAlone(_) | Nobody::Unhealthy => OriginOutcome::BreakerOpen,
+                Nobody::Unresolved => OriginOutcome::Unresolved,
                 Nobody::QueueFull => OriginOutcome::QueueFull,
                 Nobody::QueueTimeout => OriginOutcome::QueueTimeout,
             };
@@ -193,7 +218,7 @@ impl Pool {
 
     pub(super) fn try_pick(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
         let own = choice.at.and_then(|id| self.endpoints.load().at(id));
-        if let Some(own) = own.filter(|own| !choice.tried.contains(&own.server)) {
+        if let Some(own) = own.filter(|own| !choice.has_tried(own.server)) {
             if self.may(own.server, now).is_ok() {
                 match self.enter(own, now) {
                     // Its session is there and nowhere else.
@@ -210,11 +235,11 @@ impl Pool {
         if self.servers.len() == 1 {
             return self.try_only(choice, now);
         }
-        let mut why = Nobody::Unhealthy;
+        let mut why = Nobody::Unresolved;
         let mut ranks = Vec::with_capacity(self.servers.len());
         for index in 0..self.servers.len() {
             ranks.push(match self.may(index, now) {
-                Ok(_) if choice.tried.contains(&index) => Some(2),
+                Ok(_) if choice.has_tried(index) => Some(2),
                 Ok(Rests(rests)) => Some(u8::from(rests)),
                 Err(nobody) => {
                     why = worse(why, nobody);
@@ -237,7 +262,7 @@ impl Pool {
             let chosen =
                 balance::choose(self.settings.balance, choice.key, &candidates, &mut self.turns.lock());
             let Some(server) = chosen else { return Err(Refused::Full) };
-            let Some(endpoint) = self.endpoint(server, choice.key) else {
+            let Some(endpoint) = self.endpoint(server, choice, now) else {
                 ranks[server] = None;
                 continue;
             };
@@ -256,41 +281,85 @@ impl Pool {
     /// The one server that there is: nobody to compare it with.
     fn try_only(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
         self.may(0, now).map_err(Refused::Nobody)?;
-        let endpoint = self.endpoint(0, choice.key).ok_or(Refused::Nobody(Nobody::Unhealthy))?;
+        let endpoint = self.endpoint(0, choice, now).ok_or(Refused::Nobody(Nobody::Unhealthy))?;
         self.enter(endpoint, now)
     }
 
     /// Whether a server may be asked, and if so, whether it wants to rest.
     fn may(&self, server: usize, now: Instant) -> Result<Rests, Nobody> {
-        let Server { at, state, .. } = self.servers.get(server).ok_or(Nobody::Unhealthy)?;
-        let is_there = matches!(at, ServerAddress::Unix(_)) || !state.addresses.load().is_empty();
-        if !state.is_healthy() || !is_there {
-            return Err(Nobody::Unhealthy);
+        let state = &self.servers.get(server).ok_or(Nobody::Unhealthy)?.state;
+        let mut found = Err(Nobody::Unresolved);
+        for address in state.addresses().iter() {
+            let breaker = address.breaker.lock();
+            found = match (breaker.may(now), found) {
+                (Ok(()), Ok(Rests(rests))) => Ok(Rests(rests && breaker.rests(now))),
+                (Ok(()), Err(_)) => Ok(Rests(breaker.rests(now))),
+                (Err(_), Ok(rests)) => Ok(rests),
+                (Err(last), Err(_)) => Err(Nobody::LeftAlone(last)),
+            };
         }
-        let breaker = state.breaker.lock();
-        breaker.may(now).map_err(Nobody::LeftAlone)?;
-        Ok(Rests(breaker.rests(now)))
+        match state.checks.may_try(now) {
+            false if !matches!(found, Err(Nobody::Unresolved)) => Err(Nobody::Unhealthy),
+            _ => found,
+        }
     }
 
-    /// One of a server's addresses: always the same for a key, else in turn.
-    fn endpoint(&self, server: usize, key: Option<u64>) -> Option<Endpoint> {
+    /// One of a server's addresses: always the same for a key, else in turn; of those that may be asked, one that has not
+    /// failed the request, if there is one.
+    fn endpoint(&self, server: usize, choice: &Choice, now: Instant) -> Option<Endpoint> {
         let Server { at, state, .. } = self.servers.get(server)?;
-        if let ServerAddress::Unix(_) = at {
-            return Some(Endpoint { server, address: None });
+        let addresses = state.addresses();
+        if let [only] = &addresses[..] {
+            return Some(Endpoint { server, address: only.address });
         }
-        let addresses = state.addresses.load();
-        let address = match (addresses.len(), key) {
-            (0, _) => return None,
-            (1, _) => addresses[0],
-            (_, Some(key)) => {
-                let candidate =
-                    |to| Candidate { id: sticky::id(at, Some(to)), weight: 1, active: 0, may: true };
-                let all: Vec<_> = addresses.iter().copied().map(candidate).collect();
-                addresses[balance::hashed(key, &all)?]
+        let may = |of: &AddressState| of.breaker.lock().may(now).is_ok();
+        let is_new = |of: &AddressState| !choice.tried.contains(&(server, of.address));
+        let any_new = addresses.iter().any(|of| may(of) && is_new(of));
+        let may = |of: &AddressState| may(of) && (is_new(of) || !any_new);
+        let chosen = match choice.key {
+            Some(key) => {
+                let candidate = |of: &Arc<AddressState>| Candidate {
+                    id: sticky::id(at, of.address),
+                    weight: 1,
+                    active: 0,
+                    may: may(of),
+                };
+                let all: Vec<_> = addresses.iter().map(candidate).collect();
+                addresses.get(balance::hashed(key, &all)?)?
             }
-            (n, None) => addresses[self.next.fetch_add(1, Ordering::Relaxed) % n],
+            None => {
+                let first = self.next.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
+                addresses.iter().cycle().skip(first).take(addresses.len()).find(|of| may(of))?
+            }
         };
-        Some(Endpoint { server, address: Some(address) })
+        Some(Endpoint { server, address: chosen.address })
+    }
+
+    /// The number of a server's endpoint at this address.
+    pub fn endpoint_of(&self, server: usize, address: Option<SocketAddr>) -> Option<u64> {
+        self.servers.get(server).map(|server| sticky::id(&server.at, address))
+    }
+
+    /// The addresses of a server to be tried: this one, then those of the others that may be asked.
+    pub(super) fn addresses(
+        &self,
+        server: usize,
+        first: Option<SocketAddr>,
+        now: Instant,
+    ) -> Vec<SocketAddr> {
+        let known = self.servers.get(server).map(|server| server.state.addresses());
+        let others = known.iter().flat_map(|known| known.iter());
+        let others = others.filter(|of| of.address != first && of.breaker.lock().may(now).is_ok());
+        first.into_iter().chain(others.filter_map(|of| of.address)).collect()
+    }
+
+    /// One of a server's addresses was not there, for a request that began then.
+    pub(super) fn missed(&self, server: usize, address: SocketAddr, began: Instant) {
+        let Some(Server { state, .. }) = self.servers.get(server) else { return };
+        // The only one is told of by whoever asked.
+        if state.addresses().len() > 1 {
+            state.missed(address, began);
+        }
     }
 
     fn most(&self) -> u32 {
@@ -300,25 +369,27 @@ impl Pool {
     fn enter(&self, Endpoint { server, address }: Endpoint, now: Instant) -> Result<Picked, Refused> {
         let unhealthy = Refused::Nobody(Nobody::Unhealthy);
         let Some(Server { at, state, .. }) = self.servers.get(server) else { return Err(unhealthy) };
-        if address.is_none() && !matches!(at, ServerAddress::Unix(_)) {
-            return Err(unhealthy);
-        }
+        // A session's own may be gone.
+        let Some(known) = state.at(address) else { return Err(unhealthy) };
         if state.active() >= self.most() {
             return Err(Refused::Full);
         }
         // First: a place that is given back here would have to serve the line, which may be doing just this.
-        let taken = state.breaker.lock().take(now);
+        let taken = known.breaker.lock().take(now);
         taken.map_err(|last| Refused::Nobody(Nobody::LeftAlone(last)))?;
         let Some(under_way) = state.enter(&self.state, self.most()) else { return Err(Refused::Full) };
+        state.checks.tries(now);
         let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(at, address));
         Ok(Picked { server, address, under_way, endpoint })
     }
 
     /// Every server and one of its addresses, for checks: health and failures don't matter here.
-    pub(super) fn all(&self) -> Vec<(usize, Option<SocketAddr>)> {
-        let place = |(index, server): (usize, &Server)| match server.at {
-            ServerAddress::Unix(_) => Some((index, None)),
-            ServerAddress::Tcp { .. } => Some((index, Some(*server.state.addresses.load().first()?))),
+    pub(super) fn all(&self, now: Instant) -> Vec<At> {
+        let place = |(server, known): (usize, &Server)| {
+            let addresses = known.state.addresses();
+            let there = addresses.iter().find(|of| !of.breaker.lock().is_left_alone());
+            let address = there.or(addresses.first())?.address;
+            Some(At { server, address, began: now })
         };
         self.servers.iter().enumerate().filter_map(place).collect()
     }
@@ -338,22 +409,33 @@ impl Pool {
         self.reach.group()
     }
 
-    /// How Pingora reaches a server; `None` where that can't be.
-    pub fn peer(&self, server: usize, address: Option<SocketAddr>) -> Option<HttpPeer> {
-        self.reach.peer(&self.servers.get(server)?.at, address)
+    /// How Pingora reaches a server, at this address or else another one of it; `None` where that can't be. Says which
+    /// one it was, where it had to connect and there were several.
+    pub fn peer(&self, at: At) -> Option<(HttpPeer, Reached)> {
+        let Server { at: place, state, .. } = self.servers.get(at.server)?;
+        let mut peer = self.reach.peer(place, at.address)?;
+        let reached = Reached::default();
+        let addresses = self.addresses(at.server, at.address, Instant::now());
+        if addresses.len() > 1 {
+            peer.options.custom_l4 = Some(Arc::new(Dialer {
+                server: state.clone(),
+                addresses,
+                buffer: self.settings.receive_buffer.filter(|_| !self.settings.http2),
+                within: self.settings.connect_timeout,
+                began: at.began,
+                reached: reached.clone(),
+            }));
+        }
+        Some((peer, reached))
     }
 
-    /// Where a server is.
-    pub(super) fn place(&self, server: usize, address: Option<SocketAddr>) -> Option<To<'_>> {
-        match (&self.servers.get(server)?.at, address) {
-            (ServerAddress::Unix(path), _) => Some(To::Unix(path)),
-            (ServerAddress::Tcp { tls: true, .. }, Some(_)) => {
-                Some(To::Tls(Box::new(self.peer(server, address)?)))
-            }
-            (ServerAddress::Tcp { .. }, Some(address)) => {
-                Some(To::Tcp(address, self.settings.receive_buffer))
-            }
-            (ServerAddress::Tcp { .. }, None) => None,
+    /// Where a server is that has these addresses.
+    pub(super) fn place<'a>(&'a self, at: At, addresses: &'a [SocketAddr]) -> Option<To<'a>> {
+        match &self.servers.get(at.server)?.at {
+            ServerAddress::Unix(path) => Some(To::Unix(path)),
+            ServerAddress::Tcp { .. } if addresses.is_empty() => None,
+            ServerAddress::Tcp { tls: true, .. } => self.peer(at).map(|peer| To::Tls(Box::new(peer))),
+            ServerAddress::Tcp { .. } => Some(To::Tcp(addresses, self.settings.receive_buffer)),
         }
     }
 
@@ -368,26 +450,40 @@ impl Pool {
         self.servers.iter().any(|server| !server.state.idle.is_empty())
     }
 
-    /// What became of a request to a server that was asked at `began`.
-    pub fn report(&self, server: usize, outcome: OriginOutcome, began: Instant) {
+    /// What became of a request to a server.
+    pub fn report(&self, at: At, outcome: OriginOutcome) {
         self.metrics.origin(self.settings.name.as_str(), outcome);
+        let Some(server) = self.servers.get(at.server) else { return };
+        let is_only = self.servers.len() == 1 && server.state.addresses().len() <= 1;
         // One that breaks off fails at once: to leave it alone would spare nobody anything where there is no other, and
         // take all its answers away for one that it can't give.
-        if outcome == OriginOutcome::Broken && self.servers.len() == 1 {
+        if outcome == OriginOutcome::Broken && is_only {
             return;
         }
-        let Some(server) = self.servers.get(server) else { return };
-        let ejected = server.state.breaker.lock().note(outcome, began, Instant::now());
-        if ejected {
+        if outcome == OriginOutcome::Ok && server.state.checks.answered() {
+            tracing::error!(
+                origin = %self.settings.name, server = %server.at,
+                "no check of this server has ever succeeded, but requests do: the checks are not believed \
+                 (see health.path, health.host and health.headers)"
+            );
+            self.tell_whether_up(at.server);
+        }
+        let Some(known) = server.state.at(at.address) else { return };
+        let change = known.breaker.lock().note(outcome, at.began, Instant::now());
+        if change == Change::Begins {
             self.ejected(server, Ejection::Failures);
+        }
+        if change != Change::None {
+            self.tell_whether_up(at.server);
         }
     }
 
     /// Heeds what the head of a server's answer says of the server itself.
-    pub fn heed(&self, server: usize, status: StatusCode, headers: &HeaderMap) {
+    pub fn heed(&self, at: At, status: StatusCode, headers: &HeaderMap) {
         let Some(rest) = breaker::rest_of(status, headers, SystemTime::now()) else { return };
-        let Some(server) = self.servers.get(server) else { return };
-        let begins = server.state.breaker.lock().rest(rest, Instant::now());
+        let Some(server) = self.servers.get(at.server) else { return };
+        let Some(known) = server.state.at(at.address) else { return };
+        let begins = known.breaker.lock().rest(rest, Instant::now());
         if begins {
             self.ejected(server, Ejection::RetryAfter);
         }
@@ -403,28 +499,50 @@ impl Pool {
 
     /// Whether checks find nobody well.
     pub(super) fn is_down(&self) -> bool {
-        !self.servers.iter().any(|server| server.state.is_healthy())
+        !self.servers.iter().any(|server| server.state.checks.is_well())
+    }
+
+    /// Whether a server's name has no address.
+    pub(super) fn has_unresolved(&self) -> bool {
+        self.servers.iter().any(|server| server.state.addresses().is_empty())
+    }
+
+    /// The servers whose checks fail, have never succeeded, and are not believed.
+    pub(super) fn doubted(&self) -> impl Iterator<Item = &ServerAddress> {
+        self.servers.iter().filter(|server| server.state.checks.are_doubted()).map(|server| &server.at)
+    }
+
+    /// Whether requests go to a server, as the metrics tell it.
+    fn tell_whether_up(&self, server: usize) {
+        let Some(Server { state, .. }) = self.servers.get(server) else { return };
+        let up = state.checks.is_well() && state.is_there();
+        self.metrics.origin_server_up(self.settings.name.as_str(), server, up);
     }
 
     /// What a check found: `Err` says why a server is not well.
-    pub(super) fn checked(&self, server: usize, found: Result<(), String>) {
-        let healthy = found.is_ok();
-        let why = found.err();
-        let Some(found) = self.servers.get(server) else { return };
-        if found.state.set_healthy(healthy) {
-            let (origin, server) = (&self.settings.name, &found.at);
-            match why {
-                None => {
-                    tracing::info!(%origin, %server, healthy, "health changed");
-                    self.state.line.serve();
-                }
-                Some(why) => {
-                    tracing::warn!(%origin, %server, healthy, why, "health changed");
-                    self.ejected(found, Ejection::Check);
+    pub(super) fn checked(&self, server: usize, found: Result<(), Unwell>) {
+        let Some(Server { at, state, .. }) = self.servers.get(server) else { return };
+        let (origin, was_doubted) = (&self.settings.name, state.checks.are_doubted());
+        let changed = state.checks.found(found.as_ref().err().map(|unwell| unwell.kind));
+        match found {
+            Ok(()) if changed => {
+                tracing::info!(%origin, server = %at, healthy = true, "health changed");
+                self.state.line.serve();
+            }
+            Err(Unwell { why, .. }) if !was_doubted && state.checks.are_doubted() => tracing::error!(
+                %origin, server = %at, why,
+                "no check of this server has ever succeeded, and it refuses them: they are not believed \
+                 (see health.path, health.host and health.headers)"
+            ),
+            Err(Unwell { why, .. }) if changed => {
+                tracing::warn!(%origin, server = %at, healthy = false, why, "health changed");
+                if let Some(server) = self.servers.get(server) {
+                    self.ejected(server, Ejection::Check);
                 }
             }
+            Ok(()) | Err(_) => {}
         }
-        self.metrics.origin_server_up(self.settings.name.as_str(), server, healthy);
+        self.tell_whether_up(server);
     }
 
     fn ejected(&self, server: &Server, why: Ejection) {
@@ -456,7 +574,7 @@ struct Rests(bool);
 /// Which of two reasons is told: that a server has failed says more than that another one isn't there.
 fn worse(one: Nobody, other: Nobody) -> Nobody {
     match (one, other) {
-        (Nobody::Unhealthy, other) => other,
+        (Nobody::Unresolved, other) | (Nobody::Unhealthy, other @ Nobody::LeftAlone(_)) => other,
         (one, _) => one,
     }
 }

@@ -1,6 +1,6 @@
 //! Who is chosen, who waits, what goes on over a reload.
 
-use super::*;
+use super::{super::checks::Failing, *};
 use crate::{
     config::{Balance, HashBy, Origin, OriginServer, Sticky},
     origin::session::Chooser,
@@ -23,6 +23,16 @@ async fn after(settings: Origin, before: Option<&Pool>) -> Arc<Pool> {
     pool
 }
 
+/// A server at the first of its addresses, for a request that begins now.
+fn at(pool: &Pool, server: usize) -> At {
+    let address = pool.servers[server].state.addresses()[0].address;
+    At { server, address, began: Instant::now() }
+}
+
+fn refused() -> Unwell {
+    Unwell { why: "refused".to_owned(), kind: Failing::Unreachable }
+}
+
 async fn pick(pool: &Arc<Pool>) -> Result<usize, Nobody> {
     pool.pick(&Choice::default()).await.map(|picked| picked.server)
 }
@@ -32,16 +42,16 @@ async fn servers_are_asked_in_turn_by_weight() {
     let mut settings = settings(&[1, 2]);
     settings.servers[0].weight = 2;
     let pool = Arc::new(Pool::new(settings, Arc::new(Metrics::new().unwrap()), None));
-    assert_eq!(pick(&pool).await, Err(Nobody::Unhealthy), "no name is resolved yet");
+    assert_eq!(pick(&pool).await, Err(Nobody::Unresolved), "no name is resolved yet");
     pool.resolve().await;
     let mut picked = Vec::new();
     for _ in 0..6 {
         picked.push(pick(&pool).await.unwrap());
     }
     assert_eq!(picked, [0, 1, 0, 0, 1, 0]);
-    pool.checked(0, Err("refused".to_owned()));
+    pool.checked(0, Err(refused()));
     assert_eq!((pick(&pool).await, pick(&pool).await), (Ok(1), Ok(1)));
-    pool.checked(1, Err("refused".to_owned()));
+    pool.checked(1, Err(refused()));
     assert_eq!(pick(&pool).await, Err(Nobody::Unhealthy));
 }
 
@@ -49,18 +59,18 @@ async fn servers_are_asked_in_turn_by_weight() {
 async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
     let pool = pool(settings(&[1, 2])).await;
     let mut choice = Choice::default();
-    choice.avoid(0);
+    choice.avoid(0, None);
     for _ in 0..4 {
         assert_eq!(pool.pick(&choice).await.unwrap().server, 1);
     }
-    choice.avoid(1);
+    choice.avoid(1, None);
     assert!(pool.pick(&choice).await.is_ok(), "there is nobody else");
     let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, "30".parse().unwrap())]);
-    pool.heed(1, StatusCode::SERVICE_UNAVAILABLE, &headers);
+    pool.heed(at(&pool, 1), StatusCode::SERVICE_UNAVAILABLE, &headers);
     for _ in 0..4 {
         assert_eq!(pick(&pool).await, Ok(0));
     }
-    pool.checked(0, Err("refused".to_owned()));
+    pool.checked(0, Err(refused()));
     assert_eq!(pick(&pool).await, Ok(1), "there is nobody else");
 }
 
@@ -68,9 +78,77 @@ async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
 async fn failures_leave_a_server_alone() {
     let pool = pool(settings(&[1])).await;
     for _ in 0..3 {
-        pool.report(0, OriginOutcome::ConnectFailed, Instant::now());
+        pool.report(at(&pool, 0), OriginOutcome::ConnectFailed);
     }
     assert_eq!(pick(&pool).await, Err(Nobody::LeftAlone(OriginOutcome::ConnectFailed)));
+}
+
+fn up(pool: &Pool) -> bool {
+    pool.metrics.render().contains("tidegate_origin_server_up{origin=\"app\",server=\"0\"} 1")
+}
+
+#[tokio::test]
+async fn one_request_that_is_tried_again_leaves_a_lone_server_alone_no_sooner() {
+    let pool = pool(settings(&[1])).await;
+    assert!(up(&pool), "without checks as well");
+    for n in 1..=3 {
+        let request = at(&pool, 0);
+        (0..5).for_each(|_| pool.report(request, OriginOutcome::ConnectFailed));
+        assert_eq!(pick(&pool).await.is_ok(), n < 3, "{n}");
+        assert_eq!(up(&pool), n < 3, "{n}");
+    }
+    pool.report(at(&pool, 0), OriginOutcome::Ok);
+    assert!(up(&pool) && pick(&pool).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_dead_address_is_passed_over_and_the_server_is_not() {
+    let pool = pool(settings(&[1])).await;
+    let both: Vec<SocketAddr> = ["127.0.0.1:1", "[::1]:1"].map(|address| address.parse().unwrap()).into();
+    pool.servers[0].state.has_addresses(both.iter().copied().map(Some));
+    let picked = async || pool.pick(&Choice::default()).await.unwrap().address.unwrap();
+    assert_ne!(picked().await, picked().await, "in turn");
+    let mut choice = Choice::default();
+    choice.avoid(0, Some(both[1]));
+    for _ in 0..4 {
+        assert_eq!(pool.pick(&choice).await.unwrap().address, Some(both[0]), "it failed the request");
+    }
+    assert_eq!(pool.addresses(0, Some(both[1]), Instant::now()), [both[1], both[0]]);
+    for _ in 0..3 {
+        pool.missed(0, both[1], Instant::now());
+    }
+    let keyed = Choice { key: Some(7), ..Choice::default() };
+    for _ in 0..4 {
+        assert_eq!(picked().await, both[0]);
+        assert_eq!(pool.pick(&keyed).await.unwrap().address, Some(both[0]));
+    }
+    assert_eq!(pool.addresses(0, Some(both[0]), Instant::now()), [both[0]]);
+    assert!(up(&pool));
+    // What is known of it outlives another resolution.
+    pool.servers[0].state.has_addresses(both.iter().rev().copied().map(Some));
+    assert_eq!((picked().await, picked().await), (both[0], both[0]));
+    for _ in 0..3 {
+        pool.report(At { server: 0, address: Some(both[0]), began: Instant::now() }, OriginOutcome::Timeout);
+    }
+    assert!(!up(&pool));
+    assert!(matches!(pick(&pool).await, Err(Nobody::LeftAlone(_))));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told_from_a_server_that_fails() {
+    let mut both = settings(&[1]);
+    both.servers.push(OriginServer::at(false, "nobody.invalid", 1));
+    let pool = pool(both).await;
+    assert!(pool.has_unresolved());
+    assert_eq!(pick(&pool).await, Ok(0));
+    for _ in 0..3 {
+        pool.report(at(&pool, 0), OriginOutcome::ConnectFailed);
+    }
+    assert!(matches!(pick(&pool).await, Err(Nobody::LeftAlone(_))));
+    let lone = Origin { servers: vec![OriginServer::at(false, "nobody.invalid", 1)], ..settings(&[]) };
+    let pool = after(lone, None).await;
+    assert_eq!(pick(&pool).await, Err(Nobody::Unresolved));
+    assert!(!up(&pool));
 }
 
 #[tokio::test]
@@ -180,7 +258,7 @@ async fn who_waits_for_a_server_that_fails_is_told() {
         async move { pick(&pool).await }
     });
     waiting(&pool, 1).await;
-    pool.checked(0, Err("refused".to_owned()));
+    pool.checked(0, Err(refused()));
     assert_eq!(asking.await.unwrap(), Err(Nobody::Unhealthy));
     drop(held);
 }
@@ -219,7 +297,7 @@ async fn a_session_stays_by_its_cookie_or_its_name() {
         assert_eq!(all.len(), 3);
     }
     // Where the server is gone, others are asked.
-    pool.checked(picked.server, Err("refused".to_owned()));
+    pool.checked(picked.server, Err(refused()));
     assert_ne!(pool.pick(&pool.choice(&by_cookie)).await.unwrap().server, picked.server);
 }
 
@@ -249,9 +327,9 @@ async fn a_session_waits_for_its_own_server_and_holds_up_nobody() {
 async fn what_is_known_goes_on_after_a_reload() {
     let first =
         pool(Origin { health: Some(check()), ..limited(&[1, 2], 1, 10, Duration::from_secs(60)) }).await;
-    first.checked(1, Err("refused".to_owned()));
+    first.checked(1, Err(refused()));
     for _ in 0..3 {
-        first.report(0, OriginOutcome::Timeout, Instant::now());
+        first.report(at(&first, 0), OriginOutcome::Timeout);
     }
     while first.may_retry() {}
     first.state.remember("abc", 7, Instant::now());
@@ -289,5 +367,56 @@ fn check() -> crate::config::Health {
         path: "/".into(),
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
+        host: None,
+        headers: Vec::new(),
+    }
+}
+
+/// A server that answers each request, and closes.
+async fn answering() -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(stream.read(&mut [0; 4096]).await);
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_dead_address_of_a_name_costs_no_request() {
+    use crate::origin::{client, connector};
+    let there = answering().await;
+    // As `localhost` has it: the other family, at which the server does not listen.
+    let dead = SocketAddr::new("::1".parse().unwrap(), there.port());
+    let ask = client::Ask::get("/");
+    let connector = connector::connector();
+    for pingoras in [false, true] {
+        let pool = pool(Origin { retries: 0, ..settings(&[there.port()]) }).await;
+        pool.servers[0].state.has_addresses([dead, there].map(Some));
+        for n in 0..30 {
+            let answered = match pingoras {
+                false => {
+                    client::begin(&connector, &pool, &ask, None, &|_| ()).await.map(|begun| begun.status)
+                }
+                true => {
+                    let Picked { server, address, .. } = pool.pick(&Choice::default()).await.unwrap();
+                    let at = At { server, address, began: Instant::now() };
+                    let begun = connector::Exchange::begin(&connector, &pool, &ask, at, &|_| ()).await;
+                    begun.map(|(status, _, exchange)| {
+                        assert_eq!(exchange.address, Some(there), "{n}");
+                        status
+                    })
+                }
+            };
+            assert_eq!(answered.unwrap(), 200, "{n}, by Pingora's connector: {pingoras}");
+        }
+        // It is known by now, and asked no more.
+        assert_eq!(pool.addresses(0, Some(there), Instant::now()), [there], "{pingoras}");
+        assert!(up(&pool));
     }
 }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::config::{Balance, HashBy};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 /// Who asks, and for what: all that a choice may depend on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,14 +37,18 @@ pub struct Choice {
     pub(super) key: Option<u64>,
     /// The number of its session's endpoint.
     pub(super) at: Option<u64>,
-    /// Servers that have failed the request.
-    pub(super) tried: Vec<usize>,
+    /// Servers that have failed the request, and at which of their addresses.
+    pub(super) tried: Vec<(usize, Option<SocketAddr>)>,
 }
 
 impl Choice {
-    /// This server has failed the request: another one is better.
-    pub fn avoid(&mut self, server: usize) {
-        self.tried.push(server);
+    /// This server has failed the request, at this address: another one is better.
+    pub fn avoid(&mut self, server: usize, address: Option<SocketAddr>) {
+        self.tried.push((server, address));
+    }
+
+    pub(super) fn has_tried(&self, server: usize) -> bool {
+        self.tried.iter().any(|(tried, _)| *tried == server)
     }
 }
 

@@ -5,18 +5,25 @@
 //! name, each server's where the server has the same address. Nothing is lost and nothing is counted twice, for both
 //! pools hold the same values.
 
-use super::{breaker::Breaker, h1::Idle, line::Line, waiter::Waiter};
+use super::{
+    breaker::{Breaker, Change},
+    checks::Checks,
+    h1::Idle,
+    line::Line,
+    waiter::Waiter,
+};
 use crate::telemetry::{
+    labels::OriginOutcome,
     metrics::{Metrics, OriginMetrics},
     seldom::Seldom,
 };
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use std::{
     net::SocketAddr,
     sync::{
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
         Arc, OnceLock,
     },
     time::{Duration, Instant},
@@ -106,11 +113,10 @@ impl OriginState {
 /// What is known of one server.
 #[derive(Debug)]
 pub(super) struct ServerState {
-    /// Its addresses, as they resolved last; none for a socket.
-    pub(super) addresses: ArcSwap<Vec<SocketAddr>>,
-    healthy: AtomicBool,
+    /// Its addresses, as they resolved last.
+    addresses: ArcSwap<Vec<Arc<AddressState>>>,
+    pub(super) checks: Checks,
     active: AtomicU32,
-    pub(super) breaker: Mutex<Breaker>,
     /// What is told of its failures.
     pub(super) failed: Mutex<Seldom>,
     /// Connections that nobody uses at the moment.
@@ -121,9 +127,8 @@ impl Default for ServerState {
     fn default() -> Self {
         Self {
             addresses: ArcSwap::default(),
-            healthy: AtomicBool::new(true),
+            checks: Checks::default(),
             active: AtomicU32::new(0),
-            breaker: Mutex::default(),
             failed: Mutex::default(),
             idle: Idle::default(),
         }
@@ -131,13 +136,39 @@ impl Default for ServerState {
 }
 
 impl ServerState {
-    pub(super) fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+    /// Its addresses, as they resolved last; `None` in place of the one that a socket of this machine has.
+    pub(super) fn addresses(&self) -> Guard<Arc<Vec<Arc<AddressState>>>> {
+        self.addresses.load()
     }
 
-    /// What a check found; whether that is a change.
-    pub(super) fn set_healthy(&self, healthy: bool) -> bool {
-        self.healthy.swap(healthy, Ordering::Relaxed) != healthy
+    /// It has these addresses from now on. What is known of those that it had goes on.
+    pub(super) fn has_addresses(&self, found: impl IntoIterator<Item = Option<SocketAddr>>) {
+        let before = self.addresses.load();
+        let state = |address: Option<SocketAddr>| {
+            let known = before.iter().find(|known| known.address == address);
+            known.cloned().unwrap_or_else(|| Arc::new(AddressState { address, breaker: Mutex::default() }))
+        };
+        self.addresses.store(Arc::new(found.into_iter().map(state).collect()));
+    }
+
+    /// One of its addresses.
+    pub(super) fn at(&self, address: Option<SocketAddr>) -> Option<Arc<AddressState>> {
+        self.addresses.load().iter().find(|known| known.address == address).cloned()
+    }
+
+    /// One of its addresses was not there, for a request that began then and found another one.
+    pub(super) fn missed(&self, address: SocketAddr, began: Instant) {
+        if let Some(state) = self.at(Some(address)) {
+            let change = state.breaker.lock().note(OriginOutcome::ConnectFailed, began, Instant::now());
+            if change == Change::Begins {
+                tracing::warn!(%address, "an address of a server is left out: others are there");
+            }
+        }
+    }
+
+    /// Whether requests can come to it: it has addresses, and is not left alone at all of them.
+    pub(super) fn is_there(&self) -> bool {
+        self.addresses.load().iter().any(|state| !state.breaker.lock().is_left_alone())
     }
 
     /// Requests under way.
@@ -152,6 +183,14 @@ impl ServerState {
         origin.metrics.under_way.inc();
         Some(UnderWay { server: self.clone(), origin: origin.clone() })
     }
+}
+
+/// What is known of one address of a server.
+#[derive(Debug)]
+pub(super) struct AddressState {
+    /// `None`: a socket of this machine.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) breaker: Mutex<Breaker>,
 }
 
 /// A request under way to a server, a WebSocket while it is open. Dropping it makes room for who waits.

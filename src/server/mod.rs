@@ -311,8 +311,11 @@ fn admin_state(
             reasons.push("the store is away".to_owned());
         }
         reasons.extend(troubles);
-        let verifier = site.load().plan().verifier.clone();
-        reasons.extend(verifier.and_then(|verifier| verifier.trouble(SystemTime::now())));
+        let site = site.load();
+        let verifier = &site.plan().verifier;
+        reasons.extend(verifier.as_ref().and_then(|verifier| verifier.trouble(SystemTime::now())));
+        // Checks that can't be right make none unready either.
+        reasons.extend(site.plan().origins.doubts());
         admin::Readiness { ready: !is_draining, reasons }
     };
     let hosts = Arc::new(admin::KnownHosts::new(hosts));

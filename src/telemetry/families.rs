@@ -308,11 +308,7 @@ impl Origins {
                 &[configured("origin"), listed::<OriginOutcome>("outcome")],
             )?,
             up: d.gauges(
-                about(
-                    "tidegate_origin_server_up",
-                    "0 or 1",
-                    "Whether a server of an origin counts as healthy.",
-                ),
+                about("tidegate_origin_server_up", "0 or 1", "Whether requests go to a server of an origin."),
                 &[configured("origin"), configured("server")],
             )?,
             under_way: d.gauges(

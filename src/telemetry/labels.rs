@@ -472,6 +472,8 @@ labels! {
         Broken => "broken",
         /// Not asked: the breaker is open.
         BreakerOpen => "breaker_open",
+        /// Not asked: no server's name has an address.
+        Unresolved => "unresolved",
         /// Not asked: all servers had enough to do, and as many waited as may.
         QueueFull => "queue_full",
         /// Not asked: no server had a place in time.

@@ -18,6 +18,7 @@ async fn trusts(origin: &TestOrigin, url: &str, lines: &str) -> bool {
         .route("/ws/*", "websocket = {}")
         .start()
         .await;
+    let checks = origin.count("/healthz");
     let checked = gateway::GatewayBuilder::new(url)
         .origin(&format!("{lines}\nhealth = {{ path = \"/healthz\", interval = \"50ms\" }}"))
         .start()
@@ -27,14 +28,13 @@ async fn trusts(origin: &TestOrigin, url: &str, lines: &str) -> bool {
     let proxied = gateway.get("/app/x").await.status == 200;
     let filled = gateway.get("/kept/x").await.status == 200;
     let opened = socket(&gateway, "/ws/echo").await.is_ok();
-    let up = eventually("a check is over", SOON, || async {
-        let metrics = checked.metrics().await;
-        metrics
-            .has("tidegate_origin_server_up")
-            .then(|| metrics.value("tidegate_origin_server_up", &[]) == 1.0)
+    assert_eq!([proxied, filled, opened], [proxied; 3], "{url} {lines}");
+    // Until the first check it counts as up.
+    until("the checks agree", SOON, || async {
+        let up = checked.metrics().await.value("tidegate_origin_server_up", &[]) == 1.0;
+        up == proxied && proxied == (origin.count("/healthz") > checks)
     })
     .await;
-    assert_eq!([proxied, filled, opened, up], [proxied; 4], "{url} {lines}");
     let asked = origin.counts().values().sum::<usize>() > seen;
     assert_eq!(asked, proxied, "{url} {lines}");
     proxied

@@ -10,6 +10,7 @@ use crate::config::{
     types::Secret,
 };
 use crate::name::Name;
+use http::{header, HeaderName, HeaderValue};
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
@@ -298,7 +299,45 @@ fn health(raw: Field<raw::Health>, report: &mut Report) -> Option<Option<Health>
     });
     let interval = positive(raw.interval, Duration::from_secs(5), report);
     let timeout = positive(raw.timeout, Duration::from_secs(2), report);
-    Some(Some(Health { path: path?, interval: interval?, timeout: timeout? }))
+    let host = match raw.host.optional() {
+        Some(Some(At { value, place })) if host_and_port(&value, 80).is_none() => {
+            report.fault(&place, "must be a name or an address, with or without a port");
+            None
+        }
+        Some(host) => Some(host.map(|host| host.value)),
+        None => None,
+    };
+    let headers = raw.headers.or(raw::Lines(Vec::new())).and_then(|lines| check_fields(lines, report));
+    let (path, host, headers) = (path?, host?, headers?);
+    Some(Some(Health { path, interval: interval?, timeout: timeout?, host, headers }))
+}
+
+/// The fields of a check.
+fn check_fields(
+    raw::Lines(lines): raw::Lines,
+    report: &mut Report,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let framing = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+    let mut fields = Some(Vec::new());
+    for (At { value: name, place }, values) in lines {
+        let field = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !framing.contains(name));
+        if field.is_none() {
+            report
+                .fault(&place, "must be a field's name, and none that frames a request; Host is health.host");
+            fields = None;
+        }
+        for At { value: raw::Line(value), place } in values {
+            let value = HeaderValue::from_str(&value).ok();
+            if value.is_none() {
+                report.fault(&place, "must be a field's value");
+                fields = None;
+            }
+            if let (Some(fields), Some(field), Some(value)) = (&mut fields, &field, value) {
+                fields.push((field.clone(), value));
+            }
+        }
+    }
+    fields
 }
 
 #[cfg(test)]

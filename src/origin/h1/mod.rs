@@ -18,7 +18,7 @@ mod socket;
 
 pub use duplex::{Came, Outgoing};
 pub(super) use idle::Idle;
-pub(super) use socket::To;
+pub(super) use socket::{not_connected, To};
 
 use bytes::{Bytes, BytesMut};
 use chunks::{Chunks, Next};
@@ -31,6 +31,7 @@ use socket::Socket;
 use std::{
     future::{poll_fn, Future},
     io,
+    net::SocketAddr,
     pin::pin,
     task::Poll,
     time::Duration,
@@ -77,17 +78,22 @@ enum Body {
 }
 
 impl Connection {
-    /// A new connection.
+    /// A new connection, and the address that it leads to; those that were not there are told.
     ///
     /// # Errors
     /// If there is none in time.
-    pub(super) async fn open(to: To<'_>, limits: Limits) -> Result<Self, Box<Error>> {
-        let socket = match tokio::time::timeout(limits.connect, Socket::open(to)).await {
+    pub(super) async fn open(
+        to: To<'_>,
+        limits: Limits,
+        missed: impl Fn(SocketAddr),
+    ) -> Result<(Self, Option<SocketAddr>), Box<Error>> {
+        let opening = Socket::open(to, missed);
+        let (socket, address) = match tokio::time::timeout(limits.connect, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
         };
         let (patience, input) = (Patience::default(), Bytes::new());
-        Ok(Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false })
+        Ok((Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false }, address))
     }
 
     /// Whether nothing has come while it was idle, not even its end. Asks the kernel only where there is news.

@@ -1,5 +1,6 @@
 //! The bytes of a connection to a server: TCP, a socket of this machine, or TLS, which is Pingora's.
 
+use crate::origin::dial::{dial, Reached};
 use pingora_core::{
     connectors::TransportConnector, protocols::Stream, upstreams::peer::HttpPeer, Error, ErrorType,
 };
@@ -13,7 +14,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpSocket, TcpStream, UnixStream},
+    net::{TcpStream, UnixStream},
 };
 
 /// Makes connections with TLS. It has read the authorities that servers are verified by where an origin names none.
@@ -22,10 +23,11 @@ static TLS: LazyLock<TransportConnector> = LazyLock::new(|| TransportConnector::
 /// Where a server is.
 #[derive(Debug)]
 pub(in crate::origin) enum To<'a> {
-    /// With a receive buffer of so many bytes; `None`: as the kernel likes.
-    Tcp(SocketAddr, Option<u32>),
+    /// One of these addresses, with a receive buffer of so many bytes; `None`: as the kernel likes.
+    Tcp(&'a [SocketAddr], Option<u32>),
     Unix(&'a Path),
-    Tls(Box<HttpPeer>),
+    /// And which address was reached, where there are several.
+    Tls(Box<(HttpPeer, Reached)>),
 }
 
 /// A connected socket.
@@ -37,16 +39,29 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects.
+    /// Connects, and says to which address, where that is known; those that were not there are told.
     ///
     /// # Errors
     /// If that is not possible, or the server is not the one that was meant.
-    pub(super) async fn open(to: To<'_>) -> Result<Self, Box<Error>> {
+    pub(super) async fn open(
+        to: To<'_>,
+        missed: impl Fn(SocketAddr),
+    ) -> Result<(Self, Option<SocketAddr>), Box<Error>> {
         match to {
-            To::Tcp(to, buffer) => tcp(to, buffer).await.map(Self::Tcp).map_err(not_connected),
-            To::Unix(path) => UnixStream::connect(path).await.map(Self::Unix).map_err(not_connected),
-            // Boxed: most connections are without, and its future is large.
-            To::Tls(peer) => Box::pin(TLS.new_stream(&*peer)).await.map(Self::Tls),
+            To::Tcp(addresses, buffer) => {
+                let dialled = dial(addresses, buffer, missed).await.map_err(not_connected)?;
+                Ok((Self::Tcp(dialled.0), Some(dialled.1)))
+            }
+            To::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(not_connected)?;
+                Ok((Self::Unix(stream), None))
+            }
+            To::Tls(to) => {
+                let (peer, reached) = *to;
+                // Boxed: most connections are without, and its future is large.
+                let stream = Box::pin(TLS.new_stream(&peer)).await?;
+                Ok((Self::Tls(stream), reached.get().copied()))
+            }
         }
     }
 
@@ -67,18 +82,7 @@ impl Socket {
     }
 }
 
-async fn tcp(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Before it connects: the window is told then.
-    if let Some(size) = buffer {
-        socket.set_recv_buffer_size(size)?;
-    }
-    let stream = socket.connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-fn not_connected(error: io::Error) -> Box<Error> {
+pub(in crate::origin) fn not_connected(error: io::Error) -> Box<Error> {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,

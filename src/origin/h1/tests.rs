@@ -39,7 +39,7 @@ async fn ask(connection: &mut Connection) -> Result<(u16, String), Box<Error>> {
 
 async fn connected(answers: &'static [&'static str]) -> (SocketAddr, Connection) {
     let at = server(answers).await;
-    (at, Connection::open(To::Tcp(at, None), LIMITS).await.unwrap())
+    (at, Connection::open(To::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap().0)
 }
 
 #[tokio::test]
@@ -135,9 +135,10 @@ async fn old_ones_and_surplus_ones_are_closed() {
 #[tokio::test]
 async fn who_says_nothing_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let to = To::Tcp(listener.local_addr().unwrap(), None);
+    let to = [listener.local_addr().unwrap()];
+    let to = To::Tcp(&to, None);
     let limits = Limits { step: Duration::from_millis(20), ..LIMITS };
-    let mut connection = Connection::open(to, limits).await.unwrap();
+    let mut connection = Connection::open(to, limits, |_| ()).await.unwrap().0;
     connection.send(b"GET / HTTP/1.1\r\n\r\n", limits).await.unwrap();
     let error = connection.head(&Method::GET, limits).await.unwrap_err();
     assert_eq!(*error.etype(), ErrorType::ReadTimedout);
@@ -148,9 +149,9 @@ async fn nobody_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     drop(listener);
-    let error = Connection::open(To::Tcp(at, None), LIMITS).await.unwrap_err();
+    let error = Connection::open(To::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap_err();
     assert_eq!(*error.etype(), ErrorType::ConnectRefused);
-    assert!(Connection::open(To::Unix(Path::new("/nowhere/at/all")), LIMITS).await.is_err());
+    assert!(Connection::open(To::Unix(Path::new("/nowhere/at/all")), LIMITS, |_| ()).await.is_err());
 }
 
 /// Else a fast server's answer to a slow client would be in the kernel, by megabytes.
@@ -158,7 +159,7 @@ async fn nobody_there() {
 async fn the_kernel_keeps_no_more_than_it_was_told() {
     const BUFFER: u32 = 16 * 1024;
     let at = server(&[]).await;
-    let connection = Connection::open(To::Tcp(at, Some(BUFFER)), LIMITS).await.unwrap();
+    let connection = Connection::open(To::Tcp(&[at], Some(BUFFER)), LIMITS, |_| ()).await.unwrap().0;
     let Socket::Tcp(stream) = &connection.socket else { panic!("no TCP") };
     // It counts what it needs itself.
     assert_eq!(socket2::SockRef::from(stream).recv_buffer_size().unwrap(), 2 * BUFFER as usize);

@@ -1,0 +1,164 @@
+//! A connection to a server whose name has several addresses: they are tried one after the other, each a moment behind
+//! the one before, or at once where that has failed (RFC 8305, 5); the first that is there is taken.
+
+use super::{h1::not_connected, state::ServerState};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora_core::{
+    connectors::L4Connect,
+    protocols::l4::{socket::SocketAddr as Address, stream::Stream},
+    Error, ErrorType,
+};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// How long an address is waited for before the next one is tried as well (RFC 8305, 8).
+const NEXT: Duration = Duration::from_millis(250);
+
+/// Connects to the first of these addresses that is there, and tells of those that were not, or that others have
+/// overtaken.
+///
+/// # Errors
+/// How the last one failed, if all did.
+pub(super) async fn dial(
+    addresses: &[SocketAddr],
+    buffer: Option<u32>,
+    missed: impl Fn(SocketAddr),
+) -> io::Result<(TcpStream, SocketAddr)> {
+    if let [only] = addresses {
+        let connected = connect(*only, buffer).await;
+        return connected.inspect_err(|_| missed(*only)).map(|stream| (stream, *only));
+    }
+    let (mut attempts, mut under_way) = (JoinSet::new(), Vec::new());
+    let mut left = addresses.iter().copied();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        match left.next() {
+            Some(next) => {
+                under_way.push(next);
+                attempts.spawn(async move { (next, connect(next, buffer).await) });
+            }
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let ended = tokio::select! {
+            biased;
+            ended = attempts.join_next() => ended,
+            () = sleep(NEXT), if left.len() > 0 => None,
+        };
+        match ended {
+            Some(Ok((address, Ok(stream)))) => {
+                under_way.into_iter().filter(|other| *other != address).for_each(missed);
+                return Ok((stream, address));
+            }
+            Some(Ok((address, Err(error)))) => {
+                under_way.retain(|other| *other != address);
+                missed(address);
+                last = error;
+            }
+            Some(Err(error)) => last = io::Error::other(error),
+            None => {}
+        }
+    }
+}
+
+async fn connect(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Before it connects: the window is told then.
+    if let Some(size) = buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Which address a connection has led to, where one was made.
+pub type Reached = Arc<OnceLock<SocketAddr>>;
+
+/// Connects for Pingora.
+pub(super) struct Dialer {
+    pub(super) server: Arc<ServerState>,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) buffer: Option<u32>,
+    pub(super) within: Duration,
+    /// When the request began.
+    pub(super) began: Instant,
+    pub(super) reached: Reached,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dialer({:?})", self.addresses)
+    }
+}
+
+#[async_trait]
+impl L4Connect for Dialer {
+    async fn connect(&self, _: &Address) -> pingora_core::Result<Stream> {
+        let missed = Mutex::new(Vec::new());
+        let dialled = dial(&self.addresses, self.buffer, |address| missed.lock().push(address));
+        let dialled = timeout(self.within, dialled).await;
+        // Of those that all failed whoever asked is told.
+        if let Ok(Ok(_)) = &dialled {
+            missed.into_inner().into_iter().for_each(|address| self.server.missed(address, self.began));
+        }
+        match dialled {
+            Ok(Ok((stream, address))) => {
+                self.reached.set(address).unwrap_or_default();
+                Ok(stream.into())
+            }
+            Ok(Err(error)) => Err(not_connected(error)),
+            Err(_) => Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use tokio::net::TcpListener;
+
+    /// An address that refuses.
+    async fn dead() -> SocketAddr {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_that_is_there_is_taken_and_the_others_are_told() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let there = listener.local_addr().unwrap();
+        // TEST-NET-1 (RFC 5737) and the discard prefix (RFC 6666): nobody is there, and nobody says so, or the system does.
+        let silent = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
+        let discarded = SocketAddr::from((Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 9));
+        let dead = dead().await;
+        for (addresses, wanted) in [
+            (vec![there], vec![]),
+            (vec![there, dead], vec![]),
+            (vec![dead, there], vec![dead]),
+            (vec![silent, there], vec![silent]),
+            (vec![discarded, dead, there], vec![discarded, dead]),
+        ] {
+            let missed = Mutex::new(Vec::new());
+            let dialled = dial(&addresses, None, |address| missed.lock().push(address));
+            let (_, reached) = timeout(Duration::from_secs(5), dialled).await.unwrap().unwrap();
+            let mut missed = missed.into_inner();
+            missed.sort_by_key(|missed| addresses.iter().position(|address| address == missed));
+            assert_eq!((reached, missed), (there, wanted), "{addresses:?}");
+        }
+        let missed = Mutex::new(Vec::new());
+        assert!(dial(&[dead, dead], None, |address| missed.lock().push(address)).await.is_err());
+        assert_eq!(missed.into_inner(), [dead, dead]);
+        assert!(dial(&[], None, |_| ()).await.is_err());
+    }
+}
