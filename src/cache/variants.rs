@@ -127,6 +127,7 @@ mod tests {
             min_size: 1_024,
             prefer: Vec::new(),
             levels: Default::default(),
+            memory: 1 << 27,
         };
         let fields = vary.map(|vary| (header::VARY, HeaderValue::from_static(vary))).into_iter().collect();
         let what = Representation::verbatim(StatusCode::OK, fields, vec![7; 10], &rules);
