@@ -635,6 +635,15 @@ fn pipelines() -> Vec<Case> {
             "a wrong Host, then another request",
             format!("GET {HERE} HTTP/1.1\r\nHost: a b\r\n\r\n{SMUGGLED}"),
         ),
+        case(
+            "a body, then a WebSocket with bytes behind it",
+            get("Content-Length: 5\r\n")
+                + "hello"
+                + &get("Upgrade: websocket\r\nContent-Length: 2\r\n")
+                + "hi",
+        )
+        .passes("GET", HERE, "hello")
+        .refused(&[403]),
         case("a request, then a refusal", get("") + &get("X: y\n") + SMUGGLED)
             .passes("GET", HERE, "")
             .refused(BAD),
