@@ -17,7 +17,8 @@ pub struct Abandoned;
 
 const SHARDS: usize = 16;
 
-type Shard<T, C> = Mutex<HashMap<Arc<str>, Follow<T, C>, RandomState>>;
+type Names<T, C> = HashMap<Arc<str>, Follow<T, C>, RandomState>;
+type Shard<T, C> = Mutex<Names<T, C>>;
 
 /// The flights under way on this node.
 pub struct Flights<T, C = ()> {
@@ -41,17 +42,49 @@ impl<T: Clone, C: Clone> Flights<T, C> {
 
     /// Joins the flight of this name, or begins it with this cargo.
     pub fn join(&self, name: &str, cargo: impl FnOnce() -> C) -> Joined<T, C> {
-        let shard = self.hasher.hash_one(name) as usize % SHARDS;
+        let shard = self.shard_of(name);
         let mut flights = self.shards[shard].lock();
-        if let Some(flight) = flights.get(name) {
-            return Joined::Follow(flight.clone());
+        match flights.get(name) {
+            Some(flight) => Joined::Follow(flight.clone()),
+            None => {
+                let (lead, follow) = self.begin(&mut flights, shard, name, cargo());
+                Joined::Lead(lead, follow)
+            }
         }
+    }
+
+    /// Begins the flight of this name, unless it is under way or `is_put_off`. That is asked when no flight of the name can
+    /// end any more: what the last one has left is seen.
+    pub fn begin_unless(
+        &self,
+        name: &str,
+        is_put_off: impl FnOnce() -> bool,
+        cargo: impl FnOnce() -> C,
+    ) -> Option<(Lead<T, C>, Follow<T, C>)> {
+        let shard = self.shard_of(name);
+        let mut flights = self.shards[shard].lock();
+        if flights.contains_key(name) || is_put_off() {
+            return None;
+        }
+        Some(self.begin(&mut flights, shard, name, cargo()))
+    }
+
+    fn begin(
+        &self,
+        flights: &mut Names<T, C>,
+        shard: usize,
+        name: &str,
+        cargo: C,
+    ) -> (Lead<T, C>, Follow<T, C>) {
         let board = Arc::new(Board { notice: Mutex::new(Notice::None), changed: Notify::new() });
         let name: Arc<str> = name.into();
-        let follow = Follow { board: board.clone(), cargo: cargo() };
+        let follow = Follow { board: board.clone(), cargo };
         flights.insert(name.clone(), follow.clone());
-        let lead = Lead { shards: self.shards.clone(), shard, name: Some(name), board };
-        Joined::Lead(lead, follow)
+        (Lead { shards: self.shards.clone(), shard, name: Some(name), board }, follow)
+    }
+
+    fn shard_of(&self, name: &str) -> usize {
+        self.hasher.hash_one(name) as usize % SHARDS
     }
 
     /// How many flights are under way.

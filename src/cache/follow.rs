@@ -172,11 +172,10 @@ impl Cache {
             return;
         }
         let put_off = pause_of(&asking, &entry);
-        if self.pauses.is_paused(&put_off, now_ms()) {
-            return;
-        }
         let name = self.flight_of(&asking);
-        if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+        let is_paused = || self.pauses.is_paused(&put_off, now_ms());
+        let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
+        if let Some((lead, follow)) = begun {
             // A flight may have landed since the entry was found.
             if let Found::Serve(fresh) = self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
                 return lead.land(Landing::Filled(fresh));

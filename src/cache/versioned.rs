@@ -51,10 +51,9 @@ impl Cache {
     pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
         let Standing::Version(version, slot) = &entry.standing else { return };
         let name = flight_name(&wanted.key, version);
-        if self.pauses.is_paused(&name, now_ms()) {
-            return;
-        }
-        if let Joined::Lead(lead, follow) = self.flights.join(&name, || Live::begin(&self.arriving)) {
+        let is_paused = || self.pauses.is_paused(&name, now_ms());
+        let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
+        if let Some((lead, follow)) = begun {
             // A flight may have landed since the entry was found.
             let now = self.memory.entry(wanted.key.as_str()).filter(|entry| entry.is_of(version));
             if let Some(Look::Hit(fresh)) = now.map(|entry| Self::by_age(entry, now_ms())) {

@@ -317,18 +317,22 @@ async fn an_error_of_ones_own_making_is_ones_own() {
     });
     origin.on("/down", |_| with("down", &[]).status(500).gated());
     origin.on("/overload", |_| with("busy", &[]).status(503).gated());
-    let gateway = gateway(&origin).start().await;
     for (path, most) in [("/x", 2), ("/down", 20), ("/overload", 1)] {
+        // A gateway of its own: no connection is open before somebody waits on it.
+        let gateway = &gateway(&origin).start().await;
+        let origin = &origin;
         origin.hold();
         let odd = gateway.get_with(path, &[("x-odd", "1")]);
-        let gateway = &gateway;
-        let origin = &origin;
         let others = async {
             until("the odd one is at the origin", SOON, || async { origin.held() == 1 }).await;
             let led = || async { gateway.metrics().await.value("tidegate_connections_open", &[]) };
             let asking = join_all((0..30).map(|_| gateway.get(path)));
             let release = async {
-                until("all wait", SOON, || async { led().await >= 31.0 }).await;
+                until("all are connected", SOON, || async { led().await >= 31.0 }).await;
+                // What is asked on them is read while the gateway answers this.
+                for _ in 0..10 {
+                    led().await;
+                }
                 origin.release();
             };
             futures_util::join!(asking, release).0
