@@ -14,6 +14,7 @@ mod node;
 
 pub use crate::cache::key::Scheme;
 
+use crate::authority;
 use http::{header, HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv4Net};
 use std::{
@@ -25,9 +26,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
-/// The longest host that is taken from a proxy, in bytes.
-const LONGEST_HOST: usize = 255;
 
 /// Whose fields are believed.
 #[derive(Debug, Clone, Default)]
@@ -263,10 +261,10 @@ fn scheme(word: &str) -> Option<Scheme> {
     [Scheme::Http, Scheme::Https].into_iter().find(named)
 }
 
-/// A host and a port that can be repeated without harm.
+/// A host that a proxy tells: what is none is not believed, and the root's dot is taken off as of `Host`.
 fn host(text: &str) -> Option<Box<str>> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']');
-    (!text.is_empty() && text.len() <= LONGEST_HOST && text.bytes().all(allowed)).then(|| text.into())
+    let named = || authority::without_root_dot(text).map_or(text.into(), String::into_boxed_str);
+    authority::is_host(text.as_bytes()).then(named)
 }
 
 #[cfg(test)]

@@ -123,7 +123,17 @@ fn the_scheme_and_the_host_are_the_outermost_trusted_ones() {
     assert_eq!(of("1.1.1.1, 10.0.0.2", "https, http"), "https");
     assert_eq!(of("1.1.1.1, 10.0.0.2", "https"), "https");
     assert_eq!(told(&[("x-forwarded-host", "a.example:8443")]).1, "a.example:8443");
-    assert_eq!(told(&[("x-forwarded-host", "a.example/evil")]).1, "");
+    for (host, believed) in [
+        ("a.example.", "a.example"),
+        ("a.example/evil", ""),
+        ("a..example", ""),
+        (".example", ""),
+        ("a:b", ""),
+        ("[x]", ""),
+    ] {
+        assert_eq!(told(&[("x-forwarded-host", host)]).1, believed, "{host}");
+        assert_eq!(told(&[("forwarded", &format!("for=1.1.1.1;host=\"{host}\""))]).1, believed, "{host}");
+    }
     let element =
         "for=8.8.8.8;proto=http;host=evil, for=1.1.1.1;proto=https;host=a.example, for=10.0.0.2;proto=http";
     assert_eq!(told(&[("forwarded", element)]), ("https", "a.example".to_owned()));

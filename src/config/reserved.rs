@@ -24,6 +24,10 @@ pub enum Claim {
 pub fn claim(name: &str) -> Claim {
     // Each field of each request is asked for: most are through with their first letter.
     match name.as_bytes() {
+        // What a client may say itself, but not in the place of what the gateway tells.
+        [b'x' | b'v', ..] if name.contains('_') && OURS_IN_REQUESTS.contains(&&*dashed(name)) => {
+            Claim::Gateway
+        }
         [b'x', ..] => of_x(&dashed(name)),
         [b'c' | b'f' | b'p' | b'r' | b's' | b't', ..] => of_others(&dashed(name)),
         _ => Claim::Free,
@@ -131,6 +135,8 @@ mod tests {
                     "x_forwarded_proto",
                     "x-accel-mapping",
                     "x_accel_redirect",
+                    "x_request_id",
+                    "x_request-id",
                     "proxy",
                 ],
             ),

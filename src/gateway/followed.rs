@@ -2,7 +2,6 @@
 //! sent.
 
 use super::{
-    admission::content_length,
     cached::{fetcher, stale, tenant},
     claims,
     context::Context,
@@ -44,8 +43,10 @@ impl Gateway {
         claims::drop_unkeyed(session.req_header_mut(), rules);
         // Others get it too: it is made for the host that it is kept under, whatever host a proxy tells.
         ctx.client.host = None;
+        // Of a stream of HTTP/2 its fields don't tell.
+        let has_body = !session.is_body_done();
         let request = &*websocket::with_moved_token(session.req_header(), ctx);
-        if has_content(request) || request.headers.contains_key(header::UPGRADE) {
+        if has_body || request.headers.contains_key(header::UPGRADE) {
             ctx.detail = Some("content");
             return Ok(Next::Proxy);
         }
@@ -211,10 +212,6 @@ pub(super) fn target<'r>(route: &Route, request: &'r RequestHeader) -> Cow<'r, s
             }
         }
     }
-}
-
-fn has_content(request: &RequestHeader) -> bool {
-    request.headers.contains_key(header::TRANSFER_ENCODING) || content_length(request).is_some_and(|n| n > 0)
 }
 
 /// Interim answers on their way to the one who asked.

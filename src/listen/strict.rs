@@ -69,6 +69,10 @@ pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
     if request.method == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
+    // RFC 9110, 7.1: what is asked of a proxy by another scheme is not for an origin of HTTP.
+    if !matches!(request.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(MALFORMED);
+    }
     let path = request.uri.path_and_query().ok_or(MALFORMED)?.as_str().as_bytes();
     if !matches!(path, [b'/', ..] | b"*") {
         return Err(MALFORMED);
@@ -172,6 +176,8 @@ mod tests {
             ("GET", "/x", &[], 400),
             ("GET", "/x", &[("host", "a"), ("host", "a")], 400),
             ("GET", TO, &[("host", "b")], 400),
+            ("GET", "ftp://a/x", &[], 400),
+            ("GET", "javascript://a/x", &[], 400),
             ("GET", TO, &[("host", "A")], 400),
             ("CONNECT", "a:443", &[], 405),
             (&long, TO, &[], 501),
