@@ -302,6 +302,10 @@ impl Cache {
             match self.carry(hands, &draft, fetched.body, keep, deadline).await {
                 Carried::Whole(body) => return self.land(hands, job, draft, body),
                 Carried::Passed => return self.passed(job, &draft),
+                // Its end is not there only because nobody waits for it: it is too large to be kept.
+                Carried::Unwanted if draft.verdict == Verdict::Keep && !draft.is_event_stream() => {
+                    return self.passed(job, &draft)
+                }
                 Carried::Unwanted => {
                     let ended = draft.ends_stored;
                     let to_store = match draft.verdict {

@@ -110,6 +110,10 @@ impl Cache {
     /// What was found in the store, if it makes the fill unnecessary.
     fn usable(self: &Arc<Self>, job: &mut Job, value: Bytes) -> Option<Claimed> {
         if value == entry::mark() {
+            // What is refreshed has been served since: this node has to hear itself that it is over.
+            if job.refreshes.is_some() {
+                return None;
+            }
             // The node that knows why has it in its own memory.
             self.mark(&job.key, FillOutcome::Private);
             return Some(Claimed::Marked);

@@ -117,6 +117,74 @@ async fn what_is_over_does_not_come_back_out_of_redis() {
     }
 }
 
+/// What is too large to be kept is newer all the same, whether anybody reads it or not.
+#[tokio::test]
+async fn an_answer_that_is_too_large_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let follow = r#"cache = { follow = "origin", max_size = "64KiB" }"#;
+    let kpi =
+        r#"cache = { namespace = "kpi", ttl = "1ms", stale_while_revalidate = "10m", max_size = "64KiB" }"#;
+    let gateway = Gateway::with(&origin).route("/follow/*", follow).route("/kpi/*", kpi).start().await;
+    for path in ["/follow/told", "/follow/chunks", "/kpi/told", "/kpi/chunks"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => stale("old", ", stale-while-revalidate=600"),
+            _ => {
+                let large = with(&"new ".repeat(100_000), &[MINUTE]);
+                if path.ends_with("chunks") {
+                    large.chunked()
+                } else {
+                    large
+                }
+            }
+        });
+        gateway.get(path).await.ok();
+        assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+        until(&format!("{path}: what is over is no longer served"), SOON, || async {
+            gateway.get(path).await.ok().text() != "old"
+        })
+        .await;
+    }
+}
+
+/// Another node hears it from the origin, whatever Redis says of others.
+#[tokio::test]
+async fn what_is_over_on_one_node_is_refreshed_on_the_others() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let follow = r#"cache = { follow = "origin", redis = "1MiB" }"#;
+    let kpi = r#"cache = { namespace = "kpi", ttl = "1ms", stale_while_revalidate = "10m" }"#;
+    let node = || async {
+        let node = Gateway::with(&origin).redis(&redis.url());
+        node.route("/follow/*", follow).route("/kpi/*", kpi).start().await
+    };
+    let (one, other) = (node().await, node().await);
+    for (path, says, status) in [
+        ("/follow/private", "private", 200),
+        ("/follow/no-store", "no-store", 200),
+        ("/follow/gone", "max-age=0", 404),
+        ("/kpi/private", "private", 200),
+        ("/kpi/gone", "max-age=0", 404),
+    ] {
+        origin.on(path, |_| stale("old", ", stale-while-revalidate=600"));
+        for node in [&one, &other] {
+            node.get(path).await.ok();
+            until("it is served stale", SOON, || async {
+                node.get(path).await.cache_status().contains("ttl=-")
+            })
+            .await;
+        }
+        origin.on(path, move |_| with("newer", &[("cache-control", says)]).status(status));
+        for node in [&one, &other] {
+            until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                // The first one is asked all the time: it marks what may not be shared again and again.
+                one.get(path).await;
+                node.get(path).await.text() != "old"
+            })
+            .await;
+        }
+    }
+}
+
 /// What credentials brought says nothing of what others get; what is gone is gone.
 #[tokio::test]
 async fn what_is_for_credentials_alone_leaves_what_others_get() {
