@@ -1,7 +1,7 @@
 //! The host that a request names: its syntax (RFC 9110, 7.2) and its one form. Routes, keys, rules and origins go by the same
 //! reading of it. Pure.
 
-/// Whether a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6 address.
+/// Returns whether a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6 address.
 pub fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.first() {
         Some(b'[') => match text.iter().position(|b| *b == b']') {
@@ -34,7 +34,7 @@ pub fn is_host(text: &[u8]) -> bool {
     host.len() <= 253 && numbered
 }
 
-/// How long the name is that a text begins with. `None` if it has an empty label; the root's, behind a last dot, may be.
+/// The length of the name that a text begins with. `None` if it has an empty label; the root's, behind a last dot, may be.
 fn name_length(text: &[u8]) -> Option<usize> {
     let mut begins_label = true;
     for (at, byte) in text.iter().enumerate() {

@@ -63,7 +63,7 @@ impl CanonicalPath {
         Ok(Self { text, unescaped: unescaped.map(Into::into) })
     }
 
-    /// Whether a path is in its form already, as most are. One with a segment that begins with a dot is looked at more
+    /// Returns whether a path is in its form already, as most are. One with a segment that begins with a dot is looked at more
     /// closely.
     pub fn is_plain(raw: &str) -> bool {
         let mut after_slash = false;

@@ -51,7 +51,7 @@ pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(
     }
 }
 
-/// Whether the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol, the proof that this
+/// Returns whether the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol, the proof that this
 /// key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A client that is less strict would take what follows for
 /// frames, and so would whoever stands between.
 pub fn is_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {

@@ -1,4 +1,4 @@
-//! Who is answered: no web page, and nobody who means another host.
+//! Admission to the admin listener: no web page, and nobody who means another host.
 
 use super::{hosts::KnownHosts, problem};
 use axum::{

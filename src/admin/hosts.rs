@@ -28,7 +28,7 @@ impl KnownHosts {
         known
     }
 
-    /// Whether a request that names this host, with its port or without, is for the listener at `local`. The port is no
+    /// Returns whether a request that names this host, with its port or without, is for the listener at `local`. The port is no
     /// matter: it may be another one on the way here.
     pub(super) fn admits(&self, host: &str, local: IpAddr) -> bool {
         let host = without_port(host).to_ascii_lowercase();

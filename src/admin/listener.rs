@@ -34,7 +34,7 @@ const RESERVED: usize = 16;
 const HEAD: Duration = Duration::from_secs(10);
 /// The largest head, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
-/// How long a connection is kept.
+/// The time for which a connection is kept.
 const KEPT: Duration = Duration::from_secs(60);
 /// For the exchange that is under way then.
 const PART: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
     }
 }
 
-/// Whether the process, or the system, has no descriptor left.
+/// Returns whether the process, or the system, has no descriptor left.
 fn is_exhausted(error: &io::Error) -> bool {
     [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
@@ -128,7 +128,7 @@ impl Reserve {
         }
     }
 
-    /// Whether there was one.
+    /// Returns whether there was one.
     fn give_up_one(&self) -> bool {
         self.0.all.lock().pop().is_some()
     }

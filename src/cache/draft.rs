@@ -86,7 +86,7 @@ impl Described {
 }
 
 impl Draft {
-    /// Whether its body has no end of its own (EventSource).
+    /// Returns whether its body has no end of its own (EventSource).
     pub(super) fn is_event_stream(&self) -> bool {
         let mut kinds = self.fields.iter().filter(|(name, _)| *name == CONTENT_TYPE);
         kinds.any(|(_, kind)| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))

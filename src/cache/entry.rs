@@ -168,7 +168,7 @@ impl Clone for Encodings {
     }
 }
 
-/// How often one of several variants was used of late.
+/// A count of the recent uses of one of several variants.
 #[derive(Debug, Default)]
 pub struct Uses(AtomicU8);
 
@@ -176,7 +176,7 @@ impl Uses {
     /// More are not counted.
     const MOST: u8 = 15;
 
-    /// How often.
+    /// The interval.
     pub fn count(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
@@ -190,7 +190,7 @@ impl Uses {
         }
     }
 
-    /// So many of them count no longer.
+    /// Takes some of them out of the count.
     pub fn forget(&self, uses: u8) {
         self.0.store(self.count().saturating_sub(uses), Ordering::Relaxed);
     }
@@ -268,7 +268,7 @@ impl Entry {
         self.aside.as_ref().map(|aside| &aside.said)
     }
 
-    /// How often it was used of late, where it is one of several.
+    /// A count of its recent uses, where it is one of several.
     #[inline]
     pub fn uses(&self) -> Option<&Uses> {
         self.aside.as_ref().map(|aside| &aside.uses)

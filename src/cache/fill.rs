@@ -58,7 +58,7 @@ pub(super) struct Job {
     /// Its leader has waited for others who got an error each: one more is the origin's own.
     pub(super) shares_errors: bool,
     pub(super) on: On,
-    /// How long the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
+    /// The time for which the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
     /// `None`: for as long as it takes.
     pub(super) unwatched: Option<Duration>,
 }
@@ -132,7 +132,7 @@ impl Job {
         }
     }
 
-    /// Whether what the origin is asked with is more than all who wait have in common.
+    /// Returns whether what the origin is asked with is more than all who wait have in common.
     fn is_asked_as_one(&self) -> bool {
         match &self.on {
             On::Version { rules, slot, .. } => is_asked_as_one(rules.scope, slot.tenant()),
@@ -140,7 +140,7 @@ impl Job {
         }
     }
 
-    /// Whether a 304 may be meant for the one who asked: it asked for itself, with conditions of its own.
+    /// Returns whether a 304 may be meant for the one who asked: it asked for itself, with conditions of its own.
     fn passes_not_modified(&self) -> bool {
         matches!(&self.on, On::Follow { asking, .. } if asking.is_alone() && asks_if_modified(&asking.headers))
     }
@@ -156,7 +156,7 @@ impl Job {
     }
 }
 
-/// Whether the answers of a scope are asked for with more than all have in common who get them: a token of a tenant is one
+/// Returns whether the answers of a scope are asked for with more than all have in common who get them: a token of a tenant is one
 /// user's. Without one nothing of a client's goes along.
 pub(super) fn is_asked_as_one(scope: Scope, tenant: &Tenant) -> bool {
     scope == Scope::Tenant && tenant != Tenant::public()
@@ -325,7 +325,7 @@ impl Cache {
         }
     }
 
-    /// How a refresh went: after one that failed there is a pause.
+    /// Notes the result of a refresh: after one that failed there is a pause.
     fn refreshed(&self, job: &Job, well: bool) {
         match &job.refreshes {
             Some(name) if well => self.pauses.end(name),

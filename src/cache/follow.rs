@@ -31,10 +31,10 @@ use std::{
 
 /// How often a request joins a flight whose answer turns out to be for others, before it asks by itself.
 const JOINS: u32 = 3;
-/// How long an origin is waited for though nobody else waits, and nobody knows whether its answer may be stored: who
+/// The time for which an origin is waited for though nobody else waits, and nobody knows whether its answer may be stored: who
 /// asks again at once finds the flight under way.
 const UNWATCHED: Duration = Duration::from_secs(2);
-/// So many of those who were waited for got a server's error that may have been of their own making: the next one gets it
+/// The most of those who were waited for that get a server's error that may have been of their own making: the next one gets it
 /// for all who wait.
 pub(super) const ERRORS_OF_OTHERS: u32 = 8;
 /// However many more there were: then a request asks by itself.
@@ -66,7 +66,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Whether it is one of those for whom the answers to a resource may not be stored.
+    /// Returns whether it is one of those for whom the answers to a resource may not be stored.
     fn is_marked(&self, why: FillOutcome) -> bool {
         why != FillOutcome::Cookie || self.headers.contains_key(header::COOKIE)
     }
@@ -381,7 +381,7 @@ impl Cache {
         Job { key, began_ms: now_ms(), refreshes: None, shares_errors: false, on, unwatched }
     }
 
-    /// Whether any answer of a resource that is here names fields by which it varies.
+    /// Returns whether any answer of a resource that is here names fields by which it varies.
     pub(super) fn names_variants(&self, key: &Key) -> bool {
         let resource = self.memory.resource(key.as_str());
         resource.is_some_and(|resource| resource.entries().iter().any(|entry| !named(entry).is_empty()))
@@ -405,7 +405,7 @@ impl Cache {
     }
 }
 
-/// How long an origin is waited for though the client has left and nobody else waits. What is asked for by one alone is
+/// The time for which an origin is waited for though the client has left and nobody else waits. What is asked for by one alone is
 /// hardly ever stored; events never end; what is validated is wanted.
 fn unwatched(asking: &Asking, is_validation: bool) -> Option<Duration> {
     let accepts = asking.headers.get_all(header::ACCEPT).iter();
@@ -468,7 +468,7 @@ pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<
     fitting
 }
 
-/// Whether an answer, or a part of it, is stored for requests like this one.
+/// Returns whether an answer, or a part of it, is stored for requests like this one.
 pub(super) fn is_stored_for(entry: &Entry, headers: &HeaderMap) -> bool {
     let stored = entry.representation.headers();
     entry
@@ -487,7 +487,7 @@ pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {
     selecting.matches(headers, policy::Content::of(&stored))
 }
 
-/// Whether the one who was waited for got a server's error that may have been of its own making, and nothing stands in.
+/// Returns whether the one who was waited for got a server's error that may have been of its own making, and nothing stands in.
 fn is_an_error_of_its_own(landing: &Landing, old: &Option<Arc<Entry>>) -> bool {
     match landing {
         Landing::Unshareable(FillOutcome::Status | FillOutcome::NoFreshness, Some(status)) => {

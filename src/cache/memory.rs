@@ -239,7 +239,7 @@ impl Memory {
         Some(why)
     }
 
-    /// How many entries are like this. Looks at all of them.
+    /// Counts the entries that are like this. Looks at all of them.
     pub fn count(&self, is_meant: impl Fn(&Entry) -> bool) -> u64 {
         let of_resource = |resource: &Resource| resource.entries().iter().filter(|e| is_meant(e)).count();
         self.entries.iter().map(|(_, resource)| of_resource(&resource) as u64).sum()

@@ -215,7 +215,7 @@ pub struct Arriving {
 }
 
 impl Arriving {
-    /// How old it is, in milliseconds, where it is stored, or would be if it were smaller: what isn't says itself how old it
+    /// Its age in milliseconds, where it is stored, or would be if it were smaller: what isn't says itself how old it
     /// is.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
         matches!(self.outcome, FillOutcome::Stored | FillOutcome::TooLarge).then(|| self.terms.age_ms(now_ms))
@@ -369,7 +369,7 @@ impl Cache {
         }
     }
 
-    /// How many answers of this node have one of the URLs that purges are about.
+    /// The number of answers of this node that have one of the URLs that purges are about.
     fn found_by_url(&self, wanted: &[Purge]) -> u64 {
         let mut keys = Vec::new();
         for purge in wanted {
@@ -388,7 +388,7 @@ impl Cache {
         keys.iter().map(of_key).sum()
     }
 
-    /// Whether an answer that follows its origin was not purged before.
+    /// Returns whether an answer that follows its origin was not purged before.
     fn is_there(&self, entry: &Entry) -> bool {
         match &entry.standing {
             Standing::Log(stamp, _) => self.purges.verdict(stamp) != purge::Verdict::Hard,

@@ -23,7 +23,7 @@ struct Pause {
 pub(super) struct Pauses(Mutex<HashMap<Box<str>, Pause, RandomState>>);
 
 impl Pauses {
-    /// Whether the refresh of this name has to wait.
+    /// Returns whether the refresh of this name has to wait.
     pub(super) fn is_paused(&self, name: &str, now_ms: u64) -> bool {
         self.0.lock().get(name).is_some_and(|pause| now_ms < pause.until_ms)
     }

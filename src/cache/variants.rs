@@ -33,7 +33,7 @@ pub(super) struct Arrival<'a> {
     pub(super) request: &'a HeaderMap,
     /// By which fields others are known to be told apart, that are not here.
     pub(super) told: &'a [HeaderName],
-    /// How many are kept at most.
+    /// The most that are kept.
     pub(super) most: usize,
     pub(super) now_ms: u64,
 }
@@ -97,7 +97,7 @@ fn inherit(new: &Entry, old: &Entry) {
     }
 }
 
-/// Whether an answer may still be served or validated.
+/// Returns whether an answer may still be served or validated.
 fn is_of_use(entry: &Entry, now_ms: u64) -> bool {
     let what = &entry.representation;
     let has_validator = [header::ETAG, header::LAST_MODIFIED].iter().any(|name| what.header(name).is_some());

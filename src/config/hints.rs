@@ -62,7 +62,7 @@ pub(super) fn shell_variable(text: &str) -> Option<&str> {
     (is_variable_name(name)).then_some(name)
 }
 
-/// Whether a text is the name of a variable as people choose them (`JWT_SECRET`), and hardly a secret that was put in the
+/// Returns whether a text is the name of a variable as people choose them (`JWT_SECRET`), and hardly a secret that was put in the
 /// place of one: those are no capitals, or capitals and digits without a `_`.
 pub(super) fn is_variable_name(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
@@ -71,7 +71,7 @@ pub(super) fn is_variable_name(text: &str) -> bool {
     begins && plain && text.len() <= 64 && text.bytes().all(fits)
 }
 
-/// Whether a text is a path, and hardly a secret that was put in the place of one.
+/// Returns whether a text is a path, and hardly a secret that was put in the place of one.
 pub(super) fn is_plain_path(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     let begins = ["/", "./", "../"].iter().any(|begin| text.starts_with(begin));

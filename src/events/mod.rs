@@ -29,9 +29,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How long an id is remembered: twice the tolerance of an event's timestamp.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// How long an event waits for the end of the same one: senders give up after 15 s and more.
+/// The time for which an event waits for the end of the same one: senders give up after 15 s and more.
 const WAIT: Duration = Duration::from_secs(10);
-/// How often it is asked meanwhile what has become of it on another node.
+/// The interval at which it is asked what has become of it on another node.
 const LOOK: Duration = Duration::from_millis(25);
 
 /// One `[[event]]`.

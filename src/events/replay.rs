@@ -41,7 +41,7 @@ impl SeenEvents {
         turn
     }
 
-    /// Whether an event was taken before.
+    /// Returns whether an event was taken before.
     pub(super) fn knows(&self, id: &EventId, now_ms: u64) -> bool {
         self.0.lock().taken.get(id).is_some_and(|until| *until > now_ms)
     }

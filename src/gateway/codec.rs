@@ -38,7 +38,7 @@ const MOST_OF_A_PIECE: usize = 8 << 20;
 const WAITING: usize = 8;
 /// A longer body is encoded as one whose length isn't known: with a window of that size.
 const LARGEST_KNOWN: u64 = 512 << 10;
-/// How many times as much as encoders decoders may hold: in their place nothing else can be sent.
+/// The factor by which decoders may hold more than encoders: in their place nothing else can be sent.
 const DECODERS_SHARE: u64 = 4;
 
 /// What all codings on their way take of the node.
@@ -147,7 +147,7 @@ struct Encoding {
     encoder: Option<Encoder>,
     /// What is still to be encoded of a piece.
     left: Bytes,
-    /// Whether the piece goes out at once.
+    /// Tells whether the piece goes out at once.
     dribbles: bool,
     /// What the encoder may have held back of what it was given.
     kept: usize,

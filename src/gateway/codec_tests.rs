@@ -1,4 +1,4 @@
-//! How much is done in one turn, and what is held.
+//! The amount of work of one turn, and the memory that is held.
 
 use super::*;
 use crate::config::Coding;

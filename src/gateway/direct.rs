@@ -44,7 +44,7 @@ pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
     }
 }
 
-/// Whether requests with bodies go this way on a route: its origin speaks HTTP/1.1, and no token stands in the target that
+/// Returns whether requests with bodies go this way on a route: its origin speaks HTTP/1.1, and no token stands in the target that
 /// would have to be moved.
 pub(super) fn takes_uploads(route: &Route, origins: &Origins) -> bool {
     !route.token_query && route.target.origin().is_some_and(|origin| origins.pool(origin).is_http1())

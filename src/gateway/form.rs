@@ -60,7 +60,7 @@ pub(super) fn strip_root_dot(request: &mut RequestHeader) {
     }
 }
 
-/// Whether a request is about the server and none of its resources (RFC 9110, 9.3.7).
+/// Returns whether a request is about the server and none of its resources (RFC 9110, 9.3.7).
 pub(super) fn is_of_server(request: &RequestHeader) -> bool {
     request.method == Method::OPTIONS && request.raw_path() == b"*"
 }

@@ -56,7 +56,7 @@ impl Passing {
         self.order.is_some()
     }
 
-    /// Whether the body goes out in another form than it came in: what was said of that form is no longer true.
+    /// Returns whether the body goes out in another form than it came in: what was said of that form is no longer true.
     pub(super) fn is_coded(&self) -> bool {
         self.codec.is_some()
     }

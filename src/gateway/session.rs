@@ -124,7 +124,7 @@ impl Session<'_> {
         }
     }
 
-    /// Whether an answer with this head goes out only when all of it is there: Pingora flushes what has a length at its
+    /// Returns whether an answer with this head goes out only when all of it is there: Pingora flushes what has a length at its
     /// end.
     pub(super) fn holds_back(&self, head: &ResponseHeader) -> bool {
         let pingoras = matches!(self, Self::Pingora(_)) && !self.is_http2();
@@ -189,7 +189,7 @@ impl Session<'_> {
         written.map_err(|error| error.into_down())
     }
 
-    /// Whether what comes behind a body is for the client: HTTP/1.1 would have to be told of it in the head, and Pingora
+    /// Returns whether what comes behind a body is for the client: HTTP/1.1 would have to be told of it in the head, and Pingora
     /// has no way to write it.
     pub(super) fn takes_trailers(&self) -> bool {
         self.is_http2()

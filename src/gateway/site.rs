@@ -72,7 +72,7 @@ pub(super) struct PerRoute {
     pub(super) swift: bool,
     /// Whether requests without a body need no Pingora on it.
     pub(super) own: bool,
-    /// Whether those with one don't.
+    /// Tells whether those with one don't.
     pub(super) uploads: bool,
 }
 

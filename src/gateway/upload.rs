@@ -23,12 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a server may keep a client waiting that asks before it sends its body (`Expect: 100-continue`).
+/// The time for which a server may keep a client waiting that asks before it sends its body (`Expect: 100-continue`).
 const CONTINUE: Duration = Duration::from_secs(1);
 /// What of a body is sent with its head, at most.
 const WITH_HEAD: usize = 16 * 1024;
 
-/// How a body is delimited towards a server (RFC 9112, 6).
+/// The framing of a body towards a server (RFC 9112, 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// There is none.
@@ -38,7 +38,7 @@ enum Framing {
     Chunks,
 }
 
-/// How far a body is.
+/// The progress of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// More of it has to come from the client.
@@ -61,7 +61,7 @@ pub(super) struct Upload {
     /// When the client is told to send its body, if the server has said nothing by then.
     go_on: Option<Instant>,
     told_to_go_on: bool,
-    /// Whether the answer began before all of it had been sent.
+    /// Tells whether the answer began before all of it had been sent.
     early: bool,
 }
 
@@ -98,12 +98,12 @@ impl Upload {
         }
     }
 
-    /// Whether more of it is to be sent.
+    /// Returns whether more of it is to be sent.
     pub(super) fn is_under_way(&self) -> bool {
         matches!(self.state, State::Comes | State::Rest)
     }
 
-    /// Whether all of it had gone out before the answer began.
+    /// Returns whether all of it had gone out before the answer began.
     pub(super) fn was_in_time(&self) -> bool {
         self.state == State::Sent && !self.early
     }

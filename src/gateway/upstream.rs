@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much later than on its client a server is given up on.
+/// The time by which a server is given up on later than its client.
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// What is known of a request on its way to a server.
@@ -44,7 +44,7 @@ pub(super) struct Seeking {
     deadline: Option<Option<Instant>>,
     /// Repetitions so far.
     retried: u32,
-    /// How often a server has not begun with it.
+    /// The number of times that a server has not begun with it.
     refused_by: u32,
     /// Retries that are left.
     left: Option<u32>,

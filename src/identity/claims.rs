@@ -60,7 +60,7 @@ impl Rules {
         Ok(Known { identity: Arc::new(identity), not_before })
     }
 
-    /// Whether `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
+    /// Returns whether `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
     pub(super) fn check_times(&self, expires: u64, not_before: u64, now: u64) -> Result<(), TokenError> {
         if now >= expires.saturating_add(self.leeway) {
             return Err(TokenError::Expired);

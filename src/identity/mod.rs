@@ -195,7 +195,7 @@ pub struct Verifier {
     max_token: usize,
     capacity: usize,
     ring: ArcSwap<Ring>,
-    /// How long a key set that can't be read is believed.
+    /// The time for which a key set that can't be read is believed.
     max_age: Duration,
     /// Until when (Unix milliseconds) the keys are believed.
     good_until: AtomicU64,
@@ -295,7 +295,7 @@ impl Verifier {
         times.ok().map(|()| known.identity)
     }
 
-    /// Whether another reading of the key set could make a token good that was refused for this reason.
+    /// Returns whether another reading of the key set could make a token good that was refused for this reason.
     pub fn may_lack_key(&self, token: &str, refused: TokenError) -> bool {
         if matches!(self.ring.load().keys, Keys::Secrets(_)) {
             return false;
@@ -338,7 +338,7 @@ impl Verifier {
         Some(format!("the key set can't be read, {instead}: {reason}"))
     }
 
-    /// Whether the keys are believed no longer, at `now`.
+    /// Returns whether the keys are believed no longer, at `now`.
     pub fn is_outdated(&self, now: SystemTime) -> bool {
         self.has_old_keys(unix_ms(now))
     }

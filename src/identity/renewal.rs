@@ -13,7 +13,7 @@ use tokio::{
 
 /// The least time between two readings that tokens have caused.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long a request waits for a reading.
+/// The time for which a request waits for a reading.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where requests and the keeper of a key set meet.

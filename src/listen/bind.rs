@@ -29,7 +29,7 @@ pub fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
     socket.listen(BACKLOG)
 }
 
-/// Whether an IPv6 address leaves the IPv4 connections of its port to another listener (RFC 3493, 5.3): `[::]` takes
+/// Returns whether an IPv6 address leaves the IPv4 connections of its port to another listener (RFC 3493, 5.3): `[::]` takes
 /// them where nobody else is listed for any of them.
 fn leaves_ipv4(address: SocketAddr, all: &[SocketAddr]) -> bool {
     let is_ipv4 = |other: &SocketAddr| other.ip().to_canonical().is_ipv4();

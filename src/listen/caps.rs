@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, and of one address; and how many requests at once that share one.
+//! Limits of connections: in all, and of one address; and of requests at once that share one.
 //!
 //! Counts at the accept and at the end of a connection, and for requests of HTTP/2 that do not lie ready. Of IPv6 a /64 is one address: whoever has
 //! one has all of it. A limit that is changed applies to those who come; nobody is sent away for it.

@@ -138,7 +138,7 @@ impl Frames {
     }
 }
 
-/// Whether the library resets a stream for what the client has sent (RFC 9113, 7): not the gateway, which says that it
+/// Returns whether the library resets a stream for what the client has sent (RFC 9113, 7): not the gateway, which says that it
 /// needs no more (`NO_ERROR`), can't go on (`INTERNAL_ERROR`) or has given up (`CANCEL`).
 fn is_provoked(code: u32) -> bool {
     use h2::Reason;
@@ -193,7 +193,7 @@ impl Cursor {
         Some(FrameHead { length: self.skip, kind, flags, stream })
     }
 
-    /// Whether a part of a head has come, and no more.
+    /// Returns whether a part of a head has come, and no more.
     fn is_within_head(&self) -> bool {
         self.have > 0
     }

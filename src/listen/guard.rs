@@ -237,7 +237,7 @@ impl Patience {
         Self { most, rate, left: most, since: None }
     }
 
-    /// So many bytes have come or gone.
+    /// Notes that bytes have come or gone.
     pub(super) fn moved(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
         if let Some(since) = self.since.take() {
             self.left = self.left.saturating_sub(now().saturating_duration_since(since));

@@ -84,7 +84,7 @@ impl Guarded {
         self.stream.ready(fresh).await
     }
 
-    /// How long the client may take for a head.
+    /// The time that the client may take for a head.
     pub(super) fn header_timeout(&self) -> Duration {
         self.guard.rules().header_timeout
     }

@@ -158,7 +158,7 @@ struct Running<'d> {
     malformed: Bucket,
 }
 
-/// How a connection is to end, and what its client is told.
+/// The way a connection is to end, and what its client is told.
 type Farewell = (Reason, Http2End);
 
 /// A request with what answers it.

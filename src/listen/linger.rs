@@ -16,7 +16,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, runtime::Handle, time::timeout};
 
 /// Connections that are let go so at once, of all clients: further ones are closed as they are.
 const MOST: usize = 256;
-/// How long a client may take, and how long it may be silent (nginx's `lingering_time` and `lingering_timeout`).
+/// The time that a client may take, and for which it may be silent (nginx's `lingering_time` and `lingering_timeout`).
 const AT_MOST: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(5);
 /// What is dropped at once.

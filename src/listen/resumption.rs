@@ -1,4 +1,4 @@
-//! What takes TLS sessions up again: tickets, or memory for clients of TLS 1.2 that know none.
+//! Resumption of TLS sessions: tickets, or memory for clients of TLS 1.2 that know none.
 //!
 //! A session that is resumed is not verified again: the client shows no certificate, and has the one that it showed
 //! once. So no session outlives the certificates it was begun with: where one has expired, the client shows one anew.
@@ -43,7 +43,7 @@ impl Resumption {
         })
     }
 
-    /// Whether its sessions were begun by these authorities.
+    /// Returns whether its sessions were begun by these authorities.
     pub(super) fn is_for(&self, authorities: Option<&[u8]>) -> bool {
         self.authorities.as_deref() == authorities
     }
@@ -105,7 +105,7 @@ fn now() -> i64 {
     i64::try_from(now).unwrap_or(i64::MAX)
 }
 
-/// Whether the certificates of a session as rustls writes it are valid until `now`, in seconds since 1970, at least. What
+/// Returns whether the certificates of a session as rustls writes it are valid until `now`, in seconds since 1970, at least. What
 /// can't be read is good for nothing: the client shakes hands as if for the first time.
 fn is_good(session: &[u8], now: i64) -> bool {
     let valid = |certificate: &[u8]| {

@@ -101,7 +101,7 @@ pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
     }
 }
 
-/// Whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
+/// Returns whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
 fn is_target(method: &[u8], target: &[u8]) -> bool {
     // Without a branch the compiler looks at many at once.
     let strange = |strange, b: &u8| strange | !matches!(b, 0x21..=0x7e) | (*b == b'#');
@@ -117,7 +117,7 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
     }
 }
 
-/// Whether a name is this one, or one that CGI and WSGI can't tell from it.
+/// Returns whether a name is this one, or one that CGI and WSGI can't tell from it.
 pub(super) fn is_nearly(name: &[u8], of: &[u8]) -> bool {
     name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
 }

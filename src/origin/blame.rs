@@ -5,7 +5,7 @@ use h2::Reason;
 use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 
-/// How often a server may say of one request that it has not begun with it, before that counts as a failure.
+/// The number of times that a server may say of one request that it has not begun with it, before that counts as a failure.
 pub const MOST_REFUSALS: u32 = 3;
 
 /// How an answer counts.
@@ -36,7 +36,7 @@ pub fn blame(error: &Error) -> OriginOutcome {
     }
 }
 
-/// Whether a server of HTTP/2 says that it has not begun with a request: that may be sent again, whatever its method
+/// Returns whether a server of HTTP/2 says that it has not begun with a request: that may be sent again, whatever its method
 /// (RFC 9113, 8.7). The library ends streams above the last one of a GOAWAY with that.
 pub fn is_unprocessed(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<h2::Error>();
@@ -45,7 +45,7 @@ pub fn is_unprocessed(error: &Error) -> bool {
     })
 }
 
-/// Whether a failure is an answer that is none: its head, or how it is framed, can't be read.
+/// Returns whether a failure is an answer that is none: its head, or how it is framed, can't be read.
 pub fn is_malformed(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2)
 }

@@ -67,7 +67,7 @@ impl Breaker {
         Ok(())
     }
 
-    /// Whether it is left alone, but for trials.
+    /// Returns whether it is left alone, but for trials.
     pub(super) fn is_left_alone(&self) -> bool {
         self.left_alone_until.is_some()
     }
@@ -123,7 +123,7 @@ impl Breaker {
     }
 }
 
-/// Whether a server is left alone from now on.
+/// Tells whether a server is left alone from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// As before.

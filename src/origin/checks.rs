@@ -1,4 +1,4 @@
-//! What the checks of a server say, and how far they are believed.
+//! Results of the checks of a server, and how far they are believed.
 //!
 //! A check that has succeeded once is believed from then on. One that never has may ask in a way that the application
 //! refuses to everyone (a host that it doesn't know, a path that isn't there): requests find out, and where they succeed
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a request may try a server whose checks have never succeeded.
+/// The interval at which a request may try a server whose checks have never succeeded.
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// Why a check has failed.
@@ -36,14 +36,14 @@ pub(super) enum Failing {
 /// What checks have said of a server.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    /// Whether the last one failed: where it did not, there is nothing to be decided.
+    /// Tells whether the last one failed: where it did not, there is nothing to be decided.
     fail: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How the last check failed; `None`: it succeeded, or there was none.
+    /// The failure of the last check; `None`: it succeeded, or there was none.
     failing: Option<Failing>,
     /// One has succeeded.
     proved: bool,
@@ -66,7 +66,7 @@ impl Checks {
         self.fail.store(false, Ordering::Relaxed);
     }
 
-    /// Whether requests may go to the server.
+    /// Returns whether requests may go to the server.
     pub(super) fn is_well(&self) -> bool {
         if !self.fail.load(Ordering::Relaxed) {
             return true;
@@ -125,7 +125,7 @@ impl Checks {
         speaks
     }
 
-    /// Whether they fail, have never succeeded, and are not believed.
+    /// Returns whether they fail, have never succeeded, and are not believed.
     pub(super) fn are_doubted(&self) -> bool {
         let state = self.state.lock();
         state.failing.is_some() && !state.is_believed()

@@ -1,4 +1,4 @@
-//! How far checks are believed.
+//! The limits of belief in checks.
 
 use super::*;
 

@@ -21,14 +21,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long an address is waited for before the next one is tried as well (RFC 8305, 8).
+/// The time for which an address is waited for before the next one is tried as well (RFC 8305, 8).
 const NEXT: Duration = Duration::from_millis(250);
 
 /// Connects to the first of these addresses that is there, and tells of those that were not, or that others have
 /// overtaken.
 ///
 /// # Errors
-/// How the last one failed, if all did.
+/// The failure of the last one, if all failed.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     buffer: Option<u32>,

@@ -77,7 +77,7 @@ pub(super) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
 }
 
-/// Whether messages that are marked as whole text are text: compressed ones are marked as such (RFC 7692, 6).
+/// Returns whether messages that are marked as whole text are text: compressed ones are marked as such (RFC 7692, 6).
 fn extensions_leave_text(headers: &HeaderMap) -> bool {
     let mut agreed = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
     agreed.all(|line| line.as_bytes().starts_with(b"permessage-deflate") && !line.as_bytes().contains(&b','))

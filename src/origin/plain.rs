@@ -99,7 +99,7 @@ impl Exchange {
         self.connection.next(self.limits).await
     }
 
-    /// Whether the whole body has come with the head, as far as its length is known.
+    /// Returns whether the whole body has come with the head, as far as its length is known.
     pub fn is_at_hand(&self) -> bool {
         self.connection.is_at_hand()
     }

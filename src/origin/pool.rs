@@ -399,7 +399,7 @@ impl Pool {
         self.plain
     }
 
-    /// Whether all servers are asked by HTTP/1.1, with TLS or without.
+    /// Returns whether all servers are asked by HTTP/1.1, with TLS or without.
     pub fn is_http1(&self) -> bool {
         !self.settings.http2
     }
@@ -409,7 +409,7 @@ impl Pool {
         self.reach.group()
     }
 
-    /// How Pingora reaches a server, at this address or else another one of it; `None` where that can't be. Says which
+    /// The peer by which Pingora reaches a server, at this address or else another one of it; `None` where that can't be. Says which
     /// one it was, where it had to connect and there were several.
     pub fn peer(&self, at: At) -> Option<(HttpPeer, Reached)> {
         let Server { at: place, state, .. } = self.servers.get(at.server)?;
@@ -502,7 +502,7 @@ impl Pool {
         !self.servers.iter().any(|server| server.state.checks.is_well())
     }
 
-    /// Whether a server's name has no address.
+    /// Returns whether a server's name has no address.
     pub(super) fn has_unresolved(&self) -> bool {
         self.servers.iter().any(|server| server.state.addresses().is_empty())
     }
@@ -512,7 +512,7 @@ impl Pool {
         self.servers.iter().filter(|server| server.state.checks.are_doubted()).map(|server| &server.at)
     }
 
-    /// Whether requests go to a server, as the metrics tell it.
+    /// Returns whether requests go to a server, as the metrics tell it.
     fn tell_whether_up(&self, server: usize) {
         let Some(Server { state, .. }) = self.servers.get(server) else { return };
         let up = state.checks.is_well() && state.is_there();

@@ -166,7 +166,7 @@ impl ServerState {
         }
     }
 
-    /// Whether requests can come to it: it has addresses, and is not left alone at all of them.
+    /// Returns whether requests can come to it: it has addresses, and is not left alone at all of them.
     pub(super) fn is_there(&self) -> bool {
         self.addresses.load().iter().any(|state| !state.breaker.lock().is_left_alone())
     }

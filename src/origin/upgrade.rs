@@ -44,7 +44,7 @@ use tokio::{
     time::Sleep,
 };
 
-/// How long the first read waits at most, should that flush not come.
+/// The time for which the first read waits at most, should that flush not come.
 const HOLD: Duration = Duration::from_secs(1);
 /// Set in the number that keeps these connections apart from those that are used again.
 const ALONE: u64 = 1 << 63;
@@ -158,7 +158,7 @@ struct Shared {
     phase: Phase,
 }
 
-/// How far Pingora has sent the request.
+/// The progress of the request towards Pingora's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Unsent,

@@ -36,7 +36,7 @@ pub enum Verdict {
     PreconditionFailed,
 }
 
-/// Whether a request may be answered by a 304.
+/// Returns whether a request may be answered by a 304.
 pub fn asks_if_modified(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE)
 }

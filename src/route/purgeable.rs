@@ -1,4 +1,4 @@
-//! Which URLs a purge can find anything under: those of routes that follow their origin. Pure.
+//! URLs under which a purge can find anything: those of routes that follow their origin. Pure.
 
 use super::{Match, Routes};
 use crate::{

@@ -59,7 +59,7 @@ enum KeySet {
 }
 
 impl KeySet {
-    /// How long it is left alone; `loaded`: whether it was ever read.
+    /// The time for which it is left alone; `loaded`: whether it was ever read.
     fn pause(&self, loaded: bool) -> Duration {
         match self {
             Self::File(_) => LOOK_AT_FILE,

@@ -212,7 +212,7 @@ impl Metrics {
         self.store.purges.of(kind).inc();
     }
 
-    /// So many tags of an answer could not be kept, and so it wasn't stored.
+    /// Counts tags of an answer that could not be kept, so that it wasn't stored.
     pub fn tags_ignored(&self, n: usize) {
         self.store.tags_ignored.inc_by(n as u64);
     }

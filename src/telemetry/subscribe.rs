@@ -68,7 +68,7 @@ where
     }
 }
 
-/// Whether a line may hold whole requests and answers: below `info`, Pingora writes them out, with tokens, cookies and
+/// Returns whether a line may hold whole requests and answers: below `info`, Pingora writes them out, with tokens, cookies and
 /// queries. No filter brings these lines out.
 fn shows_requests(line: &Metadata<'_>) -> bool {
     line.target().starts_with("pingora") && *line.level() > Level::INFO

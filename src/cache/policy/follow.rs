@@ -63,7 +63,7 @@ pub fn storable_as(
     }
 }
 
-/// Whether an answer may be that of one client's cookie alone: nobody said for how long it is fresh, nor that it is for
+/// Returns whether an answer may be that of one client's cookie alone: nobody said for how long it is fresh, nor that it is for
 /// all, nor that it varies by the cookie. A tag tells it from that of another cookie when it is validated; a date doesn't.
 fn is_made_for_a_cookie(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> bool {
     let varies = || match vary::varies(exchange.answer, exchange.request) {
@@ -78,7 +78,7 @@ fn is_made_for_a_cookie(rules: &FollowRules, exchange: &Exchange<'_>, said: &Dir
     exchange.request.contains_key(header::COOKIE) && !said.public && is_guessed() && !varies()
 }
 
-/// Whether what is stored, whoever asked for it first, may be kept on the terms of this exchange.
+/// Returns whether what is stored, whoever asked for it first, may be kept on the terms of this exchange.
 ///
 /// # Errors
 /// Why not, as metrics and `Cache-Status` name it.

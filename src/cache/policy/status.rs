@@ -1,11 +1,11 @@
-//! What a status says: of a resource, of one request for it, or of the server.
+//! The meaning of a status: for a resource, for one request for it, or for the server.
 //!
 //! Pure. An answer that is not stored may all the same end what is (RFC 9111, 4.3.3): it is newer, and it is the truth.
 
 use crate::telemetry::labels::FillOutcome;
 use http::StatusCode;
 
-/// Whether an answer that is not stored, for this reason, ends what is stored for the same request. A server's error
+/// Returns whether an answer that is not stored, for this reason, ends what is stored for the same request. A server's error
 /// doesn't, nor does a refusal of what one request said beside its target. What a request with credentials gets is about its
 /// sender, unless the resource is gone: otherwise anyone could end what others are served with a bad token.
 pub fn ends_stored(why: FillOutcome, status: StatusCode, with_credentials: bool) -> bool {
@@ -26,7 +26,7 @@ pub fn ends_stored(why: FillOutcome, status: StatusCode, with_credentials: bool)
     }
 }
 
-/// Whether a server's error may come of what this very request said: an application that stumbles over a field. One that
+/// Returns whether a server's error may come of what this very request said: an application that stumbles over a field. One that
 /// speaks of the server's own state (502, 503, 504) does not.
 pub fn may_be_the_requests_own(status: StatusCode) -> bool {
     status.is_server_error() && !matches!(status.as_u16(), 502..=504)

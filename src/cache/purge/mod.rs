@@ -90,7 +90,7 @@ impl Stamp {
         const MARK: u64 = 96;
         /// The counts of an `Arc`.
         const COUNTS: usize = 16;
-        /// So many tags are taken to be shared with other answers.
+        /// The number of tags that are taken to be shared with other answers.
         const SHARED: usize = 64;
         let own = 1 + self.marks.len().saturating_sub(1 + SHARED) as u64;
         (size_of::<Self>() + COUNTS + size_of_val(&*self.marks)) as u64 + own * MARK
@@ -111,7 +111,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// Whether one of them is about this answer.
+    /// Returns whether one of them is about this answer.
     pub fn finds(&self, stamp: &Stamp) -> bool {
         let is_wanted = |mark: &Arc<Mark>| self.marks.iter().any(|wanted| Arc::ptr_eq(wanted, mark));
         self.all || stamp.marks.iter().any(is_wanted)

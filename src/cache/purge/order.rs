@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub const LONGEST_TAG: usize = 1_024;
 /// The most tags of one answer.
 pub const MOST_TAGS: usize = 1_024;
-/// How long they may be together (bytes).
+/// The most that they may be together (bytes).
 const MOST_TAG_BYTES: usize = 16 * 1_024;
 /// The longest host and target that stand in a record of the log as they are (bytes).
 const LONGEST_URL: usize = 128;

@@ -1,4 +1,4 @@
-//! What is wrong with Redis, in its own words and with its place: told in the log when it begins, and on `/readyz` for as
+//! Troubles of Redis, in its own words and with its place: told in the log when it begins, and on `/readyz` for as
 //! long as it lasts.
 
 use crate::telemetry::labels::StoreCall;

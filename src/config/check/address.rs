@@ -28,7 +28,7 @@ pub(super) fn check_address(address: &At<SocketAddr>, taken: &[Option<SocketAddr
     );
 }
 
-/// Whether both are the address of some connection. An IPv6 listener takes no IPv4 connection where another one listed
+/// Returns whether both are the address of some connection. An IPv6 listener takes no IPv4 connection where another one listed
 /// does. Port 0 is another one each time.
 fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), two.ip().to_canonical());
@@ -38,7 +38,7 @@ fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
         && (is_whole(one) || is_whole(two) || (a == b && scope(one) == scope(two)))
 }
 
-/// Whether it is every address of its family.
+/// Returns whether it is every address of its family.
 fn is_whole(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_unspecified()
 }

@@ -12,9 +12,9 @@ use crate::config::{
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use std::time::Duration;
 
-/// How often a key set is fetched anew.
+/// The interval at which a key set is fetched anew.
 const REFRESH: Duration = Duration::from_secs(300);
-/// How long one that can't be read is believed.
+/// The time for which one that can't be read is believed.
 const MAX_AGE: Duration = Duration::from_secs(86_400);
 /// No longer token could come: the fields of a request may not be larger together.
 const MOST_TOKEN: u64 = 64 << 10;
@@ -67,7 +67,7 @@ pub(super) fn jwt(
     }))
 }
 
-/// How long a key set that can't be read is believed: longer than it takes until it is read again.
+/// The time for which a key set that can't be read is believed: longer than it takes until it is read again.
 fn max_age(jwks: &Field<raw::Jwks>, report: &mut Report) -> Option<Duration> {
     let Field::Given(At { value: jwks, .. }) = jwks else { return Some(MAX_AGE) };
     let (place, max_age) = match &jwks.max_age {

@@ -28,7 +28,7 @@ pub(super) struct Framed {
     pub(super) over: bool,
     /// For the rest of a header.
     alarm: Alarm,
-    /// Whether frames were held back.
+    /// Tells whether frames were held back.
     pub(super) late: bool,
 }
 
@@ -43,7 +43,7 @@ impl Framed {
 /// What a connection of HTTP/2 and who serves it tell each other.
 #[derive(Debug, Default)]
 pub(in crate::listen) struct FrameWatch {
-    /// Whether frames are held back for those that follow; who serves the connection says so, and for how long.
+    /// Tells whether frames are held back for those that follow; who serves the connection says so, and for how long.
     ///
     /// Whoever stores `true` has to store `false` and poll once more: HTTP/2 asks for a flush behind each answer of more
     /// than a few bytes, and what is answered together is to go out together.

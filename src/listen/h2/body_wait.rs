@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the client may take for its body: as long as one of HTTP/1.1, of whom each byte is seen. Here frames are
+/// The time that the client may take for its body: as long as one of HTTP/1.1, of whom each byte is seen. Here frames are
 /// whole before they are; of one that is long and slow, the connection tells how much has come.
 pub(super) struct BodyWait {
     patience: Patience,
@@ -47,7 +47,7 @@ impl BodyWait {
         }
     }
 
-    /// So many bytes of it have come.
+    /// Notes that bytes of it have come.
     pub(super) fn came(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(std::mem::take(&mut self.counted));
         self.patience.moved(more as u64, Instant::now);

@@ -32,7 +32,7 @@ pub enum Came {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     bytes: Bytes,
-    /// Whether they have been written, but perhaps not all of them sent (TLS keeps some).
+    /// Tells whether they have been written, but perhaps not all of them sent (TLS keeps some).
     unflushed: bool,
 }
 
@@ -55,12 +55,12 @@ impl Outgoing {
         std::mem::take(&mut self.bytes)
     }
 
-    /// How many there are.
+    /// The number of them.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether nothing is left to be sent.
+    /// Returns whether nothing is left to be sent.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && !self.unflushed
     }

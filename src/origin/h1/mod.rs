@@ -173,7 +173,7 @@ impl Connection {
         matches!(self.body, Body::Nothing)
     }
 
-    /// Whether nothing of the body is still to come.
+    /// Returns whether nothing of the body is still to come.
     pub(super) fn is_at_hand(&self) -> bool {
         match &self.body {
             Body::Nothing => true,

@@ -65,7 +65,7 @@ impl Socket {
         }
     }
 
-    /// Whether nothing has come, not even the end.
+    /// Returns whether nothing has come, not even the end.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let read = match self {
