@@ -1,6 +1,6 @@
 //! Events that are under way, and those that were taken, so that each of them acts once.
 //!
-//! What this node knows by itself; what other nodes have taken is asked of the store. It outlives a reload.
+//! The knowledge of this node by itself; what other nodes have taken is asked of the store. It outlives a reload.
 
 use parking_lot::Mutex;
 use std::{

@@ -1,7 +1,7 @@
 //! The fields of a request that its sender has no say in: they are dropped before anything reads them, on every way that
 //! a request takes. Which fields those are is told in one list (`config::claim`).
 //!
-//! What trusted proxies say of the client's address, scheme and host has been read by then (`address`), and goes on in
+//! The word of trusted proxies on the client's address, scheme and host has been read by then (`address`), and goes on in
 //! the gateway's words (`forward`); what else they say of a request passes. What is asked for others as well goes
 //! without it, unless the route tells answers apart by it.
 

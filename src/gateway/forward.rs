@@ -1,6 +1,6 @@
 //! What an origin is told besides the request itself: who asks, through whom, and under which id.
 //!
-//! What a client claims of itself in these fields has been dropped before (`claims`): an origin may believe them. What
+//! Claims of a client in these fields have been dropped before (`claims`): an origin may believe them. What
 //! trusted proxies say was judged before (`address`), and goes on in our words.
 
 use super::{cached::tenant, context::Context};

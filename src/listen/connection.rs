@@ -243,7 +243,7 @@ impl Connection {
     }
 
     /// What was refused, was so behind a request for a WebSocket, where nothing reaches the parser any more, or elsewhere.
-    /// That request may still wait for the one before it, which is answered all the same.
+    /// The request may still wait for the one before it, which is answered all the same.
     fn poll_refused(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.wire.awaits_answer(self.signals.exchange.load(Ordering::Relaxed)) {
             true => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),

@@ -232,7 +232,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// So much, at this least rate in bytes a second; 0: any.
+    /// Patience of this length, at this least rate in bytes a second; 0: any.
     pub(super) fn new(most: Duration, rate: u64) -> Self {
         Self { most, rate, left: most, since: None }
     }

@@ -192,7 +192,7 @@ impl Metrics {
         self.cache.envelopes_refused.inc();
     }
 
-    /// So many variants of a resource had to go for another one.
+    /// Counts variants of a resource that had to go for another one.
     pub fn variants_evicted(&self, n: usize) {
         self.cache.variants_evicted.inc_by(n as u64);
     }

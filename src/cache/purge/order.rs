@@ -185,7 +185,7 @@ fn is_tag(text: &str) -> bool {
 pub struct Tags<'a> {
     /// Each once, sorted; at most [`MOST_TAGS`].
     pub kept: Vec<Cow<'a, str>>,
-    /// How many were too long, too many or no text. A purge of them would not find the answer.
+    /// The number of those that were too long, too many or no text. A purge of them would not find the answer.
     pub ignored: usize,
 }
 

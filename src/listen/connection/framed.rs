@@ -20,7 +20,7 @@ use tokio::{
     sync::Notify,
 };
 
-/// What HTTP/2 needs besides.
+/// The state of a connection that HTTP/2 needs besides.
 pub(super) struct Framed {
     frames: Frames,
     pub(super) watch: Arc<FrameWatch>,
