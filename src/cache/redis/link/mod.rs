@@ -6,12 +6,13 @@
 //! second; because replies and reports share the connection, an answered heartbeat also means that all earlier
 //! reports have arrived.
 
+mod cluster;
+mod sentinel;
+
 use crate::config;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
-    cluster::ClusterClient,
     cluster_async::ClusterConnection,
-    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
     AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
     RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
 };
@@ -98,8 +99,8 @@ pub(super) async fn connect(
 ) -> RedisResult<Link> {
     let link = match target {
         config::Redis::Single(url) => one(client(url.as_str(), None)?, prefixes, &on_push).await,
-        config::Redis::Sentinel { .. } => one(master(target).await?, prefixes, &on_push).await,
-        config::Redis::Cluster(seeds) => cluster(seeds, prefixes, &on_push).await,
+        config::Redis::Sentinel { .. } => one(sentinel::master(target).await?, prefixes, &on_push).await,
+        config::Redis::Cluster(seeds) => cluster::connect(seeds, prefixes, &on_push).await,
     }?;
     // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
     link.beat(1).await?;
@@ -128,52 +129,10 @@ async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResu
     })
 }
 
-async fn cluster(seeds: &[String], prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
-    let connection = ClusterClient::builder(seeds.iter().map(String::as_str))
-        .connection_timeout(CONNECT)
-        .use_protocol(ProtocolVersion::RESP3)
-        .retries(2)
-        .build()?
-        .get_async_connection()
-        .await?;
-    let mut commands = Commands::Cluster(connection);
-    let masters = masters(&mut commands).await?;
-    let settings = match seeds.first() {
-        Some(seed) => seed.as_str().into_connection_info()?.redis_settings().clone(),
-        None => RedisConnectionInfo::default(),
-    };
-    let scheme = seeds.first().and_then(|s| s.split("://").next()).unwrap_or("redis");
-    let mut reports = Vec::with_capacity(masters.len());
-    for master in &masters {
-        let client = client(format!("{scheme}://{master}").as_str(), Some(settings.clone()))?;
-        reports.extend(report_on(&client, prefixes, on_push).await?);
-    }
-    // One master that doesn't report is one too many.
-    let tracked = reports.len() == masters.len();
-    Ok(Link { commands, tracked, given_up: Arc::default(), reports, masters })
-}
-
 fn client<T: IntoConnectionInfo>(at: T, settings: Option<RedisConnectionInfo>) -> RedisResult<Client> {
     let info = at.into_connection_info()?;
     let settings = settings.unwrap_or_else(|| info.redis_settings().clone());
     Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
-}
-
-async fn master(target: &config::Redis) -> RedisResult<Client> {
-    let config::Redis::Sentinel { sentinels, master, db, credentials } = target else {
-        return Err((ErrorKind::InvalidClientConfig, "no sentinel").into());
-    };
-    let mut settings = RedisConnectionInfo::default().set_db(*db).set_protocol(ProtocolVersion::RESP3);
-    if let Some(user) = &credentials.0 {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &credentials.1 {
-        settings = settings.set_password(password);
-    }
-    let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings);
-    let sentinels = sentinels.iter().map(String::as_str).collect();
-    let mut client = SentinelClient::build(sentinels, master, Some(node), SentinelServerType::Master)?;
-    client.async_get_client().await
 }
 
 /// A connection that reports changes, or none where the server refuses to.
@@ -213,21 +172,6 @@ fn refuses_resp3(error: &RedisError) -> bool {
     error.kind() == ErrorKind::RESP3NotSupported
 }
 
-/// `host:port` of every master of a cluster.
-async fn masters(commands: &mut Commands) -> RedisResult<BTreeSet<String>> {
-    type Node = (String, u16);
-    let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(commands).await?;
-    let mut masters = BTreeSet::new();
-    for slot in slots {
-        if let Some(Value::Array(node)) = slot.into_iter().nth(2) {
-            let named = node.into_iter().take(2).collect();
-            let (host, port): Node = redis::from_redis_value(Value::Array(named))?;
-            masters.insert(format!("{host}:{port}"));
-        }
-    }
-    Ok(masters)
-}
-
 impl Link {
     /// Returns when the link is no longer to be believed; says why.
     pub(super) async fn watch(&self) -> RedisError {
@@ -250,8 +194,9 @@ impl Link {
             pulse(&mut report.clone()).await?;
         }
         if !commands.can_pipeline() && beats.is_multiple_of(TOPOLOGY_EVERY) {
-            let listed =
-                tokio::time::timeout(PULSE, masters(&mut commands)).await.map_err(|_| silent())??;
+            let listed = tokio::time::timeout(PULSE, cluster::masters(&mut commands))
+                .await
+                .map_err(|_| silent())??;
             if listed != self.masters {
                 return Err((ErrorKind::Io, "the cluster's masters changed").into());
             }
