@@ -29,7 +29,7 @@ test: test-tools ## all tests, against real Redis, Flask and Chromium; the last 
 	$(CARGO) nextest run --locked
 
 test-tools: tools
-	@$(ENSURE) redis-server node npm chromium systemd-analyze cargo-nextest
+	@$(ENSURE) redis-server node npm chromium systemd-analyze faketime cargo-nextest
 	@scripts/test-environment
 
 ci: test-tools ## what CI runs: format, lints, documentation, licences, build, conformance, then the tests

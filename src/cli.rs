@@ -8,7 +8,7 @@ use crate::{
         redis::Redis,
         version::{Coherence, Versions},
     },
-    certificate,
+    certificate, clock,
     config::{self, Admin, CacheMode, Config, ConfigError, JwtKeys, Loaded, Route, Secret, ServerAddress},
     demo,
     identity::{mint, Bearer},
@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tokio::{
     net::TcpListener,
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
             let wish =
                 sign::Wish { route: route.as_ref(), under: under.as_deref(), lifetime: expires, url: &url };
             load(&config).and_then(|config| {
-                let signed = sign::sign(&config, &wish, SystemTime::now());
+                let signed = sign::sign(&config, &wish, clock::wall());
                 say(&signed.map_err(|text| Failure(WRONG, text))?)
             })
         }
@@ -287,7 +287,7 @@ fn token(bearer: &Bearer<'_>, config: Option<&Path>) -> Outcome {
             (Secret::new(secret), jsonwebtoken::Algorithm::HS256, None)
         }
     };
-    let token = mint(&secret, algorithm, bearer, jwt.as_ref(), SystemTime::now())
+    let token = mint(&secret, algorithm, bearer, jwt.as_ref(), clock::wall())
         .map_err(|error| Failure(WRONG, error.to_string()))?;
     say(&token)
 }
@@ -318,7 +318,7 @@ fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
     }
     let without = "each gateway keeps versions of its own: send it a signed event instead";
     with_store(&config, without, async |redis, versions, _| {
-        let bumped = redis.bump(&versions.slot(namespace, tenant), crate::cache::now_ms()).await;
+        let bumped = redis.bump(&versions.slot(namespace, tenant), clock::now_ms()).await;
         let version = bumped.map_err(not_taken)?;
         say(&format!("{namespace}:{tenant} is at {}", version.tag()))
     })
@@ -422,7 +422,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
                 lifetime: Duration::from_secs(6 * 3600),
             },
             None,
-            SystemTime::now(),
+            clock::wall(),
         )
         .map_err(|error| Failure(WRONG, error.to_string()))?;
         say(&introduction(&gateway, running.admin, &token))?;

@@ -21,6 +21,7 @@ pub mod cache;
 pub mod canonical_path;
 pub mod certificate;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod cors;
 pub mod demo;

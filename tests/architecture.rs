@@ -235,7 +235,9 @@ fn impurities(here: &Module, source: &str, may: &[String]) -> Vec<String> {
         let crates = token.starts_with("pingora") || token.starts_with("tokio") || token == "redis";
         let clock = match token.as_str() {
             "now" => before == "::",
-            "now_ms" => after == "(",
+            "now_ms" | "wall_ms" => after == "(",
+            // Its types are values.
+            "clock" => after == "::" && tokens.get(i + 2).is_none_or(|next| next != "Reading"),
             "elapsed" => before == ".",
             _ => false,
         };
@@ -323,6 +325,17 @@ fn the_table_allows_nothing_that_is_not_there() {
             );
         }
     }
+}
+
+#[test]
+fn the_wall_clock_is_read_in_one_place() {
+    let reads = |(here, source): &(Module, String)| {
+        let tokens = tokens(source);
+        let read = tokens.windows(3).any(|three| three == ["SystemTime", "::", "now"]);
+        (read && !matches!(here[0].as_str(), "clock" | "demo")).then(|| here.join("::"))
+    };
+    let found: Vec<_> = files().iter().filter_map(reads).collect();
+    assert!(found.is_empty(), "lifetimes go by clock::now_ms, what is told by clock::wall: {found:?}");
 }
 
 #[test]
@@ -476,6 +489,7 @@ mod checker {
             "use std::time::SystemTime as T; fn f() { T::now(); }",
             "fn f() { let now = SystemTime::now(); }",
             "fn f() { crate::wall::now_ms(); }",
+            "use crate::clock::{self, wall};",
             "fn f(t: Instant) { t.elapsed(); }",
             "use pingora_core::Error;",
         ] {

@@ -12,6 +12,7 @@ use tidegate::{
         policy::{directives, follow, Terms},
         version::{Coherence, Version, Versions},
     },
+    clock::Reading,
     config::{CacheMode, FollowRules},
     representation::Representation,
 };
@@ -62,7 +63,7 @@ pub(crate) fn policy(criterion: &mut Criterion) {
             status: StatusCode::OK,
             answer: &answer,
             requested_ms: NOW_MS,
-            received_ms: NOW_MS,
+            received: Reading { now_ms: NOW_MS, wall_ms: NOW_MS },
         };
         let rules = rules();
         let terms = follow::storable(&rules, &exchange).unwrap();

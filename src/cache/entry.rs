@@ -8,7 +8,7 @@
 //! "TGE2"  magic and version, 4 bytes
 //! u64     XXH3-64 of all that follows, little endian like every number here
 //! u8      0: of a namespace; 1: as its origin's headers say
-//! u64     when it was received, ms since the epoch
+//! u64     when it was received, ms since the epoch by the wall clock of who sealed it
 //!   0:  u64  Last-Modified in seconds since the epoch, 0: none
 //!   1:  u64  initial age, lifetime, stale-while-revalidate, stale-if-error, each in ms
 //!       u8   1: always to be validated; 2: never stale
@@ -28,7 +28,10 @@ use super::{
     said::Said,
     version::{Slot, Version},
 };
-use crate::representation::{allocated, respond, Body, Representation};
+use crate::{
+    clock::Reading,
+    representation::{allocated, respond, Body, Representation},
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::{
@@ -342,7 +345,7 @@ pub struct Opened {
 pub enum Made {
     /// Under a version: the route's rules say how long it is of use.
     Namespaced {
-        /// When it was received, in milliseconds since the epoch.
+        /// When it was received, by this node's clock that never goes back.
         received_ms: u64,
         /// When the origin says that the content changed last.
         last_modified: Option<SystemTime>,
@@ -356,6 +359,15 @@ pub enum Made {
     },
 }
 
+impl Made {
+    fn received_ms(&mut self) -> &mut u64 {
+        match self {
+            Self::Namespaced { received_ms, .. } => received_ms,
+            Self::Followed { terms, .. } => &mut terms.received_ms,
+        }
+    }
+}
+
 /// A value that is no envelope of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
@@ -365,6 +377,9 @@ pub enum EnvelopeError {
     /// Cut short, or changed on the way.
     #[error("damaged")]
     Damaged,
+    /// By this node's clock it is yet to be made: how old it is can't be told.
+    #[error("from the future: the clocks of the nodes differ")]
+    Future,
 }
 
 const ANSWER: &[u8; 4] = b"TGE2";
@@ -387,7 +402,7 @@ pub fn varies(names: &[HeaderName]) -> Bytes {
 }
 
 /// Puts an entry in its envelope.
-pub fn seal(entry: &Entry) -> Bytes {
+pub fn seal(entry: &Entry, now: Reading) -> Bytes {
     let representation = &entry.representation;
     let mut inner = BytesMut::with_capacity(512 + usize::try_from(representation.body().len()).unwrap_or(0));
     inner.put_slice(ANSWER);
@@ -395,13 +410,14 @@ pub fn seal(entry: &Entry) -> Bytes {
     match &entry.standing {
         Standing::Version(..) => {
             inner.put_u8(0);
-            inner.put_u64_le(entry.terms().received_ms);
+            inner.put_u64_le(now.to_wall(entry.terms().received_ms));
             let changed = representation.last_modified().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
             inner.put_u64_le(changed.map_or(0, |since| since.as_secs()));
         }
         Standing::Log(_, since) => {
             inner.put_u8(1);
-            put_terms(&mut inner, &entry.terms());
+            let terms = entry.terms();
+            put_terms(&mut inner, &Terms { received_ms: now.to_wall(terms.received_ms), ..terms });
             let since = since.as_ref().map(|id| id.to_string()).unwrap_or_default();
             inner.put_u8(u8::try_from(since.len()).unwrap_or(0));
             inner.put_slice(since.as_bytes());
@@ -443,8 +459,8 @@ fn take_terms(from: &mut Bytes) -> Option<Terms> {
 /// Takes what a store holds out of its envelope.
 ///
 /// # Errors
-/// If the value is not a whole envelope of this version.
-pub fn open(value: Bytes) -> Result<Stored, EnvelopeError> {
+/// If the value is not a whole envelope of this version, or comes from the future.
+pub fn open(value: Bytes, now: Reading) -> Result<Stored, EnvelopeError> {
     if &value[..] == MARK {
         return Ok(Stored::Mark);
     }
@@ -463,7 +479,10 @@ pub fn open(value: Bytes) -> Result<Stored, EnvelopeError> {
     if rest.get_u64_le() != xxh3_64(&rest) {
         return Err(EnvelopeError::Damaged);
     }
-    open_fields(rest).map(Stored::Answer).ok_or(EnvelopeError::Damaged)
+    let mut opened = open_fields(rest).ok_or(EnvelopeError::Damaged)?;
+    let received_ms = opened.made.received_ms();
+    *received_ms = now.from_wall(*received_ms).ok_or(EnvelopeError::Future)?;
+    Ok(Stored::Answer(opened))
 }
 
 fn open_fields(mut rest: Bytes) -> Option<Opened> {

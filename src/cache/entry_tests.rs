@@ -16,6 +16,9 @@ fn outside() -> Outside {
     Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true }
 }
 
+/// No times of the tests lie after it.
+const NOW: Reading = Reading { now_ms: 1 << 48, wall_ms: 1 << 48 };
+
 fn changed() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(7)
 }
@@ -61,7 +64,7 @@ fn of_log(ms: u64, seq: u64) -> Standing {
 }
 
 fn opened(entry: &Entry) -> Opened {
-    match open(seal(entry)) {
+    match open(seal(entry, NOW), NOW) {
         Ok(Stored::Answer(opened)) => opened,
         other => panic!("no answer: {other:?}"),
     }
@@ -93,29 +96,55 @@ proptest! {
 
     #[test]
     fn a_damaged_envelope_is_found_out(at in 0_usize..200, flip in 1_u8..=255, cut in 0_usize..200) {
-        let whole = seal(&entry(vec![7; 150], b"application/json", of_log(1, 2), terms([1; 5], (true, false))));
+        let whole = seal(&entry(vec![7; 150], b"application/json", of_log(1, 2), terms([1; 5], (true, false))), NOW);
         let mut bent = whole.to_vec();
         let at = at % bent.len();
         bent[at] ^= flip;
-        prop_assert!(open(bent.into()).is_err());
+        prop_assert!(open(bent.into(), NOW).is_err());
         let cut = cut % whole.len();
-        prop_assert!(open(whole.slice(..cut)).is_err());
+        prop_assert!(open(whole.slice(..cut), NOW).is_err());
     }
 
     #[test]
     fn anything_else_is_foreign(value in proptest::collection::vec(any::<u8>(), 0..100)) {
         prop_assume!(!value.starts_with(ANSWER) && value != MARK && !value.starts_with(VARIES));
-        prop_assert_eq!(open(value.into()).err(), Some(EnvelopeError::Foreign));
+        prop_assert_eq!(open(value.into(), NOW).err(), Some(EnvelopeError::Foreign));
+    }
+}
+
+/// The envelope tells the wall clock's time, which may have been set back since, or differ from that of the node that opens it.
+#[test]
+fn times_are_told_by_the_wall_clock() {
+    let sealed = |wall_ms| {
+        let entry = entry(vec![1], b"a", of_version(), terms([9_000, 0, 0, 0, 0], (false, false)));
+        seal(&entry, Reading { now_ms: 10_000, wall_ms })
+    };
+    let received = |value: Bytes, wall_ms| match open(value, Reading { now_ms: 20_000, wall_ms }) {
+        Ok(Stored::Answer(Opened { made: Made::Namespaced { received_ms, .. }, .. })) => Ok(received_ms),
+        Err(error) => Err(error),
+        other => panic!("no answer: {other:?}"),
+    };
+    for (sealed_at, opened_at, age) in [
+        // One second old when it was sealed.
+        (10_000, 20_000, Ok(11_000)),
+        // Either node's clock is a minute behind the time of its process's start.
+        (70_000, 80_000, Ok(11_000)),
+        // The other node's clock is a little ahead, and far ahead.
+        (10_000, 8_000, Ok(0)),
+        (10_000, 6_000, Err(EnvelopeError::Future)),
+    ] {
+        let found = received(sealed(sealed_at), opened_at).map(|received_ms| 20_000 - received_ms);
+        assert_eq!(found, age, "{sealed_at} {opened_at}");
     }
 }
 
 #[test]
 fn marks_and_fields() {
-    assert!(matches!(open(mark()), Ok(Stored::Mark)));
+    assert!(matches!(open(mark(), NOW), Ok(Stored::Mark)));
     let names = [http::header::ACCEPT, http::header::COOKIE];
-    assert!(matches!(open(varies(&names)), Ok(Stored::Varies(found)) if found == names));
-    assert!(open(Bytes::from_static(b"TGV1accept")).is_err());
-    assert!(open(Bytes::from_static(b"TGV1a b\n")).is_err());
+    assert!(matches!(open(varies(&names), NOW), Ok(Stored::Varies(found)) if found == names));
+    assert!(open(Bytes::from_static(b"TGV1accept"), NOW).is_err());
+    assert!(open(Bytes::from_static(b"TGV1a b\n"), NOW).is_err());
 }
 
 #[test]

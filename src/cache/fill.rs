@@ -9,7 +9,6 @@ use super::{
     kept::Sent,
     key::Key,
     live::Live,
-    now_ms,
     policy::{self, millis},
     purge::Id,
     tier::Claimed,
@@ -17,6 +16,7 @@ use super::{
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
 use crate::{
+    clock::now_ms,
     config::{CacheRules, Scope},
     name::Tenant,
     representation::{conditional::asks_if_modified, Body},

@@ -12,13 +12,13 @@ use super::{
     key::Key,
     live::{Live, Reader},
     memory::Resource,
-    now_ms,
     policy::{self, Asked, Freshness, Match, Reuse, Selecting},
     purge::Verdict as Purged,
     variants::named,
     Answer, Cache, Failure, FetchError, Fetcher, Forward, Landing, Led, Look,
 };
 use crate::{
+    clock::now_ms,
     config::FollowRules,
     representation::respond,
     telemetry::labels::{CacheResult, FillOutcome},

@@ -7,7 +7,6 @@ use super::{
     fill::Since,
     follow::{fits, Asking},
     key::Key,
-    now_ms,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
     purge::{self, Stamp, Verdict as Purged},
     variants::{named, told_apart, Arrival},
@@ -15,6 +14,7 @@ use super::{
     Cache,
 };
 use crate::{
+    clock::{self, now_ms},
     representation::{nominated_by_connection, range, Body, Representation, HOP_BY_HOP},
     telemetry::labels::FillOutcome,
 };
@@ -96,7 +96,7 @@ impl Cache {
             status: if part.is_some() { StatusCode::OK } else { status },
             answer: headers,
             requested_ms,
-            received_ms: now_ms(),
+            received: clock::reading(),
         };
         let directives = policy::of_answer(headers);
         let storable = match policy::follow::storable_as(&asking.rules, &exchange, &directives) {
@@ -113,7 +113,7 @@ impl Cache {
         let mut kept = policy::kept_fields(headers, &directives, &asking.rules);
         if !headers.contains_key(header::DATE) {
             // RFC 9110, 6.6.1: whoever has a clock and receives it without says when that was.
-            kept.push((header::DATE, policy::date::write(now_ms())));
+            kept.push((header::DATE, policy::date::write(exchange.received.wall_ms)));
         }
         let selecting = match policy::varies(headers, &asking.headers) {
             Varies::By(selecting) => Some(selecting),
@@ -188,7 +188,7 @@ impl Cache {
             status: StatusCode::NOT_MODIFIED,
             answer: fresh,
             requested_ms,
-            received_ms: now_ms(),
+            received: clock::reading(),
         };
         let what = &old.representation;
         let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), &what.headers());
@@ -202,7 +202,7 @@ impl Cache {
         let (stamp, is_tagged) = self.stamp(since, asking, &answer);
         let terms = if is_tagged { terms } else { terms.and(Err(FillOutcome::Tags)) };
         let standing = Standing::Log(stamp, since.id.map(Box::new));
-        let until = terms.unwrap_or(policy::Terms { received_ms: exchange.received_ms, ..NEVER });
+        let until = terms.unwrap_or(policy::Terms { received_ms: exchange.received.now_ms, ..NEVER });
         let entry = Entry::new(representation, &until, standing).narrowed(selecting, None);
         (entry, terms.map(|_| ()))
     }

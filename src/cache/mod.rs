@@ -56,16 +56,11 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use version::{Coherence, Version, Versions};
-
-/// Milliseconds since the epoch.
-pub fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
 
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;

@@ -7,13 +7,15 @@ use super::{
     entry::{self, Entry, Opened, Stored},
     fill::{Job, On, ToStore, HIT_FOR_MISS},
     key::Key,
-    now_ms,
     policy::{self, millis, Freshness, Selecting},
     redis::{Claim, Place, Redis},
     variants::named,
     Cache,
 };
-use crate::telemetry::labels::{FillOutcome, StoreError};
+use crate::{
+    clock::{self, now_ms},
+    telemetry::labels::{FillOutcome, StoreError},
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
@@ -99,7 +101,9 @@ impl Cache {
                     return Some(place_of(redis, &job.key, &names, &asking.headers));
                 }
                 let value = redis.get(redis.names().of_resource(&job.key).body).await.ok()?;
-                if let Some(Ok(Stored::Varies(fields))) = value.map(entry::open) {
+                if let Some(Ok(Stored::Varies(fields))) =
+                    value.map(|value| entry::open(value, clock::reading()))
+                {
                     *told = fields;
                 }
                 Some(place_of(redis, &job.key, told, &asking.headers))
@@ -144,7 +148,7 @@ impl Cache {
 
     /// Opens an envelope; a foreign or damaged one is a miss.
     pub(super) fn opened(&self, key: &Key, value: Bytes) -> Option<Opened> {
-        match entry::open(value) {
+        match entry::open(value, clock::reading()) {
             Ok(Stored::Answer(opened)) => Some(opened),
             Ok(Stored::Mark | Stored::Varies(_)) => None,
             Err(error) => {
@@ -227,6 +231,6 @@ impl Cache {
             }
         };
         let has_validator = !policy::conditions(&entry.representation.headers()).is_empty();
-        redis.store(&place, entry::seal(entry), entry.terms().keep_ms(has_validator)).await
+        redis.store(&place, entry::seal(entry, clock::reading()), entry.terms().keep_ms(has_validator)).await
     }
 }

@@ -9,7 +9,6 @@ use super::{
     kept,
     key::Key,
     live::Live,
-    now_ms,
     policy::{
         self,
         namespaced::{self, Sharing},
@@ -19,6 +18,7 @@ use super::{
     Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
 };
 use crate::{
+    clock::now_ms,
     config::{self, CacheRules},
     name::{Namespace, Tenant},
     representation::{self, Outside, Representation},

@@ -9,7 +9,8 @@ mod replay;
 pub mod signature;
 
 use crate::{
-    cache::{now_ms, redis::EventStanding, Cache},
+    cache::{redis::EventStanding, Cache},
+    clock::{now_ms, wall_ms},
     config,
     name::Tenant,
     telemetry::labels::EventResult,
@@ -118,7 +119,7 @@ impl Events {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<EventClaim, Untaken> {
-        verify(endpoint, headers, body, now_ms()).inspect_err(|error| complain(endpoint, error))?;
+        verify(endpoint, headers, body, wall_ms()).inspect_err(|error| complain(endpoint, error))?;
         // Counted only now: whoever can't sign can't use up what those who can are allowed.
         if !endpoint.admits(Instant::now()) {
             return Err(EventResult::RateLimited.into());
@@ -246,13 +247,13 @@ fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
 ///
 /// # Errors
 /// The first check that it fails.
-fn verify(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8], now_ms: u64) -> Result<(), SignatureError> {
+fn verify(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8], wall_ms: u64) -> Result<(), SignatureError> {
     const FIELDS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
     if FIELDS.iter().any(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         return Err(SignatureError::Repeated);
     }
     let [id, timestamp, signatures] = FIELDS.map(|name| field(headers, name));
-    signature::verify(&endpoint.keys, id, timestamp, signatures, body, now_ms / 1_000)
+    signature::verify(&endpoint.keys, id, timestamp, signatures, body, wall_ms / 1_000)
 }
 
 /// Whose versions an event moves: the `tenant` of its JSON object, `public` where it names none.

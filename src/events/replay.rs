@@ -26,7 +26,7 @@ pub(super) struct SeenEvents(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     under_way: HashMap<EventId, Arc<Gate<()>>>,
-    /// Until when each is remembered, in milliseconds since 1970.
+    /// Until when each is remembered, in milliseconds by the clock that never goes back.
     taken: HashMap<EventId, u64>,
     /// The oldest first.
     order: VecDeque<EventId>,

@@ -4,6 +4,7 @@
 
 use super::{Context, Gateway};
 use crate::{
+    clock,
     config::{Auth, CacheRules, Route, Scope},
     identity::{Identity, Remembered, TokenError, Verifier},
     limits::rate::Limits,
@@ -12,7 +13,7 @@ use crate::{
 };
 use http::header;
 use pingora_http::RequestHeader;
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 impl Gateway {
     /// Whether a route takes a request: its size, its upgrade, its token.
@@ -62,7 +63,7 @@ impl Gateway {
             Err(error) if matters => return Err(ctx.refuse_token(error)),
             Err(_) => return Ok(None),
         };
-        let verdict = match verifier.verify(&token, SystemTime::now()) {
+        let verdict = match verifier.verify(&token, clock::reading()) {
             Err(error) if verifier.may_lack_key(&token, error) => {
                 Box::pin(verify_renewed(verifier, &token, error)).await
             }
@@ -98,7 +99,7 @@ async fn verify_renewed(
     refused: TokenError,
 ) -> Result<(Arc<Identity>, Remembered), TokenError> {
     match verifier.renew().await {
-        true => verifier.verify(token, SystemTime::now()),
+        true => verifier.verify(token, clock::reading()),
         false => Err(refused),
     }
 }

@@ -8,8 +8,9 @@ use crate::{
     authority,
     cache::{
         key::{canonical_query, whose, Key, Parts},
-        now_ms, policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
+        policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
     },
+    clock::now_ms,
     config::{CacheRules, Route},
     files::accel::recharset,
     identity::Identity,

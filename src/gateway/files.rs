@@ -5,6 +5,7 @@ use super::{
     Result, Signals,
 };
 use crate::{
+    clock,
     config::{Files, PathPattern, Route},
     files::{
         accel::Orders,
@@ -21,13 +22,7 @@ use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
-use std::{
-    collections::VecDeque,
-    io,
-    ops::Range,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Instant};
 
 /// `Cache-Status` of a file of a route.
 const OF_ROUTE: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
@@ -144,7 +139,7 @@ impl Gateway {
         // What another method led to is read (as an internal redirect of nginx is).
         let method = if request.method == Method::HEAD { &Method::HEAD } else { &Method::GET };
         let answer::Plan { mut head, pieces } =
-            answer::plan(method, &request.headers, facts, fields, SystemTime::now());
+            answer::plan(method, &request.headers, facts, fields, clock::wall());
         let outcome = outcome(head.status);
         let rules = &ctx.site.plan.config.encoding;
         let how = (orders.at_once, *method == Method::HEAD);

@@ -13,8 +13,9 @@ use crate::{
     authority,
     cache::{
         key::{resource, Key},
-        now_ms, policy, Asking, Fetcher, Look,
+        policy, Asking, Fetcher, Look,
     },
+    clock::now_ms,
     config::{FollowRules, Route},
     identity,
     origin::client::Ask,

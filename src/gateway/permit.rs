@@ -3,6 +3,7 @@
 
 use super::{cached::text, dress, refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
+    clock::wall_ms,
     cors::{self, Preflight},
     representation::Body,
     route::Match,
@@ -11,7 +12,6 @@ use crate::{
 };
 use http::{header, uri::PathAndQuery, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The route that a preflight is about: the one that would take the method it asks for, if that has `cors`.
 pub(super) fn preflighted(request: &RequestHeader, ctx: &Context) -> Option<usize> {
@@ -30,7 +30,7 @@ pub(super) fn verify_link(
     let Some(secrets) = ctx.routed().and_then(|route| route.signed.as_ref()) else { return Ok(()) };
     let target = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
     // A clock before 1970 knows no time: nothing is over then.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = wall_ms() / 1_000;
     let bare = signed::verify(secrets, target, now).map_err(|refusal| match refusal {
         Refusal::Signature => RejectReason::Signature,
         Refusal::Expired => RejectReason::Expired,

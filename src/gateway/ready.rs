@@ -28,10 +28,10 @@ use crate::{
     cache::{
         entry::Entry,
         key::{self, Key, Scheme},
-        now_ms,
         prepared::{Alike, Circumstances, Filling, Head},
         Cache, Look, Untold,
     },
+    clock::{self, Reading},
     config::{Auth, CacheMode, CacheRules, Route, Scope, Template},
     identity::{self, Identity},
     name::Tenant,
@@ -45,11 +45,7 @@ use crate::{
 use arc_swap::Guard;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant, UNIX_EPOCH},
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 /// Bodies up to this size stand beside their head; what is longer is sent from where it lies.
 const BESIDE: u64 = 15 * 1024;
@@ -198,7 +194,8 @@ impl Ready {
 
     /// For requests that have come just now.
     pub fn visit(&self, caller: Caller) -> Visit<'_> {
-        Visit { ready: self, site: self.gateway.site.load(), caller, began: Instant::now(), now_ms: now_ms() }
+        let began = Instant::now();
+        Visit { ready: self, site: self.gateway.site.load(), caller, began, time: clock::reading_at(began) }
     }
 
     /// So many requests were answered.
@@ -213,7 +210,8 @@ pub struct Visit<'v> {
     site: Guard<Arc<Site>>,
     caller: Caller,
     began: Instant,
-    now_ms: u64,
+    /// The same by the clocks of the day: the clock is read once.
+    time: Reading,
 }
 
 impl Visit<'_> {
@@ -236,7 +234,7 @@ impl Visit<'_> {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = found.status();
         head.headers = self.fields(&found)?;
-        head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.now_ms) / 1_000));
+        head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.time.now_ms) / 1_000));
         head.headers.insert(forward::REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
         Some((head.into(), self.answered(found, id, asked.is_head, None)))
     }
@@ -336,10 +334,7 @@ impl Visit<'_> {
             return Some(None);
         }
         let Some(credentials) = asked.authorization else { return (!needed).then_some(None) };
-        let identity = verifier.remembers(
-            identity::plain_bearer(credentials)?,
-            UNIX_EPOCH + Duration::from_millis(self.now_ms),
-        )?;
+        let identity = verifier.remembers(identity::plain_bearer(credentials)?, self.time)?;
         identity.check_scope(scope).is_ok().then_some(Some(identity))
     }
 
@@ -356,7 +351,7 @@ impl Visit<'_> {
         match &at_hand.mode {
             Mode::Versioned(rules) => {
                 self.spell(asked, route, rules, identity, words);
-                match cache.look(&words.key, self.now_ms) {
+                match cache.look(&words.key, self.time.now_ms) {
                     Look::Hit(entry) => Some(entry),
                     Look::Stale(_) | Look::Nothing => None,
                 }
@@ -372,7 +367,7 @@ impl Visit<'_> {
                     true => Err(Untold),
                     false => said(asked, route, name),
                 };
-                cache.look_swiftly(&words.key, said, self.now_ms)
+                cache.look_swiftly(&words.key, said, self.time.now_ms)
             }
             Mode::Off | Mode::Files(_) => None,
         }
@@ -411,11 +406,11 @@ impl Visit<'_> {
 
     fn write_head(&self, found: &Found, id: &RequestId, out: &mut Vec<u8>) -> Option<()> {
         let circumstances = self.circumstances(found, false)?;
-        let date = date_text(self.now_ms / 1_000);
+        let date = date_text(self.time.wall_ms / 1_000);
         let (mut age, mut length) = ([0; DIGITS], [0; DIGITS]);
         let filling = Filling {
             date: &date,
-            age: decimal(found.entry.age_ms(self.now_ms) / 1_000, &mut age),
+            age: decimal(found.entry.age_ms(self.time.now_ms) / 1_000, &mut age),
             request_id: id.as_bytes(),
             length: decimal(found.length(), &mut length),
             fields: found.entry.representation.fields(),

@@ -13,7 +13,8 @@ use super::{
     Context, Gateway, Next, Result, CACHE_STATUS, HIT,
 };
 use crate::{
-    cache::{entry::Entry, key::Key, live::Reader, now_ms, Arriving},
+    cache::{entry::Entry, key::Key, live::Reader, Arriving},
+    clock::now_ms,
     config,
     files::accel::is_order,
     identity::TokenError,

@@ -5,7 +5,7 @@
 //! and writes it. What is decided of a request is the same by either; nothing here looks at what it asks for.
 
 use super::{context::Context, serialised::written};
-use crate::cache::now_ms;
+use crate::clock::wall_ms;
 use bytes::Bytes;
 use http::{header, HeaderMap, Method, StatusCode, Version};
 use pingora_core::{protocols::http::HttpTask, Error, ErrorType, OrErr};
@@ -331,7 +331,7 @@ impl<'s> Own<'s> {
                 self.after = self.after.max(After::Ended);
             }
         }
-        let bytes = written(head, (!interim).then_some(self.after == After::Kept), now_ms() / 1_000);
+        let bytes = written(head, (!interim).then_some(self.after == After::Kept), wall_ms() / 1_000);
         self.client.write_all(&bytes).await.or_err(ErrorType::WriteError, "writing a head")?;
         self.answered = Some(head.status);
         match interim {

@@ -20,6 +20,7 @@ pub use mint::{mint, Bearer};
 pub use renewal::Renewal;
 
 use crate::{
+    clock::Reading,
     config::{Jwt, JwtKeys, Scope},
     name::Tenant,
 };
@@ -36,7 +37,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         Arc,
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 /// How many tokens of ordinary length (up to 511 bytes) are remembered; longer ones count for more.
@@ -197,7 +198,7 @@ pub struct Verifier {
     ring: ArcSwap<Ring>,
     /// The time for which a key set that can't be read is believed.
     max_age: Duration,
-    /// Until when (Unix milliseconds) the keys are believed.
+    /// Until when the keys are believed, by the clock that never goes back.
     good_until: AtomicU64,
     renewal: Arc<Renewal>,
     /// The document that the keys are from.
@@ -262,15 +263,14 @@ impl Verifier {
     ///
     /// # Errors
     /// The reason for which the token is refused. Refusals are not remembered.
-    pub fn verify(&self, token: &str, now: SystemTime) -> Result<(Arc<Identity>, Remembered), TokenError> {
+    pub fn verify(&self, token: &str, now: Reading) -> Result<(Arc<Identity>, Remembered), TokenError> {
         if token.len() > self.max_token {
             return Err(TokenError::TooLong);
         }
-        let now = unix_ms(now);
-        if self.has_old_keys(now) {
+        if self.is_outdated(now.now_ms) {
             return Err(TokenError::OldKeys);
         }
-        let ring = self.ring.load();
+        let (ring, now) = (self.ring.load(), unix_ms(now));
         if let Some(known) = ring.memory.recall(token) {
             return match self.rules.check_times(known.identity.expires, known.not_before, now) {
                 Ok(()) => Ok((known.identity, Remembered::Yes)),
@@ -288,10 +288,9 @@ impl Verifier {
 
     /// Whose token this is, at `now`, if it was verified before and still is valid. Anything else [`Self::verify`] has to
     /// judge; this changes nothing.
-    pub fn remembers(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>> {
-        let now = unix_ms(now);
-        let known = self.ring.load().memory.recall(token).filter(|_| !self.has_old_keys(now))?;
-        let times = self.rules.check_times(known.identity.expires, known.not_before, now);
+    pub fn remembers(&self, token: &str, now: Reading) -> Option<Arc<Identity>> {
+        let known = self.ring.load().memory.recall(token).filter(|_| !self.is_outdated(now.now_ms))?;
+        let times = self.rules.check_times(known.identity.expires, known.not_before, unix_ms(now));
         times.ok().map(|()| known.identity)
     }
 
@@ -318,11 +317,11 @@ impl Verifier {
         self.renewal.clone()
     }
 
-    /// The key set was read at `now`, whether it has changed or not: it is believed for `max_age` from then on.
-    pub fn confirm(&self, now: SystemTime) {
+    /// The key set was read at `now_ms`, whether it has changed or not: it is believed for `max_age` from then on.
+    pub fn confirm(&self, now_ms: u64) {
         self.unread.store(None);
         let max_age = u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX);
-        self.good_until.store(unix_ms(now).saturating_add(max_age), Ordering::Relaxed);
+        self.good_until.store(now_ms.saturating_add(max_age), Ordering::Relaxed);
     }
 
     /// The key set could not be read, for this reason.
@@ -330,20 +329,16 @@ impl Verifier {
         self.unread.store(Some(Arc::new(reason.to_string())));
     }
 
-    /// What is wrong with the key set, at `now`, in a sentence.
-    pub fn trouble(&self, now: SystemTime) -> Option<String> {
+    /// What is wrong with the key set, at `now_ms`, in a sentence.
+    pub fn trouble(&self, now_ms: u64) -> Option<String> {
         let reason = self.unread.load_full()?;
-        let has_keys = self.document.load().is_some() && !self.is_outdated(now);
+        let has_keys = self.document.load().is_some() && !self.is_outdated(now_ms);
         let instead = if has_keys { "the last good one is used" } else { "tokens are refused" };
         Some(format!("the key set can't be read, {instead}: {reason}"))
     }
 
-    /// Returns whether the keys are believed no longer, at `now`.
-    pub fn is_outdated(&self, now: SystemTime) -> bool {
-        self.has_old_keys(unix_ms(now))
-    }
-
-    fn has_old_keys(&self, now_ms: u64) -> bool {
+    /// Returns whether the keys are believed no longer, at `now_ms`.
+    pub fn is_outdated(&self, now_ms: u64) -> bool {
         now_ms > self.good_until.load(Ordering::Relaxed)
     }
 
@@ -400,8 +395,11 @@ impl Verifier {
     }
 }
 
-/// A clock before 1970 is broken; as the end of time it makes every token an expired one.
-fn unix_ms(now: SystemTime) -> u64 {
-    let since = now.duration_since(UNIX_EPOCH).ok();
-    since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(u64::MAX)
+/// The time that tokens are held against. A clock before 1970 is broken; as the end of time it makes every token an expired
+/// one.
+fn unix_ms(now: Reading) -> u64 {
+    match now.wall_ms {
+        0 => u64::MAX,
+        ms => ms,
+    }
 }

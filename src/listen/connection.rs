@@ -23,6 +23,7 @@ use super::{
     wire::{Wire, POISON},
 };
 use crate::{
+    clock,
     gateway::{Signals, Tunnelled},
     representation::problem,
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
@@ -108,7 +109,7 @@ impl Connection {
             owes: false,
             framed: None,
             socket: Arc::new(socket),
-            since: SystemTime::now(),
+            since: clock::wall(),
             wire: Wire::default(),
             poisoned: 0,
             signals,

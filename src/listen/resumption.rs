@@ -3,16 +3,13 @@
 //! A session that is resumed is not verified again: the client shows no certificate, and has the one that it showed
 //! once. So no session outlives the certificates it was begun with: where one has expired, the client shows one anew.
 
+use crate::clock::wall_ms;
 use rustls::{
     crypto::aws_lc_rs::Ticketer,
     server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions},
     Error, ServerConfig,
 };
-use std::{
-    fmt,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// Sessions that are kept for clients without tickets.
@@ -101,8 +98,7 @@ impl StoresServerSessions for Unexpired<Arc<dyn StoresServerSessions>> {
 }
 
 fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    i64::try_from(now).unwrap_or(i64::MAX)
+    i64::try_from(wall_ms() / 1_000).unwrap_or(i64::MAX)
 }
 
 /// Returns whether the certificates of a session as rustls writes it are valid until `now`, in seconds since 1970, at least. What

@@ -17,6 +17,7 @@ use super::{
     sticky::{self, Endpoint, Endpoints},
 };
 use crate::{
+    clock,
     config::{self, ServerAddress},
     telemetry::{
         labels::{Ejection, OriginOutcome},
@@ -35,7 +36,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         Arc,
     },
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 pub use super::{dial::Reached, state::UnderWay};
@@ -480,7 +481,7 @@ impl Pool {
 
     /// Heeds what the head of a server's answer says of the server itself.
     pub fn heed(&self, at: At, status: StatusCode, headers: &HeaderMap) {
-        let Some(rest) = breaker::rest_of(status, headers, SystemTime::now()) else { return };
+        let Some(rest) = breaker::rest_of(status, headers, clock::wall()) else { return };
         let Some(server) = self.servers.get(at.server) else { return };
         let Some(known) = server.state.at(at.address) else { return };
         let begins = known.breaker.lock().rest(rest, Instant::now());

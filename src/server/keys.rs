@@ -2,6 +2,7 @@
 
 use super::watched;
 use crate::{
+    clock::now_ms,
     config::{JwtKeys, Origin, OriginServer},
     identity::{IdentityError, Verifier, MAX_JWKS},
     origin::{
@@ -16,7 +17,7 @@ use pingora_core::connectors::http::Connector;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::time::timeout;
 use url::Url;
@@ -39,7 +40,7 @@ pub(super) async fn keep(
         JwtKeys::Secrets(_) => {}
         JwtKeys::JwksFile(path) => {
             verifier.load_jwks_file(path)?;
-            verifier.confirm(SystemTime::now());
+            verifier.confirm(now_ms());
             watched("jwks file", renew(KeySet::File(path.clone()), true, verifier));
         }
         JwtKeys::JwksUrl { url, refresh } => {
@@ -93,19 +94,19 @@ fn renew(
             let reading = renewal.reading();
             loaded |= set.read(&verifier).await;
             drop(reading);
-            if verifier.is_outdated(SystemTime::now()) && !outdated {
+            if verifier.is_outdated(now_ms()) && !outdated {
                 tracing::error!(
                     "the key set could not be read for jwks.max_age: tokens are refused until it can"
                 );
             }
-            outdated = verifier.is_outdated(SystemTime::now());
+            outdated = verifier.is_outdated(now_ms());
         }
     }
 }
 
 async fn read_file(path: &Path, verifier: &Arc<Verifier>) -> bool {
     let (path, told, verifier) = (path.to_owned(), verifier.clone(), verifier.clone());
-    let read = move || verifier.load_jwks_file(&path).map(|_| verifier.confirm(SystemTime::now()));
+    let read = move || verifier.load_jwks_file(&path).map(|_| verifier.confirm(now_ms()));
     match tokio::task::spawn_blocking(read).await {
         Ok(Ok(())) => return true,
         Ok(Err(error)) => {
@@ -159,7 +160,7 @@ impl Fetcher {
         let replaced = std::str::from_utf8(&got.body).map(|text| verifier.replace_jwks(text));
         match replaced {
             Ok(Ok(_)) => {
-                verifier.confirm(SystemTime::now());
+                verifier.confirm(now_ms());
                 return true;
             }
             Ok(Err(error)) => {

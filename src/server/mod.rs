@@ -11,6 +11,7 @@ use crate::{
     admin,
     cache::{purge::Purge, Cache},
     certificate::{self, CertificateError},
+    clock::{self, now_ms},
     config::{Config, Jwt, JwtKeys},
     events::{
         signature::{SecretError, SigningKey},
@@ -29,7 +30,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -115,6 +116,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let ways = Ways::new(&config, None, trusts(&config).as_ref(), &metrics)?;
     let cache = Cache::new(&config.store, config.encoding.clone(), metrics.clone());
     let access = Arc::new(AccessLog::start(config.log, metrics.clone()));
+    watched("clock", clock::keep());
     watched("store", cache.clone().keep_linked(config.store.redis.clone()));
     let config = Arc::new(config);
     let plan = plan(config.clone(), &addresses, &cache, &metrics, None).await?;
@@ -313,7 +315,7 @@ fn admin_state(
         reasons.extend(troubles);
         let site = site.load();
         let verifier = &site.plan().verifier;
-        reasons.extend(verifier.as_ref().and_then(|verifier| verifier.trouble(SystemTime::now())));
+        reasons.extend(verifier.as_ref().and_then(|verifier| verifier.trouble(now_ms())));
         // Checks that can't be right make none unready either.
         reasons.extend(site.plan().origins.doubts());
         admin::Readiness { ready: !is_draining, reasons }

@@ -12,7 +12,7 @@ use super::{
     place::{self, Apart},
     subscribe, CacheResult, Metrics,
 };
-use crate::config::Log;
+use crate::{clock, config::Log};
 use parking_lot::{Condvar, Mutex};
 use std::{
     cmp::Reverse,
@@ -25,7 +25,7 @@ use std::{
         Arc,
     },
     thread::{self, Thread},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 /// Bytes of lines that may wait for the writer, per place.
@@ -250,7 +250,7 @@ impl Clock {
     }
 
     fn read(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.at_zero.store(nanos(now.saturating_sub(self.zero.elapsed())), Ordering::Relaxed);
     }
 

@@ -210,7 +210,7 @@ impl Cache {
             envelopes_refused: d.counter(about(
                 "tidegate_envelopes_refused_total",
                 "values",
-                "Values found in the store that were damaged or not ours; each was a miss.",
+                "Values found in the store that were damaged, not ours or from the future; each was a miss.",
             ))?,
             evictions: d.counter(about(
                 "tidegate_memory_evictions_total",

@@ -15,13 +15,13 @@ use super::{
     },
     process,
 };
-use crate::config::Coding;
+use crate::{clock, config::Coding};
 use parking_lot::Mutex;
 use prometheus::{IntGauge, Registry, TextEncoder};
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// What the memory tier tells at a scrape.
@@ -353,7 +353,7 @@ impl Metrics {
 }
 
 fn now_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl fmt::Debug for Metrics {

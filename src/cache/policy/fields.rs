@@ -86,7 +86,7 @@ pub fn renewed(
     let exchange = Exchange { method, status, answer: &answer, ..*exchange };
     let terms = follow::still_storable(rules, &exchange, &directives::of_answer(&answer));
     if !dated {
-        fields.push((header::DATE, date::write(exchange.received_ms)));
+        fields.push((header::DATE, date::write(exchange.received.wall_ms)));
     }
     (fields, terms)
 }

@@ -12,6 +12,7 @@ use super::{
     vary::{self, Varies},
 };
 use crate::{
+    clock::Reading,
     config::{FollowRules, REFUSALS},
     telemetry::labels::FillOutcome,
 };
@@ -33,10 +34,10 @@ pub struct Exchange<'a> {
     pub status: StatusCode,
     /// The answer's fields.
     pub answer: &'a HeaderMap,
-    /// When the request was sent, in milliseconds since the epoch.
+    /// When the request was sent, by the clock that never goes back.
     pub requested_ms: u64,
-    /// When the answer's head had come, in milliseconds since the epoch.
-    pub received_ms: u64,
+    /// When the answer's head had come. The origin's dates are compared with the wall clock.
+    pub received: Reading,
 }
 
 /// Whether an answer may be stored, and on which terms.

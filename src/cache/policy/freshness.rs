@@ -1,7 +1,8 @@
 //! How old an answer is and how long it is fresh: the arithmetic of RFC 9111, 4.2, and what RFC 5861 allows
 //! beyond it. All of it is computed once, when an answer is stored; a hit compares two numbers.
 //!
-//! Times are milliseconds. A clock that steps back makes an answer younger, never a number negative.
+//! Times are milliseconds. Lifetimes go by a clock that never goes back; the origin's dates are compared with the wall
+//! clock, and one that is set back makes an answer younger than it is when it comes, and not afterwards.
 
 use super::{
     date,
@@ -38,7 +39,7 @@ pub enum Freshness {
 /// What an entry's freshness hangs on, computed once when it is stored. Used for both kinds of routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// When the answer was received, in milliseconds since the epoch.
+    /// When the answer was received, in milliseconds since the epoch by the clock that never goes back.
     pub received_ms: u64,
     /// How old it was then, in milliseconds (RFC 9111, 4.2.3: `corrected_initial_age`).
     pub initial_age_ms: u64,
@@ -170,7 +171,7 @@ pub(super) fn terms(
         Lifetime::Explicit(_) | Lifetime::Heuristic(_) => millis(rules.stale_while_revalidate),
     };
     Terms {
-        received_ms: exchange.received_ms,
+        received_ms: exchange.received.now_ms,
         initial_age_ms: initial_age_ms(exchange),
         lifetime_ms: lifetime.ms(),
         stale_while_revalidate_ms: grace(said.stale_while_revalidate, while_revalidate),
@@ -188,9 +189,9 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
 
 /// RFC 9111, 4.2.3: `corrected_initial_age`.
 fn initial_age_ms(exchange: &Exchange<'_>) -> u64 {
-    let Exchange { requested_ms, received_ms, .. } = *exchange;
-    let apparent = received_ms.saturating_sub(made_ms(exchange).saturating_add(DATE_IS_CUT_BY));
-    let delay = received_ms.saturating_sub(requested_ms);
+    let Exchange { requested_ms, received, .. } = *exchange;
+    let apparent = received.wall_ms.saturating_sub(made_ms(exchange).saturating_add(DATE_IS_CUT_BY));
+    let delay = received.now_ms.saturating_sub(requested_ms);
     apparent.max(said_age_ms(exchange.answer).saturating_add(delay))
 }
 
@@ -200,9 +201,10 @@ fn said_age_ms(answer: &HeaderMap) -> u64 {
     first.and_then(|age| directives::delta_seconds(age.trim_ascii())).unwrap_or(0) * 1_000
 }
 
-/// When the origin made the answer: its `Date`; without a valid one, when it was received (RFC 9110, 6.6.1).
+/// When the origin made the answer, by the wall clock: its `Date`; without a valid one, when it was received (RFC 9110,
+/// 6.6.1).
 fn made_ms(exchange: &Exchange<'_>) -> u64 {
-    date_of(exchange, &header::DATE).unwrap_or(exchange.received_ms)
+    date_of(exchange, &header::DATE).unwrap_or(exchange.received.wall_ms)
 }
 
 /// What a field's date means, in milliseconds since the epoch; `None` where it is missing, or none, or several.
@@ -210,7 +212,7 @@ fn date_of(exchange: &Exchange<'_>, field: &HeaderName) -> Option<u64> {
     let mut lines = exchange.answer.get_all(field).iter();
     let first = lines.next()?;
     let alone = lines.all(|line| line == first);
-    let seconds = alone.then(|| date::read(first.as_bytes(), exchange.received_ms)).flatten();
+    let seconds = alone.then(|| date::read(first.as_bytes(), exchange.received.wall_ms)).flatten();
     seconds.map(|seconds| seconds.saturating_mul(1_000))
 }
 

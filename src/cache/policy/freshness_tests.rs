@@ -1,4 +1,4 @@
-use super::super::test_kit::{date, exchange, fields, rules, NOW, NOW_MS};
+use super::super::test_kit::{at, date, exchange, fields, rules, NOW, NOW_MS};
 use super::*;
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ fn age_is_what_the_origin_said() {
 fn the_greater_age_counts() {
     let answer = fields(&[("age", "5"), ("date", &date(NOW - 20))]);
     let age = |requested_ms, received_ms| {
-        initial_age_ms(&Exchange { requested_ms, received_ms, ..exchange(&answer) })
+        initial_age_ms(&Exchange { requested_ms, received: at(received_ms), ..exchange(&answer) })
     };
     assert_eq!(age(NOW_MS, NOW_MS), 20_000 - 999);
     assert_eq!(age(NOW_MS, NOW_MS + 999), 20_000);

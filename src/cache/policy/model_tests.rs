@@ -8,7 +8,7 @@ use super::{
     directives::{self, Asked},
     fields,
     follow::{reuse, storable, Exchange, Reuse},
-    test_kit::{date, exchange, fields as map, rules, NOW},
+    test_kit::{at, date, exchange, fields as map, rules, NOW},
 };
 use crate::config::FollowRules;
 use http::{HeaderMap, StatusCode};
@@ -282,7 +282,7 @@ fn answers(world: &World) -> bool {
         authorized: *authorized,
         status,
         requested_ms: at_ms(NOW) - u64::try_from(first.delay).unwrap() * 1_000,
-        received_ms: at_ms(NOW),
+        received: at(at_ms(NOW)),
         ..exchange(&headers)
     };
     let Ok(mut terms) = storable(rules, &exchange) else { return false };
@@ -292,7 +292,7 @@ fn answers(world: &World) -> bool {
         let stored = fields::kept_fields(&headers, &directives::of_answer(&headers), rules);
         let headers = answer.headers(last, false);
         let requested_ms = at_ms(last) - u64::try_from(answer.delay).unwrap() * 1_000;
-        let exchange = Exchange { answer: &headers, requested_ms, received_ms: at_ms(last), ..exchange };
+        let exchange = Exchange { answer: &headers, requested_ms, received: at(at_ms(last)), ..exchange };
         let Ok(renewed) = fields::renewed(rules, &exchange, status, &stored).1 else { return false };
         terms = renewed;
     }

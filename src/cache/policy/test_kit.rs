@@ -1,7 +1,7 @@
 //! What the tests of the policy share: fields, rules and exchanges in one line.
 
 use super::follow::Exchange;
-use crate::config::FollowRules;
+use crate::{clock::Reading, config::FollowRules};
 use http::{HeaderMap, Method, StatusCode};
 use std::{sync::LazyLock, time::Duration};
 
@@ -10,6 +10,11 @@ pub(super) const NOW: u64 = 1_767_225_600;
 pub(super) const NOW_MS: u64 = NOW * 1_000;
 
 static NOTHING: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+
+/// A moment by both clocks, which agree.
+pub(super) fn at(ms: u64) -> Reading {
+    Reading { now_ms: ms, wall_ms: ms }
+}
 
 /// `name: value` lines, in their order.
 pub(super) fn fields(lines: &[(&str, &str)]) -> HeaderMap {
@@ -52,6 +57,6 @@ pub(super) fn exchange(answer: &HeaderMap) -> Exchange<'_> {
         status: StatusCode::OK,
         answer,
         requested_ms: NOW_MS,
-        received_ms: NOW_MS,
+        received: at(NOW_MS),
     }
 }

@@ -23,6 +23,7 @@ use super::{
     version::{Coherence, Slot, Standing, Version, Versions},
 };
 use crate::{
+    clock::now_ms,
     config,
     telemetry::{
         labels::{Invalidation, StoreCall, StoreError},
@@ -197,7 +198,7 @@ impl Redis {
         loop {
             for slot in self.versions.owing() {
                 // One that fails stays on the list.
-                if slot.owes_bump() && self.bump(&slot, super::now_ms()).await.is_err() {
+                if slot.owes_bump() && self.bump(&slot, now_ms()).await.is_err() {
                     break;
                 }
             }
@@ -297,7 +298,7 @@ impl Redis {
                 slot.learned(ticket, &read);
                 read
             }
-            None => match self.bump(slot, super::now_ms().max(known.successor())).await {
+            None => match self.bump(slot, now_ms().max(known.successor())).await {
                 Ok(version) => version,
                 Err(_) => slot.assumed(),
             },

@@ -4,6 +4,7 @@
 use super::{address::check_address, Surroundings};
 use crate::{
     certificate::{self, Certificate, Files, Part},
+    clock::wall_ms,
     config::{
         fault::Report,
         hints, raw,
@@ -12,10 +13,7 @@ use crate::{
     },
 };
 use http::{header, HeaderName};
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, time::Duration};
 
 /// A certificate that ends within this time is warned about.
 const SOON: Duration = Duration::from_secs(7 * 86_400);
@@ -173,8 +171,7 @@ fn certificate_of(
 
 /// What works, and is probably not meant.
 fn warn_of(certificate: &Certificate, is_default: bool, place: &Place, report: &mut Report) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let now = i64::try_from(wall_ms() / 1_000).unwrap_or(i64::MAX);
     let left = certificate.not_after.saturating_sub(now);
     let soon = i64::try_from(SOON.as_secs()).unwrap_or(i64::MAX);
     if left <= 0 {

@@ -143,20 +143,23 @@ fn keys_that_were_not_read_for_too_long_verify_nothing() {
         signed(&private(ED_1, EdDSA), EdDSA, None, &claims()),
     );
     let (last, over) = (at(NOW + 3_600), at(NOW + 3_601));
-    verifier.confirm(at(NOW));
+    verifier.confirm(at(NOW).now_ms);
     assert!(verifier.verify(&token, last).is_ok());
     assert!(verifier.remembers(&token, last).is_some());
-    assert!(verifier.is_outdated(over) && !verifier.is_outdated(last));
+    assert!(verifier.is_outdated(over.now_ms) && !verifier.is_outdated(last.now_ms));
+    // Nor are they believed for longer because the wall clock was set back.
+    let set_back = Reading { wall_ms: last.wall_ms, ..over };
+    assert_eq!(verifier.verify(&token, set_back).unwrap_err(), TokenError::OldKeys);
     for token in [&token, &other] {
         assert_eq!(verifier.verify(token, over).unwrap_err(), TokenError::OldKeys);
         assert!(verifier.remembers(token, over).is_none());
     }
     assert!(verifier.may_lack_key(&token, TokenError::OldKeys));
-    verifier.confirm(over);
+    verifier.confirm(over.now_ms);
     assert!(verifier.verify(&token, over).is_ok());
     // Secrets don't grow old.
     let by_secret = with_secrets(&[HS256], &[SECRET]);
-    assert!(!by_secret.is_outdated(at(NOW * 2)));
+    assert!(!by_secret.is_outdated(at(NOW * 2).now_ms));
 }
 
 #[test]
