@@ -141,6 +141,7 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    let _flushed = telemetry::FlushGuard;
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
     let outcome = match Cli::parse().command {
         Command::Demo { listen, admin } => run_demo(listen, admin),
@@ -164,8 +165,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, text)) => {
-            // Nobody reads a closed stderr.
-            writeln!(io::stderr(), "{text}").unwrap_or_default();
+            telemetry::complain(&text);
             ExitCode::from(code)
         }
     }

@@ -566,6 +566,7 @@ async fn there_are_only_so_many_places() {
         }
     }
     assert_eq!(refused(&gateway, "max_connections").await, 50.0);
+    gateway.says("connections were refused").await;
     let lines = gateway.output().matches("connections were refused").count();
     let most = usize::try_from(begin.elapsed().as_secs()).unwrap() + 1;
     assert!((1..=most).contains(&lines), "{lines} lines:\n{}", gateway.output());

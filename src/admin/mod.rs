@@ -199,10 +199,10 @@ mod tests {
     async fn metrics_are_those_of_the_moment() {
         let admin = Admin::start().await;
         for dropped in 1..=2 {
-            admin.metrics.access_dropped(1);
+            admin.metrics.log_probe(Box::new(move || dropped));
             let (status, kind, text) = admin.get("/metrics").await;
             assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
-            assert!(text.contains(&format!("tidegate_access_records_dropped_total {dropped}\n")), "{text}");
+            assert!(text.contains(&format!("tidegate_log_lines_dropped_total {dropped}\n")), "{text}");
         }
     }
 

@@ -36,8 +36,6 @@ use tokio::{net::TcpListener, sync::watch};
 
 /// How long the start waits for the store before it goes on without.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(1);
-/// How long the end waits for the last access records to be written.
-const FLUSH: Duration = Duration::from_secs(2);
 /// Idle connections that Pingora keeps to origins.
 const UPSTREAM_POOL: usize = 512;
 
@@ -91,7 +89,6 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     site: Arc<ArcSwap<Site>>,
     door: Arc<Door>,
-    access: Arc<AccessLog>,
     /// How many may be open.
     files: u64,
     closing: watch::Sender<bool>,
@@ -115,7 +112,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let ways = Ways::new(&config, None, trusts(&config).as_ref(), &metrics)?;
     let cache = Cache::new(&config.store, config.encoding.clone(), metrics.clone());
-    let access = Arc::new(AccessLog::start(config.log, metrics.clone()));
+    let access = Arc::new(AccessLog::start(config.log, &metrics));
     watched("clock", clock::keep());
     watched("store", cache.clone().keep_linked(config.store.redis.clone()));
     let config = Arc::new(config);
@@ -131,7 +128,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
     let files = descriptors::raise();
     let terms = Terms::of(&config.server, files);
-    let door = Door::new((proxy, ready), metrics.clone(), access.clone(), is_closing.clone(), terms, ways);
+    let door = Door::new((proxy, ready), metrics.clone(), access, is_closing.clone(), terms, ways);
     for (number, listener) in listeners.into_iter().enumerate() {
         watched("listener", door.clone().accept(listener, number));
     }
@@ -143,7 +140,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     watched("watchdog", manager::keep_alive());
     metrics.configured();
-    Ok(Running { addresses, admin, cache, metrics, site, door, access, files, closing })
+    Ok(Running { addresses, admin, cache, metrics, site, door, files, closing })
 }
 
 impl Running {
@@ -154,9 +151,6 @@ impl Running {
         let drain = self.site.load().config().server.drain;
         let finished = self.door.drain(drain).await;
         self.cache.drain(Duration::from_secs(1)).await;
-        let access = self.access.clone();
-        // Blocks for as long as the log does. If it panics, the records are what is missing.
-        tokio::task::spawn_blocking(move || access.flush(FLUSH)).await.unwrap_or_default();
         finished
     }
 }

@@ -416,7 +416,7 @@ impl Files {
 
 /// The process itself.
 pub(super) struct Process {
-    pub(super) access_dropped: IntCounter,
+    pub(super) lines_dropped: IntCounter,
     pub(super) build: IntGaugeVec,
     pub(super) started: Gauge,
     pub(super) configured: Gauge,
@@ -429,10 +429,10 @@ impl Process {
     pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
         let about = About::new;
         Ok(Self {
-            access_dropped: d.counter(about(
-                "tidegate_access_records_dropped_total",
-                "records",
-                "Access records lost: the buffer was full, or they could not be written.",
+            lines_dropped: d.counter(about(
+                "tidegate_log_lines_dropped_total",
+                "lines",
+                "Log lines dropped, access records among them: the queue was full, or they could not be written.",
             ))?,
             build: d.gauges(
                 about("tidegate_build_info", "always 1", "The version that runs, as a label."),

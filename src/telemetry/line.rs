@@ -30,6 +30,14 @@ pub(super) struct Span {
 }
 
 impl Form {
+    pub(super) fn of(is_json: bool) -> Self {
+        if is_json {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+
     /// Appends the record's line.
     pub(super) fn write(self, out: &mut Vec<u8>, record: &Record<'_>, span: Span) {
         match self {
@@ -38,8 +46,14 @@ impl Form {
         }
     }
 
+    /// The time in a line of this form, of a record or of `tracing`; those on a terminal begin with a colour.
+    pub(super) fn stamp_of(self, line: &[u8]) -> Option<&[u8]> {
+        const DIMMED: &[u8] = b"\x1b[2m";
+        line.strip_prefix(DIMMED).unwrap_or(line).get(self.stamp())
+    }
+
     /// Where in a line its time stands.
-    pub(super) fn stamp(self) -> Range<usize> {
+    fn stamp(self) -> Range<usize> {
         const LENGTH: usize = "1994-11-06T08:49:37.000000Z".len();
         let begin = if self == Self::Json { r#"{"timestamp":""#.len() } else { 0 };
         begin..begin + LENGTH

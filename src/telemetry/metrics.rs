@@ -38,6 +38,8 @@ pub struct MemoryStats {
 }
 
 type MemoryProbe = Box<dyn Fn() -> MemoryStats + Send + Sync>;
+/// Tells how many log lines were dropped since the start.
+type LogProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// The metrics of one gateway. Two of them in one process (tests) don't know of each other.
 pub struct Metrics {
@@ -52,6 +54,7 @@ pub struct Metrics {
     files: Files,
     process: Process,
     probe: Mutex<Option<MemoryProbe>>,
+    log_probe: Mutex<Option<LogProbe>>,
 }
 
 impl Metrics {
@@ -84,6 +87,7 @@ impl Metrics {
             files,
             process,
             probe: Mutex::new(None),
+            log_probe: Mutex::new(None),
         })
     }
 
@@ -202,6 +206,11 @@ impl Metrics {
         *self.probe.lock() = Some(probe);
     }
 
+    /// Who is asked for the number of dropped log lines at each scrape; a later probe replaces an earlier one.
+    pub fn log_probe(&self, probe: LogProbe) {
+        *self.log_probe.lock() = Some(probe);
+    }
+
     /// A version was moved.
     pub fn bump(&self) {
         self.store.bumps.inc();
@@ -309,11 +318,6 @@ impl Metrics {
         self.files.accel.of(outcome).inc();
     }
 
-    /// `n` access records were lost.
-    pub fn access_dropped(&self, n: u64) {
-        self.process.access_dropped.inc_by(n);
-    }
-
     /// The gateway goes by a configuration from now on.
     pub fn configured(&self) {
         self.process.configured.set(now_seconds());
@@ -342,6 +346,9 @@ impl Metrics {
             self.cache.entries.set(gauge(entries));
             self.cache.capacity.set(gauge(capacity));
             self.cache.evictions.inc_by(evictions.saturating_sub(self.cache.evictions.get()));
+        }
+        if let Some(dropped) = self.log_probe.lock().as_ref().map(|dropped| dropped()) {
+            self.process.lines_dropped.inc_by(dropped.saturating_sub(self.process.lines_dropped.get()));
         }
         if let Some(bytes) = process::resident_bytes() {
             self.process.resident.set(gauge(bytes));

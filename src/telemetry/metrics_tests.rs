@@ -103,7 +103,7 @@ fn each_method_moves_what_it_names() {
     metrics.certificates_reloaded(CertificateReload::Refused);
     metrics.proxy_header(ProxyHeader::Local);
     metrics.http2_ended(Http2End::Flood);
-    metrics.access_dropped(3);
+    metrics.log_probe(Box::new(|| 3));
     let samples = samples(&metrics.render());
     let expected = [
         (r#"tidegate_rejected_requests_total{reason="bad_host"}"#, 1.0),
@@ -141,7 +141,7 @@ fn each_method_moves_what_it_names() {
         (r#"tidegate_origin_requests_under_way{origin="app"}"#, 1.0),
         (r#"tidegate_origin_queue_length{origin="app"}"#, 1.0),
         (r#"tidegate_origin_ejections_total{origin="app",reason="retry_after"}"#, 1.0),
-        (r#"tidegate_access_records_dropped_total"#, 3.0),
+        (r#"tidegate_log_lines_dropped_total"#, 3.0),
         (r#"tidegate_tls_certificate_expiry_time_seconds{certificate="0",listener="0"}"#, 4_000_000_002.0),
         (r#"tidegate_tls_handshakes_total{result="not_tls"}"#, 1.0),
         (r#"tidegate_tls_certificate_reloads_total{result="refused"}"#, 1.0),

@@ -2,7 +2,7 @@
 //!
 //! `labels` holds the words, `families` declares every metric out of them, `metrics` has the methods that move
 //! them, those of each request in `by_route`; `access` writes one record per request, in the form of `line`; `init`
-//! says where log lines go, `seldom` how often. Nothing here decides anything about a request, and nothing that a client
+//! says where log lines go, `seldom` how often; all of them go through `log_queue`, which never makes anyone wait. Nothing here decides anything about a request, and nothing that a client
 //! sent becomes a label.
 
 pub mod access;
@@ -11,6 +11,7 @@ mod declare;
 mod families;
 pub mod labels;
 mod line;
+mod log_queue;
 pub mod metrics;
 mod place;
 mod process;
@@ -23,5 +24,6 @@ pub use labels::{
     CacheResult, CutReason, Ejection, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
     PurgeKind, RefuseReason, RejectReason, StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
+pub use log_queue::{complain, FlushGuard};
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
 pub use subscribe::init;

@@ -2,6 +2,7 @@
 //!
 //! Standard output is left to what a command was asked for (`tidegate token`).
 
+use super::{line::Form, log_queue::LogQueue};
 use crate::config::{Log, LogFormat};
 use std::io::{self, IsTerminal};
 use tracing::{Dispatch, Level, Metadata};
@@ -17,14 +18,19 @@ use tracing_subscriber::{
 /// rustls tells of alerts, which any client may send.
 const DEFAULT_FILTER: &str = "info,pingora=warn,rustls=error";
 
-/// Sends `tracing` events, and those of crates that use `log`, to standard error. Of several calls in one
-/// process the first one counts. Access records count as events of level `info`: `RUST_LOG=warn` silences them too,
+/// Sends `tracing` events, and those of crates that use `log`, to standard error, through the queue that keeps whoever
+/// logs from waiting for it. Of several calls in one process the first one counts. Access records count as events of level `info`: `RUST_LOG=warn` silences them too,
 /// `RUST_LOG=warn,access=info` doesn't.
 pub fn init(log: Log) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, fault) = filter(&wish);
     let terminal = io::stderr().is_terminal();
-    let dispatch = dispatch(is_json(log.format, terminal), terminal, filter, io::stderr);
+    let json = is_json(log.format, terminal);
+    let dispatch = match LogQueue::to_stderr(Form::of(json)) {
+        Some(queue) => dispatch(json, terminal, filter, move || queue),
+        // No thread for it: nothing else will start either, which should be told.
+        None => dispatch(json, terminal, filter, io::stderr),
+    };
     if dispatch.try_init().is_err() {
         tracing::debug!("log lines have a place already");
     }

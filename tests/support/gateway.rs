@@ -354,6 +354,11 @@ impl Gateway {
         self.process.last_output()
     }
 
+    /// Stops or goes on reading its output: what it writes meanwhile fills the pipe.
+    pub fn read_output(&self, read: bool) {
+        self.process.read_output(read);
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
@@ -372,6 +377,15 @@ impl Gateway {
     /// Its last lines of output.
     pub fn output(&self) -> String {
         self.process.output()
+    }
+
+    /// Waits until its output has this text.
+    pub async fn says(&self, text: &str) {
+        let end = Instant::now() + SOON;
+        while !self.output().contains(text) {
+            assert!(Instant::now() < end, "no {text:?} in:\n{}", self.output());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Holds that the process lives, is ready and that nothing in it has panicked.

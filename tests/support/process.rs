@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,15 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<VecDeque<String>>>,
+    reading: Arc<Reading>,
     readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Whether output is read.
+#[derive(Default)]
+struct Reading {
+    is_paused: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Process {
@@ -33,11 +41,18 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let reading = Arc::new(Reading::default());
         let readers = vec![
-            collect(child.stdout.take().unwrap(), lines.clone()),
-            collect(child.stderr.take().unwrap(), lines.clone()),
+            collect(child.stdout.take().unwrap(), lines.clone(), reading.clone()),
+            collect(child.stderr.take().unwrap(), lines.clone(), reading.clone()),
         ];
-        Self { name: name.to_owned(), child, lines, readers }
+        Self { name: name.to_owned(), child, lines, reading, readers }
+    }
+
+    /// Stops or goes on reading its output: what it writes meanwhile fills the pipe.
+    pub fn read_output(&self, read: bool) {
+        *self.reading.is_paused.lock().unwrap() = !read;
+        self.reading.changed.notify_all();
     }
 
     /// Its process id.
@@ -88,6 +103,7 @@ impl Process {
 
     /// All that it has written, once it has ended.
     pub fn last_output(&mut self) -> String {
+        self.read_output(true);
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
@@ -112,9 +128,11 @@ impl Drop for Process {
 fn collect(
     from: impl Read + Send + 'static,
     lines: Arc<Mutex<VecDeque<String>>>,
+    reading: Arc<Reading>,
 ) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            drop(reading.changed.wait_while(reading.is_paused.lock().unwrap(), |paused| *paused).unwrap());
             let mut lines = lines.lock().unwrap();
             if lines.len() == KEPT_LINES {
                 lines.pop_front();

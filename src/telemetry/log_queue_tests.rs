@@ -1,6 +1,7 @@
-//! Tests of the access log: nobody waits for it, nothing is lost unseen, and what happened first stands first.
+//! Tests of the queue of log lines: nobody waits for it, nothing is lost unseen, and what happened first stands first.
 
 use super::*;
+use crate::telemetry::CacheResult;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::mpsc;
@@ -28,18 +29,11 @@ impl Lines {
     }
 }
 
-fn metrics() -> Arc<Metrics> {
-    Arc::new(Metrics::new().expect("the declarations agree"))
-}
+/// Longer than any machine takes.
+const LONG: Duration = Duration::from_secs(60);
 
-fn start(sink: impl Write + Send + 'static, metrics: &Arc<Metrics>, flush: Duration) -> AccessLog {
-    AccessLog { writer: Writer::start(Form::Json, sink, metrics.clone(), flush) }
-}
-
-fn dropped(metrics: &Metrics) -> u64 {
-    let text = metrics.render();
-    let line = text.lines().find(|line| line.starts_with("tidegate_access_records_dropped_total "));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a counter")
+fn start(sink: impl Write + Send + 'static) -> LogQueue {
+    LogQueue::start(Form::Json, sink).expect("a thread")
 }
 
 fn record(path: &[u8]) -> Record<'_> {
@@ -63,39 +57,38 @@ fn record(path: &[u8]) -> Record<'_> {
 }
 
 #[test]
-fn drop_waits_for_all_that_was_recorded() {
-    let (lines, metrics) = (Lines::default(), metrics());
-    let log = Arc::new(start(lines.clone(), &metrics, FLUSH));
-    assert!(log.is_on());
+fn a_flush_waits_for_all_that_was_queued() {
+    let lines = Lines::default();
+    let queue = start(lines.clone());
     let threads: Vec<_> = (0..8)
         .map(|_| {
-            let log = log.clone();
-            thread::spawn(move || (0..500).for_each(|_| log.record(&record(b"/"))))
+            let queue = queue.clone();
+            thread::spawn(move || (0..500).for_each(|_| queue.add_record(&record(b"/"))))
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    drop(log);
-    assert_eq!((lines.json().len(), dropped(&metrics)), (8 * 500, 0));
+    assert!(queue.flush(LONG));
+    assert_eq!((lines.json().len(), queue.dropped()), (8 * 500, 0));
 }
 
 #[test]
-fn what_was_recorded_is_written_soon_and_by_a_flush_at_once() {
+fn what_was_queued_is_written_soon_and_by_a_flush_at_once() {
     let lines = Lines::default();
-    let log = start(lines.clone(), &metrics(), FLUSH);
+    let queue = start(lines.clone());
     for round in 1..20 {
-        log.record(&record(b"/"));
-        assert!(log.flush(Duration::from_secs(60)));
+        queue.add_record(&record(b"/"));
+        assert!(queue.flush(LONG));
         assert_eq!(lines.json().len(), round);
     }
     // Once more, out of its sleep.
     let begun = Instant::now();
-    while !log.writer.as_ref().unwrap().shared.asleep.load(Ordering::Relaxed) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the writer never sleeps");
+    while !queue.shared.asleep.load(Ordering::Relaxed) {
+        assert!(begun.elapsed() < LONG, "the writer never sleeps");
         thread::sleep(Duration::from_millis(1));
     }
-    log.record(&record(b"/"));
+    queue.add_record(&record(b"/"));
     while lines.json().len() < 20 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "nobody woke the writer");
+        assert!(begun.elapsed() < LONG, "nobody woke the writer");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -103,14 +96,14 @@ fn what_was_recorded_is_written_soon_and_by_a_flush_at_once() {
 /// One thing after the other, each time by another thread, while other threads have records as well.
 #[test]
 fn order_holds_whichever_threads_serve() {
-    let (lines, metrics) = (Lines::default(), metrics());
-    let log = Arc::new(start(lines.clone(), &metrics, FLUSH));
+    let lines = Lines::default();
+    let queue = start(lines.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let noise = {
-        let (log, stop) = (log.clone(), stop.clone());
+        let (queue, stop) = (queue.clone(), stop.clone());
         thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                log.record(&record(b"/noise"));
+                queue.add_record(&record(b"/noise"));
                 thread::sleep(Duration::from_micros(50));
             }
         })
@@ -121,11 +114,11 @@ fn order_holds_whichever_threads_serve() {
         .into_iter()
         .enumerate()
         .map(|(which, turns)| {
-            let (next, log) = (senders[(which + 1) % 4].clone(), log.clone());
+            let (next, queue) = (senders[(which + 1) % 4].clone(), queue.clone());
             thread::spawn(move || {
                 for turn in turns {
                     // On two threads no two things happen within a microsecond.
-                    log.record(&record(format!("/{turn}").as_bytes()));
+                    queue.add_record(&record(format!("/{turn}").as_bytes()));
                     let until = Instant::now() + Duration::from_micros(2);
                     while Instant::now() < until {}
                     if turn + 1 >= steps || next.send(turn + 1).is_err() {
@@ -140,7 +133,7 @@ fn order_holds_whichever_threads_serve() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     stop.store(true, Ordering::Relaxed);
     noise.join().unwrap();
-    drop(log);
+    assert!(queue.flush(LONG));
     let paths = lines.json().into_iter().map(|line| line["path"].as_str().unwrap().to_owned());
     let turns: Vec<_> = paths.filter(|path| path != "/noise").collect();
     assert_eq!(turns, (0..steps).map(|turn| format!("/{turn}")).collect::<Vec<_>>());
@@ -148,38 +141,40 @@ fn order_holds_whichever_threads_serve() {
 
 #[test]
 fn a_full_buffer_drops_and_counts_and_holds_nobody_up() {
-    let (lines, metrics) = (Lines::default(), metrics());
-    let log = start(lines.clone(), &metrics, Duration::from_secs(60));
-    let held = lines.0.lock();
-    // The writer may have taken one full buffer; it is held up by its line.
-    let sent = 4 * MOST / 200;
-    for _ in 0..sent {
-        log.record(&record(b"/api/widgets/kpi"));
+    type Add = fn(&LogQueue);
+    let kinds: [Add; 2] = [
+        |queue| queue.add_record(&record(b"/api/widgets/kpi")),
+        |queue| queue.add_line(format!("{{\"message\":\"{}\"}}\n", "x".repeat(300)).as_bytes()),
+    ];
+    for add in kinds {
+        let lines = Lines::default();
+        let queue = start(lines.clone());
+        let held = lines.0.lock();
+        // The writer may have taken one full buffer; it is held up by its line.
+        let sent = 4 * MOST / 200;
+        (0..sent).for_each(|_| add(&queue));
+        assert!(queue.shared.buffers.iter().all(|buffer| buffer.0.lock().len() <= MOST));
+        let lost = queue.dropped();
+        assert!(lost > 0);
+        drop(held);
+        assert!(queue.flush(LONG));
+        assert_eq!(lines.json().len() as u64 + lost, sent as u64);
     }
-    assert!(log.writer.as_ref().unwrap().shared.places.iter().all(|place| place.0.lock().len() <= MOST));
-    let lost = dropped(&metrics);
-    assert!(lost > 0);
-    drop(held);
-    drop(log);
-    assert_eq!(lines.json().len() as u64 + lost, sent as u64);
 }
 
 #[test]
-fn a_stuck_log_does_not_hold_up_the_end() {
+fn a_flush_of_a_stuck_log_ends_in_time() {
     let lines = Lines::default();
-    let log = start(lines.clone(), &metrics(), Duration::from_millis(20));
+    let queue = start(lines.clone());
     let held = lines.0.lock();
-    log.record(&record(b"/"));
-    assert!(!log.flush(Duration::from_millis(10)));
-    let (done, ended) = mpsc::channel::<()>();
-    let begun = Instant::now();
-    thread::spawn(move || {
-        drop(log);
-        drop(done);
-    });
-    assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Err(RecvTimeoutError::Disconnected));
-    assert!(begun.elapsed() >= Duration::from_millis(20), "it was not stuck");
+    queue.add_record(&record(b"/"));
+    let (done, ended) = mpsc::channel();
+    let flushed = queue.clone();
+    thread::spawn(move || done.send(flushed.flush(Duration::from_millis(20))));
+    assert_eq!(ended.recv_timeout(LONG), Ok(false));
     drop(held);
+    assert!(queue.flush(LONG));
+    assert_eq!(lines.json().len(), 1);
 }
 
 /// A place for lines that is gone.
@@ -197,23 +192,51 @@ impl Write for Gone {
 
 #[test]
 fn what_cannot_be_written_is_counted() {
-    let metrics = metrics();
-    let log = start(Gone, &metrics, FLUSH);
-    (0..1000).for_each(|_| log.record(&record(b"/")));
-    drop(log);
-    assert_eq!(dropped(&metrics), 1000);
+    let queue = start(Gone);
+    (0..1000).for_each(|_| queue.add_record(&record(b"/")));
+    assert!(queue.flush(LONG));
+    assert_eq!(queue.dropped(), 1000);
+}
+
+/// What becomes of the next bytes: so many of them are taken, or an error comes.
+struct Scripted(Vec<Result<usize, io::ErrorKind>>, Vec<u8>);
+
+impl Write for Scripted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = if self.0.is_empty() { bytes.len() } else { self.0.remove(0)?.min(bytes.len()) };
+        self.1.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
-fn switched_off_it_takes_nothing() {
-    let metrics = metrics();
-    let log =
-        AccessLog::start(Log { format: crate::config::LogFormat::Json, access: false }, metrics.clone());
-    assert!(!log.is_on());
-    log.record(&record(b"/"));
-    assert!(log.flush(Duration::ZERO));
-    drop(log);
-    assert_eq!(dropped(&metrics), 0);
+fn errors_tear_no_other_line_and_what_may_pass_is_waited_for() {
+    use io::ErrorKind::{Interrupted, StorageFull, WouldBlock};
+    let rows: [(&[Result<usize, io::ErrorKind>], u64, &str); 5] = [
+        (&[Ok(3), Err(Interrupted), Ok(1)], 0, "first\nsecond\nthird\n"),
+        (&[Ok(3), Err(WouldBlock), Err(WouldBlock), Ok(5)], 0, "first\nsecond\nthird\n"),
+        (&[Err(StorageFull)], 2, "third\n"),
+        (&[Ok(6), Err(StorageFull)], 1, "first\nthird\n"),
+        (&[Ok(8), Err(StorageFull)], 1, "first\nse\nthird\n"),
+    ];
+    for (script, lost, expected) in rows {
+        let mut sink = Sink { sink: Scripted(script.to_vec(), Vec::new()), is_torn: false, works: false };
+        let counted = sink.write(b"first\nsecond\n");
+        assert_eq!((counted, sink.works), (lost, lost == 0), "{script:?}");
+        assert_eq!((sink.write(b"third\n"), sink.works), (0, true), "{script:?}");
+        assert_eq!(String::from_utf8(sink.sink.1).unwrap(), expected, "{script:?}");
+    }
+}
+
+#[test]
+fn lines_of_a_terminal_have_their_time() {
+    let coloured = b"\x1b[2m1994-11-06T08:49:37.000001Z\x1b[0m \x1b[32m INFO\x1b[0m tidegate: ready\n";
+    assert_eq!(Form::Text.stamp_of(coloured), Some(&b"1994-11-06T08:49:37.000001Z"[..]));
+    assert_eq!(Form::Text.stamp_of(b"short\n"), None);
 }
 
 #[test]
@@ -250,8 +273,9 @@ proptest! {
     #[test]
     fn long_output_goes_out_in_whole_lines(lengths in prop::collection::vec(1..100_000_usize, 0..8)) {
         let text: String = lengths.iter().map(|length| "x".repeat(*length) + "\n").collect();
-        let mut lines = Lines::default();
-        prop_assert_eq!(write(&mut lines, text.as_bytes()), 0);
+        let lines = Lines::default();
+        let mut sink = Sink { sink: lines.clone(), is_torn: false, works: false };
+        prop_assert_eq!(sink.write(text.as_bytes()), 0);
         let written = lines.0.lock().clone();
         prop_assert_eq!(written, text.into_bytes());
     }

@@ -1,0 +1,419 @@
+//! The queue of log lines: whoever logs goes on at once, and a thread of its own writes.
+//!
+//! Every line of the process goes this way, access records and those of `tracing`: a standard error that nobody reads
+//! (a full pipe) stops the writer and nobody else. An access record is written into the buffer of its thread: no
+//! allocation as a rule, no lock that another request wants, no system call. All other lines share one buffer. The
+//! writer takes all buffers at once, puts their lines in the order of their times and writes them together, records at
+//! the latest after 50 ms, other lines at once; so the records of a connection stay in order, whichever threads served it. A full buffer drops
+//! the line and counts it; as soon as lines can be written again, one of them tells how many were dropped.
+
+use super::{
+    line::{Form, Span},
+    place::{self, Apart},
+    Record,
+};
+use crate::clock;
+use parking_lot::{Condvar, Mutex};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{self, Write},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+/// Bytes of lines that may wait for the writer, per buffer.
+const MOST: usize = 1 << 20;
+/// The writer is woken each time that a buffer has grown by so much.
+const WAKE_AT: usize = 1 << 16;
+/// Bytes that are written at a time, up to the end of a line.
+const AT_ONCE: usize = 1 << 16;
+/// How long the writer lets lines gather: to wake it costs a request more than the record itself.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often a writer without work looks at the clocks.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often a standard error that must not block, and is full, is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+/// The time between two lines that tell of dropped ones.
+const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// The process' own: there is one standard error.
+static OF_PROCESS: OnceLock<Option<LogQueue>> = OnceLock::new();
+
+/// Writes a text to standard error, behind the log lines that are queued.
+pub fn complain(text: &str) {
+    match LogQueue::of_process() {
+        Some(queue) => queue.add_line(format!("{text}\n").as_bytes()),
+        // Nobody reads a closed standard error.
+        None => writeln!(io::stderr(), "{text}").unwrap_or_default(),
+    }
+}
+
+/// Waits, when it is dropped, until the queued log lines are written, 2 s at most.
+#[derive(Debug)]
+#[must_use = "lines that are queued are lost with the process"]
+pub struct FlushGuard;
+
+impl Drop for FlushGuard {
+    fn drop(&mut self) {
+        if let Some(queue) = LogQueue::of_process() {
+            // If they are not written in time, nobody can be told.
+            queue.flush(FLUSH);
+        }
+    }
+}
+
+/// The way of lines to the log.
+#[derive(Debug, Clone)]
+pub(super) struct LogQueue {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+/// What those who log and the writer share.
+#[derive(Debug)]
+struct Shared {
+    form: Form,
+    clock: Clock,
+    /// Records that wait, by the place of the thread that wrote them, and behind them all other lines.
+    buffers: Box<[Apart<Mutex<Vec<u8>>>]>,
+    /// Whether the writer sleeps until it is woken: the first line wakes it.
+    asleep: AtomicBool,
+    /// Whether a line waits that is not to wait for others.
+    urgent: AtomicBool,
+    /// Lines that were dropped so far.
+    dropped: AtomicU64,
+    /// How often the writer has taken and written what there was.
+    rounds: Mutex<u64>,
+    round_ended: Condvar,
+}
+
+impl LogQueue {
+    /// The queue to standard error; the first call decides in which form, and starts the writer. `None`: there is no
+    /// thread for it.
+    pub(super) fn to_stderr(form: Form) -> Option<&'static Self> {
+        OF_PROCESS.get_or_init(|| Self::start(form, io::stderr()).ok()).as_ref()
+    }
+
+    /// The queue to standard error, if it was started.
+    pub(super) fn of_process() -> Option<&'static Self> {
+        OF_PROCESS.get().and_then(Option::as_ref)
+    }
+
+    /// Starts a writer to `sink`.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub(super) fn start(form: Form, sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            form,
+            clock: Clock::new(),
+            buffers: (0..=place::wanted()).map(|_| Apart::default()).collect(),
+            asleep: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            rounds: Mutex::new(0),
+            round_ended: Condvar::new(),
+        });
+        let work = Work {
+            shared: shared.clone(),
+            sink: Sink { sink, is_torn: false, works: false },
+            taken: Vec::new(),
+            merged: Vec::new(),
+            reported: (0, None),
+        };
+        let writer = thread::Builder::new().name("log".to_owned()).spawn(move || work.run())?;
+        Ok(Self { shared, thread: writer.thread().clone() })
+    }
+
+    /// Takes an access record; never waits.
+    pub(super) fn add_record(&self, record: &Record<'_>) {
+        let shared = &*self.shared;
+        let span = shared.clock.span(record.began, record.duration);
+        let place = place::mine(shared.buffers.len() - 1).number;
+        if shared.add(place, |lines| shared.form.write(lines, record, span)) {
+            self.thread.unpark();
+        }
+    }
+
+    /// Takes a line, or several, that end with a line feed; never waits. It is written at once: it may be the last one.
+    pub(super) fn add_line(&self, line: &[u8]) {
+        self.shared.add(self.shared.buffers.len() - 1, |lines| lines.extend_from_slice(line));
+        self.shared.urgent.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+    }
+
+    /// How many lines were dropped so far: a buffer was full, or they could not be written.
+    pub(super) fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything that was taken before is written, or `deadline` is over. Blocks its thread. Whether
+    /// all is written.
+    pub(super) fn flush(&self, deadline: Duration) -> bool {
+        let end = Instant::now() + deadline;
+        let mut rounds = self.shared.rounds.lock();
+        // The round under way may have taken its lines already; the one after it takes them all.
+        let wanted = *rounds + 2;
+        while *rounds < wanted {
+            self.thread.unpark();
+            if Instant::now() >= end {
+                return false;
+            }
+            // Waits in short steps: between two rounds the writer has to be told again.
+            self.shared.round_ended.wait_for(&mut rounds, Duration::from_millis(2));
+        }
+        true
+    }
+}
+
+/// Takes the lines of `tracing`, each of which comes as one piece.
+impl Write for &LogQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.add_line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Has a line written into a buffer. Returns whether the writer is to be woken.
+    fn add(&self, buffer: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut lines = self.buffers[buffer].0.lock();
+        let before = lines.len();
+        write(&mut lines);
+        let full = lines.len() > MOST;
+        if full {
+            lines.truncate(before);
+        }
+        let grown = lines.len() / WAKE_AT != before / WAKE_AT;
+        drop(lines);
+        if full {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        // The writer said that it sleeps before it looked at this buffer for the last time: either it has seen the
+        // line, or it is seen here that it sleeps.
+        let asleep = self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed);
+        asleep || grown || full
+    }
+
+    /// Has the writer wait while lines gather.
+    fn gather(&self) {
+        if !self.urgent.swap(false, Ordering::Relaxed) {
+            thread::park_timeout(GATHER);
+        }
+    }
+
+    /// Takes all lines that wait, those of all buffers at one moment: what happened later can't be taken earlier.
+    fn take(&self, into: &mut Vec<Vec<u8>>) {
+        into.resize_with(self.buffers.len(), Vec::new);
+        let mut all: Vec<_> = self.buffers.iter().map(|buffer| buffer.0.lock()).collect();
+        for (lines, taken) in all.iter_mut().zip(into) {
+            taken.clear();
+            if !lines.is_empty() {
+                std::mem::swap(&mut **lines, taken);
+            }
+        }
+    }
+}
+
+/// Which time of day belongs to an instant. One reading of both clocks serves many records.
+#[derive(Debug)]
+struct Clock {
+    zero: Instant,
+    /// What time it was at `zero`, in nanoseconds since 1970, by the clock as it was set last.
+    at_zero: AtomicU64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let clock = Self { zero: Instant::now(), at_zero: AtomicU64::new(0) };
+        clock.read();
+        clock
+    }
+
+    fn read(&self) {
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.at_zero.store(nanos(now.saturating_sub(self.zero.elapsed())), Ordering::Relaxed);
+    }
+
+    fn span(&self, began: Instant, duration: Duration) -> Span {
+        let at_zero = self.at_zero.load(Ordering::Relaxed);
+        let began = match began.checked_duration_since(self.zero) {
+            Some(after) => at_zero.saturating_add(nanos(after)),
+            None => at_zero.saturating_sub(nanos(self.zero.saturating_duration_since(began))),
+        };
+        Span { began, ended: began.saturating_add(nanos(duration)) }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
+}
+
+/// The writer's own.
+struct Work<W> {
+    shared: Arc<Shared>,
+    sink: Sink<W>,
+    taken: Vec<Vec<u8>>,
+    merged: Vec<u8>,
+    /// Dropped lines that were told of, and when.
+    reported: (u64, Option<Instant>),
+}
+
+impl<W: Write> Work<W> {
+    /// Writes for as long as the process runs.
+    fn run(mut self) {
+        let shared = self.shared.clone();
+        loop {
+            shared.clock.read();
+            let wrote = self.round();
+            *shared.rounds.lock() += 1;
+            shared.round_ended.notify_all();
+            // After a round without lines: it sleeps if it finds none again, now that those who log know of it.
+            if wrote {
+                shared.asleep.store(false, Ordering::Relaxed);
+                shared.gather();
+            } else if shared.asleep.swap(true, Ordering::Relaxed) {
+                thread::park_timeout(IDLE);
+                if !shared.asleep.load(Ordering::Relaxed) {
+                    shared.gather();
+                }
+            }
+        }
+    }
+
+    /// Takes and writes what there is. Returns whether there was anything.
+    fn round(&mut self) -> bool {
+        self.shared.take(&mut self.taken);
+        // Now that the buffers are empty there is room for it.
+        self.report_dropped();
+        let mut filled = self.taken.iter_mut().filter(|lines| !lines.is_empty());
+        let (Some(first), second) = (filled.next(), filled.next()) else { return false };
+        let lines = if second.is_none() {
+            first
+        } else {
+            self.merged.clear();
+            merge(&self.taken, self.shared.form, &mut self.merged);
+            &mut self.merged
+        };
+        let lost = self.sink.write(lines);
+        if lost > 0 {
+            self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
+        }
+        // A rush leaves no large buffers behind.
+        for buffer in self.taken.iter_mut().chain([&mut self.merged]) {
+            if buffer.capacity() > 2 * WAKE_AT && buffer.len() < buffer.capacity() / 4 {
+                buffer.clear();
+                buffer.shrink_to(2 * WAKE_AT);
+            }
+        }
+        true
+    }
+
+    /// Tells how many lines were dropped, in a line that comes with the next round; only where lines can be written,
+    /// for it would be dropped itself.
+    fn report_dropped(&mut self) {
+        let (dropped, (told, last)) = (self.shared.dropped.load(Ordering::Relaxed), self.reported);
+        if dropped == told || !self.sink.works || last.is_some_and(|last| last.elapsed() < BETWEEN_REPORTS) {
+            return;
+        }
+        self.reported = (dropped, Some(Instant::now()));
+        tracing::warn!("{} log lines were dropped: the log's reader is too slow", dropped - told);
+    }
+}
+
+/// Where lines are written.
+struct Sink<W> {
+    sink: W,
+    /// Whether the last line that was written lacks its end.
+    is_torn: bool,
+    /// Whether the last write succeeded.
+    works: bool,
+}
+
+impl<W: Write> Sink<W> {
+    /// Writes whole lines, many at a time. Returns how many could not be written.
+    fn write(&mut self, mut lines: &[u8]) -> u64 {
+        let mut lost = 0;
+        while !lines.is_empty() {
+            let most = lines.len().min(AT_ONCE);
+            let end = memchr::memrchr(b'\n', &lines[..most]).or_else(|| memchr::memchr(b'\n', lines));
+            let (now, rest) = lines.split_at(end.map_or(lines.len(), |end| end + 1));
+            let unwritten = self.write_all(now);
+            lost += memchr::memchr_iter(b'\n', unwritten).count() as u64;
+            lines = rest;
+        }
+        lost
+    }
+
+    /// Writes all, however long it takes, or up to the first error. Returns what is left.
+    fn write_all<'l>(&mut self, lines: &'l [u8]) -> &'l [u8] {
+        if self.is_torn {
+            self.is_torn = !self.write_up_to_error(b"\n").is_empty();
+        }
+        let unwritten = self.write_up_to_error(lines);
+        let written = lines.len() - unwritten.len();
+        self.works = unwritten.is_empty();
+        self.is_torn |= written > 0 && lines[written - 1] != b'\n';
+        unwritten
+    }
+
+    fn write_up_to_error<'l>(&mut self, mut bytes: &'l [u8]) -> &'l [u8] {
+        while !bytes.is_empty() {
+            match self.sink.write(bytes) {
+                Ok(0) => break,
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that has the same pipe may have said that it must not block.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(TRY_AGAIN),
+                Err(_) => break,
+            }
+        }
+        bytes
+    }
+}
+
+/// The lines of several buffers, in the order of the times that they begin with. Those of one buffer keep their order.
+fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
+    let time_of = |lines: &[u8]| -> [u8; 27] {
+        let stamp = form.stamp_of(lines);
+        stamp.and_then(|time| time.try_into().ok()).unwrap_or_default()
+    };
+    let mut rests: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).filter(|lines| !lines.is_empty()).collect();
+    let mut next: BinaryHeap<_> =
+        rests.iter().enumerate().map(|(which, lines)| Reverse((time_of(lines), which))).collect();
+    while let Some(Reverse((_, which))) = next.pop() {
+        let other = next.peek().map(|Reverse((time, _))| *time);
+        let mut end = 0;
+        // All that come before the first line of any other buffer go at once.
+        loop {
+            let lines = &rests[which][end..];
+            end += memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+            let lines = &rests[which][end..];
+            if lines.is_empty() || other.is_some_and(|other| time_of(lines) > other) {
+                break;
+            }
+        }
+        let (now, rest) = rests[which].split_at(end);
+        into.extend_from_slice(now);
+        rests[which] = rest;
+        if !rest.is_empty() {
+            next.push(Reverse((time_of(rest), which)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "log_queue_tests.rs"]
+mod tests;
