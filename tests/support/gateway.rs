@@ -37,7 +37,6 @@ pub struct GatewayBuilder {
     settings: String,
     access: bool,
     log: Option<String>,
-    environment: Vec<(String, String)>,
 }
 
 /// `cache = {…}` of namespace `kpi`, scope `tenant`, a minute of freshness, ten of `stale_if_error`.
@@ -56,7 +55,6 @@ impl GatewayBuilder {
             settings: String::new(),
             access: false,
             log: None,
-            environment: Vec::new(),
         }
     }
 
@@ -148,15 +146,9 @@ impl GatewayBuilder {
         self
     }
 
-    /// A variable in its environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// The configuration file's text.
     pub fn toml(&self, listener: SocketAddr, admin: SocketAddr) -> String {
-        let Self { servers, drain, origin, store, jwt, rest, settings, access, .. } = self;
+        let Self { servers, drain, origin, store, jwt, rest, settings, access, log: _ } = self;
         format!(
             "[server]\nthreads = 2\ndrain = {drain:?}\n{settings}\
              [[listener]]\naddress = \"{listener}\"\n\
@@ -174,7 +166,7 @@ impl GatewayBuilder {
         let mut last = String::new();
         for _ in 0..5 {
             let (address, admin) = (free_address(), free_address());
-            match Gateway::launch(&self.toml(address, admin), address, admin, self).await {
+            match Gateway::launch(&self.toml(address, admin), address, admin, self.log.as_deref()).await {
                 Ok(gateway) => return gateway,
                 // Somebody may have taken a port in between; any other reason comes again at once.
                 Err(output) => last = output,
@@ -203,14 +195,13 @@ impl Gateway {
         toml: &str,
         address: SocketAddr,
         admin: SocketAddr,
-        builder: &GatewayBuilder,
+        log: Option<&str>,
     ) -> Result<Self, String> {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("tidegate.toml");
         std::fs::write(&file, toml).unwrap();
         let mut command = tidegate(&["run", "--config", file.to_str().unwrap()]);
-        command.envs(builder.log.as_ref().map(|filter| ("RUST_LOG", filter)));
-        command.envs(builder.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(log.map(|filter| ("RUST_LOG", filter)));
         let process = Process::spawn("tidegate", &mut command);
         let mut gateway = Self { address, admin, dir, process, client: client() };
         let end = Instant::now() + 2 * SOON;
@@ -337,6 +328,11 @@ impl Gateway {
         let metrics = self.metrics().await;
         let read = |result| metrics.value("tidegate_config_reloads_total", &[("result", result)]);
         (read("applied"), read("refused"))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// SIGTERM

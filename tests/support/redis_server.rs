@@ -243,6 +243,18 @@ impl Cluster {
     }
 }
 
+/// One command on a new connection, which may fail.
+///
+/// # Errors
+/// If the server can't be reached, does not answer or refuses the command.
+pub async fn try_run<T: FromRedisValue>(url: &str, words: &[&[u8]]) -> redis::RedisResult<T> {
+    let mut command = cmd(std::str::from_utf8(words[0]).unwrap());
+    for word in &words[1..] {
+        command.arg(*word);
+    }
+    command.query_async(&mut connect(url).await?).await
+}
+
 async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(2)))
