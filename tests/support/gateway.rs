@@ -37,6 +37,7 @@ pub struct GatewayBuilder {
     settings: String,
     access: bool,
     log: Option<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// `cache = {…}` of namespace `kpi`, scope `tenant`, a minute of freshness, ten of `stale_if_error`.
@@ -55,6 +56,7 @@ impl GatewayBuilder {
             settings: String::new(),
             access: false,
             log: None,
+            environment: Vec::new(),
         }
     }
 
@@ -146,9 +148,15 @@ impl GatewayBuilder {
         self
     }
 
+    /// A variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The configuration file's text.
     pub fn toml(&self, listener: SocketAddr, admin: SocketAddr) -> String {
-        let Self { servers, drain, origin, store, jwt, rest, settings, access, log: _ } = self;
+        let Self { servers, drain, origin, store, jwt, rest, settings, access, .. } = self;
         format!(
             "[server]\nthreads = 2\ndrain = {drain:?}\n{settings}\
              [[listener]]\naddress = \"{listener}\"\n\
@@ -166,7 +174,7 @@ impl GatewayBuilder {
         let mut last = String::new();
         for _ in 0..5 {
             let (address, admin) = (free_address(), free_address());
-            match Gateway::launch(&self.toml(address, admin), address, admin, self.log.as_deref()).await {
+            match Gateway::launch(&self.toml(address, admin), address, admin, self).await {
                 Ok(gateway) => return gateway,
                 // Somebody may have taken a port in between; any other reason comes again at once.
                 Err(output) => last = output,
@@ -195,13 +203,14 @@ impl Gateway {
         toml: &str,
         address: SocketAddr,
         admin: SocketAddr,
-        log: Option<&str>,
+        builder: &GatewayBuilder,
     ) -> Result<Self, String> {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("tidegate.toml");
         std::fs::write(&file, toml).unwrap();
         let mut command = tidegate(&["run", "--config", file.to_str().unwrap()]);
-        command.envs(log.map(|filter| ("RUST_LOG", filter)));
+        command.envs(builder.log.as_ref().map(|filter| ("RUST_LOG", filter)));
+        command.envs(builder.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn("tidegate", &mut command);
         let mut gateway = Self { address, admin, dir, process, client: client() };
         let end = Instant::now() + 2 * SOON;
