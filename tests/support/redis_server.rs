@@ -121,21 +121,27 @@ impl Redis {
     }
 }
 
-/// A master, its replica and one sentinel (quorum 1, `down-after` 500 ms); the master's name is `tide`.
+/// A master, its replica and sentinels (`down-after` 500 ms); the master's name is `tide`.
 pub struct Sentinel {
     /// The first master.
     pub master: Redis,
     /// Its replica, which takes over.
     pub replica: Redis,
-    sentinel: Redis,
+    /// Those that watch the master.
+    pub sentinels: Vec<Redis>,
 }
 
 impl Sentinel {
-    /// The name under which the sentinel knows the master.
+    /// The name under which the sentinels know the master.
     pub const MASTER: &'static str = "tide";
 
-    /// Starts the three and waits until the sentinel knows the replica and the replica has synchronised.
+    /// Starts one sentinel (see [`Self::start_with`]).
     pub async fn start() -> Self {
+        Self::start_with(1).await
+    }
+
+    /// Starts so many sentinels and waits until they know the replica and each other, and the replica has synchronised.
+    pub async fn start_with(count: usize) -> Self {
         let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
         let port = master.address.port().to_string();
         let replica = Redis::start_with(&["--replicaof", &format!("127.0.0.1 {port}")]).await;
@@ -143,40 +149,71 @@ impl Sentinel {
             replica.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
         })
         .await;
-        let sentinel = Redis::start_with(&["--sentinel"]).await;
-        let url = sentinel.url();
-        let _: () = run(&url, &["SENTINEL", "MONITOR", Self::MASTER, "127.0.0.1", &port, "1"]).await;
-        for (option, value) in [("down-after-milliseconds", "500"), ("failover-timeout", "3000")] {
-            let _: () = run(&url, &["SENTINEL", "SET", Self::MASTER, option, value]).await;
+        let mut sentinels = Vec::new();
+        for _ in 0..count {
+            sentinels.push(Redis::start_with(&["--sentinel"]).await);
         }
-        until("the sentinel knows the replica", 2 * SOON, || async {
-            let replicas: Vec<redis::Value> = run(&url, &["SENTINEL", "REPLICAS", Self::MASTER]).await;
-            !replicas.is_empty()
-        })
-        .await;
-        Self { master, replica, sentinel }
+        let quorum = (count / 2 + 1).to_string();
+        for sentinel in &sentinels {
+            let _: () =
+                sentinel.run(&["SENTINEL", "MONITOR", Self::MASTER, "127.0.0.1", &port, &quorum]).await;
+            for (option, value) in [("down-after-milliseconds", "500"), ("failover-timeout", "3000")] {
+                let _: () = sentinel.run(&["SENTINEL", "SET", Self::MASTER, option, value]).await;
+            }
+        }
+        for sentinel in &sentinels {
+            until("the sentinel knows the replica and the other sentinels", 3 * SOON, || async {
+                let listed = |what| async move {
+                    sentinel.run::<Vec<redis::Value>>(&["SENTINEL", what, Self::MASTER]).await.len()
+                };
+                listed("REPLICAS").await == 1 && listed("SENTINELS").await == count - 1
+            })
+            .await;
+        }
+        Self { master, replica, sentinels }
     }
 
-    /// `redis+sentinel://127.0.0.1:<port>/tide/0`
+    /// `redis+sentinel://127.0.0.1:<port>/tide/0`: the first sentinel knows the others.
     pub fn url(&self) -> String {
-        format!("redis+sentinel://{}/{}/0", self.sentinel.address, Self::MASTER)
+        format!("redis+sentinel://{}/{}/0", self.sentinels[0].address, Self::MASTER)
     }
 
-    /// Kills the master and waits until the replica has been made master.
-    pub async fn failover(&mut self) {
-        self.master.kill();
-        let sentinel = self.sentinel.url();
-        let wanted = self.replica.address.port().to_string();
-        until("the sentinel names the replica as master", 3 * SOON, || async {
-            let now: Vec<String> =
-                run(&sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER]).await;
-            now.get(1) == Some(&wanted)
+    /// The URL of the master that the last sentinel names.
+    pub async fn named(&self) -> String {
+        let sentinel = self.sentinels.last().unwrap();
+        let (host, port): (String, u16) =
+            sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER]).await;
+        format!("redis://{host}:{port}")
+    }
+
+    /// Waits until the last sentinel names the replica as master, and it is one.
+    pub async fn replica_is_master(&self) {
+        let wanted = self.replica.url();
+        until("the sentinel names the replica as master", 6 * SOON, || async {
+            self.named().await == wanted
         })
         .await;
         until("the replica is a master", SOON, || async {
             self.replica.run::<String>(&["INFO", "replication"]).await.contains("role:master")
         })
         .await;
+    }
+
+    /// Orders a failover of the last sentinel, while the master is well.
+    pub async fn plan_failover(&self) {
+        let url = self.sentinels.last().unwrap().url();
+        until("the sentinel takes the order", 3 * SOON, || async {
+            let words: [&[u8]; 3] = [b"SENTINEL", b"FAILOVER", Self::MASTER.as_bytes()];
+            // It knows a replica some time before it deems it a good one.
+            try_run::<()>(&url, &words).await.is_ok()
+        })
+        .await;
+    }
+
+    /// Kills the master and waits until the replica has been made master.
+    pub async fn failover(&mut self) {
+        self.master.kill();
+        self.replica_is_master().await;
     }
 }
 
@@ -270,10 +307,6 @@ async fn ping(url: &str) -> bool {
 }
 
 async fn run<T: FromRedisValue>(url: &str, words: &[&str]) -> T {
-    let mut connection = connect(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
-    let mut command = cmd(words[0]);
-    for word in &words[1..] {
-        command.arg(*word);
-    }
-    command.query_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?} on {url}: {error}"))
+    let bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    try_run(url, &bytes).await.unwrap_or_else(|error| panic!("{words:?} on {url}: {error}"))
 }

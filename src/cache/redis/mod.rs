@@ -33,7 +33,7 @@ use crate::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use lease::Waiters;
-use link::{Commands, Link, OnPush};
+use link::{Commands, Link, OnPush, Servers};
 use redis::{cmd, PushInfo, PushKind, RedisResult, Value};
 use std::{
     future::Future,
@@ -134,6 +134,7 @@ impl Redis {
     pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
         let prefixes = self.names.tracked();
         let place = self.troubles.place();
+        let servers = Servers::new(target);
         loop {
             // Each link has a signal of its own: what befell the last one must not end the next.
             let given_up = Arc::new(Notify::new());
@@ -143,7 +144,7 @@ impl Redis {
                 Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
                 _ => {}
             });
-            match link::connect(&target, &prefixes, on_push, given_up).await {
+            match servers.connect(&prefixes, on_push, given_up).await {
                 Ok(link) => {
                     let error = self.live(link).await;
                     self.troubles.away(&error);

@@ -29,7 +29,7 @@ pub(super) async fn connect(seeds: &[String], prefixes: &[String], on_push: &OnP
     }
     // One master that doesn't report is one too many.
     let tracked = reports.len() == masters.len();
-    Ok(Link { commands, tracked, given_up: Arc::default(), reports, masters })
+    Ok(Link { commands, tracked, given_up: Arc::default(), reports, masters, named_by: None })
 }
 
 /// `host:port` of every master of a cluster.

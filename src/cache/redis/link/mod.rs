@@ -16,6 +16,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
     RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
 };
+use sentinel::{Naming, Sentinels};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
@@ -85,26 +86,68 @@ pub(super) struct Link {
     pub(super) given_up: Arc<Notify>,
     reports: Vec<MultiplexedConnection>,
     masters: BTreeSet<String>,
+    /// Those who named the server, and what they named.
+    named_by: Option<(Arc<Sentinels>, Naming)>,
 }
 
-/// Makes a link: reports first, so that whatever is read afterwards is reported on.
-///
-/// # Errors
-/// If a server can't be reached or refuses us. Refused tracking is no error.
-pub(super) async fn connect(
-    target: &config::Redis,
-    prefixes: &[String],
-    on_push: OnPush,
-    given_up: Arc<Notify>,
-) -> RedisResult<Link> {
-    let link = match target {
-        config::Redis::Single(url) => one(client(url.as_str(), None)?, prefixes, &on_push).await,
-        config::Redis::Sentinel { .. } => one(sentinel::master(target).await?, prefixes, &on_push).await,
-        config::Redis::Cluster(seeds) => cluster::connect(seeds, prefixes, &on_push).await,
-    }?;
-    // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
-    link.beat(1).await?;
-    Ok(Link { given_up, ..link })
+/// The servers to link with, and how they are found.
+pub(super) enum Servers {
+    /// One server.
+    One(String),
+    /// The master that sentinels name.
+    ///
+    /// Shared with each link: it ends when they name another one. With the database and the user on the master.
+    Sentinels(Arc<Sentinels>, RedisConnectionInfo),
+    /// A cluster.
+    Cluster(Vec<String>),
+}
+
+impl Servers {
+    /// The servers of a configuration. Sentinels are asked from now on.
+    pub(super) fn new(target: config::Redis) -> Self {
+        match target {
+            config::Redis::Single(url) => Self::One(url),
+            config::Redis::Cluster(seeds) => Self::Cluster(seeds),
+            config::Redis::Sentinel { sentinels, master, db, credentials: (user, password) } => {
+                let mut settings = RedisConnectionInfo::default().set_db(db);
+                if let Some(user) = user {
+                    settings = settings.set_username(user);
+                }
+                if let Some(password) = password {
+                    settings = settings.set_password(password);
+                }
+                Self::Sentinels(Arc::new(Sentinels::new(&sentinels, &master)), settings)
+            }
+        }
+    }
+
+    /// Makes a link: reports first, so that whatever is read afterwards is reported on.
+    ///
+    /// # Errors
+    /// If a server can't be reached or refuses us. Refused tracking is no error.
+    pub(super) async fn connect(
+        &self,
+        prefixes: &[String],
+        on_push: OnPush,
+        given_up: Arc<Notify>,
+    ) -> RedisResult<Link> {
+        let link = match self {
+            Self::One(url) => one(client(url.as_str(), None)?, prefixes, &on_push).await,
+            Self::Sentinels(sentinels, settings) => {
+                let named = sentinels.master().await?;
+                let client = client(named.master.clone(), Some(settings.clone()))?;
+                let link = tokio::select! {
+                    link = one(client, prefixes, &on_push) => link?,
+                    error = sentinels.left(&named) => return Err(error),
+                };
+                Ok(Link { named_by: Some((sentinels.clone(), named)), ..link })
+            }
+            Self::Cluster(seeds) => cluster::connect(seeds, prefixes, &on_push).await,
+        }?;
+        // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
+        link.beat(1).await?;
+        Ok(Link { given_up, ..link })
+    }
 }
 
 async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
@@ -126,6 +169,7 @@ async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResu
         given_up: Arc::default(),
         reports,
         masters: BTreeSet::new(),
+        named_by: None,
     })
 }
 
@@ -160,12 +204,17 @@ async fn report_on(
     }
     match tracking.exec_async(&mut connection).await {
         Ok(()) => Ok(Some(connection)),
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+        Err(error) if is_refusal(&error) => {
             tracing::warn!(%error, "redis refuses CLIENT TRACKING: versions and purges are read with each request");
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether a server that works would not do it.
+fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
 fn refuses_resp3(error: &RedisError) -> bool {
@@ -175,6 +224,19 @@ fn refuses_resp3(error: &RedisError) -> bool {
 impl Link {
     /// Returns when the link is no longer to be believed; says why.
     pub(super) async fn watch(&self) -> RedisError {
+        let left = async {
+            match &self.named_by {
+                Some((sentinels, named)) => sentinels.left(named).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = self.keep_beating() => error,
+            error = left => error,
+        }
+    }
+
+    async fn keep_beating(&self) -> RedisError {
         let mut beats = 0_u32;
         loop {
             tokio::time::sleep(HEARTBEAT).await;
@@ -211,7 +273,7 @@ async fn pulse(connection: &mut impl ConnectionLike) -> RedisResult<()> {
     let answer = tokio::time::timeout(PULSE, role.query_async::<Vec<Value>>(connection));
     let answer = match answer.await.map_err(|_| silent())? {
         // Users without the right to ask for the role still get their pulse.
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => return Ok(()),
+        Err(error) if is_refusal(&error) => return Ok(()),
         answer => answer?,
     };
     match answer.first() {
