@@ -121,3 +121,118 @@ async fn all_bumps_that_the_store_missed_are_made_up_for_unasked() {
         assert!(version >= before, "{key} is {version}");
     }
 }
+
+/// The bump of an application: it reads the version as Flask-Caching does, and writes what follows, pickled in the newest
+/// protocol, or in the oldest.
+async fn application_bumps(redis: &Redis, is_counted: bool, protocol: u8) {
+    let mut client = redis.client().await;
+    let read: Option<Vec<u8>> = redis::cmd("GET").arg(VERSION).query_async(&mut client).await.unwrap();
+    let read = read.unwrap_or_else(|| b"1".to_vec());
+    // The last run of digits is the number, in every form that is written here.
+    let text = String::from_utf8_lossy(&read).into_owned();
+    let text = text.trim_end_matches(|c: char| !c.is_ascii_digit() || c == 'p');
+    let text = text.strip_suffix("\np0").unwrap_or(text);
+    let current: u64 = text.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let next = if is_counted { current + 1 } else { (current + 1).max(now_ms()) }.to_string();
+    let pickled = match protocol {
+        0 => format!("!V{next}\np0\n.").into_bytes(),
+        _ => {
+            let length = u8::try_from(next.len()).unwrap();
+            [
+                b"!\x80\x05\x95",
+                &[length + 4, 0, 0, 0, 0, 0, 0, 0, 0x8c, length][..],
+                next.as_bytes(),
+                b"\x94.",
+            ]
+            .concat()
+        }
+    };
+    let () = redis::cmd("SET").arg(VERSION).arg(pickled).query_async(&mut client).await.unwrap();
+}
+
+/// Writes until the key of the version is evicted.
+async fn evict(redis: &Redis) {
+    let mut client = redis.client().await;
+    let memory: String = redis.run(&["INFO", "memory"]).await;
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let limit = (used.parse::<u64>().unwrap() + 400_000).to_string();
+    let _: () =
+        redis.run(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", &limit]).await;
+    for filler in 0.. {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg(format!("filler:{}", filler % 400)).arg(vec![b'x'; 2_000]).ignore();
+        let (there,): (bool,) = pipe.cmd("EXISTS").arg(VERSION).query_async(&mut client).await.unwrap();
+        if !there {
+            break;
+        }
+    }
+    let _: () = redis.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
+/// An application that counts writes a number again that was there before.
+#[tokio::test]
+async fn the_applications_own_bump_moves_on_after_its_key_was_lost() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let config = gateway(&origin, &redis);
+    let nodes = [config.start().await, config.start().await, config.start().await];
+    for node in &nodes {
+        link_is(node, true).await;
+    }
+    let newest = async || {
+        let mut newest = 0;
+        for node in &nodes {
+            newest = newest.max(served(node).await);
+        }
+        newest
+    };
+    for round in 0..24_u8 {
+        let old = newest().await;
+        let loss = ["DEL", "PEXPIRE", "FLUSHALL", "evicted", "kept"][usize::from(round) % 5];
+        match loss {
+            "evicted" => evict(&redis).await,
+            "DEL" => redis.run(&["DEL", VERSION]).await,
+            "PEXPIRE" => redis.run(&["PEXPIRE", VERSION, "0"]).await,
+            "FLUSHALL" => redis.run(&["FLUSHALL"]).await,
+            _ => {}
+        }
+        application_bumps(&redis, round % 3 != 2, round % 2 * 5).await;
+        for node in &nodes {
+            until(&format!("round {round}, {loss}: the bump is seen"), SOON, || async {
+                served(node).await > old
+            })
+            .await;
+        }
+        for node in nodes.iter().cycle().take(9) {
+            assert!(served(node).await > old, "round {round}, {loss}: the old generation is back");
+        }
+    }
+}
+
+/// Two workers of an application count from the same value.
+#[tokio::test]
+async fn the_same_value_again_is_a_bump() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let config = gateway(&origin, &redis);
+    let nodes = [config.start().await, config.start().await];
+    for value in ["!\u{1}opaque", "1700000000000", "5", ""] {
+        let _: () = redis.run(&["SET", VERSION, value]).await;
+        let mut old = 0;
+        for node in &nodes {
+            old = old.max(served(node).await);
+        }
+        for node in &nodes {
+            // A write is told from the one before it where the node has read that one.
+            until(&format!("{value:?} is a bump"), SOON, || async {
+                let _: () = redis.run(&["SET", VERSION, value]).await;
+                served(node).await > old
+            })
+            .await;
+        }
+        // One bump, not one of each node after the other for ever.
+        let settled: Vec<u8> = redis.run(&["GET", VERSION]).await;
+        for node in nodes.iter().cycle().take(6) {
+            served(node).await;
+        }
+        assert_eq!(redis.run::<Vec<u8>>(&["GET", VERSION]).await, settled, "{value:?}");
+    }
+}

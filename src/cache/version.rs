@@ -9,19 +9,26 @@
 //!   begins a new epoch: everything known is doubted at once, at the price of one addition.
 //! - A read notes the slot's change count before it asks. If a change was reported meanwhile, the answer serves
 //!   the request that asked, but is not believed any longer than that.
+//! - What a read names and the store can't mean is moved on instead of believed: a number below the known one, a value
+//!   that was replaced before ([`Past`]), and the known one where it was written again ([`Fences`]).
 //! - While the store is away, the last known version goes on: a hit needs no store. A bump that could not be
 //!   recorded moves the version here and is made up for when the store is back.
 //!
 //! No I/O happens here: `redis.rs` reads, writes and reports.
 
+mod fences;
+mod past;
+mod pickle;
 mod value;
 
+pub use fences::Fences;
 pub use value::Version;
 
 use crate::name::{Namespace, Tenant};
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use past::Past;
 use std::{
     collections::HashMap,
     fmt,
@@ -59,11 +66,14 @@ pub enum Standing {
 pub struct Ticket {
     epoch: u64,
     changes: u64,
+    rewritten: bool,
 }
 
 struct Known {
     version: Version,
     epoch: u64,
+    /// The last fence that had begun when it was read; `None`: it was never read.
+    fence: Option<u64>,
 }
 
 /// What is known of one namespace and tenant.
@@ -79,9 +89,12 @@ pub struct Slot {
     moved_here: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
     doubted_in: AtomicU64,
+    /// Whether what is known was written again: a change was reported after a fence that came after its read.
+    rewritten: AtomicBool,
     detached: AtomicBool,
     /// Held while a read's answer is judged against changes that arrive on another thread.
-    judging: Mutex<()>,
+    judging: Mutex<Past>,
+    fences: Arc<Fences>,
     shared: Arc<Shared>,
 }
 
@@ -119,6 +132,7 @@ impl Slot {
         let ticket = || Ticket {
             epoch: self.shared.epoch.load(Ordering::Acquire),
             changes: self.changes.load(Ordering::Acquire),
+            rewritten: self.rewritten.load(Ordering::Acquire),
         };
         match self.shared.coherence() {
             Coherence::Alone | Coherence::Away => Standing::Current(self.assumed()),
@@ -176,7 +190,7 @@ impl Slot {
     pub fn assumed(&self) -> Version {
         let last = self.last_known();
         match self.is_superseded() {
-            true => Version::of_this_node(format!("after-{}", last.tag())),
+            true => Version::named(format!("after-{}", last.tag())),
             false => last,
         }
     }
@@ -187,18 +201,26 @@ impl Slot {
 
     /// The store answered a read that began with `ticket`.
     pub fn learned(&self, ticket: Ticket, version: &Version) {
-        let _judging = self.judging.lock();
+        let mut past = self.judging.lock();
         if self.changes.load(Ordering::Acquire) == ticket.changes {
-            self.doubted_in.store(0, Ordering::Release);
-            self.known.store(Some(Arc::new(Known { version: version.clone(), epoch: ticket.epoch })));
+            self.know(&mut past, version.clone(), ticket.epoch, Some(self.fences.last()));
         }
+    }
+
+    fn know(&self, past: &mut Past, version: Version, epoch: u64, fence: Option<u64>) {
+        self.doubted_in.store(0, Ordering::Release);
+        self.rewritten.store(false, Ordering::Release);
+        if let Some(known) = self.known.load().as_ref().filter(|known| known.version != version) {
+            past.add(&known.version);
+            past.remove(&version);
+        }
+        self.known.store(Some(Arc::new(Known { version, epoch, fence })));
     }
 
     /// Moves the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
     pub fn bump_here(self: &Arc<Self>, now_ms: u64) -> Version {
-        let _judging = self.judging.lock();
+        let mut past = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
-        self.doubted_in.store(0, Ordering::Release);
         let alone = self.shared.coherence() == Coherence::Alone;
         if !alone {
             let mut owing = self.shared.owing.lock();
@@ -209,7 +231,7 @@ impl Slot {
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
         let epoch = self.shared.epoch.load(Ordering::Acquire);
-        self.known.store(Some(Arc::new(Known { version: version.clone(), epoch })));
+        self.know(&mut past, version.clone(), epoch, None);
         version
     }
 
@@ -221,21 +243,28 @@ impl Slot {
     /// The store has moved the version to this one. It is known from now on, but not believed before it was read:
     /// others may be moving it at the same time.
     pub fn moved(&self, to: &Version) {
-        let _judging = self.judging.lock();
+        let mut past = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.unrecorded.store(false, Ordering::Release);
         self.moved_here.store(true, Ordering::Release);
-        self.doubted_in.store(0, Ordering::Release);
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
-        self.known.store(Some(Arc::new(Known { version, epoch: 0 })));
+        self.know(&mut past, version, 0, None);
     }
 
-    /// Whether a change was reported in an epoch that is over, and what is read now is what was known before it: then
-    /// the store has lost the change.
-    pub fn missed_a_change(&self, ticket: Ticket, read: &Version) -> bool {
+    /// Returns whether what was read is not to be believed, because the store has lost what came after it. `known`: the
+    /// last known version when the read began.
+    pub fn is_lost(&self, ticket: Ticket, known: &Version, read: &Version) -> bool {
+        let is_past = || read != known && self.judging.lock().has(read);
+        read.is_behind(known) || self.missed_a_change(ticket, read) || is_past()
+    }
+
+    /// Returns whether a change was reported, and what is read now is what was known before it: it was written again, or,
+    /// where the report was in an epoch that is over, the store has lost the change.
+    fn missed_a_change(&self, ticket: Ticket, read: &Version) -> bool {
         let doubted = self.doubted_in.load(Ordering::Acquire);
-        doubted != 0 && doubted < ticket.epoch && *read == self.last_known()
+        let is_over = doubted != 0 && doubted < ticket.epoch;
+        (is_over || ticket.rewritten) && *read == self.last_known()
     }
 
     fn doubt(&self) {
@@ -244,7 +273,11 @@ impl Slot {
         self.doubted_in.store(self.shared.epoch.load(Ordering::Acquire), Ordering::Release);
         // The version stays as the last known one, for when the store goes away; its epoch is past.
         if let Some(known) = &*self.known.load() {
-            self.known.store(Some(Arc::new(Known { version: known.version.clone(), epoch: 0 })));
+            let (version, fence) = (known.version.clone(), known.fence);
+            if fence.is_some_and(|fence| self.fences.is_past(fence)) {
+                self.rewritten.store(true, Ordering::Release);
+            }
+            self.known.store(Some(Arc::new(Known { version, epoch: 0, fence })));
         }
     }
 }
@@ -260,6 +293,7 @@ type Family = (Namespace, Tenant);
 /// The table of all slots.
 pub struct Versions {
     slots: Mutex<HashMap<Family, Arc<Slot>, RandomState>>,
+    fences: Arc<Fences>,
     shared: Arc<Shared>,
     sweep_at: AtomicU64,
 }
@@ -275,7 +309,17 @@ impl Versions {
             coherence: AtomicU8::new(coherence as u8),
             owing: Mutex::default(),
         };
-        Self { slots: Mutex::default(), shared: Arc::new(shared), sweep_at: AtomicU64::new(FIRST_SWEEP) }
+        Self {
+            slots: Mutex::default(),
+            fences: Arc::default(),
+            shared: Arc::new(shared),
+            sweep_at: AtomicU64::new(FIRST_SWEEP),
+        }
+    }
+
+    /// The fences behind reads.
+    pub fn fences(&self) -> &Fences {
+        &self.fences
     }
 
     /// How far versions may be believed now.
@@ -303,7 +347,9 @@ impl Versions {
             moved_here: AtomicBool::new(false),
             doubted_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
-            judging: Mutex::new(()),
+            rewritten: AtomicBool::new(false),
+            judging: Mutex::default(),
+            fences: self.fences.clone(),
             shared: self.shared.clone(),
         });
         slots.insert((namespace.clone(), tenant.clone()), slot.clone());

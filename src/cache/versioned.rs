@@ -193,7 +193,7 @@ impl Cache {
         }
         let (tag, value) = self.redis.as_ref()?.last_answer(&wanted.key).await.ok()??;
         let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
-        let version = Version::new(tag.as_bytes());
+        let version = Version::named(tag);
         let entry = self.reopened(&wanted.rules, &slot, &version, self.opened(&wanted.key, value)?)?;
         usable(&entry).then(|| {
             self.memory.keep(wanted.key.clone(), entry.clone());

@@ -5,6 +5,7 @@
 //! once until the link has been made anew. Nothing here ever makes a request fail: a call that did not work is an
 //! error for the caller to go around.
 
+mod bump;
 mod event;
 mod lease;
 mod limit;
@@ -53,17 +54,6 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// Pause between two looks for bumps and purges that the store has missed.
 const PAY_AGAIN: Duration = Duration::from_millis(100);
 
-/// `max(current + 1, now)`, atomically; anything but digits counts as 0. The key no longer expires.
-const BUMP: &str = r"
-local at = tonumber(ARGV[1])
-local raised = redis.pcall('INCR', KEYS[1])
-if type(raised) == 'table' or raised < at then
-  redis.call('SET', KEYS[1], ARGV[1])
-  return ARGV[1]
-end
-redis.call('PERSIST', KEYS[1])
-return tostring(redis.call('GET', KEYS[1]))
-";
 /// Deletes or prolongs a lease only if it is still ours.
 const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
@@ -84,6 +74,8 @@ pub struct Redis {
     /// Held while the log of purges is read.
     log_reading: Mutex<()>,
     log_grown: Notify,
+    /// A version was read and is believed.
+    read: Notify,
     troubles: Troubles,
 }
 
@@ -116,6 +108,7 @@ impl Redis {
             waiters: Waiters::default(),
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
+            read: Notify::new(),
             troubles: Troubles::new(store.redis.as_ref().map(config::Redis::place).unwrap_or_default()),
         }
     }
@@ -179,6 +172,7 @@ impl Redis {
             () = link.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
             never = self.keep_paying() => match never {},
             never = self.keep_reading() => match never {},
+            never = self.keep_fencing(&link) => match never {},
         };
         self.versions.begin_epoch(Coherence::Away);
         self.purges.unlinked();
@@ -206,6 +200,18 @@ impl Redis {
             self.versions.settle();
             self.pay_purges().await;
             tokio::time::sleep(PAY_AGAIN).await;
+        }
+    }
+
+    /// Puts a fence behind the reads of versions.
+    async fn keep_fencing(&self, link: &Link) -> std::convert::Infallible {
+        loop {
+            self.read.notified().await;
+            let fence = self.versions.fences().begin();
+            // Where it is not answered, the heartbeat isn't either.
+            if link.tracked && link.hear_all().await.is_ok() {
+                self.versions.fences().pass(fence);
+            }
         }
     }
 
@@ -286,50 +292,22 @@ impl Redis {
         };
         let known = slot.last_known();
         let read = match slot.owes_bump() {
-            true => None,
+            true => self.bump(slot, now_ms().max(known.successor())).await,
             false => match self.read_version(slot).await {
-                Err(_) => return slot.assumed(),
-                // The store lost writes that this node knows of. A generation may not come back.
-                Ok(read) if read.is_behind(&known) || slot.missed_a_change(ticket, &read) => None,
-                Ok(read) => Some(read),
+                Ok(value) => self.believe_or_move(slot, ticket, &known, value).await,
+                Err(error) => Err(error),
             },
         };
-        match read {
-            Some(read) => {
-                slot.learned(ticket, &read);
-                read
-            }
-            None => match self.bump(slot, now_ms().max(known.successor())).await {
-                Ok(version) => version,
-                Err(_) => slot.assumed(),
-            },
-        }
+        read.unwrap_or_else(|_| slot.assumed())
     }
 
-    async fn read_version(&self, slot: &Slot) -> Result<Version, StoreError> {
+    async fn read_version(&self, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {
         let name = self.names.version(slot.namespace(), slot.tenant());
-        let value: Option<Vec<u8>> =
-            self.call(StoreCall::ReadVersion, |mut c| async move {
-                cmd("GET").arg(name).query_async(&mut c).await
-            })
-            .await?;
-        Ok(value.map_or_else(Version::absent, |v| Version::new(&v)))
-    }
-
-    /// Moves a version for all nodes.
-    ///
-    /// # Errors
-    /// If the store did not take it.
-    pub async fn bump(&self, slot: &Slot, at_ms: u64) -> Result<Version, StoreError> {
-        let name = self.names.version(slot.namespace(), slot.tenant());
-        let value: Vec<u8> = self
-            .call(StoreCall::Bump, |mut c| async move {
-                cmd("EVAL").arg(BUMP).arg(1).arg(name).arg(at_ms).query_async(&mut c).await
-            })
-            .await?;
-        let version = Version::new(&value);
-        slot.moved(&version);
-        Ok(version)
+        self.call(
+            StoreCall::ReadVersion,
+            |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await },
+        )
+        .await
     }
 
     /// What stands under a name.

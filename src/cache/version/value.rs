@@ -1,5 +1,6 @@
 //! The value of a version key: what tells one generation from another, and which of two came first.
 
+use super::pickle;
 use sha2::{Digest, Sha256};
 use std::{
     fmt,
@@ -8,8 +9,12 @@ use std::{
 
 /// The version of an absent key.
 const ABSENT: &str = "1";
+/// A version from here on is no number: it is too near to what Redis can't count any more (2⁶³), and what follows it is the
+/// time. Nanoseconds since 1970 get there in 2116.
+const END: u64 = 1 << 62;
 
-/// The value of a version key, as opaque bytes. Any change of bytes is another version.
+/// The value of a version key, as opaque bytes. Any change of bytes is another version; those that hold a number, in
+/// plain digits or pickled, are compared by it.
 #[derive(Clone)]
 pub struct Version {
     tag: Arc<str>,
@@ -30,23 +35,25 @@ impl Version {
 
     /// A version from the value of its key.
     pub fn new(value: &[u8]) -> Self {
-        let plain = !value.is_empty() && value.len() <= 20 && value.iter().all(u8::is_ascii_digit);
-        let tag = match plain {
-            true => String::from_utf8_lossy(value).into_owned(),
-            // Begins with a letter: no digits can pose as it, nor it as digits.
-            false => {
-                Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}"))
-            }
-        };
+        if pickle::digits(value).is_some() {
+            return Self::named(String::from_utf8_lossy(value).into_owned());
+        }
+        // Begins with a letter: no digits can pose as it, nor it as digits.
+        let tag =
+            Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}"));
+        match pickle::number(value) {
+            Some(number) => Self::named(format!("{tag}-{number}")),
+            None => Self::named(tag),
+        }
+    }
+
+    /// The version of this tag: one that stood in the key of an answer, or a name that this node makes up for what it
+    /// could not read. No value of a key has one that begins with another letter than `x`.
+    pub fn named(tag: String) -> Self {
         Self { tag: tag.into() }
     }
 
-    /// A name for what comes after a version that could not be read; no value of a key has such a name.
-    pub(super) fn of_this_node(name: String) -> Self {
-        Self { tag: name.into() }
-    }
-
-    /// The text behind `:v` in the key of an answer: the digits themselves, else `x` and a hash.
+    /// The text behind `:v` in the key of an answer: the digits themselves, else `x`, a hash, and the number that is pickled.
     pub fn tag(&self) -> &str {
         &self.tag
     }
@@ -61,17 +68,20 @@ impl Version {
         self.number().unwrap_or(0).saturating_add(1)
     }
 
-    /// Returns whether this comes before `other`: a lower number, or an absent key where there was a value that is no number.
+    /// Returns whether this comes before `other`: a lower number, or an absent key where there was a value.
     pub fn is_behind(&self, other: &Self) -> bool {
         match (self.number(), other.number()) {
-            (Some(this), Some(other)) => this < other,
-            (Some(_), None) => self.is_absent(),
-            (None, _) => false,
+            (Some(this), Some(other)) if this < other => true,
+            _ => self.is_absent() && !other.is_absent(),
         }
     }
 
     fn number(&self) -> Option<u64> {
-        self.tag.parse().ok()
+        let digits = match self.tag.strip_prefix('x') {
+            Some(pickled) => pickled.split_once('-')?.1,
+            None => &self.tag,
+        };
+        digits.parse().ok().filter(|number| *number < END)
     }
 }
 

@@ -247,14 +247,23 @@ impl Link {
         }
     }
 
+    /// Hears the reports of all changes up to now: every reporting connection has answered.
+    ///
+    /// # Errors
+    /// If one did not, or is no longer a master's.
+    pub(super) async fn hear_all(&self) -> RedisResult<()> {
+        for report in &self.reports {
+            pulse(&mut report.clone()).await?;
+        }
+        Ok(())
+    }
+
     async fn beat(&self, beats: u32) -> RedisResult<()> {
         let mut commands = self.commands.clone();
         if self.reports.is_empty() {
             return pulse(&mut commands).await;
         }
-        for report in &self.reports {
-            pulse(&mut report.clone()).await?;
-        }
+        self.hear_all().await?;
         if !commands.can_pipeline() && beats.is_multiple_of(TOPOLOGY_EVERY) {
             let listed = tokio::time::timeout(PULSE, cluster::masters(&mut commands))
                 .await

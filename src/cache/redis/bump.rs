@@ -1,0 +1,124 @@
+//! Bumps: a version moves forward in the store, whatever stands there.
+
+use super::Redis;
+use crate::{
+    cache::version::{Slot, Ticket, Version},
+    clock::now_ms,
+    telemetry::labels::{StoreCall, StoreError},
+};
+use redis::{cmd, Value};
+
+/// `max(current + 1, at)`, atomically; the key no longer expires. Where Redis can't count what stands there, and where
+/// that is no longer the value that was judged (`ARGV[2]`), nothing is written, and the value comes back in an array: what
+/// comes after it is decided here. A key of another type counts as empty.
+const BUMP: &str = r"
+local at, judged = ARGV[1], ARGV[2]
+local value = redis.pcall('GET', KEYS[1])
+if type(value) ~= 'string' then value = '' end
+if not judged then
+  if type(redis.pcall('INCR', KEYS[1])) == 'table' then return {value} end
+  local raised = redis.call('GET', KEYS[1])
+  local is_longer = #raised > #at or (#raised == #at and raised >= at)
+  if is_longer and string.sub(raised, 1, 1) ~= '-' then
+    redis.call('PERSIST', KEYS[1])
+    return raised
+  end
+elseif value ~= judged then
+  return {value}
+end
+redis.call('SET', KEYS[1], at)
+return at
+";
+
+/// How often a bump is tried of a value that others change at the same time.
+const ATTEMPTS: u32 = 4;
+
+/// What became of an attempt to move a version.
+pub(super) enum Moved {
+    To(Version),
+    /// This stands there: it is not what was judged, or Redis can't count it.
+    Not(Vec<u8>),
+}
+
+impl Moved {
+    /// Reads what [`BUMP`] returns.
+    pub(super) fn of(value: Value) -> Option<Self> {
+        match value {
+            Value::BulkString(value) => Some(Self::To(Version::new(&value))),
+            Value::Array(values) => match values.into_iter().next() {
+                Some(Value::BulkString(value)) => Some(Self::Not(value)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The call of [`BUMP`] for the key of this name.
+pub(super) fn command(name: &str, at: u64, judged: Option<&[u8]>) -> redis::Cmd {
+    let mut bump = cmd("EVAL");
+    bump.arg(BUMP).arg(1).arg(name).arg(at);
+    if let Some(judged) = judged {
+        bump.arg(judged);
+    }
+    bump
+}
+
+impl Redis {
+    /// Moves a version for all nodes.
+    ///
+    /// # Errors
+    /// If the store did not take it.
+    pub async fn bump(&self, slot: &Slot, at_ms: u64) -> Result<Version, StoreError> {
+        let at_ms = at_ms.max(slot.last_known().successor());
+        let (mut at, mut judged) = (at_ms, None);
+        for _ in 0..ATTEMPTS {
+            match self.move_on(slot, at, judged.as_deref()).await? {
+                Moved::To(version) => return Ok(version),
+                Moved::Not(value) => {
+                    at = at_ms.max(Version::new(&value).successor());
+                    judged = Some(value);
+                }
+            }
+        }
+        Err(StoreError::Protocol)
+    }
+
+    /// Judges the value that a read with `ticket` gave, `None` for an absent key, against what was known when the read
+    /// began. What the store can't mean is moved on, once for all nodes that find it.
+    ///
+    /// # Errors
+    /// If it has to be moved, and the store did not take that.
+    pub(super) async fn believe_or_move(
+        &self,
+        slot: &Slot,
+        ticket: Ticket,
+        known: &Version,
+        mut value: Option<Vec<u8>>,
+    ) -> Result<Version, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let read = value.as_deref().map_or_else(Version::absent, Version::new);
+            if !slot.is_lost(ticket, known, &read) {
+                slot.learned(ticket, &read);
+                self.read.notify_one();
+                return Ok(read);
+            }
+            let at = now_ms().max(known.successor()).max(read.successor());
+            match self.move_on(slot, at, Some(&value.unwrap_or_default())).await? {
+                Moved::To(version) => return Ok(version),
+                Moved::Not(other) => value = Some(other).filter(|value| !value.is_empty()),
+            }
+        }
+        Err(StoreError::Protocol)
+    }
+
+    async fn move_on(&self, slot: &Slot, at: u64, judged: Option<&[u8]>) -> Result<Moved, StoreError> {
+        let bump = command(&self.names.version(slot.namespace(), slot.tenant()), at, judged);
+        let value = self.call(StoreCall::Bump, |mut c| async move { bump.query_async(&mut c).await }).await?;
+        let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
+        if let Moved::To(version) = &moved {
+            slot.moved(version);
+        }
+        Ok(moved)
+    }
+}
