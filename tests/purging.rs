@@ -23,11 +23,11 @@ use support::{
 use tidegate::{
     cache::{
         key::{self, Key, Scheme},
-        now_ms,
         policy::Asked,
         purge::{Purge, Stamp, Target, Verdict},
         Asking, Cache, FetchError, Fetched, Fetcher, Incoming, Look,
     },
+    clock::now_ms,
     config::{CacheMode, Config},
     telemetry::{Metrics, StoreError},
 };
