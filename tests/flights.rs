@@ -5,18 +5,17 @@ mod support;
 
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
-use support::{
-    client::client,
-    gateway::{GatewayBuilder, KPI},
-    *,
-};
+use support::{client::client, gateway::GatewayBuilder, *};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 const PATH: &str = "/api/widgets/kpi";
+const FOLLOWED: &str = "/page";
+/// As [`gateway::KPI`]; a node waits for the fill of another for longer than any test takes.
+const PATIENT: &str = r#"cache = { namespace = "kpi", scope = "tenant", ttl = "60s", stale_if_error = "10m", query = ["range"], hedge = "20s" }"#;
 
 fn gateway(origin: &TestOrigin) -> GatewayBuilder {
-    Gateway::with(origin).route(PATH, KPI).event("order_created", &["kpi"])
+    Gateway::with(origin).route(PATH, PATIENT).event("order_created", &["kpi"])
 }
 
 /// A request for the cold key, under way on its own.
@@ -300,4 +299,165 @@ async fn a_lease_whose_grant_came_too_late_is_given_back() {
     let (led, followed) = (leader.await.unwrap().ok(), follower.await.unwrap().ok());
     assert!(released.elapsed() < Duration::from_secs(3), "{:?} of a lease of 30 s", released.elapsed());
     assert_eq!((led.body, origin.count(PATH)), (followed.body, 1));
+}
+
+/// Takes connections and never answers.
+struct Hole(std::net::SocketAddr, tokio::task::JoinHandle<()>);
+
+impl Hole {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                taken.push(stream);
+            }
+        });
+        Self(address, task)
+    }
+}
+
+impl Drop for Hole {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
+}
+
+/// Both kinds of routes, with these further rules, their answers kept in this Redis.
+fn nodes_of(server: &str, redis: &Redis, rules: &str) -> GatewayBuilder {
+    let versioned = format!(
+        r#"cache = {{ namespace = "kpi", ttl = "60s", stale_if_error = "10m", query = ["n"], fill_timeout = "20s", {rules} }}"#
+    );
+    let followed =
+        format!(r#"cache = {{ follow = "origin", redis = "1MiB", fill_timeout = "20s", {rules} }}"#);
+    let builder = GatewayBuilder::new(server).origin("retries = 0").redis(&redis.url());
+    builder.route(PATH, &versioned).route(FOLLOWED, &followed)
+}
+
+/// A request that means the same on every node.
+fn ask_for(node: &Gateway, target: &str) -> tokio::task::JoinHandle<(Reply, Duration)> {
+    let request = node.request("GET", target).header("host", "dash.example");
+    let began = Instant::now();
+    tokio::spawn(async move { (send(request).await, began.elapsed()) })
+}
+
+async fn hedged(node: &Gateway, reason: &str) -> f64 {
+    node.metrics().await.value("tidegate_fills_hedged_total", &[("reason", reason)])
+}
+
+async fn leases(redis: &Redis) -> Vec<String> {
+    redis.keys().await.into_iter().filter(|key| key.starts_with("dash:lock:")).collect()
+}
+
+/// A fresh answer of the followed route, and of the other one.
+async fn origin_of_both() -> TestOrigin {
+    let origin = TestOrigin::start().await;
+    origin.on(FOLLOWED, |seen| Answer::echo(seen).header("cache-control", "max-age=600"));
+    origin
+}
+
+#[tokio::test]
+async fn a_node_whose_way_to_the_origin_is_a_hole_holds_up_no_other() {
+    let (origin, hole, redis) = (origin_of_both().await, Hole::start().await, Redis::start().await);
+    let cut_off = nodes_of(&format!("http://{}", hole.0), &redis, "").start().await;
+    let config = nodes_of(&origin.url(), &redis, "");
+    let (other, third) = (config.start().await, config.start().await);
+    for (number, path) in [PATH, FOLLOWED].into_iter().enumerate() {
+        let hanging = ask_for(&cut_off, path);
+        until("it has the lease", SOON, || async { leases(&redis).await.len() == number + 1 }).await;
+        let asking: Vec<_> = (0..5).map(|_| ask_for(&other, path)).collect();
+        for (reply, took) in join_all(asking).await.into_iter().map(Result::unwrap) {
+            reply.ok();
+            assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "{path}: {took:?}");
+        }
+        assert_eq!(origin.count(path), 1, "{path}: one of the node asks");
+        assert!((hedged(&other, "slow").await - (number + 1) as f64).abs() < f64::EPSILON, "{path}");
+        // What that brought is there for the others.
+        until("it is stored", SOON, || async {
+            ask_for(&third, path).await.unwrap().0.ok();
+            let found = ask_for(&third, path).await.unwrap().0.ok();
+            found.is_hit()
+        })
+        .await;
+        assert_eq!(origin.count(path), 1, "{path}");
+        hanging.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_stands_in_the_place_of_a_lease_is_not_waited_for() {
+    let (origin, redis) = (origin_of_both().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).gated());
+    origin.on(FOLLOWED, |seen| Answer::echo(seen).header("cache-control", "max-age=600").gated());
+    let node = nodes_of(&origin.url(), &redis, "hedge = \"1s\"").start().await;
+    // The names of the leases.
+    for (target, other) in [(format!("{PATH}?n=0"), PATH), (format!("{FOLLOWED}?n=0"), FOLLOWED)] {
+        origin.hold();
+        let filling = ask_for(&node, &target);
+        until("it has the lease", SOON, || async { !leases(&redis).await.is_empty() }).await;
+        let name = leases(&redis).await.remove(0);
+        origin.release();
+        filling.await.unwrap().0.ok();
+        let orders: [(&[&str], &str); 5] = [
+            (&["SET", "NAME", "gone", "PX", "600000"], "slow"),
+            (&["SET", "NAME", "gone"], "no_lease"),
+            (&["RPUSH", "NAME", "gone"], "no_lease"),
+            (&["HSET", "NAME", "gone", "1"], "no_lease"),
+            (&["SADD", "NAME", "gone"], "no_lease"),
+        ];
+        for (n, (order, reason)) in (1..).zip(orders) {
+            let name = name.replace("n=0", &format!("n={n}"));
+            let order: Vec<&str> =
+                order.iter().map(|word| if *word == "NAME" { &name } else { *word }).collect();
+            let _: redis::Value = redis.run(&order).await;
+            let before = hedged(&node, reason).await;
+            let (reply, took) = ask_for(&node, &format!("{other}?n={n}")).await.unwrap();
+            reply.ok();
+            let waits = reason == "slow";
+            assert_eq!(took >= Duration::from_secs(1), waits, "{other} {order:?}: {took:?}");
+            assert!(took < Duration::from_secs(5), "{other} {order:?}: {took:?}");
+            assert!(hedged(&node, reason).await > before, "{other} {order:?}");
+        }
+    }
+}
+
+/// While a node asks beside another one, the first answer of both is for its clients.
+#[tokio::test]
+async fn whichever_of_two_fills_ends_first_answers() {
+    let (origin, hole, redis) = (origin_of_both().await, Hole::start().await, Redis::start().await);
+    for path in [PATH, FOLLOWED] {
+        origin.on(path, |seen| Answer::echo(seen).header("cache-control", "max-age=600").gated());
+    }
+    let first = nodes_of(&origin.url(), &redis, "").start().await;
+    let cut_off = nodes_of(&format!("http://{}", hole.0), &redis, "hedge = \"100ms\"").start().await;
+    for (number, path) in [PATH, FOLLOWED].into_iter().enumerate() {
+        origin.hold();
+        let filling = ask_for(&first, path);
+        until("it has the lease", SOON, || async { !leases(&redis).await.is_empty() }).await;
+        let beside = ask_for(&cut_off, path);
+        until("the other one asks beside it", SOON, || async {
+            hedged(&cut_off, "slow").await > number as f64
+        })
+        .await;
+        origin.release();
+        let (filled, found) = (filling.await.unwrap().0.ok(), beside.await.unwrap().0.ok());
+        assert_eq!((filled.body, found.cache_status()), (found.body.clone(), "tidegate; hit; detail=redis"));
+    }
+}
+
+#[tokio::test]
+async fn a_fill_that_takes_no_longer_than_usual_is_waited_for() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    origin.on(PATH, |seen| Answer::echo(seen).after(Duration::from_millis(1_500)));
+    let config = nodes_of(&origin.url(), &redis, "");
+    let (a, b) = (config.start().await, config.start().await);
+    // Both learn it.
+    for (n, node) in [&a, &b].into_iter().enumerate() {
+        ask_for(node, &format!("{PATH}?n={n}")).await.unwrap().0.ok();
+    }
+    origin.forget();
+    let (one, two) = (ask_for(&a, PATH), ask_for(&b, PATH));
+    assert_eq!(one.await.unwrap().0.ok().body, two.await.unwrap().0.ok().body);
+    assert_eq!(origin.count(PATH), 1);
 }

@@ -549,6 +549,7 @@ async fn what_is_fresh_by_now_is_not_refreshed() {
         authorized: false,
         asked: Asked::default(),
         rules: Arc::new((**rules).clone()),
+        usual: Arc::default(),
     });
     let look = || cache.look_followed(&key, &HeaderMap::new(), &Asked::default(), now_ms());
     cache.answer_followed(asking.clone(), fetcher()).await;

@@ -6,12 +6,13 @@ use super::{
     entry::Entry,
     flight::Lead,
     follow::{is_stored_for, Asking},
+    hedge::{self, UsualTime},
     kept::Sent,
     key::Key,
     live::Live,
     policy::{self, millis},
     purge::Id,
-    tier::Claimed,
+    tier::{next_of, Beside, Claimed},
     version::{Slot, Version},
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
@@ -66,7 +67,7 @@ pub(super) struct Job {
 /// For which kind of route.
 pub(super) enum On {
     /// A namespace.
-    Version { rules: Arc<CacheRules>, slot: Arc<Slot>, version: Version },
+    Version { rules: Arc<CacheRules>, slot: Arc<Slot>, version: Version, usual: Arc<UsualTime> },
     /// An origin that is followed.
     Follow {
         asking: Arc<Asking>,
@@ -114,6 +115,23 @@ impl Job {
             On::Version { rules, .. } => rules.fill_timeout,
             On::Follow { asking, .. } => asking.rules.fill_timeout,
         }
+    }
+
+    /// How long the fills of its route take.
+    pub(super) fn usual(&self) -> &UsualTime {
+        match &self.on {
+            On::Version { usual, .. } => usual,
+            On::Follow { asking, .. } => &asking.usual,
+        }
+    }
+
+    /// The longest that it waits for the fill of another node.
+    pub(super) fn longest_wait(&self) -> Duration {
+        let configured = match &self.on {
+            On::Version { rules, .. } => rules.hedge,
+            On::Follow { asking, .. } => asking.rules.hedge,
+        };
+        hedge::longest_wait(configured, self.usual().mean())
     }
 
     /// The largest body that is kept.
@@ -222,15 +240,17 @@ impl Cache {
             false => Ok(Claimed::Fill(None)),
         };
         let claimed = match claimed {
-            Ok(Claimed::Found(entry)) => return hands.land(Landing::Remote(entry)),
-            Ok(Claimed::Marked) => return hands.land(Landing::Unshareable(FillOutcome::Private, None)),
             Ok(Claimed::Fill(lease)) => lease,
+            Ok(found) => return found.landing().map_or((), |landing| hands.land(landing)),
             Err(_) => return hands.land(Landing::Failed(FetchError::Timeout)),
         };
         let lease = claimed.as_ref();
         let left = lease.map(|_| hands.left());
+        let asked = Instant::now();
         let (outcome, to_store) = {
-            let mut working = pin!(self.fetch_and_carry(&mut hands, &job, &mut fetcher, deadline));
+            let beside = lease.and_then(|lease| self.beside(lease));
+            let mut working =
+                pin!(self.fetch_and_carry(&mut hands, &mut job, &mut fetcher, deadline, beside));
             match left {
                 None => working.await,
                 Some(left) => {
@@ -243,6 +263,9 @@ impl Cache {
             }
         };
         drop(hands);
+        if matches!(outcome, FillOutcome::Stored | FillOutcome::Validated) {
+            job.usual().learn(asked.elapsed());
+        }
         self.metrics.fill(outcome, began.elapsed());
         if shared {
             Box::pin(self.hand_on(&job, &to_store, lease)).await;
@@ -252,17 +275,27 @@ impl Cache {
     async fn fetch_and_carry(
         self: &Arc<Self>,
         hands: &mut Hands,
-        job: &Job,
+        job: &mut Job,
         fetcher: &mut Fetcher,
         deadline: tokio::time::Instant,
+        mut beside: Option<Beside>,
     ) -> (FillOutcome, ToStore) {
         let mut conditions = job.conditions();
         let mut attempt = 1;
         loop {
-            let fetched = tokio::select! {
-                biased;
-                fetched = fetcher(&conditions, deadline.into_std()) => fetched,
-                () = hands.forsaken(job.unwatched) => return (FillOutcome::Cancelled, ToStore::Nothing),
+            let mut fetching = fetcher(&conditions, deadline.into_std());
+            let fetched = loop {
+                tokio::select! {
+                    biased;
+                    fetched = &mut fetching => break fetched,
+                    found = next_of(&mut beside) => {
+                        if let Some(landing) = self.usable(job, found).and_then(Claimed::landing) {
+                            hands.land(landing);
+                            return (FillOutcome::Cancelled, ToStore::Nothing);
+                        }
+                    }
+                    () = hands.forsaken(job.unwatched) => return (FillOutcome::Cancelled, ToStore::Nothing),
+                }
             };
             let mut fetched = match fetched {
                 Ok(fetched) => fetched,
@@ -351,7 +384,7 @@ impl Cache {
 
     fn draft(&self, job: &Job, fetched: &Fetched) -> Draft {
         let mut draft = match &job.on {
-            On::Version { rules, slot, version } => {
+            On::Version { rules, slot, version, .. } => {
                 self.draft_of_namespace(rules, version, slot, fetched.status, &fetched.headers)
             }
             On::Follow { asking, since, .. } => {

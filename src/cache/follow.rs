@@ -9,6 +9,7 @@ use super::{
     entry::{Entry, Standing},
     fill::{Job, On},
     flight::Joined,
+    hedge::UsualTime,
     key::Key,
     live::{Live, Reader},
     memory::Resource,
@@ -63,6 +64,8 @@ pub struct Asking {
     pub asked: Asked,
     /// By which rules.
     pub rules: Arc<FollowRules>,
+    /// How long the fills of its route take.
+    pub usual: Arc<UsualTime>,
 }
 
 impl Asking {

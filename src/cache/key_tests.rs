@@ -13,6 +13,7 @@ fn rules(scope: Scope, query: &[&str]) -> CacheRules {
         negative_ttl: Duration::ZERO,
         max_size: 1 << 20,
         fill_timeout: Duration::from_secs(30),
+        hedge: None,
         cache_control: None,
     }
 }

@@ -13,6 +13,7 @@ pub mod entry;
 mod fill;
 pub mod flight;
 mod follow;
+pub mod hedge;
 mod kept;
 pub mod key;
 pub mod live;
@@ -45,6 +46,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use entry::{Entry, Standing};
 use flight::Flights;
+use hedge::UsualTime;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use key::{Key, Scheme};
 use live::{Budget, Live, Reader};
@@ -129,6 +131,8 @@ pub struct Wanted {
     pub tenant: Tenant,
     /// By which rules.
     pub rules: Arc<CacheRules>,
+    /// How long the fills of its route take.
+    pub usual: Arc<UsualTime>,
 }
 
 /// What memory says at once.

@@ -6,19 +6,25 @@ use super::{
     carry::Left,
     entry::{self, Entry, Opened, Stored},
     fill::{Job, On, ToStore, HIT_FOR_MISS},
+    hedge::{self, LeaseState, Turn, Why},
     key::Key,
     policy::{self, millis, Freshness, Selecting},
     redis::{Claim, Place, Redis},
     variants::named,
-    Cache,
+    Cache, Landing,
 };
 use crate::{
     clock::{self, now_ms},
-    telemetry::labels::{FillOutcome, StoreError},
+    telemetry::labels::{FillOutcome, HedgeReason, StoreError},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use std::sync::Arc;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 
 /// Where the answer to a request stands that varies by these fields.
@@ -37,10 +43,30 @@ fn over(redis: &Redis, job: &Job, place: &Place) -> Vec<String> {
     }
 }
 
-/// The lease of a fill.
+/// The place of a fill's answer in the store, and its lease.
 pub(super) struct Lease {
     place: Place,
-    token: String,
+    /// `None`: another node has it, or nobody, and this fill asks the origin beside it.
+    token: Option<String>,
+}
+
+/// The answer of another node's fill, beside which this one asks the origin.
+pub(super) type Beside = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+
+/// The answer of another node's fill, once; never where there is none.
+pub(super) async fn next_of(beside: &mut Option<Beside>) -> Bytes {
+    let Some(waiting) = beside else { return std::future::pending().await };
+    let found = waiting.await;
+    *beside = None;
+    found
+}
+
+/// Prolongs a lease for as long as it is polled, where there is one.
+async fn prolonged(redis: &Redis, place: &Place, token: Option<&str>) {
+    match token {
+        Some(token) => redis.renew(place, token).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What came of asking for the lease.
@@ -53,6 +79,17 @@ pub(super) enum Claimed {
     Fill(Option<Lease>),
 }
 
+impl Claimed {
+    /// What those who wait get; `None`: the origin is to be asked.
+    pub(super) fn landing(self) -> Option<Landing> {
+        match self {
+            Self::Found(entry) => Some(Landing::Remote(entry)),
+            Self::Marked => Some(Landing::Unshareable(FillOutcome::Private, None)),
+            Self::Fill(_) => None,
+        }
+    }
+}
+
 impl Cache {
     /// Redis, where it is there and this job's answers are kept in it.
     pub(super) fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
@@ -63,18 +100,19 @@ impl Cache {
         self.redis.as_ref().filter(|redis| wanted && redis.is_up())
     }
 
-    /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, the fill goes on
-    /// without one.
+    /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, or another node takes
+    /// too long, the fill goes on without one.
     pub(super) async fn claim(self: &Arc<Self>, job: &mut Job) -> Claimed {
         let Some(redis) = self.second_tier(job).cloned() else { return Claimed::Fill(None) };
         let Some(place) = self.place(job, &redis).await else { return Claimed::Fill(None) };
         let token = format!("{:032x}", rand::random::<u128>());
+        let (began, at_most) = (Instant::now(), job.longest_wait());
         loop {
             let wait = redis.wait(&place);
             let Claim { found, ours } = match redis.claim(&place, &token).await {
                 Ok(claim) => claim,
                 // It may be ours all the same: then others wait until it is given back.
-                Err(StoreError::Timeout) => return Claimed::Fill(Some(Lease { place, token })),
+                Err(StoreError::Timeout) => return Claimed::Fill(Some(Lease { place, token: Some(token) })),
                 Err(_) => return Claimed::Fill(None),
             };
             if let Some(usable) = found.and_then(|value| self.usable(job, value)) {
@@ -83,12 +121,39 @@ impl Cache {
                 }
                 return usable;
             }
-            if ours {
-                drop(wait);
-                return Claimed::Fill(Some(Lease { place, token }));
+            let lease = match ours {
+                true => LeaseState::Ours,
+                // What can't be looked at is waited for as well, and for no longer.
+                false => redis.look_at_lease(&place).await.unwrap_or(LeaseState::Theirs),
+            };
+            match hedge::turn(lease, began.elapsed(), at_most) {
+                Turn::Fill => return Claimed::Fill(Some(Lease { place, token: Some(token) })),
+                Turn::Again => {}
+                Turn::Wait(at_most) => wait.until_ended(at_most).await,
+                Turn::Hedge(why) => {
+                    self.metrics.hedged(match why {
+                        Why::Slow => HedgeReason::Slow,
+                        Why::NoLease => HedgeReason::NoLease,
+                    });
+                    return Claimed::Fill(Some(Lease { place, token: None }));
+                }
             }
-            wait.until_ended().await;
         }
+    }
+
+    /// Where this fill asks the origin beside another node's: what that brings, as soon as it is in the store.
+    pub(super) fn beside(&self, lease: &Lease) -> Option<Beside> {
+        let redis = self.redis.clone().filter(|_| lease.token.is_none())?;
+        let place = lease.place.clone();
+        Some(Box::pin(async move {
+            loop {
+                let wait = redis.wait(&place);
+                if let Ok(Some(found)) = redis.get(place.body.clone()).await {
+                    return found;
+                }
+                wait.until_ended(Duration::MAX).await;
+            }
+        }))
     }
 
     /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
@@ -112,7 +177,7 @@ impl Cache {
     }
 
     /// What was found in the store, if it makes the fill unnecessary.
-    fn usable(self: &Arc<Self>, job: &mut Job, value: Bytes) -> Option<Claimed> {
+    pub(super) fn usable(self: &Arc<Self>, job: &mut Job, value: Bytes) -> Option<Claimed> {
         if value == entry::mark() {
             // What is refreshed has been served since: this node has to hear itself that it is over.
             if job.refreshes.is_some() {
@@ -124,7 +189,7 @@ impl Cache {
         }
         let opened = self.opened(&job.key, value)?;
         let entry = match &mut job.on {
-            On::Version { rules, slot, version } => {
+            On::Version { rules, slot, version, .. } => {
                 let entry = self.reopened(rules, slot, version, opened)?;
                 if entry.terms().freshness(now_ms()) != Freshness::Fresh {
                     return None;
@@ -164,13 +229,13 @@ impl Cache {
     pub(super) async fn hold(&self, lease: Option<&Lease>, mut left: watch::Receiver<Option<Left>>) {
         if let (Some(redis), Some(Lease { place, token })) = (&self.redis, lease) {
             let left = tokio::select! {
-                () = redis.renew(place, token) => None,
+                () = prolonged(redis, place, token.as_deref()) => None,
                 left = left.wait_for(Option::is_some) => left.ok().and_then(|left| *left),
             };
             if left == Some(Left::EachTime) {
                 redis.mark(place, entry::mark(), millis(HIT_FOR_MISS), false).await.unwrap_or_default();
             }
-            if left.is_some() {
+            if let (Some(_), Some(token)) = (left, token) {
                 redis.release(place, token).await;
             }
         }
@@ -196,7 +261,7 @@ impl Cache {
         if let Err(error) = stored {
             tracing::debug!(%error, key = job.key.as_str(), "an answer was not stored in redis");
         }
-        if let Some(Lease { place, token }) = lease {
+        if let Some(Lease { place, token: Some(token) }) = lease {
             redis.release(place, token).await;
         }
     }

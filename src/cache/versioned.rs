@@ -346,7 +346,8 @@ pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
 
 impl Job {
     fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
-        let on = On::Version { rules: wanted.rules.clone(), slot, version };
+        let (rules, usual) = (wanted.rules.clone(), wanted.usual.clone());
+        let on = On::Version { rules, slot, version, usual };
         Self {
             key: wanted.key.clone(),
             began_ms: now_ms(),

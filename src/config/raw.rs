@@ -152,13 +152,14 @@ tables! {
 
     CacheRules "`route.cache`" {
         namespace: Name, scope: Scope, ttl: Duration, stale_while_revalidate: Duration, stale_if_error: Duration,
-        query: Vec<At<String>>, negative_ttl: Duration, max_size: Size, fill_timeout: Duration, cache_control: String
+        query: Vec<At<String>>, negative_ttl: Duration, max_size: Size, fill_timeout: Duration, hedge: Duration,
+        cache_control: String
     }
 
     FollowRules "`route.cache` with `follow`" {
         follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
         stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
-        redis: Size, key_headers: Vec<At<HeaderName>>, statuses: Vec<At<u32>>, variants: u32
+        hedge: Duration, redis: Size, key_headers: Vec<At<HeaderName>>, statuses: Vec<At<u32>>, variants: u32
     }
 
     WebSocket "`route.websocket`" {

@@ -441,6 +441,8 @@ pub struct FollowRules {
     pub max_size: u64,
     /// `fill_timeout`: how long the origin may take to begin its answer, and how long others may join it (30 s).
     pub fill_timeout: Duration,
+    /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
+    pub hedge: Option<Duration>,
     /// `redis`: bodies up to this size are kept in Redis as well (0: none).
     pub redis: u64,
     /// `key_headers`: the fields of requests that tell answers apart whatever `Vary` says; sorted, unique.
@@ -477,6 +479,8 @@ pub struct CacheRules {
     pub max_size: u64,
     /// `fill_timeout`: the deadline of one fill (30 s).
     pub fill_timeout: Duration,
+    /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
+    pub hedge: Option<Duration>,
     /// `cache_control` for the outside; `None`: derived from the scope and `ttl`.
     pub cache_control: Option<String>,
 }

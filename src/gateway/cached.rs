@@ -46,7 +46,9 @@ impl Gateway {
         let key = Key::derive(rules, parts);
         let cache = &self.parts.cache;
         let now = now_ms();
-        let wanted = |key| Wanted { key, tenant: whose(rules.scope, tenant).clone(), rules: rules.clone() };
+        let usual = ctx.usual_time();
+        let wanted =
+            |key| Wanted { key, tenant: whose(rules.scope, tenant).clone(), rules: rules.clone(), usual };
         match cache.look(key.as_str(), now) {
             Look::Hit(entry) => return self.send_hit(session, ctx, &key, &entry).await,
             Look::Stale(entry) => {

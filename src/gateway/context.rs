@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     address::Client,
-    cache::key::Scheme,
+    cache::{hedge::UsualTime, key::Scheme},
     canonical_path::CanonicalPath,
     config::Route,
     identity::{Identity, TokenError},
@@ -196,6 +196,11 @@ impl Context {
     /// What its route needs at hand.
     pub(super) fn at_hand(&self) -> Option<&PerRoute> {
         self.site.per_route.get(self.route?)
+    }
+
+    /// How long the fills of its route take.
+    pub(super) fn usual_time(&self) -> Arc<UsualTime> {
+        self.at_hand().map(|at_hand| at_hand.usual.clone()).unwrap_or_default()
     }
 
     /// The answer that is written next has this date of its own.

@@ -195,6 +195,7 @@ pub(super) fn asking(request: &RequestHeader, ctx: &Context, wish: Wish<'_>) -> 
         ours: ctx.site.ours.clone(),
         asked,
         rules: rules.clone(),
+        usual: ctx.usual_time(),
         target,
     }
 }

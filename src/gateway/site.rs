@@ -6,7 +6,10 @@
 use super::{accel::Accels, direct, exchange, files::FilesAt, forward, ready, Entry};
 use crate::{
     address::Trusted,
-    cache::purge::{self, Purge},
+    cache::{
+        hedge::UsualTime,
+        purge::{self, Purge},
+    },
     config::{CacheMode, CacheRules, Config, FollowRules, Listener, Route, Target},
     events::Events,
     identity::Verifier,
@@ -66,6 +69,8 @@ pub struct Site {
 pub(super) struct PerRoute {
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) mode: Mode,
+    /// How long its fills take.
+    pub(super) usual: Arc<UsualTime>,
     /// How many requests it takes.
     pub(super) limits: Option<Limits>,
     /// Whether the fast lane may answer on it.
@@ -106,6 +111,7 @@ impl Site {
             own: exchange::is_own(route, &plan.origins),
             uploads: direct::takes_uploads(route, &plan.origins),
             limits,
+            usual: Arc::default(),
             metrics: metrics.route(route.name.as_str()),
             mode: match (&route.target, &route.cache) {
                 (Target::Files(files), _) => Mode::Files(Box::new(FilesAt::new(route, files))),

@@ -8,8 +8,8 @@ use super::{
     declare::{configured, listed, About, Declarations, Declared, Per},
     labels::{
         AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome,
-        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
-        PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreOutcome, TokenResult,
+        FlightRole, Handshake, HedgeReason, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome,
+        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreOutcome, TokenResult,
     },
 };
 use crate::config::Coding;
@@ -149,6 +149,7 @@ pub(super) struct Cache {
     pub(super) flights: Per<FlightRole, IntCounter>,
     pub(super) flight_wait: Histogram,
     pub(super) fills: Per<FillOutcome, IntCounter>,
+    pub(super) hedged: Per<HedgeReason, IntCounter>,
     pub(super) fill_seconds: Histogram,
     pub(super) encoding_seconds: Per<Coding, Histogram>,
     pub(super) codec_memory: IntGauge,
@@ -176,6 +177,14 @@ impl Cache {
             fills: d.counter_per(
                 about("tidegate_fills_total", "fills", "Fills, by how they ended."),
                 "outcome",
+            )?,
+            hedged: d.counter_per(
+                about(
+                    "tidegate_fills_hedged_total",
+                    "fills",
+                    "Fills that asked the origin beside that of another node.",
+                ),
+                "reason",
             )?,
             fill_seconds: d.histogram(
                 about(

@@ -114,6 +114,13 @@ labels! {
         /// It waited for the fill of another.
         Follower => "follower",
     }
+    /// Why a fill asked the origin beside that of another node.
+    HedgeReason {
+        /// The other one took too long.
+        Slow => "slow",
+        /// What stood in the place of its lease was none.
+        NoLease => "no_lease",
+    }
     /// How a fill ended.
     FillOutcome {
         /// The answer is in the cache.
@@ -564,6 +571,7 @@ mod tests {
         holds::<CacheResult>();
         holds::<StatusClass>();
         holds::<FlightRole>();
+        holds::<HedgeReason>();
         holds::<FillOutcome>();
         holds::<StoreCall>();
         holds::<StoreError>();

@@ -10,8 +10,8 @@ use super::{
     families::{Cache, Files, Limits, Listeners, Origins, Process, Requests, Store},
     labels::{
         AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome,
-        FlightRole, Handshake, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
-        PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreError, TokenResult,
+        FlightRole, Handshake, HedgeReason, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome,
+        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreError, TokenResult,
     },
     process,
 };
@@ -174,6 +174,11 @@ impl Metrics {
     pub fn fill(&self, outcome: FillOutcome, duration: Duration) {
         self.cache.fills.of(outcome).inc();
         self.cache.fill_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// A fill asks the origin beside that of another node.
+    pub fn hedged(&self, reason: HedgeReason) {
+        self.cache.hedged.of(reason).inc();
     }
 
     /// A body was encoded, whether the result was kept or not.

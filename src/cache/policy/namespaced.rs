@@ -132,6 +132,7 @@ mod tests {
             negative_ttl: Duration::ZERO,
             max_size: 1 << 20,
             fill_timeout: Duration::from_secs(30),
+            hedge: None,
             cache_control: None,
         }
     }

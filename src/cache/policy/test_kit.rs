@@ -40,6 +40,7 @@ pub(super) fn rules() -> FollowRules {
         stale_if_error: Duration::ZERO,
         max_size: 1 << 24,
         fill_timeout: Duration::from_secs(30),
+        hedge: None,
         redis: 0,
         statuses: Vec::new(),
         variants: 32,

@@ -6,7 +6,7 @@
 
 use super::{Claim, Redis, RELEASE, RENEW};
 use crate::{
-    cache::{key::Place, millis},
+    cache::{hedge::LeaseState, key::Place, millis},
     telemetry::labels::{StoreCall, StoreError},
 };
 use bytes::Bytes;
@@ -46,12 +46,12 @@ pub struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Waits until the lease has probably ended.
-    pub async fn until_ended(mut self) {
+    /// Waits until the lease has probably ended, at most this long.
+    pub async fn until_ended(mut self, at_most: Duration) {
         let tracked = self.store.link.load().as_ref().is_some_and(|l| l.tracked);
         let patience = if tracked { self.store.lease } else { LOOK };
         // Woken, or too long: either way the caller looks again.
-        drop(tokio::time::timeout(patience, &mut self.woken).await);
+        drop(tokio::time::timeout(patience.min(at_most), &mut self.woken).await);
     }
 }
 
@@ -97,6 +97,33 @@ impl Redis {
             })
             .await?;
         Ok(Claim { found, ours: taken.is_some() })
+    }
+
+    /// Looks what stands in the place of a lease that was not to be had.
+    ///
+    /// # Errors
+    /// If the store can't be asked.
+    pub async fn look_at_lease(&self, place: &Place) -> Result<LeaseState, StoreError> {
+        /// Redis's words for a key that is gone, and for one that never ends.
+        const GONE: i64 = -2;
+        const ENDLESS: i64 = -1;
+        let (mut kind, mut left) = (cmd("TYPE"), cmd("PTTL"));
+        kind.arg(&place.lease);
+        left.arg(&place.lease);
+        let (kind, left): (String, i64) = self
+            .call(StoreCall::Lease, |mut c| async move {
+                if c.can_pipeline() {
+                    return redis::pipe().add_command(kind).add_command(left).query_async(&mut c).await;
+                }
+                let kind = kind.query_async(&mut c).await?;
+                Ok((kind, left.query_async(&mut c).await?))
+            })
+            .await?;
+        Ok(match (kind.as_str(), left) {
+            ("none", _) | (_, GONE) => LeaseState::Gone,
+            ("string", left) if left != ENDLESS => LeaseState::Theirs,
+            _ => LeaseState::Invalid,
+        })
     }
 
     /// Prolongs a lease for as long as it is polled.

@@ -1,6 +1,6 @@
 //! A route's `cache` table: what is kept, under which key, for how long and for whom.
 
-use super::{positive, positive_size};
+use super::{positive, positive_if_given, positive_size};
 use crate::config::{
     fault::Report,
     raw,
@@ -33,6 +33,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
     let negative_ttl = raw.negative_ttl.or(Duration::ZERO);
     let max_size = positive_size(raw.max_size, 1 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
+    let hedge = positive_if_given(raw.hedge, report);
     let cache_control = raw.cache_control.optional().map(|given| {
         given.map(|At { value, place }| {
             check_cache_control(&value, scope, &place, report);
@@ -49,6 +50,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
         negative_ttl: negative_ttl?,
         max_size: max_size?,
         fill_timeout: fill_timeout?,
+        hedge: hedge?,
         cache_control: cache_control?,
     })
 }
@@ -57,6 +59,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
 pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<FollowRules> {
     let max_size = positive_size(raw.max_size, 16 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
+    let hedge = positive_if_given(raw.hedge, report);
     let key_headers = raw.key_headers.or(Vec::new()).map(|names| key_headers(names, report));
     let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
     let statuses = raw.statuses.or(Vec::new()).and_then(|given| statuses(given, report));
@@ -69,6 +72,7 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
         stale_if_error: raw.stale_if_error.or(Duration::ZERO)?,
         max_size: max_size?,
         fill_timeout: fill_timeout?,
+        hedge: hedge?,
         redis: raw.redis.or(Size(0))?.0,
         key_headers: key_headers?,
         statuses: statuses?,

@@ -138,6 +138,14 @@ fn positive(field: Field<Duration>, default: Duration, report: &mut Report) -> O
     field.or_if(default, |duration| !duration.is_zero(), NOT_ZERO, report)
 }
 
+/// A duration that must not be zero, and has no default.
+fn positive_if_given(field: Field<Duration>, report: &mut Report) -> Option<Option<Duration>> {
+    match field.optional()? {
+        None => Some(None),
+        Some(given) => positive(Field::Given(given), Duration::ZERO, report).map(Some),
+    }
+}
+
 /// A number of bytes that must not be zero.
 fn positive_size(field: Field<Size>, default: u64, report: &mut Report) -> Option<u64> {
     field.or_if(Size(default), |size| size.0 > 0, NOT_ZERO, report).map(|size| size.0)

@@ -1,0 +1,164 @@
+//! The time for which a fill waits for that of another node, before it asks the origin itself (a hedged request).
+//!
+//! Leases save requests to the origin; they must never cost a client more than the origin would. So a wait is bounded by
+//! what fills of the route usually take, and a key that stands in a lease's place and would never end is none.
+//! Decides by what it is told. [`UsualTime`] holds state, and reads no clock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// The shortest wait, where the route says nothing: a fill that took a millisecond may take a hundred the next time.
+const LEAST: Duration = Duration::from_millis(500);
+/// So many times the usual time is waited for.
+const USUAL_TIMES: u32 = 2;
+/// The weight of what is known already against that of one more fill, 1.
+const WEIGHT: u64 = 7;
+
+/// How long the fills of a route take: an exponentially weighted mean.
+#[derive(Debug, Default)]
+pub struct UsualTime(AtomicU64);
+
+impl UsualTime {
+    /// Notes a fill that came to an answer. Of two at the same moment one may count for nothing.
+    pub fn learn(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, u64::MAX / (WEIGHT + 1));
+        let next = match self.0.load(Ordering::Relaxed) {
+            0 => took,
+            mean => (mean * WEIGHT + took) / (WEIGHT + 1),
+        };
+        self.0.store(next.max(1), Ordering::Relaxed);
+    }
+
+    /// The mean; `None`: there was no fill yet.
+    pub fn mean(&self) -> Option<Duration> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|mean| *mean > 0).map(Duration::from_micros)
+    }
+}
+
+/// The longest that a fill waits for another node's: what the route says, else by what its fills usually take.
+pub fn longest_wait(configured: Option<Duration>, usual: Option<Duration>) -> Duration {
+    configured.unwrap_or_else(|| (usual.unwrap_or_default() * USUAL_TIMES).max(LEAST))
+}
+
+/// What stands in the place of the lease that a fill has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseState {
+    /// This fill has it.
+    Ours,
+    /// Another one has it, and will lose it if it does not prolong it.
+    Theirs,
+    /// It has just gone.
+    Gone,
+    /// A key that would never end, or of another type: nobody holds a lease.
+    Invalid,
+}
+
+/// What a fill does that has not found its answer in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// Asks the origin, and others wait for it.
+    Fill,
+    /// Asks the store again at once.
+    Again,
+    /// Waits for the end of the lease, at most so long, then asks the store again.
+    Wait(Duration),
+    /// Asks the origin beside the other one.
+    Hedge(Why),
+}
+
+/// Why a fill does not wait for the lease any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// The other one takes too long.
+    Slow,
+    /// What stands there is no lease.
+    NoLease,
+}
+
+/// Decides what a fill does that has `waited` so long, and may wait for `at_most`.
+pub fn turn(lease: LeaseState, waited: Duration, at_most: Duration) -> Turn {
+    match lease {
+        LeaseState::Ours => Turn::Fill,
+        LeaseState::Invalid => Turn::Hedge(Why::NoLease),
+        LeaseState::Theirs | LeaseState::Gone if waited >= at_most => Turn::Hedge(Why::Slow),
+        LeaseState::Gone => Turn::Again,
+        LeaseState::Theirs => Turn::Wait(at_most - waited),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_wait_is_bounded_by_the_route_or_by_its_usual_fills() {
+        for (configured, usual, longest) in [
+            (None, None, 500),
+            (None, Some(20), 500),
+            (None, Some(400), 800),
+            (None, Some(7_000), 14_000),
+            (Some(50), Some(7_000), 50),
+            (Some(9_000), Some(20), 9_000),
+        ] {
+            let found = longest_wait(configured.map(ms), usual.map(ms));
+            assert_eq!(found, ms(longest), "{configured:?} {usual:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_usual_is_learned_and_forgotten() {
+        let usual = UsualTime::default();
+        assert_eq!(usual.mean(), None);
+        usual.learn(ms(80));
+        assert_eq!(usual.mean(), Some(ms(80)));
+        usual.learn(ms(880));
+        assert_eq!(usual.mean(), Some(ms(180)), "one is no rule");
+        (0..60).for_each(|_| usual.learn(ms(880)));
+        assert!(usual.mean().is_some_and(|mean| mean > ms(870)), "{usual:?}");
+        (0..100).for_each(|_| usual.learn(Duration::ZERO));
+        assert!(usual.mean().is_some_and(|mean| mean < ms(1)), "{usual:?}");
+        usual.learn(Duration::MAX);
+    }
+
+    #[test]
+    fn a_fill_asks_waits_or_hedges() {
+        let (short, long) = (ms(100), ms(500));
+        for (lease, waited, turn_expected) in [
+            (LeaseState::Ours, short, Turn::Fill),
+            (LeaseState::Ours, long, Turn::Fill),
+            (LeaseState::Theirs, short, Turn::Wait(ms(400))),
+            (LeaseState::Theirs, long, Turn::Hedge(Why::Slow)),
+            (LeaseState::Gone, short, Turn::Again),
+            (LeaseState::Gone, long, Turn::Hedge(Why::Slow)),
+            (LeaseState::Invalid, Duration::ZERO, Turn::Hedge(Why::NoLease)),
+        ] {
+            assert_eq!(turn(lease, waited, long), turn_expected, "{lease:?} {waited:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_waits_for_longer_than_it_may(
+            states in proptest::collection::vec((0_usize..3, 0_u64..300), 0..50), at_most in 0_u64..2_000,
+        ) {
+            let mut waited = 0;
+            for (state, passed) in states {
+                let lease = [LeaseState::Theirs, LeaseState::Gone, LeaseState::Invalid][state];
+                match turn(lease, ms(waited), ms(at_most)) {
+                    Turn::Wait(left) => prop_assert_eq!(ms(waited) + left, ms(at_most)),
+                    Turn::Again => prop_assert!(waited < at_most),
+                    Turn::Fill | Turn::Hedge(_) => break,
+                }
+                waited += passed;
+            }
+            prop_assert!(matches!(turn(LeaseState::Theirs, ms(waited.max(at_most)), ms(at_most)), Turn::Hedge(_)));
+        }
+    }
+}
