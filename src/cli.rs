@@ -4,9 +4,10 @@ mod sign;
 
 use crate::{
     cache::{
+        doubt::Doubt,
         purge::{Purge, Purges, Target},
         redis::Redis,
-        version::{Coherence, Versions},
+        version::Versions,
     },
     certificate, clock,
     config::{self, Admin, CacheMode, Config, ConfigError, JwtKeys, Loaded, Route, Secret, ServerAddress},
@@ -366,9 +367,10 @@ fn with_store(
     certificate::provide();
     runtime(1)?.block_on(async {
         let metrics = Arc::new(Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?);
-        let versions = Arc::new(Versions::new(Coherence::Away));
-        let purges = Arc::new(Purges::new(Coherence::Away));
-        let redis = Arc::new(Redis::new(&config.store, versions.clone(), purges.clone(), metrics));
+        let doubt = Arc::new(Doubt::of_store(config.store.outage_ttl, clock::now_ms()));
+        let versions = Arc::new(Versions::new(doubt.clone()));
+        let purges = Arc::new(Purges::new(doubt.clone()));
+        let redis = Arc::new(Redis::new(&config.store, doubt, versions.clone(), purges.clone(), metrics));
         let link = tokio::spawn(redis.clone().keep_linked(target));
         let began = Instant::now();
         while !redis.is_up() && began.elapsed() < PATIENCE {

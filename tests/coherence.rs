@@ -1,6 +1,8 @@
 //! Coherence: a bump reaches every node at once, whoever makes it and whatever happens to the store.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
 
+#[path = "coherence/doubt.rs"]
+mod doubt;
 #[path = "coherence/failovers.rs"]
 mod failovers;
 mod support;

@@ -6,11 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{hint::black_box, sync::Arc};
 use tidegate::{
     cache::{
+        doubt::Doubt,
         entry::{Entry, Standing},
         key::{Key, Scheme},
         memory::Memory,
         policy::{directives, follow, Terms},
-        version::{Coherence, Version, Versions},
+        version::{Version, Versions},
     },
     clock::Reading,
     config::{CacheMode, FollowRules},
@@ -91,6 +92,7 @@ fn entry(versions: &Versions) -> Arc<Entry> {
         stale_if_error_ms: 0,
         always_validate: false,
         never_stale: false,
+        is_provisional: false,
     };
     Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"7"), slot)))
 }
@@ -98,14 +100,14 @@ fn entry(versions: &Versions) -> Arc<Entry> {
 /// A hit in the first tier, among few and many.
 pub(crate) fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lookup");
-    let versions = Versions::new(Coherence::Alone);
+    let versions = Versions::new(Arc::new(Doubt::none()));
     for count in [1_000_usize, 100_000] {
         let memory = Memory::new(4 << 30, 16 << 20);
         let keys: Vec<Key> = (0..count)
             .map(|number| Key::of_resource(Scheme::Https, "dash.example", &format!("/entry/{number}")))
             .collect();
         for key in &keys {
-            memory.keep(key.clone(), entry(&versions));
+            memory.keep(key.clone(), entry(&versions), 0);
         }
         let mut next = 0;
         group.bench_function(BenchmarkId::from_parameter(count), |bencher| {

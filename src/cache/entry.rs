@@ -123,10 +123,14 @@ fn apart(terms: &Terms) -> ([u64; 5], u8) {
         stale_if_error_ms,
         always_validate,
         never_stale,
+        is_provisional,
     } = *terms;
     let times = [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms];
-    (times, u8::from(always_validate) | u8::from(never_stale) << 1)
+    (times, u8::from(always_validate) | u8::from(never_stale) << 1 | u8::from(is_provisional) << 2)
 }
+
+/// The flag of [`Terms::is_provisional`].
+const PROVISIONAL: u8 = 4;
 
 /// What [`apart`] has taken apart.
 #[inline]
@@ -140,6 +144,7 @@ fn together(times: [u64; 5], flags: u8) -> Terms {
         stale_if_error_ms,
         always_validate: flags & 1 != 0,
         never_stale: flags & 2 != 0,
+        is_provisional: flags & PROVISIONAL != 0,
     }
 }
 
@@ -281,6 +286,12 @@ impl Entry {
     #[inline]
     pub fn terms(&self) -> Terms {
         self.terms.unpack()
+    }
+
+    /// Returns whether it was asked for in doubt.
+    #[inline]
+    pub fn is_provisional(&self) -> bool {
+        self.terms.flags & PROVISIONAL != 0
     }
 
     /// How old it is, in milliseconds.

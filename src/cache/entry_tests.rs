@@ -33,6 +33,7 @@ fn terms(numbers: [u64; 5], flags: (bool, bool)) -> Terms {
         stale_if_error_ms,
         always_validate: flags.0,
         never_stale: flags.1,
+        is_provisional: false,
     }
 }
 
@@ -49,7 +50,7 @@ fn entry(body: Vec<u8>, value: &[u8], standing: Standing, terms: Terms) -> Entry
 }
 
 fn of_version() -> Standing {
-    let versions = crate::cache::version::Versions::new(crate::cache::version::Coherence::Alone);
+    let versions = crate::cache::version::Versions::new(Arc::new(crate::cache::doubt::Doubt::none()));
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
     Standing::Version(Version::new(b"7"), slot)
 }
@@ -59,7 +60,7 @@ fn id(ms: u64, seq: u64) -> Id {
 }
 
 fn of_log(ms: u64, seq: u64) -> Standing {
-    let purges = crate::cache::purge::Purges::new(crate::cache::version::Coherence::Alone);
+    let purges = crate::cache::purge::Purges::new(Arc::new(crate::cache::doubt::Doubt::none()));
     Standing::Log(Arc::new(purges.stamp(1, 1, &[])), Some(Box::new(id(ms, seq))))
 }
 

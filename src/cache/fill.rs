@@ -13,7 +13,7 @@ use super::{
     policy::{self, millis},
     purge::Id,
     tier::{next_of, Beside, Claimed},
-    version::{Slot, Version},
+    version::{Basis, Slot},
     Cache, FetchError, Fetched, Fetcher, Landing, Led,
 };
 use crate::{
@@ -67,7 +67,7 @@ pub(super) struct Job {
 /// For which kind of route.
 pub(super) enum On {
     /// A namespace.
-    Version { rules: Arc<CacheRules>, slot: Arc<Slot>, version: Version, usual: Arc<UsualTime> },
+    Version { rules: Arc<CacheRules>, slot: Arc<Slot>, basis: Basis, usual: Arc<UsualTime> },
     /// An origin that is followed.
     Follow {
         asking: Arc<Asking>,
@@ -84,6 +84,8 @@ pub(super) enum On {
 pub(super) struct Since {
     pub(super) position: u64,
     pub(super) id: Option<Id>,
+    /// Nobody knew then whether the log said more.
+    pub(super) is_doubtful: bool,
 }
 
 /// What the store is given.
@@ -132,6 +134,14 @@ impl Job {
             On::Follow { asking, .. } => asking.rules.hedge,
         };
         hedge::longest_wait(configured, self.usual().mean())
+    }
+
+    /// Returns whether it was begun in doubt: what it brings is provisional, and stays on this node.
+    pub(super) fn is_provisional(&self) -> bool {
+        match &self.on {
+            On::Version { basis, .. } => basis.is_assumed,
+            On::Follow { since, .. } => since.is_doubtful,
+        }
     }
 
     /// The largest body that is kept.
@@ -384,8 +394,10 @@ impl Cache {
 
     fn draft(&self, job: &Job, fetched: &Fetched) -> Draft {
         let mut draft = match &job.on {
-            On::Version { rules, slot, version, .. } => {
-                self.draft_of_namespace(rules, version, slot, fetched.status, &fetched.headers)
+            On::Version { rules, slot, basis, .. } => {
+                let draft =
+                    self.draft_of_namespace(rules, &basis.version, slot, fetched.status, &fetched.headers);
+                Draft { terms: self.terms_since(job.began_ms, basis.is_assumed, draft.terms), ..draft }
             }
             On::Follow { asking, since, .. } => {
                 let sent = Sent { at_ms: job.began_ms, since: *since };
@@ -476,7 +488,7 @@ impl Cache {
                 let entry = Arc::new(draft.entry(body, &self.encoding.load()));
                 let kept = match &job.on {
                     On::Version { .. } => {
-                        self.memory.keep(job.key.clone(), entry.clone());
+                        self.memory.keep(job.key.clone(), entry.clone(), now_ms());
                         entry.clone()
                     }
                     On::Follow { asking, told, .. } => self.keep_followed(asking, told, entry.clone()),

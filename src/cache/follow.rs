@@ -7,14 +7,14 @@
 
 use super::{
     entry::{Entry, Standing},
-    fill::{Job, On},
+    fill::{Job, On, Since},
     flight::Joined,
     hedge::UsualTime,
     key::Key,
     live::{Live, Reader},
     memory::Resource,
     policy::{self, Asked, Freshness, Match, Reuse, Selecting},
-    purge::Verdict as Purged,
+    purge::{Knowledge, Verdict as Purged},
     variants::named,
     Answer, Cache, Failure, FetchError, Fetcher, Forward, Landing, Led, Look,
 };
@@ -96,10 +96,11 @@ pub struct Untold;
 impl Cache {
     /// What memory says of a resource, without waiting for anything.
     pub fn look_followed(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Look {
-        if self.purges.is_behind() {
+        let knowledge = self.purges.knowledge(now_ms);
+        if knowledge == Knowledge::Behind {
             return Look::Nothing;
         }
-        match self.find(key, headers, asked, now_ms) {
+        match self.find(key, headers, asked, knowledge, now_ms) {
             Found::Serve(entry) => Look::Hit(entry),
             Found::ServeStale(entry) => Look::Stale(entry),
             Found::Old(..) | Found::Nothing(_) => Look::Nothing,
@@ -115,7 +116,8 @@ impl Cache {
         said: impl Fn(&HeaderName) -> Result<Option<&'r [u8]>, Untold>,
         now_ms: u64,
     ) -> Option<Arc<Entry>> {
-        if self.purges.is_behind() {
+        let knowledge = self.purges.knowledge(now_ms);
+        if knowledge == Knowledge::Behind {
             return None;
         }
         let resource = self.memory.resource(key)?;
@@ -132,13 +134,20 @@ impl Cache {
         };
         let entry = entry?;
         count_use(&resource, entry);
-        match self.judge(entry.clone(), &Asked::default(), now_ms) {
+        match self.judge(entry.clone(), &Asked::default(), knowledge, now_ms) {
             Found::Serve(entry) => Some(entry),
             Found::ServeStale(_) | Found::Old(..) | Found::Nothing(_) => None,
         }
     }
 
-    fn find(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Found {
+    fn find(
+        &self,
+        key: &Key,
+        headers: &HeaderMap,
+        asked: &Asked,
+        knowledge: Knowledge,
+        now_ms: u64,
+    ) -> Found {
         let Some(resource) = self.memory.resource(key.as_str()) else {
             return Found::Nothing(Forward::UriMiss);
         };
@@ -147,14 +156,19 @@ impl Cache {
             return Found::Nothing(if parts { Forward::Partial } else { Forward::VaryMiss });
         };
         count_use(&resource, entry);
-        self.judge(entry.clone(), asked, now_ms)
+        self.judge(entry.clone(), asked, knowledge, now_ms)
     }
 
-    fn judge(&self, entry: Arc<Entry>, asked: &Asked, now_ms: u64) -> Found {
+    fn judge(&self, entry: Arc<Entry>, asked: &Asked, knowledge: Knowledge, now_ms: u64) -> Found {
         let Standing::Log(stamp, _) = &entry.standing else { return Found::Nothing(Forward::UriMiss) };
         let purged = self.purges.verdict(stamp);
+        let is_doubtful = knowledge == Knowledge::Doubtful;
+        if is_doubtful && purged != Purged::Hard && !self.purges.allows(entry.is_provisional(), now_ms) {
+            return Found::Old(entry, Forward::Stale(policy::Why::Doubt));
+        }
         match (purged, policy::reuse(&entry.terms(), asked, now_ms)) {
             (Purged::Hard, _) => Found::Nothing(Forward::UriMiss),
+            (Purged::Unsure, _) => Found::Old(entry, Forward::Unsure),
             (Purged::Current, Reuse::Serve | Reuse::Allowed) => Found::Serve(entry),
             (Purged::Current, Reuse::ServeStale) => Found::ServeStale(entry),
             // Marked stale: of use while it is refreshed, if it may be of use at all then.
@@ -175,15 +189,18 @@ impl Cache {
             return;
         }
         let put_off = pause_of(&asking, &entry);
-        let name = self.flight_of(&asking);
+        let knowledge = self.purges.knowledge(now_ms());
+        let name = self.flight_of(&asking, knowledge);
         let is_paused = || self.pauses.is_paused(&put_off, now_ms());
         let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
         if let Some((lead, follow)) = begun {
             // A flight may have landed since the entry was found.
-            if let Found::Serve(fresh) = self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
+            let (key, headers, asked) = (&asking.key, &asking.headers, &asking.asked);
+            if let Found::Serve(fresh) = self.find(key, headers, asked, knowledge, now_ms()) {
                 return lead.land(Landing::Filled(fresh));
             }
-            let job = Job { refreshes: Some(put_off), ..self.job(asking, Some(entry), None) };
+            let is_doubtful = knowledge == Knowledge::Doubtful;
+            let job = Job { refreshes: Some(put_off), ..self.job(asking, Some(entry), is_doubtful, None) };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
     }
@@ -194,17 +211,12 @@ impl Cache {
         asking: Arc<Asking>,
         fetcher: Fetcher,
     ) -> (Answer, Forward) {
-        if self.purges.is_behind() {
-            if let Some(redis) = &self.redis {
-                if let Err(error) = Box::pin(redis.catch_up()).await {
-                    tracing::debug!(%error, "the log of purges was not read");
-                }
-            }
-        }
+        let knowledge = self.known_purges().await;
+        let is_doubtful = knowledge == Knowledge::Doubtful;
         let mut forward = Forward::UriMiss;
         let (mut joins, mut errors) = (0, 0);
         while joins < JOINS && errors < MOST_ERRORS_OF_OTHERS {
-            let old = match self.find(&asking.key, &asking.headers, &asking.asked, now_ms()) {
+            let old = match self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now_ms()) {
                 Found::Serve(entry) => return (Answer::Entry(entry, CacheResult::Hit), forward),
                 Found::ServeStale(entry) => {
                     self.refresh_followed(asking, entry.clone(), fetcher);
@@ -222,24 +234,26 @@ impl Cache {
             if asking.asked.only_if_cached {
                 return (Answer::NotHere, forward);
             }
+            // What may stand in for a failure.
+            let past = old.clone().filter(|_| forward != Forward::Unsure);
             if asking.is_alone() {
                 let unwatched = unwatched(&asking, old.is_some());
-                let job = self.job(asking, old.clone(), unwatched);
-                return (self.lead(None, Live::begin(&self.arriving), job, old, fetcher).await, forward);
+                let job = self.job(asking, old, is_doubtful, unwatched);
+                return (self.lead(None, Live::begin(&self.arriving), job, past, fetcher).await, forward);
             }
             // What is here is validated all the same.
             let marked = self.memory.marked(&asking.key, now_ms());
             if let Some(why) = marked.filter(|why| old.is_none() && asking.is_marked(*why)) {
                 return (Answer::AskYourself(why), forward);
             }
-            match self.flights.join(&self.flight_of(&asking), || Live::begin(&self.arriving)) {
+            match self.flights.join(&self.flight_of(&asking, knowledge), || Live::begin(&self.arriving)) {
                 Joined::Lead(lead, follow) => {
                     self.metrics.flight_led();
                     let live = follow.cargo().clone();
                     let shares_errors = errors >= ERRORS_OF_OTHERS;
                     let unwatched = unwatched(&asking, old.is_some());
-                    let job = Job { shares_errors, ..self.job(asking, old.clone(), unwatched) };
-                    return (self.lead(Some(lead), live, job, old, fetcher).await, forward);
+                    let job = Job { shares_errors, ..self.job(asking, old, is_doubtful, unwatched) };
+                    return (self.lead(Some(lead), live, job, past, fetcher).await, forward);
                 }
                 Joined::Follow(follow) => {
                     let began = Instant::now();
@@ -254,14 +268,14 @@ impl Cache {
                         }
                         landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
                     };
-                    if is_an_error_of_its_own(&landing, &old) {
+                    if is_an_error_of_its_own(&landing, &past) {
                         // It asks as well, one after the other: the next one's may be another.
                         errors += 1;
                         continue;
                     }
                     joins += 1;
                     if self.is_for(&landing, &asking) {
-                        let answer = self.landed_followed(landing, reader, old, CacheResult::Collapsed);
+                        let answer = self.landed_followed(landing, reader, past, CacheResult::Collapsed);
                         return (answer, forward);
                     }
                 }
@@ -270,6 +284,20 @@ impl Cache {
         match errors < MOST_ERRORS_OF_OTHERS {
             true => (Answer::AskYourself(FillOutcome::VaryAny), Forward::VaryMiss),
             false => (Answer::AskYourself(FillOutcome::Status), forward),
+        }
+    }
+
+    /// How far what is known of purges goes for a request that asks now; it waits for the log where that helps.
+    async fn known_purges(&self) -> Knowledge {
+        let (Knowledge::Behind, Some(redis)) = (self.purges.knowledge(now_ms()), &self.redis) else {
+            return self.purges.knowledge(now_ms());
+        };
+        match Box::pin(redis.catch_up()).await {
+            Ok(()) => Knowledge::Complete,
+            Err(error) => {
+                tracing::debug!(%error, "the log of purges was not read");
+                Knowledge::Doubtful
+            }
         }
     }
 
@@ -347,8 +375,8 @@ impl Cache {
     }
 
     /// The name of the flight for a request: the resource, the fields that are known to tell its answers apart, and
-    /// its last purge, after which nobody may join what began before it.
-    fn flight_of(&self, asking: &Asking) -> String {
+    /// its last purge, after which nobody may join what began before it; in doubt, also what may have been one.
+    fn flight_of(&self, asking: &Asking, knowledge: Knowledge) -> String {
         let names = self.known_names(&asking.key);
         let purge = self.purges.last_purge(asking.resource);
         let mut name = String::with_capacity(asking.key.as_str().len() + 40);
@@ -361,6 +389,10 @@ impl Cache {
         name.push('|');
         if purge > 0 {
             name.push_str(&purge.to_string());
+        }
+        if knowledge == Knowledge::Doubtful {
+            let (unread, period) = self.purges.doubtful_period(now_ms());
+            name.push_str(&format!("@{unread}@{period}"));
         }
         name
     }
@@ -375,8 +407,14 @@ impl Cache {
         names
     }
 
-    fn job(&self, asking: Arc<Asking>, old: Option<Arc<Entry>>, unwatched: Option<Duration>) -> Job {
-        let since = self.since();
+    fn job(
+        &self,
+        asking: Arc<Asking>,
+        old: Option<Arc<Entry>>,
+        is_doubtful: bool,
+        unwatched: Option<Duration>,
+    ) -> Job {
+        let since = Since { is_doubtful, ..self.since() };
         // A part can't be validated by itself.
         let old = old.filter(|entry| entry.part().is_none());
         let key = asking.key.clone();
@@ -400,7 +438,8 @@ impl Cache {
         if fits(&entry, &asking.headers) == Match::No {
             return Err(None);
         }
-        match self.judge(entry, &asking.asked, now_ms()) {
+        let now = now_ms();
+        match self.judge(entry, &asking.asked, self.purges.knowledge(now), now) {
             Found::Serve(entry) => Ok(entry),
             Found::ServeStale(entry) | Found::Old(entry, _) => Err(Some(entry)),
             Found::Nothing(_) => Err(None),

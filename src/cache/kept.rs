@@ -8,7 +8,7 @@ use super::{
     follow::{fits, Asking},
     key::Key,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
-    purge::{self, Stamp, Verdict as Purged},
+    purge::{self, Knowledge, Stamp, Verdict as Purged},
     variants::{named, told_apart, Arrival},
     versioned::told_length,
     Cache,
@@ -61,7 +61,8 @@ impl Cache {
     pub(super) fn since(&self) -> Since {
         // First the position: a purge in between then speaks against the answer on every node.
         let position = self.purges.position();
-        Since { position, id: self.purges.log_id() }
+        let is_doubtful = self.purges.knowledge(now_ms()) == Knowledge::Doubtful;
+        Since { position, id: self.purges.log_id(), is_doubtful }
     }
 
     /// The stamp of an answer, and whether all of its tags are on it.
@@ -137,7 +138,7 @@ impl Cache {
             storable.is_err_and(|why| !by_client && policy::ends_stored(why, status, asking.authorized));
         let orders_a_file = matches!(storable, Err(FillOutcome::Accel));
         let (verdict, terms) = match storable {
-            Ok(terms) => (Verdict::Keep, terms),
+            Ok(terms) => (Verdict::Keep, self.terms_since(requested_ms, since.is_doubtful, terms)),
             Err(why) if asking.is_alone() => (Verdict::Asker(why), NEVER),
             Err(why) if status.is_server_error() => match is_for_all(why, headers, selecting.as_ref()) {
                 true => (Verdict::Everyone(why), NEVER),
@@ -202,6 +203,7 @@ impl Cache {
         let (stamp, is_tagged) = self.stamp(since, asking, &answer);
         let terms = if is_tagged { terms } else { terms.and(Err(FillOutcome::Tags)) };
         let standing = Standing::Log(stamp, since.id.map(Box::new));
+        let terms = terms.map(|terms| self.terms_since(requested_ms, since.is_doubtful, terms));
         let until = terms.unwrap_or(policy::Terms { received_ms: exchange.received.now_ms, ..NEVER });
         let entry = Entry::new(representation, &until, standing).narrowed(selecting, None);
         (entry, terms.map(|_| ()))
@@ -360,6 +362,7 @@ const NEVER: policy::Terms = policy::Terms {
     stale_if_error_ms: 0,
     always_validate: true,
     never_stale: true,
+    is_provisional: false,
 };
 
 /// All fields of an answer that is not kept, but for those of its connection and its length.

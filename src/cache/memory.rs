@@ -138,10 +138,11 @@ impl Memory {
 
     /// Keeps the entry of a namespace, unless a newer one of the current generation stands there already: a fill
     /// that a bump overtook must not push out what came after it.
-    pub fn keep(&self, key: Key, entry: Arc<Entry>) {
+    pub fn keep(&self, key: Key, entry: Arc<Entry>, now_ms: u64) {
         let outdated = self.entries.peek(&key).is_some_and(|there| match &there.entries()[0].standing {
             Standing::Version(version, slot) => {
-                !entry.is_of(version) && slot.is_current(version) == Some(true)
+                let is_current = slot.is_current(version, there.entries()[0].is_provisional(), now_ms);
+                !entry.is_of(version) && is_current == Some(true)
             }
             Standing::Log(..) => false,
         });
@@ -276,8 +277,9 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
+            doubt::Doubt,
             policy::Terms,
-            version::{Coherence, Version, Versions},
+            version::{Version, Versions},
         },
         config,
         representation::{Outside, Representation},
@@ -295,7 +297,8 @@ mod tests {
         let outside =
             Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true };
         let what = Representation::new(StatusCode::OK, Vec::new(), vec![7; body], None, outside, &rules);
-        let slot = Versions::new(Coherence::Alone).slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+        let versions = Versions::new(Arc::new(Doubt::none()));
+        let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
         let terms = Terms {
             received_ms: 0,
             initial_age_ms: 0,
@@ -304,6 +307,7 @@ mod tests {
             stale_if_error_ms: 0,
             always_validate: false,
             never_stale: false,
+            is_provisional: false,
         };
         Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"1"), slot)))
     }
@@ -316,10 +320,10 @@ mod tests {
     fn what_is_replaced_is_not_evicted() {
         let memory = Memory::new(1 << 20, 1 << 16);
         let (old, new) = (entry(100), entry(50));
-        memory.keep(key(1), old.clone());
+        memory.keep(key(1), old.clone(), 0);
         memory.replace(key(1), &old, new.clone());
         assert!(memory.holds(&key(1), &new));
-        memory.keep(key(1), entry(100));
+        memory.keep(key(1), entry(100), 0);
         let arrival = Arrival { request: &HeaderMap::new(), told: &[], most: 9, now_ms: 0 };
         memory.keep_variant(key(1), entry(70), &arrival);
         assert_eq!((memory.len(), memory.evictions()), (1, 0));
@@ -329,7 +333,7 @@ mod tests {
     fn what_goes_for_others_is_evicted() {
         let memory = Memory::new(1 << 20, 1 << 16);
         for n in 0..100 {
-            memory.keep(key(n), entry(40_000));
+            memory.keep(key(n), entry(40_000), 0);
         }
         assert!(memory.len() < 50, "{}", memory.len());
         assert_eq!(memory.len() + memory.evictions(), 100);
@@ -339,7 +343,7 @@ mod tests {
     #[test]
     fn a_small_entry_weighs_little_more_than_its_body() {
         let memory = Memory::new(1 << 20, 1 << 16);
-        memory.keep(key(1), entry(300));
+        memory.keep(key(1), entry(300), 0);
         let beside = memory.bytes() - 300;
         assert!((250..400).contains(&beside), "{beside}");
     }

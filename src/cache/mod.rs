@@ -7,6 +7,7 @@
 //! does whatever else it takes. None of them ever asks an origin: they are handed a [`Fetcher`].
 
 mod carry;
+pub mod doubt;
 mod draft;
 mod encode;
 pub mod entry;
@@ -33,6 +34,7 @@ pub use follow::{Asking, Untold};
 pub use kept::{Capture, Sent};
 
 use crate::{
+    clock::now_ms,
     config::{self, CacheRules},
     name::Tenant,
     representation::{Outside, Representation},
@@ -44,6 +46,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use doubt::Doubt;
 use entry::{Entry, Standing};
 use flight::Flights;
 use hedge::UsualTime;
@@ -62,7 +65,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use version::{Coherence, Version, Versions};
+use version::{Basis, Versions};
 
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
@@ -176,6 +179,8 @@ pub enum Forward {
     Stale(policy::Why),
     /// It was marked as stale by a purge.
     Purged,
+    /// A purge that could not be read may be about it: it may not even stand in for a failure.
+    Unsure,
     /// Only another part of it is stored.
     Partial,
 }
@@ -187,9 +192,10 @@ impl Forward {
             Self::UriMiss => ("uri-miss", None),
             Self::VaryMiss => ("vary-miss", None),
             Self::Stale(policy::Why::Stale) => ("stale", None),
-            Self::Stale(why @ policy::Why::NoCache) => ("stale", Some(why.as_str())),
+            Self::Stale(why @ (policy::Why::NoCache | policy::Why::Doubt)) => ("stale", Some(why.as_str())),
             Self::Stale(why) => ("request", Some(why.as_str())),
             Self::Purged => ("stale", Some("purged")),
+            Self::Unsure => ("stale", Some("doubt")),
             Self::Partial => ("partial", None),
         }
     }
@@ -258,8 +264,9 @@ pub struct Cache {
     flights: Flights<Landing, Arc<Live>>,
     /// What all flights may hold together.
     arriving: Arc<Budget>,
-    reads: Flights<Version>,
+    reads: Flights<Basis>,
     pauses: Pauses,
+    doubt: Arc<Doubt>,
     versions: Arc<Versions>,
     purges: Arc<Purges>,
     redis: Option<Arc<redis::Redis>>,
@@ -279,19 +286,23 @@ impl Cache {
         const ENCODERS: usize = 2;
         /// Answers that wait for theirs or have them made.
         const WAITING: usize = 256;
-        let coherence = if store.redis.is_some() { Coherence::Away } else { Coherence::Alone };
-        let versions = Arc::new(Versions::new(coherence));
-        let purges = Arc::new(Purges::new(coherence));
-        let redis = store
-            .redis
-            .as_ref()
-            .map(|_| Arc::new(redis::Redis::new(store, versions.clone(), purges.clone(), metrics.clone())));
+        let doubt = Arc::new(match store.redis {
+            Some(_) => Doubt::of_store(store.outage_ttl, now_ms()),
+            None => Doubt::none(),
+        });
+        let versions = Arc::new(Versions::new(doubt.clone()));
+        let purges = Arc::new(Purges::new(doubt.clone()));
+        let redis = store.redis.as_ref().map(|_| {
+            let (doubt, versions, purges) = (doubt.clone(), versions.clone(), purges.clone());
+            Arc::new(redis::Redis::new(store, doubt, versions, purges, metrics.clone()))
+        });
         let cache = Arc::new(Self {
             memory: Memory::new(store.memory, store.largest),
             flights: Flights::new(),
             arriving: Budget::new(store.memory),
             reads: Flights::new(),
             pauses: Pauses::default(),
+            doubt,
             versions,
             purges,
             redis,
@@ -309,6 +320,7 @@ impl Cache {
                 entries: cache.memory.len(),
                 evictions: cache.memory.evictions(),
                 capacity: cache.memory.capacity(),
+                doubt: cache.doubt_lasts(now_ms()),
             },
             None => MemoryStats::default(),
         }));
@@ -324,7 +336,25 @@ impl Cache {
 
     /// What is wrong with the store, a sentence each.
     pub fn store_troubles(&self) -> Vec<String> {
-        self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default()
+        let mut troubles = self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default();
+        let lasts = self.doubt_lasts(now_ms());
+        if !lasts.is_zero() {
+            let served = match self.doubt.outage_ttl_ms() {
+                Some(ttl) => format!("for {:?} from then at most", Duration::from_millis(ttl)),
+                None => "as long as they are fresh".to_owned(),
+            };
+            let seconds = lasts.as_secs_f64();
+            troubles.push(format!(
+                "in doubt for {seconds:.1} s: changes in the store may have been missed; answers from before are served {served}"
+            ));
+        }
+        troubles
+    }
+
+    /// How long this node has not been sure that it knows all changes in the store; zero: it is.
+    fn doubt_lasts(&self, now_ms: u64) -> Duration {
+        let since = self.doubt.since_ms(now_ms);
+        since.map_or(Duration::ZERO, |since| Duration::from_millis(now_ms.saturating_sub(since).max(1)))
     }
 
     /// Whether the store is there, or none is wanted.

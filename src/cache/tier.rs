@@ -91,13 +91,14 @@ impl Claimed {
 }
 
 impl Cache {
-    /// Redis, where it is there and this job's answers are kept in it.
+    /// Redis, where it is there and this job's answers are kept in it. What is asked for in doubt stays on this node.
     pub(super) fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
         let wanted = match &job.on {
             On::Version { .. } => true,
             On::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),
         };
-        self.redis.as_ref().filter(|redis| wanted && redis.is_up())
+        // The name of an assumed version may mean another one on other nodes, and nobody knows what was purged.
+        self.redis.as_ref().filter(|redis| wanted && !job.is_provisional() && redis.is_up())
     }
 
     /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, or another node takes
@@ -159,7 +160,7 @@ impl Cache {
     /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
     async fn place(&self, job: &mut Job, redis: &Redis) -> Option<Place> {
         match &mut job.on {
-            On::Version { version, .. } => Some(redis.names().of_version(&job.key, version.tag())),
+            On::Version { basis, .. } => Some(redis.names().of_version(&job.key, basis.version.tag())),
             On::Follow { asking, told, .. } => {
                 if self.names_variants(&job.key) {
                     let names = self.known_names(&job.key);
@@ -189,12 +190,12 @@ impl Cache {
         }
         let opened = self.opened(&job.key, value)?;
         let entry = match &mut job.on {
-            On::Version { rules, slot, version, .. } => {
-                let entry = self.reopened(rules, slot, version, opened)?;
+            On::Version { rules, slot, basis, .. } => {
+                let entry = self.reopened(rules, slot, &basis.version, opened)?;
                 if entry.terms().freshness(now_ms()) != Freshness::Fresh {
                     return None;
                 }
-                self.memory.keep(job.key.clone(), entry.clone());
+                self.memory.keep(job.key.clone(), entry.clone(), now_ms());
                 entry
             }
             On::Follow { asking, old, told, .. } => {
@@ -281,7 +282,7 @@ impl Cache {
 
     async fn hand_on_entry(&self, redis: &Redis, job: &Job, entry: &Entry) -> Result<(), StoreError> {
         let place = match (&job.on, entry.selecting()) {
-            (On::Version { version, .. }, _) => redis.names().of_version(&job.key, version.tag()),
+            (On::Version { basis, .. }, _) => redis.names().of_version(&job.key, basis.version.tag()),
             (On::Follow { asking, told, .. }, selecting) => {
                 if entry.part().is_some() || entry.representation.body().len() > asking.rules.redis {
                     return Ok(());

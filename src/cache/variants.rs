@@ -110,9 +110,10 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
+            doubt::Doubt,
             entry::Standing,
             policy::{Content, Match, Terms},
-            version::{Coherence, Version, Versions},
+            version::{Version, Versions},
         },
         config,
         representation::Representation,
@@ -131,7 +132,8 @@ mod tests {
         };
         let fields = vary.map(|vary| (header::VARY, HeaderValue::from_static(vary))).into_iter().collect();
         let what = Representation::verbatim(StatusCode::OK, fields, vec![7; 10], &rules);
-        let slot = Versions::new(Coherence::Alone).slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
+        let versions = Versions::new(Arc::new(Doubt::none()));
+        let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
         let terms = Terms {
             received_ms: NOW,
             initial_age_ms: 0,
@@ -140,6 +142,7 @@ mod tests {
             stale_if_error_ms: 0,
             always_validate: false,
             never_stale: false,
+            is_provisional: false,
         };
         Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"1"), slot)))
     }

@@ -11,10 +11,12 @@
 //!   the request that asked, but is not believed any longer than that.
 //! - What a read names and the store can't mean is moved on instead of believed: a number below the known one, a value
 //!   that was replaced before ([`Past`]), and the known one where it was written again ([`Fences`]).
-//! - While the store is away, the last known version goes on: a hit needs no store. A bump that could not be
-//!   recorded moves the version here and is made up for when the store is back.
+//! - While the store can't be asked, the last known version is *assumed*, within the bounds of [`super::doubt`]: a hit
+//!   needs no store. A bump that could not be recorded moves the version here and is made up for when the store is back.
+//! - A change that was reported and could not be read ends the generation before it. What is filled then has a name of
+//!   this node's, another one after each further report.
 //!
-//! No I/O happens here: `redis.rs` reads, writes and reports.
+//! No I/O happens here: `redis.rs` reads, writes and reports. Times are handed in.
 
 mod fences;
 mod past;
@@ -24,6 +26,7 @@ mod value;
 pub use fences::Fences;
 pub use value::Version;
 
+use super::doubt::{Coherence, Doubt};
 use crate::name::{Namespace, Tenant};
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
@@ -33,24 +36,10 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
     },
 };
-
-/// How far versions may be believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Coherence {
-    /// There is no store: this table is the truth.
-    Alone = 0,
-    /// The store reports changes.
-    Tracked = 1,
-    /// The store doesn't report changes: each request reads.
-    Untracked = 2,
-    /// The store is away: the last known version goes on.
-    Away = 3,
-}
 
 /// What a request learns from a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +48,29 @@ pub enum Standing {
     Current(Version),
     /// Ask the store, with this ticket.
     Ask(Ticket),
+    /// Nobody can be asked: assume this.
+    Assumed(Version),
+}
+
+/// The version that a request goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basis {
+    /// The version.
+    pub version: Version,
+    /// It could not be read: what is filled under it is provisional, and stays on this node.
+    pub is_assumed: bool,
+}
+
+impl Basis {
+    /// A version that the store named, or that this node is the truth of.
+    pub fn read(version: Version) -> Self {
+        Self { version, is_assumed: false }
+    }
+
+    /// A version that could not be read.
+    pub fn assumed(version: Version) -> Self {
+        Self { version, is_assumed: true }
+    }
 }
 
 /// The state of a slot when a read began.
@@ -85,8 +97,6 @@ pub struct Slot {
     unrecorded: AtomicBool,
     /// Whether it is in the list of those who owe; changed under that list's lock only.
     listed: AtomicBool,
-    /// Whether this node has moved it: then this node sees to it that no store forgets.
-    moved_here: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
     doubted_in: AtomicU64,
     /// Whether what is known was written again: a change was reported after a fence that came after its read.
@@ -95,26 +105,13 @@ pub struct Slot {
     /// Held while a read's answer is judged against changes that arrive on another thread.
     judging: Mutex<Past>,
     fences: Arc<Fences>,
-    shared: Arc<Shared>,
+    /// Of the server that its key lies on.
+    doubt: Arc<Doubt>,
+    owing: Owing,
 }
 
-struct Shared {
-    epoch: AtomicU64,
-    coherence: AtomicU8,
-    /// Slots whose bump the store has missed; they are kept until it has it.
-    owing: Mutex<Vec<Arc<Slot>>>,
-}
-
-impl Shared {
-    fn coherence(&self) -> Coherence {
-        match self.coherence.load(Ordering::Acquire) {
-            0 => Coherence::Alone,
-            1 => Coherence::Tracked,
-            2 => Coherence::Untracked,
-            _ => Coherence::Away,
-        }
-    }
-}
+/// Slots whose bump the store has missed; they are kept until it has it.
+type Owing = Arc<Mutex<Vec<Arc<Slot>>>>;
 
 impl Slot {
     /// The namespace.
@@ -128,55 +125,83 @@ impl Slot {
     }
 
     /// What a request may go by now.
-    pub fn standing(&self) -> Standing {
-        let ticket = || Ticket {
-            epoch: self.shared.epoch.load(Ordering::Acquire),
-            changes: self.changes.load(Ordering::Acquire),
-            rewritten: self.rewritten.load(Ordering::Acquire),
-        };
-        match self.shared.coherence() {
-            Coherence::Alone | Coherence::Away => Standing::Current(self.assumed()),
-            Coherence::Untracked => Standing::Ask(ticket()),
-            Coherence::Tracked => {
-                let ticket = ticket();
-                match &*self.known.load() {
-                    Some(known) if known.epoch == ticket.epoch && !self.is_in_doubt() => {
-                        Standing::Current(known.version.clone())
+    pub fn standing(&self, now_ms: u64) -> Standing {
+        let ticket = self.ticket();
+        match self.doubt.coherence() {
+            Coherence::Alone => return Standing::Current(self.assumed()),
+            Coherence::Away => return Standing::Assumed(self.assumed()),
+            Coherence::Tracked if self.doubt.is_heard(now_ms) && !self.owes_or_is_gone() => {
+                if let Some(known) = &*self.known.load() {
+                    if known.epoch == ticket.epoch {
+                        return Standing::Current(known.version.clone());
                     }
-                    _ => Standing::Ask(ticket),
                 }
             }
+            Coherence::Tracked | Coherence::Untracked => {}
+        }
+        match self.doubt.is_answering() {
+            true => Standing::Ask(ticket),
+            false => Standing::Assumed(self.assumed()),
         }
     }
 
-    /// Whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
-    /// store has to be asked.
-    pub fn is_current(&self, version: &Version) -> Option<bool> {
-        let coherence = self.shared.coherence();
-        match coherence {
-            Coherence::Untracked => return None,
-            Coherence::Tracked if self.is_in_doubt() => return None,
-            _ if self.detached.load(Ordering::Acquire) => return None,
-            _ => {}
-        }
-        match &*self.known.load() {
-            Some(known) if coherence == Coherence::Tracked => {
-                let believed = known.epoch == self.shared.epoch.load(Ordering::Acquire);
-                believed.then(|| known.version == *version)
+    /// The state of the slot, for a read that begins now.
+    pub fn ticket(&self) -> Ticket {
+        let (epoch, changes) = self.moment();
+        Ticket { epoch, changes, rewritten: self.rewritten.load(Ordering::Acquire) }
+    }
+
+    /// Returns whether the store has to be asked what is known in this epoch: nobody has read it since, or a change
+    /// was reported.
+    pub fn is_unread(&self) -> bool {
+        let known = self.known.load();
+        known.as_ref().is_some_and(|known| known.epoch != self.doubt.epoch()) || self.is_superseded()
+    }
+
+    /// Returns whether a request has to go by what is assumed.
+    pub fn is_assumed_now(&self, now_ms: u64) -> bool {
+        matches!(self.standing(now_ms), Standing::Assumed(_))
+    }
+
+    /// Returns whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
+    /// store has to be asked. `is_provisional`: it was made in doubt.
+    #[inline]
+    pub fn is_current(&self, version: &Version, is_provisional: bool, now_ms: u64) -> Option<bool> {
+        let coherence = self.doubt.coherence();
+        let is_told =
+            matches!(coherence, Coherence::Alone | Coherence::Tracked) && self.doubt.is_heard(now_ms);
+        if is_told && !self.owes_or_is_gone() {
+            match &*self.known.load() {
+                Some(known) if known.epoch == self.doubt.epoch() => return Some(known.version == *version),
+                None if coherence == Coherence::Alone => return Some(version.is_absent()),
+                _ => {}
             }
-            _ if self.is_superseded() => Some(self.assumed() == *version),
-            Some(known) => Some(known.version == *version),
-            None if coherence == Coherence::Tracked => None,
-            None => Some(version.is_absent()),
         }
+        self.is_assumed(coherence, version, is_provisional, now_ms)
+    }
+
+    /// The same where the version is not known for sure.
+    fn is_assumed(
+        &self,
+        coherence: Coherence,
+        version: &Version,
+        is_provisional: bool,
+        now_ms: u64,
+    ) -> Option<bool> {
+        let may_ask =
+            matches!(coherence, Coherence::Tracked | Coherence::Untracked) && self.doubt.is_answering();
+        if may_ask || self.detached.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(self.doubt.allows(is_provisional, now_ms) && self.assumed() == *version)
     }
 
     /// The epoch and the count of changes: a read that began at another moment may not speak for this one.
     pub fn moment(&self) -> (u64, u64) {
-        (self.shared.epoch.load(Ordering::Acquire), self.changes.load(Ordering::Acquire))
+        (self.doubt.epoch(), self.changes.load(Ordering::Acquire))
     }
 
-    fn is_in_doubt(&self) -> bool {
+    fn owes_or_is_gone(&self) -> bool {
         self.detached.load(Ordering::Acquire) || self.unrecorded.load(Ordering::Acquire)
     }
 
@@ -186,11 +211,15 @@ impl Slot {
     }
 
     /// What a request goes by that can't ask: the last known version or, after a change was reported that nobody could
-    /// read yet, a name for what comes after it. The generation before the change is over in any case.
+    /// read yet, a name for what comes after it, another one after each report. The generation before the change is over
+    /// in any case.
     pub fn assumed(&self) -> Version {
         let last = self.last_known();
         match self.is_superseded() {
-            true => Version::named(format!("after-{}", last.tag())),
+            true => {
+                let changes = self.changes.load(Ordering::Acquire);
+                Version::named(format!("after-{changes}-{}", last.tag()))
+            }
             false => last,
         }
     }
@@ -221,16 +250,16 @@ impl Slot {
     pub fn bump_here(self: &Arc<Self>, now_ms: u64) -> Version {
         let mut past = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
-        let alone = self.shared.coherence() == Coherence::Alone;
+        let alone = self.doubt.coherence() == Coherence::Alone;
         if !alone {
-            let mut owing = self.shared.owing.lock();
+            let mut owing = self.owing.lock();
             self.unrecorded.store(true, Ordering::Release);
             if !self.listed.swap(true, Ordering::AcqRel) {
                 owing.push(self.clone());
             }
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
-        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        let epoch = self.doubt.epoch();
         self.know(&mut past, version.clone(), epoch, None);
         version
     }
@@ -246,7 +275,6 @@ impl Slot {
         let mut past = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.unrecorded.store(false, Ordering::Release);
-        self.moved_here.store(true, Ordering::Release);
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
         self.know(&mut past, version, 0, None);
@@ -270,7 +298,7 @@ impl Slot {
     fn doubt(&self) {
         let _judging = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
-        self.doubted_in.store(self.shared.epoch.load(Ordering::Acquire), Ordering::Release);
+        self.doubted_in.store(self.doubt.epoch(), Ordering::Release);
         // The version stays as the last known one, for when the store goes away; its epoch is past.
         if let Some(known) = &*self.known.load() {
             let (version, fence) = (known.version.clone(), known.fence);
@@ -294,7 +322,8 @@ type Family = (Namespace, Tenant);
 pub struct Versions {
     slots: Mutex<HashMap<Family, Arc<Slot>, RandomState>>,
     fences: Arc<Fences>,
-    shared: Arc<Shared>,
+    doubt: Arc<Doubt>,
+    owing: Owing,
     sweep_at: AtomicU64,
 }
 
@@ -302,17 +331,13 @@ pub struct Versions {
 const FIRST_SWEEP: u64 = 65_536;
 
 impl Versions {
-    /// An empty table.
-    pub fn new(coherence: Coherence) -> Self {
-        let shared = Shared {
-            epoch: AtomicU64::new(1),
-            coherence: AtomicU8::new(coherence as u8),
-            owing: Mutex::default(),
-        };
+    /// An empty table of what a store knows better, as far as `doubt` says.
+    pub fn new(doubt: Arc<Doubt>) -> Self {
         Self {
             slots: Mutex::default(),
             fences: Arc::default(),
-            shared: Arc::new(shared),
+            doubt,
+            owing: Owing::default(),
             sweep_at: AtomicU64::new(FIRST_SWEEP),
         }
     }
@@ -320,11 +345,6 @@ impl Versions {
     /// The fences behind reads.
     pub fn fences(&self) -> &Fences {
         &self.fences
-    }
-
-    /// How far versions may be believed now.
-    pub fn coherence(&self) -> Coherence {
-        self.shared.coherence()
     }
 
     /// The slot of a namespace and tenant.
@@ -344,13 +364,13 @@ impl Versions {
             changes: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
             listed: AtomicBool::new(false),
-            moved_here: AtomicBool::new(false),
             doubted_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             rewritten: AtomicBool::new(false),
             judging: Mutex::default(),
             fences: self.fences.clone(),
-            shared: self.shared.clone(),
+            doubt: self.doubt.clone(),
+            owing: self.owing.clone(),
         });
         slots.insert((namespace.clone(), tenant.clone()), slot.clone());
         slot
@@ -358,18 +378,17 @@ impl Versions {
 
     /// The slots whose bump the store has missed.
     pub fn owing(&self) -> Vec<Arc<Slot>> {
-        self.shared.owing.lock().clone()
+        self.owing.lock().clone()
     }
 
-    /// The slots that this node has moved.
-    pub fn moved_here(&self) -> Vec<Arc<Slot>> {
-        let slots = self.slots.lock();
-        slots.values().filter(|slot| slot.moved_here.load(Ordering::Acquire)).cloned().collect()
+    /// The slots that have to be read again.
+    pub fn unread(&self) -> Vec<Arc<Slot>> {
+        self.slots.lock().values().filter(|slot| slot.is_unread()).cloned().collect()
     }
 
     /// Strikes those off the list that no longer owe.
     pub fn settle(&self) {
-        self.shared.owing.lock().retain(|slot| {
+        self.owing.lock().retain(|slot| {
             let owes = slot.owes_bump();
             slot.listed.store(owes, Ordering::Release);
             owes
@@ -385,26 +404,15 @@ impl Versions {
         }
     }
 
-    /// Everything known is doubted, and believed from now on as `coherence` says.
-    pub fn begin_epoch(&self, coherence: Coherence) {
-        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
-        self.shared.coherence.store(coherence as u8, Ordering::Release);
-    }
-
-    /// Everything known is doubted.
-    pub fn doubt_all(&self) {
-        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
-    }
-
     /// The store was emptied: everything known is doubted, and each version is moved on when it is read next, so
     /// that no generation from before comes back under a number that is counted anew.
-    pub fn forget_all(&self) {
+    pub fn forget_all(&self, now_ms: u64) {
         let slots = self.slots.lock();
         // First the debts: nobody may read in the new epoch without paying.
         for slot in slots.values() {
             slot.unrecorded.store(true, Ordering::Release);
         }
-        self.doubt_all();
+        self.doubt.begin_epoch(now_ms);
     }
 
     /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
@@ -422,7 +430,7 @@ impl Versions {
 
 impl fmt::Debug for Versions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Versions").field("coherence", &self.coherence()).finish_non_exhaustive()
+        f.debug_struct("Versions").field("doubt", &self.doubt).finish_non_exhaustive()
     }
 }
 

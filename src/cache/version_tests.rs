@@ -3,16 +3,46 @@
 
 use super::*;
 
-fn table(coherence: Coherence) -> (Versions, Arc<Slot>) {
-    let versions = Versions::new(coherence);
+const NOW: u64 = 100_000;
+const OUTAGE_TTL: u64 = 5_000;
+
+struct Table {
+    versions: Versions,
+    doubt: Arc<Doubt>,
+}
+
+impl std::ops::Deref for Table {
+    type Target = Versions;
+
+    fn deref(&self) -> &Versions {
+        &self.versions
+    }
+}
+
+fn table(coherence: Coherence) -> (Table, Arc<Slot>) {
+    let doubt = Arc::new(match coherence {
+        Coherence::Alone => Doubt::none(),
+        _ => Doubt::of_store(Some(std::time::Duration::from_millis(OUTAGE_TTL)), NOW),
+    });
+    match coherence {
+        Coherence::Tracked => doubt.link(true, NOW),
+        Coherence::Untracked => doubt.link(false, NOW),
+        Coherence::Alone | Coherence::Away => {}
+    }
+    doubt.settle(doubt.epoch());
+    let versions = Versions::new(doubt.clone());
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
-    (versions, slot)
+    (Table { versions, doubt }, slot)
+}
+
+fn is_current(slot: &Slot, version: &Version) -> Option<bool> {
+    slot.is_current(version, false, NOW)
 }
 
 fn ask(slot: &Slot) -> Ticket {
-    match slot.standing() {
+    match slot.standing(NOW) {
         Standing::Ask(ticket) => ticket,
-        Standing::Current(v) => panic!("{v:?} is believed"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -63,7 +93,7 @@ fn numbers_are_compared_and_nothing_else() {
 fn after_a_flush_every_version_moves_on() {
     let (versions, slot) = table(Coherence::Tracked);
     slot.learned(ask(&slot), &Version::absent());
-    versions.forget_all();
+    versions.forget_all(NOW);
     ask(&slot);
     assert!(slot.owes_bump());
     slot.moved(&Version::new(b"9"));
@@ -77,15 +107,15 @@ fn a_store_that_lost_an_acknowledged_bump_is_found_out() {
     let (versions, slot) = table(Coherence::Tracked);
     slot.learned(ask(&slot), &Version::absent());
     slot.moved(&Version::new(b"2000"));
-    versions.begin_epoch(Coherence::Away);
-    versions.begin_epoch(Coherence::Tracked);
+    versions.doubt.lose(NOW);
+    versions.doubt.link(true, NOW);
     assert!(Version::absent().is_behind(&slot.last_known()));
     // A node that heard of a change and never read it.
     slot.learned(ask(&slot), &Version::new(b"2000"));
     versions.changed("kpi", "acme");
     let same = Version::new(b"2000");
     assert!(!slot.is_lost(ask(&slot), &same, &same));
-    versions.begin_epoch(Coherence::Tracked);
+    versions.doubt.link(true, NOW);
     assert!(slot.is_lost(ask(&slot), &same, &same));
     assert!(!slot.is_lost(ask(&slot), &same, &Version::new(b"2001")));
 }
@@ -106,7 +136,7 @@ fn the_same_value_after_a_report_was_written_again_unless_the_report_may_be_of_i
     assert!(!slot.is_lost(ask(&slot), &same, &same), "that fence began before the read");
     slot.learned(ask(&slot), &same);
     pass();
-    let before = Ticket { epoch: 1, changes: 2, rewritten: false };
+    let before = Ticket { epoch: slot.ticket().epoch, changes: 2, rewritten: false };
     versions.changed("kpi", "acme");
     assert!(slot.is_lost(ask(&slot), &same, &same));
     assert!(!slot.is_lost(before, &same, &same), "a read that began before the report");
@@ -138,14 +168,14 @@ fn a_value_that_was_replaced_is_never_believed_again() {
 fn what_was_read_is_believed_until_a_change_is_reported() {
     let (versions, slot) = table(Coherence::Tracked);
     slot.learned(ask(&slot), &Version::new(b"3"));
-    assert_eq!(slot.standing(), Standing::Current(Version::new(b"3")));
-    assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
-    assert_eq!(slot.is_current(&Version::new(b"2")), Some(false));
+    assert_eq!(slot.standing(NOW), Standing::Current(Version::new(b"3")));
+    assert_eq!(is_current(&slot, &Version::new(b"3")), Some(true));
+    assert_eq!(is_current(&slot, &Version::new(b"2")), Some(false));
     versions.changed("kpi", "globex");
-    assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
+    assert_eq!(is_current(&slot, &Version::new(b"3")), Some(true));
     versions.changed("kpi", "acme");
     ask(&slot);
-    assert_eq!(slot.is_current(&Version::new(b"3")), None);
+    assert_eq!(is_current(&slot, &Version::new(b"3")), None);
 }
 
 #[test]
@@ -156,7 +186,7 @@ fn a_read_that_a_change_overtook_is_not_believed() {
     slot.learned(ticket, &Version::new(b"3"));
     ask(&slot);
     let ticket = ask(&slot);
-    versions.doubt_all();
+    versions.doubt.begin_epoch(NOW);
     slot.learned(ticket, &Version::new(b"3"));
     ask(&slot);
 }
@@ -165,20 +195,20 @@ fn a_read_that_a_change_overtook_is_not_believed() {
 fn while_the_store_is_away_the_last_known_version_goes_on_and_is_read_anew_after() {
     let (versions, slot) = table(Coherence::Tracked);
     slot.learned(ask(&slot), &Version::new(b"3"));
-    versions.begin_epoch(Coherence::Away);
-    assert_eq!(slot.standing(), Standing::Current(Version::new(b"3")));
-    assert_eq!(slot.is_current(&Version::new(b"3")), Some(true));
+    versions.doubt.lose(NOW);
+    assert_eq!(slot.standing(NOW), Standing::Assumed(Version::new(b"3")));
+    assert_eq!(is_current(&slot, &Version::new(b"3")), Some(true));
     slot.bump_here(1_000);
     assert!(slot.owes_bump());
     let bumped = slot.bump_here(1_000);
     assert_eq!(versions.owing().len(), 1);
     versions.settle();
     assert_eq!(versions.owing().len(), 1);
-    assert_eq!(slot.is_current(&Version::new(b"3")), Some(false));
-    assert_eq!(slot.is_current(&bumped), Some(true));
-    versions.begin_epoch(Coherence::Tracked);
+    assert_eq!(is_current(&slot, &Version::new(b"3")), Some(false));
+    assert_eq!(is_current(&slot, &bumped), Some(true));
+    versions.doubt.link(true, NOW);
     ask(&slot);
-    assert_eq!(slot.is_current(&bumped), None);
+    assert_eq!(is_current(&slot, &bumped), None);
     slot.moved(&Version::new(b"1002"));
     versions.settle();
     assert!(versions.owing().is_empty());
@@ -187,9 +217,9 @@ fn while_the_store_is_away_the_last_known_version_goes_on_and_is_read_anew_after
 #[test]
 fn alone_the_table_is_the_truth() {
     let (_versions, slot) = table(Coherence::Alone);
-    assert_eq!(slot.is_current(&Version::absent()), Some(true));
+    assert_eq!(is_current(&slot, &Version::absent()), Some(true));
     slot.bump_here(1_000);
-    assert_eq!(slot.is_current(&Version::absent()), Some(false));
+    assert_eq!(is_current(&slot, &Version::absent()), Some(false));
     assert!(!slot.owes_bump());
 }
 
@@ -198,7 +228,7 @@ fn untracked_versions_are_read_each_time() {
     let (_versions, slot) = table(Coherence::Untracked);
     slot.learned(ask(&slot), &Version::new(b"3"));
     ask(&slot);
-    assert_eq!(slot.is_current(&Version::new(b"3")), None);
+    assert_eq!(is_current(&slot, &Version::new(b"3")), None);
 }
 
 #[test]
@@ -217,19 +247,75 @@ fn after_a_change_that_nobody_could_read_the_old_generation_is_over() {
     let old = Version::new(b"3");
     slot.learned(ask(&slot), &old);
     versions.changed("kpi", "acme");
-    versions.begin_epoch(Coherence::Away);
-    let Standing::Current(assumed) = slot.standing() else { panic!("there is nobody to ask") };
+    versions.doubt.lose(NOW);
+    let Standing::Assumed(assumed) = slot.standing(NOW) else { panic!("there is nobody to ask") };
     assert_ne!(assumed, old);
-    assert_eq!((slot.is_current(&old), slot.is_current(&assumed)), (Some(false), Some(true)));
-    versions.begin_epoch(Coherence::Tracked);
+    assert_eq!((is_current(&slot, &old), is_current(&slot, &assumed)), (Some(false), Some(true)));
+    versions.doubt.link(true, NOW);
     slot.learned(ask(&slot), &Version::new(b"4"));
-    assert_eq!(slot.is_current(&assumed), Some(false));
+    assert_eq!(is_current(&slot, &assumed), Some(false));
 }
 
 #[test]
-fn what_this_node_moved_it_looks_after() {
+fn each_report_that_nobody_could_read_ends_what_was_filled_after_the_one_before() {
     let (versions, slot) = table(Coherence::Tracked);
-    assert!(versions.moved_here().is_empty());
-    slot.moved(&Version::new(b"9"));
-    assert_eq!(versions.moved_here().len(), 1);
+    slot.learned(ask(&slot), &Version::new(b"3"));
+    versions.doubt.unanswered(NOW);
+    let mut assumed = vec![Version::new(b"3")];
+    for _ in 0..3 {
+        versions.changed("kpi", "acme");
+        let Standing::Assumed(name) = slot.standing(NOW) else { panic!("the store does not answer") };
+        for before in &assumed {
+            assert_eq!(slot.is_current(before, true, NOW), Some(false), "{before:?}");
+        }
+        assert_eq!(
+            slot.is_current(&name, true, NOW + 10 * OUTAGE_TTL),
+            Some(true),
+            "it has its own lifetime"
+        );
+        assumed.push(name);
+    }
+    versions.doubt.answered();
+    ask(&slot);
+}
+
+#[test]
+fn in_doubt_an_answer_from_before_is_served_for_the_time_of_an_outage() {
+    let (versions, slot) = table(Coherence::Tracked);
+    let version = Version::new(b"3");
+    slot.learned(ask(&slot), &version);
+    versions.doubt.beat(NOW + 250);
+    versions.doubt.lose(NOW + 400);
+    let at = |now| slot.is_current(&version, false, now);
+    // Since the last answered heartbeat.
+    assert_eq!(at(NOW + 250 + OUTAGE_TTL), Some(true));
+    assert_eq!(at(NOW + 251 + OUTAGE_TTL), Some(false));
+    assert_eq!(slot.is_current(&version, true, NOW + 251 + OUTAGE_TTL), Some(true), "it was filled since");
+    // A new link that nobody could read by changes nothing of that.
+    versions.doubt.link(true, NOW + 4_000);
+    versions.doubt.unanswered(NOW + 4_000);
+    assert_eq!(at(NOW + 251 + OUTAGE_TTL), Some(false));
+    versions.doubt.answered();
+    assert_eq!(at(NOW + 4_001), None);
+    assert_eq!(versions.unread().len(), 1);
+    slot.learned(slot.ticket(), &version);
+    assert!(versions.unread().is_empty());
+    versions.doubt.settle(versions.doubt.epoch());
+    assert_eq!(versions.doubt.since_ms(NOW + 4_500), None);
+    assert_eq!(at(NOW + 4_500), Some(true));
+}
+
+#[test]
+fn a_node_that_has_missed_a_heartbeat_asks_before_it_answers() {
+    let (versions, slot) = table(Coherence::Tracked);
+    let version = Version::new(b"3");
+    slot.learned(ask(&slot), &version);
+    assert_eq!(slot.is_current(&version, false, NOW + 999), Some(true));
+    assert_eq!(slot.is_current(&version, false, NOW + 1_000), None);
+    assert!(matches!(slot.standing(NOW + 6_000), Standing::Ask(_)));
+    versions.doubt.unanswered(NOW + 6_000);
+    assert_eq!(slot.is_current(&version, false, NOW + 6_000), Some(false), "it is from too long ago");
+    versions.doubt.answered();
+    versions.doubt.beat(NOW + 6_000);
+    assert_eq!(slot.is_current(&version, false, NOW + 6_000), Some(true));
 }

@@ -1,6 +1,7 @@
 //! Routes with a namespace: the order of look-up, version, flight and fall-back.
 
 use super::{
+    doubt::Coherence,
     draft::{Described, Draft, Verdict},
     entry::{Entry, Made, Opened, Standing},
     fill::{Job, On},
@@ -14,7 +15,7 @@ use super::{
         namespaced::{self, Sharing},
         Freshness,
     },
-    version::{self, Coherence, Slot, Version},
+    version::{self, Basis, Slot, Version},
     Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
 };
 use crate::{
@@ -32,10 +33,25 @@ impl Cache {
     pub fn look(&self, key: &str, now_ms: u64) -> Look {
         let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
         match &entry.standing {
-            Standing::Version(version, slot) if slot.is_current(version) == Some(true) => {
+            Standing::Version(version, slot)
+                if slot.is_current(version, entry.is_provisional(), now_ms) == Some(true) =>
+            {
                 Self::by_age(entry, now_ms)
             }
             _ => Look::Nothing,
+        }
+    }
+
+    /// The terms of an answer that was asked for at `asked_ms`, in doubt or not.
+    pub(super) fn terms_since(
+        &self,
+        asked_ms: u64,
+        is_doubtful: bool,
+        terms: policy::Terms,
+    ) -> policy::Terms {
+        match self.doubt.outage_ttl_ms() {
+            Some(ttl_ms) if is_doubtful => terms.provisional(asked_ms, ttl_ms),
+            _ => terms,
         }
     }
 
@@ -50,7 +66,8 @@ impl Cache {
     /// Refreshes a stale entry behind an answer, unless that is under way already.
     pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
         let Standing::Version(version, slot) = &entry.standing else { return };
-        let name = flight_name(&wanted.key, version);
+        let basis = Basis { version: version.clone(), is_assumed: slot.is_assumed_now(now_ms()) };
+        let name = self.flight_name(&wanted.key, &basis);
         let is_paused = || self.pauses.is_paused(&name, now_ms());
         let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
         if let Some((lead, follow)) = begun {
@@ -59,7 +76,7 @@ impl Cache {
             if let Some(Look::Hit(fresh)) = now.map(|entry| Self::by_age(entry, now_ms())) {
                 return lead.land(Landing::Filled(fresh));
             }
-            let job = Job::of_namespace(wanted, slot.clone(), version.clone());
+            let job = Job::of_namespace(wanted, slot.clone(), basis);
             let job = Job { refreshes: Some(name), ..job };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
@@ -89,8 +106,12 @@ impl Cache {
         fetcher: Fetcher,
         errors: u32,
     ) -> Result<Answer, Fetcher> {
-        let version = self.version(slot).await;
-        if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|e| e.is_of(&version)) {
+        let basis = self.version(slot).await;
+        let entry = self.memory.entry(wanted.key.as_str()).filter(|entry| {
+            let is_usable = !basis.is_assumed || self.doubt.allows(entry.is_provisional(), now_ms());
+            is_usable && entry.is_of(&basis.version)
+        });
+        if let Some(entry) = entry {
             match Self::by_age(entry, now_ms()) {
                 Look::Hit(entry) => return Ok(Answer::Entry(entry, CacheResult::Hit)),
                 Look::Stale(entry) => {
@@ -103,12 +124,12 @@ impl Cache {
         if let Some(why) = self.memory.marked(&wanted.key, now_ms()) {
             return Ok(Answer::AskYourself(why));
         }
-        match self.flights.join(&flight_name(&wanted.key, &version), || Live::begin(&self.arriving)) {
+        match self.flights.join(&self.flight_name(&wanted.key, &basis), || Live::begin(&self.arriving)) {
             Joined::Lead(lead, follow) => {
                 self.metrics.flight_led();
                 let live = follow.cargo();
                 let reader = live.reader();
-                let job = Job::of_namespace(wanted, slot.clone(), version);
+                let job = Job::of_namespace(wanted, slot.clone(), basis);
                 let job = Job { shares_errors: errors >= ERRORS_OF_OTHERS, ..job };
                 Ok(match self.begin_fill(Some(lead), live, job, fetcher).await {
                     Ok(Led::Landing(landing)) => {
@@ -196,7 +217,7 @@ impl Cache {
         let version = Version::named(tag);
         let entry = self.reopened(&wanted.rules, &slot, &version, self.opened(&wanted.key, value)?)?;
         usable(&entry).then(|| {
-            self.memory.keep(wanted.key.clone(), entry.clone());
+            self.memory.keep(wanted.key.clone(), entry.clone(), now_ms());
             entry
         })
     }
@@ -222,12 +243,14 @@ impl Cache {
     }
 
     /// The version that a request goes by. Requests that ask at the same moment share one read.
-    async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Version {
-        let Some(redis) = &self.redis else { return slot.assumed() };
-        if let version::Standing::Current(version) = slot.standing() {
-            return version;
+    async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Basis {
+        let Some(redis) = &self.redis else { return Basis::read(slot.assumed()) };
+        match slot.standing(now_ms()) {
+            version::Standing::Current(version) => return Basis::read(version),
+            version::Standing::Assumed(version) => return Basis::assumed(version),
+            version::Standing::Ask(_) => {}
         }
-        if self.versions.coherence() == Coherence::Untracked {
+        if self.doubt.coherence() == Coherence::Untracked {
             // A read that is under way may have looked before a bump that this request came after.
             return redis.version(slot).await;
         }
@@ -241,7 +264,16 @@ impl Cache {
                 reading
             }
         };
-        reading.outcome().await.unwrap_or_else(|_| slot.assumed())
+        reading.outcome().await.unwrap_or_else(|_| Basis::assumed(slot.assumed()))
+    }
+
+    /// Whoever asks in doubt doesn't join what began too long ago.
+    fn flight_name(&self, key: &Key, basis: &Basis) -> String {
+        let name = format!("{}:v{}", key.as_str(), basis.version.tag());
+        match basis.is_assumed {
+            true => format!("{name}@{}", self.doubt.period(now_ms())),
+            false => name,
+        }
     }
 
     /// Moves the version of a namespace and tenant: every node drops the generation.
@@ -345,9 +377,9 @@ pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Job {
-    fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, version: Version) -> Self {
+    fn of_namespace(wanted: &Wanted, slot: Arc<Slot>, basis: Basis) -> Self {
         let (rules, usual) = (wanted.rules.clone(), wanted.usual.clone());
-        let on = On::Version { rules, slot, version, usual };
+        let on = On::Version { rules, slot, basis, usual };
         Self {
             key: wanted.key.clone(),
             began_ms: now_ms(),
@@ -357,10 +389,6 @@ impl Job {
             unwatched: None,
         }
     }
-}
-
-fn flight_name(key: &Key, version: &Version) -> String {
-    format!("{}:v{}", key.as_str(), version.tag())
 }
 
 /// What caches outside are told of an answer.

@@ -82,7 +82,7 @@ tables! {
     Log "`[log]`" { format: LogFormat, access: bool }
 
     Store "`[store]`" {
-        redis: OneOrManyUrls, prefix: Prefix, memory: Size, deadline: Duration, lease: Duration
+        redis: OneOrManyUrls, prefix: Prefix, memory: Size, deadline: Duration, lease: Duration, outage_ttl: OutageTtl
     }
 
     Jwt "`[jwt]`" {
@@ -190,6 +190,22 @@ impl Read for OneOrManyUrls {
         match value {
             DeValue::Array(_) => Read::read(value, place, report).map(Self::Many),
             _ => Source::read(value, place, report).map(Self::One),
+        }
+    }
+}
+
+/// `store.outage_ttl`: a duration, or no bound.
+#[derive(Debug)]
+pub(super) enum OutageTtl {
+    Bounded(Duration),
+    Unlimited,
+}
+
+impl Read for OutageTtl {
+    fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
+        match value {
+            DeValue::String(word) if word == "unlimited" => Some(Self::Unlimited),
+            _ => Duration::read(value, place, report).map(Self::Bounded),
         }
     }
 }

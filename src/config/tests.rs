@@ -129,6 +129,7 @@ fn defaults_are_those_of_the_document() {
     assert_eq!((clients.max_connections, clients.max_per_address), (None, None));
     assert_eq!((config.store.prefix.as_str(), config.store.memory), ("dash:", 256 << 20));
     assert_eq!((config.store.deadline.as_millis(), config.store.lease.as_millis()), (50, 5000));
+    assert_eq!(config.store.outage_ttl, Some(std::time::Duration::from_secs(5)));
     assert_eq!(config.log, Log { format: LogFormat::Auto, access: true });
     let jwt = config.jwt.expect("is there");
     assert_eq!([&jwt.tenant_claim, &jwt.user_claim, &jwt.role_claim], ["tenant", "sub", "role"]);
@@ -363,6 +364,7 @@ fn tables_of_one_key_each() {
         ("[store]\nmemory = -5", &["9:10: store.memory: must not be negative, and must be less than 16 EiB"]),
         ("[store]\nmemory = \"1.5GiB\"", &["9:10: store.memory: must be a whole number with a unit (B, kB, MB, GB, KiB, MiB, GiB), such as \"256MiB\""]),
         ("[store]\nprefix = \"a b\"", &["9:10: store.prefix: must be at most 64 printable ASCII characters, none of them a space"]),
+        ("[store]\noutage_ttl = \"for ever\"", &["9:14: store.outage_ttl: must be a whole number with a unit (ms, s, m, h, d), such as \"20s\""]),
         ("[store]\nlease = \"50ms\"", &["9:9: store.lease: must be longer than deadline: it is renewed by calls that may take as long as that"]),
         ("[store]\nredis = \"10.0.0.1\"", &["9:9: store.redis: must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…"]),
         ("[store]\nredis = [\"unix:///x\"]", &["9:10: store.redis[0]: a cluster's nodes must be redis:// or rediss:// URLs"]),

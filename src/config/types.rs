@@ -170,6 +170,9 @@ pub struct Store {
     pub deadline: Duration,
     /// `lease`: how long a fill may keep the other nodes waiting before its lease must be renewed (5 s).
     pub lease: Duration,
+    /// `outage_ttl`: how long answers are served while nobody knows whether they are current (5 s); `None`: as long as
+    /// they are fresh.
+    pub outage_ttl: Option<Duration>,
     /// The largest `max_size` of all routes.
     pub largest: u64,
 }

@@ -245,6 +245,7 @@ pub(super) struct Store {
     pub(super) seconds: Per<StoreCall, Histogram>,
     pub(super) up: IntGaugeVec,
     pub(super) tracking: IntGaugeVec,
+    pub(super) doubt: Gauge,
     pub(super) events: Per<EventResult, IntCounter>,
 }
 
@@ -289,6 +290,11 @@ impl Store {
                 ),
                 &[],
             )?,
+            doubt: d.float_gauge(about(
+                "tidegate_store_doubt_seconds",
+                "seconds",
+                "How long this node has not been sure that it knows all changes in the store; 0: it is.",
+            ))?,
             events: d
                 .counter_per(about("tidegate_events_total", "events", "Signed events received."), "result")?,
         })

@@ -216,7 +216,8 @@ impl Write for Scripted {
 #[test]
 fn errors_tear_no_other_line_and_what_may_pass_is_waited_for() {
     use io::ErrorKind::{Interrupted, StorageFull, WouldBlock};
-    let rows: [(&[Result<usize, io::ErrorKind>], u64, &str); 5] = [
+    type Row<'r> = (&'r [Result<usize, io::ErrorKind>], u64, &'r str);
+    let rows: [Row<'_>; 5] = [
         (&[Ok(3), Err(Interrupted), Ok(1)], 0, "first\nsecond\nthird\n"),
         (&[Ok(3), Err(WouldBlock), Err(WouldBlock), Ok(5)], 0, "first\nsecond\nthird\n"),
         (&[Err(StorageFull)], 2, "third\n"),

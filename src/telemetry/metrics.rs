@@ -24,7 +24,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// What the memory tier tells at a scrape.
+/// What the cache tells at a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryStats {
     /// Bytes held.
@@ -35,6 +35,8 @@ pub struct MemoryStats {
     pub evictions: u64,
     /// Bytes that may be held.
     pub capacity: u64,
+    /// How long nobody has known whether what is held is current.
+    pub doubt: Duration,
 }
 
 type MemoryProbe = Box<dyn Fn() -> MemoryStats + Send + Sync>;
@@ -346,7 +348,8 @@ impl Metrics {
     fn look(&self) {
         let probe = self.probe.lock();
         if let Some(probe) = probe.as_ref() {
-            let MemoryStats { bytes, entries, evictions, capacity } = probe();
+            let MemoryStats { bytes, entries, evictions, capacity, doubt } = probe();
+            self.store.doubt.set(doubt.as_secs_f64());
             self.cache.bytes.set(gauge(bytes));
             self.cache.entries.set(gauge(entries));
             self.cache.capacity.set(gauge(capacity));

@@ -184,6 +184,7 @@ fn memory_is_asked_at_each_scrape_and_evictions_never_fall() {
         entries: 2,
         evictions: *probed.lock(),
         capacity: 100,
+        doubt: Duration::from_millis(1_500),
     }));
     for (now, shown) in [(5, 5.0), (5, 5.0), (9, 9.0), (1, 9.0)] {
         *evictions.lock() = now;
@@ -192,6 +193,7 @@ fn memory_is_asked_at_each_scrape_and_evictions_never_fall() {
         assert_eq!(samples["tidegate_memory_bytes"], 10.0);
         assert_eq!(samples["tidegate_memory_entries"], 2.0);
         assert_eq!(samples["tidegate_memory_capacity_bytes"], 100.0);
+        assert_eq!(samples["tidegate_store_doubt_seconds"], 1.5);
     }
 }
 

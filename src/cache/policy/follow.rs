@@ -204,6 +204,8 @@ pub enum Why {
     MaxAge,
     /// It will be stale sooner than the client's `min-fresh`.
     MinFresh,
+    /// Nobody knows whether it is still current: the store can't be asked.
+    Doubt,
 }
 
 impl Why {
@@ -215,6 +217,7 @@ impl Why {
             Self::Request => "request",
             Self::MaxAge => "max-age",
             Self::MinFresh => "min-fresh",
+            Self::Doubt => "doubt",
         }
     }
 }

@@ -168,6 +168,7 @@ const TERMS: Terms = Terms {
     stale_if_error_ms: 0,
     always_validate: false,
     never_stale: false,
+    is_provisional: false,
 };
 
 fn after(seconds: u64, asked: Asked) -> Reuse {

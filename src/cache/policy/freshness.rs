@@ -53,9 +53,22 @@ pub struct Terms {
     pub always_validate: bool,
     /// `must-revalidate`, `proxy-revalidate`, `s-maxage`, `no-cache`: no client's `max-stale` counts.
     pub never_stale: bool,
+    /// It was asked for while nobody knew whether what is stored is still current (see [`crate::cache::doubt`]).
+    pub is_provisional: bool,
 }
 
 impl Terms {
+    /// The terms of an answer that was asked for in doubt, at `asked_ms`: fresh for `ttl_ms` from then at most.
+    pub fn provisional(self, asked_ms: u64, ttl_ms: u64) -> Self {
+        let left_ms = asked_ms.saturating_add(ttl_ms).saturating_sub(self.received_ms);
+        Self {
+            lifetime_ms: self.lifetime_ms.min(self.initial_age_ms.saturating_add(left_ms)),
+            stale_while_revalidate_ms: 0,
+            is_provisional: true,
+            ..self
+        }
+    }
+
     /// How old the answer is, in milliseconds (`current_age`).
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         self.initial_age_ms.saturating_add(now_ms.saturating_sub(self.received_ms))
@@ -178,6 +191,7 @@ pub(super) fn terms(
         stale_if_error_ms: grace(said.stale_if_error, millis(rules.stale_if_error)),
         always_validate: said.no_cache,
         never_stale: never || said.s_maxage.is_some(),
+        is_provisional: false,
     }
 }
 

@@ -156,6 +156,7 @@ const TERMS: Terms = Terms {
     stale_if_error_ms: 600_000,
     always_validate: false,
     never_stale: false,
+    is_provisional: false,
 };
 
 #[test]

@@ -23,6 +23,7 @@ pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
         stale_if_error_ms: millis(rules.stale_if_error),
         always_validate: false,
         never_stale: false,
+        is_provisional: false,
     }
 }
 

@@ -15,7 +15,9 @@
 //!   ([`Debt`]): if the store loses it later, this node misses it in the log.
 //! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If the
 //!   log has older records all the same, the store has lost its end: the other nodes are told.
-//! - While the store is away the last knowledge goes on: a hit needs no store.
+//! - While the store can't be asked the last knowledge goes on, within the bounds of [`super::doubt`]: a hit needs no
+//!   store. But a purge that was reported and could not be read may be about any answer: each one from before it is
+//!   *unsure*, and has to be validated, until the log was read.
 //!
 //! No I/O happens here: `redis/log.rs` reads, writes and reports.
 
@@ -23,14 +25,17 @@ mod order;
 
 pub use order::{beginning, tags_of, Id, NoId, Purge, Refused, Tags, Target, LONGEST_TAG, MOST_TAGS};
 
-use super::{key, version::Coherence};
+use super::{
+    doubt::{Coherence, Doubt},
+    key,
+};
 use ahash::RandomState;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{
-        atomic::{AtomicU64, AtomicU8, Ordering},
+        atomic::{AtomicU64, Ordering},
         Arc,
     },
 };
@@ -52,8 +57,21 @@ pub enum Verdict {
     Current,
     /// It counts as stale.
     Soft,
+    /// Something was purged, and nobody could read what: it has to be validated.
+    Unsure,
     /// It is gone.
     Hard,
+}
+
+/// How far what is known of the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knowledge {
+    /// To its end.
+    Complete,
+    /// It may hold what this node has not read, and can be read.
+    Behind,
+    /// It may hold what this node has not read, and can't be read now.
+    Doubtful,
 }
 
 /// The positions at which something was purged last; 0: never.
@@ -159,28 +177,35 @@ struct State {
     /// The last record that was known before a gap, until the log is read again.
     missed: Option<Id>,
     owed: HashMap<Purge, Owed, RandomState>,
+    /// How many reports there were when answers became unsure last.
+    unsure_of: u64,
 }
 
 /// All purges that this node knows.
 pub struct Purges {
     position: AtomicU64,
     everything: Mark,
-    link: AtomicU8,
+    /// Of the server that the log lies on.
+    doubt: Arc<Doubt>,
+    /// The position of the last purge that could not be read; 0: there is none.
+    unread: AtomicU64,
     /// How often there was reason to read the log.
     reports: AtomicU64,
     /// How many of these were over when the last reading began.
     heeded: AtomicU64,
+    /// How many there were when the store itself said last that the log has grown.
+    told: AtomicU64,
     state: Mutex<State>,
     remembered: u64,
 }
 
 impl Purges {
-    /// Nothing was purged yet. `Coherence` as of [`Purges::linked`].
-    pub fn new(link: Coherence) -> Self {
-        Self::remembering(link, REMEMBERED, FIRST_SWEEP)
+    /// Nothing was purged yet.
+    pub fn new(doubt: Arc<Doubt>) -> Self {
+        Self::remembering(doubt, REMEMBERED, FIRST_SWEEP)
     }
 
-    fn remembering(link: Coherence, remembered: u64, sweep_at: usize) -> Self {
+    fn remembering(doubt: Arc<Doubt>, remembered: u64, sweep_at: usize) -> Self {
         let state = State {
             marks: HashMap::default(),
             sweep_at,
@@ -188,6 +213,7 @@ impl Purges {
             log: VecDeque::new(),
             missed: None,
             owed: HashMap::default(),
+            unsure_of: 0,
         };
         // Everything was purged at 1: a stamp since 0 is never current.
         let everything = Mark::default();
@@ -195,9 +221,11 @@ impl Purges {
         Self {
             position: AtomicU64::new(1),
             everything,
-            link: AtomicU8::new(link as u8),
+            doubt,
+            unread: AtomicU64::new(0),
             reports: AtomicU64::new(0),
             heeded: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             state: Mutex::new(state),
             remembered,
         }
@@ -243,18 +271,19 @@ impl Purges {
         self.state.lock().marks.get(&resource).map_or(0, |mark| mark.last())
     }
 
-    /// What is known against an answer. Believe it only if this node is not behind.
+    /// What is known against an answer. Believe it as far as [`Self::knowledge`] goes.
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
         let position = self.position();
         if stamp.current_at.load(Ordering::Relaxed) == position {
             return Verdict::Current;
         }
-        let mut verdict = Verdict::Current;
+        let is_unsure = self.unread.load(Ordering::Acquire) > stamp.since;
+        let mut verdict = if is_unsure { Verdict::Unsure } else { Verdict::Current };
         for mark in std::iter::once(&self.everything).chain(stamp.marks.iter().map(|mark| &**mark)) {
             if mark.hard.load(Ordering::Acquire) > stamp.since {
                 return Verdict::Hard;
             }
-            if mark.soft.load(Ordering::Acquire) > stamp.since {
+            if !is_unsure && mark.soft.load(Ordering::Acquire) > stamp.since {
                 verdict = Verdict::Soft;
             }
         }
@@ -278,18 +307,37 @@ impl Purges {
         (search.all || !search.marks.is_empty()).then_some(search)
     }
 
-    /// Whether the log may hold what this node has not read. Never without a store or while it is away.
-    pub fn is_behind(&self) -> bool {
-        match self.link.load(Ordering::Acquire) {
-            link if link == Coherence::Tracked as u8 => !self.has_heeded(self.reports()),
-            link => link == Coherence::Untracked as u8,
+    /// How far what is known goes at this moment.
+    #[inline]
+    pub fn knowledge(&self, now_ms: u64) -> Knowledge {
+        let is_read = match self.doubt.coherence() {
+            Coherence::Alone => return Knowledge::Complete,
+            Coherence::Tracked => self.doubt.is_heard(now_ms) && self.has_heeded(self.reports()),
+            Coherence::Untracked => false,
+            Coherence::Away => return Knowledge::Doubtful,
+        };
+        match is_read {
+            true => Knowledge::Complete,
+            false if self.doubt.is_answering() => Knowledge::Behind,
+            false => Knowledge::Doubtful,
         }
+    }
+
+    /// Returns whether an answer may be served while what is known is doubtful.
+    pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
+        self.doubt.allows(is_provisional, now_ms)
+    }
+
+    /// Tells apart fills that nobody may join: those from before a purge that could not be read, and those that began too
+    /// long ago for who asks in doubt.
+    pub fn doubtful_period(&self, now_ms: u64) -> (u64, u64) {
+        (self.unread.load(Ordering::Acquire), self.doubt.period(now_ms))
     }
 
     /// Applies purges here, at once. With a store they are owed to it.
     pub fn order(self: &Arc<Self>, wanted: Vec<Purge>) -> Debt {
         let state = &mut *self.state.lock();
-        let is_alone = self.link.load(Ordering::Acquire) == Coherence::Alone as u8;
+        let is_alone = self.doubt.coherence() == Coherence::Alone;
         let mut owed = Vec::new();
         for purge in wanted {
             let purge = purge.bounded();
@@ -315,21 +363,31 @@ impl Purges {
         Debt { purges: self.clone(), owed }
     }
 
-    /// There is a link to the store that reports the log's growth, or doesn't; it may have grown before.
-    pub fn linked(&self, tracked: bool) {
-        self.grown();
-        let link = if tracked { Coherence::Tracked } else { Coherence::Untracked };
-        self.link.store(link as u8, Ordering::Release);
-    }
-
-    /// The link is lost.
-    pub fn unlinked(&self) {
-        self.link.store(Coherence::Away as u8, Ordering::Release);
-    }
-
-    /// The log has grown.
+    /// There may be reason to read the log: there is a new link, or whoever asks wants to know.
     pub fn grown(&self) {
         self.reports.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The store says that the log has grown.
+    pub fn reported(&self) {
+        let reports = self.reports.fetch_add(1, Ordering::AcqRel) + 1;
+        self.told.fetch_max(reports, Ordering::AcqRel);
+        if !self.doubt.is_answering() {
+            self.could_not_read();
+        }
+    }
+
+    /// The log could not be read. What the store has said of it since it was read last is about any answer.
+    pub fn could_not_read(&self) {
+        let state = &mut *self.state.lock();
+        let told = self.told.load(Ordering::Acquire);
+        // Once for each report: what was filled since is sure to be newer.
+        if !self.has_heeded(told) && state.unsure_of < told {
+            state.unsure_of = told;
+            let position = self.position() + 1;
+            self.unread.store(position, Ordering::Release);
+            self.position.store(position, Ordering::Release);
+        }
     }
 
     /// The store was emptied: everything is purged, and so is what the log said.
@@ -353,7 +411,11 @@ impl Purges {
 
     /// The log was read to its end by a reading that began after so many reports.
     pub fn heed(&self, reports: u64) {
+        let _state = self.state.lock();
         self.heeded.fetch_max(reports, Ordering::AcqRel);
+        if self.has_heeded(self.told.load(Ordering::Acquire)) {
+            self.unread.store(0, Ordering::Release);
+        }
     }
 
     /// Takes over what was read of the log: the records from `from` on, itself included, or all of them.

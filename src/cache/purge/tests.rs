@@ -7,13 +7,20 @@ use proptest::prelude::*;
 const HOST: &str = "a.example";
 
 fn alone() -> Arc<Purges> {
-    Arc::new(Purges::new(Coherence::Alone))
+    Arc::new(Purges::new(Arc::new(Doubt::none())))
+}
+
+const NOW: u64 = 100_000;
+
+fn of_store() -> Arc<Doubt> {
+    Arc::new(Doubt::of_store(Some(std::time::Duration::from_secs(5)), NOW))
 }
 
 /// With a store whose log was read and holds one record, 1-0.
 fn linked() -> Arc<Purges> {
-    let purges = Arc::new(Purges::new(Coherence::Away));
-    purges.linked(true);
+    let purges = Arc::new(Purges::new(of_store()));
+    purges.doubt.link(true, NOW);
+    purges.grown();
     assert_eq!(purges.read(None, &[begin(1)]), Reading::Taken);
     purges.heed(purges.reports());
     purges
@@ -90,7 +97,7 @@ fn a_tag_is_no_url() {
 
 #[test]
 fn what_was_forgotten_is_not_believed() {
-    let purges = Arc::new(Purges::remembering(Coherence::Alone, 4, 4));
+    let purges = Arc::new(Purges::remembering(Arc::new(Doubt::none()), 4, 4));
     let held = stamp(&purges, "/held", &[]);
     let since = purges.position();
     apply(&purges, Purge::hard(tag("t")));
@@ -111,23 +118,55 @@ fn what_was_forgotten_is_not_believed() {
 
 #[test]
 fn a_node_is_behind_from_a_report_until_it_has_read() {
-    assert!(!alone().is_behind());
-    let purges = Arc::new(Purges::new(Coherence::Away));
-    assert!(!purges.is_behind(), "while the store is away the last knowledge goes on");
-    purges.linked(true);
-    assert!(purges.is_behind());
+    let knowledge = |purges: &Purges| purges.knowledge(NOW);
+    assert_eq!(knowledge(&alone()), Knowledge::Complete);
+    let purges = Arc::new(Purges::new(of_store()));
+    assert_eq!(knowledge(&purges), Knowledge::Doubtful, "there is nothing to read it from");
+    purges.grown();
+    purges.doubt.link(true, NOW);
+    assert_eq!(knowledge(&purges), Knowledge::Behind);
     let reading = purges.reports();
-    purges.grown();
+    purges.reported();
     purges.heed(reading);
-    assert!(purges.is_behind(), "that reading may have been too early");
+    assert_eq!(knowledge(&purges), Knowledge::Behind, "that reading may have been too early");
     purges.heed(purges.reports());
-    assert!(!purges.is_behind());
-    purges.unlinked();
-    purges.grown();
-    assert!(!purges.is_behind());
-    purges.linked(false);
+    assert_eq!(knowledge(&purges), Knowledge::Complete);
+    assert_eq!(purges.knowledge(NOW + 1_000), Knowledge::Behind, "a heartbeat is missing");
+    purges.doubt.unanswered(NOW + 1_000);
+    assert_eq!(purges.knowledge(NOW + 1_000), Knowledge::Doubtful);
+    purges.doubt.lose(NOW);
+    assert_eq!(knowledge(&purges), Knowledge::Doubtful);
+    purges.doubt.link(false, NOW);
     purges.heed(purges.reports());
-    assert!(purges.is_behind(), "nobody would report");
+    assert_eq!(knowledge(&purges), Knowledge::Behind, "nobody would report");
+}
+
+#[test]
+fn after_a_purge_that_could_not_be_read_every_answer_from_before_is_unsure() {
+    let purges = linked();
+    let x = stamp(&purges, "/x", &[]);
+    purges.could_not_read();
+    assert_eq!(purges.verdict(&x), Verdict::Current, "nothing was reported");
+    purges.reported();
+    assert_eq!(purges.verdict(&x), Verdict::Current, "it can be read");
+    purges.could_not_read();
+    assert_eq!(purges.verdict(&x), Verdict::Unsure);
+    let validated = stamp(&purges, "/x", &[]);
+    purges.could_not_read();
+    assert_eq!(purges.verdict(&validated), Verdict::Current, "the same report again");
+    purges.doubt.unanswered(NOW);
+    purges.reported();
+    assert_eq!(purges.verdict(&validated), Verdict::Unsure, "another one, which nobody waits to be read");
+    // A hard purge says more than that.
+    let gone = stamp(&purges, "/gone", &[]);
+    apply(&purges, Purge::hard(Target::of(HOST, "/gone")));
+    assert_eq!(purges.verdict(&gone), Verdict::Hard);
+    let reports = purges.reports();
+    assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, Target::of(HOST, "/x"))]), Reading::Taken);
+    purges.heed(reports);
+    assert_eq!(purges.verdict(&x), Verdict::Hard);
+    assert_eq!(purges.verdict(&gone), Verdict::Hard);
+    assert_eq!(purges.verdict(&stamp(&purges, "/y", &[])), Verdict::Current);
 }
 
 #[test]
@@ -149,7 +188,7 @@ fn answers_in_the_store_are_judged_by_the_log() {
 
 #[test]
 fn the_log_is_remembered_as_far_as_marks_are() {
-    let purges = Arc::new(Purges::remembering(Coherence::Away, 4, 4));
+    let purges = Arc::new(Purges::remembering(of_store(), 4, 4));
     let log: Vec<_> = (1..=9).map(|ms| record(ms, tag(&format!("t{ms}")))).collect();
     assert_eq!(purges.read(None, &log), Reading::Taken);
     assert!(purges.stamp_from(id(5), 7, &[]).is_none());
@@ -219,7 +258,7 @@ fn an_emptied_store_purges_everything_and_overtakes_a_reading() {
     let x = stamp(&purges, "/x", &[]);
     purges.emptied();
     assert_eq!(purges.verdict(&x), Verdict::Hard);
-    assert!(purges.is_behind());
+    assert_eq!(purges.knowledge(NOW), Knowledge::Behind);
     assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, tag("t"))]), Reading::Overtaken);
     assert_eq!(purges.log_id(), None);
 }
@@ -311,7 +350,7 @@ proptest! {
         forgetful: bool,
     ) {
         let remembered = if forgetful { 5 } else { REMEMBERED };
-        let node = Arc::new(Purges::remembering(Coherence::Alone, remembered, 6));
+        let node = Arc::new(Purges::remembering(Arc::new(Doubt::none()), remembered, 6));
         let (mut purged, mut answers) = (Vec::new(), Vec::new());
         for step in steps {
             match step {

@@ -7,6 +7,7 @@ use crate::{
     telemetry::labels::{StoreCall, StoreError},
 };
 use redis::{cmd, Value};
+use std::time::Duration;
 
 /// `max(current + 1, at)`, atomically; the key no longer expires. Where Redis can't count what stands there, and where
 /// that is no longer the value that was judged (`ARGV[2]`), nothing is written, and the value comes back in an array: what
@@ -70,10 +71,20 @@ impl Redis {
     /// # Errors
     /// If the store did not take it.
     pub async fn bump(&self, slot: &Slot, at_ms: u64) -> Result<Version, StoreError> {
+        self.bump_within(self.deadline, slot, at_ms).await
+    }
+
+    /// The same, of which a call may take this long.
+    pub(super) async fn bump_within(
+        &self,
+        at_most: Duration,
+        slot: &Slot,
+        at_ms: u64,
+    ) -> Result<Version, StoreError> {
         let at_ms = at_ms.max(slot.last_known().successor());
         let (mut at, mut judged) = (at_ms, None);
         for _ in 0..ATTEMPTS {
-            match self.move_on(slot, at, judged.as_deref()).await? {
+            match self.move_on(at_most, slot, at, judged.as_deref()).await? {
                 Moved::To(version) => return Ok(version),
                 Moved::Not(value) => {
                     at = at_ms.max(Version::new(&value).successor());
@@ -85,12 +96,13 @@ impl Redis {
     }
 
     /// Judges the value that a read with `ticket` gave, `None` for an absent key, against what was known when the read
-    /// began. What the store can't mean is moved on, once for all nodes that find it.
+    /// began. What the store can't mean is moved on, once for all nodes that find it. A call may take `at_most`.
     ///
     /// # Errors
     /// If it has to be moved, and the store did not take that.
     pub(super) async fn believe_or_move(
         &self,
+        at_most: Duration,
         slot: &Slot,
         ticket: Ticket,
         known: &Version,
@@ -104,7 +116,7 @@ impl Redis {
                 return Ok(read);
             }
             let at = now_ms().max(known.successor()).max(read.successor());
-            match self.move_on(slot, at, Some(&value.unwrap_or_default())).await? {
+            match self.move_on(at_most, slot, at, Some(&value.unwrap_or_default())).await? {
                 Moved::To(version) => return Ok(version),
                 Moved::Not(other) => value = Some(other).filter(|value| !value.is_empty()),
             }
@@ -112,9 +124,17 @@ impl Redis {
         Err(StoreError::Protocol)
     }
 
-    async fn move_on(&self, slot: &Slot, at: u64, judged: Option<&[u8]>) -> Result<Moved, StoreError> {
+    async fn move_on(
+        &self,
+        at_most: Duration,
+        slot: &Slot,
+        at: u64,
+        judged: Option<&[u8]>,
+    ) -> Result<Moved, StoreError> {
         let bump = command(&self.names.version(slot.namespace(), slot.tenant()), at, judged);
-        let value = self.call(StoreCall::Bump, |mut c| async move { bump.query_async(&mut c).await }).await?;
+        let value = self
+            .call_within(at_most, StoreCall::Bump, |mut c| async move { bump.query_async(&mut c).await })
+            .await?;
         let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
         if let Moved::To(version) = &moved {
             slot.moved(version);

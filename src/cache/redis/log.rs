@@ -6,10 +6,11 @@
 use super::{Redis, PAY_AGAIN};
 use crate::{
     cache::purge::{beginning, Debt, Id, Purge, Reading, Record, REMEMBERED},
+    clock::now_ms,
     telemetry::labels::{Invalidation, StoreCall, StoreError},
 };
 use redis::{cmd, from_redis_value, Cmd, ErrorKind, RedisResult, Value};
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 /// Records that are read at once.
 const PAGE: usize = 1_000;
@@ -17,35 +18,52 @@ const PAGE: usize = 1_000;
 const BATCH: usize = 250;
 
 impl Redis {
-    /// Reads the log of purges up to its end as of now, unless another caller's reading has done that: those who ask at
-    /// the same moment share one.
+    /// Reads the log of purges up to its end as of now, for a request: unless another caller's reading has done that. Those
+    /// who ask at the same moment share one.
     ///
     /// # Errors
-    /// If the store can't be asked. The last knowledge goes on then.
+    /// If the store can't be asked within the deadline. The last knowledge goes on then.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        if self.is_untracked() {
+        if self.is_untracked() || !self.doubt.is_heard(now_ms()) {
             // Nobody reports: each asker is a reason to read. One reading serves all who asked before it began.
             self.purges.grown();
         }
+        // The page that is being read may be read behind requests, and take longer.
+        match tokio::time::timeout(self.deadline, self.read_to_the_end(self.deadline)).await {
+            Ok(read) => read,
+            Err(_) => {
+                self.unanswered(now_ms());
+                self.purges.could_not_read();
+                Err(StoreError::Timeout)
+            }
+        }
+    }
+
+    async fn read_to_the_end(&self, at_most: Duration) -> Result<(), StoreError> {
         let asked_at = self.purges.reports();
         let _reading = self.log_reading.lock().await;
         if self.purges.has_heeded(asked_at) {
             return Ok(());
         }
         let reports = self.purges.reports();
-        self.read_log().await?;
-        self.purges.heed(reports);
+        match self.read_log(at_most).await {
+            Ok(()) => self.purges.heed(reports),
+            Err(error) => {
+                self.purges.could_not_read();
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
-    async fn read_log(&self) -> Result<(), StoreError> {
+    async fn read_log(&self, at_most: Duration) -> Result<(), StoreError> {
         loop {
             let from = self.purges.log_id();
-            let page = self.read_page(from).await?;
+            let page = self.read_page(from, at_most).await?;
             match self.purges.read(from, &page) {
                 Reading::Taken if page.len() < PAGE => return Ok(()),
                 Reading::Taken | Reading::Overtaken => {}
-                Reading::Empty => self.begin().await?,
+                Reading::Empty => self.begin(at_most).await?,
                 Reading::Gap => {
                     tracing::warn!("the log of purges has a gap: everything is purged");
                     self.metrics.invalidation(Invalidation::PurgeGap);
@@ -54,7 +72,7 @@ impl Redis {
         }
     }
 
-    async fn read_page(&self, from: Option<Id>) -> Result<Vec<Record>, StoreError> {
+    async fn read_page(&self, from: Option<Id>, at_most: Duration) -> Result<Vec<Record>, StoreError> {
         let mut range = cmd("XRANGE");
         range.arg(self.names.purge_log());
         match from {
@@ -63,7 +81,7 @@ impl Redis {
             None => range.arg("-"),
         };
         range.arg("+").arg("COUNT").arg(PAGE);
-        self.call(StoreCall::ReadPurges, |mut c| async move {
+        self.call_within(at_most, StoreCall::ReadPurges, |mut c| async move {
             range.query_async::<Vec<Vec<Value>>>(&mut c).await?.into_iter().map(record).collect()
         })
         .await
@@ -74,27 +92,31 @@ impl Redis {
     /// # Errors
     /// If the store did not take all of it. It stays owed, and is paid when there is a link.
     pub async fn pay(&self, debt: Debt) -> Result<(), StoreError> {
+        self.pay_within(self.deadline, debt).await
+    }
+
+    async fn pay_within(&self, at_most: Duration, debt: Debt) -> Result<(), StoreError> {
         if debt.is_empty() {
             return Ok(());
         }
         let name = self.names.purge_log();
         let records: Vec<_> = debt.orders().map(|order| append(&name, &order.fields())).collect();
         for batch in records.chunks(BATCH) {
-            self.append(batch.to_vec()).await?;
+            self.append(batch.to_vec(), at_most).await?;
         }
         self.purges.grown();
-        self.catch_up().await?;
+        self.read_to_the_end(at_most).await?;
         debt.settle();
         Ok(())
     }
 
-    async fn begin(&self) -> Result<(), StoreError> {
-        self.append(vec![append(&self.names.purge_log(), &beginning(rand::random()))]).await
+    async fn begin(&self, at_most: Duration) -> Result<(), StoreError> {
+        self.append(vec![append(&self.names.purge_log(), &beginning(rand::random()))], at_most).await
     }
 
     /// All of them under one key: a cluster takes them at once too.
-    async fn append(&self, records: Vec<Cmd>) -> Result<(), StoreError> {
-        self.call(StoreCall::Purge, |mut c| async move {
+    async fn append(&self, records: Vec<Cmd>, at_most: Duration) -> Result<(), StoreError> {
+        self.call_within(at_most, StoreCall::Purge, |mut c| async move {
             let mut pipeline = redis::pipe();
             for record in records {
                 pipeline.add_command(record).ignore();
@@ -108,7 +130,7 @@ impl Redis {
     pub(super) async fn pay_purges(&self) {
         loop {
             let debt = self.purges.unpaid(BATCH);
-            if debt.is_empty() || self.pay(debt).await.is_err() {
+            if debt.is_empty() || self.pay_within(self.unhurried(), debt).await.is_err() {
                 return;
             }
         }
@@ -118,7 +140,7 @@ impl Redis {
     pub(super) async fn keep_reading(&self) -> Infallible {
         let mut told = false;
         loop {
-            match self.catch_up().await {
+            match self.read_to_the_end(self.unhurried()).await {
                 Ok(()) => {
                     told = false;
                     self.log_grown.notified().await;

@@ -1,8 +1,8 @@
 //! The second tier: Redis, shared by all nodes.
 //!
 //! What it holds is told in [`super::key`]. Every call passes through one wrapper that gives it a deadline, a
-//! measured duration and a place behind the breaker: after a few calls in a row that got no answer, calls stop at
-//! once until the link has been made anew. Nothing here ever makes a request fail: a call that did not work is an
+//! measured duration, and a breaker: after one that got no answer in time, requests don't wait for the store
+//! until a heartbeat on the same connection is answered in time ([`super::doubt`]). What runs behind requests may take longer. Nothing here ever makes a request fail: a call that did not work is an
 //! error for the caller to go around.
 
 mod bump;
@@ -19,9 +19,10 @@ pub use lease::Wait;
 pub use limit::Bucket;
 
 use super::{
+    doubt::{Coherence, Doubt},
     key::{Key, Names, Reported},
     purge::Purges,
-    version::{Coherence, Slot, Standing, Version, Versions},
+    version::{Basis, Slot, Standing, Versions},
 };
 use crate::{
     clock::now_ms,
@@ -33,22 +34,22 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use lease::Waiters;
-use link::{Commands, Link, OnPush, Servers};
-use redis::{cmd, PushInfo, PushKind, RedisResult, Value};
+use link::{Beat, Commands, Link, OnPush, Servers};
+use redis::{cmd, Cmd, PushInfo, PushKind, RedisResult, Value};
 use std::{
     future::Future,
-    sync::{
-        atomic::{AtomicU32, Ordering},
-        Arc,
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, Notify};
 use troubles::{words, Troubles};
 
-/// Calls without an answer in a row after which the link is given up.
-const BREAK_AFTER: u32 = 5;
+/// How long a call may take that no request waits for.
+const UNHURRIED: Duration = Duration::from_millis(500);
+/// Versions that are read at once.
+const VERSIONS_AT_ONCE: usize = 256;
 /// Pause before the link is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
 /// Pause between two looks for bumps and purges that the store has missed.
@@ -63,13 +64,13 @@ const RENEW: &str =
 /// The second tier.
 pub struct Redis {
     names: Names,
+    doubt: Arc<Doubt>,
     versions: Arc<Versions>,
     purges: Arc<Purges>,
     metrics: Arc<Metrics>,
     deadline: Duration,
     lease: Duration,
     link: ArcSwapOption<Link>,
-    unanswered: AtomicU32,
     waiters: Waiters,
     /// Held while the log of purges is read.
     log_reading: Mutex<()>,
@@ -92,19 +93,20 @@ impl Redis {
     /// The store at `store.redis`, not yet connected: see [`Redis::keep_linked`].
     pub fn new(
         store: &config::Store,
+        doubt: Arc<Doubt>,
         versions: Arc<Versions>,
         purges: Arc<Purges>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             names: Names::new(&store.prefix),
+            doubt,
             versions,
             purges,
             metrics,
             deadline: store.deadline,
             lease: store.lease,
             link: ArcSwapOption::empty(),
-            unanswered: AtomicU32::new(0),
             waiters: Waiters::default(),
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
@@ -137,9 +139,10 @@ impl Redis {
                 Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
                 _ => {}
             });
+            let began_ms = now_ms();
             match servers.connect(&prefixes, on_push, given_up).await {
                 Ok(link) => {
-                    let error = self.live(link).await;
+                    let error = self.live(link, began_ms).await;
                     self.troubles.away(&error);
                     tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
                 }
@@ -157,25 +160,23 @@ impl Redis {
         }
     }
 
-    async fn live(&self, link: Link) -> redis::RedisError {
+    async fn live(&self, link: Link, began_ms: u64) -> redis::RedisError {
         let link = Arc::new(link);
         self.troubles.linked();
         tracing::info!(redis = self.troubles.place(), tracked = link.tracked, "linked to redis");
-        self.unanswered.store(0, Ordering::Release);
         self.link.store(Some(link.clone()));
-        self.versions.begin_epoch(if link.tracked { Coherence::Tracked } else { Coherence::Untracked });
-        self.purges.linked(link.tracked);
+        self.purges.grown();
+        self.doubt.link(link.tracked, began_ms);
         self.metrics.store_up(true);
         self.metrics.store_tracking(link.tracked);
         let error = tokio::select! {
-            error = link.watch() => error,
-            () = link.given_up.notified() => (redis::ErrorKind::Io, "calls are not answered").into(),
+            error = link.watch(|beat| self.heard(beat)) => error,
+            () = link.given_up.notified() => (redis::ErrorKind::Io, "a connection ended").into(),
             never = self.keep_paying() => match never {},
             never = self.keep_reading() => match never {},
             never = self.keep_fencing(&link) => match never {},
         };
-        self.versions.begin_epoch(Coherence::Away);
-        self.purges.unlinked();
+        self.doubt.lose(now_ms());
         self.link.store(None);
         self.waiters.wake_all();
         self.metrics.store_up(false);
@@ -184,21 +185,44 @@ impl Redis {
         error
     }
 
-    /// Makes up for bumps and purges that the store has missed, and for bumps that it took and lost since, whether or not
-    /// anyone asks for them on this node: the other nodes wait for them.
-    async fn keep_paying(&self) -> std::convert::Infallible {
-        for slot in self.versions.moved_here() {
-            self.version(&slot).await;
+    fn heard(&self, beat: Beat) {
+        match beat {
+            Beat::Reports { sent_ms } => self.doubt.beat(sent_ms),
+            Beat::Commands { took, .. } if took <= self.deadline => self.answered(),
+            Beat::Commands { sent_ms, .. } => self.unanswered(sent_ms),
         }
+    }
+
+    fn answered(&self) {
+        if self.doubt.answered() {
+            tracing::info!(redis = self.troubles.place(), "redis answers within the deadline again");
+        }
+    }
+
+    fn unanswered(&self, sent_ms: u64) {
+        if self.doubt.unanswered(sent_ms) {
+            let (redis, deadline) = (self.troubles.place(), self.deadline);
+            tracing::warn!(
+                redis,
+                ?deadline,
+                "redis does not answer within the deadline: requests go on without it"
+            );
+        }
+    }
+
+    /// Makes up for bumps and purges that the store has missed, and for bumps that it took and lost since, whether or not
+    /// anyone asks for them on this node: the other nodes wait for them. Reads again what was known, so that the doubt ends.
+    async fn keep_paying(&self) -> std::convert::Infallible {
         loop {
             for slot in self.versions.owing() {
                 // One that fails stays on the list.
-                if slot.owes_bump() && self.bump(&slot, now_ms()).await.is_err() {
+                if slot.owes_bump() && self.bump_within(self.unhurried(), &slot, now_ms()).await.is_err() {
                     break;
                 }
             }
             self.versions.settle();
             self.pay_purges().await;
+            self.read_again().await;
             tokio::time::sleep(PAY_AGAIN).await;
         }
     }
@@ -213,6 +237,20 @@ impl Redis {
                 self.versions.fences().pass(fence);
             }
         }
+    }
+
+    /// Reads the versions that are known from before, in an epoch that has just begun or while requests don't wait for it.
+    async fn read_again(&self) {
+        let epoch = self.doubt.epoch();
+        if self.doubt.since_ms(now_ms()).is_none() {
+            return;
+        }
+        for slots in self.versions.unread().chunks(VERSIONS_AT_ONCE) {
+            if self.read_versions(slots).await.is_err() {
+                return;
+            }
+        }
+        self.doubt.settle(epoch);
     }
 
     fn invalidated(&self, push: PushInfo) {
@@ -235,7 +273,7 @@ impl Redis {
                 self.metrics.invalidation(Invalidation::Lease);
             }
             Reported::PurgeLog => {
-                self.purges.grown();
+                self.purges.reported();
                 self.log_grown.notify_one();
                 self.metrics.invalidation(Invalidation::Purge);
             }
@@ -244,38 +282,65 @@ impl Redis {
     }
 
     fn is_untracked(&self) -> bool {
-        self.versions.coherence() == Coherence::Untracked
+        self.doubt.coherence() == Coherence::Untracked
     }
 
     /// FLUSHALL or FLUSHDB: nothing that is known may be believed, nor come back.
     fn flushed(&self) {
-        self.versions.forget_all();
+        self.versions.forget_all(now_ms());
         self.purges.emptied();
         self.log_grown.notify_one();
         self.waiters.wake_all();
         self.metrics.invalidation(Invalidation::Flush);
     }
 
-    /// The one way to the store.
+    /// The way to the store of a request: it waits for the deadline at most, and not at all while calls take longer.
     async fn call<T, F: Future<Output = RedisResult<T>>>(
         &self,
         what: StoreCall,
         run: impl FnOnce(Commands) -> F,
     ) -> Result<T, StoreError> {
-        let began = Instant::now();
+        if !self.doubt.is_answering() && !orders(what) {
+            self.metrics.store_call(what, Err(StoreError::Down), Duration::ZERO);
+            return Err(StoreError::Down);
+        }
+        self.call_within(self.deadline, what, run).await
+    }
+
+    /// The way to the store of what no request waits for.
+    async fn call_behind<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        what: StoreCall,
+        run: impl FnOnce(Commands) -> F,
+    ) -> Result<T, StoreError> {
+        self.call_within(self.unhurried(), what, run).await
+    }
+
+    /// How long a call may take that no request waits for.
+    fn unhurried(&self) -> Duration {
+        self.deadline.max(UNHURRIED)
+    }
+
+    async fn call_within<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        at_most: Duration,
+        what: StoreCall,
+        run: impl FnOnce(Commands) -> F,
+    ) -> Result<T, StoreError> {
+        let (began, sent_ms) = (Instant::now(), now_ms());
         let result = match &*self.link.load() {
             None => Err(StoreError::Down),
-            Some(link) => match tokio::time::timeout(self.deadline, run(link.commands.clone())).await {
+            Some(link) => match tokio::time::timeout(at_most, run(link.commands.clone())).await {
                 Ok(Ok(value)) => {
-                    self.unanswered.store(0, Ordering::Relaxed);
+                    if began.elapsed() <= self.deadline {
+                        self.answered();
+                    }
                     self.troubles.worked(what);
                     Ok(value)
                 }
                 Ok(Err(error)) => Err(self.failed(link, what, &error)),
                 Err(_) => {
-                    if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 == BREAK_AFTER {
-                        link.given_up.notify_one();
-                    }
+                    self.unanswered(sent_ms);
                     Err(StoreError::Timeout)
                 }
             },
@@ -284,21 +349,25 @@ impl Redis {
         result
     }
 
-    /// The version that a request goes by: the believed one, else the store's, else the last known.
-    pub async fn version(&self, slot: &Slot) -> Version {
-        let ticket = match slot.standing() {
-            Standing::Current(version) => return version,
+    /// The version that a request goes by: the believed one, else the store's, else the one that is assumed.
+    pub async fn version(&self, slot: &Slot) -> Basis {
+        let ticket = match slot.standing(now_ms()) {
+            Standing::Current(version) => return Basis::read(version),
+            Standing::Assumed(version) => return Basis::assumed(version),
             Standing::Ask(ticket) => ticket,
         };
         let known = slot.last_known();
         let read = match slot.owes_bump() {
-            true => self.bump(slot, now_ms().max(known.successor())).await,
+            true => self.bump(slot, now_ms()).await,
             false => match self.read_version(slot).await {
-                Ok(value) => self.believe_or_move(slot, ticket, &known, value).await,
+                Ok(value) => self.believe_or_move(self.deadline, slot, ticket, &known, value).await,
                 Err(error) => Err(error),
             },
         };
-        read.unwrap_or_else(|_| slot.assumed())
+        match read {
+            Ok(version) => Basis::read(version),
+            Err(_) => Basis::assumed(slot.assumed()),
+        }
     }
 
     async fn read_version(&self, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {
@@ -308,6 +377,27 @@ impl Redis {
             |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await },
         )
         .await
+    }
+
+    /// Reads the versions of these slots, behind requests.
+    async fn read_versions(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
+        let before: Vec<_> = slots.iter().map(|slot| (slot.ticket(), slot.last_known())).collect();
+        let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant()));
+        let reads: Vec<Cmd> = names
+            .map(|name| {
+                let mut get = cmd("GET");
+                get.arg(name);
+                get
+            })
+            .collect();
+        let values = self.call_behind(StoreCall::ReadVersion, |commands| all(commands, reads)).await?;
+        for ((slot, (ticket, known)), value) in slots.iter().zip(before).zip(values) {
+            // What it owes is paid by another.
+            if !slot.owes_bump() {
+                self.believe_or_move(self.unhurried(), slot, ticket, &known, value).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What stands under a name.
@@ -342,7 +432,7 @@ impl Redis {
         };
         let put = set(body, &value);
         let point = pointer.as_ref().map(|(name, to)| set(name, to));
-        self.call(StoreCall::Put, |mut c| async move {
+        self.call_behind(StoreCall::Put, |mut c| async move {
             let Some(point) = point else { return put.exec_async(&mut c).await };
             if c.can_pipeline() {
                 return redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await;
@@ -364,7 +454,7 @@ impl Redis {
         if !over {
             set.arg("NX");
         }
-        self.call(StoreCall::Put, |mut c| async move { set.exec_async(&mut c).await }).await
+        self.call_behind(StoreCall::Put, |mut c| async move { set.exec_async(&mut c).await }).await
     }
 
     /// Deletes answers that are over.
@@ -374,8 +464,11 @@ impl Redis {
     pub async fn forget(&self, names: &[String]) -> Result<(), StoreError> {
         for name in names {
             // One by one: in a cluster they need not lie together.
-            self.call(StoreCall::Put, |mut c| async move { cmd("DEL").arg(name).exec_async(&mut c).await })
-                .await?;
+            self.call_behind(
+                StoreCall::Put,
+                |mut c| async move { cmd("DEL").arg(name).exec_async(&mut c).await },
+            )
+            .await?;
         }
         Ok(())
     }
@@ -397,4 +490,25 @@ impl Redis {
     pub fn names(&self) -> &Names {
         &self.names
     }
+}
+
+/// Returns whether a call is tried however long others have taken: an order, or what other nodes wait for.
+fn orders(what: StoreCall) -> bool {
+    matches!(what, StoreCall::Event | StoreCall::Release)
+}
+
+/// Reads several keys at once: in one pipeline, or where they lie on several servers beside one another.
+async fn all(mut commands: Commands, reads: Vec<Cmd>) -> RedisResult<Vec<Option<Vec<u8>>>> {
+    if commands.can_pipeline() {
+        let mut pipeline = redis::pipe();
+        for read in reads {
+            pipeline.add_command(read);
+        }
+        return pipeline.query_async(&mut commands).await;
+    }
+    let reads = reads.into_iter().map(|read| {
+        let mut commands = commands.clone();
+        async move { read.query_async(&mut commands).await }
+    });
+    try_join_all(reads).await
 }

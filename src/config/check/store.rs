@@ -4,7 +4,7 @@
 use super::{host::host_and_port, positive, positive_size, secret, Surroundings};
 use crate::config::{
     fault::Report,
-    raw::{self, OneOrManyUrls, Source},
+    raw::{self, OneOrManyUrls, OutageTtl, Source},
     read::{At, Field, Place},
     types::{Redis, Store},
 };
@@ -22,12 +22,18 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
     let longer = |lease: &Duration| deadline.is_none_or(|deadline| *lease > deadline);
     let complaint = "must be longer than deadline: it is renewed by calls that may take as long as that";
     let lease = raw.lease.or_if(Duration::from_secs(5), longer, complaint, report);
+    let outage_ttl = match raw.outage_ttl.or(OutageTtl::Bounded(Duration::from_secs(5))) {
+        Some(OutageTtl::Bounded(ttl)) => Some(Some(ttl)),
+        Some(OutageTtl::Unlimited) => Some(None),
+        None => None,
+    };
     Some(Store {
         redis: redis?,
         prefix: prefix?.0,
         memory: memory?,
         deadline: deadline?,
         lease: lease?,
+        outage_ttl: outage_ttl?,
         // Known when the routes are.
         largest: 0,
     })

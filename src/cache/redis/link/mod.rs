@@ -9,7 +9,8 @@
 mod cluster;
 mod sentinel;
 
-use crate::config;
+use crate::{clock::now_ms, config};
+use futures_util::future::try_join_all;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster_async::ClusterConnection,
@@ -17,7 +18,11 @@ use redis::{
     RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
 };
 use sentinel::{Naming, Sentinels};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::Notify;
 
 /// How long making a connection may take.
@@ -74,6 +79,23 @@ impl ConnectionLike for Commands {
             Self::Cluster(cluster) => cluster.get_db(),
         }
     }
+}
+
+/// An answered heartbeat.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Beat {
+    /// Of all connections that reports come by, where there are any: what was reported before it has arrived.
+    Reports {
+        /// When it was sent.
+        sent_ms: u64,
+    },
+    /// Of the connection for commands.
+    Commands {
+        /// When it was sent.
+        sent_ms: u64,
+        /// How long the answer took.
+        took: Duration,
+    },
 }
 
 /// A live link.
@@ -145,7 +167,7 @@ impl Servers {
             Self::Cluster(seeds) => cluster::connect(seeds, prefixes, &on_push).await,
         }?;
         // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
-        link.beat(1).await?;
+        link.beat(1, &|_| ()).await?;
         Ok(Link { given_up, ..link })
     }
 }
@@ -222,8 +244,8 @@ fn refuses_resp3(error: &RedisError) -> bool {
 }
 
 impl Link {
-    /// Returns when the link is no longer to be believed; says why.
-    pub(super) async fn watch(&self) -> RedisError {
+    /// Tells of each heartbeat that is answered. Returns when the link is no longer to be believed; says why.
+    pub(super) async fn watch(&self, heard: impl Fn(Beat)) -> RedisError {
         let left = async {
             match &self.named_by {
                 Some((sentinels, named)) => sentinels.left(named).await,
@@ -231,20 +253,28 @@ impl Link {
             }
         };
         tokio::select! {
-            error = self.keep_beating() => error,
+            error = self.keep_beating(heard) => error,
             error = left => error,
         }
     }
 
-    async fn keep_beating(&self) -> RedisError {
+    async fn keep_beating(&self, heard: impl Fn(Beat)) -> RedisError {
         let mut beats = 0_u32;
         loop {
             tokio::time::sleep(HEARTBEAT).await;
             beats = beats.wrapping_add(1);
-            if let Err(error) = self.beat(beats).await {
+            // Beside one another: commands that take their time delay no report.
+            if let Err(error) = tokio::try_join!(self.beat(beats, &heard), self.beat_commands(&heard)) {
                 return error;
             }
         }
+    }
+
+    async fn beat_commands(&self, heard: &impl Fn(Beat)) -> RedisResult<()> {
+        let (began, sent_ms) = (Instant::now(), now_ms());
+        pulse(&mut self.commands.clone()).await?;
+        heard(Beat::Commands { sent_ms, took: began.elapsed() });
+        Ok(())
     }
 
     /// Hears the reports of all changes up to now: every reporting connection has answered.
@@ -252,18 +282,21 @@ impl Link {
     /// # Errors
     /// If one did not, or is no longer a master's.
     pub(super) async fn hear_all(&self) -> RedisResult<()> {
-        for report in &self.reports {
-            pulse(&mut report.clone()).await?;
-        }
-        Ok(())
+        try_join_all(self.reports.iter().map(|report| {
+            let mut report = report.clone();
+            async move { pulse(&mut report).await }
+        }))
+        .await
+        .map(drop)
     }
 
-    async fn beat(&self, beats: u32) -> RedisResult<()> {
-        let mut commands = self.commands.clone();
-        if self.reports.is_empty() {
-            return pulse(&mut commands).await;
+    async fn beat(&self, beats: u32, heard: &impl Fn(Beat)) -> RedisResult<()> {
+        let (mut commands, sent_ms) = (self.commands.clone(), now_ms());
+        match self.reports.is_empty() {
+            true => pulse(&mut commands).await?,
+            false => self.hear_all().await?,
         }
-        self.hear_all().await?;
+        heard(Beat::Reports { sent_ms });
         if !commands.can_pipeline() && beats.is_multiple_of(TOPOLOGY_EVERY) {
             let listed = tokio::time::timeout(PULSE, cluster::masters(&mut commands))
                 .await

@@ -1,0 +1,187 @@
+//! Whether this node may be sure of what it knows of the store, and for how long answers are served while it may not.
+//!
+//! A node is *sure* while the store reports changes to it, the last heartbeat of the connection that they come by was
+//! answered a moment ago, and all that was reported has been read. Otherwise it is in *doubt*: a change may have been
+//! missed. Answers from before the doubt are then served for `outage_ttl` more, counted from the last moment at which
+//! the node was sure; what is filled in doubt is *provisional*: fresh for `outage_ttl` at most, and kept on this node.
+//!
+//! There is one [`Doubt`] for each server that reports. Versions and the purge log ask it; the link tells it what happens.
+//! No I/O and no clock: times are milliseconds of [`crate::clock::now_ms`], handed in.
+
+use super::policy::millis;
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicU64, AtomicU8, Ordering},
+    time::Duration,
+};
+
+/// The time for which an answered heartbeat is believed, in milliseconds from when it was sent.
+pub const BELIEVED_MS: u64 = 1_000;
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
+
+/// How far what is known may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Coherence {
+    /// There is no store: this node is the truth.
+    Alone = 0,
+    /// The store reports changes.
+    Tracked = 1,
+    /// The store doesn't report changes: each request reads.
+    Untracked = 2,
+    /// The store is away.
+    Away = 3,
+}
+
+/// What is known of the connections to one server of the store.
+#[derive(Debug)]
+pub struct Doubt {
+    coherence: AtomicU8,
+    /// What was read in another epoch is not believed.
+    epoch: AtomicU64,
+    /// Until when the last answered heartbeat is believed.
+    sure_until_ms: AtomicU64,
+    /// Since when what was not read again is in doubt; 0: all of it was read.
+    unread_since_ms: AtomicU64,
+    /// Since when calls are not answered within their deadline; 0: they are.
+    silent_since_ms: AtomicU64,
+    /// How long an answer is served in doubt.
+    outage_ttl_ms: u64,
+    /// Held while an epoch begins, or what was read in one is settled.
+    changing: Mutex<()>,
+}
+
+impl Doubt {
+    /// Without a store there is none.
+    pub fn none() -> Self {
+        Self::new(Coherence::Alone, NEVER, NEVER)
+    }
+
+    /// Of a store that is not linked yet at `now_ms`. `outage_ttl`: how long an answer is served in doubt; `None`: without
+    /// a limit.
+    pub fn of_store(outage_ttl: Option<Duration>, now_ms: u64) -> Self {
+        Self::new(Coherence::Away, now_ms, outage_ttl.map_or(NEVER, millis))
+    }
+
+    fn new(coherence: Coherence, sure_until_ms: u64, outage_ttl_ms: u64) -> Self {
+        Self {
+            coherence: AtomicU8::new(coherence as u8),
+            epoch: AtomicU64::new(1),
+            sure_until_ms: AtomicU64::new(sure_until_ms),
+            unread_since_ms: AtomicU64::new(0),
+            silent_since_ms: AtomicU64::new(0),
+            outage_ttl_ms,
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// How far what is known may be believed.
+    #[inline]
+    pub fn coherence(&self) -> Coherence {
+        match self.coherence.load(Ordering::Acquire) {
+            0 => Coherence::Alone,
+            1 => Coherence::Tracked,
+            2 => Coherence::Untracked,
+            _ => Coherence::Away,
+        }
+    }
+
+    /// The epoch in which is read what is read now.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Returns whether all that the store has reported until a moment ago has arrived.
+    #[inline]
+    pub fn is_heard(&self, now_ms: u64) -> bool {
+        now_ms < self.sure_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a request may wait for the store: its calls are answered within the deadline.
+    #[inline]
+    pub fn is_answering(&self) -> bool {
+        self.silent_since_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether an answer may be served in doubt.
+    pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
+        // A provisional one has its own, shorter lifetime.
+        is_provisional
+            || self.since_ms(now_ms).is_none_or(|since| now_ms <= since.saturating_add(self.outage_ttl_ms))
+    }
+
+    /// Since when this node is not sure; `None`: it is.
+    pub fn since_ms(&self, now_ms: u64) -> Option<u64> {
+        let unread = self.unread_since_ms.load(Ordering::Acquire);
+        let silent = self.silent_since_ms.load(Ordering::Relaxed);
+        let unheard = if self.is_heard(now_ms) { 0 } else { self.last_beat_ms().max(1) };
+        [unread, silent, unheard].into_iter().filter(|since| *since > 0).min()
+    }
+
+    /// The time for which an answer is served in doubt, in milliseconds; `None`: without a limit.
+    pub fn outage_ttl_ms(&self) -> Option<u64> {
+        Some(self.outage_ttl_ms).filter(|ttl| *ttl < NEVER)
+    }
+
+    /// The number of the time of `outage_ttl` that this moment lies in: what began in an earlier one is too old to be joined.
+    pub fn period(&self, now_ms: u64) -> u64 {
+        now_ms / self.outage_ttl_ms.max(1)
+    }
+
+    fn last_beat_ms(&self) -> u64 {
+        self.sure_until_ms.load(Ordering::Relaxed).saturating_sub(BELIEVED_MS)
+    }
+
+    /// A heartbeat that was sent at `sent_ms` was answered: whatever was reported before it has arrived.
+    pub fn beat(&self, sent_ms: u64) {
+        if self.coherence() != Coherence::Alone {
+            self.sure_until_ms.fetch_max(sent_ms.saturating_add(BELIEVED_MS), Ordering::Relaxed);
+        }
+    }
+
+    /// There is a link, made since `began_ms`; what was known before it has to be read again.
+    pub fn link(&self, is_tracked: bool, began_ms: u64) {
+        let coherence = if is_tracked { Coherence::Tracked } else { Coherence::Untracked };
+        self.begin_epoch(began_ms);
+        self.silent_since_ms.store(0, Ordering::Relaxed);
+        self.coherence.store(coherence as u8, Ordering::Release);
+        self.beat(began_ms);
+    }
+
+    /// The link is lost.
+    pub fn lose(&self, now_ms: u64) {
+        // What was reported since the last answered heartbeat may be lost with it.
+        self.begin_epoch(now_ms.min(self.last_beat_ms()));
+        self.coherence.store(Coherence::Away as u8, Ordering::Release);
+    }
+
+    /// Everything known by `now_ms` has to be read again.
+    pub fn begin_epoch(&self, now_ms: u64) {
+        let _changing = self.changing.lock();
+        // Of several losses the first counts, until everything was read again.
+        let since = self.since_ms(now_ms).map_or(now_ms, |since| since.min(now_ms)).max(1);
+        self.unread_since_ms.store(since, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Everything known was read again in this epoch.
+    pub fn settle(&self, epoch: u64) {
+        let _changing = self.changing.lock();
+        if self.epoch() == epoch {
+            self.unread_since_ms.store(0, Ordering::Release);
+        }
+    }
+
+    /// A call was answered within its deadline. Returns whether that is news.
+    pub fn answered(&self) -> bool {
+        !self.is_answering() && self.silent_since_ms.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// A call was not answered within its deadline, though it was sent at `sent_ms`. Returns whether that is news.
+    pub fn unanswered(&self, sent_ms: u64) -> bool {
+        let silent = &self.silent_since_ms;
+        silent.compare_exchange(0, sent_ms.max(1), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
