@@ -3,6 +3,8 @@
 
 #[path = "uploads/again.rs"]
 mod again;
+#[path = "uploads/answers.rs"]
+mod answers;
 #[path = "uploads/early.rs"]
 mod early;
 #[path = "uploads/ends.rs"]

@@ -202,6 +202,22 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Sends what there is of an answer, as far as the client takes it. By HTTP/1.1 who reads while a request is answered
+    /// waits, for the rest of it or for the client: what has a length Pingora flushes only at its end.
+    fn send_gathered(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        match self.poll_gathered(cx) {
+            Poll::Ready(Ok(())) => match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed,
+                Poll::Pending => Ok(()),
+            },
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// A connection that has switched protocols: its bytes go through the tunnel, and past Pingora, which gets the end
     /// of it for a read.
     fn poll_upgraded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -292,6 +308,9 @@ impl AsyncRead for Connection {
         if self.signals.switched.load(Ordering::Relaxed) {
             return self.poll_upgraded(cx);
         }
+        if self.framed.is_none() {
+            self.send_gathered(cx)?;
+        }
         if self.wire.refused().is_some() {
             return self.poll_refused(buf);
         }
@@ -326,6 +345,10 @@ impl AsyncRead for Connection {
             } else {
                 self.poll_refused(buf)
             };
+        }
+        if self.signals.handled.load(Ordering::Relaxed) && !self.signals.body.load(Ordering::Relaxed) {
+            // It is of the next request, and nobody reads on before this one is answered.
+            self.signals.at_once.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }

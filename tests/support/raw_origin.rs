@@ -9,13 +9,14 @@ use std::{
     },
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
 
-/// The server; each request (without a body) is answered alike: `first`, then, once released, `rest`.
+/// The server; each request (without a body, or with one that has a length) is answered alike: `first`, then, once released,
+/// `rest`.
 pub struct RawOrigin {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -69,6 +70,11 @@ impl RawOrigin {
         self.released.send_replace(true);
     }
 
+    /// Holds the rest back again.
+    pub fn hold(&self) {
+        self.released.send_replace(false);
+    }
+
     /// How many connections were opened.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
@@ -95,14 +101,18 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let mut line = String::new();
+        let (mut line, mut body) = (String::new(), 0);
         // The empty line ends the head; a connection that is closed between requests ends this.
         while line != "\r\n" {
             line.clear();
             if stream.read_line(&mut line).await? == 0 {
                 return Ok(());
             }
+            let field = line.to_ascii_lowercase();
+            body =
+                field.strip_prefix("content-length:").map_or(body, |length| length.trim().parse().unwrap());
         }
+        stream.read_exact(&mut vec![0; body]).await?;
         requests.fetch_add(1, Ordering::SeqCst);
         stream.write_all(&first).await?;
         drop(released.wait_for(|released| *released).await);

@@ -1,12 +1,12 @@
-//! A GET over a connection of its own, read piece by piece: interim answers, the moment of each byte, and whether the
+//! A request over a connection of its own, read piece by piece: interim answers, the moment of each byte, and whether the
 //! body ended or broke off. What reqwest hides is what the tests of streaming are about.
 
 use super::SOON;
 use bytes::{Buf, Bytes, BytesMut};
-use std::{future::Future, io, net::SocketAddr};
+use std::{fmt::Debug, future::Future, io, net::SocketAddr};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpSocket,
     time::timeout,
 };
 
@@ -47,10 +47,15 @@ enum Left {
     Nothing,
 }
 
+/// A connection.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Debug> Stream for S {}
+
 /// One request and its answer.
 #[derive(Debug)]
 pub struct Transfer {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     read: BytesMut,
     left: Left,
 }
@@ -90,11 +95,20 @@ impl Transfer {
         version: &str,
         fields: &[(&str, &str)],
     ) -> Self {
-        let mut stream = socket.connect(to).await.unwrap();
+        let stream = socket.connect(to).await.unwrap();
         let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("GET {path} HTTP/{version}\r\nHost: {to}\r\n{fields}\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        Self { stream, read: BytesMut::new(), left: Left::Nothing }
+        Self::over(stream, &head).await
+    }
+
+    /// A request as it is written here, over this connection.
+    pub async fn over<S>(mut stream: S, request: &str) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Debug + 'static,
+    {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        Self { stream: Box::new(stream), read: BytesMut::new(), left: Left::Nothing }
     }
 
     /// The next head: of an interim answer, or the final one, after which the body comes.
