@@ -200,8 +200,9 @@ fn check(path: &Path) -> Outcome {
 
 fn run(path: &Path) -> Outcome {
     // Before it is read: what changes from here on is read again.
-    let seen = server::stamp(path);
-    let Loaded { config, warnings } = read(path)?;
+    let mut seen = server::Seen::before(path);
+    let Loaded { config, warnings, secret_files } = read(path)?;
+    seen.with_secrets(secret_files);
     telemetry::init(config.log);
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -147,9 +147,68 @@ async fn a_replica_in_the_place_of_a_master_is_a_reason() {
     until("the reason is gone", SOON, || async { reasons(&gateway).await.is_empty() }).await;
 }
 
-/// The rights that docs/operating.md tells to give, one line of `ACL SETUSER`.
+/// A password that is rotated: the server takes both, the file changes, the old one is taken away.
+#[tokio::test]
+async fn credentials_follow_their_file() {
+    let (origin, redis, cluster) = (TestOrigin::start().await, Redis::start().await, Cluster::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    for (nodes, place) in [
+        (vec![&redis], format!("redis = {:?}", redis.url())),
+        (cluster.nodes.iter().collect(), format!("redis = {:?}", cluster.urls())),
+    ] {
+        let all = async |words: &'static str| {
+            for node in &nodes {
+                let _: redis::Value = node.run(&words.split(' ').collect::<Vec<_>>()).await;
+            }
+        };
+        all("ACL SETUSER tidegate on >one ~* &* +@all").await;
+        std::fs::write(&file, "one\n").unwrap();
+        let builder = Gateway::with(&origin)
+            .store(&place)
+            .store(&format!("user = \"tidegate\"\npassword = {{ file = {:?} }}", file.to_str().unwrap()))
+            .route(PATH, KPI)
+            .event("order_created", &["kpi"]);
+        let gateway = builder.start().await;
+        let is_linked = async || gateway.metrics().await.value("tidegate_store_tracking", &[]) > 0.5;
+        until("there is a link", SOON, is_linked).await;
+        // Another one that is refused: it is told, and the link stays.
+        std::fs::write(&file, "three\n").unwrap();
+        until("the refusal is told", SOON, || async {
+            let reasons = reasons(&gateway).await;
+            reasons.iter().any(|reason| {
+                reason.starts_with("the store refuses the new credentials: redis at ")
+                    && reason.contains("WRONGPASS")
+            })
+        })
+        .await;
+        assert!(is_linked().await);
+        gateway.bump("acme").await;
+        // At once, where it is asked to.
+        all("ACL SETUSER tidegate >two").await;
+        std::fs::write(&file, "two\n").unwrap();
+        assert!(gateway.reload(&builder).await);
+        gateway.says("linked to redis by other credentials").await;
+        until("the reason is gone", SOON, || async { reasons(&gateway).await.is_empty() }).await;
+        // The server gets to know a password after the gateway.
+        all("ACL SETUSER tidegate <one").await;
+        std::fs::write(&file, "four\n").unwrap();
+        until("the refusal is told", SOON, || async { !reasons(&gateway).await.is_empty() }).await;
+        all("ACL SETUSER tidegate >four").await;
+        until("the reason is gone", SOON, || async { reasons(&gateway).await.is_empty() }).await;
+        all("ACL SETUSER tidegate <two").await;
+        all("CLIENT KILL TYPE normal SKIPME yes").await;
+        gateway.says("the link to redis is lost").await;
+        until("there is a link again", SOON, is_linked).await;
+        gateway.bump("acme").await;
+        let lines = gateway.output();
+        assert!(!lines.contains("need a restart"), "{lines}");
+    }
+}
+
+/// The rights that docs/redis.md tells to give, one line of `ACL SETUSER`.
 fn documented() -> Vec<String> {
-    let document = include_str!("../docs/operating.md");
+    let document = include_str!("../docs/redis.md");
     let lines: Vec<_> = document.lines().skip_while(|line| !line.contains("ACL SETUSER tidegate")).collect();
     let command: String = lines.iter().take_while(|line| line.starts_with("    ")).copied().collect();
     command.replace('\\', " ").split_whitespace().map(|word| word.replace("PASSWORD", PASSWORD)).collect()
@@ -232,7 +291,7 @@ async fn the_rights_in_the_document_are_enough_and_none_too_many() {
 async fn the_rights_for_a_cluster_are_enough() {
     let (origin, cluster) = (TestOrigin::start().await, Cluster::start().await);
     let mut rights = documented();
-    let document = include_str!("../docs/operating.md");
+    let document = include_str!("../docs/redis.md");
     let further = document.split("a cluster `").nth(1).and_then(|text| text.split('`').next()).unwrap();
     rights.extend(further.split(' ').map(str::to_owned));
     assert!(rights.contains(&"+cluster|slots".to_owned()), "{rights:?}");

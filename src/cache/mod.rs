@@ -334,6 +334,13 @@ impl Cache {
         }
     }
 
+    /// Goes by the credentials of `target`, which are the same servers.
+    pub fn authenticate(&self, target: Option<&config::Redis>) {
+        if let (Some(redis), Some(target)) = (&self.redis, target) {
+            redis.authenticate(target);
+        }
+    }
+
     /// What is wrong with the store, a sentence each.
     pub fn store_troubles(&self) -> Vec<String> {
         let mut troubles = self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default();

@@ -4,7 +4,7 @@
 //! A message never holds a secret: it names types, keys, variables and files, and quotes a value only where
 //! the value is a word of a known list, a number with its unit or the name of something.
 
-use super::{read::Place, syntax};
+use super::{read::Place, syntax, Stamp};
 use std::{fmt, path::PathBuf};
 
 /// Why a configuration is not accepted.
@@ -83,6 +83,8 @@ impl fmt::Display for Fault {
 pub(super) struct Report {
     faults: Vec<Note>,
     warnings: Vec<Note>,
+    /// The files that secrets were read from.
+    pub(super) secret_files: Vec<(PathBuf, Stamp)>,
 }
 
 #[derive(Debug)]

@@ -32,7 +32,11 @@ pub use types::*;
 
 use fault::Report;
 use read::{At, Place, Read};
-use std::{path::Path, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use toml::de::{DeTable, DeValue};
 
 /// Reads a duration as the file has it: `"500ms"`, `"20s"`, `"1h"`.
@@ -43,6 +47,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|error| error.to_string())
 }
 
+/// Tells one state of a file from another; `None`: it can't be looked at.
+pub type Stamp = Option<(u64, i64, i64, u64)>;
+
+/// The state that a file is in.
+pub fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+}
+
 /// A configuration without faults, and what is nonetheless worth a word.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -50,6 +63,8 @@ pub struct Loaded {
     pub config: Config,
     /// One line each, `file:line:column: key: message`, in the file's order.
     pub warnings: Vec<String>,
+    /// The files that secrets were read from, in the state before they were read.
+    pub secret_files: Vec<(PathBuf, Stamp)>,
 }
 
 impl Config {
@@ -89,7 +104,8 @@ impl Config {
         let config = check::file(At { value: file, place: whole }, &around, &mut report);
         match config {
             Some(config) if report.is_clean() => {
-                Ok(Loaded { config, warnings: report.into_warnings(text, file_name) })
+                let secret_files = std::mem::take(&mut report.secret_files);
+                Ok(Loaded { config, warnings: report.into_warnings(text, file_name), secret_files })
             }
             _ => Err(report.into_faults(text, file_name)),
         }

@@ -82,7 +82,8 @@ tables! {
     Log "`[log]`" { format: LogFormat, access: bool }
 
     Store "`[store]`" {
-        redis: OneOrManyUrls, prefix: Prefix, memory: Size, deadline: Duration, lease: Duration, outage_ttl: OutageTtl
+        redis: OneOrManyUrls, user: Source, password: Source, prefix: Prefix, memory: Size, deadline: Duration,
+        lease: Duration, outage_ttl: OutageTtl
     }
 
     Jwt "`[jwt]`" {

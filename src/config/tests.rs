@@ -116,7 +116,7 @@ fn the_origin_is_followed_as_the_document_says() {
 #[test]
 fn defaults_are_those_of_the_document() {
     let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\ncache = {{ namespace = \"n\", ttl = \"1s\" }}\n[[event]]\npath = \"/e\"\nsecret = {{ env = \"JWT\" }}\nbump = \"n\"\n");
-    let Loaded { config, warnings } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let Loaded { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     assert!(config.server.threads > 0 && config.admin.is_none());
     let server =
@@ -378,6 +378,12 @@ fn tables_of_one_key_each() {
         ("default_tenant = \"a b\"", &["8:18: jwt.default_tenant: may only hold letters, digits, '_', '.' and '-'"]),
         ("[store]\nredis = []", &["9:9: store.redis: must hold at least one"]),
         ("[store]\nredis = \"redis+sentinel://a:1/m/x\"", &["9:9: store.redis: the database must be a number"]),
+        ("[store]\npassword = { env = \"JWT\" }", &["9:12: store.password: is of no use without redis"]),
+        ("[store]\nredis = \"redis://h\"\nuser = \"u\"", &["10:8: store.user: needs password as well"]),
+        ("[store]\nredis = \"redis://:p@h\"\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
+        ("[store]\nredis = [\"redis://h\", \"redis://u:p@h\"]\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
+        ("[store]\nredis = \"unix:///x?user=u&pass=p\"\nuser = \"u\"\npassword = { env = \"JWT\" }", &["10:8: store.user: stands in redis as well"]),
+        ("[store]\nredis = \"redis+sentinel://:p@a:1/m\"\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
         ("[store]\nredis = 6379", &["9:9: store.redis: must be { env = \"NAME\" }, { file = \"path\" } or text, not an integer"]),
         ("[[origin]]\nname = \"app\"\nservers = \"http://b:1\"", &["9:8: origin[1].name: the same name as origin[0]"]),
         ("[[origin]]\nname = \"a:b\"\nservers = \"http://b:1\"", &["9:8: origin[1].name: may only hold letters, digits, '_', '.' and '-'"]),

@@ -198,6 +198,23 @@ pub enum Redis {
 }
 
 impl Redis {
+    /// The same servers under another user and password; a password is needed for a user. `None` for both: without any.
+    #[must_use]
+    pub fn known_as(self, user: Option<&str>, password: Option<&str>) -> Self {
+        let of = |url: String| match url.parse::<url::Url>() {
+            Ok(url) => String::from(with_credentials(url, user, password)),
+            Err(_) => url,
+        };
+        match self {
+            Self::Single(url) => Self::Single(of(url)),
+            Self::Cluster(seeds) => Self::Cluster(seeds.into_iter().map(of).collect()),
+            Self::Sentinel { sentinels, master, db, credentials: _ } => {
+                let credentials = (user.map(str::to_owned), password.map(str::to_owned));
+                Self::Sentinel { sentinels, master, db, credentials }
+            }
+        }
+    }
+
     /// Where it is, for people: hosts, ports and the database, without users and passwords.
     pub fn place(&self) -> String {
         let of = |url: &String| match url.parse::<url::Url>() {
@@ -217,6 +234,27 @@ impl Redis {
             Self::Cluster(seeds) => seeds.iter().map(of).collect::<Vec<_>>().join(", "),
         }
     }
+}
+
+/// A URL with this user and password instead of its own. A socket has them among its parameters.
+fn with_credentials(mut url: url::Url, user: Option<&str>, password: Option<&str>) -> url::Url {
+    if url.scheme() != "unix" {
+        // What can't have any has no host: it was refused before.
+        url.set_username(user.unwrap_or_default()).unwrap_or_default();
+        url.set_password(password).unwrap_or_default();
+        return url;
+    }
+    let others: Vec<_> = url.query_pairs().filter(|(name, _)| !matches!(&**name, "user" | "pass")).collect();
+    let others: Vec<_> =
+        others.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    let added = [("user", user), ("pass", password)];
+    let added = added.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let all: Vec<_> = others.into_iter().chain(added).collect();
+    url.set_query(None);
+    if !all.is_empty() {
+        url.query_pairs_mut().extend_pairs(all);
+    }
+    url
 }
 
 impl fmt::Debug for Redis {

@@ -4,7 +4,7 @@ mod keys;
 pub mod manager;
 mod reload;
 
-pub use reload::{stamp, Stamp};
+pub use reload::Seen;
 
 use crate::{
     address::Trusted,

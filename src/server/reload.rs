@@ -1,4 +1,4 @@
-//! Another configuration while the gateway runs: on SIGHUP, or when the file has changed.
+//! Another configuration while the gateway runs: on SIGHUP, or when the file or a file of a secret has changed.
 //!
 //! A file with a fault changes nothing. What is under way ends by the configuration that it began with; the cache, open
 //! connections, the health of servers that stay, and what is counted go on.
@@ -9,15 +9,19 @@ use super::{
     plan, trusts, Running, StartError,
 };
 use crate::{
-    config::{Config, ConfigError},
+    config::{self, Config, ConfigError, Redis, Stamp, Store},
     gateway::Site,
     listen::{Terms, Ways},
     telemetry::labels::Reload,
 };
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::signal::unix::Signal;
 
-/// How often the file is looked at.
+/// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the gateway goes on by the configuration that it has.
@@ -30,17 +34,18 @@ enum Refused {
 }
 
 impl Running {
-    /// Goes by the file at `path`: reads it again when `asked` to, and when it is another one than was `seen`. Never
-    /// returns.
-    pub async fn follow(&self, path: &Path, mut seen: Stamp, mut asked: Signal) {
+    /// Goes by the file at `path`: reads it again when `asked` to, and when it or a file of a secret is another one than was
+    /// `seen`. Never returns.
+    pub async fn follow(&self, path: &Path, mut seen: Seen, mut asked: Signal) {
         loop {
             tokio::select! {
-                Some(()) = asked.recv() => seen = stamp(path),
-                () = changed(path, &mut seen) => {}
+                Some(()) = asked.recv() => seen.see(seen.look()),
+                () = seen.changed() => {}
             }
             manager::tell(Stage::Reloading);
             match self.reload_from(path).await {
-                Ok(waiting) => {
+                Ok((waiting, secret_files)) => {
+                    seen.with_secrets(secret_files);
                     self.metrics.reloaded(Reload::Applied);
                     tracing::info!(path = %path.display(), "the configuration was reloaded");
                     if !waiting.is_empty() {
@@ -56,12 +61,13 @@ impl Running {
         }
     }
 
-    async fn reload_from(&self, path: &Path) -> Result<Vec<&'static str>, Refused> {
+    /// Returns the keys that need a restart, and the files of the secrets.
+    async fn reload_from(&self, path: &Path) -> Result<(Vec<&'static str>, Vec<(PathBuf, Stamp)>), Refused> {
         let loaded = Config::load(path)?;
         for warning in loaded.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(self.reload(loaded.config).await?)
+        Ok((self.reload(loaded.config).await?, loaded.secret_files))
     }
 
     /// Goes by another configuration from the next request on. Returns the keys whose change needs a restart; there the
@@ -76,6 +82,7 @@ impl Running {
         let ways = Ways::new(&config, Some(&self.door.ways()), trusts(&config).as_ref(), &self.metrics)?;
         let plan = plan(config.clone(), &self.addresses, &self.cache, &self.metrics, Some(&now)).await?;
         self.site.store(Arc::new(Site::new(plan, &self.metrics)));
+        self.cache.authenticate(config.store.redis.as_ref());
         self.cache.encode_by(config.encoding.clone());
         self.door.change(Terms::of(&config.server, self.files));
         self.door.go_by(ways).await;
@@ -84,27 +91,45 @@ impl Running {
     }
 }
 
-/// Tells one state of a file from another.
-pub type Stamp = Option<(u64, i64, i64, u64)>;
-
-/// The state that a file is in; `None`: it can't be looked at.
-pub fn stamp(path: &Path) -> Stamp {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+/// The file of the configuration and those of its secrets, in the state in which they were seen.
+pub struct Seen {
+    /// The first is the configuration's.
+    files: Vec<(PathBuf, Stamp)>,
 }
 
-/// Waits until the file is another one than was `seen`, and has been left alone for a moment: it may be written in
-/// several steps.
-async fn changed(path: &Path, seen: &mut Stamp) {
-    let mut last = *seen;
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = stamp(path);
-        if now.is_some() && now != *seen && now == last {
-            *seen = now;
-            return;
+impl Seen {
+    /// The file at `path`, before it is read.
+    pub fn before(path: &Path) -> Self {
+        Self { files: vec![(path.to_owned(), config::stamp(path))] }
+    }
+
+    /// These are the files of its secrets.
+    pub fn with_secrets(&mut self, files: Vec<(PathBuf, Stamp)>) {
+        self.files.truncate(1);
+        self.files.extend(files);
+    }
+
+    fn look(&self) -> Vec<Stamp> {
+        self.files.iter().map(|(path, _)| config::stamp(path)).collect()
+    }
+
+    fn see(&mut self, now: Vec<Stamp>) {
+        self.files.iter_mut().zip(now).for_each(|((_, seen), now)| *seen = now);
+    }
+
+    /// Waits until a file is another one than was seen, and all have been left alone for a moment: they may be written in
+    /// several steps. One that is gone is waited for.
+    async fn changed(&mut self) {
+        let mut last = self.look();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = self.look();
+            let differs = self.files.iter().zip(&now).any(|((_, seen), now)| now.is_some() && now != seen);
+            if differs && now == last {
+                return self.see(now);
+            }
+            last = now;
         }
-        last = now;
     }
 }
 
@@ -115,7 +140,7 @@ fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
         ("listener.address", listens(now) != listens(new)),
         ("admin", now.admin != new.admin),
         ("log", now.log != new.log),
-        ("store", now.store != new.store),
+        ("store", now.store != with_credentials_of(&now.store, new.store.clone())),
     ];
     changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
@@ -129,6 +154,17 @@ fn with_what_stays(now: &Config, new: Config) -> Config {
     }
     config.admin.clone_from(&now.admin);
     config.log = now.log;
-    config.store = now.store.clone();
+    if now.store != with_credentials_of(&now.store, config.store.clone()) {
+        config.store = now.store.clone();
+    }
     config
+}
+
+/// `store` with the credentials of `now` at the same servers.
+fn with_credentials_of(now: &Store, store: Store) -> Store {
+    let same = |redis: &Redis| redis.clone().known_as(None, None);
+    match now.redis.as_ref().map(same) == store.redis.as_ref().map(same) {
+        true => Store { redis: now.redis.clone(), ..store },
+        false => store,
+    }
 }

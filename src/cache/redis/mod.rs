@@ -6,6 +6,7 @@
 //! error for the caller to go around.
 
 mod bump;
+mod credentials;
 mod event;
 mod lease;
 mod limit;
@@ -34,16 +35,17 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use credentials::{Made, Renewed};
 use futures_util::future::try_join_all;
 use lease::Waiters;
-use link::{Beat, Commands, Link, OnPush, Servers};
-use redis::{cmd, Cmd, PushInfo, PushKind, RedisResult, Value};
+use link::{Beat, Commands, Link, Servers};
+use redis::{cmd, Cmd, PushInfo, RedisResult, Value};
 use std::{
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{watch, Mutex, Notify};
 use troubles::{words, Troubles};
 
 /// How long a call may take that no request waits for.
@@ -77,6 +79,8 @@ pub struct Redis {
     log_grown: Notify,
     /// A version was read and is believed.
     read: Notify,
+    /// The servers, under the newest credentials.
+    target: watch::Sender<Option<config::Redis>>,
     troubles: Troubles,
 }
 
@@ -111,6 +115,7 @@ impl Redis {
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
             read: Notify::new(),
+            target: watch::Sender::new(store.redis.clone()),
             troubles: Troubles::new(store.redis.as_ref().map(config::Redis::place).unwrap_or_default()),
         }
     }
@@ -126,26 +131,28 @@ impl Redis {
     }
 
     /// Makes the link, watches it and makes it anew, for ever.
-    pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
-        let prefixes = self.names.tracked();
+    pub async fn keep_linked(self: Arc<Self>, mut target: config::Redis) {
         let place = self.troubles.place();
-        let servers = Servers::new(target);
+        let (mut servers, mut linked) = (Servers::new(target.clone()), None);
         loop {
-            // Each link has a signal of its own: what befell the last one must not end the next.
-            let given_up = Arc::new(Notify::new());
-            let (weak, signal) = (Arc::downgrade(&self), given_up.clone());
-            let on_push: OnPush = Arc::new(move |push: PushInfo| match weak.upgrade() {
-                _ if push.kind == PushKind::Disconnection => signal.notify_one(),
-                Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
-                _ => {}
-            });
-            let began_ms = now_ms();
-            match servers.connect(&prefixes, on_push, given_up).await {
-                Ok(link) => {
-                    let error = self.live(link, began_ms).await;
-                    self.troubles.away(&error);
-                    tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
-                }
+            if let Some(other) = self.other_than(&target) {
+                (servers, target) = (Servers::new(other.clone()), other);
+            }
+            let link = match linked.take() {
+                Some(made) => Ok(made),
+                None => self.connect(&servers).await,
+            };
+            match link {
+                Ok(made) => match self.live(made, &target).await {
+                    Ok(renewed) => {
+                        (target, servers, linked) = (renewed.target, renewed.servers, Some(renewed.made));
+                        continue;
+                    }
+                    Err(error) => {
+                        self.troubles.away(&error);
+                        tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
+                    }
+                },
                 Err(error) => {
                     if self.troubles.away(&error) {
                         tracing::warn!(
@@ -160,7 +167,12 @@ impl Redis {
         }
     }
 
-    async fn live(&self, link: Link, began_ms: u64) -> redis::RedisError {
+    /// Lives with a link until it is lost, or until there is one by other credentials than those of `target`.
+    async fn live(
+        self: &Arc<Self>,
+        Made { link, began_ms }: Made,
+        target: &config::Redis,
+    ) -> RedisResult<Renewed> {
         let link = Arc::new(link);
         self.troubles.linked();
         tracing::info!(redis = self.troubles.place(), tracked = link.tracked, "linked to redis");
@@ -169,9 +181,10 @@ impl Redis {
         self.doubt.link(link.tracked, began_ms);
         self.metrics.store_up(true);
         self.metrics.store_tracking(link.tracked);
-        let error = tokio::select! {
-            error = link.watch(|beat| self.heard(beat)) => error,
-            () = link.given_up.notified() => (redis::ErrorKind::Io, "a connection ended").into(),
+        let end = tokio::select! {
+            error = link.watch(|beat| self.heard(beat)) => Err(error),
+            () = link.given_up.notified() => Err((redis::ErrorKind::Io, "a connection ended").into()),
+            renewed = self.renewed(target) => Ok(renewed),
             never = self.keep_paying() => match never {},
             never = self.keep_reading() => match never {},
             never = self.keep_fencing(&link) => match never {},
@@ -182,7 +195,7 @@ impl Redis {
         self.metrics.store_up(false);
         self.metrics.store_tracking(false);
         self.metrics.invalidation(Invalidation::Lost);
-        error
+        end
     }
 
     fn heard(&self, beat: Beat) {

@@ -19,6 +19,7 @@ pub(super) struct Troubles {
 #[derive(Debug, Default)]
 struct State {
     away: Option<String>,
+    not_authenticated: Option<String>,
     refused: Vec<(StoreCall, String)>,
 }
 
@@ -38,6 +39,15 @@ impl Troubles {
         let mut state = self.state.lock();
         let is_news = state.away != said;
         state.away = said;
+        is_news
+    }
+
+    /// There is a link, but none by the newest credentials. Whether that is news.
+    pub(super) fn not_authenticated(&self, error: &RedisError) -> bool {
+        let said = Some(words(error));
+        let mut state = self.state.lock();
+        let is_news = state.not_authenticated != said;
+        state.not_authenticated = said;
         is_news
     }
 
@@ -78,7 +88,10 @@ impl Troubles {
             let what = if writes(*call) { "writes" } else { "reads" };
             format!("the store refuses {what}: redis at {place}: {said}")
         });
-        let mut list: Vec<String> = away.chain(refused).collect();
+        let not_authenticated = state.not_authenticated.iter();
+        let not_authenticated = not_authenticated
+            .map(|said| format!("the store refuses the new credentials: redis at {place}: {said}"));
+        let mut list: Vec<String> = away.chain(not_authenticated).chain(refused).collect();
         list.sort();
         list.dedup();
         list

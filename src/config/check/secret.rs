@@ -7,6 +7,7 @@ use crate::config::{
     hints,
     raw::{Plain, Source, Stored},
     read::{At, Field, OneOrMany, Place},
+    stamp,
     types::Secret,
 };
 use std::path::PathBuf;
@@ -17,6 +18,10 @@ impl Surroundings<'_> {
         self.directory.join(path)
     }
 }
+
+/// The warning about a secret that is written as plain text.
+pub(super) const BETTER_OUTSIDE: &str =
+    "stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }";
 
 /// A secret, or a list of them, each with its place.
 pub(super) fn secrets(
@@ -32,8 +37,7 @@ pub(super) fn secrets(
     }
     let mut read = |At { value, place }: At<Source>| {
         if matches!(value, Source::Plain(_)) {
-            report
-                .warn(&place, "stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }");
+            report.warn(&place, BETTER_OUTSIDE);
         }
         let value = Secret::new(text(value, &place, around, report)?);
         Some(At { value, place })
@@ -89,7 +93,9 @@ fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -
     let At { value: path, place } = path;
     let shown =
         if hints::is_plain_path(&path) { format!("{path:?}") } else { "the file that is named here".into() };
-    match std::fs::read_to_string(around.resolve(&path)) {
+    let file = around.resolve(&path);
+    report.secret_files.push((file.clone(), stamp(&file)));
+    match std::fs::read_to_string(file) {
         Err(error) => report.fault(&place, format!("can't read {shown}: {error}")),
         Ok(text) => match text.trim_end_matches(['\r', '\n']) {
             "" => report.fault(&place, format!("{shown} is empty")),

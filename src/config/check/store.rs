@@ -15,7 +15,9 @@ use url::Url;
 
 /// Checks `[store]`.
 pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Report) -> Option<Store> {
+    let credentials = credentials(raw.user, raw.password, around, report);
     let redis = redis(raw.redis, around, report);
+    let redis = redis.zip(credentials).and_then(|(redis, credentials)| known_as(redis, credentials, report));
     let prefix = raw.prefix.or(raw::Prefix("dash:".to_owned()));
     let memory = positive_size(raw.memory, 256 << 20, report);
     let deadline = positive(raw.deadline, Duration::from_millis(50), report);
@@ -37,6 +39,48 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
         // Known when the routes are.
         largest: 0,
     })
+}
+
+/// `user` and `password`, each with its place.
+type Credentials = (Option<At<String>>, Option<At<String>>);
+
+fn credentials(
+    user: Field<Source>,
+    password: Field<Source>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Credentials> {
+    let mut read = |field: Field<Source>, is_secret: bool| {
+        let Some(At { value, place }) = field.optional()? else { return Some(None) };
+        if is_secret && matches!(value, Source::Plain(_)) {
+            report.warn(&place, secret::BETTER_OUTSIDE);
+        }
+        Some(Some(At { value: secret::text(value, &place, around, report)?, place }))
+    };
+    let (user, password) = (read(user, false), read(password, true));
+    Some((user?, password?))
+}
+
+/// The same servers, with these credentials.
+fn known_as(
+    redis: Option<Redis>,
+    (user, password): Credentials,
+    report: &mut Report,
+) -> Option<Option<Redis>> {
+    let Some(named) = user.as_ref().or(password.as_ref()) else { return Some(redis) };
+    let Some(redis) = redis else {
+        report.fault(&named.place, "is of no use without redis");
+        return None;
+    };
+    let Some(password) = &password else {
+        report.fault(&named.place, "needs password as well");
+        return None;
+    };
+    if redis != redis.clone().known_as(None, None) {
+        report.fault(&named.place, "stands in redis as well");
+        return None;
+    }
+    Some(Some(redis.known_as(user.as_ref().map(|user| user.value.as_str()), Some(&password.value))))
 }
 
 fn redis(raw: Field<OneOrManyUrls>, around: &Surroundings<'_>, report: &mut Report) -> Option<Option<Redis>> {
@@ -68,10 +112,7 @@ fn url(source: Source, place: &Place, around: &Surroundings<'_>, report: &mut Re
     // The password of `scheme://user:password@host`.
     let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     if in_file && credentials.is_some_and(|(credentials, _)| credentials.contains(':')) {
-        report.warn(
-            place,
-            "its password stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }",
-        );
+        report.warn(place, format!("its password {}", secret::BETTER_OUTSIDE));
     }
     Some(url)
 }
@@ -249,6 +290,35 @@ mod tests {
         }
         assert!(cluster_seed("unix:///run/redis.sock".to_owned()).is_err());
         assert!(cluster_seed("redis+sentinel://a/m".to_owned()).is_err());
+    }
+
+    #[test]
+    fn credentials_are_those_of_every_server() {
+        let known = |url: &str| one(url).map(|redis| redis.known_as(Some("me"), Some("p@:/ %s")));
+        for (url, wanted) in [
+            ("redis://h:1/2", "redis://me:p%40%3A%2F%20%s@h:1/2"),
+            ("rediss://old:word@h", "rediss://me:p%40%3A%2F%20%s@h"),
+            (
+                "unix:///run/redis.sock?db=7&pass=word",
+                "unix:///run/redis.sock?db=7&user=me&pass=p%40%3A%2F+%25s",
+            ),
+        ] {
+            let Ok(Redis::Single(read)) = known(url) else { panic!("{url} is refused") };
+            assert_eq!(read, wanted);
+            let settings = read.as_str().into_connection_info().unwrap().redis_settings().clone();
+            assert_eq!((settings.username(), settings.password()), (Some("me"), Some("p@:/ %s")), "{read}");
+            assert_eq!(Redis::Single(read).known_as(None, None), one(url).unwrap().known_as(None, None));
+        }
+        let Redis::Cluster(seeds) =
+            Redis::Cluster(vec!["redis://a".into(), "redis://b".into()]).known_as(None, Some("p"))
+        else {
+            panic!("no cluster");
+        };
+        assert_eq!(seeds, ["redis://:p@a", "redis://:p@b"]);
+        let Ok(Redis::Sentinel { credentials, .. }) = known("redis+sentinel://a/main") else {
+            panic!("refused")
+        };
+        assert_eq!(credentials, (Some("me".to_owned()), Some("p@:/ %s".to_owned())));
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn origins_are_what_the_document_says() {
         http2 = true\ntls = { server_name = \"B.example.com\" }\nmax_connections = 5\nqueue = 7\n\
         queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"\n\
         receive_buffer = \"1MiB\"";
-    let Loaded { config, warnings } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
+    let Loaded { config, warnings, .. } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     let app = &config.origins[0];
     let servers: Vec<_> = app.servers.iter().map(|s| (s.address.to_string(), s.weight)).collect();

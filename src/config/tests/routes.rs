@@ -150,7 +150,7 @@ fn limits_are_as_the_document_says() {
   { rate = "9/s" },
 ]"#;
     let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n{text}\n");
-    let Loaded { config, warnings } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let Loaded { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(
         warnings,
         ["c.toml:13:72: route[0].limit[1].shared: without store.redis each node counts by itself"]
@@ -180,7 +180,7 @@ fn limits_are_as_the_document_says() {
 #[test]
 fn proxies_are_networks_or_addresses() {
     let text = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\", \"::/0\"]\n";
-    let Loaded { config, warnings } =
+    let Loaded { config, warnings, .. } =
         parse(&format!("{BASE}{SECRET}{text}")).unwrap_or_else(|faults| panic!("{faults}"));
     let networks: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128", "::/0"]);

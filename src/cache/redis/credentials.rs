@@ -1,0 +1,84 @@
+//! Credentials that change while there is a link: a link by the new ones is made beside it, and takes its place.
+
+use super::{
+    link::{Link, OnPush, Servers},
+    troubles::words,
+    Redis,
+};
+use crate::{clock::now_ms, config};
+use redis::{PushInfo, PushKind, RedisResult};
+use std::{future::pending, sync::Arc, time::Duration};
+use tokio::sync::Notify;
+
+/// Pause before refused credentials are tried again: the server may get to know them later than the gateway.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// A link by other credentials.
+pub(super) struct Renewed {
+    pub(super) target: config::Redis,
+    pub(super) servers: Servers,
+    pub(super) made: Made,
+}
+
+/// A link, and when its making began.
+pub(super) struct Made {
+    pub(super) link: Link,
+    pub(super) began_ms: u64,
+}
+
+impl Redis {
+    /// Goes by the credentials of `target`, which are the same servers: with the next link, and with one that is made now.
+    pub fn authenticate(&self, target: &config::Redis) {
+        self.target.send_if_modified(|now| {
+            let differs = now.as_ref() != Some(target);
+            if differs {
+                *now = Some(target.clone());
+            }
+            differs
+        });
+    }
+
+    /// The servers under other credentials than those of `current`, if there are any.
+    pub(super) fn other_than(&self, current: &config::Redis) -> Option<config::Redis> {
+        self.target.borrow().clone().filter(|target| target != current)
+    }
+
+    /// Makes a link. Each has a signal of its own: what befell the last one must not end the next.
+    pub(super) async fn connect(self: &Arc<Self>, servers: &Servers) -> RedisResult<Made> {
+        let began_ms = now_ms();
+        let given_up = Arc::new(Notify::new());
+        let (weak, signal) = (Arc::downgrade(self), given_up.clone());
+        let on_push: OnPush = Arc::new(move |push: PushInfo| match weak.upgrade() {
+            _ if push.kind == PushKind::Disconnection => signal.notify_one(),
+            Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
+            _ => {}
+        });
+        let link = servers.connect(&self.names.tracked(), on_push, given_up).await?;
+        Ok(Made { link, began_ms })
+    }
+
+    /// Waits for other credentials than those of `current`, and for a link by them. Refused ones change nothing: they are
+    /// told, and tried again.
+    pub(super) async fn renewed(self: &Arc<Self>, current: &config::Redis) -> Renewed {
+        let mut targets = self.target.subscribe();
+        loop {
+            let other = targets.wait_for(|target| target.as_ref() != Some(current)).await;
+            let Some(target) = other.ok().and_then(|target| target.clone()) else {
+                return pending().await;
+            };
+            let servers = Servers::new(target.clone());
+            match self.connect(&servers).await {
+                Ok(made) => {
+                    tracing::info!(redis = self.troubles.place(), "linked to redis by other credentials");
+                    return Renewed { target, servers, made };
+                }
+                Err(error) if self.troubles.not_authenticated(&error) => {
+                    let (redis, error) = (self.troubles.place(), words(&error));
+                    tracing::warn!(redis, error, "redis can't be reached by the new credentials; trying on");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+}
