@@ -222,8 +222,8 @@ async fn load_three_nodes_ask_the_origin_once() {
     assert!(median <= Duration::from_millis(50), "median {median:?}");
 }
 
-/// An origin that accepts and never answers is left alone like one that can't be reached: nobody waits for it
-/// but the one who tries it again.
+/// An origin that accepts and never answers costs nobody any time who can be served without: they get what is stale at
+/// once. The others wait for it, as there is no other server.
 #[tokio::test]
 async fn a_hung_origin_is_left_alone() {
     let origin = TestOrigin::start().await;
@@ -254,9 +254,8 @@ async fn a_hung_origin_is_left_alone() {
     // Three in a row are too many.
     until("the server is left alone", SOON, || async { !waited().await }).await;
     let replies = join_all((3..13).map(ask)).await;
-    let slow = replies.iter().filter(|(_, took)| *took > Duration::from_millis(500)).count();
-    assert!(slow <= 1, "{slow} of {} waited for an origin that hangs: {replies:?}", replies.len());
-    for (n, (reply, _)) in (3..13).zip(replies) {
+    for (n, (reply, took)) in (3..13).zip(replies) {
+        assert!(n >= 8 || took < Duration::from_millis(500), "{n} waited for an origin that hangs: {took:?}");
         if n < 8 {
             assert!(reply.ok().cache_status().contains("stale"), "{n}");
         } else {
@@ -400,8 +399,9 @@ async fn what_stands_in_the_place_of_a_lease_is_not_waited_for() {
     for (target, other) in [(format!("{PATH}?n=0"), PATH), (format!("{FOLLOWED}?n=0"), FOLLOWED)] {
         origin.hold();
         let filling = ask_for(&node, &target);
-        until("it has the lease", SOON, || async { !leases(&redis).await.is_empty() }).await;
-        let name = leases(&redis).await.remove(0);
+        let own = async || leases(&redis).await.into_iter().find(|name| name.contains("n=0"));
+        until("it has the lease", SOON, || async { own().await.is_some() }).await;
+        let name = own().await.unwrap();
         origin.release();
         filling.await.unwrap().0.ok();
         let orders: [(&[&str], &str); 5] = [

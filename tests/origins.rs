@@ -8,6 +8,8 @@ mod checks;
 mod choosing;
 #[path = "origins/limits.rs"]
 mod limits;
+#[path = "origins/out.rs"]
+mod out;
 #[path = "origins/refusing.rs"]
 mod refusing;
 #[path = "origins/sessions.rs"]

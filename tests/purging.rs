@@ -25,7 +25,7 @@ use tidegate::{
         key::{self, Key, Scheme},
         policy::Asked,
         purge::{Knowledge, Purge, Stamp, Target, Verdict},
-        Asking, Cache, FetchError, Fetched, Fetcher, Incoming, Look,
+        Asking, Cache, Fetch, FetchError, Fetched, Fetcher, Incoming, Look,
     },
     clock::now_ms,
     config::{CacheMode, Config},
@@ -538,7 +538,7 @@ async fn what_is_fresh_by_now_is_not_refreshed() {
     let asked = Arc::new(AtomicUsize::new(0));
     let fetcher = || -> Fetcher {
         let asked = asked.clone();
-        Box::new(move |_, _| {
+        Box::new(move |_: &[(http::HeaderName, HeaderValue)], _: std::time::Instant| -> Fetch {
             asked.fetch_add(1, Ordering::SeqCst);
             let control = HeaderValue::from_static("max-age=60, stale-while-revalidate=60");
             let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, control)]);

@@ -58,6 +58,8 @@ pub(super) struct Job {
     pub(super) refreshes: Option<String>,
     /// Its leader has waited for others who got an error each: one more is the origin's own.
     pub(super) shares_errors: bool,
+    /// What is stale may be served in the place of what it brings.
+    pub(super) has_stale: bool,
     pub(super) on: On,
     /// The time for which the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
     /// `None`: for as long as it takes.
@@ -112,6 +114,11 @@ impl ToStore {
 }
 
 impl Job {
+    /// Returns whether nobody needs what it brings to be served at all.
+    fn is_spare(&self) -> bool {
+        self.has_stale || self.refreshes.is_some()
+    }
+
     fn timeout(&self) -> Duration {
         match &self.on {
             On::Version { rules, .. } => rules.fill_timeout,
@@ -141,6 +148,14 @@ impl Job {
         match &self.on {
             On::Version { basis, .. } => basis.is_assumed,
             On::Follow { since, .. } => since.is_doubtful,
+        }
+    }
+
+    /// How long it is waited for before what is stale is served.
+    pub(super) fn stale_after(&self) -> Option<Duration> {
+        match &self.on {
+            On::Version { rules, .. } => rules.stale_after,
+            On::Follow { asking, .. } => asking.rules.stale_after,
         }
     }
 
@@ -293,7 +308,7 @@ impl Cache {
         let mut conditions = job.conditions();
         let mut attempt = 1;
         loop {
-            let mut fetching = fetcher(&conditions, deadline.into_std());
+            let mut fetching = fetcher.ask(&conditions, deadline.into_std(), job.is_spare());
             let fetched = loop {
                 tokio::select! {
                     biased;

@@ -15,6 +15,7 @@ use super::{
     memory::Resource,
     policy::{self, Asked, Freshness, Match, Reuse, Selecting},
     purge::{Knowledge, Verdict as Purged},
+    stale_at::{or_stale, Haste, StaleAt},
     variants::named,
     Answer, Cache, Failure, FetchError, Fetcher, Forward, Landing, Led, Look,
 };
@@ -26,6 +27,7 @@ use crate::{
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{
+    future::ready,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -239,7 +241,8 @@ impl Cache {
             if asking.is_alone() {
                 let unwatched = unwatched(&asking, old.is_some());
                 let job = self.job(asking, old, is_doubtful, unwatched);
-                return (self.lead(None, Live::begin(&self.arriving), job, past, fetcher).await, forward);
+                let live = Live::begin(&self.arriving);
+                return (self.lead(None, live, job, (past, forward), fetcher).await, forward);
             }
             // What is here is validated all the same.
             let marked = self.memory.marked(&asking.key, now_ms());
@@ -253,13 +256,20 @@ impl Cache {
                     let shares_errors = errors >= ERRORS_OF_OTHERS;
                     let unwatched = unwatched(&asking, old.is_some());
                     let job = Job { shares_errors, ..self.job(asking, old, is_doubtful, unwatched) };
-                    return (self.lead(Some(lead), live, job, past, fetcher).await, forward);
+                    return (self.lead(Some(lead), live, job, (past, forward), fetcher).await, forward);
                 }
                 Joined::Follow(follow) => {
                     let began = Instant::now();
                     let reader = follow.cargo().reader();
-                    let landing = follow.outcome().await;
+                    let (flight, after) = (follow.cargo().began(), asking.rules.stale_after);
+                    let stale_at = StaleAt::of(flight, after, fetcher.is_failing());
+                    let find = |haste| ready(stale_of(&past, forward, haste));
+                    let landing = or_stale(stale_at, follow.outcome(), find).await;
                     self.metrics.flight_followed(began.elapsed());
+                    let landing = match landing {
+                        Err(stale) => return (stale, forward),
+                        Ok(landing) => landing,
+                    };
                     let landing = match landing {
                         // It was given up at this very moment, for nobody had waited.
                         Err(_) if reader.is_none() => {
@@ -306,11 +316,19 @@ impl Cache {
         lead: Option<super::fill::Leading>,
         live: Arc<Live>,
         job: Job,
-        old: Option<Arc<Entry>>,
+        (old, forward): (Option<Arc<Entry>>, Forward),
         fetcher: Fetcher,
     ) -> Answer {
         let reader = live.reader();
-        match self.begin_fill(lead, &live, job, fetcher).await {
+        let stale_at = StaleAt::of(live.began(), job.stale_after(), fetcher.is_failing());
+        let find = |haste| ready(stale_of(&old, forward, haste));
+        let job = Job { has_stale: old.as_ref().is_some_and(|old| stands_in(old)), ..job };
+        let filling = self.begin_fill(lead, &live, job, fetcher);
+        let led = match or_stale(stale_at, filling, find).await {
+            Ok(led) => led,
+            Err(stale) => return stale,
+        };
+        match led {
             Ok(Led::Landing(landing)) => self.landed_followed(landing, reader, old, CacheResult::Miss),
             Ok(Led::Own(head)) => match (stand_in(&old, head.status), reader) {
                 (Some(past), _) => past,
@@ -419,7 +437,15 @@ impl Cache {
         let old = old.filter(|entry| entry.part().is_none());
         let key = asking.key.clone();
         let on = On::Follow { asking, old, since, told: Vec::new() };
-        Job { key, began_ms: now_ms(), refreshes: None, shares_errors: false, on, unwatched }
+        Job {
+            key,
+            began_ms: now_ms(),
+            refreshes: None,
+            shares_errors: false,
+            has_stale: false,
+            on,
+            unwatched,
+        }
     }
 
     /// Returns whether any answer of a resource that is here names fields by which it varies.
@@ -558,6 +584,14 @@ fn fallen(old: &Option<Arc<Entry>>, error: FetchError) -> Answer {
         Some(old) => Answer::StaleIfError(old.clone(), Failure::Fetch(error)),
         None => Answer::Failed(error),
     }
+}
+
+/// What is stale in the place of an answer that takes its time, if it may. A client that asked for another answer waits for
+/// it, unless there will be none.
+fn stale_of(old: &Option<Arc<Entry>>, forward: Forward, haste: Haste) -> Option<Arc<Entry>> {
+    let is_stale = matches!(forward, Forward::Stale(policy::Why::Stale) | Forward::Purged);
+    let may = |old: &Arc<Entry>| (is_stale || haste == Haste::Failing) && haste.allows(old, now_ms());
+    old.clone().filter(may)
 }
 
 fn stands_in(old: &Entry) -> bool {

@@ -14,6 +14,7 @@ fn rules(scope: Scope, query: &[&str]) -> CacheRules {
         max_size: 1 << 20,
         fill_timeout: Duration::from_secs(30),
         hedge: None,
+        stale_after: None,
         cache_control: None,
     }
 }

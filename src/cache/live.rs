@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         Arc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -65,6 +65,7 @@ pub struct Live {
     grown: Notify,
     /// Wakes the writer: something was taken, or a reader has come or gone.
     taken: Notify,
+    began: Instant,
 }
 
 #[derive(Debug)]
@@ -108,7 +109,13 @@ impl Live {
             next_reader: 0,
         };
         let (grown, taken) = (Notify::new(), Notify::new());
-        Arc::new(Self { budget: budget.clone(), state: Mutex::new(state), grown, taken })
+        let began = Instant::now();
+        Arc::new(Self { budget: budget.clone(), state: Mutex::new(state), grown, taken, began })
+    }
+
+    /// When its fill began.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// The one who writes; there must be only one.

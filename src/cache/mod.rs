@@ -25,6 +25,7 @@ pub mod prepared;
 pub mod purge;
 pub mod redis;
 pub mod said;
+mod stale_at;
 mod tier;
 mod variants;
 pub mod version;
@@ -70,9 +71,27 @@ use version::{Basis, Versions};
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
 
-/// Makes the request to the origin that answers a miss, with these fields besides its own; the head of the answer has to
-/// be there by then, else it fails. It is called again only where the first answer can't be used.
-pub type Fetcher = Box<dyn FnMut(&[(HeaderName, HeaderValue)], Instant) -> Fetch + Send>;
+/// How the origin is asked for the answer to a miss.
+pub trait AskOrigin: Send {
+    /// Makes the request, with these fields besides its own; the head of the answer has to be there `by` then, else it
+    /// fails. It is called again only where the first answer can't be used. `spare`: somebody is served whatever
+    /// becomes of it.
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> Fetch;
+
+    /// Returns whether every server of the origin is out.
+    fn is_failing(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&[(HeaderName, HeaderValue)], Instant) -> Fetch + Send> AskOrigin for F {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, _: bool) -> Fetch {
+        self(conditions, by)
+    }
+}
+
+/// Asks the origin for the answer to a miss.
+pub type Fetcher = Box<dyn AskOrigin>;
 
 /// What the origin answered: the head, and a body that is still to be read.
 pub struct Fetched {
@@ -156,6 +175,8 @@ pub enum Answer {
     Entry(Arc<Entry>, CacheResult),
     /// An entry of a past generation or a past lifetime, because this happened to the fill.
     StaleIfError(Arc<Entry>, Failure),
+    /// A stale entry, because the fill takes its time; it goes on.
+    StaleIfSlow(Arc<Entry>),
     /// An answer that is not stored.
     Passing(Arc<Representation>, FillOutcome),
     /// An answer that is still arriving.

@@ -15,6 +15,7 @@ use super::{
         namespaced::{self, Sharing},
         Freshness,
     },
+    stale_at::{or_stale, Haste, StaleAt},
     version::{self, Basis, Slot, Version},
     Answer, Cache, Failure, FetchError, Fetcher, Landing, Led, Look, Wanted,
 };
@@ -124,14 +125,24 @@ impl Cache {
         if let Some(why) = self.memory.marked(&wanted.key, now_ms()) {
             return Ok(Answer::AskYourself(why));
         }
+        let is_failing = fetcher.is_failing();
+        let stale_at = |began| StaleAt::of(began, wanted.rules.stale_after, is_failing);
+        let find = |haste| self.past(wanted, haste);
         match self.flights.join(&self.flight_name(&wanted.key, &basis), || Live::begin(&self.arriving)) {
             Joined::Lead(lead, follow) => {
                 self.metrics.flight_led();
                 let live = follow.cargo();
                 let reader = live.reader();
                 let job = Job::of_namespace(wanted, slot.clone(), basis);
-                let job = Job { shares_errors: errors >= ERRORS_OF_OTHERS, ..job };
-                Ok(match self.begin_fill(Some(lead), live, job, fetcher).await {
+                let known = self.memory.entry(wanted.key.as_str());
+                let has_stale = known.is_some_and(|entry| Haste::Failing.allows(&entry, now_ms()));
+                let job = Job { shares_errors: errors >= ERRORS_OF_OTHERS, has_stale, ..job };
+                let filling = self.begin_fill(Some(lead), live, job, fetcher);
+                let led = match or_stale(stale_at(live.began()), filling, find).await {
+                    Ok(led) => led,
+                    Err(stale) => return Ok(stale),
+                };
+                Ok(match led {
                     Ok(Led::Landing(landing)) => {
                         self.landed(wanted, landing, reader, CacheResult::Miss).await
                     }
@@ -146,8 +157,13 @@ impl Cache {
             Joined::Follow(follow) => {
                 let began = Instant::now();
                 let reader = follow.cargo().reader();
-                let landing = follow.outcome().await;
+                let stale_at = stale_at(follow.cargo().began());
+                let landing = or_stale(stale_at, follow.outcome(), find).await;
                 self.metrics.flight_followed(began.elapsed());
+                let landing = match landing {
+                    Err(stale) => return Ok(stale),
+                    Ok(landing) => landing,
+                };
                 let landing = match landing {
                     // It was given up at this very moment, for nobody had waited.
                     Err(_) if reader.is_none() => return Ok(Answer::AskYourself(FillOutcome::Cancelled)),
@@ -195,21 +211,21 @@ impl Cache {
         if !status.is_server_error() {
             return None;
         }
-        let past = self.past(wanted).await?;
+        let past = self.past(wanted, Haste::Failing).await?;
         Some(Answer::StaleIfError(past, Failure::Status(status)))
     }
 
     async fn fallen(&self, wanted: &Wanted, error: FetchError) -> Answer {
-        match self.past(wanted).await {
+        match self.past(wanted, Haste::Failing).await {
             Some(entry) => Answer::StaleIfError(entry, Failure::Fetch(error)),
             None => Answer::Failed(error),
         }
     }
 
-    /// The last generation, if it may still stand in for an answer that could not be had.
-    async fn past(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let usable = |entry: &Arc<Entry>| entry.terms().on_error(now_ms()) == Freshness::StaleIfError;
-        if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(usable) {
+    /// The last generation, if it may be used in the place of an answer that could not be had, or not yet.
+    async fn past(&self, wanted: &Wanted, haste: Haste) -> Option<Arc<Entry>> {
+        let usable = |entry: &Entry| haste.allows(entry, now_ms());
+        if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|entry| usable(entry)) {
             return Some(entry);
         }
         let (tag, value) = self.redis.as_ref()?.last_answer(&wanted.key).await.ok()??;
@@ -385,6 +401,7 @@ impl Job {
             began_ms: now_ms(),
             refreshes: None,
             shares_errors: false,
+            has_stale: false,
             on,
             unwatched: None,
         }

@@ -41,6 +41,8 @@ pub struct Origin {
     pub retries: u32,
     /// `health = { path, interval, timeout, host, headers }`
     pub health: Option<Health>,
+    /// `panic_mode`: ask the least bad of the servers where all are out (true).
+    pub panic_mode: bool,
 }
 
 impl Origin {
@@ -63,6 +65,7 @@ impl Origin {
             receive_buffer: Some(256 << 10),
             retries: 2,
             health: None,
+            panic_mode: true,
         }
     }
 }

@@ -101,7 +101,7 @@ tables! {
         name: Name, servers: OneOrMany<OriginServer>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
         health: Health, balance: Balance, sticky: Sticky, http2: bool, tls: OriginTls, max_connections: u32,
         queue: u32, queue_timeout: Duration, idle_timeout: Duration, request_timeout: Duration,
-        receive_buffer: Size
+        receive_buffer: Size, panic_mode: bool
     }
 
     WeightedServer "`origin.servers`" { url: String, weight: u32 }
@@ -154,13 +154,13 @@ tables! {
     CacheRules "`route.cache`" {
         namespace: Name, scope: Scope, ttl: Duration, stale_while_revalidate: Duration, stale_if_error: Duration,
         query: Vec<At<String>>, negative_ttl: Duration, max_size: Size, fill_timeout: Duration, hedge: Duration,
-        cache_control: String
+        stale_after: Duration, cache_control: String
     }
 
     FollowRules "`route.cache` with `follow`" {
         follow: Follow, request_directives: bool, heuristic: bool, set_cookie: bool,
         stale_while_revalidate: Duration, stale_if_error: Duration, max_size: Size, fill_timeout: Duration,
-        hedge: Duration, redis: Size, key_headers: Vec<At<HeaderName>>, statuses: Vec<At<u32>>, variants: u32
+        hedge: Duration, stale_after: Duration, redis: Size, key_headers: Vec<At<HeaderName>>, statuses: Vec<At<u32>>, variants: u32
     }
 
     WebSocket "`route.websocket`" {

@@ -484,6 +484,8 @@ pub struct FollowRules {
     pub fill_timeout: Duration,
     /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
     pub hedge: Option<Duration>,
+    /// `stale_after`: how long a fill is waited for before what is stale is served meanwhile; `None`: to its end.
+    pub stale_after: Option<Duration>,
     /// `redis`: bodies up to this size are kept in Redis as well (0: none).
     pub redis: u64,
     /// `key_headers`: the fields of requests that tell answers apart whatever `Vary` says; sorted, unique.
@@ -522,6 +524,8 @@ pub struct CacheRules {
     pub fill_timeout: Duration,
     /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
     pub hedge: Option<Duration>,
+    /// `stale_after`: how long a fill is waited for before what is stale is served meanwhile; `None`: to its end.
+    pub stale_after: Option<Duration>,
     /// `cache_control` for the outside; `None`: derived from the scope and `ttl`.
     pub cache_control: Option<String>,
 }

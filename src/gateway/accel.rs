@@ -238,7 +238,7 @@ fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> 
     headers.push((forward::REQUEST_ID, ctx.request_id.clone()));
     // A URL that is signed for GET is not good for HEAD.
     let method = if request.method == Method::HEAD && !signed { Method::HEAD } else { Method::GET };
-    Ask { method, target, host: None, headers, tenant: None, body: Bytes::new() }
+    Ask { method, target, host: None, headers, tenant: None, spare: false, body: Bytes::new() }
 }
 
 /// The fields that another origin's answer goes out with. What the first origin said comes first; the other one's

@@ -8,7 +8,7 @@ use crate::{
     authority,
     cache::{
         key::{canonical_query, whose, Key, Parts},
-        policy, Answer, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
+        policy, Answer, AskOrigin, Fetch, FetchError, Fetched, Fetcher, Forward, Incoming, Look, Wanted,
     },
     clock::now_ms,
     config::{CacheRules, Route},
@@ -24,9 +24,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{header, HeaderValue, Method, StatusCode};
+use http::{header, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Instant};
 
 impl Gateway {
     /// Answers from the cache, or hands on to the proxy what may not be shared.
@@ -99,6 +99,12 @@ impl Gateway {
                 ctx.detail = Some(why);
                 self.send_entry(session, ctx, &entry, status).await
             }
+            Answer::StaleIfSlow(entry) => {
+                ctx.result = CacheResult::Stale;
+                ctx.detail = Some("slow-origin");
+                let status = HeaderValue::from_static("tidegate; fwd=stale; detail=slow-origin");
+                self.send_entry(session, ctx, &entry, status).await
+            }
             Answer::Arriving(head, reader, how) => {
                 ctx.result = how;
                 let status = match head.outcome {
@@ -154,10 +160,17 @@ impl Gateway {
             host: bound_host(host(request), route).map(Cow::into_owned),
             headers: forward::fill_headers(rules, ctx, token.as_deref()),
             tenant: Some(whose(rules.scope, tenant(ctx.identity.as_deref())).to_string()),
+            spare: false,
             body: Bytes::new(),
         };
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
-        fetcher(&ctx.site.plan.origins, route.target.origin(), ask, None, ctx.hold.clone())
+        Box::new(OriginFetcher {
+            origins: ctx.site.plan.origins.clone(),
+            origin: route.target.origin(),
+            ask: Arc::new(ask),
+            interim: None,
+            _hold: ctx.hold.clone(),
+        })
     }
 }
 
@@ -166,22 +179,25 @@ pub(super) fn tenant(identity: Option<&Identity>) -> &Tenant {
     identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 
-/// Asks an origin as often as the cache wants it to, and hands interim answers on. `hold`: the request's.
-pub(super) fn fetcher(
-    origins: &Arc<Origins>,
-    origin: Option<usize>,
-    ask: Ask,
-    interim: Option<Arc<Interim>>,
-    hold: Option<Hold>,
-) -> Fetcher {
-    let (origins, ask) = (origins.clone(), Arc::new(ask));
-    Box::new(move |conditions, by| {
-        // It goes with this, which the fill has to its end.
-        let _held = &hold;
-        let (origins, interim) = (origins.clone(), interim.clone());
-        let mut ask = ask.clone();
-        if !conditions.is_empty() {
-            Arc::make_mut(&mut ask).headers.extend(conditions.iter().cloned());
+/// Asks an origin as often as the cache wants it to, and hands interim answers on.
+pub(super) struct OriginFetcher {
+    pub(super) origins: Arc<Origins>,
+    /// `None`: a route of files, which asks nobody.
+    pub(super) origin: Option<usize>,
+    pub(super) ask: Arc<Ask>,
+    pub(super) interim: Option<Arc<Interim>>,
+    /// The request's: it goes with this, which the fill has to its end.
+    pub(super) _hold: Option<Hold>,
+}
+
+impl AskOrigin for OriginFetcher {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> Fetch {
+        let (origins, origin, interim) = (self.origins.clone(), self.origin, self.interim.clone());
+        let mut ask = self.ask.clone();
+        if !conditions.is_empty() || spare {
+            let ask = Arc::make_mut(&mut ask);
+            ask.headers.extend(conditions.iter().cloned());
+            ask.spare = spare;
         }
         Box::pin(async move {
             let on_interim = move |head: &ResponseHeader| {
@@ -189,7 +205,6 @@ pub(super) fn fetcher(
                     interim.tell(head);
                 }
             };
-            // A route of files asks nobody.
             let Some(origin) = origin else { return Err(FetchError::Unreachable) };
             match origins.begin(origin, &ask, Some(by), &on_interim).await {
                 Ok(mut answering) => {
@@ -202,7 +217,11 @@ pub(super) fn fetcher(
                 Err(error) => Err(complain(&error, &ask.target)),
             }
         })
-    })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.origin.is_some_and(|origin| self.origins.pool(origin).is_failing())
+    }
 }
 
 /// A body from an origin.

@@ -84,6 +84,7 @@ impl Gateway {
             host: host(request).map(str::to_owned),
             headers: kept.chain(forward::told_of(request, ctx)).collect(),
             tenant: None,
+            spare: false,
             body,
         };
         // By itself: a sender that leaves doesn't undo that the origin was asked.

@@ -2,7 +2,7 @@
 //! sent.
 
 use super::{
-    cached::{fetcher, stale, tenant},
+    cached::{stale, tenant, OriginFetcher},
     claims,
     context::Context,
     dress, forward, host,
@@ -13,7 +13,7 @@ use crate::{
     authority,
     cache::{
         key::{resource, Key},
-        policy, Asking, Fetcher, Look,
+        policy, AskOrigin, Asking, Fetch, Fetcher, Look,
     },
     clock::now_ms,
     config::{FollowRules, Route},
@@ -23,10 +23,10 @@ use crate::{
     telemetry::labels::CacheResult,
 };
 use bytes::Bytes;
-use http::{header, Method, Version};
+use http::{header, HeaderName, HeaderValue, Method, Version};
 use parking_lot::Mutex;
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{borrow::Cow, pin::pin, sync::Arc};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
 use tokio::sync::Notify;
 
 /// Interim answers that may wait for their client.
@@ -136,25 +136,40 @@ impl Gateway {
             headers: forward::followed_headers(request, host.as_deref(), ctx, asking.is_alone()),
             host,
             tenant: Some(tenant(ctx.identity.as_deref()).to_string()),
+            spare: false,
             body: Bytes::new(),
         };
         // The client's: what the origin doesn't get to see.
         ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
         dress::asked(request, ctx, &mut ask.headers, &mut ask.host);
         let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-        let fetcher = fetcher(&ctx.site.plan.origins, origin, ask, interim, ctx.hold.clone());
+        let fetcher = OriginFetcher {
+            origins: ctx.site.plan.origins.clone(),
+            origin,
+            ask: Arc::new(ask),
+            interim,
+            _hold: ctx.hold.clone(),
+        };
         (asking.clone(), keyed(fetcher, &asking.rules))
     }
 }
 
-/// Says with each answer by which fields its route tells answers apart.
-fn keyed(mut fetcher: Fetcher, rules: &Arc<FollowRules>) -> Fetcher {
-    if rules.key_headers.is_empty() {
-        return fetcher;
+fn keyed(fetcher: OriginFetcher, rules: &Arc<FollowRules>) -> Fetcher {
+    match rules.key_headers.is_empty() {
+        true => Box::new(fetcher),
+        false => Box::new(Keyed { fetcher, rules: rules.clone() }),
     }
-    let rules = rules.clone();
-    Box::new(move |conditions, by| {
-        let (fetched, rules) = (fetcher(conditions, by), rules.clone());
+}
+
+/// Says with each answer by which fields its route tells answers apart.
+struct Keyed {
+    fetcher: OriginFetcher,
+    rules: Arc<FollowRules>,
+}
+
+impl AskOrigin for Keyed {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> Fetch {
+        let (fetched, rules) = (self.fetcher.ask(conditions, by, spare), self.rules.clone());
         Box::pin(async move {
             let mut fetched = fetched.await?;
             for line in claims::vary(&rules.key_headers) {
@@ -162,7 +177,11 @@ fn keyed(mut fetcher: Fetcher, rules: &Arc<FollowRules>) -> Fetcher {
             }
             Ok(fetched)
         })
-    })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.fetcher.is_failing()
+    }
 }
 
 /// What a request wants, and by which rules.

@@ -89,6 +89,15 @@ impl Checks {
         }
     }
 
+    /// How bad it looks where it may not be asked: 0 where checks say nothing against it, 2 where it can't be reached.
+    pub(super) fn badness(&self) -> u8 {
+        match self.state.lock().failing {
+            None => 0,
+            Some(Failing::Unwell | Failing::Refused) => 1,
+            Some(Failing::Unreachable) => 2,
+        }
+    }
+
     /// A request goes to the server.
     pub(super) fn tries(&self, now: Instant) {
         if !self.fail.load(Ordering::Relaxed) {

@@ -37,6 +37,9 @@ pub struct Ask {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: Bytes,
+    /// Somebody is served whatever becomes of it: servers that are out are not troubled with it, but for the trials of
+    /// their breakers.
+    pub spare: bool,
     /// The tenant that it is for, where it is for one: servers may be chosen by it.
     pub tenant: Option<String>,
 }
@@ -51,13 +54,15 @@ impl Ask {
             headers: Vec::new(),
             body: Bytes::new(),
             tenant: None,
+            spare: false,
         }
     }
 
     fn choice(&self, pool: &Pool) -> Choice {
         let path = self.target.split('?').next().unwrap_or_default();
         let tenant = self.tenant.as_deref().unwrap_or_default();
-        pool.choice(&Chooser { path, tenant, ..Chooser::default() })
+        let choice = pool.choice(&Chooser { path, tenant, ..Chooser::default() });
+        Choice { spare: self.spare, ..choice }
     }
 }
 

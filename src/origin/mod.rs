@@ -11,6 +11,7 @@ mod engine;
 pub mod framing;
 mod h1;
 mod line;
+mod panic_mode;
 mod peer;
 pub mod plain;
 pub mod pool;

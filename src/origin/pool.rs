@@ -3,7 +3,8 @@
 //! Fills and proxied requests share this view. Choosing has three steps: who may be asked at all (checks, failures,
 //! names that resolve), whom of these to prefer (a session's own server; not one that has failed this request or wants
 //! to rest, where there is another), and then `balance`. Where all that are left have as much under way as they may,
-//! whoever asks waits in line. Whoever asks is told at once when nobody is left to ask.
+//! whoever asks waits in line. Where nobody is left to ask, the least bad may be asked all the same (`panic_mode.rs`), else
+//! whoever asks is told at once.
 
 use super::{
     balance::{self, Candidate, Turns},
@@ -93,21 +94,21 @@ pub struct Pool {
     pub(super) state: Arc<OriginState>,
     /// Among the pools of this origin, later ones have higher ones.
     number: u64,
-    servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
     reach: Reach,
     plain: bool,
-    turns: Mutex<Turns>,
+    pub(super) turns: Mutex<Turns>,
     next: AtomicUsize,
     pub(super) endpoints: ArcSwap<Endpoints>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
-struct Server {
-    at: ServerAddress,
-    weight: u32,
-    id: u64,
-    state: Arc<ServerState>,
+pub(super) struct Server {
+    pub(super) at: ServerAddress,
+    pub(super) weight: u32,
+    pub(super) id: u64,
+    pub(super) state: Arc<ServerState>,
 }
 
 /// Why nobody was chosen.
@@ -229,7 +230,10 @@ impl Pool {
                 }
             }
         }
-        self.try_any(choice, now)
+        match self.try_any(choice, now) {
+            Err(Refused::Nobody(why)) => self.try_least_bad(choice, now, why),
+            found => found,
+        }
     }
 
     fn try_any(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
@@ -329,11 +333,16 @@ impl Pool {
                 addresses.get(balance::hashed(key, &all)?)?
             }
             None => {
-                let first = self.next.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
+                let first = self.next_address() % addresses.len().max(1);
                 addresses.iter().cycle().skip(first).take(addresses.len()).find(|of| may(of))?
             }
         };
         Some(Endpoint { server, address: chosen.address })
+    }
+
+    /// Whose turn it is of a server's addresses.
+    pub(super) fn next_address(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The number of a server's endpoint at this address.
@@ -363,7 +372,7 @@ impl Pool {
         }
     }
 
-    fn most(&self) -> u32 {
+    pub(super) fn most(&self) -> u32 {
         self.settings.max_connections.map_or(u32::MAX, NonZeroU32::get)
     }
 
@@ -455,7 +464,7 @@ impl Pool {
     pub fn report(&self, at: At, outcome: OriginOutcome) {
         self.metrics.origin(self.settings.name.as_str(), outcome);
         let Some(server) = self.servers.get(at.server) else { return };
-        let is_only = self.servers.len() == 1 && server.state.addresses().len() <= 1;
+        let is_only = self.has_one();
         // One that breaks off fails at once: to leave it alone would spare nobody anything where there is no other, and
         // take all its answers away for one that it can't give.
         if outcome == OriginOutcome::Broken && is_only {
@@ -471,8 +480,13 @@ impl Pool {
         }
         let Some(known) = server.state.at(at.address) else { return };
         let change = known.breaker.lock().note(outcome, at.began, Instant::now());
-        if change == Change::Begins {
-            self.ejected(server, Ejection::Failures);
+        match change {
+            Change::Begins if is_only => {
+                tracing::warn!(origin = %self.settings.name, server = %server.at, "the only server fails");
+                self.state.line.serve();
+            }
+            Change::Begins => self.ejected(server, Ejection::Failures),
+            Change::None | Change::Ends => {}
         }
         if change != Change::None {
             self.tell_whether_up(at.server);

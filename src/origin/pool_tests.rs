@@ -39,7 +39,7 @@ async fn pick(pool: &Arc<Pool>) -> Result<usize, Nobody> {
 
 #[tokio::test]
 async fn servers_are_asked_in_turn_by_weight() {
-    let mut settings = settings(&[1, 2]);
+    let mut settings = Origin { panic_mode: false, ..settings(&[1, 2]) };
     settings.servers[0].weight = 2;
     let pool = Arc::new(Pool::new(settings, Arc::new(Metrics::new().unwrap()), None));
     assert_eq!(pick(&pool).await, Err(Nobody::Unresolved), "no name is resolved yet");
@@ -74,11 +74,16 @@ async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
     assert_eq!(pick(&pool).await, Ok(1), "there is nobody else");
 }
 
+/// A request that nobody waits for.
+fn spare() -> Choice {
+    Choice { spare: true, ..Choice::default() }
+}
+
 #[tokio::test]
 async fn failures_leave_a_server_alone() {
-    let pool = pool(settings(&[1])).await;
-    for _ in 0..3 {
-        pool.report(at(&pool, 0), OriginOutcome::ConnectFailed);
+    let pool = pool(Origin { panic_mode: false, ..settings(&[1, 2]) }).await;
+    for server in [0, 0, 0, 1, 1, 1] {
+        pool.report(at(&pool, server), OriginOutcome::ConnectFailed);
     }
     assert_eq!(pick(&pool).await, Err(Nobody::LeftAlone(OriginOutcome::ConnectFailed)));
 }
@@ -94,7 +99,7 @@ async fn one_request_that_is_tried_again_leaves_a_lone_server_alone_no_sooner() 
     for n in 1..=3 {
         let request = at(&pool, 0);
         (0..5).for_each(|_| pool.report(request, OriginOutcome::ConnectFailed));
-        assert_eq!(pick(&pool).await.is_ok(), n < 3, "{n}");
+        assert_eq!(pool.pick(&spare()).await.is_ok(), n < 3, "{n}");
         assert_eq!(up(&pool), n < 3, "{n}");
     }
     pool.report(at(&pool, 0), OriginOutcome::Ok);
@@ -131,12 +136,13 @@ async fn a_dead_address_is_passed_over_and_the_server_is_not() {
         pool.report(At { server: 0, address: Some(both[0]), began: Instant::now() }, OriginOutcome::Timeout);
     }
     assert!(!up(&pool));
-    assert!(matches!(pick(&pool).await, Err(Nobody::LeftAlone(_))));
+    assert!(matches!(pool.pick(&spare()).await, Err(Nobody::LeftAlone(_))));
+    assert!(pick(&pool).await.is_ok(), "there is no other");
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_is_told_from_a_server_that_fails() {
-    let mut both = settings(&[1]);
+    let mut both = Origin { panic_mode: false, ..settings(&[1]) };
     both.servers.push(OriginServer::at(false, "nobody.invalid", 1));
     let pool = pool(both).await;
     assert!(pool.has_unresolved());
@@ -251,7 +257,8 @@ async fn without_a_queue_nobody_waits() {
 
 #[tokio::test]
 async fn who_waits_for_a_server_that_fails_is_told() {
-    let pool = pool(limited(&[1], 1, 10, Duration::from_secs(60))).await;
+    let limited = limited(&[1], 1, 10, Duration::from_secs(60));
+    let pool = pool(Origin { panic_mode: false, ..limited }).await;
     let held = pool.pick(&Choice::default()).await.unwrap();
     let asking = tokio::spawn({
         let pool = pool.clone();

@@ -39,6 +39,8 @@ pub struct Choice {
     pub(super) at: Option<u64>,
     /// Servers that have failed the request, and at which of their addresses.
     pub(super) tried: Vec<(usize, Option<SocketAddr>)>,
+    /// Somebody is served whatever becomes of it: a server that is out is not to be troubled with it.
+    pub(super) spare: bool,
 }
 
 impl Choice {
@@ -74,7 +76,7 @@ impl Pool {
             let recalled = session.and_then(|session| self.state.recall(session, Instant::now()));
             recalled.or_else(|| self.endpoints.load().named(who.cookie?))
         });
-        Choice { key, at, tried: Vec::new() }
+        Choice { key, at, ..Choice::default() }
     }
 
     /// The cookie that brings a session's next requests to the endpoint that has answered this one; `None` where the

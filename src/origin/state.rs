@@ -117,6 +117,8 @@ pub(super) struct ServerState {
     addresses: ArcSwap<Vec<Arc<AddressState>>>,
     pub(super) checks: Checks,
     active: AtomicU32,
+    /// Those of them that were sent though it is out.
+    trials: AtomicU32,
     /// What is told of its failures.
     pub(super) failed: Mutex<Seldom>,
     /// Connections that nobody uses at the moment.
@@ -129,6 +131,7 @@ impl Default for ServerState {
             addresses: ArcSwap::default(),
             checks: Checks::default(),
             active: AtomicU32::new(0),
+            trials: AtomicU32::new(0),
             failed: Mutex::default(),
             idle: Idle::default(),
         }
@@ -181,7 +184,33 @@ impl ServerState {
         let one_more = |active: u32| (active < most).then(|| active.saturating_add(1));
         self.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
         origin.metrics.under_way.inc();
-        Some(UnderWay { server: self.clone(), origin: origin.clone() })
+        Some(UnderWay { server: self.clone(), origin: origin.clone(), is_trial: false })
+    }
+
+    /// Requests under way that were sent though it is out.
+    pub(super) fn trials(&self) -> u32 {
+        self.trials.load(Ordering::SeqCst)
+    }
+
+    /// The same for a server that is out; `None` where there are `most_trials` already as well.
+    pub(super) fn enter_trial(
+        self: &Arc<Self>,
+        origin: &Arc<OriginState>,
+        most: u32,
+        most_trials: u32,
+    ) -> Option<UnderWay> {
+        let one_more = |trials: u32| (trials < most_trials).then(|| trials.saturating_add(1));
+        self.trials.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        match self.enter(origin, most) {
+            Some(mut under_way) => {
+                under_way.is_trial = true;
+                Some(under_way)
+            }
+            None => {
+                self.trials.fetch_sub(1, Ordering::SeqCst);
+                None
+            }
+        }
     }
 }
 
@@ -199,11 +228,15 @@ pub(super) struct AddressState {
 pub struct UnderWay {
     server: Arc<ServerState>,
     origin: Arc<OriginState>,
+    is_trial: bool,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.server.active.fetch_sub(1, Ordering::SeqCst);
+        if self.is_trial {
+            self.server.trials.fetch_sub(1, Ordering::SeqCst);
+        }
         self.origin.metrics.under_way.dec();
         self.origin.line.serve();
     }

@@ -134,6 +134,7 @@ mod tests {
             max_size: 1 << 20,
             fill_timeout: Duration::from_secs(30),
             hedge: None,
+            stale_after: None,
             cache_control: None,
         }
     }

@@ -41,6 +41,7 @@ pub(super) fn rules() -> FollowRules {
         max_size: 1 << 24,
         fill_timeout: Duration::from_secs(30),
         hedge: None,
+        stale_after: None,
         redis: 0,
         statuses: Vec::new(),
         variants: 32,

@@ -34,6 +34,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
     let max_size = positive_size(raw.max_size, 1 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let hedge = positive_if_given(raw.hedge, report);
+    let stale_after = positive_if_given(raw.stale_after, report);
     let cache_control = raw.cache_control.optional().map(|given| {
         given.map(|At { value, place }| {
             check_cache_control(&value, scope, &place, report);
@@ -51,6 +52,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
         max_size: max_size?,
         fill_timeout: fill_timeout?,
         hedge: hedge?,
+        stale_after: stale_after?,
         cache_control: cache_control?,
     })
 }
@@ -60,6 +62,7 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
     let max_size = positive_size(raw.max_size, 16 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let hedge = positive_if_given(raw.hedge, report);
+    let stale_after = positive_if_given(raw.stale_after, report);
     let key_headers = raw.key_headers.or(Vec::new()).map(|names| key_headers(names, report));
     let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
     let statuses = raw.statuses.or(Vec::new()).and_then(|given| statuses(given, report));
@@ -73,6 +76,7 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
         max_size: max_size?,
         fill_timeout: fill_timeout?,
         hedge: hedge?,
+        stale_after: stale_after?,
         redis: raw.redis.or(Size(0))?.0,
         key_headers: key_headers?,
         statuses: statuses?,

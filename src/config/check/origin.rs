@@ -117,6 +117,7 @@ fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mu
     let receive_buffer = receive_buffer(raw.receive_buffer, report);
     let retries = raw.retries.or_if(2, |retries| *retries <= 10, "must be at most 10", report);
     let health = health(raw.health, report);
+    let panic_mode = raw.panic_mode.or(true);
     let (max_connections, queue, queue_timeout) = limits?;
     Some(Origin {
         name: name?.value,
@@ -135,6 +136,7 @@ fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mu
         receive_buffer: receive_buffer?,
         retries: retries?,
         health: health?,
+        panic_mode: panic_mode?,
     })
 }
 

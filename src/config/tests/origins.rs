@@ -17,7 +17,7 @@ fn origins_are_what_the_document_says() {
         balance = { hash = \"tenant\" }\nsticky = { query = \"sid\", cookie = \"app\", secret = { env = \"JWT\" } }\n\
         http2 = true\ntls = { server_name = \"B.example.com\" }\nmax_connections = 5\nqueue = 7\n\
         queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"\n\
-        receive_buffer = \"1MiB\"";
+        receive_buffer = \"1MiB\"\npanic_mode = false";
     let Loaded { config, warnings, .. } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     let app = &config.origins[0];
@@ -31,6 +31,7 @@ fn origins_are_what_the_document_says() {
     assert_eq!(app.tls.server_name.as_deref(), Some("b.example.com"));
     assert_eq!((app.max_connections.map(u32::from), app.queue), (Some(5), 7));
     assert_eq!(app.receive_buffer, Some(1 << 20));
+    assert!(!app.panic_mode);
     let times = [Some(app.queue_timeout), app.request_timeout, Some(app.idle_timeout)];
     assert_eq!(times.map(|t| t.map(|t| t.as_secs())), [Some(1), Some(9), Some(8)]);
     let unused = origin("servers = \"http://a:1\"\nqueue = 7").unwrap_or_else(|faults| panic!("{faults}"));

@@ -1,0 +1,102 @@
+//! When a request that waits for a fill is served what is stale instead, while the fill goes on.
+//!
+//! Pure, but for [`or_stale`], which waits.
+
+use super::{entry::Entry, policy::Freshness, Answer, Failure, FetchError};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Why a request does not wait for its fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// The fill takes longer than the route's `stale_after`.
+    Slow,
+    /// Every server of the origin is out: what is stale would be served in the end.
+    Failing,
+}
+
+/// When it is served, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StaleAt {
+    pub(super) at: Instant,
+    pub(super) haste: Haste,
+}
+
+impl StaleAt {
+    /// For a fill that began then; `None`: it is waited for.
+    pub(super) fn of(began: Instant, stale_after: Option<Duration>, is_failing: bool) -> Option<Self> {
+        match (is_failing, stale_after) {
+            (true, _) => Some(Self { at: began, haste: Haste::Failing }),
+            (false, Some(after)) => Some(Self { at: began.checked_add(after)?, haste: Haste::Slow }),
+            (false, None) => None,
+        }
+    }
+}
+
+impl Haste {
+    /// Returns whether an entry may be served at this time.
+    pub(super) fn allows(self, entry: &Entry, now_ms: u64) -> bool {
+        match self {
+            Self::Slow => entry.terms().freshness(now_ms) != Freshness::Expired,
+            Self::Failing => entry.terms().on_error(now_ms) == Freshness::StaleIfError,
+        }
+    }
+
+    /// What is told of it.
+    pub(super) fn answer(self, entry: Arc<Entry>) -> Answer {
+        match self {
+            Self::Slow => Answer::StaleIfSlow(entry),
+            Self::Failing => Answer::StaleIfError(entry, Failure::Fetch(FetchError::BreakerOpen)),
+        }
+    }
+}
+
+/// Waits for `work`; from then on for what is stale as well, which is looked for meanwhile.
+///
+/// # Errors
+/// What is stale, where that is there first. Then `work` is dropped.
+pub(super) async fn or_stale<T, F: Future<Output = Option<Arc<Entry>>>>(
+    stale_at: Option<StaleAt>,
+    work: impl Future<Output = T>,
+    find: impl FnOnce(Haste) -> F,
+) -> Result<T, Answer> {
+    let Some(StaleAt { at, haste }) = stale_at else { return Ok(work.await) };
+    let mut work = pin!(work);
+    let stale = async {
+        tokio::time::sleep_until(at.into()).await;
+        find(haste).await
+    };
+    tokio::select! {
+        biased;
+        done = &mut work => return Ok(done),
+        found = stale => if let Some(entry) = found {
+            return Err(haste.answer(entry));
+        }
+    }
+    Ok(work.await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stale_is_served_after_a_time_or_at_once() {
+        let began = Instant::now();
+        let after = Duration::from_millis(500);
+        for (stale_after, is_failing, expected) in [
+            (None, false, None),
+            (Some(after), false, Some((after, Haste::Slow))),
+            (None, true, Some((Duration::ZERO, Haste::Failing))),
+            (Some(after), true, Some((Duration::ZERO, Haste::Failing))),
+            (Some(Duration::MAX), false, None),
+        ] {
+            let expected = expected.map(|(after, haste)| StaleAt { at: began + after, haste });
+            assert_eq!(StaleAt::of(began, stale_after, is_failing), expected, "{stale_after:?} {is_failing}");
+        }
+    }
+}
