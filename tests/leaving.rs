@@ -5,8 +5,16 @@
 mod support;
 
 use std::time::Duration;
-use support::{gateway::GatewayBuilder, tls::Http2, *};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use support::{
+    gateway::GatewayBuilder,
+    tls::{Authority, Http2},
+    *,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 const NAMESPACED: &str = r#"cache = { namespace = "kpi", scope = "public", ttl = "60s" }"#;
 const FOLLOW: &str = "cache = \"origin\"";
@@ -22,6 +30,11 @@ fn gateway(origin: &TestOrigin) -> GatewayBuilder {
         .route("/followed/*", FOLLOW)
         .route("/proxied/*", "")
 }
+
+/// A connection, with TLS or without.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
 
 /// Asks, and doesn't read.
 async fn ask(gateway: &Gateway, path: &str, fields: &str) -> TcpStream {
@@ -184,6 +197,42 @@ async fn who_comes_back_at_once_joins_what_was_begun() {
     let (again, ()) = futures_util::join!(again, release);
     again.ok();
     assert_eq!(origin.count("/followed/x"), 1);
+}
+
+/// What comes of the next request while one waits hides nobody's leaving, however much it is and however it comes.
+#[tokio::test]
+async fn who_has_begun_another_request_is_let_go_as_well() {
+    let (origin, authority) = (TestOrigin::start().await, Authority::new());
+    authority.issue("door", &["a"]);
+    origin.on("/proxied/poll", |seen| Answer::echo(seen).gated());
+    let gateway = gateway(&origin).raw(&authority.listener(&["door"], "")).start().await;
+    let tls = gateway.listeners(2).await[1];
+    origin.hold();
+    for lane in [OWN, PINGORAS] {
+        for length in [1, 100, 600, 5_000, 100_000] {
+            for (at_once, by_tls) in [(true, false), (false, false), (true, true), (false, true)] {
+                let what = format!("{length} bytes, at once: {at_once}, TLS: {by_tls}, {lane:?}");
+                let mut client: Box<dyn Duplex> = match by_tls {
+                    true => Box::new(authority.trusting().connect(tls, "a").await.unwrap()),
+                    false => Box::new(TcpStream::connect(gateway.address()).await.unwrap()),
+                };
+                let first = format!("GET /proxied/poll HTTP/1.1\r\nHost: a\r\n{lane}\r\n");
+                let more = format!("GET /kept/x HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(length));
+                let (first, more) = match at_once {
+                    true => (first + &more[..length], ""),
+                    false => (first, &more[..length]),
+                };
+                client.write_all(first.as_bytes()).await.unwrap();
+                client.flush().await.unwrap();
+                until(&format!("{what}: it is held"), SOON, || async { origin.held() == 1 }).await;
+                // The gateway need not take all of it.
+                drop(timeout(Duration::from_millis(200), client.write_all(more.as_bytes())).await);
+                drop(client);
+                until(&format!("{what}: it stops"), SOON, || async { origin.held() == 0 }).await;
+                are_open(&gateway, 0.0).await;
+            }
+        }
+    }
 }
 
 /// A stream of HTTP/2 that is reset, and all of a connection that ends.

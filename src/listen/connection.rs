@@ -17,6 +17,7 @@ mod framed;
 pub(super) use framed::FrameWatch;
 
 use super::{
+    alarm::Alarm,
     guarded::Guarded,
     linger,
     tunnel::{GoingAway, Tunnel},
@@ -65,6 +66,8 @@ pub(super) struct Connection {
     heard: bool,
     /// Whether something of who looks ahead is still to be written.
     owes: bool,
+    /// Wakes who looks whether the client has left.
+    looking: Alarm,
     /// Where it speaks HTTP/2.
     framed: Option<Box<framed::Framed>>,
     socket: Arc<SocketDigest>,
@@ -107,6 +110,7 @@ impl Connection {
             read: 0,
             heard: false,
             owes: false,
+            looking: Alarm::default(),
             framed: None,
             socket: Arc::new(socket),
             since: clock::wall(),
@@ -321,6 +325,9 @@ impl AsyncRead for Connection {
             }
             _ => {}
         }
+        if self.is_answering() {
+            return self.poll_left(cx);
+        }
         let before = buf.filled().len();
         if self.ahead.is_empty() {
             match Pin::new(&mut self.stream).poll_read(cx, buf) {
@@ -347,7 +354,7 @@ impl AsyncRead for Connection {
             };
         }
         if self.signals.handled.load(Ordering::Relaxed) && !self.signals.body.load(Ordering::Relaxed) {
-            // It is of the next request, and nobody reads on before this one is answered.
+            // It may be of the body of the next request: then nobody reads on before this one is answered.
             self.signals.at_once.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))

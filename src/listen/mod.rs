@@ -379,7 +379,6 @@ impl Door {
                 }
             }
             let announced = announce();
-            let signals = announced.signals.clone();
             let mut session = ServerSession::new_http1(connection);
             match settings {
                 Some(settings) => settings.apply_to_session(&mut session),
@@ -399,7 +398,7 @@ impl Door {
             let Some((stream, kept)) = reused.map(ReusedHttpStream::consume) else { return };
             let Ok(same) = stream.into_any().downcast::<Connection>() else { return };
             (connection, settings) = (same, kept);
-            signals.next_exchange();
+            connection.proxied();
         }
     }
 

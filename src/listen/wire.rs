@@ -82,6 +82,11 @@ impl Wire {
         self.state == State::Start && self.line.is_empty() && self.asked.is_none()
     }
 
+    /// Whether nothing of a body is expected: what comes next belongs to a head.
+    pub(super) fn is_between_bodies(&self) -> bool {
+        matches!(self.state, State::Start | State::StartAgain | State::Fields) && self.asked.is_none()
+    }
+
     /// A request was served that didn't pass here: it counts, for answers are counted too.
     pub(super) fn passed_by(&mut self) {
         self.heads = self.heads.wrapping_add(1);

@@ -6,12 +6,16 @@ use crate::{gateway::Client, listen::fast_lane::Outgoing};
 use std::{
     io,
     pin::Pin,
+    sync::atomic::Ordering,
     task::{ready, Context, Poll},
+    time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// So much is read of the next request while one is answered, to see whether the client is still there.
 const AHEAD: usize = 512;
+/// How often a client that has sent more is looked for: an end behind what isn't read can't be read.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// Takes what was read ahead. `None`: it doesn't fit with room to spare, and stays.
@@ -46,9 +50,37 @@ impl Connection {
 
     /// The gateway has served a request that it got from who looks ahead; another exchange begins.
     pub(in crate::listen) fn served(&mut self) {
-        self.signals.next_exchange();
         self.wire.passed_by();
+        self.proxied();
+    }
+
+    /// A request was served that Pingora has read; another exchange begins.
+    pub(in crate::listen) fn proxied(&mut self) {
+        self.signals.next_exchange();
         self.stream.served(!self.ahead.is_empty());
+    }
+
+    /// Whether all of a request has come that is being answered: what comes now is of the next one, and nobody's yet.
+    pub(super) fn is_answering(&self) -> bool {
+        self.framed.is_none() && self.signals.handled.load(Ordering::Relaxed) && self.wire.is_between_bodies()
+    }
+
+    /// Waits for the client to leave. What it sends in the meantime is kept, as far as there is room, for the next
+    /// request.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut piece = [0; AHEAD];
+        while self.ahead.len() < AHEAD {
+            let mut buf = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(buf.filled());
+        }
+        while !self.stream.has_left() {
+            ready!(self.looking.poll(Instant::now() + LOOK, cx));
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Requests were answered that nobody behind will see.
@@ -90,18 +122,9 @@ impl Connection {
 
 impl Client for Connection {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let mut piece = [0; AHEAD];
-        // Who has sent the next request already is there.
-        while self.ahead.len() < AHEAD {
-            let mut buf = ReadBuf::new(&mut piece);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
-                Ok(()) if buf.filled().is_empty() => {
-                    return Poll::Ready(io::ErrorKind::ConnectionReset.into())
-                }
-                Ok(()) => self.ahead.extend_from_slice(buf.filled()),
-                Err(error) => return Poll::Ready(error),
-            }
-        }
-        Poll::Pending
+        Poll::Ready(match ready!(self.poll_left(cx)) {
+            Ok(()) => io::ErrorKind::ConnectionReset.into(),
+            Err(error) => error,
+        })
     }
 }
