@@ -32,7 +32,7 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 /// `Cache-Status` of a file that a proxied answer ordered.
 pub(super) const ORDERED: HeaderValue = HeaderValue::from_static("tidegate; fwd=bypass; detail=accel");
@@ -138,7 +138,8 @@ impl Gateway {
                     !located.query().is_empty(),
                 );
                 let asking = site.plan.origins.begin(*origin, &ask, None, &|_| ());
-                match session.meanwhile(asking).await? {
+                let asked = session.meanwhile(pin!(asking)).await?;
+                match asked {
                     Ok(answering) => {
                         self.send_other(session, ctx, answering, (&answer, orders), status).await
                     }

@@ -61,7 +61,7 @@ impl Gateway {
         }
         let wanted = wanted(key);
         let fetcher = self.fetch(request, ctx, route, rules, &query);
-        let answer = Box::pin(session.meanwhile(cache.answer(&wanted, fetcher))).await?;
+        let answer = session.meanwhile(Box::pin(cache.answer(&wanted, fetcher)).as_mut()).await?;
         Box::pin(self.send_answer(session, ctx, answer, Forward::UriMiss)).await
     }
 
@@ -114,7 +114,8 @@ impl Gateway {
                         not_stored(forward, head.status, why)
                     }
                 };
-                self.send_arriving(session, ctx, &head, reader, status).await
+                // Apart: most answers are there as a whole.
+                Box::pin(self.send_arriving(session, ctx, &head, reader, status)).await
             }
             Answer::Passing(what, why) => {
                 ctx.result = CacheResult::Uncacheable;

@@ -235,9 +235,29 @@ impl Context {
     }
 }
 
+/// As long as a date is, as HTTP writes it.
+const DATE: usize = 29;
+
+thread_local! {
+    /// The last date that was read, and its second: most answers of one second say the same.
+    static LAST_READ: Cell<([u8; DATE], u64)> = const { Cell::new(([0; DATE], 0)) };
+}
+
 /// The date that an answer has of its own, in seconds since the epoch; 0: none.
 pub(super) fn date_of(headers: &HeaderMap) -> u64 {
-    let date = headers.get(http::header::DATE).and_then(|v| httpdate::parse_http_date(v.to_str().ok()?).ok());
+    let Some(value) = headers.get(http::header::DATE) else { return 0 };
+    let Ok(text) = <[u8; DATE]>::try_from(value.as_bytes()) else { return read_date(value) };
+    let (last, second) = LAST_READ.get();
+    if last == text {
+        return second;
+    }
+    let second = read_date(value);
+    LAST_READ.set((text, second));
+    second
+}
+
+fn read_date(value: &HeaderValue) -> u64 {
+    let date = value.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok());
     let seconds = date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
     if seconds <= LAST_DATE {
         seconds

@@ -19,7 +19,10 @@ use bytes::Bytes;
 use http::{header, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
-use std::future::Future;
+use std::{
+    future::Future,
+    pin::{pin, Pin},
+};
 
 /// How often one request is sent at most, whatever is left of its retries: as often as Pingora does.
 const ATTEMPTS: u32 = 16;
@@ -71,13 +74,13 @@ impl Gateway {
 
     async fn attempt(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
         self.choose(session, ctx);
-        session.meanwhile(self.seek(ctx)).await??;
+        session.meanwhile(pin!(self.seek(ctx))).await??;
         let Some(upstream) = &ctx.upstream else {
             return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
         };
         let at = upstream.at(ctx.began);
         let connecting = Exchange::begin(&upstream.pool, at, ctx.seeking.left(), upstream.asked);
-        let begun = session.meanwhile(connecting).await?;
+        let begun = session.meanwhile(pin!(connecting)).await?;
         let (exchange, reused) = match begun {
             Ok(begun) => begun,
             Err(mut error) => {
@@ -106,7 +109,7 @@ impl Gateway {
         text.extend_from_slice(&begun);
         // What an earlier attempt brought is over.
         drop(ctx.passing.take_order());
-        unless_gone(session, exchange.send(&text)).await?;
+        unless_gone(session, pin!(exchange.send(&text))).await?;
         let mut half = Half { exchange, upload, method: session.req_header().method.clone() };
         let head = self.pass_interim(session, ctx, &mut half).await?;
         let sent = !ctx.passing.is_ordered();
@@ -162,7 +165,7 @@ impl Gateway {
             Some(Came::Piece(_) | Came::Sent) => {
                 Error::e_explain(ErrorType::InternalError, "a body before its head")
             }
-            None => unless_gone(session, half.exchange.head(&half.method)).await.map(Box::new),
+            None => unless_gone(session, pin!(half.exchange.head(&half.method))).await.map(Box::new),
         }
     }
 
@@ -180,12 +183,12 @@ impl Gateway {
                 Some(Came::Head(_) | Came::Sent) => {
                     return Error::e_explain(ErrorType::InternalError, "a head within a body");
                 }
-                None => unless_gone(session, half.exchange.next()).await?,
+                None => unless_gone(session, pin!(half.exchange.next())).await?,
             };
             let end = half.exchange.is_done();
             self.hear(piece.as_ref(), end, ctx)?;
             if let Some(pause) = self.body_passes(&mut piece, end, ctx)? {
-                session.meanwhile(tokio::time::sleep(pause)).await?;
+                session.meanwhile(pin!(tokio::time::sleep(pause))).await?;
             }
             let piece = piece.unwrap_or_default();
             let trailers = half.exchange.take_trailers().filter(|_| end && session.takes_trailers());
@@ -227,7 +230,10 @@ pub(super) struct Half {
 }
 
 /// Work with the origin, for as long as the client is there.
-async fn unless_gone<T>(session: &mut Session<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn unless_gone<T>(
+    session: &mut Session<'_>,
+    work: Pin<&mut impl Future<Output = Result<T>>>,
+) -> Result<T> {
     session.meanwhile(work).await?.map_err(|error| error.into_up())
 }
 

@@ -100,7 +100,7 @@ impl Gateway {
                     answer = &mut answer => Some(answer),
                 }
             };
-            if let Some(answer) = session.meanwhile(next).await? {
+            if let Some(answer) = session.meanwhile(pin!(next)).await? {
                 break answer;
             }
             let mut sending = pin!(send_interim(session, interim.take()));

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 /// How much of a body, and for how long it, is taken before an answer that does not need it.
 const REST: usize = 64 * 1024;
@@ -169,7 +169,7 @@ impl Gateway {
         if arriving.outcome == FillOutcome::Accel {
             let headers = arriving.headers.iter().cloned().collect();
             if let Some(ordered) = self.ordered(ctx, arriving.status, &headers) {
-                return self.send_ordered(session, ctx, ordered, status).await;
+                return Box::pin(self.send_ordered(session, ctx, ordered, status)).await;
             }
         }
         let request = session.req_header();
@@ -277,7 +277,9 @@ impl Gateway {
             }
         }
         session.write_response_header(head).await?;
-        while let Some(piece) = session.meanwhile(pieces.next()).await?? {
+        loop {
+            let next = session.meanwhile(pin!(pieces.next())).await??;
+            let Some(piece) = next else { break };
             let mut ready = match &mut codec {
                 Some(codec) => codec.begin(piece).or_err(ErrorType::InternalError, "coding a body")?,
                 None => piece,

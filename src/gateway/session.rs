@@ -13,6 +13,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
     future::{pending, poll_fn, Future},
     io,
+    pin::Pin,
     task::{Context as Task, Poll},
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -249,11 +250,12 @@ impl Session<'_> {
     }
 
     /// Waits for what is done for the client, for as long as it is there. What was written until now goes out first,
-    /// unless the work is done already.
+    /// unless the work is done already. The work is pinned by who asks: an argument that is a future lies twice in the
+    /// future of an async function.
     ///
     /// # Errors
     /// The client has left; the work is dropped.
-    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+    pub(super) async fn meanwhile<T>(&mut self, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
         tokio::select! {
             biased;
             done = work => Ok(done),

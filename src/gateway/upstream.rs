@@ -27,6 +27,7 @@ use pingora_core::{
 };
 use pingora_http::ResponseHeader;
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -79,7 +80,7 @@ impl Gateway {
     /// The server that a request goes to, and how Pingora reaches it.
     pub(super) async fn peer(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         self.choose(session, ctx);
-        session.meanwhile(self.seek(ctx)).await??;
+        session.meanwhile(pin!(self.seek(ctx))).await??;
         let began = ctx.began;
         let found = ctx.upstream.as_ref().and_then(|to| to.pool.peer(to.at(began)));
         let Some((mut peer, reached)) = found else { return Err(nobody(ctx, FetchError::Unreachable)) };

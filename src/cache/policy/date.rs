@@ -4,7 +4,10 @@
 //! Case alone is forgiven. The name of the day is read, and not compared to the date.
 
 use http::HeaderValue;
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    cell::RefCell,
+    time::{Duration, UNIX_EPOCH},
+};
 use time::{Date, Month, OffsetDateTime};
 
 /// How far ahead a year of two digits may lie: fifty years, in seconds.
@@ -26,7 +29,18 @@ pub fn read(text: &[u8], now_ms: u64) -> Option<u64> {
 
 /// The date that is sent for a point in time (IMF-fixdate).
 pub fn write(at_ms: u64) -> HeaderValue {
+    thread_local! {
+        /// The last date that was made, and its second.
+        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
     let seconds = (at_ms / 1_000).min(LAST_SECOND);
+    LAST.with_borrow_mut(|last| match last {
+        Some((second, date)) if *second == seconds => date.clone(),
+        last => last.insert((seconds, made(seconds))).1.clone(),
+    })
+}
+
+fn made(seconds: u64) -> HeaderValue {
     let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
     // The text is ASCII: the fallback is never taken.
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
