@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow fuzz build tools test-tools \
+.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow fuzz chaos build tools test-tools \
 	advisories
 
 CARGO ?= cargo
@@ -80,6 +80,12 @@ slow: build ## what slow clients cost the others (slowhttptest, 3 minutes)
 	python3 -B benches/slow/run.py --tidegate $(TARGET)/release/tidegate
 
 SECONDS ?= 60
+SEED ?= 1
+chaos: build ## whole nodes under faults by a seed; prints how old answers were (SECONDS=600 SEED=7,8: so long for each)
+	@$(ENSURE) redis-server
+	TIDEGATE_BIN=$(TARGET)/release/tidegate CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
+		$(CARGO) test --locked --quiet --test chaos -- --ignored --nocapture long
+
 fuzz: tools ## bytes at random against the readers of heads and chunks (3 minutes; SECONDS=600 for each of three)
 	@$(ENSURE) cargo-fuzz
 	@cp Cargo.lock fuzz/Cargo.lock
