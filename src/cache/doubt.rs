@@ -11,7 +11,7 @@
 use super::policy::millis;
 use parking_lot::Mutex;
 use std::{
-    sync::atomic::{AtomicU64, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -40,12 +40,19 @@ pub struct Doubt {
     coherence: AtomicU8,
     /// What was read in another epoch is not believed.
     epoch: AtomicU64,
+    /// Whether changes are, or were by the last link, reported.
+    is_reported: AtomicBool,
     /// Until when the last answered heartbeat is believed.
     sure_until_ms: AtomicU64,
     /// Since when what was not read again is in doubt; 0: all of it was read.
     unread_since_ms: AtomicU64,
     /// Since when calls are not answered within their deadline; 0: they are.
     silent_since_ms: AtomicU64,
+    /// The last epoch in which all versions were read, and in which the purge log was.
+    versions_read_in: AtomicU64,
+    log_read_in: AtomicU64,
+    /// Whether the purge log lies here.
+    has_log: AtomicBool,
     /// How long an answer is served in doubt.
     outage_ttl_ms: u64,
     /// Held while an epoch begins, or what was read in one is settled.
@@ -68,9 +75,13 @@ impl Doubt {
         Self {
             coherence: AtomicU8::new(coherence as u8),
             epoch: AtomicU64::new(1),
+            is_reported: AtomicBool::new(true),
             sure_until_ms: AtomicU64::new(sure_until_ms),
             unread_since_ms: AtomicU64::new(0),
             silent_since_ms: AtomicU64::new(0),
+            versions_read_in: AtomicU64::new(0),
+            log_read_in: AtomicU64::new(0),
+            has_log: AtomicBool::new(false),
             outage_ttl_ms,
             changing: Mutex::new(()),
         }
@@ -105,11 +116,15 @@ impl Doubt {
         self.silent_since_ms.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns whether an answer may be served in doubt.
-    pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
+    /// Returns whether an answer may be served in doubt. `read_ms`: when what ends it was read last, the version or the log.
+    pub fn allows(&self, is_provisional: bool, read_ms: u64, now_ms: u64) -> bool {
+        let since = match (self.since_ms(now_ms), self.is_reported.load(Ordering::Relaxed)) {
+            (since, true) => since,
+            // Nobody would have said that it has changed since.
+            (since, false) => Some(since.map_or(read_ms, |since| since.min(read_ms))),
+        };
         // A provisional one has its own, shorter lifetime.
-        is_provisional
-            || self.since_ms(now_ms).is_none_or(|since| now_ms <= since.saturating_add(self.outage_ttl_ms))
+        is_provisional || since.is_none_or(|since| now_ms <= since.saturating_add(self.outage_ttl_ms))
     }
 
     /// Since when this node is not sure; `None`: it is.
@@ -145,6 +160,7 @@ impl Doubt {
     pub fn link(&self, is_tracked: bool, began_ms: u64) {
         let coherence = if is_tracked { Coherence::Tracked } else { Coherence::Untracked };
         self.begin_epoch(began_ms);
+        self.is_reported.store(is_tracked, Ordering::Relaxed);
         self.silent_since_ms.store(0, Ordering::Relaxed);
         self.coherence.store(coherence as u8, Ordering::Release);
         self.beat(began_ms);
@@ -166,10 +182,32 @@ impl Doubt {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Everything known was read again in this epoch.
+    /// The purge log lies here: the doubt does not end before it was read as well.
+    pub fn hold_log(&self) {
+        self.has_log.store(true, Ordering::Release);
+    }
+
+    /// Every version that is known was read again in this epoch.
     pub fn settle(&self, epoch: u64) {
+        self.settle_part(&self.versions_read_in, epoch);
+    }
+
+    /// The purge log was read to its end in this epoch.
+    pub fn settle_log(&self, epoch: u64) {
+        if self.log_read_in.load(Ordering::Acquire) != epoch {
+            self.settle_part(&self.log_read_in, epoch);
+        }
+    }
+
+    fn settle_part(&self, part: &AtomicU64, epoch: u64) {
         let _changing = self.changing.lock();
-        if self.epoch() == epoch {
+        if self.epoch() != epoch {
+            return;
+        }
+        part.store(epoch, Ordering::Release);
+        let is_read = |part: &AtomicU64| part.load(Ordering::Acquire) == epoch;
+        let log_is_read = !self.has_log.load(Ordering::Acquire) || is_read(&self.log_read_in);
+        if is_read(&self.versions_read_in) && log_is_read {
             self.unread_since_ms.store(0, Ordering::Release);
         }
     }

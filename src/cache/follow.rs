@@ -165,7 +165,8 @@ impl Cache {
         let Standing::Log(stamp, _) = &entry.standing else { return Found::Nothing(Forward::UriMiss) };
         let purged = self.purges.verdict(stamp);
         let is_doubtful = knowledge == Knowledge::Doubtful;
-        if is_doubtful && purged != Purged::Hard && !self.purges.allows(entry.is_provisional(), now_ms) {
+        let is_known = matches!(purged, Purged::Hard | Purged::Unsure);
+        if is_doubtful && !is_known && !self.purges.allows(entry.is_provisional(), now_ms) {
             return Found::Old(entry, Forward::Stale(policy::Why::Doubt));
         }
         match (purged, policy::reuse(&entry.terms(), asked, now_ms)) {

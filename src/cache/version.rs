@@ -78,12 +78,15 @@ impl Basis {
 pub struct Ticket {
     epoch: u64,
     changes: u64,
+    asked_ms: u64,
     rewritten: bool,
 }
 
 struct Known {
     version: Version,
     epoch: u64,
+    /// When it was asked for, or moved here.
+    read_ms: u64,
     /// The last fence that had begun when it was read; `None`: it was never read.
     fence: Option<u64>,
 }
@@ -126,7 +129,7 @@ impl Slot {
 
     /// What a request may go by now.
     pub fn standing(&self, now_ms: u64) -> Standing {
-        let ticket = self.ticket();
+        let ticket = self.ticket(now_ms);
         match self.doubt.coherence() {
             Coherence::Alone => return Standing::Current(self.assumed()),
             Coherence::Away => return Standing::Assumed(self.assumed()),
@@ -146,21 +149,16 @@ impl Slot {
     }
 
     /// The state of the slot, for a read that begins now.
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self, now_ms: u64) -> Ticket {
         let (epoch, changes) = self.moment();
-        Ticket { epoch, changes, rewritten: self.rewritten.load(Ordering::Acquire) }
+        Ticket { epoch, changes, asked_ms: now_ms, rewritten: self.rewritten.load(Ordering::Acquire) }
     }
 
     /// Returns whether the store has to be asked what is known in this epoch: nobody has read it since, or a change
     /// was reported.
     pub fn is_unread(&self) -> bool {
         let known = self.known.load();
-        known.as_ref().is_some_and(|known| known.epoch != self.doubt.epoch()) || self.is_superseded()
-    }
-
-    /// Returns whether a request has to go by what is assumed.
-    pub fn is_assumed_now(&self, now_ms: u64) -> bool {
-        matches!(self.standing(now_ms), Standing::Assumed(_))
+        known.as_ref().is_none_or(|known| known.epoch != self.doubt.epoch()) || self.is_superseded()
     }
 
     /// Returns whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
@@ -193,7 +191,13 @@ impl Slot {
         if may_ask || self.detached.load(Ordering::Acquire) {
             return None;
         }
-        Some(self.doubt.allows(is_provisional, now_ms) && self.assumed() == *version)
+        Some(self.allows(is_provisional, now_ms) && self.assumed() == *version)
+    }
+
+    /// Returns whether an answer may be served while the version is not known for sure.
+    pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
+        let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
+        self.doubt.allows(is_provisional, read_ms, now_ms)
     }
 
     /// The epoch and the count of changes: a read that began at another moment may not speak for this one.
@@ -214,13 +218,13 @@ impl Slot {
     /// read yet, a name for what comes after it, another one after each report. The generation before the change is over
     /// in any case.
     pub fn assumed(&self) -> Version {
-        let last = self.last_known();
+        // Asked first: what is known is replaced before this ends.
         match self.is_superseded() {
             true => {
                 let changes = self.changes.load(Ordering::Acquire);
-                Version::named(format!("after-{changes}-{}", last.tag()))
+                Version::named(format!("after-{changes}-{}", self.last_known().tag()))
             }
-            false => last,
+            false => self.last_known(),
         }
     }
 
@@ -231,19 +235,27 @@ impl Slot {
     /// The store answered a read that began with `ticket`.
     pub fn learned(&self, ticket: Ticket, version: &Version) {
         let mut past = self.judging.lock();
-        if self.changes.load(Ordering::Acquire) == ticket.changes {
-            self.know(&mut past, version.clone(), ticket.epoch, Some(self.fences.last()));
+        // Neither what a change has overtaken nor what was read before another link was made.
+        if self.moment() == (ticket.epoch, ticket.changes) {
+            let known = Known {
+                version: version.clone(),
+                epoch: ticket.epoch,
+                read_ms: ticket.asked_ms,
+                fence: Some(self.fences.last()),
+            };
+            self.know(&mut past, known);
         }
     }
 
-    fn know(&self, past: &mut Past, version: Version, epoch: u64, fence: Option<u64>) {
-        self.doubted_in.store(0, Ordering::Release);
-        self.rewritten.store(false, Ordering::Release);
+    fn know(&self, past: &mut Past, known: Known) {
+        let version = known.version.clone();
         if let Some(known) = self.known.load().as_ref().filter(|known| known.version != version) {
             past.add(&known.version);
             past.remove(&version);
         }
-        self.known.store(Some(Arc::new(Known { version, epoch, fence })));
+        self.known.store(Some(Arc::new(known)));
+        self.rewritten.store(false, Ordering::Release);
+        self.doubted_in.store(0, Ordering::Release);
     }
 
     /// Moves the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
@@ -260,7 +272,7 @@ impl Slot {
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
         let epoch = self.doubt.epoch();
-        self.know(&mut past, version.clone(), epoch, None);
+        self.know(&mut past, Known { version: version.clone(), epoch, read_ms: now_ms, fence: None });
         version
     }
 
@@ -277,7 +289,8 @@ impl Slot {
         self.unrecorded.store(false, Ordering::Release);
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
-        self.know(&mut past, version, 0, None);
+        let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
+        self.know(&mut past, Known { version, epoch: 0, read_ms, fence: None });
     }
 
     /// Returns whether what was read is not to be believed, because the store has lost what came after it. `known`: the
@@ -301,11 +314,11 @@ impl Slot {
         self.doubted_in.store(self.doubt.epoch(), Ordering::Release);
         // The version stays as the last known one, for when the store goes away; its epoch is past.
         if let Some(known) = &*self.known.load() {
-            let (version, fence) = (known.version.clone(), known.fence);
+            let (version, read_ms, fence) = (known.version.clone(), known.read_ms, known.fence);
             if fence.is_some_and(|fence| self.fences.is_past(fence)) {
                 self.rewritten.store(true, Ordering::Release);
             }
-            self.known.store(Some(Arc::new(Known { version, epoch: 0, fence })));
+            self.known.store(Some(Arc::new(Known { version, epoch: 0, read_ms, fence })));
         }
     }
 }

@@ -136,7 +136,7 @@ fn the_same_value_after_a_report_was_written_again_unless_the_report_may_be_of_i
     assert!(!slot.is_lost(ask(&slot), &same, &same), "that fence began before the read");
     slot.learned(ask(&slot), &same);
     pass();
-    let before = Ticket { epoch: slot.ticket().epoch, changes: 2, rewritten: false };
+    let before = Ticket { epoch: slot.ticket(NOW).epoch, asked_ms: NOW, changes: 2, rewritten: false };
     versions.changed("kpi", "acme");
     assert!(slot.is_lost(ask(&slot), &same, &same));
     assert!(!slot.is_lost(before, &same, &same), "a read that began before the report");
@@ -298,7 +298,7 @@ fn in_doubt_an_answer_from_before_is_served_for_the_time_of_an_outage() {
     versions.doubt.answered();
     assert_eq!(at(NOW + 4_001), None);
     assert_eq!(versions.unread().len(), 1);
-    slot.learned(slot.ticket(), &version);
+    slot.learned(slot.ticket(NOW), &version);
     assert!(versions.unread().is_empty());
     versions.doubt.settle(versions.doubt.epoch());
     assert_eq!(versions.doubt.since_ms(NOW + 4_500), None);
@@ -318,4 +318,55 @@ fn a_node_that_has_missed_a_heartbeat_asks_before_it_answers() {
     versions.doubt.answered();
     versions.doubt.beat(NOW + 6_000);
     assert_eq!(slot.is_current(&version, false, NOW + 6_000), Some(true));
+}
+
+#[test]
+fn what_nobody_reports_on_is_in_doubt_since_it_was_read() {
+    let (versions, slot) = table(Coherence::Untracked);
+    let version = Version::new(b"3");
+    slot.learned(ask(&slot), &version);
+    let later = NOW + 60_000;
+    versions.doubt.beat(later);
+    versions.doubt.unanswered(later);
+    assert_eq!(slot.is_current(&version, false, later), Some(false), "it may have changed since");
+    versions.doubt.answered();
+    slot.learned(slot.ticket(later), &version);
+    versions.doubt.lose(later + 100);
+    assert_eq!(slot.is_current(&version, false, later + OUTAGE_TTL), Some(true));
+    assert_eq!(slot.is_current(&version, false, later + OUTAGE_TTL + 1), Some(false));
+}
+
+#[test]
+fn the_doubt_ends_when_the_log_was_read_as_well() {
+    let (versions, _) = table(Coherence::Tracked);
+    let doubt = &versions.doubt;
+    doubt.hold_log();
+    doubt.lose(NOW + 100);
+    doubt.link(true, NOW + 200);
+    let (epoch, now) = (doubt.epoch(), NOW + 300);
+    doubt.settle(epoch);
+    assert!(doubt.since_ms(now).is_some());
+    doubt.settle_log(epoch - 1);
+    assert!(doubt.since_ms(now).is_some(), "that was before");
+    doubt.settle_log(epoch);
+    assert_eq!(doubt.since_ms(now), None);
+}
+
+#[test]
+fn what_was_read_before_another_link_was_made_is_not_known() {
+    let (versions, slot) = table(Coherence::Tracked);
+    let late = ask(&slot);
+    versions.doubt.lose(NOW);
+    versions.doubt.link(true, NOW);
+    slot.learned(slot.ticket(NOW), &Version::new(b"4"));
+    slot.learned(late, &Version::new(b"3"));
+    assert_eq!(slot.last_known(), Version::new(b"4"));
+}
+
+#[test]
+fn a_version_that_nobody_has_read_yet_is_read_behind_requests() {
+    let (versions, slot) = table(Coherence::Tracked);
+    assert_eq!(versions.unread().len(), 1);
+    slot.learned(slot.ticket(NOW), &Version::absent());
+    assert!(versions.unread().is_empty());
 }

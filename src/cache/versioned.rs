@@ -67,13 +67,17 @@ impl Cache {
     /// Refreshes a stale entry behind an answer, unless that is under way already.
     pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
         let Standing::Version(version, slot) = &entry.standing else { return };
-        let basis = Basis { version: version.clone(), is_assumed: slot.is_assumed_now(now_ms()) };
+        let is_read = matches!(slot.standing(now_ms()), version::Standing::Current(_));
+        self.refresh_by(wanted, slot, Basis { version: version.clone(), is_assumed: !is_read }, fetcher);
+    }
+
+    fn refresh_by(self: &Arc<Self>, wanted: &Wanted, slot: &Arc<Slot>, basis: Basis, fetcher: Fetcher) {
         let name = self.flight_name(&wanted.key, &basis);
         let is_paused = || self.pauses.is_paused(&name, now_ms());
         let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
         if let Some((lead, follow)) = begun {
             // A flight may have landed since the entry was found.
-            let now = self.memory.entry(wanted.key.as_str()).filter(|entry| entry.is_of(version));
+            let now = self.memory.entry(wanted.key.as_str()).filter(|entry| entry.is_of(&basis.version));
             if let Some(Look::Hit(fresh)) = now.map(|entry| Self::by_age(entry, now_ms())) {
                 return lead.land(Landing::Filled(fresh));
             }
@@ -109,14 +113,14 @@ impl Cache {
     ) -> Result<Answer, Fetcher> {
         let basis = self.version(slot).await;
         let entry = self.memory.entry(wanted.key.as_str()).filter(|entry| {
-            let is_usable = !basis.is_assumed || self.doubt.allows(entry.is_provisional(), now_ms());
+            let is_usable = !basis.is_assumed || slot.allows(entry.is_provisional(), now_ms());
             is_usable && entry.is_of(&basis.version)
         });
         if let Some(entry) = entry {
             match Self::by_age(entry, now_ms()) {
                 Look::Hit(entry) => return Ok(Answer::Entry(entry, CacheResult::Hit)),
                 Look::Stale(entry) => {
-                    self.refresh(wanted, &entry, fetcher);
+                    self.refresh_by(wanted, slot, basis, fetcher);
                     return Ok(Answer::Entry(entry, CacheResult::Stale));
                 }
                 Look::Nothing => {}

@@ -63,6 +63,14 @@ pub enum Verdict {
     Hard,
 }
 
+/// The moment at which a reading of the log began.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    reports: u64,
+    epoch: u64,
+    at_ms: u64,
+}
+
 /// How far what is known of the log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knowledge {
@@ -177,8 +185,6 @@ struct State {
     /// The last record that was known before a gap, until the log is read again.
     missed: Option<Id>,
     owed: HashMap<Purge, Owed, RandomState>,
-    /// How many reports there were when answers became unsure last.
-    unsure_of: u64,
 }
 
 /// All purges that this node knows.
@@ -195,6 +201,10 @@ pub struct Purges {
     heeded: AtomicU64,
     /// How many there were when the store itself said last that the log has grown.
     told: AtomicU64,
+    /// How many there were when answers became unsure last.
+    unsure_of: AtomicU64,
+    /// When the log was read to its end last.
+    read_ms: AtomicU64,
     state: Mutex<State>,
     remembered: u64,
 }
@@ -213,11 +223,11 @@ impl Purges {
             log: VecDeque::new(),
             missed: None,
             owed: HashMap::default(),
-            unsure_of: 0,
         };
         // Everything was purged at 1: a stamp since 0 is never current.
         let everything = Mark::default();
         everything.strike(false, 1);
+        doubt.hold_log();
         Self {
             position: AtomicU64::new(1),
             everything,
@@ -226,6 +236,8 @@ impl Purges {
             reports: AtomicU64::new(0),
             heeded: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            unsure_of: AtomicU64::new(0),
+            read_ms: AtomicU64::new(0),
             state: Mutex::new(state),
             remembered,
         }
@@ -314,18 +326,25 @@ impl Purges {
             Coherence::Alone => return Knowledge::Complete,
             Coherence::Tracked => self.doubt.is_heard(now_ms) && self.has_heeded(self.reports()),
             Coherence::Untracked => false,
-            Coherence::Away => return Knowledge::Doubtful,
+            Coherence::Away => return self.doubtful(),
         };
         match is_read {
             true => Knowledge::Complete,
             false if self.doubt.is_answering() => Knowledge::Behind,
-            false => Knowledge::Doubtful,
+            false => self.doubtful(),
         }
+    }
+
+    fn doubtful(&self) -> Knowledge {
+        if self.unsure_of.load(Ordering::Acquire) < self.told.load(Ordering::Acquire) {
+            self.could_not_read();
+        }
+        Knowledge::Doubtful
     }
 
     /// Returns whether an answer may be served while what is known is doubtful.
     pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
-        self.doubt.allows(is_provisional, now_ms)
+        self.doubt.allows(is_provisional, self.read_ms.load(Ordering::Relaxed), now_ms)
     }
 
     /// Tells apart fills that nobody may join: those from before a purge that could not be read, and those that began too
@@ -379,11 +398,10 @@ impl Purges {
 
     /// The log could not be read. What the store has said of it since it was read last is about any answer.
     pub fn could_not_read(&self) {
-        let state = &mut *self.state.lock();
+        let _state = self.state.lock();
         let told = self.told.load(Ordering::Acquire);
         // Once for each report: what was filled since is sure to be newer.
-        if !self.has_heeded(told) && state.unsure_of < told {
-            state.unsure_of = told;
+        if self.unsure_of.fetch_max(told, Ordering::AcqRel) < told && !self.has_heeded(told) {
             let position = self.position() + 1;
             self.unread.store(position, Ordering::Release);
             self.position.store(position, Ordering::Release);
@@ -399,9 +417,14 @@ impl Purges {
         self.grown();
     }
 
-    /// How often there was reason to read the log. Note it before reading.
+    /// How often there was reason to read the log.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Acquire)
+    }
+
+    /// A reading of the log begins now.
+    pub fn begin_reading(&self, now_ms: u64) -> Beginning {
+        Beginning { reports: self.reports(), epoch: self.doubt.epoch(), at_ms: now_ms }
     }
 
     /// Whether the log was read to its end since there were so many reports.
@@ -409,10 +432,12 @@ impl Purges {
         self.heeded.load(Ordering::Acquire) >= reports
     }
 
-    /// The log was read to its end by a reading that began after so many reports.
-    pub fn heed(&self, reports: u64) {
+    /// The log was read to its end by a reading that began so.
+    pub fn heed(&self, reading: Beginning) {
+        self.doubt.settle_log(reading.epoch);
+        self.read_ms.fetch_max(reading.at_ms, Ordering::Relaxed);
         let _state = self.state.lock();
-        self.heeded.fetch_max(reports, Ordering::AcqRel);
+        self.heeded.fetch_max(reading.reports, Ordering::AcqRel);
         if self.has_heeded(self.told.load(Ordering::Acquire)) {
             self.unread.store(0, Ordering::Release);
         }

@@ -22,7 +22,7 @@ fn linked() -> Arc<Purges> {
     purges.doubt.link(true, NOW);
     purges.grown();
     assert_eq!(purges.read(None, &[begin(1)]), Reading::Taken);
-    purges.heed(purges.reports());
+    purges.heed(purges.begin_reading(NOW));
     purges
 }
 
@@ -125,11 +125,11 @@ fn a_node_is_behind_from_a_report_until_it_has_read() {
     purges.grown();
     purges.doubt.link(true, NOW);
     assert_eq!(knowledge(&purges), Knowledge::Behind);
-    let reading = purges.reports();
+    let reading = purges.begin_reading(NOW);
     purges.reported();
     purges.heed(reading);
     assert_eq!(knowledge(&purges), Knowledge::Behind, "that reading may have been too early");
-    purges.heed(purges.reports());
+    purges.heed(purges.begin_reading(NOW));
     assert_eq!(knowledge(&purges), Knowledge::Complete);
     assert_eq!(purges.knowledge(NOW + 1_000), Knowledge::Behind, "a heartbeat is missing");
     purges.doubt.unanswered(NOW + 1_000);
@@ -137,7 +137,7 @@ fn a_node_is_behind_from_a_report_until_it_has_read() {
     purges.doubt.lose(NOW);
     assert_eq!(knowledge(&purges), Knowledge::Doubtful);
     purges.doubt.link(false, NOW);
-    purges.heed(purges.reports());
+    purges.heed(purges.begin_reading(NOW));
     assert_eq!(knowledge(&purges), Knowledge::Behind, "nobody would report");
 }
 
@@ -161,9 +161,9 @@ fn after_a_purge_that_could_not_be_read_every_answer_from_before_is_unsure() {
     let gone = stamp(&purges, "/gone", &[]);
     apply(&purges, Purge::hard(Target::of(HOST, "/gone")));
     assert_eq!(purges.verdict(&gone), Verdict::Hard);
-    let reports = purges.reports();
+    let reading = purges.begin_reading(NOW);
     assert_eq!(purges.read(Some(id(1)), &[begin(1), record(5, Target::of(HOST, "/x"))]), Reading::Taken);
-    purges.heed(reports);
+    purges.heed(reading);
     assert_eq!(purges.verdict(&x), Verdict::Hard);
     assert_eq!(purges.verdict(&gone), Verdict::Hard);
     assert_eq!(purges.verdict(&stamp(&purges, "/y", &[])), Verdict::Current);

@@ -45,9 +45,9 @@ impl Redis {
         if self.purges.has_heeded(asked_at) {
             return Ok(());
         }
-        let reports = self.purges.reports();
+        let reading = self.purges.begin_reading(now_ms());
         match self.read_log(at_most).await {
-            Ok(()) => self.purges.heed(reports),
+            Ok(()) => self.purges.heed(reading),
             Err(error) => {
                 self.purges.could_not_read();
                 return Err(error);

@@ -394,7 +394,7 @@ impl Redis {
 
     /// Reads the versions of these slots, behind requests.
     async fn read_versions(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
-        let before: Vec<_> = slots.iter().map(|slot| (slot.ticket(), slot.last_known())).collect();
+        let before: Vec<_> = slots.iter().map(|slot| (slot.ticket(now_ms()), slot.last_known())).collect();
         let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant()));
         let reads: Vec<Cmd> = names
             .map(|name| {
