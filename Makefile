@@ -75,7 +75,7 @@ bench-memory: tools ## what an entry and an idle connection take (5 minutes; BEN
 bench-pure: tools ## what the pure parts of the way of a request cost, in nanoseconds
 	$(CARGO) bench --locked --bench pure -- $(PURE_ARGS)
 
-slow: build ## what slow clients cost the others (slowhttptest, 3 minutes)
+slow: build ## what slow and hostile clients cost the others (slowhttptest, 3 minutes)
 	@$(ENSURE) python3 slowhttptest
 	python3 -B benches/slow/run.py --tidegate $(TARGET)/release/tidegate
 

@@ -1,6 +1,6 @@
-"""What slow clients cost the others: slowhttptest against the gateway, and an ordinary client beside it.
+"""What hostile clients cost the others: slowhttptest and `attackers.py` against the gateway, and an ordinary client beside.
 
-For each attack (slow heads, slow bodies, slow reading): how long the attack holds its connections, what the gateway
+For each attack (slow heads, slow bodies, slow reading; encodings that nobody takes, resets): how long the attack holds its connections, what the gateway
 counted, what memory a held connection takes, and how long an ordinary client waits for a hit, before and meanwhile.
 Decides nothing; prints a table. Needs slowhttptest (Debian has it).
 """
@@ -45,15 +45,22 @@ path = "/big"
 origin = "app"
 cache = {{ namespace = "bench", scope = "public", ttl = "1h", max_size = "16MiB" }}
 [[route]]
+path = "/text/*"
+files = {{ root = "{files}" }}
+[[route]]
 path = "/*"
 origin = "app"
 """
 BIG = 8 << 20
+SLOW = ["slowhttptest", "-c", "{connections}", "-r", "{connections}", "-l", "30", "-p", "3", "-v", "1"]
+ATTACKERS = [sys.executable, "-B", str(pathlib.Path(__file__).with_name("attackers.py"))]
 ATTACKS = {
-    "slow heads": ["-H", "-i", "1", "-x", "24", "-u", "{url}/widget"],
-    "slow bodies": ["-B", "-i", "1", "-x", "10", "-s", "8192", "-u", "{url}/upload"],
-    "slow reading": ["-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "5", "-k", "2", "-u", "{url}/big"],
-    "slow reading, proxied": ["-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "5", "-k", "2", "-u", "{url}/pass/big"],
+    "slow heads": [*SLOW, "-H", "-i", "1", "-x", "24", "-u", "{url}/widget"],
+    "slow bodies": [*SLOW, "-B", "-i", "1", "-x", "10", "-s", "8192", "-u", "{url}/upload"],
+    "slow reading": [*SLOW, "-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "5", "-k", "2", "-u", "{url}/big"],
+    "slow reading, proxied": [*SLOW, "-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "5", "-k", "2", "-u", "{url}/pass/big"],
+    "encodings that nobody takes": [*ATTACKERS, "encoded", "{port}", "10"],
+    "resets that the server makes": [*ATTACKERS, "resets", "{port}", "10"],
 }
 
 
@@ -63,6 +70,8 @@ class Origin(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if self.path == "/slow":
+            time.sleep(5)
         body = b"x" * (BIG if self.path.endswith("/big") else 300)
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
@@ -153,13 +162,12 @@ def ordinary(port, seconds=None, during=None):
     return [client.result() for client in clients]
 
 
-def attack(name, options, ports, pid, connections, directory):
+def attack(name, words, ports, pid, connections, directory):
     url = f"http://127.0.0.1:{ports['port']}"
     before = {"cut": metric(get(ports["admin"], "/metrics"), "tidegate_connections_cut_total")}
     idle, idle_kernel = resident(pid), kernel_memory()
     quiet = ordinary(ports["port"], seconds=4)
-    command = ["slowhttptest", "-c", str(connections), "-r", str(connections), "-l", "30", "-p", "3", "-v", "1"]
-    command += [option.format(url=url) for option in options]
+    command = [word.format(url=url, port=ports["port"], connections=connections) for word in words]
     peak = {"open": 0, "memory": idle, "kernel": 0, "end": 0.0}
 
     def meanwhile():
@@ -182,7 +190,8 @@ def attack(name, options, ports, pid, connections, directory):
     said = re.sub(r"\x1b\[[0-9;]*m", "", (directory / f"{name}.txt").read_text(errors="replace"))
     verdict = re.findall(r"^(?:Exit status|service available).*$", said, re.M)
     print(f"\n== {name}: {' '.join(command)}")
-    print("   slowhttptest, its last words:", "; ".join(re.sub(r"\s+", " ", line) for line in verdict[-7:]))
+    if verdict:
+        print("   its last words:", "; ".join(re.sub(r"\s+", " ", line) for line in verdict[-7:]))
     print(f"   held at most {held:.0f} connections, all let go after {peak['end']:.1f} s; cut: "
           + ", ".join(f"{k} {v}" for k, v in cut.items() if v))
     print(f"   memory {idle / 2**20:.1f} MiB idle, {peak['memory'] / 2**20:.1f} MiB with all held: "
@@ -209,7 +218,11 @@ def main():
     ports = {name: free_port() for name in ("port", "admin", "origin")}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         directory = pathlib.Path(directory)
-        (directory / "tidegate.toml").write_text(CONFIG.format(**ports))
+        words = "the quick brown fox jumps over the lazy dog ".split()
+        # Of words in an order that does not repeat: as hard to encode as prose.
+        text = " ".join(words[(n * n + n // 7) % len(words)] + str(n * 2654435761 % 9973) for n in range(900_000))
+        (directory / "big.txt").write_text(text[:6_000_000])
+        (directory / "tidegate.toml").write_text(CONFIG.format(files=directory, **ports))
         errors = stack.enter_context((directory / "stderr").open("wb"))
         commands = [
             [sys.executable, __file__, "--origin", str(ports["origin"])],
@@ -231,9 +244,9 @@ def main():
         get(ports["port"], "/big")
         print(f"files that may be open: {hard}; connections: "
               f"{metric(get(ports['admin'], '/metrics'), 'tidegate_connections_limit')['']:.0f}")
-        for name, options in ATTACKS.items():
+        for name, words in ATTACKS.items():
             if wanted.only in (None, name):
-                attack(name, options, ports, started[1].pid, wanted.connections, directory)
+                attack(name, words, ports, started[1].pid, wanted.connections, directory)
         lines = (directory / "stderr").read_text(errors="replace").splitlines()
         loud = [line for line in lines if '"level":"ERROR"' in line or '"level":"WARN"' in line]
         print(f"\nlog: {len(lines)} lines, {len(loud)} of them warnings or errors", *loud[:5], sep="\n")
