@@ -3,7 +3,7 @@
 //! A verbatim answer says what the origin said; only its length, and what another coding makes wrong, is ours.
 //! RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
 
-use super::{append, blank, set, transform, Outside, Representation};
+use super::{append, blank, filled, set, transform, Outside, Representation};
 use crate::config::Coding;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
@@ -40,10 +40,7 @@ impl Representation {
 
     /// `coding`: one that is made here.
     pub(super) fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
-        let mut head = blank(self.status);
-        for (name, value) in self.headers() {
-            append(&mut head, name, value);
-        }
+        let mut head = filled(self.status, self.headers());
         match &self.outside {
             Some(outside) => {
                 if let Some(coding) = coding {

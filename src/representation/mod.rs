@@ -353,14 +353,30 @@ pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
     Some(made.map_or(changed, |made| changed.min(made)))
 }
 
+/// Fields for which a head has room at first.
+const ROOM: usize = 12;
+
 /// A head of this status without fields.
 pub fn blank(status: StatusCode) -> ResponseHeader {
     // A status that is one already can't be refused.
-    ResponseHeader::build_no_case(status, Some(12)).unwrap_or_else(|_| empty_head())
+    ResponseHeader::build_no_case(status, Some(ROOM)).unwrap_or_else(|_| empty_head())
 }
 
 fn empty_head() -> ResponseHeader {
     http::Response::new(()).into_parts().0.into()
+}
+
+/// A head of this status with these fields. What is appended to a head by itself is written and parsed once more.
+fn filled(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> ResponseHeader {
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = status;
+    parts.headers.reserve(ROOM);
+    for (name, value) in fields {
+        if let Err(error) = parts.headers.try_append(name, value) {
+            tracing::warn!(%error, "a field of a head was left out");
+        }
+    }
+    parts.into()
 }
 
 /// Adds a field to a head.
