@@ -45,7 +45,7 @@ struct Stage {
 impl Stage {
     async fn set(server: &str) -> Self {
         let (origin, authority) = (TestOrigin::start().await, Authority::new());
-        authority.issue("a", &[HOST]);
+        authority.issue("a", &[HOST, "a"]);
         let gateway = Gateway::with(&origin)
             .setting(server)
             .raw(&authority.listener(&["a"], ""))

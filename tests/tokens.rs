@@ -4,14 +4,17 @@
 mod support;
 
 use base64::{prelude::BASE64_URL_SAFE_NO_PAD, Engine};
+use bytes::Bytes;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{json, Value};
 use std::time::Duration;
 use support::{
     client::{send, Reply},
     gateway::{token, JWT_SECRET, KPI},
+    tls::{of_http2, Http2},
     *,
 };
+use tokio::net::TcpStream;
 
 const PATH: &str = "/api/widgets/kpi";
 
@@ -105,6 +108,31 @@ const KINDS: [(&str, &str); 4] = [
 
 async fn get(gateway: &Gateway, path: &str, token: &str) -> Reply {
     send(gateway.request("GET", path).bearer_auth(token)).await
+}
+
+/// A listener that knows HTTP/2.
+const HTTP2: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+/// GET by HTTP/1.1 and by HTTP/2: who asks is the same by either. The answer to the second.
+async fn get_by_both(gateway: &Gateway, path: &str, token: &str) -> Reply {
+    let first = get(gateway, path, token).await;
+    let stream = TcpStream::connect(gateway.listeners(2).await[1]).await.unwrap();
+    let mut request = of_http2("GET", "a", path, Bytes::new());
+    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let second = Http2::over(stream).await.send(request).await.unwrap();
+    let said = |reply: &Reply| {
+        let who = (reply.status == 200).then(|| {
+            let told = reply.json();
+            ["tenant", "user", "role"].map(|claim| told[claim].clone())
+        });
+        (reply.status, who, detail(reply).to_owned(), reply.header("www-authenticate").to_owned())
+    };
+    let (by_http1, by_http2) = (said(&first), said(&second));
+    assert_eq!((&by_http1.0, &by_http1.1, &by_http1.3), (&by_http2.0, &by_http2.1, &by_http2.3), "{path}");
+    if first.status != 200 {
+        assert_eq!(by_http1.2, by_http2.2, "{path}");
+    }
+    second
 }
 
 /// What `/readyz` gives for reasons.
@@ -255,6 +283,7 @@ async fn a_token_without_a_tenant_passes_where_the_scope_needs_none() {
     let origin = TestOrigin::start().await;
     let scope = |scope| format!("cache = {{ namespace = \"{scope}\", scope = \"{scope}\", ttl = \"60s\" }}");
     let gateway = Gateway::with(&origin)
+        .raw(HTTP2)
         .route("/passed", "auth = \"required\"")
         .route("/followed", "auth = \"required\"\ncache = \"origin\"")
         .route("/public", &format!("auth = \"required\"\n{}", scope("public")))
@@ -271,20 +300,20 @@ async fn a_token_without_a_tenant_passes_where_the_scope_needs_none() {
     ] {
         // The second one is a hit where there are any.
         for _ in 0..2 {
-            let reply = get(&gateway, path, &token).await.ok();
+            let reply = get_by_both(&gateway, path, &token).await.ok();
             let told = reply.json();
             assert_eq!((&told["tenant"], &told["user"]), (&tenant, &user), "{path}");
         }
     }
-    let reply = get(&gateway, "/tenant", &token).await.problem(401);
+    let reply = get_by_both(&gateway, "/tenant", &token).await.problem(401);
     assert_eq!(detail(&reply), "token_no_tenant");
-    let reply = get(&gateway, "/user", &with_claims(&json!({ "tenant": "acme" }))).await.problem(401);
+    let reply = get_by_both(&gateway, "/user", &with_claims(&json!({ "tenant": "acme" }))).await.problem(401);
     assert_eq!(detail(&reply), "token_no_user");
     // One user's answers are not another's, whether they have a tenant or not.
     let of_acme = with_claims(&json!({ "sub": "ann", "tenant": "acme" }));
-    assert_eq!(get(&gateway, "/user", &of_acme).await.ok().json()["tenant"], "acme");
+    assert_eq!(get_by_both(&gateway, "/user", &of_acme).await.ok().json()["tenant"], "acme");
     assert_eq!(
-        get(&gateway, "/user", &with_claims(&json!({ "sub": "bob" }))).await.ok().json()["user"],
+        get_by_both(&gateway, "/user", &with_claims(&json!({ "sub": "bob" }))).await.ok().json()["user"],
         "bob"
     );
 }
@@ -292,7 +321,7 @@ async fn a_token_without_a_tenant_passes_where_the_scope_needs_none() {
 #[tokio::test]
 async fn the_tenant_may_lie_deeper_or_be_the_default_one() {
     let origin = TestOrigin::start().await;
-    let gateway = Gateway::with(&origin)
+    let gateway = Gateway::with(&origin).raw(HTTP2)
         .jwt("tenant_claim = \"/org/id\"\nrole_claim = \"/realm_access/roles/0\"\ndefault_tenant = \"everybody\"")
         .route(PATH, KPI)
         .route("/passed", "auth = \"required\"")
@@ -303,19 +332,20 @@ async fn the_tenant_may_lie_deeper_or_be_the_default_one() {
         (json!({ "tenant": "acme" }), "everybody"),
         (json!({ "org": { "id": null } }), "everybody"),
     ] {
-        let reply = get(&gateway, PATH, &with_claims(&claims)).await.ok();
+        let reply = get_by_both(&gateway, PATH, &with_claims(&claims)).await.ok();
         assert_eq!(reply.json()["tenant"], tenant, "{claims}");
     }
     let malformed = with_claims(&json!({ "org": { "id": "a b" } }));
-    assert_eq!(detail(&get(&gateway, PATH, &malformed).await.problem(401)), "token_tenant");
+    assert_eq!(detail(&get_by_both(&gateway, PATH, &malformed).await.problem(401)), "token_tenant");
     let roles = with_claims(&json!({ "realm_access": { "roles": ["admin", "user"] } }));
-    assert_eq!(get(&gateway, "/passed", &roles).await.ok().json()["role"], "admin");
+    assert_eq!(get_by_both(&gateway, "/passed", &roles).await.ok().json()["role"], "admin");
 }
 
 #[tokio::test]
 async fn each_refusal_of_a_token_says_why() {
     let origin = TestOrigin::start().await;
     let gateway = Gateway::with(&origin)
+        .raw(HTTP2)
         .jwt("audience = \"us\"\nissuer = \"idp\"\nmax_token = \"1KiB\"")
         .route(PATH, &format!("auth = \"required\"\n{KPI}"))
         .route("/user", "cache = { namespace = \"u\", scope = \"user\", ttl = \"60s\" }")
@@ -336,7 +366,7 @@ async fn each_refusal_of_a_token_says_why() {
         jsonwebtoken::encode(&Header::new(algorithm), &good, &EncodingKey::from_secret(secret.as_bytes()))
             .unwrap()
     };
-    get(&gateway, PATH, &with("aud", json!("us"))).await.ok();
+    get_by_both(&gateway, PATH, &with("aud", json!("us"))).await.ok();
     let cases = [
         (PATH, "no.token".to_owned(), "token_malformed"),
         (PATH, by(Algorithm::HS512, JWT_SECRET), "token_algorithm"),
@@ -355,7 +385,7 @@ async fn each_refusal_of_a_token_says_why() {
         ("/user", with("sub", json!(null)), "token_no_user"),
     ];
     for (path, token, word) in &cases {
-        let reply = get(&gateway, path, token).await.problem(401);
+        let reply = get_by_both(&gateway, path, token).await.problem(401);
         assert_eq!(detail(&reply), *word);
         let told = reply.json()["detail"].as_str().unwrap().to_owned();
         let field = format!("Bearer error=\"invalid_token\", error_description=\"{told}\"");
@@ -384,18 +414,22 @@ async fn times_of_a_token_count_with_their_fractions() {
 #[tokio::test]
 async fn tokens_with_many_groups_are_short_enough() {
     let origin = TestOrigin::start().await;
-    let gateway =
-        Gateway::with(&origin).route(PATH, KPI).route("/passed", "auth = \"required\"").start().await;
+    let gateway = Gateway::with(&origin)
+        .raw(HTTP2)
+        .route(PATH, KPI)
+        .route("/passed", "auth = \"required\"")
+        .start()
+        .await;
     for groups in [160, 200] {
         let ids: Vec<String> = (0..groups).map(|n| format!("6f1c4bb2-0d6f-4f5e-9a34-{n:012}")).collect();
         let token = with_claims(&json!({ "tenant": "acme", "groups": ids }));
         assert!(token.len() > 8_192 && token.len() <= 16_384, "{}", token.len());
         for path in [PATH, PATH, "/passed"] {
-            get(&gateway, path, &token).await.ok();
+            get_by_both(&gateway, path, &token).await.ok();
         }
     }
     let long = with_claims(&json!({ "tenant": "acme", "groups": "x".repeat(16_384) }));
-    assert_eq!(detail(&get(&gateway, "/passed", &long).await.problem(401)), "token_too_long");
+    assert_eq!(detail(&get_by_both(&gateway, "/passed", &long).await.problem(401)), "token_too_long");
 }
 
 #[tokio::test]

@@ -15,16 +15,27 @@ struct Ruled {
 
 impl Ruled {
     async fn set() -> Self {
+        Self::set_by(false).await
+    }
+
+    /// The rules come by a reload; before there were none.
+    async fn set_by_a_reload() -> Self {
+        Self::set_by(true).await
+    }
+
+    async fn set_by(reload: bool) -> Self {
         let (origin, files) = (TestOrigin::start().await, tempfile::tempdir().unwrap());
         std::fs::write(files.path().join("s.txt"), "the secret").unwrap();
         let private = format!(
             "[[route]]\npath = \"/files/*\"\nauth = \"required\"\nfiles = {{ root = {:?} }}",
             files.path().to_str().unwrap()
         );
-        let gateway = Gateway::with(&origin)
+        let bare = Gateway::with(&origin)
             .raw("[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true")
+            .route("/*", "");
+        let ruled = bare
+            .clone()
             .event_with("order_created", "bump = [\"kpi\"]\nforward = true")
-            .route("/*", "")
             .route("/admin/*", "auth = \"required\"")
             .route("/user:1/*", "auth = \"required\"")
             .route("/caf%c3%a9", "auth = \"required\"")
@@ -40,9 +51,11 @@ impl Ruled {
             .route("/repos/settings", "auth = \"required\"")
             .route("/strict/*", "escaped_slash = \"refuse\"")
             .route("/*", "host = \"admin.example\"\nauth = \"required\"")
-            .raw(&private)
-            .start()
-            .await;
+            .raw(&private);
+        let gateway = if reload { bare.start().await } else { ruled.start().await };
+        if reload {
+            assert!(gateway.reload(&ruled).await, "{}", gateway.output());
+        }
         let [_, prior] = gateway.listeners(2).await.try_into().unwrap();
         Self { origin, gateway, prior, _files: files }
     }
@@ -70,7 +83,15 @@ impl Ruled {
 
 #[tokio::test]
 async fn no_spelling_of_a_path_passes_a_rule_by() {
-    let stage = Ruled::set().await;
+    holds_for_every_spelling_of_a_path(&Ruled::set().await).await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_passes_a_rule_by_that_came_with_a_reload() {
+    holds_for_every_spelling_of_a_path(&Ruled::set_by_a_reload().await).await;
+}
+
+async fn holds_for_every_spelling_of_a_path(stage: &Ruled) {
     for (method, target, status) in [
         // auth
         ("GET", "/admin/users", 401),
@@ -199,7 +220,15 @@ async fn spellings_of_one_resource_share_an_answer_and_a_purge() {
 
 #[tokio::test]
 async fn no_spelling_of_a_host_passes_a_rule_by() {
-    let stage = Ruled::set().await;
+    holds_for_every_spelling_of_a_host(&Ruled::set().await).await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_host_passes_a_rule_by_that_came_with_a_reload() {
+    holds_for_every_spelling_of_a_host(&Ruled::set_by_a_reload().await).await;
+}
+
+async fn holds_for_every_spelling_of_a_host(stage: &Ruled) {
     for (host, status) in [
         ("admin.example", 401),
         ("admin.example.", 401),

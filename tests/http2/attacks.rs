@@ -5,6 +5,16 @@ use tokio::time::Instant;
 
 const REFUSED_STREAM: u32 = 7;
 
+impl Stage {
+    /// A connection with nothing between the test and its frames.
+    async fn wire(&self, tls: bool) -> Wire {
+        match tls {
+            true => Wire::connect_by_tls(&self.client, self.tls).await,
+            false => Wire::connect(self.prior).await,
+        }
+    }
+}
+
 /// A request for a path, and frames for which its stream is reset.
 type Provocation = fn(u32, &str) -> Vec<u8>;
 
@@ -34,8 +44,9 @@ fn provocations() -> [(&'static str, Provocation); 5] {
 #[tokio::test]
 async fn streams_that_the_gateway_is_made_to_reset_count_as_the_clients_resets() {
     let mut stage = Stage::set("").await;
-    for (what, provoke) in &provocations()[..4] {
-        let mut wire = Wire::connect(stage.prior).await;
+    let tried = provocations().into_iter().take(4);
+    for ((what, provoke), tls) in tried.flat_map(|provocation| [(provocation, false), (provocation, true)]) {
+        let mut wire = stage.wire(tls).await;
         let mut said = None;
         for n in (1..4_001).step_by(2) {
             if !wire.try_send(&provoke(n, "/x")).await {
@@ -52,7 +63,7 @@ async fn streams_that_the_gateway_is_made_to_reset_count_as_the_clients_resets()
         assert!(said.as_ref().is_none_or(|code| *code == expected), "{what}: {said:?}");
     }
     until("each has ended as a flood", SOON, || async {
-        stage.gateway.metrics().await.value("tidegate_http2_connections_total", &[("end", "flood")]) == 4.0
+        stage.gateway.metrics().await.value("tidegate_http2_connections_total", &[("end", "flood")]) == 8.0
     })
     .await;
     stage.gateway.assert_sound().await;
@@ -60,23 +71,25 @@ async fn streams_that_the_gateway_is_made_to_reset_count_as_the_clients_resets()
 
 #[tokio::test]
 async fn answers_to_pings_that_nobody_sent_are_a_flood() {
-    let stage = Stage::set("").await;
-    let mut wire = Wire::connect(stage.prior).await;
-    wire.try_send(&frame(PING, 1, 0, &[0; 8]).repeat(5_000)).await;
-    wire.farewell().await;
-    stage.ended("flood").await;
+    for tls in [false, true] {
+        let stage = Stage::set("").await;
+        let mut wire = stage.wire(tls).await;
+        wire.try_send(&frame(PING, 1, 0, &[0; 8]).repeat(5_000)).await;
+        wire.farewell().await;
+        stage.ended("flood").await;
+    }
 }
 
 /// What a client has reset is under way for as long as the origin is asked: one connection never has more at the origin
 /// than it may, and nobody else notices.
 #[tokio::test]
 async fn who_resets_its_streams_has_no_more_at_the_origin_than_others() {
-    for path in ["/held", "/followed/held", "/long/held"] {
+    for (path, tls) in [("/held", false), ("/held", true), ("/followed/held", true), ("/long/held", false)] {
         for (what, provoke) in provocations() {
             let stage = Stage::set("").await;
             stage.origin.on(path, |seen| Answer::echo(seen).gated());
             stage.origin.hold();
-            let mut wire = Wire::connect(stage.prior).await;
+            let mut wire = stage.wire(tls).await;
             let end = Instant::now() + Duration::from_millis(300);
             let (mut n, mut most) = (1, 0);
             while Instant::now() < end {
@@ -90,7 +103,7 @@ async fn who_resets_its_streams_has_no_more_at_the_origin_than_others() {
                 beside.get(HOST, "/beside").await.ok();
                 most = most.max(stage.origin.held());
             }
-            assert!(most <= 128, "{path}, {what}: {most} at once");
+            assert!(most <= 128, "{path}, {what}, TLS: {tls}: {most} at once");
             stage.origin.release();
         }
     }
@@ -98,10 +111,16 @@ async fn who_resets_its_streams_has_no_more_at_the_origin_than_others() {
 
 #[tokio::test]
 async fn what_is_reset_still_counts_and_a_further_request_is_refused() {
+    for tls in [false, true] {
+        counts_what_is_reset(tls).await;
+    }
+}
+
+async fn counts_what_is_reset(tls: bool) {
     let stage = Stage::set("").await;
     stage.origin.on("/long/x", |seen| Answer::echo(seen).gated());
     stage.origin.hold();
-    let mut wire = Wire::connect(stage.prior).await;
+    let mut wire = stage.wire(tls).await;
     let all: Vec<u8> = (1..257).step_by(2).flat_map(|n| get(n, &format!("/long/x?n={n}"))).collect();
     wire.send(&all).await;
     until("all are there", SOON, || async { stage.origin.held() == 128 }).await;

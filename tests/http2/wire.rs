@@ -1,6 +1,7 @@
 //! A connection of HTTP/2 with nothing between the test and its frames.
 
 use super::super::*;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -20,28 +21,45 @@ pub(super) struct Frame {
     pub(super) payload: Vec<u8>,
 }
 
-/// The client's end of a connection without TLS.
+/// A connection, with TLS or without.
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// The client's end of a connection.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     read: Vec<u8>,
 }
 
 impl Wire {
     /// Connects, and says what has to be said first.
     pub(super) async fn connect(to: SocketAddr) -> Self {
-        let mut wire = Self { stream: TcpStream::connect(to).await.unwrap(), read: Vec::new() };
-        wire.stream.set_nodelay(true).unwrap();
+        let stream = TcpStream::connect(to).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream).await
+    }
+
+    /// The same by TLS.
+    pub(super) async fn connect_by_tls(client: &TlsClient, to: SocketAddr) -> Self {
+        let stream = TcpStream::connect(to).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(client.clone().alpn(&["h2"]).over(stream, HOST).await.unwrap()).await
+    }
+
+    async fn over(stream: impl Duplex + 'static) -> Self {
+        let mut wire = Self { stream: Box::new(stream), read: Vec::new() };
         wire.send(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).await;
         wire
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
+        assert!(self.try_send(bytes).await, "the server has hung up");
     }
 
     /// Sends, where the server may have hung up.
     pub(super) async fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).await.is_ok()
+        self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
     /// The next frame; `None` at the end.
