@@ -3,10 +3,25 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use support::{
     gateway::{GatewayBuilder, KPI},
     *,
+};
+use tidegate::{
+    cache::{
+        doubt::Doubt,
+        purge::Purges,
+        redis::Redis as Store,
+        version::{Slot, Version, Versions},
+    },
+    clock,
+    config::Config,
+    telemetry::Metrics,
 };
 
 const PATH: &str = "/api/widgets/kpi";
@@ -234,5 +249,125 @@ async fn the_same_value_again_is_a_bump() {
             served(node).await;
         }
         assert_eq!(redis.run::<Vec<u8>>(&["GET", VERSION]).await, settled, "{value:?}");
+    }
+}
+
+/// What a node knows of a store that it is not linked with yet.
+struct Knowledge {
+    config: Config,
+    doubt: Arc<Doubt>,
+    versions: Arc<Versions>,
+    store: Arc<Store>,
+}
+
+impl Knowledge {
+    fn of(redis: &Redis) -> Self {
+        let builder = GatewayBuilder::new("http://127.0.0.1:9").redis(&redis.url()).route("/x", KPI);
+        let secret = |_: &str| Some("a-secret-of-the-tests-with-more-than-32-bytes".to_owned());
+        let toml = builder.toml(free_address(), free_address());
+        let config = Config::parse(&toml, "losses.toml", &secret).unwrap().config;
+        let doubt = Arc::new(Doubt::of_store(config.store.outage_ttl, clock::now_ms()));
+        let versions = Arc::new(Versions::new(doubt.clone()));
+        let purges = Arc::new(Purges::new(doubt.clone()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let store = Arc::new(Store::new(&config.store, doubt.clone(), versions.clone(), purges, metrics));
+        Self { config, doubt, versions, store }
+    }
+
+    fn slot(&self, tenant: &str) -> Arc<Slot> {
+        self.versions.slot(&"kpi".parse().unwrap(), &tenant.parse().unwrap())
+    }
+}
+
+/// What is owed doesn't wait for what is known, nor do the requests of others: in a store that has kept it all, and in an
+/// empty one, where all of it has to be moved on. `VERSIONS=1000000` measures more of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owed_bumps_are_paid_first_whatever_else_is_known() {
+    const OWED: usize = 30;
+    let known: usize = std::env::var("VERSIONS").map_or(30_000, |number| number.parse().unwrap());
+    for is_kept in [true, false] {
+        let redis = Redis::start().await;
+        let (node, mut client) = (Knowledge::of(&redis), redis.client().await);
+        let tenants: Vec<String> = (0..known).map(|number| format!("tenant{number}")).collect();
+        if is_kept {
+            for some in tenants.chunks(10_000) {
+                let mut set = redis::cmd("MSET");
+                some.iter().for_each(|tenant| {
+                    set.arg(format!("dash:ver:kpi:{tenant}")).arg(1_700_000_000_000_u64);
+                });
+                let () = set.query_async(&mut client).await.unwrap();
+            }
+        }
+        let held: Vec<_> = tenants.iter().map(|tenant| node.slot(tenant)).collect();
+        held.iter()
+            .for_each(|slot| slot.learned(slot.ticket(clock::now_ms()), &Version::new(b"1700000000000")));
+        let owing: Vec<_> = (0..OWED).map(|number| node.slot(&format!("owing{number}"))).collect();
+        let before = clock::now_ms();
+        owing.iter().for_each(|slot| drop(slot.bump_here(before)));
+        let link = tokio::spawn(node.store.clone().keep_linked(node.config.store.redis.clone().unwrap()));
+        until("there is a link", SOON, || async { node.store.is_up() }).await;
+        let (began, mut longest, mut paid) = (Instant::now(), Duration::ZERO, None);
+        let (mut failed, mut count) = (0, 0);
+        while node.doubt.since_ms(clock::now_ms()).is_some() || paid.is_none() {
+            let asked = Instant::now();
+            failed += usize::from(node.store.get("dash:nothing".to_owned()).await.is_err());
+            longest = longest.max(asked.elapsed());
+            count += 1;
+            if paid.is_none() && owing.iter().all(|slot| !slot.owes_bump()) {
+                paid = Some(began.elapsed());
+            }
+            assert!(began.elapsed() < 12 * SOON, "not in time; paid: {paid:?}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (paid, all) = (paid.unwrap(), began.elapsed());
+        println!("kept: {is_kept}: {OWED} owed bumps after {paid:?}, {known} versions after {all:?}; of {count} reads in between {failed} failed, none took more than {longest:?}");
+        assert!(paid < Duration::from_secs(1) && paid <= all, "{paid:?} of {all:?}");
+        for slot in &owing {
+            let version: u64 = redis.run(&["GET", &format!("dash:ver:kpi:{}", slot.tenant())]).await;
+            assert!(version >= before);
+        }
+        // Each one that was lost was moved, and none that was not.
+        let keys: Vec<Vec<u8>> = redis.run(&["KEYS", "dash:ver:*"]).await;
+        assert_eq!(keys.len(), known + OWED);
+        let some: u64 = redis.run(&["GET", "dash:ver:kpi:tenant7"]).await;
+        assert_eq!(some == 1_700_000_000_000, is_kept);
+        link.abort();
+    }
+}
+
+/// Owed bumps of values that Redis can't count, and in a cluster.
+#[tokio::test]
+async fn owed_bumps_are_paid_whatever_stands_there() {
+    let (redis, cluster) = (Redis::start().await, Cluster::start().await);
+    let ahead = now_ms() + 1_000_000;
+    for is_cluster in [false, true] {
+        let mut node = Knowledge::of(&redis);
+        if is_cluster {
+            node.config.store.redis = Some(tidegate::config::Redis::Cluster(cluster.urls()));
+        }
+        let slots: Vec<_> = (0..20).map(|number| node.slot(&format!("tenant{number}"))).collect();
+        for (number, slot) in slots.iter().enumerate() {
+            let name = format!("dash:ver:kpi:{}", slot.tenant());
+            let value =
+                [format!("{ahead}"), format!("!V{ahead}\np0\n."), "x".to_owned(), u64::MAX.to_string()];
+            match is_cluster {
+                false => redis.run::<()>(&["SET", &name, &value[number % 4]]).await,
+                true => cluster.set(&name, &value[number % 4]).await,
+            }
+            slot.bump_here(now_ms());
+        }
+        let link = tokio::spawn(node.store.clone().keep_linked(node.config.store.redis.clone().unwrap()));
+        until("all are paid", SOON, || async { slots.iter().all(|slot| !slot.owes_bump()) }).await;
+        for (number, slot) in slots.iter().enumerate() {
+            let name = format!("dash:ver:kpi:{}", slot.tenant());
+            let value = match is_cluster {
+                false => redis.run::<Vec<u8>>(&["GET", &name]).await,
+                true => cluster.find(&name).await.unwrap(),
+            };
+            let version: u64 = String::from_utf8(value).unwrap().parse().unwrap();
+            assert_eq!(version > ahead, number % 4 < 2, "{number}: {version} {ahead} {is_cluster}");
+            assert!(version >= ahead - 1_000_000, "{number}: {version}");
+        }
+        link.abort();
     }
 }

@@ -270,6 +270,12 @@ async fn the_rights_in_the_document_are_enough_and_none_too_many() {
         !redis.keys().await.iter().any(|key| key.contains("lock:"))
     })
     .await;
+    // By a new link, what was known is read again.
+    let _: redis::Value = redis.run(&["CLIENT", "KILL", "USER", "tidegate"]).await;
+    for node in &nodes {
+        node.says("the link to redis is lost").await;
+        until("the doubt is over", SOON, || async { reasons(node).await.is_empty() }).await;
+    }
     for node in &nodes {
         let lines = node.output();
         assert!(!lines.contains("refuses") && !lines.contains("NOPERM"), "{lines}");

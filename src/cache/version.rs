@@ -97,7 +97,9 @@ pub struct Slot {
     tenant: Tenant,
     known: ArcSwapOption<Known>,
     changes: AtomicU64,
-    unrecorded: AtomicBool,
+    /// How many bumps were made here without the store, and of how many of them the store knows.
+    debts: AtomicU64,
+    paid: AtomicU64,
     /// Whether it is in the list of those who owe; changed under that list's lock only.
     listed: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
@@ -206,7 +208,7 @@ impl Slot {
     }
 
     fn owes_or_is_gone(&self) -> bool {
-        self.detached.load(Ordering::Acquire) || self.unrecorded.load(Ordering::Acquire)
+        self.detached.load(Ordering::Acquire) || self.owes_bump()
     }
 
     /// The last version that was known here, believed or not; an unknown one counts as absent.
@@ -265,7 +267,7 @@ impl Slot {
         let alone = self.doubt.coherence() == Coherence::Alone;
         if !alone {
             let mut owing = self.owing.lock();
-            self.unrecorded.store(true, Ordering::Release);
+            self.debts.fetch_add(1, Ordering::AcqRel);
             if !self.listed.swap(true, Ordering::AcqRel) {
                 owing.push(self.clone());
             }
@@ -278,15 +280,25 @@ impl Slot {
 
     /// Whether a bump made here has not reached the store yet. Reading the version must bump it instead.
     pub fn owes_bump(&self) -> bool {
-        self.unrecorded.load(Ordering::Acquire)
+        self.debt() != self.paid.load(Ordering::Acquire)
+    }
+
+    /// The number of bumps that were made here without the store, paid or not.
+    pub fn debt(&self) -> u64 {
+        self.debts.load(Ordering::Acquire)
     }
 
     /// The store has moved the version to this one. It is known from now on, but not believed before it was read:
     /// others may be moving it at the same time.
     pub fn moved(&self, to: &Version) {
+        self.paid(to, self.debt());
+    }
+
+    /// The same by a call that was sent when this was the debt: what was bumped here since is owed still.
+    pub fn paid(&self, to: &Version, debt: u64) {
         let mut past = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
-        self.unrecorded.store(false, Ordering::Release);
+        self.paid.fetch_max(debt, Ordering::AcqRel);
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
         let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
@@ -375,7 +387,8 @@ impl Versions {
             tenant: tenant.clone(),
             known: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
-            unrecorded: AtomicBool::new(false),
+            debts: AtomicU64::new(0),
+            paid: AtomicU64::new(0),
             listed: AtomicBool::new(false),
             doubted_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
@@ -396,7 +409,10 @@ impl Versions {
 
     /// The slots that have to be read again.
     pub fn unread(&self) -> Vec<Arc<Slot>> {
-        self.slots.lock().values().filter(|slot| slot.is_unread()).cloned().collect()
+        // The table is held for as long as it takes to copy it.
+        let mut slots: Vec<_> = self.slots.lock().values().cloned().collect();
+        slots.retain(|slot| slot.is_unread());
+        slots
     }
 
     /// Strikes those off the list that no longer owe.
@@ -423,7 +439,7 @@ impl Versions {
         let slots = self.slots.lock();
         // First the debts: nobody may read in the new epoch without paying.
         for slot in slots.values() {
-            slot.unrecorded.store(true, Ordering::Release);
+            slot.debts.fetch_add(1, Ordering::AcqRel);
         }
         self.doubt.begin_epoch(now_ms);
     }

@@ -269,6 +269,16 @@ impl Cluster {
         all
     }
 
+    /// Sets a key, at the node that takes it.
+    pub async fn set(&self, key: &str, value: &str) {
+        for node in &self.nodes {
+            if try_run::<()>(&node.url(), &[b"SET", key.as_bytes(), value.as_bytes()]).await.is_ok() {
+                return;
+            }
+        }
+        panic!("no node takes {key}");
+    }
+
     /// The value of a key, from the node that has it.
     pub async fn find(&self, key: &str) -> Option<Vec<u8>> {
         for node in &self.nodes {

@@ -6,8 +6,8 @@ use crate::{
     clock::now_ms,
     telemetry::labels::{StoreCall, StoreError},
 };
-use redis::{cmd, Value};
-use std::time::Duration;
+use redis::{cmd, Cmd, Script, Value};
+use std::{sync::LazyLock, time::Duration};
 
 /// `max(current + 1, at)`, atomically; the key no longer expires. Where Redis can't count what stands there, and where
 /// that is no longer the value that was judged (`ARGV[2]`), nothing is written, and the value comes back in an array: what
@@ -55,10 +55,21 @@ impl Moved {
     }
 }
 
+static DIGEST: LazyLock<String> = LazyLock::new(|| Script::new(BUMP).get_hash().to_owned());
+
 /// The call of [`BUMP`] for the key of this name.
-pub(super) fn command(name: &str, at: u64, judged: Option<&[u8]>) -> redis::Cmd {
-    let mut bump = cmd("EVAL");
-    bump.arg(BUMP).arg(1).arg(name).arg(at);
+pub(super) fn command(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
+    call("EVAL", BUMP, name, at, judged)
+}
+
+/// The same, for a server that has got it by [`command`] on this connection.
+pub(super) fn by_digest(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
+    call("EVALSHA", &DIGEST, name, at, judged)
+}
+
+fn call(by: &str, script: &str, name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
+    let mut bump = cmd(by);
+    bump.arg(script).arg(1).arg(name).arg(at);
     if let Some(judged) = judged {
         bump.arg(judged);
     }
@@ -132,12 +143,13 @@ impl Redis {
         judged: Option<&[u8]>,
     ) -> Result<Moved, StoreError> {
         let bump = command(&self.names.version(slot.namespace(), slot.tenant()), at, judged);
+        let debt = slot.debt();
         let value = self
             .call_within(at_most, StoreCall::Bump, |mut c| async move { bump.query_async(&mut c).await })
             .await?;
         let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
         if let Moved::To(version) = &moved {
-            slot.moved(version);
+            slot.paid(version, debt);
         }
         Ok(moved)
     }

@@ -12,6 +12,7 @@ mod lease;
 mod limit;
 mod link;
 mod log;
+mod paying;
 mod troubles;
 
 pub use super::key::Place;
@@ -36,10 +37,9 @@ use crate::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use credentials::{Made, Renewed};
-use futures_util::future::try_join_all;
 use lease::Waiters;
 use link::{Beat, Commands, Link, Servers};
-use redis::{cmd, Cmd, PushInfo, RedisResult, Value};
+use redis::{cmd, PushInfo, RedisResult, Value};
 use std::{
     future::Future,
     sync::Arc,
@@ -50,8 +50,6 @@ use troubles::{words, Troubles};
 
 /// How long a call may take that no request waits for.
 const UNHURRIED: Duration = Duration::from_millis(500);
-/// Versions that are read at once.
-const VERSIONS_AT_ONCE: usize = 256;
 /// Pause before the link is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
 /// Pause between two looks for bumps and purges that the store has missed.
@@ -134,6 +132,7 @@ impl Redis {
     pub async fn keep_linked(self: Arc<Self>, mut target: config::Redis) {
         let place = self.troubles.place();
         let (mut servers, mut linked) = (Servers::new(target.clone()), None);
+        self.authenticate(&target);
         loop {
             if let Some(other) = self.other_than(&target) {
                 (servers, target) = (Servers::new(other.clone()), other);
@@ -186,6 +185,7 @@ impl Redis {
             () = link.given_up.notified() => Err((redis::ErrorKind::Io, "a connection ended").into()),
             renewed = self.renewed(target) => Ok(renewed),
             never = self.keep_paying() => match never {},
+            never = self.keep_rereading() => match never {},
             never = self.keep_reading() => match never {},
             never = self.keep_fencing(&link) => match never {},
         };
@@ -223,23 +223,6 @@ impl Redis {
         }
     }
 
-    /// Makes up for bumps and purges that the store has missed, and for bumps that it took and lost since, whether or not
-    /// anyone asks for them on this node: the other nodes wait for them. Reads again what was known, so that the doubt ends.
-    async fn keep_paying(&self) -> std::convert::Infallible {
-        loop {
-            for slot in self.versions.owing() {
-                // One that fails stays on the list.
-                if slot.owes_bump() && self.bump_within(self.unhurried(), &slot, now_ms()).await.is_err() {
-                    break;
-                }
-            }
-            self.versions.settle();
-            self.pay_purges().await;
-            self.read_again().await;
-            tokio::time::sleep(PAY_AGAIN).await;
-        }
-    }
-
     /// Puts a fence behind the reads of versions.
     async fn keep_fencing(&self, link: &Link) -> std::convert::Infallible {
         loop {
@@ -250,20 +233,6 @@ impl Redis {
                 self.versions.fences().pass(fence);
             }
         }
-    }
-
-    /// Reads the versions that are known from before, in an epoch that has just begun or while requests don't wait for it.
-    async fn read_again(&self) {
-        let epoch = self.doubt.epoch();
-        if self.doubt.since_ms(now_ms()).is_none() {
-            return;
-        }
-        for slots in self.versions.unread().chunks(VERSIONS_AT_ONCE) {
-            if self.read_versions(slots).await.is_err() {
-                return;
-            }
-        }
-        self.doubt.settle(epoch);
     }
 
     fn invalidated(&self, push: PushInfo) {
@@ -392,27 +361,6 @@ impl Redis {
         .await
     }
 
-    /// Reads the versions of these slots, behind requests.
-    async fn read_versions(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
-        let before: Vec<_> = slots.iter().map(|slot| (slot.ticket(now_ms()), slot.last_known())).collect();
-        let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant()));
-        let reads: Vec<Cmd> = names
-            .map(|name| {
-                let mut get = cmd("GET");
-                get.arg(name);
-                get
-            })
-            .collect();
-        let values = self.call_behind(StoreCall::ReadVersion, |commands| all(commands, reads)).await?;
-        for ((slot, (ticket, known)), value) in slots.iter().zip(before).zip(values) {
-            // What it owes is paid by another.
-            if !slot.owes_bump() {
-                self.believe_or_move(self.unhurried(), slot, ticket, &known, value).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// What stands under a name.
     ///
     /// # Errors
@@ -508,20 +456,4 @@ impl Redis {
 /// Returns whether a call is tried however long others have taken: an order, or what other nodes wait for.
 fn orders(what: StoreCall) -> bool {
     matches!(what, StoreCall::Event | StoreCall::Release)
-}
-
-/// Reads several keys at once: in one pipeline, or where they lie on several servers beside one another.
-async fn all(mut commands: Commands, reads: Vec<Cmd>) -> RedisResult<Vec<Option<Vec<u8>>>> {
-    if commands.can_pipeline() {
-        let mut pipeline = redis::pipe();
-        for read in reads {
-            pipeline.add_command(read);
-        }
-        return pipeline.query_async(&mut commands).await;
-    }
-    let reads = reads.into_iter().map(|read| {
-        let mut commands = commands.clone();
-        async move { read.query_async(&mut commands).await }
-    });
-    try_join_all(reads).await
 }
