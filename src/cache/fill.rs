@@ -273,7 +273,7 @@ impl Cache {
         let left = lease.map(|_| hands.left());
         let asked = Instant::now();
         let (outcome, to_store) = {
-            let beside = lease.and_then(|lease| self.beside(lease));
+            let beside = lease.and_then(|lease| self.beside(lease, job.longest_wait()));
             let mut working =
                 pin!(self.fetch_and_carry(&mut hands, &mut job, &mut fetcher, deadline, beside));
             match left {

@@ -20,12 +20,11 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Where the answer to a request stands that varies by these fields.
 fn place_of(redis: &Redis, key: &Key, names: &[HeaderName], headers: &HeaderMap) -> Place {
@@ -50,15 +49,42 @@ pub(super) struct Lease {
     token: Option<String>,
 }
 
-/// The answer of another node's fill, beside which this one asks the origin.
-pub(super) type Beside = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+/// The answer of another node's fill, which this one may find in the store before the origin has answered it.
+pub(super) struct Beside {
+    redis: Arc<Redis>,
+    place: Place,
+    /// When it is looked for first.
+    at: Instant,
+    /// The longest pause between two looks.
+    pause: Duration,
+    /// The hash of what was found last: that was of no use.
+    seen: Option<u64>,
+}
 
-/// The answer of another node's fill, once; never where there is none.
+impl Beside {
+    /// The next value that stands in its place, never the same twice in a row.
+    async fn next(&mut self) -> Bytes {
+        tokio::time::sleep_until(self.at.into()).await;
+        loop {
+            let wait = self.redis.wait(&self.place);
+            if let Ok(Some(found)) = self.redis.get(self.place.body.clone()).await {
+                let hash = Some(xxh3_64(&found));
+                if self.seen != hash {
+                    self.seen = hash;
+                    return found;
+                }
+            }
+            wait.until_ended(self.pause).await;
+        }
+    }
+}
+
+/// The next answer of another node's fill; never where there is none.
 pub(super) async fn next_of(beside: &mut Option<Beside>) -> Bytes {
-    let Some(waiting) = beside else { return std::future::pending().await };
-    let found = waiting.await;
-    *beside = None;
-    found
+    match beside {
+        Some(beside) => beside.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Prolongs a lease for as long as it is polled, where there is one.
@@ -142,19 +168,16 @@ impl Cache {
         }
     }
 
-    /// Where this fill asks the origin beside another node's: what that brings, as soon as it is in the store.
-    pub(super) fn beside(&self, lease: &Lease) -> Option<Beside> {
-        let redis = self.redis.clone().filter(|_| lease.token.is_none())?;
-        let place = lease.place.clone();
-        Some(Box::pin(async move {
-            loop {
-                let wait = redis.wait(&place);
-                if let Ok(Some(found)) = redis.get(place.body.clone()).await {
-                    return found;
-                }
-                wait.until_ended(Duration::MAX).await;
+    /// What another node's fill brings, beside which this one asks the origin: as soon as it is in the store where the other
+    /// one was there first, else once this one takes so long that others no longer wait for it.
+    pub(super) fn beside(&self, lease: &Lease, longest_wait: Duration) -> Option<Beside> {
+        let (redis, place, now) = (self.redis.clone()?, lease.place.clone(), Instant::now());
+        Some(match &lease.token {
+            None => Beside { redis, place, at: now, pause: Duration::MAX, seen: None },
+            Some(_) => {
+                Beside { redis, place, at: now.checked_add(longest_wait)?, pause: longest_wait, seen: None }
             }
-        }))
+        })
     }
 
     /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
