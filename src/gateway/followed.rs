@@ -88,9 +88,11 @@ impl Gateway {
         wish: Wish<'_>,
     ) -> Result<Next> {
         let interim = Arc::new(Interim::default());
-        let request = websocket::with_moved_token(session.req_header(), ctx);
-        let (asking, fetcher) = self.ask(&request, ctx, wish, Some(interim.clone()));
-        drop(request);
+        // In a block: what is alive at an await takes room in the future, dropped or not.
+        let (asking, fetcher) = {
+            let request = websocket::with_moved_token(session.req_header(), ctx);
+            self.ask(&request, ctx, wish, Some(interim.clone()))
+        };
         let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
         let (answer, forward) = loop {
             let next = async {

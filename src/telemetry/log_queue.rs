@@ -384,7 +384,8 @@ impl<W: Write> Sink<W> {
     }
 }
 
-/// The lines of several buffers, in the order of the times that they begin with. Those of one buffer keep their order.
+/// The lines of several buffers, in the order of the times that they begin with. Those of one buffer keep their order, and
+/// one without a time goes on with the line before it.
 fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
     let time_of = |lines: &[u8]| -> [u8; 27] {
         let stamp = form.stamp_of(lines);
@@ -398,8 +399,7 @@ fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
         let mut end = 0;
         // All that come before the first line of any other buffer go at once.
         loop {
-            let lines = &rests[which][end..];
-            end += memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+            end += message(&rests[which][end..], form);
             let lines = &rests[which][end..];
             if lines.is_empty() || other.is_some_and(|other| time_of(lines) > other) {
                 break;
@@ -412,6 +412,20 @@ fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
             next.push(Reverse((time_of(rest), which)));
         }
     }
+}
+
+/// The length of the first message: its line, and those behind it that have no time. Text may hold line feeds.
+fn message(lines: &[u8], form: Form) -> usize {
+    let line = |lines: &[u8]| memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+    let is_dated = |lines: &[u8]| {
+        let stamp = form.stamp_of(lines).unwrap_or_default();
+        matches!(stamp, [b'0'..=b'9', .., b'Z'])
+    };
+    let mut end = line(lines);
+    while end < lines.len() && !is_dated(&lines[end..]) {
+        end += line(&lines[end..]);
+    }
+    end
 }
 
 #[cfg(test)]

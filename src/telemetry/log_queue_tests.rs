@@ -253,6 +253,17 @@ fn instants_have_their_time_of_day() {
     assert!(span(zero).began > 1_700_000_000_000_000_000);
 }
 
+#[test]
+fn a_message_of_several_lines_stays_together() {
+    let at = |micros: u8, text: &str| format!("1994-11-06T08:49:37.00000{micros}Z {text}\n");
+    let (one, four) = (at(1, "one\n  because\n\nof two"), at(4, "four"));
+    let (two, three) = (at(2, "two"), at(3, "three\nand more"));
+    let mut merged = Vec::new();
+    let buffers = [format!("{one}{four}"), format!("no time\n{two}{three}")].map(String::into_bytes);
+    merge(&buffers, Form::Text, &mut merged);
+    assert_eq!(String::from_utf8(merged).unwrap(), format!("no time\n{one}{two}{three}{four}"));
+}
+
 proptest! {
     #[test]
     fn merged_lines_are_in_order_and_none_is_lost(
