@@ -454,21 +454,57 @@ async fn a_new_node_serves_the_previous_generation_of_a_dead_origin() {
     all_serve(&[new], value, 2 * SOON).await;
 }
 
+/// By the rights of each row: changes of an application within `poll`, those of a node at once, where it may tell.
 #[tokio::test]
-async fn where_tracking_is_refused_each_request_reads_the_version() {
+async fn where_tracking_is_refused_versions_are_read_after_a_while() {
     let (data, redis) = (Data::start().await, Redis::start().await);
-    let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
-    let _: () = redis.run(&rights).await;
-    let url = format!("redis://hosted:word@{}", redis.address());
-    let config = data.gateway().redis(&url);
-    let nodes = [config.start().await, config.start().await];
-    all_serve(&nodes, 1, SOON).await;
-    assert!(nodes[0].get_as("acme", PATH).await.ok().is_hit());
-    assert!(nodes[0].metrics().await.value("tidegate_store_tracking", &[]).abs() < f64::EPSILON);
-    let value = data.change();
-    let _: () = redis.run(&["SET", VERSION, "7"]).await;
-    for node in &nodes {
-        assert_eq!(served(node).await, value, "no push is needed, and no time");
+    for (rights, poll, tells) in [
+        ("-client|tracking", "0s", "with each request"),
+        ("-client|tracking", "300ms", "within 300ms, one that a node makes at once"),
+        ("-client|tracking", "60s", "within 60s, one that a node makes at once"),
+        ("-client|tracking -subscribe", "300ms", "SUBSCRIBE is refused as well"),
+    ] {
+        let all = format!("ACL SETUSER hosted on >word resetkeys ~* resetchannels &* +@all {rights}");
+        let _: () = redis.run(&all.split(' ').collect::<Vec<_>>()).await;
+        let url = format!("redis://hosted:word@{}", redis.address());
+        let config = data.gateway().redis(&url).store(&format!("poll = {poll:?}"));
+        let nodes = [config.start().await, config.start().await];
+        all_serve(&nodes, data.value.load(Ordering::SeqCst), SOON).await;
+        assert!(nodes[0].get_as("acme", PATH).await.ok().is_hit());
+        assert!(nodes[0].metrics().await.value("tidegate_store_tracking", &[]).abs() < f64::EPSILON);
+        for node in &nodes {
+            assert!(node.output().contains(tells), "{}", node.output());
+            let ready = send(node.client().get(node.admin_url("/readyz"))).await.ok();
+            assert!(ready.text().contains("the store reports no changes: redis at "), "{}", ready.text());
+            assert!(ready.text().contains(tells), "{}", ready.text());
+        }
+        let reads = async || {
+            let metrics = nodes[0].metrics().await;
+            metrics.value("tidegate_store_calls_total", &[("call", "read_version")])
+        };
+        let before = reads().await;
+        for _ in 0..20 {
+            served(&nodes[0]).await;
+        }
+        let read = reads().await - before;
+        match poll {
+            "0s" => assert!(read >= 20.0, "{read}"),
+            "60s" => assert!(read <= 1.0, "{read}"),
+            _ => {}
+        }
+        if poll != "60s" {
+            let value = data.change();
+            let _: () = redis.run(&["SET", VERSION, &(now_ms() + 1_000).to_string()]).await;
+            for node in &nodes {
+                match poll {
+                    "0s" => assert_eq!(served(node).await, value, "no push is needed, and no time"),
+                    _ => until("it is seen", SOON, || async { served(node).await >= value }).await,
+                }
+            }
+        }
+        let value = data.change();
+        nodes[0].bump("acme").await;
+        all_serve(&nodes, value, SOON).await;
     }
 }
 

@@ -293,13 +293,36 @@ async fn where_tracking_is_refused_each_look_reads_the_log() {
     let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
     let _: () = redis.run(&rights).await;
     let url = format!("redis://hosted:word@{}", redis.address());
-    let node = Node::start(&GatewayBuilder::new("http://127.0.0.1:9").redis(&url)).await;
+    let node =
+        Node::start(&GatewayBuilder::new("http://127.0.0.1:9").redis(&url).store("poll = \"0s\"")).await;
     assert!(is_behind(&node.cache));
     for _ in 0..20 {
         let (purged, kept) = (node.answer("/x", &["a"]), node.answer("/y", &[]));
         let _: String = redis.run(&["XADD", LOG, "*", "k", "tag", "v", "a"]).await;
         assert_eq!(node.verdict(&purged).await, Verdict::Hard, "no report is needed, and no time");
         assert_eq!(node.verdict(&kept).await, Verdict::Current);
+    }
+}
+
+/// The purges of other nodes are told; those of an application are found by reading.
+#[tokio::test]
+async fn where_tracking_is_refused_the_log_is_read_after_a_while() {
+    let redis = Redis::start().await;
+    let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
+    let _: () = redis.run(&rights).await;
+    let url = format!("redis://hosted:word@{}", redis.address());
+    for (poll, by_application) in [("60s", false), ("200ms", false), ("200ms", true)] {
+        let builder =
+            GatewayBuilder::new("http://127.0.0.1:9").redis(&url).store(&format!("poll = {poll:?}"));
+        let nodes = [Node::start(&builder).await, Node::start(&builder).await];
+        let answer = nodes[1].answer("/x", &["a"]);
+        nodes[1].finds(&answer, Verdict::Current).await;
+        assert!(!is_behind(&nodes[1].cache), "it was read a moment ago");
+        match by_application {
+            true => drop(redis.run::<String>(&["XADD", LOG, "*", "k", "tag", "v", "a"]).await),
+            false => drop(nodes[0].cache.purge(vec![tag("a")]).await.unwrap()),
+        }
+        nodes[1].finds(&answer, Verdict::Hard).await;
     }
 }
 

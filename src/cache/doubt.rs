@@ -28,7 +28,7 @@ pub enum Coherence {
     Alone = 0,
     /// The store reports changes.
     Tracked = 1,
-    /// The store doesn't report changes: each request reads.
+    /// The store doesn't report changes: what was read is believed for a while.
     Untracked = 2,
     /// The store is away.
     Away = 3,
@@ -55,6 +55,8 @@ pub struct Doubt {
     has_log: AtomicBool,
     /// How long an answer is served in doubt.
     outage_ttl_ms: u64,
+    /// How long what was read is believed where nothing is reported.
+    poll_ms: u64,
     /// Held while an epoch begins, or what was read in one is settled.
     changing: Mutex<()>,
 }
@@ -71,6 +73,12 @@ impl Doubt {
         Self::new(Coherence::Away, now_ms, outage_ttl.map_or(NEVER, millis))
     }
 
+    /// The same, of which what was read is believed for so long where the store reports no changes.
+    #[must_use]
+    pub fn polling(self, poll: Duration) -> Self {
+        Self { poll_ms: millis(poll), ..self }
+    }
+
     fn new(coherence: Coherence, sure_until_ms: u64, outage_ttl_ms: u64) -> Self {
         Self {
             coherence: AtomicU8::new(coherence as u8),
@@ -83,6 +91,7 @@ impl Doubt {
             log_read_in: AtomicU64::new(0),
             has_log: AtomicBool::new(false),
             outage_ttl_ms,
+            poll_ms: 0,
             changing: Mutex::new(()),
         }
     }
@@ -108,6 +117,11 @@ impl Doubt {
     #[inline]
     pub fn is_heard(&self, now_ms: u64) -> bool {
         now_ms < self.sure_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether what was read at `read_ms` is believed where the store reports no changes.
+    pub fn is_polled(&self, read_ms: u64, now_ms: u64) -> bool {
+        now_ms < read_ms.saturating_add(self.poll_ms)
     }
 
     /// Returns whether a request may wait for the store: its calls are answered within the deadline.

@@ -335,6 +335,11 @@ impl Names {
         ["ver:", "lock:", "purge:"].map(|family| format!("{}{family}", self.prefix))
     }
 
+    /// The channel on which nodes tell each other which keys they have changed, where the store reports no changes.
+    pub fn channel(&self) -> String {
+        format!("{}changes", self.prefix)
+    }
+
     /// What a reported key is.
     pub fn recognise<'k>(&self, key: &'k str) -> Reported<'k> {
         let Some(rest) = key.strip_prefix(&*self.prefix) else { return Reported::Foreign };

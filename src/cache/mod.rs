@@ -308,7 +308,7 @@ impl Cache {
         /// Answers that wait for theirs or have them made.
         const WAITING: usize = 256;
         let doubt = Arc::new(match store.redis {
-            Some(_) => Doubt::of_store(store.outage_ttl, now_ms()),
+            Some(_) => Doubt::of_store(store.outage_ttl, now_ms()).polling(store.poll),
             None => Doubt::none(),
         });
         let versions = Arc::new(Versions::new(doubt.clone()));

@@ -135,18 +135,27 @@ impl Slot {
         match self.doubt.coherence() {
             Coherence::Alone => return Standing::Current(self.assumed()),
             Coherence::Away => return Standing::Assumed(self.assumed()),
-            Coherence::Tracked if self.doubt.is_heard(now_ms) && !self.owes_or_is_gone() => {
+            coherence if !self.owes_or_is_gone() => {
                 if let Some(known) = &*self.known.load() {
-                    if known.epoch == ticket.epoch {
+                    if known.epoch == ticket.epoch && self.is_believed(coherence, known, now_ms) {
                         return Standing::Current(known.version.clone());
                     }
                 }
             }
-            Coherence::Tracked | Coherence::Untracked => {}
+            _ => {}
         }
         match self.doubt.is_answering() {
             true => Standing::Ask(ticket),
             false => Standing::Assumed(self.assumed()),
+        }
+    }
+
+    /// Returns whether what was read in this epoch is believed still.
+    fn is_believed(&self, coherence: Coherence, known: &Known, now_ms: u64) -> bool {
+        match coherence {
+            Coherence::Tracked => self.doubt.is_heard(now_ms),
+            Coherence::Untracked => self.doubt.is_polled(known.read_ms, now_ms),
+            Coherence::Alone | Coherence::Away => false,
         }
     }
 
@@ -188,6 +197,13 @@ impl Slot {
         is_provisional: bool,
         now_ms: u64,
     ) -> Option<bool> {
+        if coherence == Coherence::Untracked && !self.owes_or_is_gone() {
+            if let Some(known) = &*self.known.load() {
+                if known.epoch == self.doubt.epoch() && self.is_believed(coherence, known, now_ms) {
+                    return Some(known.version == *version);
+                }
+            }
+        }
         let may_ask =
             matches!(coherence, Coherence::Tracked | Coherence::Untracked) && self.doubt.is_answering();
         if may_ask || self.detached.load(Ordering::Acquire) {

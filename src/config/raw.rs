@@ -83,7 +83,7 @@ tables! {
 
     Store "`[store]`" {
         redis: OneOrManyUrls, user: Source, password: Source, prefix: Prefix, memory: Size, deadline: Duration,
-        lease: Duration, outage_ttl: OutageTtl
+        lease: Duration, outage_ttl: OutageTtl, poll: Duration
     }
 
     Jwt "`[jwt]`" {

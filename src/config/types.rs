@@ -173,6 +173,8 @@ pub struct Store {
     /// `outage_ttl`: how long answers are served while nobody knows whether they are current (5 s); `None`: as long as
     /// they are fresh.
     pub outage_ttl: Option<Duration>,
+    /// `poll`: how long a version and the purge log are believed where Redis reports no changes (1 s).
+    pub poll: Duration,
     /// The largest `max_size` of all routes.
     pub largest: u64,
 }

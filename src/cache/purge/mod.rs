@@ -325,7 +325,10 @@ impl Purges {
         let is_read = match self.doubt.coherence() {
             Coherence::Alone => return Knowledge::Complete,
             Coherence::Tracked => self.doubt.is_heard(now_ms) && self.has_heeded(self.reports()),
-            Coherence::Untracked => false,
+            Coherence::Untracked => {
+                self.doubt.is_polled(self.read_ms.load(Ordering::Relaxed), now_ms)
+                    && self.has_heeded(self.reports())
+            }
             Coherence::Away => return self.doubtful(),
         };
         match is_read {

@@ -51,9 +51,10 @@ impl Redis {
         let on_push: OnPush = Arc::new(move |push: PushInfo| match weak.upgrade() {
             _ if push.kind == PushKind::Disconnection => signal.notify_one(),
             Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
+            Some(store) if push.kind == PushKind::Message => store.told(&push),
             _ => {}
         });
-        let link = servers.connect(&self.names.tracked(), on_push, given_up).await?;
+        let link = servers.connect((&self.names.tracked(), &self.names.channel()), on_push, given_up).await?;
         Ok(Made { link, began_ms })
     }
 

@@ -13,6 +13,7 @@ mod limit;
 mod link;
 mod log;
 mod paying;
+mod poll;
 mod troubles;
 
 pub use super::key::Place;
@@ -70,6 +71,7 @@ pub struct Redis {
     metrics: Arc<Metrics>,
     deadline: Duration,
     lease: Duration,
+    poll: Duration,
     link: ArcSwapOption<Link>,
     waiters: Waiters,
     /// Held while the log of purges is read.
@@ -108,6 +110,7 @@ impl Redis {
             metrics,
             deadline: store.deadline,
             lease: store.lease,
+            poll: store.poll,
             link: ArcSwapOption::empty(),
             waiters: Waiters::default(),
             log_reading: Mutex::default(),
@@ -175,6 +178,7 @@ impl Redis {
         let link = Arc::new(link);
         self.troubles.linked();
         tracing::info!(redis = self.troubles.place(), tracked = link.tracked, "linked to redis");
+        self.tell_bound(&link);
         self.link.store(Some(link.clone()));
         self.purges.grown();
         self.doubt.link(link.tracked, began_ms);

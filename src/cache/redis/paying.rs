@@ -144,7 +144,10 @@ impl Redis {
         let values = self.call_behind(StoreCall::Bump, |commands| at_once(commands, each)).await?;
         for (due, value) in due.into_iter().zip(values) {
             match (Moved::of(value), due.lost) {
-                (Some(Moved::To(version)), _) => due.slot.paid(&version, due.debt),
+                (Some(Moved::To(version)), _) => {
+                    due.slot.paid(&version, due.debt);
+                    self.tell([self.names.version(due.slot.namespace(), due.slot.tenant())]).await;
+                }
                 (Some(Moved::Not(value)), Some(lost)) => {
                     let value = Some(value).filter(|value| !value.is_empty());
                     let Lost { ticket, known, .. } = &lost;

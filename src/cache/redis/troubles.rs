@@ -20,6 +20,7 @@ pub(super) struct Troubles {
 struct State {
     away: Option<String>,
     not_authenticated: Option<String>,
+    unreported: Option<String>,
     refused: Vec<(StoreCall, String)>,
 }
 
@@ -57,6 +58,11 @@ impl Troubles {
         self.any.store(0, Ordering::Relaxed);
     }
 
+    /// The link reports no changes; with what that means.
+    pub(super) fn unreported(&self, told: String) {
+        self.state.lock().unreported = Some(told);
+    }
+
     /// A call was refused.
     pub(super) fn refused(&self, call: StoreCall, error: &RedisError) {
         let said = words(error);
@@ -91,7 +97,10 @@ impl Troubles {
         let not_authenticated = state.not_authenticated.iter();
         let not_authenticated = not_authenticated
             .map(|said| format!("the store refuses the new credentials: redis at {place}: {said}"));
-        let mut list: Vec<String> = away.chain(not_authenticated).chain(refused).collect();
+        let unreported = state.unreported.iter();
+        let unreported =
+            unreported.map(|told| format!("the store reports no changes: redis at {place}: {told}"));
+        let mut list: Vec<String> = away.chain(not_authenticated).chain(unreported).chain(refused).collect();
         list.sort();
         list.dedup();
         list

@@ -29,6 +29,7 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
         Some(OutageTtl::Unlimited) => Some(None),
         None => None,
     };
+    let poll = raw.poll.or(Duration::from_secs(1));
     Some(Store {
         redis: redis?,
         prefix: prefix?.0,
@@ -36,6 +37,7 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
         deadline: deadline?,
         lease: lease?,
         outage_ttl: outage_ttl?,
+        poll: poll?,
         // Known when the routes are.
         largest: 0,
     })

@@ -1,13 +1,18 @@
 //! The masters of a cluster: one connection for commands, which finds the shard of a key, and a report connection to each.
 
-use super::{client, report_on, Commands, Link, OnPush, CONNECT};
+use super::{client, listen_on, report_on, Commands, Link, OnPush, CONNECT};
 use redis::{
     cluster::ClusterClient, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisResult, Value,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
 /// A link to every master of a cluster.
-pub(super) async fn connect(seeds: &[String], prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
+pub(super) async fn connect(
+    seeds: &[String],
+    prefixes: &[String],
+    channel: &str,
+    on_push: &OnPush,
+) -> RedisResult<Link> {
     let connection = ClusterClient::builder(seeds.iter().map(String::as_str))
         .connection_timeout(CONNECT)
         .use_protocol(ProtocolVersion::RESP3)
@@ -22,14 +27,20 @@ pub(super) async fn connect(seeds: &[String], prefixes: &[String], on_push: &OnP
         None => RedisConnectionInfo::default(),
     };
     let scheme = seeds.first().and_then(|s| s.split("://").next()).unwrap_or("redis");
+    let at = |master: &String| client(format!("{scheme}://{master}").as_str(), Some(settings.clone()));
     let mut reports = Vec::with_capacity(masters.len());
     for master in &masters {
-        let client = client(format!("{scheme}://{master}").as_str(), Some(settings.clone()))?;
+        let client = at(master)?;
         reports.extend(report_on(&client, prefixes, on_push).await?);
     }
     // One master that doesn't report is one too many.
     let tracked = reports.len() == masters.len();
-    Ok(Link { commands, tracked, given_up: Arc::default(), reports, masters, named_by: None })
+    // What is published on one server reaches them all.
+    let channel = match masters.first() {
+        Some(master) if !tracked => listen_on(&at(master)?, channel, on_push).await?,
+        _ => None,
+    };
+    Ok(Link { commands, tracked, given_up: Arc::default(), reports, channel, masters, named_by: None })
 }
 
 /// `host:port` of every master of a cluster.

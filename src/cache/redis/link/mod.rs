@@ -107,6 +107,8 @@ pub(super) struct Link {
     /// Told when the link is of no more use.
     pub(super) given_up: Arc<Notify>,
     reports: Vec<MultiplexedConnection>,
+    /// On which other nodes tell what they have changed, where changes are not reported.
+    pub(super) channel: Option<MultiplexedConnection>,
     masters: BTreeSet<String>,
     /// Those who named the server, and what they named.
     named_by: Option<(Arc<Sentinels>, Naming)>,
@@ -149,22 +151,22 @@ impl Servers {
     /// If a server can't be reached or refuses us. Refused tracking is no error.
     pub(super) async fn connect(
         &self,
-        prefixes: &[String],
+        (prefixes, channel): (&[String], &str),
         on_push: OnPush,
         given_up: Arc<Notify>,
     ) -> RedisResult<Link> {
         let link = match self {
-            Self::One(url) => one(client(url.as_str(), None)?, prefixes, &on_push).await,
+            Self::One(url) => one(client(url.as_str(), None)?, prefixes, channel, &on_push).await,
             Self::Sentinels(sentinels, settings) => {
                 let named = sentinels.master().await?;
                 let client = client(named.master.clone(), Some(settings.clone()))?;
                 let link = tokio::select! {
-                    link = one(client, prefixes, &on_push) => link?,
+                    link = one(client, prefixes, channel, &on_push) => link?,
                     error = sentinels.left(&named) => return Err(error),
                 };
                 Ok(Link { named_by: Some((sentinels.clone(), named)), ..link })
             }
-            Self::Cluster(seeds) => cluster::connect(seeds, prefixes, &on_push).await,
+            Self::Cluster(seeds) => cluster::connect(seeds, prefixes, channel, &on_push).await,
         }?;
         // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
         link.beat(1, &|_| ()).await?;
@@ -172,7 +174,7 @@ impl Servers {
     }
 }
 
-async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResult<Link> {
+async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPush) -> RedisResult<Link> {
     let plain = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     let report = report_on(&client, prefixes, on_push).await?;
     let commands = match client.get_multiplexed_async_connection_with_config(&plain).await {
@@ -185,11 +187,16 @@ async fn one(client: Client, prefixes: &[String], on_push: &OnPush) -> RedisResu
         other => other?,
     };
     let reports: Vec<_> = report.into_iter().collect();
+    let channel = match reports.is_empty() {
+        true => listen_on(&client, channel, on_push).await?,
+        false => None,
+    };
     Ok(Link {
         commands: Commands::One(commands),
         tracked: !reports.is_empty(),
         given_up: Arc::default(),
         reports,
+        channel,
         masters: BTreeSet::new(),
         named_by: None,
     })
@@ -207,18 +214,7 @@ async fn report_on(
     prefixes: &[String],
     on_push: &OnPush,
 ) -> RedisResult<Option<MultiplexedConnection>> {
-    let on_push = on_push.clone();
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT))
-        .set_response_timeout(Some(PULSE))
-        .set_push_sender(move |push| {
-            on_push(push);
-            Ok::<(), std::convert::Infallible>(())
-        });
-    let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
-        Err(error) if refuses_resp3(&error) => return Ok(None),
-        other => other?,
-    };
+    let Some(mut connection) = pushing(client, on_push).await? else { return Ok(None) };
     let mut tracking = redis::cmd("CLIENT");
     tracking.arg("TRACKING").arg("ON").arg("BCAST");
     for prefix in prefixes {
@@ -227,10 +223,43 @@ async fn report_on(
     match tracking.exec_async(&mut connection).await {
         Ok(()) => Ok(Some(connection)),
         Err(error) if is_refusal(&error) => {
-            tracing::warn!(%error, "redis refuses CLIENT TRACKING: versions and purges are read with each request");
+            tracing::warn!(%error, "redis refuses CLIENT TRACKING");
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// A connection on which other nodes tell what they have changed, or none where the server refuses that as well.
+async fn listen_on(
+    client: &Client,
+    channel: &str,
+    on_push: &OnPush,
+) -> RedisResult<Option<MultiplexedConnection>> {
+    let Some(mut connection) = pushing(client, on_push).await? else { return Ok(None) };
+    match connection.subscribe(channel).await {
+        Ok(()) => Ok(Some(connection)),
+        Err(error) if is_refusal(&error) => {
+            tracing::warn!(%error, channel, "redis refuses SUBSCRIBE");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A connection that hands on what the server pushes, or none where it can't.
+async fn pushing(client: &Client, on_push: &OnPush) -> RedisResult<Option<MultiplexedConnection>> {
+    let on_push = on_push.clone();
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(PULSE))
+        .set_push_sender(move |push| {
+            on_push(push);
+            Ok::<(), std::convert::Infallible>(())
+        });
+    match client.get_multiplexed_async_connection_with_config(&config).await {
+        Err(error) if refuses_resp3(&error) => Ok(None),
+        other => other.map(Some),
     }
 }
 
