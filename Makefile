@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow fuzz chaos build tools test-tools \
-	advisories
+.PHONY: help run test ci conformance instructions bench bench-scaling bench-memory bench-pure slow fuzz chaos model build tools \
+	test-tools advisories
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -85,6 +85,10 @@ chaos: build ## whole nodes under faults by a seed; prints how old answers were 
 	@$(ENSURE) redis-server
 	TIDEGATE_BIN=$(TARGET)/release/tidegate CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		$(CARGO) test --locked --quiet --test chaos -- --ignored --nocapture long
+
+DEPTH ?= 6
+model: tools ## all orders of events between two nodes and a store up to a depth, and many long ones (DEPTH=7)
+	MODEL_DEPTH=$(DEPTH) MODEL_WALKS=2000000 $(CARGO) test --locked --release --quiet --test model -- --nocapture
 
 fuzz: tools ## bytes at random against the readers of heads and chunks (3 minutes; SECONDS=600 for each of three)
 	@$(ENSURE) cargo-fuzz
