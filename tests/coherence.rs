@@ -508,6 +508,23 @@ async fn where_tracking_is_refused_versions_are_read_after_a_while() {
     }
 }
 
+#[tokio::test]
+async fn where_a_cluster_refuses_tracking_nodes_tell_each_other() {
+    let (data, cluster) = (Data::start().await, Cluster::start().await);
+    let rights = ["ACL", "SETUSER", "default", "-client|tracking"];
+    for node in &cluster.nodes {
+        let _: () = node.run(&rights).await;
+    }
+    let config = data.gateway().cluster(&cluster.urls()).store("poll = \"60s\"");
+    let nodes = [config.start().await, config.start().await];
+    for round in 0..4 {
+        all_serve(&nodes, data.value.load(Ordering::SeqCst), SOON).await;
+        let value = data.change();
+        nodes[round % 2].bump("acme").await;
+        all_serve(&nodes, value, COHERENT).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_of_the_sentinels_master_is_followed() {
     let (data, mut sentinel) = (Data::start().await, Sentinel::start().await);

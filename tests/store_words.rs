@@ -292,6 +292,30 @@ async fn the_rights_in_the_document_are_enough_and_none_too_many() {
     assert!(unused.is_empty(), "never called: {unused:?}; called: {called:?}");
 }
 
+/// Without the right to have changes reported, and with those that the document adds then.
+#[tokio::test]
+async fn the_rights_for_a_channel_are_enough() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let mut rights = documented();
+    rights.retain(|right| right != "+client|tracking");
+    let document = include_str!("../docs/redis.md");
+    let further = document.lines().find(|line| line.trim_start().starts_with("&dash:changes ")).unwrap();
+    rights.extend(further.split_whitespace().map(str::to_owned));
+    let _: () = redis.run(&rights.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let url = format!("redis://tidegate:{PASSWORD}@{}", redis.address());
+    let builder = Gateway::with(&origin).redis(&url).store("poll = \"60s\"").route(PATH, KPI);
+    let builder = builder.event("order_created", &["kpi"]);
+    let nodes = [builder.start().await, builder.start().await];
+    let old = nodes[1].get_as("acme", PATH).await.ok().seq();
+    nodes[0].bump("acme").await;
+    until("the bump is seen", SOON, || async { nodes[1].get_as("acme", PATH).await.ok().seq() > old }).await;
+    let denied: Vec<std::collections::HashMap<String, redis::Value>> = redis.run(&["ACL", "LOG"]).await;
+    let what = |entry: &std::collections::HashMap<String, redis::Value>| {
+        redis::from_redis_value::<String>(entry["object"].clone()).unwrap()
+    };
+    assert!(denied.iter().all(|entry| what(entry) == "client|tracking"), "{denied:?}");
+}
+
 /// The same in a cluster, with what the document adds for it.
 #[tokio::test]
 async fn the_rights_for_a_cluster_are_enough() {
