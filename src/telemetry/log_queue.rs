@@ -387,10 +387,7 @@ impl<W: Write> Sink<W> {
 /// The lines of several buffers, in the order of the times that they begin with. Those of one buffer keep their order, and
 /// one without a time goes on with the line before it.
 fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
-    let time_of = |lines: &[u8]| -> [u8; 27] {
-        let stamp = form.stamp_of(lines);
-        stamp.and_then(|time| time.try_into().ok()).unwrap_or_default()
-    };
+    let time_of = |lines: &[u8]| time(lines, form).unwrap_or_default();
     let mut rests: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).filter(|lines| !lines.is_empty()).collect();
     let mut next: BinaryHeap<_> =
         rests.iter().enumerate().map(|(which, lines)| Reverse((time_of(lines), which))).collect();
@@ -414,15 +411,17 @@ fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
     }
 }
 
+/// The time that a line begins with.
+fn time(lines: &[u8], form: Form) -> Option<[u8; 27]> {
+    let stamp: [u8; 27] = form.stamp_of(lines)?.try_into().ok()?;
+    matches!(stamp, [b'0'..=b'9', .., b'Z']).then_some(stamp)
+}
+
 /// The length of the first message: its line, and those behind it that have no time. Text may hold line feeds.
 fn message(lines: &[u8], form: Form) -> usize {
     let line = |lines: &[u8]| memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
-    let is_dated = |lines: &[u8]| {
-        let stamp = form.stamp_of(lines).unwrap_or_default();
-        matches!(stamp, [b'0'..=b'9', .., b'Z'])
-    };
     let mut end = line(lines);
-    while end < lines.len() && !is_dated(&lines[end..]) {
+    while end < lines.len() && time(&lines[end..], form).is_none() {
         end += line(&lines[end..]);
     }
     end
