@@ -20,6 +20,7 @@ mod world;
 use fault::{Fault, Kind, Whom};
 use schedule::Schedule;
 use std::{sync::Arc, time::Duration};
+use support::Redis;
 use world::{Pace, Way, World};
 
 /// Lines of `[store]`: with it no answer is older than [`BOUND`].
@@ -70,14 +71,17 @@ type Named = (Kind, Whom, u64, fn(Way) -> bool);
 
 /// Faults by name, one after the other, each with changes of these ways.
 async fn by_name(faults: &[Named]) {
-    let world = World::start(NODES, STORE, PACE, UNLIMITED).await;
+    by_name_on(&World::start(NODES, STORE, PACE, UNLIMITED).await, faults).await;
+}
+
+async fn by_name_on(world: &Arc<World>, faults: &[Named]) {
     for (kind, whom, lasts, ways) in faults {
         let schedule =
             schedule::named(Fault { kind: *kind, whom: *whom }, Duration::from_millis(*lasts), NODES, *ways);
         world.run(&schedule).await;
         world.settle().await;
     }
-    end(&world, "faults by name", &Schedule::new()).await;
+    end(world, "faults by name", &Schedule::new()).await;
 }
 
 fn any(_: Way) -> bool {
@@ -154,6 +158,39 @@ async fn a_node_that_was_away_believes_nothing_from_before() {
         (Kind::NodeAdded, Whom::All, 2500, by_events),
         (Kind::NodeRestarted, Whom::Node(1), 2000, any),
     ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_reports_the_bound_is_the_same() {
+    let redis = Redis::start().await;
+    let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
+    let _: () = redis.run(&rights).await;
+    let world = World::on(redis, "hosted:word@", NODES, STORE, PACE, UNLIMITED).await;
+    by_name_on(
+        &world,
+        &[
+            (Kind::SlowCommands, Whom::Node(0), 2500, any),
+            (Kind::Refused, Whom::Node(1), 2500, any),
+            (Kind::Flushed, Whom::All, 1500, by_events),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn valkey_keeps_the_same_bound() {
+    let program = support::python::run("valkey_server.py", &[]).await;
+    let world = World::on(Redis::start_as(&program, &[]).await, "", NODES, STORE, PACE, UNLIMITED).await;
+    by_name_on(
+        &world,
+        &[
+            (Kind::SlowCommands, Whom::Node(0), 2000, any),
+            (Kind::Refused, Whom::Node(1), 2500, any),
+            (Kind::Deleted, Whom::All, 1500, any),
+            (Kind::RedisKilled, Whom::All, 2000, any),
+        ],
+    )
     .await;
 }
 

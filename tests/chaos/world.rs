@@ -162,10 +162,18 @@ impl World {
     /// Starts so many nodes, with a place for one more, and a Redis that may use so much memory.
     pub(crate) async fn start(nodes: usize, store: &str, pace: Pace, memory: &'static str) -> Arc<Self> {
         let options = ["--maxmemory", memory, "--maxmemory-policy", "allkeys-lru"];
-        Self::on(Redis::start_with(&options).await, nodes, store, pace, memory).await
+        Self::on(Redis::start_with(&options).await, "", nodes, store, pace, memory).await
     }
 
-    async fn on(redis: Redis, nodes: usize, store: &str, pace: Pace, memory: &'static str) -> Arc<Self> {
+    /// The same with this server, and the user and password of nodes before an `@`.
+    pub(crate) async fn on(
+        redis: Redis,
+        user: &str,
+        nodes: usize,
+        store: &str,
+        pace: Pace,
+        memory: &'static str,
+    ) -> Arc<Self> {
         let origin = TestOrigin::start().await;
         let truths: Arc<Vec<Truth>> = Arc::new(SUBJECTS.iter().map(|_| Truth::default()).collect());
         show(&origin, &truths);
@@ -175,7 +183,7 @@ impl World {
         }
         let config = proxies.iter().map(|proxy| {
             Gateway::with(&origin)
-                .redis(&proxy.url())
+                .redis(&format!("redis://{user}{}", proxy.address()))
                 .store(store)
                 .route(
                     "/api/kpi",

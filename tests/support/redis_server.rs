@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 /// One redis-server without persistence.
 pub struct Redis {
+    program: String,
     address: SocketAddr,
     dir: TempDir,
     extra: Vec<String>,
@@ -22,8 +23,14 @@ impl Redis {
 
     /// [`Redis::start`] with further options of the command line.
     pub async fn start_with(extra: &[&str]) -> Self {
+        Self::start_as("redis-server", extra).await
+    }
+
+    /// The same with another program that takes the options of redis-server.
+    pub async fn start_as(program: &str, extra: &[&str]) -> Self {
         for _ in 0..10 {
             let mut redis = Self {
+                program: program.to_owned(),
                 address: free_address(),
                 dir: TempDir::new().unwrap(),
                 extra: extra.iter().map(|&e| e.to_owned()).collect(),
@@ -41,11 +48,11 @@ impl Redis {
         // A sentinel wants a file that it can write to.
         let file = self.dir.path().join("redis.conf");
         std::fs::write(&file, "").unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(&self.program);
         command.arg(&file).args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"]).arg(self.dir.path());
         command.args(&self.extra);
-        let mut process = Process::spawn("redis-server", &mut command);
+        let mut process = Process::spawn(&self.program, &mut command);
         let answered = eventually("redis-server answers or ends", SOON, || {
             let ended = process.ended().is_some();
             let url = self.url();
