@@ -4,7 +4,7 @@ mod sign;
 
 use crate::{
     cache::{
-        doubt::Doubt,
+        partitions::Partitions,
         purge::{Purge, Purges, Target},
         redis::Redis,
         version::Versions,
@@ -368,10 +368,11 @@ fn with_store(
     certificate::provide();
     runtime(1)?.block_on(async {
         let metrics = Arc::new(Metrics::new().map_err(|error| Failure(UNAVAILABLE, error.to_string()))?);
-        let doubt = Arc::new(Doubt::of_store(config.store.outage_ttl, clock::now_ms()));
-        let versions = Arc::new(Versions::new(doubt.clone()));
-        let purges = Arc::new(Purges::new(doubt.clone()));
-        let redis = Arc::new(Redis::new(&config.store, doubt, versions.clone(), purges.clone(), metrics));
+        let partitions = Partitions::of_store(&config.store, clock::now_ms());
+        let versions = Arc::new(Versions::new(partitions.clone()));
+        let purges = Arc::new(Purges::new(partitions.of_purge_log().clone()));
+        let redis =
+            Arc::new(Redis::new(&config.store, partitions, versions.clone(), purges.clone(), metrics));
         let link = tokio::spawn(redis.clone().keep_linked(target));
         let began = Instant::now();
         while !redis.is_up() && began.elapsed() < PATIENCE {

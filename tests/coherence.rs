@@ -1,10 +1,14 @@
 //! Coherence: a bump reaches every node at once, whoever makes it and whatever happens to the store.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
 
+#[path = "coherence/clusters.rs"]
+mod clusters;
 #[path = "coherence/doubt.rs"]
 mod doubt;
 #[path = "coherence/failovers.rs"]
 mod failovers;
+#[path = "coherence/proof.rs"]
+mod proof;
 mod support;
 
 use futures_util::future::join_all;

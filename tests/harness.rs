@@ -37,11 +37,9 @@ async fn a_sentinel_makes_the_replica_master() {
 #[tokio::test]
 async fn a_cluster_takes_keys_of_every_slot() {
     let cluster = Cluster::start().await;
-    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
-    let mut connection = client.get_async_connection().await.unwrap();
     for index in 0..30 {
         let key = format!("k{index}");
-        let _: () = redis::cmd("SET").arg(&key).arg(index).query_async(&mut connection).await.unwrap();
+        assert!(cluster.run_on_master(&["SET", &key, &index.to_string()]).await);
         assert_eq!(cluster.find(&key).await.unwrap(), index.to_string().into_bytes());
     }
     for node in &cluster.nodes {

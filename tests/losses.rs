@@ -15,6 +15,7 @@ use support::{
 use tidegate::{
     cache::{
         doubt::Doubt,
+        partitions::Partitions,
         purge::Purges,
         redis::Redis as Store,
         version::{Slot, Version, Versions},
@@ -262,15 +263,20 @@ struct Knowledge {
 
 impl Knowledge {
     fn of(redis: &Redis) -> Self {
-        let builder = GatewayBuilder::new("http://127.0.0.1:9").redis(&redis.url()).route("/x", KPI);
+        Self::with(|builder| builder.redis(&redis.url()))
+    }
+
+    fn with(store: impl Fn(GatewayBuilder) -> GatewayBuilder) -> Self {
+        let builder = store(GatewayBuilder::new("http://127.0.0.1:9")).route("/x", KPI);
         let secret = |_: &str| Some("a-secret-of-the-tests-with-more-than-32-bytes".to_owned());
         let toml = builder.toml(free_address(), free_address());
         let config = Config::parse(&toml, "losses.toml", &secret).unwrap().config;
-        let doubt = Arc::new(Doubt::of_store(config.store.outage_ttl, clock::now_ms()));
-        let versions = Arc::new(Versions::new(doubt.clone()));
+        let partitions = Partitions::of_store(&config.store, clock::now_ms());
+        let doubt = partitions.of_purge_log().clone();
+        let versions = Arc::new(Versions::new(partitions.clone()));
         let purges = Arc::new(Purges::new(doubt.clone()));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let store = Arc::new(Store::new(&config.store, doubt.clone(), versions.clone(), purges, metrics));
+        let store = Arc::new(Store::new(&config.store, partitions, versions.clone(), purges, metrics));
         Self { config, doubt, versions, store }
     }
 
@@ -341,10 +347,10 @@ async fn owed_bumps_are_paid_whatever_stands_there() {
     let (redis, cluster) = (Redis::start().await, Cluster::start().await);
     let ahead = now_ms() + 1_000_000;
     for is_cluster in [false, true] {
-        let mut node = Knowledge::of(&redis);
-        if is_cluster {
-            node.config.store.redis = Some(tidegate::config::Redis::Cluster(cluster.urls()));
-        }
+        let node = match is_cluster {
+            false => Knowledge::of(&redis),
+            true => Knowledge::with(|builder| builder.cluster(&cluster.urls())),
+        };
         let slots: Vec<_> = (0..20).map(|number| node.slot(&format!("tenant{number}"))).collect();
         for (number, slot) in slots.iter().enumerate() {
             let name = format!("dash:ver:kpi:{}", slot.tenant());

@@ -52,6 +52,10 @@ async fn a_store_that_refuses_writes_is_a_reason_in_its_own_words() {
             }
         })
         .await;
+        until("it is logged", SOON, || async {
+            gateway.output().lines().any(|line| line.contains("redis refuses a call") && line.contains(code))
+        })
+        .await;
         let lines = gateway.output();
         let told = lines.lines().filter(|line| line.contains("redis refuses a call") && line.contains(code));
         let told: Vec<_> = told.collect();

@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{hint::black_box, sync::Arc};
 use tidegate::{
     cache::{
-        doubt::Doubt,
         entry::{Entry, Standing},
         key::{Key, Scheme},
         memory::Memory,
+        partitions::Partitions,
         policy::{directives, follow, Terms},
         version::{Version, Versions},
     },
@@ -100,7 +100,7 @@ fn entry(versions: &Versions) -> Arc<Entry> {
 /// A hit in the first tier, among few and many.
 pub(crate) fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lookup");
-    let versions = Versions::new(Arc::new(Doubt::none()));
+    let versions = Versions::new(Partitions::none());
     for count in [1_000_usize, 100_000] {
         let memory = Memory::new(4 << 30, 16 << 20);
         let keys: Vec<Key> = (0..count)

@@ -50,7 +50,7 @@ fn entry(body: Vec<u8>, value: &[u8], standing: Standing, terms: Terms) -> Entry
 }
 
 fn of_version() -> Standing {
-    let versions = crate::cache::version::Versions::new(Arc::new(crate::cache::doubt::Doubt::none()));
+    let versions = crate::cache::version::Versions::new(crate::cache::partitions::Partitions::none());
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
     Standing::Version(Version::new(b"7"), slot)
 }

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
-            doubt::Doubt,
+            partitions::Partitions,
             policy::Terms,
             version::{Version, Versions},
         },
@@ -297,7 +297,7 @@ mod tests {
         let outside =
             Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: true };
         let what = Representation::new(StatusCode::OK, Vec::new(), vec![7; body], None, outside, &rules);
-        let versions = Versions::new(Arc::new(Doubt::none()));
+        let versions = Versions::new(Partitions::none());
         let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
         let terms = Terms {
             received_ms: 0,

@@ -19,6 +19,7 @@ mod kept;
 pub mod key;
 pub mod live;
 pub mod memory;
+pub mod partitions;
 mod pauses;
 pub mod policy;
 pub mod prepared;
@@ -47,7 +48,6 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use doubt::Doubt;
 use entry::{Entry, Standing};
 use flight::Flights;
 use hedge::UsualTime;
@@ -55,6 +55,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use key::{Key, Scheme};
 use live::{Budget, Live, Reader};
 use memory::Memory;
+use partitions::Partitions;
 use pauses::Pauses;
 use policy::{millis, Selecting};
 use purge::{Purge, Purges, Stamp, Target};
@@ -287,7 +288,7 @@ pub struct Cache {
     arriving: Arc<Budget>,
     reads: Flights<Basis>,
     pauses: Pauses,
-    doubt: Arc<Doubt>,
+    partitions: Arc<Partitions>,
     versions: Arc<Versions>,
     purges: Arc<Purges>,
     redis: Option<Arc<redis::Redis>>,
@@ -307,15 +308,12 @@ impl Cache {
         const ENCODERS: usize = 2;
         /// Answers that wait for theirs or have them made.
         const WAITING: usize = 256;
-        let doubt = Arc::new(match store.redis {
-            Some(_) => Doubt::of_store(store.outage_ttl, now_ms()).polling(store.poll),
-            None => Doubt::none(),
-        });
-        let versions = Arc::new(Versions::new(doubt.clone()));
-        let purges = Arc::new(Purges::new(doubt.clone()));
+        let partitions = Partitions::of_store(store, now_ms());
+        let versions = Arc::new(Versions::new(partitions.clone()));
+        let purges = Arc::new(Purges::new(partitions.of_purge_log().clone()));
         let redis = store.redis.as_ref().map(|_| {
-            let (doubt, versions, purges) = (doubt.clone(), versions.clone(), purges.clone());
-            Arc::new(redis::Redis::new(store, doubt, versions, purges, metrics.clone()))
+            let (partitions, versions, purges) = (partitions.clone(), versions.clone(), purges.clone());
+            Arc::new(redis::Redis::new(store, partitions, versions, purges, metrics.clone()))
         });
         let cache = Arc::new(Self {
             memory: Memory::new(store.memory, store.largest),
@@ -323,7 +321,7 @@ impl Cache {
             arriving: Budget::new(store.memory),
             reads: Flights::new(),
             pauses: Pauses::default(),
-            doubt,
+            partitions,
             versions,
             purges,
             redis,
@@ -367,7 +365,7 @@ impl Cache {
         let mut troubles = self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default();
         let lasts = self.doubt_lasts(now_ms());
         if !lasts.is_zero() {
-            let served = match self.doubt.outage_ttl_ms() {
+            let served = match self.partitions.outage_ttl_ms() {
                 Some(ttl) => format!("for {:?} from then at most", Duration::from_millis(ttl)),
                 None => "as long as they are fresh".to_owned(),
             };
@@ -381,7 +379,7 @@ impl Cache {
 
     /// How long this node has not been sure that it knows all changes in the store; zero: it is.
     fn doubt_lasts(&self, now_ms: u64) -> Duration {
-        let since = self.doubt.since_ms(now_ms);
+        let since = self.partitions.since_ms(now_ms);
         since.map_or(Duration::ZERO, |since| Duration::from_millis(now_ms.saturating_sub(since).max(1)))
     }
 

@@ -124,7 +124,7 @@ impl Cache {
             On::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),
         };
         // The name of an assumed version may mean another one on other nodes, and nobody knows what was purged.
-        self.redis.as_ref().filter(|redis| wanted && !job.is_provisional() && redis.is_up())
+        self.redis.as_ref().filter(|redis| wanted && !job.is_provisional() && redis.is_reachable())
     }
 
     /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, or another node takes

@@ -110,8 +110,8 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
-            doubt::Doubt,
             entry::Standing,
+            partitions::Partitions,
             policy::{Content, Match, Terms},
             version::{Version, Versions},
         },
@@ -132,7 +132,7 @@ mod tests {
         };
         let fields = vary.map(|vary| (header::VARY, HeaderValue::from_static(vary))).into_iter().collect();
         let what = Representation::verbatim(StatusCode::OK, fields, vec![7; 10], &rules);
-        let versions = Versions::new(Arc::new(Doubt::none()));
+        let versions = Versions::new(Partitions::none());
         let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
         let terms = Terms {
             received_ms: NOW,

@@ -26,7 +26,10 @@ mod value;
 pub use fences::Fences;
 pub use value::Version;
 
-use super::doubt::{Coherence, Doubt};
+use super::{
+    doubt::{Coherence, Doubt},
+    partitions::Partitions,
+};
 use crate::name::{Namespace, Tenant};
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
@@ -127,6 +130,16 @@ impl Slot {
     /// The tenant.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    /// How far what is known of it may be believed.
+    pub fn doubt(&self) -> &Doubt {
+        &self.doubt
+    }
+
+    /// Returns whether it lies in one of the partitions of these doubts.
+    pub fn is_in(&self, doubts: &[Arc<Doubt>]) -> bool {
+        doubts.iter().any(|doubt| Arc::ptr_eq(doubt, &self.doubt))
     }
 
     /// What a request may go by now.
@@ -336,7 +349,8 @@ impl Slot {
         (is_over || ticket.rewritten) && *read == self.last_known()
     }
 
-    fn doubt(&self) {
+    /// A change was reported.
+    fn changed(&self) {
         let _judging = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.doubted_in.store(self.doubt.epoch(), Ordering::Release);
@@ -363,7 +377,7 @@ type Family = (Namespace, Tenant);
 pub struct Versions {
     slots: Mutex<HashMap<Family, Arc<Slot>, RandomState>>,
     fences: Arc<Fences>,
-    doubt: Arc<Doubt>,
+    partitions: Arc<Partitions>,
     owing: Owing,
     sweep_at: AtomicU64,
 }
@@ -372,12 +386,12 @@ pub struct Versions {
 const FIRST_SWEEP: u64 = 65_536;
 
 impl Versions {
-    /// An empty table of what a store knows better, as far as `doubt` says.
-    pub fn new(doubt: Arc<Doubt>) -> Self {
+    /// An empty table of what a store knows better, as far as the doubts of its partitions say.
+    pub fn new(partitions: Arc<Partitions>) -> Self {
         Self {
             slots: Mutex::default(),
             fences: Arc::default(),
-            doubt,
+            partitions,
             owing: Owing::default(),
             sweep_at: AtomicU64::new(FIRST_SWEEP),
         }
@@ -411,7 +425,7 @@ impl Versions {
             rewritten: AtomicBool::new(false),
             judging: Mutex::default(),
             fences: self.fences.clone(),
-            doubt: self.doubt.clone(),
+            doubt: self.partitions.of_version(namespace, tenant).clone(),
             owing: self.owing.clone(),
         });
         slots.insert((namespace.clone(), tenant.clone()), slot.clone());
@@ -423,11 +437,11 @@ impl Versions {
         self.owing.lock().clone()
     }
 
-    /// The slots that have to be read again.
-    pub fn unread(&self) -> Vec<Arc<Slot>> {
+    /// The slots of these partitions that have to be read again.
+    pub fn unread(&self, doubts: &[Arc<Doubt>]) -> Vec<Arc<Slot>> {
         // The table is held for as long as it takes to copy it.
         let mut slots: Vec<_> = self.slots.lock().values().cloned().collect();
-        slots.retain(|slot| slot.is_unread());
+        slots.retain(|slot| slot.is_unread() && slot.is_in(doubts));
         slots
     }
 
@@ -445,19 +459,21 @@ impl Versions {
         let (Ok(namespace), Ok(tenant)) = (namespace.parse(), tenant.parse()) else { return };
         let slot = self.slots.lock().get(&(namespace, tenant)).cloned();
         if let Some(slot) = slot {
-            slot.doubt();
+            slot.changed();
         }
     }
 
-    /// The store was emptied: everything known is doubted, and each version is moved on when it is read next, so
+    /// These partitions of the store were emptied: everything known of them is doubted, and each version is moved on when it is read next, so
     /// that no generation from before comes back under a number that is counted anew.
-    pub fn forget_all(&self, now_ms: u64) {
+    pub fn forget_all(&self, doubts: &[Arc<Doubt>], now_ms: u64) {
         let slots = self.slots.lock();
         // First the debts: nobody may read in the new epoch without paying.
-        for slot in slots.values() {
+        for slot in slots.values().filter(|slot| slot.is_in(doubts)) {
             slot.debts.fetch_add(1, Ordering::AcqRel);
         }
-        self.doubt.begin_epoch(now_ms);
+        for doubt in doubts {
+            doubt.begin_epoch(now_ms);
+        }
     }
 
     /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
@@ -475,7 +491,7 @@ impl Versions {
 
 impl fmt::Debug for Versions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Versions").field("doubt", &self.doubt).finish_non_exhaustive()
+        f.debug_struct("Versions").field("partitions", &self.partitions).finish_non_exhaustive()
     }
 }
 

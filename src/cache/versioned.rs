@@ -50,7 +50,7 @@ impl Cache {
         is_doubtful: bool,
         terms: policy::Terms,
     ) -> policy::Terms {
-        match self.doubt.outage_ttl_ms() {
+        match self.partitions.outage_ttl_ms() {
             Some(ttl_ms) if is_doubtful => terms.provisional(asked_ms, ttl_ms),
             _ => terms,
         }
@@ -72,7 +72,7 @@ impl Cache {
     }
 
     fn refresh_by(self: &Arc<Self>, wanted: &Wanted, slot: &Arc<Slot>, basis: Basis, fetcher: Fetcher) {
-        let name = self.flight_name(&wanted.key, &basis);
+        let name = Self::flight_name(&wanted.key, slot, &basis);
         let is_paused = || self.pauses.is_paused(&name, now_ms());
         let begun = self.flights.begin_unless(&name, is_paused, || Live::begin(&self.arriving));
         if let Some((lead, follow)) = begun {
@@ -132,7 +132,8 @@ impl Cache {
         let is_failing = fetcher.is_failing();
         let stale_at = |began| StaleAt::of(began, wanted.rules.stale_after, is_failing);
         let find = |haste| self.past(wanted, haste);
-        match self.flights.join(&self.flight_name(&wanted.key, &basis), || Live::begin(&self.arriving)) {
+        match self.flights.join(&Self::flight_name(&wanted.key, slot, &basis), || Live::begin(&self.arriving))
+        {
             Joined::Lead(lead, follow) => {
                 self.metrics.flight_led();
                 let live = follow.cargo();
@@ -270,7 +271,7 @@ impl Cache {
             version::Standing::Assumed(version) => return Basis::assumed(version),
             version::Standing::Ask(_) => {}
         }
-        if self.doubt.coherence() == Coherence::Untracked {
+        if slot.doubt().coherence() == Coherence::Untracked {
             // A read that is under way may have looked before a bump that this request came after.
             return redis.version(slot).await;
         }
@@ -288,10 +289,10 @@ impl Cache {
     }
 
     /// Whoever asks in doubt doesn't join what began too long ago.
-    fn flight_name(&self, key: &Key, basis: &Basis) -> String {
+    fn flight_name(key: &Key, slot: &Slot, basis: &Basis) -> String {
         let name = format!("{}:v{}", key.as_str(), basis.version.tag());
         match basis.is_assumed {
-            true => format!("{name}@{}", self.doubt.period(now_ms())),
+            true => format!("{name}@{}", slot.doubt().period(now_ms())),
             false => name,
         }
     }

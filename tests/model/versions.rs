@@ -7,6 +7,7 @@ use crate::{
 use std::{fmt::Write, sync::Arc, time::Duration};
 use tidegate::cache::{
     doubt::Doubt,
+    partitions::Partitions,
     version::{Basis, Slot, Standing, Ticket, Version, Versions as Table},
 };
 
@@ -323,7 +324,7 @@ fn numbers(text: &str, mut by: impl FnMut(u64) -> u64) -> String {
 
 fn node(now_ms: u64) -> Node {
     let doubt = Arc::new(Doubt::of_store(Some(Duration::from_millis(OUTAGE_TTL_MS)), now_ms));
-    let versions = Table::new(doubt.clone());
+    let versions = Table::new(Partitions::one(doubt.clone()));
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
     Node { doubt, versions, slot, cached: None, read: None, fill: None }
 }
@@ -382,7 +383,7 @@ impl Versions {
         let node = &self.nodes[n];
         match report {
             Some(Report::Changed | Report::Gone) => node.versions.changed("kpi", "acme"),
-            Some(Report::Flushed) => node.versions.forget_all(self.now_ms),
+            Some(Report::Flushed) => node.versions.forget_all(std::slice::from_ref(&node.doubt), self.now_ms),
             Some(Report::Beat(sent_ms)) => node.doubt.beat(sent_ms),
             Some(Report::Fence(fence)) => node.versions.fences().pass(fence),
             None => {}
@@ -414,7 +415,7 @@ impl Versions {
         }
         self.nodes[n].versions.settle();
         let epoch = self.nodes[n].doubt.epoch();
-        if !self.nodes[n].versions.unread().is_empty() {
+        if !self.nodes[n].versions.unread(std::slice::from_ref(&self.nodes[n].doubt)).is_empty() {
             let slot = &self.nodes[n].slot;
             let (ticket, known, value) =
                 (slot.ticket(self.now_ms), slot.last_known(), self.store.value.clone());

@@ -302,6 +302,11 @@ impl Gateway {
         Metrics::parse(std::str::from_utf8(&reply.body).unwrap())
     }
 
+    /// Whether it is linked with all of its store, and told of changes there.
+    pub async fn is_linked(&self) -> bool {
+        (self.metrics().await.value("tidegate_store_tracking", &[]) - 1.0).abs() < f64::EPSILON
+    }
+
     /// Sends the signed event `/internal/events/<name>`.
     pub async fn event(&self, name: &str, body: &serde_json::Value) -> Reply {
         send(self.event_request(name, &Message::new(body.to_string()))).await

@@ -1,4 +1,4 @@
-//! Real redis servers: one, a master with a replica under a sentinel, a cluster of three masters.
+//! Real redis servers: one, a master with a replica under sentinels, a cluster of three masters with replicas or without.
 
 use super::{eventually, free_address, process::Process, until, SOON};
 use nix::sys::signal::Signal;
@@ -107,6 +107,11 @@ impl Redis {
     /// Ends it at once (SIGKILL).
     pub fn kill(&mut self) {
         self.process.take().expect("redis runs").kill();
+    }
+
+    /// Ends it at once while others hold it as well; it is not started again.
+    pub fn end(&self) {
+        self.process.as_ref().expect("redis runs").signal(Signal::SIGKILL);
     }
 
     /// Holds it (SIGSTOP): connections stay open and silent.
@@ -224,42 +229,118 @@ impl Sentinel {
     }
 }
 
-/// Three masters without replicas.
+/// Three masters, with or without replicas.
 pub struct Cluster {
-    /// The nodes, in the order of their slots.
+    /// The masters, in the order of their slots.
     pub nodes: Vec<Redis>,
+    /// Their replicas in the same order.
+    pub replicas: Vec<Redis>,
 }
 
 impl Cluster {
-    /// Starts the three, gives each a third of the slots and waits until all of them see a whole cluster.
+    /// Starts three masters, gives each a third of the slots and waits until all of them see a whole cluster.
     pub async fn start() -> Self {
+        Self::launch(0, 15_000).await
+    }
+
+    /// The same with a replica for each. After `node_timeout_ms` a master that doesn't answer is given up.
+    pub async fn start_with_replicas(node_timeout_ms: u64) -> Self {
+        Self::launch(3, node_timeout_ms).await
+    }
+
+    async fn launch(replicas: usize, node_timeout_ms: u64) -> Self {
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
-        for _ in 0..3 {
+        let timeout = node_timeout_ms.to_string();
+        for _ in 0..3 + replicas {
             // By default the bus listens 10,000 ports higher, which may lie above 65,535.
             let bus = free_address().port().to_string();
-            nodes.push(Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await);
+            let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            let more = ["--cluster-node-timeout", &timeout, "--repl-diskless-sync-delay", "0"];
+            nodes.push(Redis::start_with(&[options, more].concat()).await);
             buses.push(bus);
         }
         for (index, (first, last)) in
             [("0", "5460"), ("5461", "10922"), ("10923", "16383")].into_iter().enumerate()
         {
-            let node = &nodes[index];
+            let _: () = nodes[index].run(&["CLUSTER", "ADDSLOTSRANGE", first, last]).await;
+        }
+        for (index, node) in nodes.iter().enumerate() {
             let _: () = node.run(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]).await;
-            let _: () = node.run(&["CLUSTER", "ADDSLOTSRANGE", first, last]).await;
             if index > 0 {
                 let port = node.address.port().to_string();
                 let _: () = nodes[0].run(&["CLUSTER", "MEET", "127.0.0.1", &port, &buses[index]]).await;
             }
         }
+        let known = format!("cluster_known_nodes:{}", nodes.len());
         for node in &nodes {
             until("the cluster is whole", 3 * SOON, || async {
                 let info = node.run::<String>(&["CLUSTER", "INFO"]).await;
-                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+                info.contains("cluster_state:ok") && info.contains(&known)
             })
             .await;
         }
-        Self { nodes }
+        let replicas = nodes.split_off(3);
+        for (master, replica) in nodes.iter().zip(&replicas) {
+            let id: String = master.run(&["CLUSTER", "MYID"]).await;
+            let _: () = replica.run(&["CLUSTER", "REPLICATE", &id]).await;
+            until("the replica follows", 3 * SOON, || async {
+                replica.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
+            })
+            .await;
+        }
+        for node in nodes.iter().chain(&replicas) {
+            until("the node knows who is a replica", 3 * SOON, || async {
+                let known: String = node.run(&["CLUSTER", "NODES"]).await;
+                known.lines().filter(|line| line.contains("slave")).count() == replicas.len()
+            })
+            .await;
+        }
+        Self { nodes, replicas }
+    }
+
+    /// The master in `nodes` that a key lies on as long as no slot moves.
+    pub async fn shard_of(&self, key: &str) -> usize {
+        let slot: usize = self.nodes[0].run(&["CLUSTER", "KEYSLOT", key]).await;
+        [5461, 10_923].iter().filter(|first| slot >= **first).count()
+    }
+
+    /// One command on whichever node takes it for its key's master, as the others say. Whether it was answered.
+    pub async fn run_on_master(&self, words: &[&str]) -> bool {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        for node in self.nodes.iter().chain(&self.replicas) {
+            let url = node.url();
+            let on_this =
+                tokio::time::timeout(Duration::from_millis(100), try_run::<redis::Value>(&url, &words));
+            // A replica sends on to its master, as every other node does; none of them does it by itself.
+            if on_this.await.is_ok_and(|answer| answer.is_ok()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Moves the slot of a key from one master to another, with all of its keys.
+    pub async fn move_slot_of(&self, key: &str, from: usize, to: usize) {
+        let (from, to) = (&self.nodes[from], &self.nodes[to]);
+        let slot = from.run::<u16>(&["CLUSTER", "KEYSLOT", key]).await.to_string();
+        let from_id: String = from.run(&["CLUSTER", "MYID"]).await;
+        let to_id: String = to.run(&["CLUSTER", "MYID"]).await;
+        let _: () = to.run(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+        let _: () = from.run(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+        let port = to.address.port().to_string();
+        loop {
+            let keys: Vec<String> = from.run(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
+            if keys.is_empty() {
+                break;
+            }
+            for key in &keys {
+                let _: () = from.run(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+            }
+        }
+        for node in [to, from].into_iter().chain(&self.nodes) {
+            let _: () = node.run(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
+        }
     }
 
     /// The nodes' URLs.

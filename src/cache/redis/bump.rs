@@ -142,10 +142,13 @@ impl Redis {
         at: u64,
         judged: Option<&[u8]>,
     ) -> Result<Moved, StoreError> {
-        let bump = command(&self.names.version(slot.namespace(), slot.tenant()), at, judged);
+        let name = self.names.version(slot.namespace(), slot.tenant());
+        let bump = command(&name, at, judged);
         let debt = slot.debt();
-        let value = self
-            .call_within(at_most, StoreCall::Bump, |mut c| async move { bump.query_async(&mut c).await })
+        let value =
+            self.call_within(at_most, StoreCall::Bump, &name, |mut c| async move {
+                bump.query_async(&mut c).await
+            })
             .await?;
         let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
         if let Moved::To(version) = &moved {

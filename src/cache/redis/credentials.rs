@@ -2,6 +2,7 @@
 
 use super::{
     link::{Link, OnPush, Servers},
+    shard::Shard,
     troubles::words,
     Redis,
 };
@@ -44,13 +45,17 @@ impl Redis {
     }
 
     /// Makes a link. Each has a signal of its own: what befell the last one must not end the next.
-    pub(super) async fn connect(self: &Arc<Self>, servers: &Servers) -> RedisResult<Made> {
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        servers: &Servers,
+    ) -> RedisResult<Made> {
         let began_ms = now_ms();
         let given_up = Arc::new(Notify::new());
-        let (weak, signal) = (Arc::downgrade(self), given_up.clone());
+        let (weak, signal, reporter) = (Arc::downgrade(self), given_up.clone(), shard.clone());
         let on_push: OnPush = Arc::new(move |push: PushInfo| match weak.upgrade() {
             _ if push.kind == PushKind::Disconnection => signal.notify_one(),
-            Some(store) if push.kind == PushKind::Invalidate => store.invalidated(push),
+            Some(store) if push.kind == PushKind::Invalidate => store.invalidated(&reporter, push),
             Some(store) if push.kind == PushKind::Message => store.told(&push),
             _ => {}
         });
@@ -60,21 +65,21 @@ impl Redis {
 
     /// Waits for other credentials than those of `current`, and for a link by them. Refused ones change nothing: they are
     /// told, and tried again.
-    pub(super) async fn renewed(self: &Arc<Self>, current: &config::Redis) -> Renewed {
+    pub(super) async fn renewed(self: &Arc<Self>, shard: &Arc<Shard>, current: &config::Redis) -> Renewed {
         let mut targets = self.target.subscribe();
         loop {
             let other = targets.wait_for(|target| target.as_ref() != Some(current)).await;
             let Some(target) = other.ok().and_then(|target| target.clone()) else {
                 return pending().await;
             };
-            let servers = Servers::new(target.clone());
-            match self.connect(&servers).await {
+            let servers = self.servers(shard, &target);
+            match self.connect(shard, &servers).await {
                 Ok(made) => {
-                    tracing::info!(redis = self.troubles.place(), "linked to redis by other credentials");
+                    tracing::info!(redis = shard.place(), "linked to redis by other credentials");
                     return Renewed { target, servers, made };
                 }
-                Err(error) if self.troubles.not_authenticated(&error) => {
-                    let (redis, error) = (self.troubles.place(), words(&error));
+                Err(error) if shard.troubles.not_authenticated(&error) => {
+                    let (redis, error) = (shard.place(), words(&error));
                     tracing::warn!(redis, error, "redis can't be reached by the new credentials; trying on");
                 }
                 Err(_) => {}

@@ -43,13 +43,9 @@ impl Redis {
         token: &str,
     ) -> Result<EventStanding, StoreError> {
         let (name, token, lease_ms) = (self.names.event(endpoint, id), token.to_owned(), millis(self.lease));
-        let held = self
-            .call(StoreCall::Event, |mut c| async move {
-                let mut claim = cmd("EVAL");
-                claim.arg(CLAIM).arg(1).arg(name).arg(token).arg(lease_ms).arg(TAKEN);
-                claim.query_async::<i64>(&mut c).await
-            })
-            .await?;
+        let mut claim = cmd("EVAL");
+        claim.arg(CLAIM).arg(1).arg(&name).arg(token).arg(lease_ms).arg(TAKEN);
+        let held: i64 = self.ask(StoreCall::Event, &name, claim).await?;
         Ok(match held {
             0 => EventStanding::Claimed,
             1 => EventStanding::Taken,
@@ -64,11 +60,9 @@ impl Redis {
             tokio::time::sleep(self.lease / 3).await;
             let (name, token) = (self.names.event(endpoint, id), token.to_owned());
             // A claim that could not be prolonged may be taken over: the event acts twice at worst.
-            self.call(StoreCall::Event, |mut c| async move {
-                cmd("EVAL").arg(RENEW).arg(1).arg(name).arg(token).arg(lease_ms).exec_async(&mut c).await
-            })
-            .await
-            .unwrap_or_default();
+            let mut renew = cmd("EVAL");
+            renew.arg(RENEW).arg(1).arg(&name).arg(token).arg(lease_ms);
+            self.ask::<()>(StoreCall::Event, &name, renew).await.unwrap_or_default();
         }
     }
 
@@ -76,11 +70,9 @@ impl Redis {
     pub async fn release_event(&self, endpoint: &str, id: &str, token: &str) {
         let (name, token) = (self.names.event(endpoint, id), token.to_owned());
         // A claim that could not be given back ends by itself.
-        self.call(StoreCall::Event, |mut c| async move {
-            cmd("EVAL").arg(RELEASE).arg(1).arg(name).arg(token).exec_async(&mut c).await
-        })
-        .await
-        .unwrap_or_default();
+        let mut release = cmd("EVAL");
+        release.arg(RELEASE).arg(1).arg(&name).arg(token);
+        self.ask::<()>(StoreCall::Event, &name, release).await.unwrap_or_default();
     }
 
     /// Remembers an event that was taken.
@@ -90,9 +82,8 @@ impl Redis {
     pub async fn remember_event(&self, endpoint: &str, id: &str, keep: Duration) -> Result<(), StoreError> {
         let name = self.names.event(endpoint, id);
         let seconds = keep.as_secs();
-        self.call(StoreCall::Event, |mut c| async move {
-            cmd("SET").arg(name).arg(TAKEN).arg("EX").arg(seconds).exec_async(&mut c).await
-        })
-        .await
+        let mut remember = cmd("SET");
+        remember.arg(&name).arg(TAKEN).arg("EX").arg(seconds);
+        self.ask(StoreCall::Event, &name, remember).await
     }
 }

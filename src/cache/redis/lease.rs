@@ -48,7 +48,7 @@ pub struct Wait<'a> {
 impl Wait<'_> {
     /// Waits until the lease has probably ended, at most this long.
     pub async fn until_ended(mut self, at_most: Duration) {
-        let tracked = self.store.link.load().as_ref().is_some_and(|l| l.tracked);
+        let tracked = self.store.shards.of_key(&self.name).is_some_and(|shard| shard.is_tracked());
         let patience = if tracked { self.store.lease } else { LOOK };
         // Woken, or too long: either way the caller looks again.
         drop(tokio::time::timeout(patience.min(at_most), &mut self.woken).await);
@@ -87,15 +87,15 @@ impl Redis {
         take.arg(&place.lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
         let mut look = cmd("GET");
         look.arg(&place.body);
-        let (taken, found): (Option<String>, Option<Bytes>) = self
-            .call(StoreCall::Lease, |mut c| async move {
-                if c.can_pipeline() {
-                    return redis::pipe().add_command(take).add_command(look).query_async(&mut c).await;
-                }
-                let taken = take.query_async(&mut c).await?;
-                Ok((taken, look.query_async(&mut c).await?))
-            })
-            .await?;
+        let what = StoreCall::Lease;
+        let (taken, found): (Option<String>, Option<Bytes>) = if self.shards.is_one() {
+            let both = |mut c| async move {
+                redis::pipe().add_command(take).add_command(look).query_async(&mut c).await
+            };
+            self.call(what, &place.lease, both).await?
+        } else {
+            (self.ask(what, &place.lease, take).await?, self.ask(what, &place.body, look).await?)
+        };
         Ok(Claim { found, ours: taken.is_some() })
     }
 
@@ -111,12 +111,8 @@ impl Redis {
         kind.arg(&place.lease);
         left.arg(&place.lease);
         let (kind, left): (String, i64) = self
-            .call(StoreCall::Lease, |mut c| async move {
-                if c.can_pipeline() {
-                    return redis::pipe().add_command(kind).add_command(left).query_async(&mut c).await;
-                }
-                let kind = kind.query_async(&mut c).await?;
-                Ok((kind, left.query_async(&mut c).await?))
+            .call(StoreCall::Lease, &place.lease, |mut c| async move {
+                redis::pipe().add_command(kind).add_command(left).query_async(&mut c).await
             })
             .await?;
         Ok(match (kind.as_str(), left) {
@@ -133,11 +129,9 @@ impl Redis {
             tokio::time::sleep(self.lease / 3).await;
             let (name, token) = (place.lease.clone(), token.to_owned());
             // A lease that could not be prolonged costs a second fill at worst.
-            self.call(StoreCall::Lease, |mut c| async move {
-                cmd("EVAL").arg(RENEW).arg(1).arg(name).arg(token).arg(lease_ms).exec_async(&mut c).await
-            })
-            .await
-            .unwrap_or_default();
+            let mut order = cmd("EVAL");
+            order.arg(RENEW).arg(1).arg(&name).arg(token).arg(lease_ms);
+            self.ask::<()>(StoreCall::Lease, &name, order).await.unwrap_or_default();
         }
     }
 
@@ -145,10 +139,8 @@ impl Redis {
     pub async fn release(&self, place: &Place, token: &str) {
         let (name, token) = (place.lease.clone(), token.to_owned());
         // A lease that could not be given back ends by itself.
-        self.call(StoreCall::Release, |mut c| async move {
-            cmd("EVAL").arg(RELEASE).arg(1).arg(name).arg(token).exec_async(&mut c).await
-        })
-        .await
-        .unwrap_or_default();
+        let mut order = cmd("EVAL");
+        order.arg(RELEASE).arg(1).arg(&name).arg(token);
+        self.ask::<()>(StoreCall::Release, &name, order).await.unwrap_or_default();
     }
 }

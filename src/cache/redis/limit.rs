@@ -65,17 +65,15 @@ impl Redis {
         let keys: Vec<String> = buckets.iter().map(|b| self.names.limit(b.route, b.limit, b.whose)).collect();
         let sizes: Vec<String> =
             buckets.iter().flat_map(|b| [b.interval, b.capacity]).map(microseconds).collect();
-        self.call(StoreCall::Limit, |mut commands| async move {
-            if commands.can_pipeline() {
-                return take(&mut commands, &keys, &sizes).await;
-            }
-            let mut told = Vec::with_capacity(keys.len());
-            for (key, sizes) in keys.chunks(1).zip(sizes.chunks(2)) {
-                told.extend(take(&mut commands, key, sizes).await?);
-            }
-            Ok(told)
-        })
-        .await
+        // In a cluster each lies where it lies.
+        let at_once = if self.shards.is_one() { keys.len() } else { 1 };
+        let mut told = Vec::with_capacity(keys.len());
+        for (keys, sizes) in keys.chunks(at_once.max(1)).zip(sizes.chunks(2 * at_once.max(1))) {
+            let Some(first) = keys.first() else { continue };
+            let take = |mut commands| async move { take(&mut commands, keys, sizes).await };
+            told.extend(self.call(StoreCall::Limit, first, take).await?);
+        }
+        Ok(told)
     }
 }
 

@@ -3,14 +3,14 @@
 //! A report on its key means that it has grown; the link reads it then, and so does whoever needs to know at once
 //! ([`Redis::catch_up`]). What the records mean for answers is told in [`crate::cache::purge`].
 
-use super::{Redis, PAY_AGAIN};
+use super::{shard::Shard, Redis, PAY_AGAIN};
 use crate::{
     cache::purge::{beginning, Debt, Id, Purge, Reading, Record, REMEMBERED},
     clock::now_ms,
     telemetry::labels::{Invalidation, StoreCall, StoreError},
 };
 use redis::{cmd, from_redis_value, Cmd, ErrorKind, RedisResult, Value};
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 /// Records that are read at once.
 const PAGE: usize = 1_000;
@@ -24,7 +24,7 @@ impl Redis {
     /// # Errors
     /// If the store can't be asked within the deadline. The last knowledge goes on then.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        if self.is_untracked() || !self.doubt.is_heard(now_ms()) {
+        if self.is_log_untold() {
             // Nobody reports: each asker is a reason to read. One reading serves all who asked before it began.
             self.purges.grown();
         }
@@ -32,7 +32,9 @@ impl Redis {
         match tokio::time::timeout(self.deadline, self.read_to_the_end(self.deadline)).await {
             Ok(read) => read,
             Err(_) => {
-                self.unanswered(now_ms());
+                if let Some(shard) = self.shards.of_key(&self.names.purge_log()) {
+                    self.unanswered(&shard, now_ms());
+                }
                 self.purges.could_not_read();
                 Err(StoreError::Timeout)
             }
@@ -73,15 +75,15 @@ impl Redis {
     }
 
     async fn read_page(&self, from: Option<Id>, at_most: Duration) -> Result<Vec<Record>, StoreError> {
-        let mut range = cmd("XRANGE");
-        range.arg(self.names.purge_log());
+        let (name, mut range) = (self.names.purge_log(), cmd("XRANGE"));
+        range.arg(&name);
         match from {
             // With the last one that is known: it must still be there.
             Some(id) => range.arg(id.number()),
             None => range.arg("-"),
         };
         range.arg("+").arg("COUNT").arg(PAGE);
-        self.call_within(at_most, StoreCall::ReadPurges, |mut c| async move {
+        self.call_within(at_most, StoreCall::ReadPurges, &name, |mut c| async move {
             range.query_async::<Vec<Vec<Value>>>(&mut c).await?.into_iter().map(record).collect()
         })
         .await
@@ -117,7 +119,7 @@ impl Redis {
 
     /// All of them under one key: a cluster takes them at once too.
     async fn append(&self, records: Vec<Cmd>, at_most: Duration) -> Result<(), StoreError> {
-        self.call_within(at_most, StoreCall::Purge, |mut c| async move {
+        self.call_within(at_most, StoreCall::Purge, &self.names.purge_log(), |mut c| async move {
             let mut pipeline = redis::pipe();
             for record in records {
                 pipeline.add_command(record).ignore();
@@ -138,13 +140,22 @@ impl Redis {
     }
 
     /// Reads the log whenever it grows, whether or not anyone asks: who asks finds it read, as a rule.
-    pub(super) async fn keep_reading(&self) -> Infallible {
+    pub(super) async fn keep_reading(&self, shard: &Arc<Shard>) -> Infallible {
         let mut told = false;
         loop {
+            if !self.has_log(shard) {
+                // It may come to lie here: slots of a cluster move.
+                tokio::time::sleep(PAY_AGAIN).await;
+                continue;
+            }
             match self.read_to_the_end(self.unhurried()).await {
                 Ok(()) => {
                     told = false;
                     self.log_grown.notified().await;
+                    if !self.has_log(shard) {
+                        // Whoever reads it now wants to know.
+                        self.log_grown.notify_one();
+                    }
                 }
                 Err(error) => {
                     if error == StoreError::Protocol && !told {

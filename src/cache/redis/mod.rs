@@ -12,8 +12,10 @@ mod lease;
 mod limit;
 mod link;
 mod log;
+mod masters;
 mod paying;
 mod poll;
+mod shard;
 mod troubles;
 
 pub use super::key::Place;
@@ -22,8 +24,9 @@ pub use lease::Wait;
 pub use limit::Bucket;
 
 use super::{
-    doubt::{Coherence, Doubt},
+    doubt::Coherence,
     key::{Key, Names, Reported},
+    partitions::Partitions,
     purge::Purges,
     version::{Basis, Slot, Standing, Versions},
 };
@@ -35,19 +38,20 @@ use crate::{
         metrics::Metrics,
     },
 };
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use credentials::{Made, Renewed};
+use futures_util::future::try_join_all;
 use lease::Waiters;
-use link::{Beat, Commands, Link, Servers};
-use redis::{cmd, PushInfo, RedisResult, Value};
+use link::{Beat, Commands, Link};
+use redis::{cmd, Cmd, ErrorKind, FromRedisValue, PushInfo, RedisResult, Value};
+use shard::{Shard, Shards};
 use std::{
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{watch, Mutex, Notify};
-use troubles::{words, Troubles};
+use troubles::words;
 
 /// How long a call may take that no request waits for.
 const UNHURRIED: Duration = Duration::from_millis(500);
@@ -65,14 +69,14 @@ const RENEW: &str =
 /// The second tier.
 pub struct Redis {
     names: Names,
-    doubt: Arc<Doubt>,
+    partitions: Arc<Partitions>,
     versions: Arc<Versions>,
     purges: Arc<Purges>,
     metrics: Arc<Metrics>,
     deadline: Duration,
     lease: Duration,
     poll: Duration,
-    link: ArcSwapOption<Link>,
+    shards: Arc<Shards>,
     waiters: Waiters,
     /// Held while the log of purges is read.
     log_reading: Mutex<()>,
@@ -81,7 +85,6 @@ pub struct Redis {
     read: Notify,
     /// The servers, under the newest credentials.
     target: watch::Sender<Option<config::Redis>>,
-    troubles: Troubles,
 }
 
 /// What a node finds when it wants to fill.
@@ -97,66 +100,97 @@ impl Redis {
     /// The store at `store.redis`, not yet connected: see [`Redis::keep_linked`].
     pub fn new(
         store: &config::Store,
-        doubt: Arc<Doubt>,
+        partitions: Arc<Partitions>,
         versions: Arc<Versions>,
         purges: Arc<Purges>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let shards = match &store.redis {
+            Some(cluster @ config::Redis::Cluster(_)) => {
+                Shards::of_cluster(partitions.clone(), cluster.place())
+            }
+            one => {
+                Shards::one(partitions.clone(), one.as_ref().map(config::Redis::place).unwrap_or_default())
+            }
+        };
         Self {
             names: Names::new(&store.prefix),
-            doubt,
+            partitions,
             versions,
             purges,
             metrics,
             deadline: store.deadline,
             lease: store.lease,
             poll: store.poll,
-            link: ArcSwapOption::empty(),
+            shards,
             waiters: Waiters::default(),
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
             read: Notify::new(),
             target: watch::Sender::new(store.redis.clone()),
-            troubles: Troubles::new(store.redis.as_ref().map(config::Redis::place).unwrap_or_default()),
         }
     }
 
-    /// Whether there is a link.
+    /// Whether all servers are linked.
     pub fn is_up(&self) -> bool {
-        self.link.load().is_some()
+        self.shards.are_linked().0
+    }
+
+    /// Whether some server is linked.
+    pub fn is_reachable(&self) -> bool {
+        self.shards.is_any_linked()
     }
 
     /// What is wrong with the store, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
-        self.troubles.list()
+        self.shards
+            .all()
+            .iter()
+            .flat_map(|shard| shard.troubles.list())
+            .chain(self.shards.troubles.list())
+            .collect()
     }
 
-    /// Makes the link, watches it and makes it anew, for ever.
-    pub async fn keep_linked(self: Arc<Self>, mut target: config::Redis) {
-        let place = self.troubles.place();
-        let (mut servers, mut linked) = (Servers::new(target.clone()), None);
+    /// Makes the links, watches them and makes them anew, for ever.
+    pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
+        let linking = async {
+            match (&target, self.shards.all().first()) {
+                (config::Redis::Cluster(_), _) => self.keep_cluster(target.clone()).await,
+                (_, Some(server)) => self.clone().keep_shard(server.clone(), target.clone()).await,
+                (_, None) => {}
+            }
+        };
+        tokio::select! {
+            () = linking => {}
+            never = self.keep_fencing() => match never {},
+        }
+    }
+
+    async fn keep_shard(self: Arc<Self>, shard: Arc<Shard>, mut target: config::Redis) {
+        let place = shard.place();
+        let (mut servers, mut linked) = (self.servers(&shard, &target), None);
         self.authenticate(&target);
         loop {
             if let Some(other) = self.other_than(&target) {
-                (servers, target) = (Servers::new(other.clone()), other);
+                (servers, target) = (self.servers(&shard, &other), other);
             }
             let link = match linked.take() {
                 Some(made) => Ok(made),
-                None => self.connect(&servers).await,
+                None => self.connect(&shard, &servers).await,
             };
             match link {
-                Ok(made) => match self.live(made, &target).await {
+                Ok(made) => match self.live(&shard, made, &target).await {
                     Ok(renewed) => {
                         (target, servers, linked) = (renewed.target, renewed.servers, Some(renewed.made));
                         continue;
                     }
                     Err(error) => {
-                        self.troubles.away(&error);
+                        shard.troubles.away(&error);
                         tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
                     }
                 },
                 Err(error) => {
-                    if self.troubles.away(&error) {
+                    if shard.troubles.away(&error) {
                         tracing::warn!(
                             redis = place,
                             error = words(&error),
@@ -165,6 +199,8 @@ impl Redis {
                     }
                 }
             }
+            // Who serves its slots may be another one by now.
+            self.shards.outdated.notify_one();
             tokio::time::sleep(RECONNECT).await;
         }
     }
@@ -172,53 +208,73 @@ impl Redis {
     /// Lives with a link until it is lost, or until there is one by other credentials than those of `target`.
     async fn live(
         self: &Arc<Self>,
+        shard: &Arc<Shard>,
         Made { link, began_ms }: Made,
         target: &config::Redis,
     ) -> RedisResult<Renewed> {
         let link = Arc::new(link);
-        self.troubles.linked();
-        tracing::info!(redis = self.troubles.place(), tracked = link.tracked, "linked to redis");
-        self.tell_bound(&link);
-        self.link.store(Some(link.clone()));
-        self.purges.grown();
-        self.doubt.link(link.tracked, began_ms);
-        self.metrics.store_up(true);
-        self.metrics.store_tracking(link.tracked);
+        shard.troubles.linked();
+        tracing::info!(redis = shard.place(), tracked = link.tracked, "linked to redis");
+        self.tell_bound(shard, &link);
+        let of_log = self.partitions.of_purge_log();
+        let has_log = self.shards.doubts(shard).iter().any(|doubt| Arc::ptr_eq(doubt, of_log));
+        // Before the link, so that nobody takes the log for read; and after it, so that it is read in the new epoch.
+        if has_log {
+            self.purges.grown();
+        }
+        self.shards.begin(shard, link.clone(), began_ms);
+        if has_log {
+            self.read_log_again();
+        }
+        self.count_links();
         let end = tokio::select! {
-            error = link.watch(|beat| self.heard(beat)) => Err(error),
-            () = link.given_up.notified() => Err((redis::ErrorKind::Io, "a connection ended").into()),
-            renewed = self.renewed(target) => Ok(renewed),
-            never = self.keep_paying() => match never {},
-            never = self.keep_rereading() => match never {},
-            never = self.keep_reading() => match never {},
-            never = self.keep_fencing(&link) => match never {},
+            error = link.watch(|beat| self.heard(shard, beat)) => Err(error),
+            () = link.given_up.notified() => Err((ErrorKind::Io, "a connection ended").into()),
+            renewed = self.renewed(shard, target) => Ok(renewed),
+            never = self.keep_paying(shard) => match never {},
+            never = self.keep_rereading(shard) => match never {},
+            never = self.keep_reading(shard) => match never {},
         };
-        self.doubt.lose(now_ms());
-        self.link.store(None);
+        self.shards.end(shard, now_ms());
         self.waiters.wake_all();
-        self.metrics.store_up(false);
-        self.metrics.store_tracking(false);
+        self.count_links();
         self.metrics.invalidation(Invalidation::Lost);
         end
     }
 
-    fn heard(&self, beat: Beat) {
+    fn read_log_again(&self) {
+        self.purges.grown();
+        self.log_grown.notify_one();
+    }
+
+    fn count_links(&self) {
+        let (are_linked, are_tracked) = self.shards.are_linked();
+        self.metrics.store_up(are_linked);
+        self.metrics.store_tracking(are_tracked);
+    }
+
+    /// Returns whether the log of purges lies on this server.
+    fn has_log(&self, shard: &Arc<Shard>) -> bool {
+        self.shards.of_key(&self.names.purge_log()).is_some_and(|of_log| Arc::ptr_eq(&of_log, shard))
+    }
+
+    fn heard(&self, shard: &Arc<Shard>, beat: Beat) {
         match beat {
-            Beat::Reports { sent_ms } => self.doubt.beat(sent_ms),
-            Beat::Commands { took, .. } if took <= self.deadline => self.answered(),
-            Beat::Commands { sent_ms, .. } => self.unanswered(sent_ms),
+            Beat::Reports { sent_ms } => self.shards.beat(shard, sent_ms),
+            Beat::Commands { took, .. } if took <= self.deadline => self.answered(shard),
+            Beat::Commands { sent_ms, .. } => self.unanswered(shard, sent_ms),
         }
     }
 
-    fn answered(&self) {
-        if self.doubt.answered() {
-            tracing::info!(redis = self.troubles.place(), "redis answers within the deadline again");
+    fn answered(&self, shard: &Arc<Shard>) {
+        if self.shards.answered(shard) {
+            tracing::info!(redis = shard.place(), "redis answers within the deadline again");
         }
     }
 
-    fn unanswered(&self, sent_ms: u64) {
-        if self.doubt.unanswered(sent_ms) {
-            let (redis, deadline) = (self.troubles.place(), self.deadline);
+    fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) {
+        if self.shards.unanswered(shard, sent_ms) {
+            let (redis, deadline) = (shard.place(), self.deadline);
             tracing::warn!(
                 redis,
                 ?deadline,
@@ -227,22 +283,29 @@ impl Redis {
         }
     }
 
-    /// Puts a fence behind the reads of versions.
-    async fn keep_fencing(&self, link: &Link) -> std::convert::Infallible {
+    /// Puts a fence behind the reads of versions, for as long as there is a store.
+    async fn keep_fencing(&self) -> std::convert::Infallible {
         loop {
             self.read.notified().await;
             let fence = self.versions.fences().begin();
-            // Where it is not answered, the heartbeat isn't either.
-            if link.tracked && link.hear_all().await.is_ok() {
+            let links: Vec<_> = self.shards.all().iter().filter_map(|shard| shard.link.load_full()).collect();
+            if links.iter().any(|link| !link.tracked) {
+                continue;
+            }
+            if try_join_all(links.iter().map(|link| link.hear_all())).await.is_ok() {
                 self.versions.fences().pass(fence);
+            } else {
+                // Without the one that does not answer, once its link has ended.
+                tokio::time::sleep(PAY_AGAIN).await;
+                self.read.notify_one();
             }
         }
     }
 
-    fn invalidated(&self, push: PushInfo) {
+    fn invalidated(&self, shard: &Arc<Shard>, push: PushInfo) {
         match push.data.into_iter().next() {
             Some(Value::Array(keys)) => keys.iter().for_each(|key| self.reported(key)),
-            _ => self.flushed(),
+            _ => self.flushed(shard),
         }
     }
 
@@ -267,39 +330,47 @@ impl Redis {
         }
     }
 
-    fn is_untracked(&self) -> bool {
-        self.doubt.coherence() == Coherence::Untracked
+    /// Returns whether nobody reports that the log of purges has grown.
+    fn is_log_untold(&self) -> bool {
+        let of_log = self.partitions.of_purge_log();
+        of_log.coherence() == Coherence::Untracked || !of_log.is_heard(now_ms())
     }
 
     /// FLUSHALL or FLUSHDB: nothing that is known may be believed, nor come back.
-    fn flushed(&self) {
-        self.versions.forget_all(now_ms());
-        self.purges.emptied();
-        self.log_grown.notify_one();
+    fn flushed(&self, shard: &Arc<Shard>) {
+        self.versions.forget_all(&self.shards.doubts(shard), now_ms());
+        if self.has_log(shard) {
+            self.purges.emptied();
+            self.log_grown.notify_one();
+        }
         self.waiters.wake_all();
         self.metrics.invalidation(Invalidation::Flush);
     }
 
-    /// The way to the store of a request: it waits for the deadline at most, and not at all while calls take longer.
+    /// The way to the store of a request about a key: it waits for the deadline at most, and not at all while calls to that
+    /// server take longer.
     async fn call<T, F: Future<Output = RedisResult<T>>>(
         &self,
         what: StoreCall,
+        key: &str,
         run: impl FnOnce(Commands) -> F,
     ) -> Result<T, StoreError> {
-        if !self.doubt.is_answering() && !orders(what) {
+        let is_answering = self.shards.of_key(key).is_none_or(|shard| shard.is_answering());
+        if !is_answering && !orders(what) {
             self.metrics.store_call(what, Err(StoreError::Down), Duration::ZERO);
             return Err(StoreError::Down);
         }
-        self.call_within(self.deadline, what, run).await
+        self.call_within(self.deadline, what, key, run).await
     }
 
-    /// The way to the store of what no request waits for.
-    async fn call_behind<T, F: Future<Output = RedisResult<T>>>(
+    /// The same with one command.
+    async fn ask<T: FromRedisValue>(
         &self,
         what: StoreCall,
-        run: impl FnOnce(Commands) -> F,
+        key: &str,
+        command: Cmd,
     ) -> Result<T, StoreError> {
-        self.call_within(self.unhurried(), what, run).await
+        self.call(what, key, |mut c| async move { command.query_async(&mut c).await }).await
     }
 
     /// How long a call may take that no request waits for.
@@ -311,22 +382,24 @@ impl Redis {
         &self,
         at_most: Duration,
         what: StoreCall,
+        key: &str,
         run: impl FnOnce(Commands) -> F,
     ) -> Result<T, StoreError> {
         let (began, sent_ms) = (Instant::now(), now_ms());
-        let result = match &*self.link.load() {
+        let linked = self.shards.of_key(key).and_then(|shard| Some((shard.link.load_full()?, shard)));
+        let result = match linked {
             None => Err(StoreError::Down),
-            Some(link) => match tokio::time::timeout(at_most, run(link.commands.clone())).await {
+            Some((link, shard)) => match tokio::time::timeout(at_most, run(link.commands.clone())).await {
                 Ok(Ok(value)) => {
                     if began.elapsed() <= self.deadline {
-                        self.answered();
+                        self.answered(&shard);
                     }
-                    self.troubles.worked(what);
+                    shard.troubles.worked(what);
                     Ok(value)
                 }
-                Ok(Err(error)) => Err(self.failed(link, what, &error)),
+                Ok(Err(error)) => Err(Self::failed(&shard, &link, what, &error)),
                 Err(_) => {
-                    self.unanswered(sent_ms);
+                    self.unanswered(&shard, sent_ms);
                     Err(StoreError::Timeout)
                 }
             },
@@ -358,11 +431,7 @@ impl Redis {
 
     async fn read_version(&self, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {
         let name = self.names.version(slot.namespace(), slot.tenant());
-        self.call(
-            StoreCall::ReadVersion,
-            |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await },
-        )
-        .await
+        self.ask(StoreCall::ReadVersion, &name, get(&name)).await
     }
 
     /// What stands under a name.
@@ -370,7 +439,7 @@ impl Redis {
     /// # Errors
     /// If the store can't be asked.
     pub async fn get(&self, name: String) -> Result<Option<Bytes>, StoreError> {
-        self.call(StoreCall::Get, |mut c| async move { cmd("GET").arg(name).query_async(&mut c).await }).await
+        self.ask(StoreCall::Get, &name, get(&name)).await
     }
 
     /// The newest answer that was stored under the key of a namespace, of whichever generation, with its version.
@@ -397,15 +466,23 @@ impl Redis {
         };
         let put = set(body, &value);
         let point = pointer.as_ref().map(|(name, to)| set(name, to));
-        self.call_behind(StoreCall::Put, |mut c| async move {
-            let Some(point) = point else { return put.exec_async(&mut c).await };
-            if c.can_pipeline() {
-                return redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await;
-            }
-            put.exec_async(&mut c).await?;
-            point.exec_async(&mut c).await
-        })
-        .await
+        let (Some(point), Some((name, _))) = (point, pointer) else {
+            return self.put(body, put).await;
+        };
+        if self.shards.is_one() {
+            let both = |mut c| async move {
+                redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await
+            };
+            return self.call_within(self.unhurried(), StoreCall::Put, body, both).await;
+        }
+        self.put(body, put).await?;
+        self.put(name, point).await
+    }
+
+    /// Writes, behind requests.
+    async fn put(&self, name: &str, put: Cmd) -> Result<(), StoreError> {
+        let put = |mut c| async move { put.exec_async(&mut c).await };
+        self.call_within(self.unhurried(), StoreCall::Put, name, put).await
     }
 
     /// Marks an answer that may not be stored; with `over`, in the place of one that stands there. Without, that one may
@@ -419,7 +496,7 @@ impl Redis {
         if !over {
             set.arg("NX");
         }
-        self.call_behind(StoreCall::Put, |mut c| async move { set.exec_async(&mut c).await }).await
+        self.put(&place.body, set).await
     }
 
     /// Deletes answers that are over.
@@ -429,21 +506,19 @@ impl Redis {
     pub async fn forget(&self, names: &[String]) -> Result<(), StoreError> {
         for name in names {
             // One by one: in a cluster they need not lie together.
-            self.call_behind(
-                StoreCall::Put,
-                |mut c| async move { cmd("DEL").arg(name).exec_async(&mut c).await },
-            )
-            .await?;
+            let mut delete = cmd("DEL");
+            delete.arg(name);
+            self.put(name, delete).await?;
         }
         Ok(())
     }
 
-    fn failed(&self, link: &Link, what: StoreCall, error: &redis::RedisError) -> StoreError {
+    fn failed(shard: &Shard, link: &Link, what: StoreCall, error: &redis::RedisError) -> StoreError {
         if error.is_unrecoverable_error() || error.is_io_error() {
             link.given_up.notify_one();
             return StoreError::Down;
         }
-        self.troubles.refused(what, error);
+        shard.troubles.refused(what, error);
         // A demoted master refuses writes: the link has to find the new one.
         if error.code() == Some("READONLY") {
             link.given_up.notify_one();
@@ -460,4 +535,10 @@ impl Redis {
 /// Returns whether a call is tried however long others have taken: an order, or what other nodes wait for.
 fn orders(what: StoreCall) -> bool {
     matches!(what, StoreCall::Event | StoreCall::Release)
+}
+
+fn get(name: &str) -> Cmd {
+    let mut get = cmd("GET");
+    get.arg(name);
+    get
 }

@@ -4,16 +4,20 @@
 
 use super::{
     bump::{self, Moved},
-    Commands, Redis, PAY_AGAIN,
+    shard::Shard,
+    Redis, PAY_AGAIN,
 };
 use crate::{
-    cache::version::{Slot, Ticket, Version},
+    cache::{
+        doubt::Doubt,
+        version::{Slot, Ticket, Version},
+    },
     clock::now_ms,
     telemetry::labels::{StoreCall, StoreError},
 };
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
-use redis::{cmd, Cmd, RedisResult, Value};
+use redis::{cmd, Cmd, FromRedisValue, Value};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 /// Versions that are read or moved by one message.
@@ -38,18 +42,23 @@ struct Lost {
 }
 
 impl Redis {
-    /// Makes up for bumps and purges that the store has missed, whether or not anyone asks for them on this node: the other
+    /// Makes up for bumps and purges that a server has missed, whether or not anyone asks for them on this node: the other
     /// nodes wait for them.
-    pub(super) async fn keep_paying(&self) -> Infallible {
+    pub(super) async fn keep_paying(&self, shard: &Arc<Shard>) -> Infallible {
         loop {
-            for owing in self.versions.owing().chunks(BATCH) {
+            let doubts = self.shards.doubts(shard);
+            let mut owing = self.versions.owing();
+            owing.retain(|slot| slot.is_in(&doubts));
+            for owing in owing.chunks(BATCH) {
                 // Those that fail stay on the list.
                 if self.pay_bumps(owing).await.is_err() {
                     break;
                 }
             }
             self.versions.settle();
-            self.pay_purges().await;
+            if self.has_log(shard) {
+                self.pay_purges().await;
+            }
             tokio::time::sleep(PAY_AGAIN).await;
         }
     }
@@ -63,11 +72,11 @@ impl Redis {
     }
 
     /// Reads again what was known, whenever this node is in doubt, so that the doubt ends.
-    pub(super) async fn keep_rereading(&self) -> Infallible {
+    pub(super) async fn keep_rereading(&self, shard: &Arc<Shard>) -> Infallible {
         // What is owed goes first.
         tokio::task::yield_now().await;
         loop {
-            let pause = match self.read_again().await {
+            let pause = match self.read_again(&self.shards.doubts(shard)).await {
                 Ok(()) => PAY_AGAIN,
                 Err(_) => READ_AGAIN,
             };
@@ -76,12 +85,15 @@ impl Redis {
     }
 
     /// Reads the versions that are known from before, in an epoch that has just begun or while requests don't wait for it.
-    async fn read_again(&self) -> Result<(), StoreError> {
-        let epoch = self.doubt.epoch();
-        if self.doubt.since_ms(now_ms()).is_none() {
+    async fn read_again(&self, doubts: &[Arc<Doubt>]) -> Result<(), StoreError> {
+        let now_ms = now_ms();
+        let doubts: Vec<_> =
+            doubts.iter().filter(|doubt| doubt.since_ms(now_ms).is_some()).cloned().collect();
+        if doubts.is_empty() {
             return Ok(());
         }
-        let unread = self.versions.unread();
+        let epochs: Vec<_> = doubts.iter().map(|doubt| doubt.epoch()).collect();
+        let unread = self.versions.unread(&doubts);
         let batches = Mutex::new(unread.chunks(BATCH));
         // Moves take the server longer than reads: one message at a time leaves room for others.
         let moving = tokio::sync::Mutex::new(());
@@ -96,7 +108,9 @@ impl Redis {
         };
         // While one waits for its answer, another one works on what has come.
         tokio::try_join!(reader(), reader(), reader(), reader())?;
-        self.doubt.settle(epoch);
+        for (doubt, epoch) in doubts.iter().zip(epochs) {
+            doubt.settle(epoch);
+        }
         Ok(())
     }
 
@@ -109,7 +123,7 @@ impl Redis {
         let before: Vec<_> =
             slots.iter().map(|slot| (slot.ticket(now_ms()), slot.last_known(), slot.debt())).collect();
         let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant())).collect();
-        let values = self.call_behind(StoreCall::ReadVersion, |commands| read_all(commands, names)).await?;
+        let values = self.read_all(names).await?;
         let mut due = Vec::new();
         for ((slot, (ticket, known, debt)), value) in slots.iter().zip(before).zip(values) {
             let read = value.as_deref().map_or_else(Version::absent, Version::new);
@@ -133,15 +147,15 @@ impl Redis {
         if due.is_empty() {
             return Ok(());
         }
-        let is_one = self.link.load().as_ref().is_some_and(|link| link.commands.can_pipeline());
+        let is_one = self.shards.is_one();
         let command = |(number, due): (usize, &Due<'_>)| {
             let name = self.names.version(due.slot.namespace(), due.slot.tenant());
             // One server gets the script with the first.
             let form = if is_one && number > 0 { bump::by_digest } else { bump::command };
-            form(&name, due.at, due.lost.as_ref().map(|lost| &lost.value[..]))
+            let bump = form(&name, due.at, due.lost.as_ref().map(|lost| &lost.value[..]));
+            (name, bump)
         };
-        let each: Vec<Cmd> = due.iter().enumerate().map(command).collect();
-        let values = self.call_behind(StoreCall::Bump, |commands| at_once(commands, each)).await?;
+        let values = self.bump_all(due.iter().enumerate().map(command).collect()).await?;
         for (due, value) in due.into_iter().zip(values) {
             match (Moved::of(value), due.lost) {
                 (Some(Moved::To(version)), _) => {
@@ -160,32 +174,52 @@ impl Redis {
         }
         Ok(())
     }
-}
 
-/// Reads keys: of one server by one command.
-async fn read_all(mut commands: Commands, names: Vec<String>) -> RedisResult<Vec<Option<Vec<u8>>>> {
-    if commands.can_pipeline() {
-        return cmd("MGET").arg(names).query_async(&mut commands).await;
-    }
-    let reads = names.into_iter().map(|name| {
-        let mut commands = commands.clone();
-        async move { cmd("GET").arg(name).query_async(&mut commands).await }
-    });
-    try_join_all(reads).await
-}
-
-/// Sends commands at once: in one pipeline, or where they are for several servers beside one another.
-async fn at_once(mut all: Commands, each: Vec<Cmd>) -> RedisResult<Vec<Value>> {
-    if all.can_pipeline() {
-        let mut pipeline = redis::pipe();
-        for command in each {
-            pipeline.add_command(command);
+    /// Reads keys: of one server by one command, in a cluster beside one another.
+    async fn read_all(&self, names: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let what = StoreCall::ReadVersion;
+        match (self.shards.is_one(), names.first().cloned()) {
+            (_, None) => Ok(Vec::new()),
+            (true, Some(first)) => {
+                let mut all = cmd("MGET");
+                all.arg(names);
+                self.ask_behind(what, first, all).await
+            }
+            (false, Some(_)) => {
+                try_join_all(
+                    names.into_iter().map(|name| self.ask_behind(what, name.clone(), super::get(&name))),
+                )
+                .await
+            }
         }
-        return pipeline.query_async(&mut all).await;
     }
-    let each = each.into_iter().map(|command| {
-        let mut all = all.clone();
-        async move { command.query_async(&mut all).await }
-    });
-    try_join_all(each).await
+
+    /// Moves versions at once: of one server in one pipeline, in a cluster beside one another.
+    async fn bump_all(&self, each: Vec<(String, Cmd)>) -> Result<Vec<Value>, StoreError> {
+        let what = StoreCall::Bump;
+        match (self.shards.is_one(), each.first().map(|(name, _)| name.clone())) {
+            (_, None) => Ok(Vec::new()),
+            (true, Some(first)) => {
+                let mut all = redis::pipe();
+                for (_, bump) in each {
+                    all.add_command(bump);
+                }
+                let run = |mut c| async move { all.query_async(&mut c).await };
+                self.call_within(self.unhurried(), what, &first, run).await
+            }
+            (false, Some(_)) => {
+                try_join_all(each.into_iter().map(|(name, bump)| self.ask_behind(what, name, bump))).await
+            }
+        }
+    }
+
+    pub(super) async fn ask_behind<T: FromRedisValue>(
+        &self,
+        what: StoreCall,
+        key: String,
+        command: Cmd,
+    ) -> Result<T, StoreError> {
+        let run = |mut c| async move { command.query_async(&mut c).await };
+        self.call_within(self.unhurried(), what, &key, run).await
+    }
 }

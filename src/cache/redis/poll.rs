@@ -1,13 +1,13 @@
 //! A store that reports no changes: versions and the purge log are read again after a while (`poll` of `[store]`), and
 //! nodes tell each other on a channel which keys they have changed.
 
-use super::{link::Link, Redis};
+use super::{link::Link, shard::Shard, Redis};
 use crate::telemetry::labels::StoreCall;
 use redis::{cmd, PushInfo};
 
 impl Redis {
     /// Tells how old an answer may be by this link, where it may be older than a change that was reported would leave it.
-    pub(super) fn tell_bound(&self, link: &Link) {
+    pub(super) fn tell_bound(&self, shard: &Shard, link: &Link) {
         if link.tracked {
             return;
         }
@@ -23,8 +23,8 @@ impl Redis {
             true => bound,
             false => format!("{bound}, {others}"),
         };
-        tracing::warn!(redis = self.troubles.place(), "redis reports no changes: {told}");
-        self.troubles.unreported(told);
+        tracing::warn!(redis = shard.place(), "redis reports no changes: {told}");
+        shard.troubles.unreported(told);
     }
 
     /// Another node, or this one, has changed the key that the message names.
@@ -36,16 +36,15 @@ impl Redis {
 
     /// Tells other nodes that these keys have changed, where the store does not. What gets lost is found by reading.
     pub(super) async fn tell(&self, keys: impl IntoIterator<Item = String>) {
-        if !self.is_untracked() {
-            return;
-        }
         let channel = self.names.channel();
         for key in keys {
+            let is_untold = |shard: std::sync::Arc<Shard>| shard.is_linked() && !shard.is_tracked();
+            if !self.shards.of_key(&key).is_some_and(is_untold) {
+                continue;
+            }
             let mut publish = cmd("PUBLISH");
-            publish.arg(&channel).arg(key);
-            let sent =
-                self.call_behind(StoreCall::Bump, |mut c| async move { publish.exec_async(&mut c).await });
-            sent.await.unwrap_or_default();
+            publish.arg(&channel).arg(&key);
+            self.ask_behind::<()>(StoreCall::Bump, key, publish).await.unwrap_or_default();
         }
     }
 }

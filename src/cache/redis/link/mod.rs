@@ -1,25 +1,26 @@
 //! The connections to Redis: how they are made, watched and made again.
 //!
-//! A [`Link`] is one connection for commands and one per master for reports (`CLIENT TRACKING ON BCAST` over
-//! RESP3). Both live and die together: whatever goes wrong with either, the whole link is dropped, every version
-//! is doubted, and a new link is made. A heartbeat on the reporting connections notices a silent one within a
+//! A [`Link`] is two connections to one server: one for commands and one for reports (`CLIENT TRACKING ON BCAST` over
+//! RESP3). Both live and die together: whatever goes wrong with either, the whole link is dropped, every version that lies
+//! there is doubted, and a new link is made. A heartbeat on the reporting connection notices a silent one within a
 //! second; because replies and reports share the connection, an answered heartbeat also means that all earlier
-//! reports have arrived.
+//! reports have arrived. In a cluster there is a link with each master.
 
 mod cluster;
+mod commands;
 mod sentinel;
 
+pub(super) use cluster::{list, newest, Seeds, Topology};
+pub(super) use commands::{Commands, Elsewhere, Redirection};
+
 use crate::{clock::now_ms, config};
-use futures_util::future::try_join_all;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
-    cluster_async::ClusterConnection,
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    RedisConnectionInfo, RedisError, RedisResult, Value,
 };
 use sentinel::{Naming, Sentinels};
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,55 +32,9 @@ const CONNECT: Duration = Duration::from_millis(500);
 const PULSE: Duration = Duration::from_millis(500);
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(250);
-/// Every so many heartbeats the masters of a cluster are listed anew.
-const TOPOLOGY_EVERY: u32 = 4;
 
 /// Where reports go.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
-
-/// The connection for commands.
-#[derive(Clone)]
-pub(super) enum Commands {
-    /// To one server.
-    One(MultiplexedConnection),
-    /// To a cluster.
-    Cluster(ClusterConnection),
-}
-
-impl Commands {
-    /// Whether commands on different keys can share a round trip and keep their order.
-    pub(super) fn can_pipeline(&self) -> bool {
-        matches!(self, Self::One(_))
-    }
-}
-
-impl ConnectionLike for Commands {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One(one) => one.req_packed_command(cmd),
-            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::One(one) => one.get_db(),
-            Self::Cluster(cluster) => cluster.get_db(),
-        }
-    }
-}
 
 /// An answered heartbeat.
 #[derive(Debug, Clone, Copy)]
@@ -106,10 +61,9 @@ pub(super) struct Link {
     pub(super) tracked: bool,
     /// Told when the link is of no more use.
     pub(super) given_up: Arc<Notify>,
-    reports: Vec<MultiplexedConnection>,
+    report: Option<MultiplexedConnection>,
     /// On which other nodes tell what they have changed, where changes are not reported.
     pub(super) channel: Option<MultiplexedConnection>,
-    masters: BTreeSet<String>,
     /// Those who named the server, and what they named.
     named_by: Option<(Arc<Sentinels>, Naming)>,
 }
@@ -122,16 +76,23 @@ pub(super) enum Servers {
     ///
     /// Shared with each link: it ends when they name another one. With the database and the user on the master.
     Sentinels(Arc<Sentinels>, RedisConnectionInfo),
-    /// A cluster.
-    Cluster(Vec<String>),
+    /// A master of a cluster.
+    Node {
+        /// Its URL.
+        url: String,
+        /// The user on it.
+        settings: RedisConnectionInfo,
+        /// Where it sends commands on to.
+        elsewhere: Elsewhere,
+    },
 }
 
 impl Servers {
-    /// The servers of a configuration. Sentinels are asked from now on.
+    /// The server of a configuration, which is not that of a cluster. Sentinels are asked from now on.
     pub(super) fn new(target: config::Redis) -> Self {
         match target {
             config::Redis::Single(url) => Self::One(url),
-            config::Redis::Cluster(seeds) => Self::Cluster(seeds),
+            config::Redis::Cluster(mut seeds) => Self::One(seeds.pop().unwrap_or_default()),
             config::Redis::Sentinel { sentinels, master, db, credentials: (user, password) } => {
                 let mut settings = RedisConnectionInfo::default().set_db(db);
                 if let Some(user) = user {
@@ -166,10 +127,18 @@ impl Servers {
                 };
                 Ok(Link { named_by: Some((sentinels.clone(), named)), ..link })
             }
-            Self::Cluster(seeds) => cluster::connect(seeds, prefixes, channel, &on_push).await,
+            Self::Node { url, settings, elsewhere } => {
+                let link =
+                    one(client(url.as_str(), Some(settings.clone()))?, prefixes, channel, &on_push).await?;
+                let (_, address) = url.split_once("://").unwrap_or_default();
+                if list(&link.commands.connection(), address).await?.is_cut_off {
+                    return Err((ErrorKind::Io, "the server does not reach most of the cluster").into());
+                }
+                Ok(Link { commands: link.commands.in_cluster(elsewhere.clone()), ..link })
+            }
         }?;
         // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
-        link.beat(1, &|_| ()).await?;
+        link.beat(&|_| ()).await?;
         Ok(Link { given_up, ..link })
     }
 }
@@ -186,18 +155,16 @@ async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPus
         }
         other => other?,
     };
-    let reports: Vec<_> = report.into_iter().collect();
-    let channel = match reports.is_empty() {
-        true => listen_on(&client, channel, on_push).await?,
-        false => None,
+    let channel = match report {
+        None => listen_on(&client, channel, on_push).await?,
+        Some(_) => None,
     };
     Ok(Link {
-        commands: Commands::One(commands),
-        tracked: !reports.is_empty(),
+        commands: Commands::new(commands),
+        tracked: report.is_some(),
         given_up: Arc::default(),
-        reports,
+        report,
         channel,
-        masters: BTreeSet::new(),
         named_by: None,
     })
 }
@@ -288,12 +255,10 @@ impl Link {
     }
 
     async fn keep_beating(&self, heard: impl Fn(Beat)) -> RedisError {
-        let mut beats = 0_u32;
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            beats = beats.wrapping_add(1);
             // Beside one another: commands that take their time delay no report.
-            if let Err(error) = tokio::try_join!(self.beat(beats, &heard), self.beat_commands(&heard)) {
+            if let Err(error) = tokio::try_join!(self.beat(&heard), self.beat_commands(&heard)) {
                 return error;
             }
         }
@@ -306,34 +271,24 @@ impl Link {
         Ok(())
     }
 
-    /// Hears the reports of all changes up to now: every reporting connection has answered.
+    /// Hears the reports of all changes up to now: the reporting connection has answered.
     ///
     /// # Errors
-    /// If one did not, or is no longer a master's.
+    /// If it did not, or is no longer a master's.
     pub(super) async fn hear_all(&self) -> RedisResult<()> {
-        try_join_all(self.reports.iter().map(|report| {
-            let mut report = report.clone();
-            async move { pulse(&mut report).await }
-        }))
-        .await
-        .map(drop)
+        match &self.report {
+            Some(report) => pulse(&mut report.clone()).await,
+            None => Ok(()),
+        }
     }
 
-    async fn beat(&self, beats: u32, heard: &impl Fn(Beat)) -> RedisResult<()> {
-        let (mut commands, sent_ms) = (self.commands.clone(), now_ms());
-        match self.reports.is_empty() {
-            true => pulse(&mut commands).await?,
-            false => self.hear_all().await?,
+    async fn beat(&self, heard: &impl Fn(Beat)) -> RedisResult<()> {
+        let sent_ms = now_ms();
+        match self.tracked {
+            true => self.hear_all().await?,
+            false => pulse(&mut self.commands.clone()).await?,
         }
         heard(Beat::Reports { sent_ms });
-        if !commands.can_pipeline() && beats.is_multiple_of(TOPOLOGY_EVERY) {
-            let listed = tokio::time::timeout(PULSE, cluster::masters(&mut commands))
-                .await
-                .map_err(|_| silent())??;
-            if listed != self.masters {
-                return Err((ErrorKind::Io, "the cluster's masters changed").into());
-            }
-        }
         Ok(())
     }
 }

@@ -1,0 +1,107 @@
+//! The masters of a cluster: who they are, and a link with each that is kept by itself.
+
+use super::{
+    link::{list, newest, Seeds, Servers, Topology},
+    shard::Shard,
+    troubles::words,
+    Redis, RECONNECT,
+};
+use crate::{clock::now_ms, config};
+use futures_util::future::join_all;
+use redis::{ErrorKind, RedisResult};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often the masters are listed, besides [`RECONNECT`].
+const LIST_MASTERS: Duration = Duration::from_millis(900);
+
+impl Redis {
+    /// Where a server is found, by these credentials.
+    pub(super) fn servers(&self, shard: &Shard, target: &config::Redis) -> Servers {
+        match target {
+            config::Redis::Cluster(seeds) => {
+                let (url, settings) = Seeds::new(seeds.clone()).node(shard.place());
+                Servers::Node { url, settings, elsewhere: self.shards.elsewhere() }
+            }
+            other => Servers::new(other.clone()),
+        }
+    }
+
+    /// Keeps a link with each master of a cluster. The masters are listed every second, and at once where there is a
+    /// reason to.
+    pub(super) async fn keep_cluster(self: &Arc<Self>, mut target: config::Redis) {
+        let (mut kept, mut current) = (BTreeMap::<String, AbortOnDropHandle<()>>::new(), Topology::default());
+        loop {
+            if let Some(other) = self.other_than(&target) {
+                target = other;
+            }
+            match self.list_masters(&target).await {
+                // One that slept through a change does not bring the old masters back.
+                Ok(listed) if listed.epoch >= current.epoch || !self.shards.is_any_linked() => {
+                    self.shards.troubles.linked();
+                    if listed.ranges != current.ranges {
+                        self.follow(&listed, &target, &mut kept);
+                    }
+                    current = listed;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    if self.shards.troubles.away(&error) {
+                        let (redis, error) = (self.shards.troubles.place(), words(&error));
+                        tracing::warn!(redis, error, "the masters of the cluster can't be listed; trying on");
+                    }
+                }
+            }
+            tokio::time::sleep(RECONNECT).await;
+            tokio::select! {
+                () = self.shards.outdated.notified() => {}
+                () = tokio::time::sleep(LIST_MASTERS) => {}
+            }
+        }
+    }
+
+    /// Goes by these masters from now on.
+    fn follow(
+        self: &Arc<Self>,
+        listed: &Topology,
+        target: &config::Redis,
+        kept: &mut BTreeMap<String, AbortOnDropHandle<()>>,
+    ) {
+        self.purges.grown();
+        self.shards.remap(listed, now_ms());
+        let shards = self.shards.all();
+        let masters: Vec<_> = shards.iter().map(|shard| shard.place()).collect();
+        tracing::info!(masters = masters.join(", "), "the cluster's hash slots are mapped");
+        kept.retain(|place, _| masters.contains(&place.as_str()));
+        for shard in &shards {
+            kept.entry(shard.place().to_owned()).or_insert_with(|| {
+                AbortOnDropHandle::new(tokio::spawn(self.clone().keep_shard(shard.clone(), target.clone())))
+            });
+        }
+        // The log may lie elsewhere now.
+        self.read_log_again();
+        self.count_links();
+    }
+
+    /// What the linked masters say of the cluster; where none of them says anything, what other nodes do.
+    async fn list_masters(&self, target: &config::Redis) -> RedisResult<Topology> {
+        let shards = self.shards.all();
+        let linked = shards.iter().filter_map(|shard| Some((shard, shard.link.load_full()?)));
+        let said = join_all(linked.map(|(shard, link)| async move {
+            let said = list(&link.commands.connection(), shard.place()).await;
+            if said.as_ref().is_ok_and(|topology| topology.is_cut_off) {
+                link.given_up.notify_one();
+            }
+            said.ok()
+        }))
+        .await;
+        if let Some(newest) = newest(said.into_iter().flatten()) {
+            return Ok(newest);
+        }
+        let config::Redis::Cluster(seeds) = target else { return Ok(Topology::default()) };
+        let said = Seeds::new(seeds.clone())
+            .ask(shards.iter().map(|shard| shard.place().to_owned()).collect())
+            .await?;
+        newest(said).ok_or_else(|| (ErrorKind::Io, "no node reaches most of the masters").into())
+    }
+}

@@ -1,0 +1,324 @@
+//! The servers of the store: one, or the masters of a cluster, each with its link, what is wrong with it, and the
+//! partitions that depend on it.
+//!
+//! Here what happens to a link becomes doubt of the right partitions. A partition is sure while each server that serves some
+//! of it is linked and answers; few depend on more than one.
+
+use super::{
+    link::{Elsewhere, Link, Redirection, Topology},
+    troubles::Troubles,
+};
+use crate::cache::{
+    doubt::Doubt,
+    partitions::{hash_slot, Partitions, HASH_SLOTS},
+};
+use arc_swap::ArcSwapOption;
+use parking_lot::RwLock;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+    },
+};
+use tokio::sync::Notify;
+
+/// A server of the store.
+pub(super) struct Shard {
+    pub(super) troubles: Troubles,
+    pub(super) link: ArcSwapOption<Link>,
+    /// When the last heartbeat was sent that was answered.
+    beat_ms: AtomicU64,
+    /// Whether calls are not answered within their deadline.
+    is_silent: AtomicBool,
+}
+
+impl Shard {
+    /// A server that is not linked, at this place.
+    pub(super) fn new(place: String) -> Arc<Self> {
+        Arc::new(Self {
+            troubles: Troubles::new(place),
+            link: ArcSwapOption::empty(),
+            beat_ms: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
+        })
+    }
+
+    /// Host and port.
+    pub(super) fn place(&self) -> &str {
+        self.troubles.place()
+    }
+
+    /// Returns whether a request may wait for it: its calls are answered within the deadline.
+    pub(super) fn is_answering(&self) -> bool {
+        !self.is_silent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_linked(&self) -> bool {
+        self.link.load().is_some()
+    }
+
+    pub(super) fn is_tracked(&self) -> bool {
+        self.link.load().as_ref().is_some_and(|link| link.tracked)
+    }
+}
+
+/// All servers of the store.
+pub(super) struct Shards {
+    partitions: Arc<Partitions>,
+    /// Held for writing while a link begins or ends, or slots move.
+    map: RwLock<Map>,
+    /// Told when the masters of a cluster should be listed anew.
+    pub(super) outdated: Notify,
+    /// What is wrong with a cluster as a whole.
+    pub(super) troubles: Troubles,
+}
+
+#[derive(Default)]
+struct Map {
+    shards: Vec<Arc<Shard>>,
+    /// The place in `shards` for each hash slot; empty where there is one server.
+    of_slot: Vec<Option<u16>>,
+    /// Those that each partition depends on.
+    of_partition: Vec<(Arc<Doubt>, Vec<Arc<Shard>>)>,
+}
+
+impl Map {
+    /// The partitions that depend on a server, each with all that it depends on.
+    fn of<'m>(
+        &'m self,
+        shard: &'m Arc<Shard>,
+    ) -> impl Iterator<Item = (&'m Arc<Doubt>, &'m Vec<Arc<Shard>>)> {
+        let depends = move |shards: &[Arc<Shard>]| shards.iter().any(|one| Arc::ptr_eq(one, shard));
+        self.of_partition
+            .iter()
+            .filter(move |(_, shards)| depends(shards))
+            .map(|(doubt, shards)| (doubt, shards))
+    }
+}
+
+impl Shards {
+    /// One server.
+    pub(super) fn one(partitions: Arc<Partitions>, place: String) -> Arc<Self> {
+        let shard = Shard::new(place);
+        let of_partition =
+            partitions.iter().map(|(_, _, doubt)| (doubt.clone(), vec![shard.clone()])).collect();
+        let map = Map { shards: vec![shard], of_slot: Vec::new(), of_partition };
+        Self::with(partitions, map, String::new())
+    }
+
+    /// A cluster whose nodes are at this place, and whose masters are not known yet.
+    pub(super) fn of_cluster(partitions: Arc<Partitions>, place: String) -> Arc<Self> {
+        let map = Map { of_slot: vec![None; usize::from(HASH_SLOTS)], ..Map::default() };
+        Self::with(partitions, map, place)
+    }
+
+    fn with(partitions: Arc<Partitions>, map: Map, place: String) -> Arc<Self> {
+        let troubles = Troubles::new(place);
+        Arc::new(Self { partitions, map: RwLock::new(map), outdated: Notify::new(), troubles })
+    }
+
+    /// Where a master sends commands on to.
+    pub(super) fn elsewhere(self: &Arc<Self>) -> Elsewhere {
+        let shards = Arc::downgrade(self);
+        Arc::new(move |address, why| {
+            let shards = shards.upgrade()?;
+            if why == Redirection::Moved {
+                shards.outdated.notify_one();
+            }
+            Some(shards.at(address)?.link.load_full()?.commands.connection())
+        })
+    }
+
+    /// All that are known.
+    pub(super) fn all(&self) -> Vec<Arc<Shard>> {
+        self.map.read().shards.clone()
+    }
+
+    /// The server that a key lies on; none: it is not known.
+    pub(super) fn of_key(&self, key: &str) -> Option<Arc<Shard>> {
+        let map = self.map.read();
+        match map.of_slot.is_empty() {
+            true => map.shards.first().cloned(),
+            false => map.shards.get(usize::from((*map.of_slot.get(usize::from(hash_slot(key)))?)?)).cloned(),
+        }
+    }
+
+    /// The server at this place.
+    fn at(&self, place: &str) -> Option<Arc<Shard>> {
+        self.map.read().shards.iter().find(|shard| shard.place() == place).cloned()
+    }
+
+    /// Returns whether all keys lie on one server: then one call may be about several.
+    pub(super) fn is_one(&self) -> bool {
+        self.map.read().of_slot.is_empty()
+    }
+
+    /// Returns whether all are linked, and whether all of them report changes.
+    pub(super) fn are_linked(&self) -> (bool, bool) {
+        let map = self.map.read();
+        let is_any = !map.shards.is_empty();
+        let are = |is: fn(&Shard) -> bool| is_any && map.shards.iter().all(|shard| is(shard));
+        (are(Shard::is_linked), are(Shard::is_tracked))
+    }
+
+    /// Returns whether one of them is linked.
+    pub(super) fn is_any_linked(&self) -> bool {
+        self.map.read().shards.iter().any(|shard| shard.is_linked())
+    }
+
+    /// The doubts of the partitions that depend on a server.
+    pub(super) fn doubts(&self, shard: &Arc<Shard>) -> Vec<Arc<Doubt>> {
+        self.map.read().of(shard).map(|(doubt, _)| doubt.clone()).collect()
+    }
+
+    /// There is a link to a server, made since `began_ms`.
+    pub(super) fn begin(&self, shard: &Arc<Shard>, link: Arc<Link>, began_ms: u64) {
+        let map = self.map.write();
+        shard.is_silent.store(false, Ordering::Relaxed);
+        shard.beat_ms.fetch_max(began_ms, Ordering::AcqRel);
+        shard.link.store(Some(link));
+        for (doubt, shards) in map.of(shard) {
+            relink(doubt, shards);
+        }
+    }
+
+    /// The link to a server is lost.
+    pub(super) fn end(&self, shard: &Arc<Shard>, now_ms: u64) {
+        let map = self.map.write();
+        shard.link.store(None);
+        for (doubt, _) in map.of(shard) {
+            doubt.lose(now_ms);
+        }
+    }
+
+    /// A heartbeat of a server that was sent at `sent_ms` was answered.
+    pub(super) fn beat(&self, shard: &Arc<Shard>, sent_ms: u64) {
+        shard.beat_ms.fetch_max(sent_ms, Ordering::AcqRel);
+        for (doubt, shards) in self.map.read().of(shard) {
+            if shards.iter().all(|shard| shard.is_linked()) {
+                doubt.beat(last_beat_ms(shards));
+            }
+        }
+    }
+
+    /// A call to a server was answered within its deadline. Returns whether that is news.
+    pub(super) fn answered(&self, shard: &Arc<Shard>) -> bool {
+        if shard.is_answering() || !shard.is_silent.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        for (doubt, shards) in self.map.read().of(shard) {
+            if shards.iter().all(|shard| shard.is_answering()) {
+                doubt.answered();
+            }
+        }
+        true
+    }
+
+    /// A call that was sent to a server at `sent_ms` was not answered within its deadline. Returns whether that is news.
+    pub(super) fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) -> bool {
+        let map = self.map.read();
+        // A link that has ended meanwhile has nothing to answer.
+        if !shard.is_linked() || shard.is_silent.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        for (doubt, _) in map.of(shard) {
+            doubt.unanswered(sent_ms);
+        }
+        true
+    }
+
+    /// Takes over who serves which slots of a cluster. What depends on other servers than before is in doubt until it was
+    /// read again.
+    pub(super) fn remap(&self, topology: &Topology, now_ms: u64) {
+        let mut map = self.map.write();
+        let places: BTreeSet<&String> = topology.ranges.iter().map(|(_, _, place)| place).collect();
+        let known = |place: &str| map.shards.iter().find(|shard| shard.place() == place).cloned();
+        let shards: Vec<_> =
+            places.iter().map(|place| known(place).unwrap_or_else(|| Shard::new((*place).clone()))).collect();
+        let mut of_slot = vec![None; usize::from(HASH_SLOTS)];
+        for (first, last, place) in &topology.ranges {
+            let index =
+                places.iter().position(|one| *one == place).and_then(|index| u16::try_from(index).ok());
+            let range = of_slot.get_mut(usize::from(*first)..=usize::from(*last));
+            range.unwrap_or_default().fill(index);
+        }
+        let of_partition: Vec<_> = self
+            .partitions
+            .iter()
+            .map(|(first, last, doubt)| {
+                let served = of_slot[usize::from(first)..=usize::from(last)].iter();
+                let indices: BTreeSet<u16> = served.filter_map(|index| *index).collect();
+                (
+                    doubt.clone(),
+                    indices.iter().map(|index| shards[usize::from(*index)].clone()).collect::<Vec<_>>(),
+                )
+            })
+            .collect();
+        for (index, (doubt, now)) in of_partition.iter().enumerate() {
+            let before = map.of_partition.get(index).map_or(&[][..], |(_, shards)| shards);
+            if before.len() != now.len()
+                || before.iter().zip(now).any(|(one, other)| !Arc::ptr_eq(one, other))
+            {
+                doubt.lose(now_ms);
+                relink(doubt, now);
+            }
+        }
+        for gone in map.shards.iter().filter(|shard| !places.contains(&shard.place().to_owned())) {
+            gone.link.store(None);
+        }
+        *map = Map { shards, of_slot, of_partition };
+    }
+}
+
+/// Ends that nothing is known of a partition, if all servers that it depends on are linked.
+fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
+    if !shards.is_empty() && shards.iter().all(|shard| shard.is_linked()) {
+        doubt.link(shards.iter().all(|shard| shard.is_tracked()), last_beat_ms(shards));
+        for silent in shards.iter().filter(|shard| !shard.is_answering()) {
+            doubt.unanswered(silent.beat_ms.load(Ordering::Acquire));
+        }
+    }
+}
+
+fn last_beat_ms(shards: &[Arc<Shard>]) -> u64 {
+    shards.iter().map(|shard| shard.beat_ms.load(Ordering::Acquire)).min().unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "test code: a failure is a panic")]
+mod tests {
+    use super::*;
+    use crate::cache::doubt::Coherence;
+
+    const NOW: u64 = 100_000;
+
+    fn topology(ranges: &[(u16, u16, &str)]) -> Topology {
+        let ranges = ranges.iter().map(|(first, last, place)| (*first, *last, (*place).to_owned())).collect();
+        Topology { ranges, epoch: 1, is_cut_off: false }
+    }
+
+    #[test]
+    fn slots_that_move_put_their_partitions_alone_in_doubt() {
+        let partitions = Partitions::of_cluster("dash:", || Doubt::of_store(None, NOW));
+        let shards = Shards::of_cluster(partitions.clone(), "a:1".to_owned());
+        assert!(!shards.is_one() && shards.of_key("foo").is_none());
+        let epochs = || partitions.iter().map(|(_, _, doubt)| doubt.epoch()).collect::<Vec<_>>();
+        shards.remap(&topology(&[(0, 8_191, "a:1"), (8_192, 16_383, "b:1")]), NOW);
+        assert_eq!(shards.of_key("bar").unwrap().place(), "a:1", "slot 5,061");
+        let foo = shards.of_key("foo").unwrap();
+        assert_eq!((foo.place(), shards.doubts(&foo).len()), ("b:1", 128), "slot 12,182");
+        let before = epochs();
+        shards.remap(&topology(&[(0, 8_191, "a:1"), (8_192, 12_182, "a:1"), (12_183, 16_383, "b:1")]), NOW);
+        assert_eq!(shards.of_key("foo").unwrap().place(), "a:1");
+        let of_b = shards.at("b:1").unwrap();
+        assert!(Arc::ptr_eq(&foo, &of_b), "the other master is the same as before");
+        let changed = before.iter().zip(epochs()).filter(|(before, now)| *before != now).count();
+        assert_eq!(changed, (12_182 - 8_192) / 64 + 1);
+        // The partition of slot 12,182 depends on both; nothing is linked.
+        assert_eq!(shards.doubts(&of_b).len(), 256 - 12_183 / 64);
+        assert_eq!(partitions.of_key("foo").coherence(), Coherence::Away);
+        shards.remap(&topology(&[(0, 99, "a:1")]), NOW);
+        assert!(shards.of_key("foo").is_none(), "nobody serves it");
+    }
+}
