@@ -40,6 +40,8 @@ pub struct Doubt {
     coherence: AtomicU8,
     /// What was read in another epoch is not believed.
     epoch: AtomicU64,
+    /// How many links there were.
+    links: AtomicU64,
     /// Whether changes are, or were by the last link, reported.
     is_reported: AtomicBool,
     /// Until when the last answered heartbeat is believed.
@@ -83,6 +85,7 @@ impl Doubt {
         Self {
             coherence: AtomicU8::new(coherence as u8),
             epoch: AtomicU64::new(1),
+            links: AtomicU64::new(0),
             is_reported: AtomicBool::new(true),
             sure_until_ms: AtomicU64::new(sure_until_ms),
             unread_since_ms: AtomicU64::new(0),
@@ -173,11 +176,17 @@ impl Doubt {
     /// There is a link, made since `began_ms`; what was known before it has to be read again.
     pub fn link(&self, is_tracked: bool, began_ms: u64) {
         let coherence = if is_tracked { Coherence::Tracked } else { Coherence::Untracked };
+        self.links.fetch_add(1, Ordering::AcqRel);
         self.begin_epoch(began_ms);
         self.is_reported.store(is_tracked, Ordering::Relaxed);
         self.silent_since_ms.store(0, Ordering::Relaxed);
         self.coherence.store(coherence as u8, Ordering::Release);
         self.beat(began_ms);
+    }
+
+    /// The number of the last link: while there was none, the store may have lost anything.
+    pub fn links(&self) -> u64 {
+        self.links.load(Ordering::Acquire)
     }
 
     /// The link is lost.

@@ -92,6 +92,8 @@ struct Known {
     read_ms: u64,
     /// The last fence that had begun when it was read; `None`: it was never read.
     fence: Option<u64>,
+    /// By which link it was read, or moved.
+    link: u64,
 }
 
 /// What is known of one namespace and tenant.
@@ -273,6 +275,7 @@ impl Slot {
                 epoch: ticket.epoch,
                 read_ms: ticket.asked_ms,
                 fence: Some(self.fences.last()),
+                link: self.doubt.links(),
             };
             self.know(&mut past, known);
         }
@@ -303,7 +306,8 @@ impl Slot {
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
         let epoch = self.doubt.epoch();
-        self.know(&mut past, Known { version: version.clone(), epoch, read_ms: now_ms, fence: None });
+        let link = self.doubt.links();
+        self.know(&mut past, Known { version: version.clone(), epoch, read_ms: now_ms, fence: None, link });
         version
     }
 
@@ -331,7 +335,8 @@ impl Slot {
         let last = self.last_known();
         let version = if to.is_behind(&last) { last } else { to.clone() };
         let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
-        self.know(&mut past, Known { version, epoch: 0, read_ms, fence: None });
+        let link = self.doubt.links();
+        self.know(&mut past, Known { version, epoch: 0, read_ms, fence: None, link });
     }
 
     /// Returns whether what was read is not to be believed, because the store has lost what came after it. `known`: the
@@ -341,12 +346,19 @@ impl Slot {
         read.is_behind(known) || self.missed_a_change(ticket, read) || is_past()
     }
 
-    /// Returns whether a change was reported, and what is read now is what was known before it: it was written again, or,
-    /// where the report was in an epoch that is over, the store has lost the change.
+    /// Returns whether what is read now is what was known before, and stands for a later change all the same: one was reported,
+    /// and it was written again; or that was in an epoch that is over, and the store has lost the change; or it was counted anew.
     fn missed_a_change(&self, ticket: Ticket, read: &Version) -> bool {
         let doubted = self.doubted_in.load(Ordering::Acquire);
         let is_over = doubted != 0 && doubted < ticket.epoch;
-        (is_over || ticket.rewritten) && *read == self.last_known()
+        (is_over || ticket.rewritten || self.is_counted_anew(read)) && *read == self.last_known()
+    }
+
+    /// Returns whether a version of this value may be another one than it was: while there was no link the store may have
+    /// been emptied, and whoever counts may have got to the same number again. Moved on, it is a time: this happens once.
+    fn is_counted_anew(&self, read: &Version) -> bool {
+        let known = self.known.load();
+        known.as_ref().is_some_and(|known| known.link != self.doubt.links()) && !read.is_time()
     }
 
     /// A change was reported.
@@ -360,7 +372,8 @@ impl Slot {
             if fence.is_some_and(|fence| self.fences.is_past(fence)) {
                 self.rewritten.store(true, Ordering::Release);
             }
-            self.known.store(Some(Arc::new(Known { version, epoch: 0, read_ms, fence })));
+            let link = known.link;
+            self.known.store(Some(Arc::new(Known { version, epoch: 0, read_ms, fence, link })));
         }
     }
 }

@@ -370,3 +370,22 @@ fn a_version_that_nobody_has_read_yet_is_read_behind_requests() {
     slot.learned(slot.ticket(NOW), &Version::absent());
     assert!(versions.unread(std::slice::from_ref(&versions.doubt)).is_empty());
 }
+
+#[test]
+fn the_same_number_after_a_lost_link_may_have_been_counted_anew_unless_it_is_a_time() {
+    let (versions, slot) = table(Coherence::Tracked);
+    for (value, is_lost) in
+        [(&b"1"[..], true), (b"7", true), (b"!I7\n.", true), (b"!whatever", true), (b"1764540000000", false)]
+    {
+        let version = Version::new(value);
+        slot.learned(slot.ticket(NOW), &version);
+        assert!(!slot.is_lost(slot.ticket(NOW), &version, &version), "the same link");
+        versions.doubt.lose(NOW);
+        versions.doubt.link(true, NOW);
+        assert_eq!(slot.is_lost(ask(&slot), &version, &version), is_lost, "{version:?}");
+        // A change that is reported then says nothing more.
+        versions.changed("kpi", "acme");
+        assert_eq!(slot.is_lost(ask(&slot), &version, &version), is_lost, "{version:?}");
+        slot.moved(&Version::new(b"1764540000001"));
+    }
+}

@@ -236,3 +236,32 @@ async fn what_may_have_been_purged_stands_in_for_no_failure() {
     let reply = two.behind.get_as("acme", PATH).await;
     assert_eq!((reply.status.as_u16(), reply.seq()), (200, 1));
 }
+
+#[tokio::test]
+async fn a_number_that_is_counted_anew_by_an_empty_store_is_another_version() {
+    let mut two = Two::start("outage_ttl = \"unlimited\"").await;
+    for value in [Some("2"), Some("!I3\n."), None] {
+        let write = async |two: &Two| {
+            if let Some(value) = value {
+                let _: () = two.redis.run(&["SET", VERSION, value]).await;
+            }
+        };
+        if value.is_some() {
+            let seq = two.data.change();
+            write(&two).await;
+            all_serve(std::slice::from_ref(&two.behind), seq, COHERENT).await;
+        }
+        two.proxy.refuse();
+        until("the link is lost", SOON, || async {
+            two.behind.metrics().await.value("tidegate_store_up", &[]) == 0.0
+        })
+        .await;
+        two.redis.kill();
+        two.redis.restart().await;
+        // As many changes as before, and none of the old ones is left.
+        let seq = two.data.change();
+        write(&two).await;
+        two.proxy.heal();
+        all_serve(std::slice::from_ref(&two.behind), seq, SOON).await;
+    }
+}

@@ -31,8 +31,6 @@ pub(crate) struct Store {
     pub(crate) seen: Vec<Version>,
     /// The truth in the answers, by the tag of their version.
     pub(crate) answers: BTreeMap<String, u64>,
-    /// The nodes that had no link when the version was lost, or had not read it by the link they have.
-    pub(crate) untold: [bool; 2],
     /// The reports on their way to each node; `None`: it has no link.
     pub(crate) wires: [Option<VecDeque<Report>>; 2],
 }

@@ -143,8 +143,7 @@ impl Subject for Versions {
         };
         may(self.ticks < TICKS, Action::Tick);
         let is_changeable = (self.truth as usize) <= CHANGES;
-        let is_counted_anew = self.store.value.is_none() && self.store.untold != [false; 2];
-        may(is_changeable && !is_counted_anew, Action::Write);
+        may(is_changeable, Action::Write);
         may(self.store_faults < STORE_FAULTS, Action::Flush);
         may(self.store_faults < STORE_FAULTS && self.store.value.is_some(), Action::Evict);
         // What the application wrote and no node has heard of is nobody's to know.
@@ -264,10 +263,10 @@ impl Subject for Versions {
 
     fn says(&self) -> String {
         let text = |value: &Option<Vec<u8>>| value.as_deref().map(Version::new);
-        let Store { value, before, is_of_application, answers, wires, untold, seen: _ } = &self.store;
+        let Store { value, before, is_of_application, answers, wires, seen: _ } = &self.store;
         let mut versions = format!("{:?} {:?} {is_of_application} {answers:?}", text(value), text(before));
         let mut times =
-            format!("{} {:?} {} {wires:?} {untold:?}", self.now_ms, self.acknowledged, self.truth);
+            format!("{} {:?} {} {wires:?}", self.now_ms, self.acknowledged, self.truth);
         write!(times, "{} {} {}", self.ticks, self.store_faults, self.losses).unwrap();
         for node in &self.nodes {
             let (doubt, slot) = (&node.doubt, &node.slot);
@@ -374,8 +373,6 @@ impl Versions {
     fn lose_version(&mut self, report: Report) {
         self.store_faults += 1;
         self.store.lose(report);
-        // A node that is about to read its versions again may read this one before it hears of it.
-        self.store.untold = [0, 1].map(|n| self.store.wires[n].is_none() || self.nodes[n].slot.is_unread());
     }
 
     fn deliver(&mut self, n: usize) {
@@ -455,7 +452,6 @@ impl Versions {
         mut value: Option<Vec<u8>>,
     ) -> Version {
         let slot = self.nodes[n].slot.clone();
-        self.store.untold[n] = false;
         loop {
             let read = value.as_deref().map_or_else(Version::absent, Version::new);
             if !slot.is_lost(ticket, known, &read) {

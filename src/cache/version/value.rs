@@ -53,6 +53,12 @@ impl Version {
         Self { tag: tag.into() }
     }
 
+    /// Returns whether it is a time, in milliseconds since 1970 or less than that: nobody counts to it again.
+    pub fn is_time(&self) -> bool {
+        const EARLIEST: u64 = 1_000_000_000_000;
+        self.number().is_some_and(|number| number >= EARLIEST)
+    }
+
     /// The text behind `:v` in the key of an answer: the digits themselves, else `x`, a hash, and the number that is pickled.
     pub fn tag(&self) -> &str {
         &self.tag
