@@ -244,6 +244,11 @@ impl Metrics {
         self.store.seconds.of(call).observe(duration.as_secs_f64());
     }
 
+    /// A call to the store was not made: others take too long.
+    pub fn store_call_skipped(&self, call: StoreCall) {
+        self.store.calls.of(call).of(Err(StoreError::Down).into()).inc();
+    }
+
     /// Whether the store answers. Never called without Redis: the series is then absent.
     pub fn store_up(&self, up: bool) {
         self.store.up.with_label_values::<&str>(&[]).set(up.into());

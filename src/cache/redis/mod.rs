@@ -47,6 +47,7 @@ use redis::{cmd, Cmd, ErrorKind, FromRedisValue, PushInfo, RedisResult, Value};
 use shard::{Shard, Shards};
 use std::{
     future::Future,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -267,13 +268,13 @@ impl Redis {
     }
 
     fn answered(&self, shard: &Arc<Shard>) {
-        if self.shards.answered(shard) {
+        if self.shards.answered(shard) && shard.end_warning() {
             tracing::info!(redis = shard.place(), "redis answers within the deadline again");
         }
     }
 
     fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) {
-        if self.shards.unanswered(shard, sent_ms) {
+        if self.shards.unanswered(shard, sent_ms) && shard.begin_warning(now_ms()) {
             let (redis, deadline) = (shard.place(), self.deadline);
             tracing::warn!(
                 redis,
@@ -357,7 +358,7 @@ impl Redis {
     ) -> Result<T, StoreError> {
         let is_answering = self.shards.of_key(key).is_none_or(|shard| shard.is_answering());
         if !is_answering && !orders(what) {
-            self.metrics.store_call(what, Err(StoreError::Down), Duration::ZERO);
+            self.metrics.store_call_skipped(what);
             return Err(StoreError::Down);
         }
         self.call_within(self.deadline, what, key, run).await
@@ -389,20 +390,24 @@ impl Redis {
         let linked = self.shards.of_key(key).and_then(|shard| Some((shard.link.load_full()?, shard)));
         let result = match linked {
             None => Err(StoreError::Down),
-            Some((link, shard)) => match tokio::time::timeout(at_most, run(link.commands.clone())).await {
-                Ok(Ok(value)) => {
-                    if began.elapsed() <= self.deadline {
-                        self.answered(&shard);
-                    }
-                    shard.troubles.worked(what);
-                    Ok(value)
-                }
-                Ok(Err(error)) => Err(Self::failed(&shard, &link, what, &error)),
-                Err(_) => {
+            Some((link, shard)) => {
+                let mut running = pin!(run(link.commands.clone()));
+                let mut answer = tokio::time::timeout(self.deadline.min(at_most), &mut running).await.ok();
+                if answer.is_none() {
+                    // Others don't wait for what this one waits for.
                     self.unanswered(&shard, sent_ms);
-                    Err(StoreError::Timeout)
+                    let left = at_most.saturating_sub(began.elapsed());
+                    answer = tokio::time::timeout(left, running).await.ok();
                 }
-            },
+                match answer {
+                    Some(Ok(value)) => {
+                        shard.troubles.worked(what);
+                        Ok(value)
+                    }
+                    Some(Err(error)) => Err(Self::failed(&shard, &link, what, &error)),
+                    None => Err(StoreError::Timeout),
+                }
+            }
         };
         self.metrics.store_call(what, result.as_ref().map(|_| ()).map_err(|e| *e), began.elapsed());
         result

@@ -139,7 +139,11 @@ impl Redis {
         }
         self.read.notify_one();
         let _alone = moving.lock().await;
-        self.move_all(due).await
+        match self.move_all(due).await {
+            // Refused, for a store that takes no writes: what is lost is not believed, and the others are read all the same.
+            Err(StoreError::Protocol) => Ok(()),
+            moved => moved,
+        }
     }
 
     /// Moves versions; one of which something else is found than was judged is judged anew, by itself.

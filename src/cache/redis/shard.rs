@@ -31,6 +31,9 @@ pub(super) struct Shard {
     beat_ms: AtomicU64,
     /// Whether calls are not answered within their deadline.
     is_silent: AtomicBool,
+    /// When the log was told so last, and whether it is to be told when that is over.
+    warned_ms: AtomicU64,
+    is_warned: AtomicBool,
 }
 
 impl Shard {
@@ -41,7 +44,27 @@ impl Shard {
             link: ArcSwapOption::empty(),
             beat_ms: AtomicU64::new(0),
             is_silent: AtomicBool::new(false),
+            warned_ms: AtomicU64::new(0),
+            is_warned: AtomicBool::new(false),
         })
+    }
+
+    /// Returns whether to tell the log that calls are not answered in time: not again within ten seconds, for they may be
+    /// just as long as the deadline.
+    pub(super) fn begin_warning(&self, now_ms: u64) -> bool {
+        const BETWEEN_MS: u64 = 10_000;
+        let last = self.warned_ms.load(Ordering::Relaxed);
+        let is_due = last == 0 || now_ms.saturating_sub(last) >= BETWEEN_MS;
+        if is_due {
+            self.warned_ms.store(now_ms, Ordering::Relaxed);
+            self.is_warned.store(true, Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    /// Returns whether to tell the log that they are again.
+    pub(super) fn end_warning(&self) -> bool {
+        self.is_warned.swap(false, Ordering::Relaxed)
     }
 
     /// Host and port.
