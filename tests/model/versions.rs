@@ -265,8 +265,7 @@ impl Subject for Versions {
         let text = |value: &Option<Vec<u8>>| value.as_deref().map(Version::new);
         let Store { value, before, is_of_application, answers, wires, seen: _ } = &self.store;
         let mut versions = format!("{:?} {:?} {is_of_application} {answers:?}", text(value), text(before));
-        let mut times =
-            format!("{} {:?} {} {wires:?}", self.now_ms, self.acknowledged, self.truth);
+        let mut times = format!("{} {:?} {} {wires:?}", self.now_ms, self.acknowledged, self.truth);
         write!(times, "{} {} {}", self.ticks, self.store_faults, self.losses).unwrap();
         for node in &self.nodes {
             let (doubt, slot) = (&node.doubt, &node.slot);
