@@ -112,7 +112,7 @@ enum Step {
 /// A clock that never goes back. It is told the monotonic clock's instants and the wall clock's time.
 struct Clock {
     zero: Instant,
-    /// What time it was at `zero`, in nanoseconds since 1970; grows where the wall clock is set forward.
+    /// The time at `zero`, in nanoseconds since 1970; grows where the wall clock is set forward.
     at_zero: AtomicU64,
     /// Nanoseconds for which it is ahead of the wall clock.
     ahead: AtomicU64,
@@ -174,7 +174,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What the clock shows two seconds after the wall clock was set, by so much, at the tenth second.
+    /// Returns what the clock shows two seconds after the wall clock was set, by so much, at the tenth second.
     fn after_step(by_seconds: i64) -> Reading {
         let zero = Instant::now();
         let clock = Clock::new(zero, START);

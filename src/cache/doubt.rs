@@ -1,4 +1,4 @@
-//! Whether this node may be sure of what it knows of the store, and for how long answers are served while it may not.
+//! Doubt: what this node may believe of the store, and for how long answers are served while it may not be sure.
 //!
 //! A node is *sure* while the store reports changes to it, the last heartbeat of the connection that they come by was
 //! answered a moment ago, and all that was reported has been read. Otherwise it is in *doubt*: a change may have been
@@ -20,7 +20,7 @@ pub const BELIEVED_MS: u64 = 1_000;
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
 
-/// How far what is known may be believed.
+/// The degree to which what is known may be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Coherence {
@@ -40,9 +40,9 @@ pub struct Doubt {
     coherence: AtomicU8,
     /// What was read in another epoch is not believed.
     epoch: AtomicU64,
-    /// How many links there were.
+    /// The number of links so far.
     links: AtomicU64,
-    /// Whether changes are, or were by the last link, reported.
+    /// True if changes are, or were by the last link, reported.
     is_reported: AtomicBool,
     /// Until when the last answered heartbeat is believed.
     sure_until_ms: AtomicU64,
@@ -53,11 +53,11 @@ pub struct Doubt {
     /// The last epoch in which all versions were read, and in which the purge log was.
     versions_read_in: AtomicU64,
     log_read_in: AtomicU64,
-    /// Whether the purge log lies here.
+    /// True if the purge log lies here.
     has_log: AtomicBool,
-    /// How long an answer is served in doubt.
+    /// The time for which an answer is served in doubt.
     outage_ttl_ms: u64,
-    /// How long what was read is believed where nothing is reported.
+    /// The time for which what was read is believed where nothing is reported.
     poll_ms: u64,
     /// Held while an epoch begins, or what was read in one is settled.
     changing: Mutex<()>,
@@ -99,7 +99,7 @@ impl Doubt {
         }
     }
 
-    /// How far what is known may be believed.
+    /// The degree to which what is known may be believed.
     #[inline]
     pub fn coherence(&self) -> Coherence {
         match self.coherence.load(Ordering::Acquire) {

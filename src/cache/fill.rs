@@ -126,7 +126,7 @@ impl Job {
         }
     }
 
-    /// How long the fills of its route take.
+    /// Returns the time that the fills of its route take.
     pub(super) fn usual(&self) -> &UsualTime {
         match &self.on {
             On::Version { usual, .. } => usual,
@@ -151,7 +151,7 @@ impl Job {
         }
     }
 
-    /// How long it is waited for before what is stale is served.
+    /// The time for which it is waited, before what is stale is served.
     pub(super) fn stale_after(&self) -> Option<Duration> {
         match &self.on {
             On::Version { rules, .. } => rules.stale_after,

@@ -66,7 +66,7 @@ pub struct Asking {
     pub asked: Asked,
     /// By which rules.
     pub rules: Arc<FollowRules>,
-    /// How long the fills of its route take.
+    /// The time that the fills of its route take.
     pub usual: Arc<UsualTime>,
 }
 

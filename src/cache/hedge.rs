@@ -11,12 +11,12 @@ use std::{
 
 /// The shortest wait, where the route says nothing: a fill that took a millisecond may take a hundred the next time.
 const LEAST: Duration = Duration::from_millis(500);
-/// So many times the usual time is waited for.
+/// The multiple of the usual time that is waited for.
 const USUAL_TIMES: u32 = 2;
 /// The weight of what is known already against that of one more fill, 1.
 const WEIGHT: u64 = 7;
 
-/// How long the fills of a route take: an exponentially weighted mean.
+/// The time that the fills of a route take: an exponentially weighted mean.
 #[derive(Debug, Default)]
 pub struct UsualTime(AtomicU64);
 
@@ -68,7 +68,7 @@ pub enum Turn {
     Hedge(Why),
 }
 
-/// Why a fill does not wait for the lease any longer.
+/// The reason why a fill does not wait for the lease any longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
     /// The other one takes too long.

@@ -72,7 +72,7 @@ use version::{Basis, Versions};
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
 
-/// How the origin is asked for the answer to a miss.
+/// The way in which the origin is asked for the answer to a miss.
 pub trait AskOrigin: Send {
     /// Makes the request, with these fields besides its own; the head of the answer has to be there `by` then, else it
     /// fails. It is called again only where the first answer can't be used. `spare`: somebody is served whatever
@@ -154,7 +154,7 @@ pub struct Wanted {
     pub tenant: Tenant,
     /// By which rules.
     pub rules: Arc<CacheRules>,
-    /// How long the fills of its route take.
+    /// The time that the fills of its route take.
     pub usual: Arc<UsualTime>,
 }
 
@@ -377,7 +377,7 @@ impl Cache {
         troubles
     }
 
-    /// How long this node has not been sure that it knows all changes in the store; zero: it is.
+    /// Returns the time for which this node has not been sure that it knows all changes in the store; zero: it is.
     fn doubt_lasts(&self, now_ms: u64) -> Duration {
         let since = self.partitions.since_ms(now_ms);
         since.map_or(Duration::ZERO, |since| Duration::from_millis(now_ms.saturating_sub(since).max(1)))

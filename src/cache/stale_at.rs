@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Why a request does not wait for its fill.
+/// The reason why a request does not wait for its fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Haste {
     /// The fill takes longer than the route's `stale_after`.
@@ -46,7 +46,7 @@ impl Haste {
         }
     }
 
-    /// What is told of it.
+    /// Returns what is told of it.
     pub(super) fn answer(self, entry: Arc<Entry>) -> Answer {
         match self {
             Self::Slow => Answer::StaleIfSlow(entry),

@@ -106,7 +106,7 @@ pub(super) enum Claimed {
 }
 
 impl Claimed {
-    /// What those who wait get; `None`: the origin is to be asked.
+    /// Returns what those who wait get; `None`: the origin is to be asked.
     pub(super) fn landing(self) -> Option<Landing> {
         match self {
             Self::Found(entry) => Some(Landing::Remote(entry)),

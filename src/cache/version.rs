@@ -102,14 +102,14 @@ pub struct Slot {
     tenant: Tenant,
     known: ArcSwapOption<Known>,
     changes: AtomicU64,
-    /// How many bumps were made here without the store, and of how many of them the store knows.
+    /// The number of bumps that were made here without the store, and of how many of them the store knows.
     debts: AtomicU64,
     paid: AtomicU64,
     /// Whether it is in the list of those who owe; changed under that list's lock only.
     listed: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
     doubted_in: AtomicU64,
-    /// Whether what is known was written again: a change was reported after a fence that came after its read.
+    /// True if what is known was written again: a change was reported after a fence that came after its read.
     rewritten: AtomicBool,
     detached: AtomicBool,
     /// Held while a read's answer is judged against changes that arrive on another thread.
@@ -134,7 +134,7 @@ impl Slot {
         &self.tenant
     }
 
-    /// How far what is known of it may be believed.
+    /// Returns the state by which what is known of it may be believed.
     pub fn doubt(&self) -> &Doubt {
         &self.doubt
     }

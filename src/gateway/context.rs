@@ -198,7 +198,7 @@ impl Context {
         self.site.per_route.get(self.route?)
     }
 
-    /// How long the fills of its route take.
+    /// Returns the time that the fills of its route take.
     pub(super) fn usual_time(&self) -> Arc<UsualTime> {
         self.at_hand().map(|at_hand| at_hand.usual.clone()).unwrap_or_default()
     }

@@ -69,7 +69,7 @@ pub struct Site {
 pub(super) struct PerRoute {
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) mode: Mode,
-    /// How long its fills take.
+    /// The time that its fills take.
     pub(super) usual: Arc<UsualTime>,
     /// How many requests it takes.
     pub(super) limits: Option<Limits>,

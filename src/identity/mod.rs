@@ -329,7 +329,7 @@ impl Verifier {
         self.unread.store(Some(Arc::new(reason.to_string())));
     }
 
-    /// What is wrong with the key set, at `now_ms`, in a sentence.
+    /// Returns what is wrong with the key set, at `now_ms`, in a sentence.
     pub fn trouble(&self, now_ms: u64) -> Option<String> {
         let reason = self.unread.load_full()?;
         let has_keys = self.document.load().is_some() && !self.is_outdated(now_ms);

@@ -175,7 +175,7 @@ impl Guarded {
         Pin::new(self).poll_flush(cx)
     }
 
-    /// Whether the client has ended the connection, though what it sent before is not read yet.
+    /// Returns whether the client has ended the connection, though what it sent before is not read yet.
     pub(super) fn has_left(&self) -> bool {
         const ESTABLISHED: u8 = 1;
         get_tcp_info(self.stream.as_raw_fd()).is_ok_and(|info| info.tcpi_state != ESTABLISHED)

@@ -82,7 +82,7 @@ impl Wire {
         self.state == State::Start && self.line.is_empty() && self.asked.is_none()
     }
 
-    /// Whether nothing of a body is expected: what comes next belongs to a head.
+    /// Returns whether nothing of a body is expected: what comes next belongs to a head.
     pub(super) fn is_between_bodies(&self) -> bool {
         matches!(self.state, State::Start | State::StartAgain | State::Fields) && self.asked.is_none()
     }

@@ -1,4 +1,4 @@
-//! Who is asked where every server is out.
+//! The choice among servers where every one is out.
 
 use super::*;
 use crate::{

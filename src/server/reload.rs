@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::signal::unix::Signal;
 
-/// How often the files are looked at.
+/// The interval at which the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the gateway goes on by the configuration that it has.

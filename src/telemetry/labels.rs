@@ -114,7 +114,7 @@ labels! {
         /// It waited for the fill of another.
         Follower => "follower",
     }
-    /// Why a fill asked the origin beside that of another node.
+    /// The reason why a fill asked the origin beside that of another node.
     HedgeReason {
         /// The other one took too long.
         Slow => "slow",

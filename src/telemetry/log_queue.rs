@@ -32,16 +32,16 @@ const MOST: usize = 1 << 20;
 const WAKE_AT: usize = 1 << 16;
 /// Bytes that are written at a time, up to the end of a line.
 const AT_ONCE: usize = 1 << 16;
-/// How long the writer lets lines gather: to wake it costs a request more than the record itself.
+/// The time for which the writer lets lines gather: to wake it costs a request more than the record itself.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often a writer without work looks at the clocks.
+/// The interval at which a writer without work looks at the clocks.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often a standard error that must not block, and is full, is tried again.
+/// The interval at which a standard error that must not block, and is full, is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// The time between two lines that tell of dropped ones.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 
-/// How long the end of the process waits for the last lines to be written.
+/// The time for which the end of the process waits for the last lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// The process' own: there is one standard error.
@@ -84,13 +84,13 @@ struct Shared {
     clock: Clock,
     /// Records that wait, by the place of the thread that wrote them, and behind them all other lines.
     buffers: Box<[Apart<Mutex<Vec<u8>>>]>,
-    /// Whether the writer sleeps until it is woken: the first line wakes it.
+    /// True if the writer sleeps until it is woken: the first line wakes it.
     asleep: AtomicBool,
-    /// Whether a line waits that is not to wait for others.
+    /// True if a line waits that is not to wait for others.
     urgent: AtomicBool,
     /// Lines that were dropped so far.
     dropped: AtomicU64,
-    /// How often the writer has taken and written what there was.
+    /// The number of times that the writer has taken and written what there was.
     rounds: Mutex<u64>,
     round_ended: Condvar,
 }
@@ -150,7 +150,7 @@ impl LogQueue {
         self.thread.unpark();
     }
 
-    /// How many lines were dropped so far: a buffer was full, or they could not be written.
+    /// The number of lines that were dropped so far: a buffer was full, or they could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
@@ -231,7 +231,7 @@ impl Shared {
 #[derive(Debug)]
 struct Clock {
     zero: Instant,
-    /// What time it was at `zero`, in nanoseconds since 1970, by the clock as it was set last.
+    /// The time at `zero`, in nanoseconds since 1970, by the clock as it was set last.
     at_zero: AtomicU64,
 }
 
@@ -336,9 +336,9 @@ impl<W: Write> Work<W> {
 /// Where lines are written.
 struct Sink<W> {
     sink: W,
-    /// Whether the last line that was written lacks its end.
+    /// True if the last line that was written lacks its end.
     is_torn: bool,
-    /// Whether the last write succeeded.
+    /// True if the last write succeeded.
     works: bool,
 }
 

@@ -35,7 +35,7 @@ pub struct MemoryStats {
     pub evictions: u64,
     /// Bytes that may be held.
     pub capacity: u64,
-    /// How long nobody has known whether what is held is current.
+    /// The time for which nobody has known whether what is held is current.
     pub doubt: Duration,
 }
 
@@ -213,7 +213,7 @@ impl Metrics {
         *self.probe.lock() = Some(probe);
     }
 
-    /// Who is asked for the number of dropped log lines at each scrape; a later probe replaces an earlier one.
+    /// Sets who is asked for the number of dropped log lines at each scrape; a later probe replaces an earlier one.
     pub fn log_probe(&self, probe: LogProbe) {
         *self.log_probe.lock() = Some(probe);
     }

@@ -71,7 +71,7 @@ pub struct Beginning {
     at_ms: u64,
 }
 
-/// How far what is known of the log goes.
+/// The extent of what is known of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knowledge {
     /// To its end.
@@ -195,13 +195,13 @@ pub struct Purges {
     doubt: Arc<Doubt>,
     /// The position of the last purge that could not be read; 0: there is none.
     unread: AtomicU64,
-    /// How often there was reason to read the log.
+    /// The number of times that there was reason to read the log.
     reports: AtomicU64,
     /// How many of these were over when the last reading began.
     heeded: AtomicU64,
-    /// How many there were when the store itself said last that the log has grown.
+    /// Their number when the store itself said last that the log has grown.
     told: AtomicU64,
-    /// How many there were when answers became unsure last.
+    /// Their number when answers became unsure last.
     unsure_of: AtomicU64,
     /// When the log was read to its end last.
     read_ms: AtomicU64,
@@ -283,7 +283,7 @@ impl Purges {
         self.state.lock().marks.get(&resource).map_or(0, |mark| mark.last())
     }
 
-    /// What is known against an answer. Believe it as far as [`Self::knowledge`] goes.
+    /// Returns what is known against an answer. Believe it as far as [`Self::knowledge`] goes.
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
         let position = self.position();
         if stamp.current_at.load(Ordering::Relaxed) == position {
@@ -319,7 +319,7 @@ impl Purges {
         (search.all || !search.marks.is_empty()).then_some(search)
     }
 
-    /// How far what is known goes at this moment.
+    /// Returns the extent of what is known at this moment.
     #[inline]
     pub fn knowledge(&self, now_ms: u64) -> Knowledge {
         let is_read = match self.doubt.coherence() {
@@ -420,7 +420,7 @@ impl Purges {
         self.grown();
     }
 
-    /// How often there was reason to read the log.
+    /// The number of times that there was reason to read the log.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Acquire)
     }

@@ -31,7 +31,7 @@ redis.call('SET', KEYS[1], at)
 return at
 ";
 
-/// How often a bump is tried of a value that others change at the same time.
+/// The number of times that a bump is tried of a value that others change at the same time.
 const ATTEMPTS: u32 = 4;
 
 /// What became of an attempt to move a version.

@@ -12,7 +12,7 @@ use redis::{ErrorKind, RedisResult};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often the masters are listed, besides [`RECONNECT`].
+/// The interval at which the masters are listed, besides [`RECONNECT`].
 const LIST_MASTERS: Duration = Duration::from_millis(900);
 
 impl Redis {
@@ -83,7 +83,7 @@ impl Redis {
         self.count_links();
     }
 
-    /// What the linked masters say of the cluster; where none of them says anything, what other nodes do.
+    /// Returns what the linked masters say of the cluster; where none of them says anything, what other nodes do.
     async fn list_masters(&self, target: &config::Redis) -> RedisResult<Topology> {
         let shards = self.shards.all();
         let linked = shards.iter().filter_map(|shard| Some((shard, shard.link.load_full()?)));

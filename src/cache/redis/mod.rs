@@ -54,7 +54,7 @@ use std::{
 use tokio::sync::{watch, Mutex, Notify};
 use troubles::words;
 
-/// How long a call may take that no request waits for.
+/// The time that a call may take that no request waits for.
 const UNHURRIED: Duration = Duration::from_millis(500);
 /// Pause before the link is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
@@ -132,12 +132,12 @@ impl Redis {
         }
     }
 
-    /// Whether all servers are linked.
+    /// Returns whether all servers are linked.
     pub fn is_up(&self) -> bool {
         self.shards.are_linked().0
     }
 
-    /// Whether some server is linked.
+    /// Returns whether some server is linked.
     pub fn is_reachable(&self) -> bool {
         self.shards.is_any_linked()
     }
@@ -374,7 +374,7 @@ impl Redis {
         self.call(what, key, |mut c| async move { command.query_async(&mut c).await }).await
     }
 
-    /// How long a call may take that no request waits for.
+    /// Returns the time that a call may take that no request waits for.
     fn unhurried(&self) -> Duration {
         self.deadline.max(UNHURRIED)
     }

@@ -29,7 +29,7 @@ pub(super) struct Shard {
     pub(super) link: ArcSwapOption<Link>,
     /// When the last heartbeat was sent that was answered.
     beat_ms: AtomicU64,
-    /// Whether calls are not answered within their deadline.
+    /// True if calls are not answered within their deadline.
     is_silent: AtomicBool,
     /// When the log was told so last, and whether it is to be told when that is over.
     warned_ms: AtomicU64,

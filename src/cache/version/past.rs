@@ -2,7 +2,7 @@
 
 use super::Version;
 
-/// How many are remembered.
+/// The number of those that are remembered.
 const REMEMBERED: usize = 8;
 
 /// Hashes of the last versions that were replaced by another. Two versions of one hash are taken for the same: then a

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// So much is read of the next request while one is answered, to see whether the client is still there.
 const AHEAD: usize = 512;
-/// How often a client that has sent more is looked for: an end behind what isn't read can't be read.
+/// The interval at which a client that has sent more is looked for: an end behind what isn't read can't be read.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Connection {

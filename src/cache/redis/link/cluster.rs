@@ -8,7 +8,7 @@ use redis::{
 };
 use std::time::Duration;
 
-/// How long one node may take to list the masters.
+/// The time that one node may take to list the masters.
 const LIST: Duration = Duration::from_millis(250);
 
 /// A cluster as one of its nodes sees it.
@@ -45,7 +45,7 @@ impl Seeds {
         (format!("{}://{address}", self.scheme), self.settings.clone())
     }
 
-    /// What the seeds and these nodes say, each on a new connection.
+    /// Returns what the seeds and these nodes say, each on a new connection.
     ///
     /// # Errors
     /// If none of them says anything.
@@ -74,7 +74,7 @@ pub(in crate::cache::redis) fn newest(said: impl IntoIterator<Item = Topology>) 
     believed.reduce(|best, other| if other.epoch > best.epoch { other } else { best })
 }
 
-/// What the node at `address` (`host:port`) says.
+/// Returns what the node at `address` (`host:port`) says.
 ///
 /// # Errors
 /// If it says nothing.

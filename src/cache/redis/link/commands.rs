@@ -6,7 +6,7 @@ use redis::{
 };
 use std::sync::Arc;
 
-/// How often a command goes elsewhere: its slot moved, then its key is on the way to yet another master.
+/// The number of times that a command goes elsewhere: its slot moved, then its key is on the way to yet another master.
 const HOPS: usize = 3;
 
 /// Finds the connection to another master of the cluster, by its address. A slot that has moved for good is a reason to
@@ -14,7 +14,7 @@ const HOPS: usize = 3;
 pub(in crate::cache::redis) type Elsewhere =
     Arc<dyn Fn(&str, Redirection) -> Option<MultiplexedConnection> + Send + Sync>;
 
-/// Why a command goes to another master.
+/// The reason why a command goes to another master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache::redis) enum Redirection {
     /// The slot has moved.

@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// How long making a connection may take.
+/// The time that making a connection may take.
 const CONNECT: Duration = Duration::from_millis(500);
 /// How long a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent connection is believed.
 const PULSE: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ pub(super) enum Beat {
     Commands {
         /// When it was sent.
         sent_ms: u64,
-        /// How long the answer took.
+        /// The time that the answer took.
         took: Duration,
     },
 }
@@ -57,7 +57,7 @@ pub(super) enum Beat {
 pub(super) struct Link {
     /// For commands.
     pub(super) commands: Commands,
-    /// Whether changes are reported.
+    /// True if changes are reported.
     pub(super) tracked: bool,
     /// Told when the link is of no more use.
     pub(super) given_up: Arc<Notify>,
@@ -230,7 +230,7 @@ async fn pushing(client: &Client, on_push: &OnPush) -> RedisResult<Option<Multip
     }
 }
 
-/// Whether a server that works would not do it.
+/// Returns whether a server that works would not do it.
 fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }

@@ -25,9 +25,9 @@ use tokio::{
 /// Host and port of a server.
 pub(super) type Address = (String, u16);
 
-/// How long what a sentinel named is believed, unless it is asked again.
+/// The time for which what a sentinel named is believed, unless it is asked again.
 const BELIEVED: Duration = Duration::from_secs(1);
-/// How long a new link waits for sentinels that are slow to answer.
+/// The time for which a new link waits for sentinels that are slow to answer.
 const ELECTION: Duration = Duration::from_millis(250);
 /// Every so many heartbeats a sentinel is asked for the other sentinels.
 const DISCOVERY_EVERY: u32 = 8;
@@ -96,7 +96,7 @@ fn elect(named: &[Naming], newest: u64, sentinels: usize, linked: Option<&Addres
 }
 
 impl Known {
-    /// What was named by an answer to a question of `since` or later, each sentinel once.
+    /// Returns what was named by an answer to a question of `since` or later, each sentinel once.
     fn named_since(&self, since: Instant) -> Vec<Naming> {
         let fresh = self.sentinels.values().filter(|sentinel| sentinel.tried >= Some(since));
         let by_id: BTreeMap<_, _> =
@@ -113,7 +113,7 @@ impl Known {
         elect(&self.named_since(since), self.newest, self.electorate(), linked)
     }
 
-    /// Whether nothing more is to be expected than what was heard since then: from most, or tried of all.
+    /// Returns whether nothing more is to be expected than what was heard since then: from most, or tried of all.
     fn is_settled(&self, since: Instant) -> bool {
         let named = self.named_since(since).len();
         named * 2 > self.sentinels.len() || self.sentinels.values().all(|one| one.tried >= Some(since))
@@ -304,7 +304,7 @@ async fn pause(hurry: &mut watch::Receiver<()>) {
     }
 }
 
-/// What a sentinel names now. Both answers are of one moment: the questions go out together.
+/// Returns what a sentinel names now. Both answers are of one moment: the questions go out together.
 async fn ask(connection: &MultiplexedConnection, master: &str) -> RedisResult<Option<Naming>> {
     let (mut first, mut second) = (connection.clone(), connection.clone());
     let address = ["GET-MASTER-ADDR-BY-NAME", master];
