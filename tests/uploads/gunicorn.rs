@@ -14,7 +14,7 @@ use std::{
 };
 
 /// How long they ask.
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(10);
 /// How long gunicorn may take to start, with everything else that the machine does.
 const STEP: Duration = Duration::from_secs(60);
 
