@@ -366,6 +366,7 @@ impl Cache {
         let lasts = self.doubt_lasts(now_ms());
         if !lasts.is_zero() {
             let served = match self.partitions.outage_ttl_ms() {
+                Some(0) => "no longer".to_owned(),
                 Some(ttl) => format!("for {:?} from then at most", Duration::from_millis(ttl)),
                 None => "as long as they are fresh".to_owned(),
             };

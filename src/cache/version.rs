@@ -10,7 +10,7 @@
 //! - A read notes the slot's change count before it asks. If a change was reported meanwhile, the answer serves
 //!   the request that asked, but is not believed any longer than that.
 //! - What a read names and the store can't mean is moved on instead of believed: a number below the known one, a value
-//!   that was replaced before ([`Past`]), and the known one where it was written again ([`Fences`]).
+//!   that was replaced before (`version/past.rs`), and the known one where it was written again ([`Fences`]).
 //! - While the store can't be asked, the last known version is *assumed*, within the bounds of [`super::doubt`]: a hit
 //!   needs no store. A bump that could not be recorded moves the version here and is made up for when the store is back.
 //! - A change that was reported and could not be read ends the generation before it. What is filled then has a name of

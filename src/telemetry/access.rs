@@ -1,6 +1,6 @@
 //! Access records: one line per request.
 //!
-//! A record goes into the [queue of log lines](super::log_queue), if the filter of [`super::init`] lets events of target
+//! A record goes into the queue of log lines (`log_queue.rs`), if the filter of [`super::init`] lets events of target
 //! `access` pass: nobody waits for it. Query strings, tokens and cookies never get here; should a path hold a `?`, it is
 //! cut there.
 

@@ -68,6 +68,10 @@ impl Redis {
     pub(super) async fn renewed(self: &Arc<Self>, shard: &Arc<Shard>, current: &config::Redis) -> Renewed {
         let mut targets = self.target.subscribe();
         loop {
+            if targets.borrow().as_ref() == Some(current) {
+                // What was refused meanwhile is no longer asked for.
+                shard.troubles.authenticated();
+            }
             let other = targets.wait_for(|target| target.as_ref() != Some(current)).await;
             let Some(target) = other.ok().and_then(|target| target.clone()) else {
                 return pending().await;

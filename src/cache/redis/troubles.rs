@@ -4,7 +4,10 @@
 use crate::telemetry::labels::StoreCall;
 use parking_lot::Mutex;
 use redis::RedisError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 /// What is wrong at present.
 #[derive(Debug)]
@@ -22,6 +25,28 @@ struct State {
     not_authenticated: Option<String>,
     unreported: Option<String>,
     refused: Vec<(StoreCall, String)>,
+    /// When the log was told of each kind of call last, and whether it is to be told that it is taken again.
+    told: Vec<(StoreCall, Instant, bool)>,
+}
+
+impl State {
+    /// Returns whether to tell the log that such a call is refused: calls of one kind may be refused and taken in turn.
+    fn begin_warning(&mut self, call: StoreCall) -> bool {
+        const BETWEEN: Duration = Duration::from_secs(10);
+        let before = self.told.iter().find(|(of, ..)| *of == call);
+        if before.is_some_and(|(_, when, _)| when.elapsed() < BETWEEN) {
+            return false;
+        }
+        self.told.retain(|(of, ..)| *of != call);
+        self.told.push((call, Instant::now(), true));
+        true
+    }
+
+    /// Returns whether to tell the log that such a call is taken again.
+    fn end_warning(&mut self, call: StoreCall) -> bool {
+        let told = self.told.iter_mut().find(|(of, ..)| *of == call);
+        told.is_some_and(|(.., is_open)| std::mem::take(is_open))
+    }
 }
 
 impl Troubles {
@@ -52,6 +77,11 @@ impl Troubles {
         is_news
     }
 
+    /// The newest credentials are those of the link.
+    pub(super) fn authenticated(&self) {
+        self.state.lock().not_authenticated = None;
+    }
+
     /// There is a link; it has refused nothing yet.
     pub(super) fn linked(&self) {
         *self.state.lock() = State::default();
@@ -70,7 +100,9 @@ impl Troubles {
         if state.refused.iter().any(|(of, before)| *of == call && *before == said) {
             return;
         }
-        tracing::warn!(redis = self.place, call = call.as_str(), error = said, "redis refuses a call");
+        if state.begin_warning(call) {
+            tracing::warn!(redis = self.place, call = call.as_str(), error = said, "redis refuses a call");
+        }
         state.refused.retain(|(of, _)| *of != call);
         state.refused.push((call, said));
         self.any.fetch_or(bit(call), Ordering::Relaxed);
@@ -81,9 +113,12 @@ impl Troubles {
         if self.any.load(Ordering::Relaxed) & bit(call) == 0 {
             return;
         }
-        self.state.lock().refused.retain(|(of, _)| *of != call);
+        let mut state = self.state.lock();
+        state.refused.retain(|(of, _)| *of != call);
         self.any.fetch_and(!bit(call), Ordering::Relaxed);
-        tracing::info!(redis = self.place, call = call.as_str(), "redis takes such calls again");
+        if state.end_warning(call) {
+            tracing::info!(redis = self.place, call = call.as_str(), "redis takes such calls again");
+        }
     }
 
     /// What is wrong, a sentence each.
