@@ -59,22 +59,14 @@ impl Troubles {
         &self.place
     }
 
-    /// There is no link. Whether that is news: these words were not the last ones.
+    /// There is no link. Returns whether that is news: these words were not the last ones.
     pub(super) fn away(&self, error: &RedisError) -> bool {
-        let said = Some(words(error));
-        let mut state = self.state.lock();
-        let is_news = state.away != said;
-        state.away = said;
-        is_news
+        is_news(&mut self.state.lock().away, error)
     }
 
-    /// There is a link, but none by the newest credentials. Whether that is news.
+    /// There is a link, but none by the newest credentials. Returns whether that is news.
     pub(super) fn not_authenticated(&self, error: &RedisError) -> bool {
-        let said = Some(words(error));
-        let mut state = self.state.lock();
-        let is_news = state.not_authenticated != said;
-        state.not_authenticated = said;
-        is_news
+        is_news(&mut self.state.lock().not_authenticated, error)
     }
 
     /// The newest credentials are those of the link.
@@ -140,6 +132,12 @@ impl Troubles {
         list.dedup();
         list
     }
+}
+
+/// Notes what is wrong; returns whether something else was, or nothing.
+fn is_news(known: &mut Option<String>, error: &RedisError) -> bool {
+    let said = Some(words(error));
+    std::mem::replace(known, said.clone()) != said
 }
 
 fn bit(call: StoreCall) -> u32 {
