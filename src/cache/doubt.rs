@@ -34,11 +34,11 @@ pub enum Coherence {
     Away = 3,
 }
 
-/// What is known of the connections to one server of the store.
+/// The state of the connections to one server of the store.
 #[derive(Debug)]
 pub struct Doubt {
     coherence: AtomicU8,
-    /// What was read in another epoch is not believed.
+    /// The present epoch: nothing that was read in another one is believed.
     epoch: AtomicU64,
     /// The number of links so far.
     links: AtomicU64,

@@ -58,7 +58,7 @@ pub(super) struct Job {
     pub(super) refreshes: Option<String>,
     /// Its leader has waited for others who got an error each: one more is the origin's own.
     pub(super) shares_errors: bool,
-    /// What is stale may be served in the place of what it brings.
+    /// True if a stale answer may be served in the place of the one that it brings.
     pub(super) has_stale: bool,
     pub(super) on: On,
     /// The time for which the origin is waited for though nobody else waits, before it has said whether its answer may be stored;

@@ -298,7 +298,7 @@ impl Cache {
         }
     }
 
-    /// How far what is known of purges goes for a request that asks now; it waits for the log where that helps.
+    /// Returns the extent of what is known of purges for a request that asks now; waits for the log where that helps.
     async fn known_purges(&self) -> Knowledge {
         let (Knowledge::Behind, Some(redis)) = (self.purges.knowledge(now_ms()), &self.redis) else {
             return self.purges.knowledge(now_ms());
@@ -587,7 +587,7 @@ fn fallen(old: &Option<Arc<Entry>>, error: FetchError) -> Answer {
     }
 }
 
-/// What is stale in the place of an answer that takes its time, if it may. A client that asked for another answer waits for
+/// Returns the stale entry in the place of an answer that takes its time, if it may. A client that asked for another answer waits for
 /// it, unless there will be none.
 fn stale_of(old: &Option<Arc<Entry>>, forward: Forward, haste: Haste) -> Option<Arc<Entry>> {
     let is_stale = matches!(forward, Forward::Stale(policy::Why::Stale) | Forward::Purged);

@@ -42,7 +42,7 @@ pub fn longest_wait(configured: Option<Duration>, usual: Option<Duration>) -> Du
     configured.unwrap_or_else(|| (usual.unwrap_or_default() * USUAL_TIMES).max(LEAST))
 }
 
-/// What stands in the place of the lease that a fill has asked for.
+/// The value in the place of the lease that a fill has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseState {
     /// This fill has it.
@@ -55,7 +55,7 @@ pub enum LeaseState {
     Invalid,
 }
 
-/// What a fill does that has not found its answer in the store.
+/// The next step of a fill that has not found its answer in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turn {
     /// Asks the origin, and others wait for it.
@@ -73,7 +73,7 @@ pub enum Turn {
 pub enum Why {
     /// The other one takes too long.
     Slow,
-    /// What stands there is no lease.
+    /// There is a value, but no lease.
     NoLease,
 }
 

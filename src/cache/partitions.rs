@@ -30,7 +30,7 @@ impl Partitions {
         Arc::new(Self { doubts: Box::new([doubt]), names: None })
     }
 
-    /// That of no store: this node is the truth.
+    /// The one partition where there is no store: this node is the truth.
     pub fn none() -> Arc<Self> {
         Self::one(Arc::new(Doubt::none()))
     }

@@ -58,7 +58,7 @@ impl Haste {
 /// Waits for `work`; from then on for what is stale as well, which is looked for meanwhile.
 ///
 /// # Errors
-/// What is stale, where that is there first. Then `work` is dropped.
+/// The stale answer, where that is there first. Then `work` is dropped.
 pub(super) async fn or_stale<T, F: Future<Output = Option<Arc<Entry>>>>(
     stale_at: Option<StaleAt>,
     work: impl Future<Output = T>,

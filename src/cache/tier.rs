@@ -168,8 +168,8 @@ impl Cache {
         }
     }
 
-    /// What another node's fill brings, beside which this one asks the origin: as soon as it is in the store where the other
-    /// one was there first, else once this one takes so long that others no longer wait for it.
+    /// Returns the wait for the answer of another node's fill, beside which this one asks the origin: from now on where the
+    /// other one was there first, else once this one takes so long that others no longer wait for it.
     pub(super) fn beside(&self, lease: &Lease, longest_wait: Duration) -> Option<Beside> {
         let (redis, place, now) = (self.redis.clone()?, lease.place.clone(), Instant::now());
         Some(match &lease.token {

@@ -89,7 +89,7 @@ impl Checks {
         }
     }
 
-    /// How bad it looks where it may not be asked: 0 where checks say nothing against it, 2 where it can't be reached.
+    /// Returns a rank for where it may not be asked: 0 where checks say nothing against it, 2 where it can't be reached.
     pub(super) fn badness(&self) -> u8 {
         match self.state.lock().failing {
             None => 0,

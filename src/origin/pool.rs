@@ -340,7 +340,7 @@ impl Pool {
         Some(Endpoint { server, address: chosen.address })
     }
 
-    /// Whose turn it is of a server's addresses.
+    /// The turn of a server's addresses.
     pub(super) fn next_address(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed)
     }

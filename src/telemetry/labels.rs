@@ -118,7 +118,7 @@ labels! {
     HedgeReason {
         /// The other one took too long.
         Slow => "slow",
-        /// What stood in the place of its lease was none.
+        /// The value in the place of its lease was none.
         NoLease => "no_lease",
     }
     /// How a fill ended.

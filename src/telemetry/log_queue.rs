@@ -77,7 +77,7 @@ pub(super) struct LogQueue {
     thread: Thread,
 }
 
-/// What those who log and the writer share.
+/// The state that those who log and the writer share.
 #[derive(Debug)]
 struct Shared {
     form: Form,
@@ -227,7 +227,7 @@ impl Shared {
     }
 }
 
-/// Which time of day belongs to an instant. One reading of both clocks serves many records.
+/// The time of day that belongs to an instant. One reading of both clocks serves many records.
 #[derive(Debug)]
 struct Clock {
     zero: Instant,
@@ -333,7 +333,7 @@ impl<W: Write> Work<W> {
     }
 }
 
-/// Where lines are written.
+/// The file that lines are written to.
 struct Sink<W> {
     sink: W,
     /// True if the last line that was written lacks its end.

@@ -198,7 +198,7 @@ fn what_cannot_be_written_is_counted() {
     assert_eq!(queue.dropped(), 1000);
 }
 
-/// What becomes of the next bytes: so many of them are taken, or an error comes.
+/// The fate of the next bytes: so many of them are taken, or an error comes.
 struct Scripted(Vec<Result<usize, io::ErrorKind>>, Vec<u8>);
 
 impl Write for Scripted {

@@ -24,7 +24,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// What the cache tells at a scrape.
+/// The state of the cache at a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryStats {
     /// Bytes held.

@@ -34,7 +34,7 @@ return at
 /// The number of times that a bump is tried of a value that others change at the same time.
 const ATTEMPTS: u32 = 4;
 
-/// What became of an attempt to move a version.
+/// The outcome of an attempt to move a version.
 pub(super) enum Moved {
     To(Version),
     /// This stands there: it is not what was judged, or Redis can't count it.

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 const LIST_MASTERS: Duration = Duration::from_millis(900);
 
 impl Redis {
-    /// Where a server is found, by these credentials.
+    /// Returns the way to a server, by these credentials.
     pub(super) fn servers(&self, shard: &Shard, target: &config::Redis) -> Servers {
         match target {
             config::Redis::Cluster(seeds) => {

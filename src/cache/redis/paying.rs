@@ -34,7 +34,7 @@ struct Due<'a> {
     lost: Option<Lost>,
 }
 
-/// What a read found, and is not to be believed.
+/// The result of a read that is not to be believed.
 struct Lost {
     ticket: Ticket,
     known: Version,

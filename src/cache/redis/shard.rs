@@ -93,7 +93,7 @@ pub(super) struct Shards {
     map: RwLock<Map>,
     /// Told when the masters of a cluster should be listed anew.
     pub(super) outdated: Notify,
-    /// What is wrong with a cluster as a whole.
+    /// The troubles of a cluster as a whole.
     pub(super) troubles: Troubles,
 }
 
@@ -141,7 +141,7 @@ impl Shards {
         Arc::new(Self { partitions, map: RwLock::new(map), outdated: Notify::new(), troubles })
     }
 
-    /// Where a master sends commands on to.
+    /// Returns the way to the masters that commands are sent on to.
     pub(super) fn elsewhere(self: &Arc<Self>) -> Elsewhere {
         let shards = Arc::downgrade(self);
         Arc::new(move |address, why| {

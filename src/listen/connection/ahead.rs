@@ -60,7 +60,7 @@ impl Connection {
         self.stream.served(!self.ahead.is_empty());
     }
 
-    /// Whether all of a request has come that is being answered: what comes now is of the next one, and nobody's yet.
+    /// True if all of a request has come that is being answered: what comes now is of the next one, and nobody's yet.
     pub(super) fn is_answering(&self) -> bool {
         self.framed.is_none() && self.signals.handled.load(Ordering::Relaxed) && self.wire.is_between_bodies()
     }

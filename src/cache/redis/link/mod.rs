@@ -28,12 +28,12 @@ use tokio::sync::Notify;
 
 /// The time that making a connection may take.
 const CONNECT: Duration = Duration::from_millis(500);
-/// How long a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent connection is believed.
+/// The time for which a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent connection is believed.
 const PULSE: Duration = Duration::from_millis(500);
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// Where reports go.
+/// The receiver of reports.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// An answered heartbeat.
@@ -82,7 +82,7 @@ pub(super) enum Servers {
         url: String,
         /// The user on it.
         settings: RedisConnectionInfo,
-        /// Where it sends commands on to.
+        /// The masters that it sends commands on to.
         elsewhere: Elsewhere,
     },
 }
