@@ -1,8 +1,8 @@
 //! Doubt: what this node may believe of the store, and for how long answers are served while it may not be sure.
 //!
 //! A node is *sure* while the store reports changes to it, the last heartbeat of the connection that they come by was
-//! answered a moment ago, and all that was reported has been read. Otherwise it is in *doubt*: a change may have been
-//! missed. Answers from before the doubt are then served for `outage_ttl` more, counted from the last moment at which
+//! answered a moment ago, the sentinels, where there are any, stand by its server, and all that was reported has been
+//! read. Otherwise it is in *doubt*: a change may have been missed. Answers from before the doubt are then served for `outage_ttl` more, counted from the last moment at which
 //! the node was sure; what is filled in doubt is *provisional*: fresh for `outage_ttl` at most, and kept on this node.
 //!
 //! There is one [`Doubt`] for each server that reports. Versions and the purge log ask it; the link tells it what happens.
@@ -46,6 +46,8 @@ pub struct Doubt {
     is_reported: AtomicBool,
     /// Until when the last answered heartbeat is believed.
     sure_until_ms: AtomicU64,
+    /// Until when the server is believed to be the master; [`NEVER`]: no sentinels have to confirm it.
+    confirmed_until_ms: AtomicU64,
     /// Since when what was not read again is in doubt; 0: all of it was read.
     unread_since_ms: AtomicU64,
     /// Since when calls are not answered within their deadline; 0: they are.
@@ -88,6 +90,7 @@ impl Doubt {
             links: AtomicU64::new(0),
             is_reported: AtomicBool::new(true),
             sure_until_ms: AtomicU64::new(sure_until_ms),
+            confirmed_until_ms: AtomicU64::new(NEVER),
             unread_since_ms: AtomicU64::new(0),
             silent_since_ms: AtomicU64::new(0),
             versions_read_in: AtomicU64::new(0),
@@ -127,7 +130,18 @@ impl Doubt {
         now_ms < read_ms.saturating_add(self.poll_ms)
     }
 
-    /// Returns whether a request may wait for the store: its calls are answered within the deadline.
+    /// Returns whether the server may be believed to be the master. Looked at where the store is about to be asked: a
+    /// heartbeat doesn't count for longer, so that [`Self::is_heard`] says it already.
+    pub fn is_confirmed(&self, now_ms: u64) -> bool {
+        now_ms < self.confirmed_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a request may wait for the store, and go by what it says.
+    pub fn may_be_asked(&self, now_ms: u64) -> bool {
+        self.is_answering() && self.is_confirmed(now_ms)
+    }
+
+    /// Returns whether calls are answered within the deadline.
     #[inline]
     pub fn is_answering(&self) -> bool {
         self.silent_since_ms.load(Ordering::Relaxed) == 0
@@ -166,9 +180,20 @@ impl Doubt {
         self.sure_until_ms.load(Ordering::Relaxed).saturating_sub(BELIEVED_MS)
     }
 
-    /// A heartbeat that was sent at `sent_ms` was answered: whatever was reported before it has arrived.
+    /// The sentinels stood by the server at `at_ms` last; `None`: there are no sentinels.
+    pub fn confirm(&self, at_ms: Option<u64>) {
+        // A beat counts as far as it was confirmed: this node was sure until the last one.
+        let until_ms =
+            at_ms.map_or(NEVER, |at_ms| at_ms.max(self.last_beat_ms()).saturating_add(BELIEVED_MS));
+        self.confirmed_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
+    /// A heartbeat that was sent at `sent_ms` was answered: whatever was reported before it has arrived. It is believed for
+    /// as long as the server is.
     pub fn beat(&self, sent_ms: u64) {
         if self.coherence() != Coherence::Alone {
+            let confirmed_ms = self.confirmed_until_ms.load(Ordering::Relaxed).saturating_sub(BELIEVED_MS);
+            let sent_ms = sent_ms.min(confirmed_ms);
             self.sure_until_ms.fetch_max(sent_ms.saturating_add(BELIEVED_MS), Ordering::Relaxed);
         }
     }
@@ -244,5 +269,50 @@ impl Doubt {
     pub fn unanswered(&self, sent_ms: u64) -> bool {
         let silent = &self.silent_since_ms;
         silent.compare_exchange(0, sent_ms.max(1), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 100_000;
+
+    /// A server that is linked, and of which everything was read.
+    fn linked(confirmed_ms: Option<u64>) -> Doubt {
+        let doubt = Doubt::of_store(Some(Duration::from_secs(5)), NOW);
+        doubt.confirm(confirmed_ms);
+        doubt.link(true, NOW);
+        doubt.settle(doubt.epoch());
+        doubt
+    }
+
+    #[test]
+    fn a_heartbeat_counts_as_far_as_the_sentinels_stand_by_its_server() {
+        for (confirmed_ms, beat_ms, since_ms, is_confirmed, why) in [
+            (None, NOW + 5_000, None, true, "there are none"),
+            (Some(NOW + 4_500), NOW + 5_000, None, true, "they answered a moment ago"),
+            (Some(NOW + 2_000), NOW + 5_000, Some(NOW + 2_000), false, "they no longer answer"),
+            (Some(NOW + 5_000), NOW + 2_000, Some(NOW + 2_000), true, "the server no longer does"),
+        ] {
+            let doubt = linked(Some(NOW));
+            doubt.confirm(confirmed_ms);
+            doubt.beat(beat_ms);
+            assert_eq!(doubt.since_ms(NOW + 5_000), since_ms, "{why}");
+            assert_eq!(doubt.may_be_asked(NOW + 5_000), is_confirmed, "{why}");
+            doubt.confirm(Some(NOW + 6_000));
+            doubt.beat(NOW + 6_000);
+            assert_eq!((doubt.since_ms(NOW + 6_100), doubt.may_be_asked(NOW + 6_100)), (None, true), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_no_sentinels_stand_by_is_in_doubt_from_the_beginning() {
+        let doubt = linked(Some(0));
+        assert!(!doubt.may_be_asked(NOW) && !doubt.is_heard(NOW));
+        assert_eq!(doubt.since_ms(NOW), Some(NOW - BELIEVED_MS));
+        doubt.confirm(Some(NOW + 300));
+        doubt.beat(NOW + 250);
+        assert!(doubt.since_ms(NOW + 300).is_none(), "it has heard the others");
     }
 }

@@ -159,7 +159,7 @@ impl Slot {
             }
             _ => {}
         }
-        match self.doubt.is_answering() {
+        match self.doubt.may_be_asked(now_ms) {
             true => Standing::Ask(ticket),
             false => Standing::Assumed(self.assumed()),
         }
@@ -169,7 +169,9 @@ impl Slot {
     fn is_believed(&self, coherence: Coherence, known: &Known, now_ms: u64) -> bool {
         match coherence {
             Coherence::Tracked => self.doubt.is_heard(now_ms),
-            Coherence::Untracked => self.doubt.is_polled(known.read_ms, now_ms),
+            Coherence::Untracked => {
+                self.doubt.is_confirmed(now_ms) && self.doubt.is_polled(known.read_ms, now_ms)
+            }
             Coherence::Alone | Coherence::Away => false,
         }
     }
@@ -220,7 +222,7 @@ impl Slot {
             }
         }
         let may_ask =
-            matches!(coherence, Coherence::Tracked | Coherence::Untracked) && self.doubt.is_answering();
+            matches!(coherence, Coherence::Tracked | Coherence::Untracked) && self.doubt.may_be_asked(now_ms);
         if may_ask || self.detached.load(Ordering::Acquire) {
             return None;
         }

@@ -326,14 +326,15 @@ impl Purges {
             Coherence::Alone => return Knowledge::Complete,
             Coherence::Tracked => self.doubt.is_heard(now_ms) && self.has_heeded(self.reports()),
             Coherence::Untracked => {
-                self.doubt.is_polled(self.read_ms.load(Ordering::Relaxed), now_ms)
+                self.doubt.is_confirmed(now_ms)
+                    && self.doubt.is_polled(self.read_ms.load(Ordering::Relaxed), now_ms)
                     && self.has_heeded(self.reports())
             }
             Coherence::Away => return self.doubtful(),
         };
         match is_read {
             true => Knowledge::Complete,
-            false if self.doubt.is_answering() => Knowledge::Behind,
+            false if self.doubt.may_be_asked(now_ms) => Knowledge::Behind,
             false => self.doubtful(),
         }
     }

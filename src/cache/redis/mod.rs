@@ -261,7 +261,10 @@ impl Redis {
 
     fn heard(&self, shard: &Arc<Shard>, beat: Beat) {
         match beat {
-            Beat::Reports { sent_ms } => self.shards.beat(shard, sent_ms),
+            Beat::Reports { sent_ms, confirmation } => {
+                self.shards.beat(shard, sent_ms, confirmation);
+                shard.troubles.confirmed(confirmation, now_ms());
+            }
             Beat::Commands { took, .. } if took <= self.deadline => self.answered(shard),
             Beat::Commands { sent_ms, .. } => self.unanswered(shard, sent_ms),
         }

@@ -5,7 +5,7 @@
 //! of it is linked and answers; few depend on more than one.
 
 use super::{
-    link::{Elsewhere, Link, Redirection, Topology},
+    link::{Confirmation, Elsewhere, Link, Redirection, Topology},
     troubles::Troubles,
 };
 use crate::cache::{
@@ -29,6 +29,8 @@ pub(super) struct Shard {
     pub(super) link: ArcSwapOption<Link>,
     /// When the last heartbeat was sent that was answered.
     beat_ms: AtomicU64,
+    /// When most of the sentinels stood by it last; [`u64::MAX`]: there are none.
+    confirmed_ms: AtomicU64,
     /// True if calls are not answered within their deadline.
     is_silent: AtomicBool,
     /// When the log was told so last, and whether it is to be told when that is over.
@@ -43,6 +45,7 @@ impl Shard {
             troubles: Troubles::new(place),
             link: ArcSwapOption::empty(),
             beat_ms: AtomicU64::new(0),
+            confirmed_ms: AtomicU64::new(u64::MAX),
             is_silent: AtomicBool::new(false),
             warned_ms: AtomicU64::new(0),
             is_warned: AtomicBool::new(false),
@@ -75,6 +78,11 @@ impl Shard {
     /// Returns whether a request may wait for it: its calls are answered within the deadline.
     pub(super) fn is_answering(&self) -> bool {
         !self.is_silent.load(Ordering::Relaxed)
+    }
+
+    fn confirm(&self, confirmation: Option<Confirmation>) {
+        let at_ms = confirmation.map_or(u64::MAX, |confirmation| confirmation.at_ms);
+        self.confirmed_ms.store(at_ms, Ordering::Release);
     }
 
     pub(super) fn is_linked(&self) -> bool {
@@ -200,6 +208,7 @@ impl Shards {
         let map = self.map.write();
         shard.is_silent.store(false, Ordering::Relaxed);
         shard.beat_ms.fetch_max(began_ms, Ordering::AcqRel);
+        shard.confirm(link.confirmation());
         shard.link.store(Some(link));
         for (doubt, shards) in map.of(shard) {
             relink(doubt, shards);
@@ -215,11 +224,13 @@ impl Shards {
         }
     }
 
-    /// A heartbeat of a server that was sent at `sent_ms` was answered.
-    pub(super) fn beat(&self, shard: &Arc<Shard>, sent_ms: u64) {
+    /// A heartbeat of a server that was sent at `sent_ms` was answered, while its sentinels stood by it so far.
+    pub(super) fn beat(&self, shard: &Arc<Shard>, sent_ms: u64, confirmation: Option<Confirmation>) {
+        shard.confirm(confirmation);
         shard.beat_ms.fetch_max(sent_ms, Ordering::AcqRel);
         for (doubt, shards) in self.map.read().of(shard) {
             if shards.iter().all(|shard| shard.is_linked()) {
+                doubt.confirm(last_confirmed_ms(shards));
                 doubt.beat(last_beat_ms(shards));
             }
         }
@@ -297,6 +308,7 @@ impl Shards {
 /// Ends that nothing is known of a partition, if all servers that it depends on are linked.
 fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
     if !shards.is_empty() && shards.iter().all(|shard| shard.is_linked()) {
+        doubt.confirm(last_confirmed_ms(shards));
         doubt.link(shards.iter().all(|shard| shard.is_tracked()), last_beat_ms(shards));
         for silent in shards.iter().filter(|shard| !shard.is_answering()) {
             doubt.unanswered(silent.beat_ms.load(Ordering::Acquire));
@@ -306,6 +318,12 @@ fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
 
 fn last_beat_ms(shards: &[Arc<Shard>]) -> u64 {
     shards.iter().map(|shard| shard.beat_ms.load(Ordering::Acquire)).min().unwrap_or_default()
+}
+
+/// When all that has to stand by these servers did last; `None`: nobody has to.
+fn last_confirmed_ms(shards: &[Arc<Shard>]) -> Option<u64> {
+    let times = shards.iter().map(|shard| shard.confirmed_ms.load(Ordering::Acquire));
+    times.min().filter(|at_ms| *at_ms < u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Troubles of Redis, in its own words and with its place: told in the log when it begins, and on `/readyz` for as
 //! long as it lasts.
 
-use crate::telemetry::labels::StoreCall;
+use super::link::Confirmation;
+use crate::{cache::doubt::BELIEVED_MS, telemetry::labels::StoreCall};
 use parking_lot::Mutex;
 use redis::RedisError;
 use std::{
@@ -24,6 +25,8 @@ struct State {
     away: Option<String>,
     not_authenticated: Option<String>,
     unreported: Option<String>,
+    /// Of the sentinels, so many answer.
+    unconfirmed: Option<(usize, usize)>,
     refused: Vec<(StoreCall, String)>,
     /// When the log was told of each kind of call last, and whether it is to be told that it is taken again.
     told: Vec<(StoreCall, Instant, bool)>,
@@ -85,6 +88,25 @@ impl Troubles {
         self.state.lock().unreported = Some(told);
     }
 
+    /// The sentinels, where there are any, stood by the server so far.
+    pub(super) fn confirmed(&self, confirmation: Option<Confirmation>, now_ms: u64) {
+        let Some(Confirmation { at_ms, answering, known }) = confirmation else { return };
+        let is_confirmed = now_ms < at_ms.saturating_add(BELIEVED_MS);
+        let unconfirmed = (!is_confirmed).then_some((answering, known));
+        let before = std::mem::replace(&mut self.state.lock().unconfirmed, unconfirmed);
+        let redis = &self.place;
+        match (before, unconfirmed) {
+            (None, Some(_)) => tracing::warn!(
+                redis,
+                answering,
+                sentinels = known,
+                "most of the sentinels don't answer: the others may have made another server the master"
+            ),
+            (Some(_), None) => tracing::info!(redis, "most of the sentinels answer again"),
+            _ => {}
+        }
+    }
+
     /// A call was refused.
     pub(super) fn refused(&self, call: StoreCall, error: &RedisError) {
         let said = words(error);
@@ -127,7 +149,11 @@ impl Troubles {
         let unreported = state.unreported.iter();
         let unreported =
             unreported.map(|told| format!("the store reports no changes: redis at {place}: {told}"));
-        let mut list: Vec<String> = away.chain(not_authenticated).chain(unreported).chain(refused).collect();
+        let unconfirmed = state.unconfirmed.iter().map(|(answering, known)| {
+            format!("the store may have another master: redis at {place}: {answering} of {known} sentinels answer")
+        });
+        let mut list: Vec<String> =
+            away.chain(not_authenticated).chain(unreported).chain(unconfirmed).chain(refused).collect();
         list.sort();
         list.dedup();
         list
@@ -186,6 +212,14 @@ mod tests {
         assert_eq!(troubles.list().len(), 2);
         troubles.worked(StoreCall::Lease);
         troubles.worked(StoreCall::Get);
+        assert!(troubles.list().is_empty());
+        let answering = |at_ms| Some(Confirmation { at_ms, answering: 1, known: 3 });
+        troubles.confirmed(None, 10_000);
+        troubles.confirmed(answering(10_000 - BELIEVED_MS + 1), 10_000);
+        assert!(troubles.list().is_empty(), "no longer than a heartbeat");
+        troubles.confirmed(answering(10_000 - BELIEVED_MS), 10_000);
+        assert!(troubles.list()[0].ends_with("1 of 3 sentinels answer"));
+        troubles.confirmed(answering(10_000), 10_000);
         assert!(troubles.list().is_empty());
     }
 }

@@ -8,18 +8,21 @@
 
 mod cluster;
 mod commands;
+mod quorum;
 mod sentinel;
 
 pub(super) use cluster::{list, newest, Seeds, Topology};
 pub(super) use commands::{Commands, Elsewhere, Redirection};
+pub(super) use quorum::Confirmation;
 
 use crate::{clock::now_ms, config};
+use quorum::Naming;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
     RedisConnectionInfo, RedisError, RedisResult, Value,
 };
-use sentinel::{Naming, Sentinels};
+use sentinel::Sentinels;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -43,6 +46,8 @@ pub(super) enum Beat {
     Reports {
         /// When it was sent.
         sent_ms: u64,
+        /// The extent to which the sentinels stand by this master, where there are any.
+        confirmation: Option<Confirmation>,
     },
     /// Of the connection for commands.
     Commands {
@@ -240,6 +245,11 @@ fn refuses_resp3(error: &RedisError) -> bool {
 }
 
 impl Link {
+    /// The extent to which the sentinels stand by this master; `None`: there are no sentinels.
+    pub(super) fn confirmation(&self) -> Option<Confirmation> {
+        self.named_by.as_ref().map(|(sentinels, _)| sentinels.confirmation())
+    }
+
     /// Tells of each heartbeat that is answered. Returns when the link is no longer to be believed; says why.
     pub(super) async fn watch(&self, heard: impl Fn(Beat)) -> RedisError {
         let left = async {
@@ -288,7 +298,7 @@ impl Link {
             true => self.hear_all().await?,
             false => pulse(&mut self.commands.clone()).await?,
         }
-        heard(Beat::Reports { sent_ms });
+        heard(Beat::Reports { sent_ms, confirmation: self.confirmation() });
         Ok(())
     }
 }

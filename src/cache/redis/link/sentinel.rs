@@ -1,17 +1,21 @@
 //! The master that sentinels watch: each sentinel is asked for it with every heartbeat, and tells when it changes.
 //!
 //! Each sentinel has a connection and a task of its own, so that one which hangs costs nothing. Those that the configured
-//! ones know of are asked as well. Of several configurations that they name the newest counts, as among the sentinels
-//! themselves: [`elect`].
+//! ones know of are asked as well. [`Known`] says what follows from what they answer.
 
-use super::{is_refusal, refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE};
+use super::{
+    is_refusal,
+    quorum::{Address, Confirmation, Known, Naming, Sentinel, MOST_SENTINELS},
+    refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE,
+};
+use crate::clock::now_ms;
 use parking_lot::Mutex;
 use redis::{
     aio::MultiplexedConnection, cmd, AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo,
     ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     future::Future,
     sync::Arc,
@@ -22,17 +26,12 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Host and port of a server.
-pub(super) type Address = (String, u16);
-
 /// The time for which what a sentinel named is believed, unless it is asked again.
 const BELIEVED: Duration = Duration::from_secs(1);
 /// The time for which a new link waits for sentinels that are slow to answer.
 const ELECTION: Duration = Duration::from_millis(250);
 /// Every so many heartbeats a sentinel is asked for the other sentinels.
 const DISCOVERY_EVERY: u32 = 8;
-/// The most sentinels that are asked.
-const MOST_SENTINELS: usize = 16;
 /// Channels on which a sentinel tells that the master is another one. The first comes before the second by the time that
 /// the other replicas need.
 const CHANNELS: [&str; 2] = ["+promoted-slave", "+switch-master"];
@@ -56,78 +55,12 @@ struct Shared {
     discovered: Notify,
 }
 
-#[derive(Default)]
-struct Known {
-    /// By URL.
-    sentinels: BTreeMap<String, Sentinel>,
-    /// The newest epoch that was ever named.
-    newest: u64,
-}
-
-/// One sentinel, as it was last heard.
-#[derive(Default)]
-struct Sentinel {
-    /// Its name among the sentinels; none: it has never answered. It may be known under two URLs.
-    id: Option<String>,
-    /// When the last try to ask it began that has ended by now.
-    tried: Option<Instant>,
-    named: Option<Naming>,
-}
-
-/// A master that a sentinel names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Naming {
-    pub(super) master: Address,
-    /// Rises with each failover; 0 where the sentinel doesn't tell.
-    epoch: u64,
-}
-
-/// The master to go by, of what the sentinels name: that of the newest epoch; of several the one which most name, of equals
-/// the one that is `linked`. A configuration older than the `newest` ever named counts only if more than half of all
-/// `sentinels` name such: one that slept through a failover does not bring the old master back.
-fn elect(named: &[Naming], newest: u64, sentinels: usize, linked: Option<&Address>) -> Option<Naming> {
-    let epoch = named.iter().map(|naming| naming.epoch).max()?;
-    if epoch < newest && named.len() * 2 <= sentinels {
-        return None;
-    }
-    let of_epoch = || named.iter().filter(|naming| naming.epoch == epoch);
-    let votes = |master: &Address| of_epoch().filter(|naming| naming.master == *master).count();
-    of_epoch().max_by_key(|naming| (votes(&naming.master), Some(&naming.master) == linked)).cloned()
-}
-
-impl Known {
-    /// Returns what was named by an answer to a question of `since` or later, each sentinel once.
-    fn named_since(&self, since: Instant) -> Vec<Naming> {
-        let fresh = self.sentinels.values().filter(|sentinel| sentinel.tried >= Some(since));
-        let by_id: BTreeMap<_, _> =
-            fresh.filter_map(|sentinel| Some((sentinel.id.as_ref()?, sentinel.named.clone()?))).collect();
-        by_id.into_values().collect()
-    }
-
-    /// The number of sentinels that have answered at some time.
-    fn electorate(&self) -> usize {
-        self.sentinels.values().filter_map(|sentinel| sentinel.id.as_ref()).collect::<BTreeSet<_>>().len()
-    }
-
-    fn elect(&self, since: Instant, linked: Option<&Address>) -> Option<Naming> {
-        elect(&self.named_since(since), self.newest, self.electorate(), linked)
-    }
-
-    /// Returns whether nothing more is to be expected than what was heard since then: from most, or tried of all.
-    fn is_settled(&self, since: Instant) -> bool {
-        let named = self.named_since(since).len();
-        named * 2 > self.sentinels.len() || self.sentinels.values().all(|one| one.tried >= Some(since))
-    }
-}
-
 impl Sentinels {
     /// Asks the sentinels at these URLs, and all that they know of, for the master of this name, until it is dropped.
     pub(super) fn new(urls: &[String], master: &str) -> Self {
-        let mut known = Known::default();
-        known.sentinels.extend(urls.iter().map(|url| (url.clone(), Sentinel::default())));
         let shared = Arc::new(Shared {
             master: master.to_owned(),
-            known: Mutex::new(known),
+            known: Mutex::new(Known::new(urls)),
             hurry: watch::Sender::new(()),
             heard: watch::Sender::new(()),
             discovered: Notify::new(),
@@ -154,6 +87,11 @@ impl Sentinels {
         }
         let named = self.shared.known.lock().elect(began, None);
         named.ok_or_else(|| (ErrorKind::MasterNameNotFoundBySentinel, "no sentinel names the master").into())
+    }
+
+    /// The extent to which they stand by what they have named.
+    pub(super) fn confirmation(&self) -> Confirmation {
+        self.shared.known.lock().confirmation()
     }
 
     /// Returns when the sentinels name another master than this one.
@@ -207,7 +145,9 @@ impl Shared {
             self.record(&url, |sentinel| {
                 (sentinel.tried, sentinel.named) = (Some(began.max(sentinel.tried.unwrap_or(began))), None);
             });
-            pause(&mut hurry).await;
+            // One that was slow once is asked again before what it named is no longer believed.
+            let since = if was_heard { began } else { Instant::now() };
+            pause(since, &mut hurry).await;
         }
     }
 
@@ -223,20 +163,23 @@ impl Shared {
         let id = id.unwrap_or_else(|| url.to_owned());
         let mut asks = 0_u32;
         loop {
-            let asked = Instant::now();
+            let (asked, asked_ms) = (Instant::now(), now_ms());
             hurry.mark_unchanged();
             let named = ask(&connection, &self.master).await?;
             *was_heard = true;
             self.record(url, |sentinel| {
+                if named.is_some() {
+                    sentinel.named_ms = asked_ms;
+                }
                 (sentinel.id, sentinel.tried, sentinel.named) = (Some(id.clone()), Some(asked), named);
             });
             if asks.is_multiple_of(DISCOVERY_EVERY) {
                 let others =
                     query::<Vec<HashMap<String, String>>>(&mut connection, &["SENTINELS", &self.master]);
-                self.discover(&optional(others.await)?.unwrap_or_default());
+                self.discover(url, &optional(others.await)?.unwrap_or_default());
             }
             asks = asks.wrapping_add(1);
-            pause(hurry).await;
+            pause(asked, hurry).await;
         }
     }
 
@@ -271,35 +214,31 @@ impl Shared {
     }
 
     fn record(&self, url: &str, heard: impl FnOnce(&mut Sentinel)) {
-        let mut known = self.known.lock();
-        if let Some(sentinel) = known.sentinels.get_mut(url) {
-            heard(sentinel);
-            let epoch = sentinel.named.as_ref().map_or(0, |naming| naming.epoch);
-            known.newest = known.newest.max(epoch);
-        }
-        drop(known);
+        self.known.lock().record(url, heard);
         self.heard.send_replace(());
     }
 
     /// Takes in the other sentinels that one knows of.
-    fn discover(&self, others: &[HashMap<String, String>]) {
+    fn discover(&self, url: &str, others: &[HashMap<String, String>]) {
         let mut known = self.known.lock();
+        let ids = others.iter().filter_map(|other| other.get("runid").filter(|id| !id.is_empty()).cloned());
+        let ids = ids.take(MOST_SENTINELS).collect();
+        known.record(url, |sentinel| sentinel.others = ids);
         for other in others {
             let (Some(host), Some(port)) = (other.get("ip"), other.get("port")) else { continue };
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             let url = format!("redis://{host}:{port}");
-            if known.sentinels.len() < MOST_SENTINELS && !known.sentinels.contains_key(&url) {
-                known.sentinels.insert(url, Sentinel::default());
+            if known.add(url) {
                 self.discovered.notify_one();
             }
         }
     }
 }
 
-/// Waits for the next heartbeat, or until there is a reason to ask before.
-async fn pause(hurry: &mut watch::Receiver<()>) {
+/// Waits for the next heartbeat, so long after the one of `since`, or until there is a reason to ask before.
+async fn pause(since: Instant, hurry: &mut watch::Receiver<()>) {
     tokio::select! {
-        () = tokio::time::sleep(HEARTBEAT) => {}
+        () = tokio::time::sleep_until((since + HEARTBEAT).into()) => {}
         _ = hurry.changed() => {}
     }
 }
@@ -335,60 +274,5 @@ fn optional<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if is_refusal(&error) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn naming(port: u16, epoch: u64) -> Naming {
-        Naming { master: ("127.0.0.1".to_owned(), port), epoch }
-    }
-
-    #[test]
-    fn the_newest_configuration_is_elected() {
-        let linked = naming(1, 0).master;
-        for (named, newest, sentinels, port, why) in [
-            (&[(1, 4), (1, 4), (1, 4)][..], 4, 3, Some(1), "all agree"),
-            (&[(1, 4), (2, 5), (1, 4)], 5, 3, Some(2), "one has been told first"),
-            (&[(2, 4), (2, 4), (1, 4)], 4, 3, Some(2), "most of one epoch"),
-            (&[(2, 4), (1, 4)], 4, 3, Some(1), "as many: the linked one stays"),
-            (&[(1, 4)], 5, 3, None, "one that slept through a failover"),
-            (&[(1, 4), (1, 4)], 5, 3, Some(1), "most were set up anew"),
-            (&[(2, 0)], 5, 1, Some(2), "the only one was set up anew"),
-            (&[(2, 0), (2, 0), (1, 0)], 0, 3, Some(2), "no epochs are told"),
-            (&[], 5, 3, None, "none answers"),
-        ] {
-            let named: Vec<_> = named.iter().map(|(port, epoch)| naming(*port, *epoch)).collect();
-            let elected = elect(&named, newest, sentinels, Some(&linked));
-            assert_eq!(elected.map(|naming| naming.master.1), port, "{why}");
-        }
-    }
-
-    #[test]
-    fn a_sentinel_with_two_urls_has_one_vote_and_old_answers_none() {
-        let (before, now) = (Instant::now(), Instant::now() + Duration::from_millis(1));
-        let heard = |id: &str, tried, port| Sentinel {
-            id: Some(id.to_owned()),
-            tried: Some(tried),
-            named: Some(naming(port, 1)),
-        };
-        let mut known = Known { newest: 1, ..Known::default() };
-        for (url, sentinel) in [
-            ("a", heard("1", now, 7)),
-            ("b", heard("1", now, 7)),
-            ("c", heard("2", before, 8)),
-            ("d", Sentinel::default()),
-        ] {
-            known.sentinels.insert(url.to_owned(), sentinel);
-        }
-        assert_eq!((known.named_since(now).len(), known.electorate()), (1, 2));
-        assert_eq!(known.elect(now, None).map(|naming| naming.master.1), Some(7));
-        assert!(!known.is_settled(now), "one of four");
-        for sentinel in known.sentinels.values_mut() {
-            sentinel.tried = Some(now);
-        }
-        assert!(known.is_settled(now), "all were tried");
     }
 }
