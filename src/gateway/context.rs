@@ -95,6 +95,8 @@ pub(super) struct Upstream {
     pub(super) address: Option<SocketAddr>,
     /// The number of its endpoint, where sessions are kept together.
     pub(super) endpoint: Option<u64>,
+    /// The time within which the answer has to begin, where this is the trial of a server that hung.
+    pub(super) trial: Option<Duration>,
     /// The next request in line comes when this ends.
     #[allow(dead_code, reason = "held, not read")]
     pub(super) under_way: UnderWay,

@@ -47,6 +47,11 @@ pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
     }
 }
 
+/// Returns whether a server that hung may be tried with a request in a short time, as it may be sent to another one then.
+pub(super) fn is_tried_with(session: &mut Session<'_>) -> bool {
+    matches!(session.req_header().method, Method::GET | Method::HEAD) && session.is_body_done()
+}
+
 /// Returns whether requests with bodies go this way on a route: its origin speaks HTTP/1.1, and no token stands in the target that
 /// would have to be moved.
 pub(super) fn takes_uploads(route: &Route, origins: &Origins) -> bool {
@@ -79,7 +84,9 @@ impl Gateway {
             return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
         };
         let at = upstream.at(ctx.began);
-        let connecting = Exchange::begin(&upstream.pool, at, ctx.seeking.left(), upstream.asked);
+        let trial = upstream.trial.filter(|_| is_tried_with(session));
+        let left = ctx.seeking.left().into_iter().chain(trial).min();
+        let connecting = Exchange::begin(&upstream.pool, at, left, upstream.asked);
         let begun = session.meanwhile(pin!(connecting)).await?;
         let (exchange, reused) = match begun {
             Ok(begun) => begun,
@@ -112,6 +119,7 @@ impl Gateway {
         unless_gone(session, pin!(exchange.send(&text))).await?;
         let mut half = Half { exchange, upload, method: session.req_header().method.clone() };
         let head = self.pass_interim(session, ctx, &mut half).await?;
+        half.exchange.be_patient(ctx.seeking.left());
         let sent = !ctx.passing.is_ordered();
         if sent {
             if !half.exchange.is_at_hand() && session.holds_back(&head) {

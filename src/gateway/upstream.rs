@@ -5,7 +5,8 @@
 //! read, and every piece of a body is held to it. Upgraded connections have no such end.
 
 use super::{
-    cached, context::Upstream, refusal, session::Session, websocket::Hearing, Context, Gateway, Result,
+    cached, context::Upstream, direct, refusal, session::Session, websocket::Hearing, Context, Gateway,
+    Result,
 };
 use crate::{
     address::Scheme,
@@ -170,6 +171,7 @@ impl Gateway {
             endpoint: picked.endpoint,
             under_way: picked.under_way,
             asked: Instant::now(),
+            trial: picked.trial,
             reached: None,
             reported: false,
         })
@@ -237,7 +239,9 @@ impl Gateway {
         let blame = client::blame(error);
         // A server that waits for the rest of a request is not slow: its client is.
         let waited = *error.etype() == ErrorType::ReadTimedout && !session.is_body_done();
-        if upstream && !reused && !waited {
+        let is_trial = ctx.upstream.as_ref().is_some_and(|upstream| upstream.trial.is_some());
+        let is_trial = is_trial && upstream && blame == OriginOutcome::Timeout;
+        if upstream && (!reused || is_trial) && !waited {
             if let Some(upstream) = &ctx.upstream {
                 upstream.pool.tell(upstream.server, error);
             }
@@ -245,6 +249,11 @@ impl Gateway {
         }
         if !can_be_sent || !session.req_header().method.is_idempotent() {
             error.set_retry(false);
+            return;
+        }
+        if is_trial && direct::is_tried_with(session) {
+            // Others are there, and no client is to wait for a trial in vain.
+            error.set_retry(may_repeat(ctx));
             return;
         }
         error.retry.decide_reuse(reused && session.req_header().method.is_safe());

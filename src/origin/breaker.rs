@@ -14,6 +14,10 @@ const FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest it is left alone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The shortest time that a trial of a server that hung is given.
+const SHORTEST_TRIAL: Duration = Duration::from_secs(1);
+/// The largest factor by which that time grows with failed trials.
+const LONGEST_TRIAL: u32 = 4;
 /// The longest that a server may rest by its own word.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
@@ -27,6 +31,8 @@ pub(super) struct Breaker {
     /// When a failure was counted last.
     counted: Option<Instant>,
     last: OriginOutcome,
+    /// The time that its answers have taken of late; the slow ones count for more.
+    usual: Duration,
 }
 
 impl Default for Breaker {
@@ -38,6 +44,7 @@ impl Default for Breaker {
             rests_until: None,
             counted: None,
             last: OriginOutcome::Ok,
+            usual: Duration::ZERO,
         }
     }
 }
@@ -67,6 +74,15 @@ impl Breaker {
         Ok(())
     }
 
+    /// The time that the next request is given, where it is the trial of a server that hung; `None`: it is none.
+    pub(super) fn trial_time(&self) -> Option<Duration> {
+        if self.left_alone_until.is_none() || self.last != OriginOutcome::Timeout {
+            return None;
+        }
+        let failed = u32::try_from(self.pause.as_millis() / FIRST_PAUSE.as_millis()).unwrap_or(u32::MAX);
+        Some((self.usual * 4).max(SHORTEST_TRIAL) * failed.clamp(1, LONGEST_TRIAL))
+    }
+
     /// Returns whether it is left alone, but for trials.
     pub(super) fn is_left_alone(&self) -> bool {
         self.left_alone_until.is_some()
@@ -93,6 +109,8 @@ impl Breaker {
             OriginOutcome::Ok | OriginOutcome::ServerError => {
                 self.failures = 0;
                 self.pause = FIRST_PAUSE;
+                let took = now.saturating_duration_since(began);
+                self.usual = took.max(self.usual.mul_f64(0.9) + took.mul_f64(0.1));
                 self.left_alone_until.take().map_or(Change::None, |_| Change::Ends)
             }
             OriginOutcome::BreakerOpen

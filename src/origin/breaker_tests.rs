@@ -76,3 +76,38 @@ fn retry_after_is_seconds_or_a_date() {
     assert_eq!(rest(429, "7"), None);
     assert_eq!(rest_of(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now), None);
 }
+
+/// A client waits for the trial of a server that hung, and others would answer it.
+#[test]
+fn the_trial_of_a_server_that_hung_has_a_short_time() {
+    let second = Duration::from_secs(1);
+    for (usual, outcome, expected) in [
+        (
+            Duration::ZERO,
+            OriginOutcome::Timeout,
+            [Some(second), Some(2 * second), Some(4 * second), Some(4 * second)],
+        ),
+        (
+            second,
+            OriginOutcome::Timeout,
+            [Some(4 * second), Some(8 * second), Some(16 * second), Some(16 * second)],
+        ),
+        (Duration::ZERO, OriginOutcome::ConnectFailed, [None; 4]),
+    ] {
+        let (mut server, mut now) = (Breaker::default(), Instant::now());
+        server.note(OriginOutcome::Ok, now, now + usual);
+        now += usual;
+        for _ in 0..FAILURES {
+            assert_eq!(server.trial_time(), None, "it is no trial");
+            server.note(outcome, now, now);
+        }
+        for expected in expected {
+            assert_eq!(server.trial_time(), expected, "{usual:?} {outcome:?}");
+            now += LONGEST_PAUSE;
+            assert!(server.take(now).is_ok());
+            server.note(outcome, now, now);
+        }
+        server.note(OriginOutcome::Ok, now, now);
+        assert_eq!(server.trial_time(), None);
+    }
+}

@@ -207,6 +207,8 @@ struct Tries {
     choice: Choice,
     left: u32,
     done: u32,
+    /// True if the last attempt was the trial of a server that hung.
+    was_trial: bool,
     /// Of the whole exchange.
     deadline: Deadline,
     /// Of the answer's head.
@@ -220,7 +222,7 @@ impl Tries {
         let began = Instant::now();
         let end = pool.settings.request_timeout.map(|time| began + time);
         let (deadline, head_by) = (Deadline(end), Deadline(end.into_iter().chain(by).min()));
-        Self { choice: ask.choice(pool), left, done: 0, deadline, head_by, began }
+        Self { choice: ask.choice(pool), left, done: 0, was_trial: false, deadline, head_by, began }
     }
 
     /// Waits before another attempt.
@@ -228,6 +230,10 @@ impl Tries {
     /// # Errors
     /// `error`, where there is none.
     async fn another(&mut self, pool: &Pool, error: AskError) -> Result<(), AskError> {
+        // What a server is tried with, others answer at no cost.
+        if std::mem::take(&mut self.was_trial) && !self.head_by.has_passed() {
+            return Ok(());
+        }
         if self.left == 0 || self.head_by.has_passed() || !pool.may_retry() {
             return Err(error);
         }
@@ -243,6 +249,12 @@ impl Tries {
 struct Deadline(Option<Instant>);
 
 impl Deadline {
+    /// The same, but no later than in so much time from now.
+    fn or_within(self, time: Option<Duration>) -> Self {
+        let then = time.and_then(|time| Instant::now().checked_add(time));
+        Self(self.0.into_iter().chain(then).min())
+    }
+
     fn has_passed(self) -> bool {
         self.0.is_some_and(|end| end <= Instant::now())
     }
@@ -266,7 +278,10 @@ async fn begin_once(
 ) -> Result<Answering, AskError> {
     let (deadline, head_by) = (tries.deadline, tries.head_by);
     let choosing = async { Ok(pool.pick(&tries.choice).await?) };
-    let Picked { server, address, under_way, .. } = head_by.bound(choosing).await?;
+    let Picked { server, address, under_way, trial, .. } = head_by.bound(choosing).await?;
+    let trial = trial.filter(|_| ask.method.is_idempotent());
+    tries.was_trial = trial.is_some();
+    let head_by = head_by.or_within(trial);
     tries.choice.avoid(server, address);
     let at = At { server, address, began: tries.began };
     let mut asked = Asked::new(pool, at, under_way);

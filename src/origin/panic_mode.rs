@@ -93,7 +93,8 @@ impl Pool {
         let under_way = known.state.enter_trial(&self.state, self.most(), MOST_TRIALS)?;
         known.state.checks.tries(now);
         let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(&known.at, chosen.address));
-        Some(Picked { server, address: chosen.address, under_way, endpoint })
+        // Nobody else is there to answer.
+        Some(Picked { server, address: chosen.address, under_way, endpoint, trial: None })
     }
 }
 

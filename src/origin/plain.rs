@@ -62,6 +62,12 @@ impl Exchange {
         Ok((Self { connection, pool: pool.clone(), server, address, limits }, reused))
     }
 
+    /// From now on each step may take as long as its origin allows, and nothing longer than `left`.
+    pub fn be_patient(&mut self, left: Option<Duration>) {
+        let step = self.pool.settings.read_timeout;
+        self.limits.step = left.map_or(step, |left| left.min(step));
+    }
+
     /// Which of its server's addresses it is with.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address

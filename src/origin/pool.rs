@@ -37,7 +37,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         Arc,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub use super::{dial::Reached, state::UnderWay};
@@ -73,6 +73,9 @@ pub struct Picked {
     pub under_way: UnderWay,
     /// The number of its endpoint, where sessions are kept together.
     pub endpoint: Option<u64>,
+    /// The time within which its answer has to begin: it hung, this is its trial, and others are there. A request that may be
+    /// repeated is held to it, and goes to another server then.
+    pub trial: Option<Duration>,
 }
 
 /// A server, one of its addresses, and since when it is asked by a request: whatever that tries, it fails but once.
@@ -244,7 +247,9 @@ impl Pool {
         let mut ranks = Vec::with_capacity(self.servers.len());
         for index in 0..self.servers.len() {
             ranks.push(match self.may(index, now) {
-                Ok(_) if choice.has_tried(index) => Some(2),
+                Ok(_) if choice.has_tried(index) => Some(3),
+                // One trial of a server that is out is enough for a request.
+                Ok(_) if !choice.tried.is_empty() && !self.servers[index].state.is_there() => Some(2),
                 Ok(Rests(rests)) => Some(u8::from(rests)),
                 Err(nobody) => {
                     why = worse(why, nobody);
@@ -385,12 +390,16 @@ impl Pool {
             return Err(Refused::Full);
         }
         // First: a place that is given back here would have to serve the line, which may be doing just this.
-        let taken = known.breaker.lock().take(now);
+        let (trial, taken) = {
+            let mut breaker = known.breaker.lock();
+            (breaker.trial_time(), breaker.take(now))
+        };
         taken.map_err(|last| Refused::Nobody(Nobody::LeftAlone(last)))?;
         let Some(under_way) = state.enter(&self.state, self.most()) else { return Err(Refused::Full) };
         state.checks.tries(now);
         let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(at, address));
-        Ok(Picked { server, address, under_way, endpoint })
+        let trial = trial.filter(|_| !self.is_failing());
+        Ok(Picked { server, address, under_way, endpoint, trial })
     }
 
     /// Every server and one of its addresses, for checks: health and failures don't matter here.

@@ -244,3 +244,48 @@ async fn what_is_known_of_servers_outlives_a_reload() {
     })
     .await;
 }
+
+/// One of two servers hangs. Once it is out, its trials cost no client its answer, and none the whole `read_timeout`.
+#[tokio::test]
+async fn the_trial_of_a_server_that_hangs_costs_no_client_its_answer() {
+    let all = origins(2).await;
+    for origin in &all {
+        for path in ["/app/x", "/kept"] {
+            origin.on(path, |seen| Answer::echo(seen).gated());
+        }
+    }
+    let gateway = before(&all)
+        .origin("retries = 0\nread_timeout = \"4s\"")
+        .route("/app/*", "")
+        .route("/kept", "cache = { namespace = \"n\", ttl = \"60s\", query = [\"n\"] }")
+        .start()
+        .await;
+    all[0].hold();
+    all[1].release();
+    until("the server that hangs is out", Duration::from_secs(60), || async {
+        gateway.get("/app/x").await;
+        gateway.metrics().await.value("tidegate_origin_server_up", &[("server", "0")]) == 0.0
+    })
+    .await;
+    let mut asked = 0;
+    for path in ["/app/x", "/kept"] {
+        for _ in 0..2 {
+            let before = all[0].count(path);
+            until("it is tried", Duration::from_secs(30), || {
+                asked += 1;
+                let (gateway, all, target) = (&gateway, &all, format!("{path}?n={asked}"));
+                async move {
+                    gateway.get(&target).await.ok();
+                    all[0].count(path) > before
+                }
+            })
+            .await;
+        }
+    }
+    all[0].release();
+    until("it is back", Duration::from_secs(30), || async {
+        gateway.get("/app/x").await.ok();
+        gateway.metrics().await.value("tidegate_origin_server_up", &[]) == 2.0
+    })
+    .await;
+}
