@@ -557,7 +557,8 @@ fn words_of_answers() -> BTreeSet<String> {
             ".or(Some(\"",
             "\", Some(\"",
             "detail.unwrap_or(\"",
-            "STOOD_IN), \"",
+            "_ERROR: &str = \"",
+            "_ORIGIN: &str = \"",
             "_ => \"",
         ];
         for mark in marks {

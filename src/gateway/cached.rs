@@ -95,14 +95,14 @@ impl Gateway {
             }
             Answer::StaleIfError(entry, failure) => {
                 ctx.result = CacheResult::StaleIfError;
-                let (status, why) = refusal::stood_in(failure);
+                let (status, why) = refusal::stood_in(Some(failure));
                 ctx.detail = Some(why);
                 self.send_entry(session, ctx, &entry, status).await
             }
             Answer::StaleIfSlow(entry) => {
                 ctx.result = CacheResult::Stale;
-                ctx.detail = Some("slow-origin");
-                let status = HeaderValue::from_static("tidegate; fwd=stale; detail=slow-origin");
+                let (status, why) = refusal::stood_in(None);
+                ctx.detail = Some(why);
                 self.send_entry(session, ctx, &entry, status).await
             }
             Answer::Arriving(head, reader, how) => {

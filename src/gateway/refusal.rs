@@ -1,5 +1,6 @@
 //! What the gateway refuses, and how it says so: one table from reason to problem document.
 
+use super::cached;
 use crate::{
     cache::{Failure, FetchError},
     events::signature::SignatureError,
@@ -123,18 +124,19 @@ pub(super) fn not_here() -> Problem {
     )
 }
 
-/// `Cache-Status` of an answer that stands in for one that failed, and why it does.
-pub(super) fn stood_in(failure: Failure) -> (HeaderValue, &'static str) {
-    match failure {
-        Failure::Status(code) => {
-            let text = format!("tidegate; fwd=stale; fwd-status={}; detail=stale-if-error", code.as_u16());
-            (HeaderValue::try_from(text).unwrap_or(STOOD_IN), "origin-error")
-        }
-        Failure::Fetch(error) => (STOOD_IN, name_of(error)),
-    }
+/// `Cache-Status` of a stale answer that stands in for another one, and its `detail`, which the access record tells as well.
+/// `failure`: why there is no other; `None`: it takes longer than `stale_after`.
+pub(super) fn stood_in(failure: Option<Failure>) -> (HeaderValue, &'static str) {
+    let (status, why) = match failure {
+        Some(Failure::Status(code)) => (format!("; fwd-status={}", code.as_u16()), ORIGIN_ERROR),
+        Some(Failure::Fetch(error)) => (String::new(), name_of(error)),
+        None => (String::new(), SLOW_ORIGIN),
+    };
+    (cached::text(format!("tidegate; fwd=stale{status}; detail={why}")), why)
 }
 
-const STOOD_IN: HeaderValue = HeaderValue::from_static("tidegate; fwd=stale; detail=stale-if-error");
+const ORIGIN_ERROR: &str = "origin-error";
+const SLOW_ORIGIN: &str = "slow-origin";
 
 /// The name of a missing answer, for `Cache-Status` and the access record.
 pub(super) fn name_of(error: FetchError) -> &'static str {

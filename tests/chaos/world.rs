@@ -336,7 +336,8 @@ impl World {
                 .violation(&format!("node {place} answers {} for {name} ({status})", reply.status));
         }
         let shown = reply.json()["truth"].as_u64().unwrap();
-        if status.contains("detail=stale") {
+        let marks = ["detail=stale", "detail=slow-origin", "detail=origin-", "detail=fill-abandoned"];
+        if marks.iter().any(|mark| status.contains(mark)) {
             return self.report.count(|seen| (seen.answers += 1, seen.marked += 1).0);
         }
         let age = self.truths[subject].age(shown, begun);
