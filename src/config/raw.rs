@@ -206,6 +206,10 @@ impl Read for OutageTtl {
     fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self> {
         match value {
             DeValue::String(word) if word == "unlimited" => Some(Self::Unlimited),
+            DeValue::String(word) if !word.starts_with(|first: char| first.is_ascii_digit()) => {
+                report.fault(place, "must be a duration such as \"20s\", or \"unlimited\"");
+                None
+            }
             _ => Duration::read(value, place, report).map(Self::Bounded),
         }
     }

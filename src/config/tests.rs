@@ -272,6 +272,32 @@ fn a_path_that_is_one_path_alone_is_warned_about() {
 }
 
 #[test]
+fn what_has_no_effect_is_warned_about() {
+    let route = |cache: &str| format!("[[route]]\npath = \"/x\"\norigin = \"app\"\ncache = {{ {cache} }}\n");
+    let told = |at: &str, time: &str| {
+        format!("11:{at}: route[0].cache.stale_after: has no effect: a fill ends after fill_timeout ({time})")
+    };
+    let without = |at: &str, key: &str| format!("{at}: store.{key}: has no effect without redis");
+    for (text, expected) in [
+        (route("follow = \"origin\", stale_after = \"29s\""), vec![]),
+        (route("follow = \"origin\", stale_after = \"30s\""), vec![told("44", "30s")]),
+        (
+            route("namespace = \"kpi\", ttl = \"1s\", fill_timeout = \"1s\", stale_after = \"2s\""),
+            vec![told("77", "1s")],
+        ),
+        (
+            "[store]\noutage_ttl = \"1s\"\npoll = \"2s\"\n".to_owned(),
+            vec![without("9:14", "outage_ttl"), without("10:8", "poll")],
+        ),
+        ("[store]\nredis = \"redis://h\"\noutage_ttl = \"1s\"\npoll = \"2s\"\n".to_owned(), vec![]),
+    ] {
+        let told: Vec<_> =
+            warnings(&text).into_iter().filter(|told| told.contains("has no effect")).collect();
+        assert_eq!(told, expected, "{text}");
+    }
+}
+
+#[test]
 fn variables_are_told_from_text() {
     let (text, name) = ("[[route]]\npath = \"/x\"\nhost = \"$HOST\"\norigin = \"app\"\n", "HOST");
     assert_eq!(after_base(text).len(), 1);
@@ -364,7 +390,8 @@ fn tables_of_one_key_each() {
         ("[store]\nmemory = -5", &["9:10: store.memory: must not be negative, and must be less than 16 EiB"]),
         ("[store]\nmemory = \"1.5GiB\"", &["9:10: store.memory: must be a whole number with a unit (B, kB, MB, GB, KiB, MiB, GiB), such as \"256MiB\""]),
         ("[store]\nprefix = \"a b\"", &["9:10: store.prefix: must be at most 64 printable ASCII characters, none of them a space"]),
-        ("[store]\noutage_ttl = \"for ever\"", &["9:14: store.outage_ttl: must be a whole number with a unit (ms, s, m, h, d), such as \"20s\""]),
+        ("[store]\noutage_ttl = \"for ever\"", &["9:14: store.outage_ttl: must be a duration such as \"20s\", or \"unlimited\""]),
+        ("[store]\noutage_ttl = \"5\"", &["9:14: store.outage_ttl: must be a whole number with a unit (ms, s, m, h, d), such as \"20s\""]),
         ("[store]\nlease = \"50ms\"", &["9:9: store.lease: must be longer than deadline: it is renewed by calls that may take as long as that"]),
         ("[store]\nredis = \"10.0.0.1\"", &["9:9: store.redis: must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…"]),
         ("[store]\nredis = [\"unix:///x\"]", &["9:10: store.redis[0]: a cluster's nodes must be redis:// or rediss:// URLs"]),
@@ -381,8 +408,9 @@ fn tables_of_one_key_each() {
         ("[store]\npassword = { env = \"JWT\" }", &["9:12: store.password: is of no use without redis"]),
         ("[store]\nredis = \"redis://h\"\nuser = \"u\"", &["10:8: store.user: needs password as well"]),
         ("[store]\nredis = \"redis://:p@h\"\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
+        ("[store]\nredis = \"redis://:p@h\"\nuser = \"u\"", &["10:8: store.user: stands in redis as well"]),
         ("[store]\nredis = [\"redis://h\", \"redis://u:p@h\"]\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
-        ("[store]\nredis = \"unix:///x?user=u&pass=p\"\nuser = \"u\"\npassword = { env = \"JWT\" }", &["10:8: store.user: stands in redis as well"]),
+        ("[store]\nredis = \"unix:///x?user=u&pass=p\"\nuser = \"u\"\npassword = { env = \"JWT\" }", &["10:8: store.user: stands in redis as well", "11:12: store.password: stands in redis as well"]),
         ("[store]\nredis = \"redis+sentinel://:p@a:1/m\"\npassword = { env = \"JWT\" }", &["10:12: store.password: stands in redis as well"]),
         ("[store]\nredis = 6379", &["9:9: store.redis: must be { env = \"NAME\" }, { file = \"path\" } or text, not an integer"]),
         ("[[origin]]\nname = \"app\"\nservers = \"http://b:1\"", &["9:8: origin[1].name: the same name as origin[0]"]),

@@ -34,7 +34,7 @@ pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) ->
     let max_size = positive_size(raw.max_size, 1 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let hedge = positive_if_given(raw.hedge, report);
-    let stale_after = positive_if_given(raw.stale_after, report);
+    let stale_after = stale_after(raw.stale_after, fill_timeout, report);
     let cache_control = raw.cache_control.optional().map(|given| {
         given.map(|At { value, place }| {
             check_cache_control(&value, scope, &place, report);
@@ -62,7 +62,7 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
     let max_size = positive_size(raw.max_size, 16 << 20, report);
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let hedge = positive_if_given(raw.hedge, report);
-    let stale_after = positive_if_given(raw.stale_after, report);
+    let stale_after = stale_after(raw.stale_after, fill_timeout, report);
     let key_headers = raw.key_headers.or(Vec::new()).map(|names| key_headers(names, report));
     let raw::Follow::Origin = raw.follow.or(raw::Follow::Origin)?;
     let statuses = raw.statuses.or(Vec::new()).and_then(|given| statuses(given, report));
@@ -82,6 +82,19 @@ pub(super) fn follow(raw: raw::FollowRules, report: &mut Report) -> Option<Follo
         statuses: statuses?,
         variants: variants?,
     })
+}
+
+fn stale_after(
+    given: Field<Duration>,
+    fill_timeout: Option<Duration>,
+    report: &mut Report,
+) -> Option<Option<Duration>> {
+    if let (Field::Given(At { value, place }), Some(fill_timeout)) = (&given, fill_timeout) {
+        if *value >= fill_timeout {
+            report.warn(place, format!("has no effect: a fill ends after fill_timeout ({fill_timeout:?})"));
+        }
+    }
+    positive_if_given(given, report)
 }
 
 fn statuses(given: Vec<At<u32>>, report: &mut Report) -> Option<Vec<u16>> {

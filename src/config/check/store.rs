@@ -24,6 +24,10 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
     let longer = |lease: &Duration| deadline.is_none_or(|deadline| *lease > deadline);
     let complaint = "must be longer than deadline: it is renewed by calls that may take as long as that";
     let lease = raw.lease.or_if(Duration::from_secs(5), longer, complaint, report);
+    if matches!(redis, Some(None)) {
+        let given = [place_of(&raw.outage_ttl), place_of(&raw.poll)];
+        given.into_iter().flatten().for_each(|place| report.warn(place, "has no effect without redis"));
+    }
     let outage_ttl = match raw.outage_ttl.or(OutageTtl::Bounded(Duration::from_secs(5))) {
         Some(OutageTtl::Bounded(ttl)) => Some(Some(ttl)),
         Some(OutageTtl::Unlimited) => Some(None),
@@ -41,6 +45,13 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
         // Known when the routes are.
         largest: 0,
     })
+}
+
+fn place_of<T>(field: &Field<T>) -> Option<&Place> {
+    match field {
+        Field::Given(At { place, .. }) => Some(place),
+        Field::Absent | Field::Faulty => None,
+    }
 }
 
 /// `user` and `password`, each with its place.
@@ -74,14 +85,17 @@ fn known_as(
         report.fault(&named.place, "is of no use without redis");
         return None;
     };
+    // Both keys could be meant: each is named, and nothing else is complained of.
+    if redis != redis.clone().known_as(None, None) {
+        for At { place, .. } in user.iter().chain(&password) {
+            report.fault(place, "stands in redis as well");
+        }
+        return None;
+    }
     let Some(password) = &password else {
         report.fault(&named.place, "needs password as well");
         return None;
     };
-    if redis != redis.clone().known_as(None, None) {
-        report.fault(&named.place, "stands in redis as well");
-        return None;
-    }
     Some(Some(redis.known_as(user.as_ref().map(|user| user.value.as_str()), Some(&password.value))))
 }
 
