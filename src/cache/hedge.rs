@@ -11,6 +11,8 @@ use std::{
 
 /// The shortest wait, where the route says nothing: a fill that took a millisecond may take a hundred the next time.
 const LEAST: Duration = Duration::from_millis(500);
+/// The pause between two looks at a lease where no report tells of its end.
+const LOOK: Duration = Duration::from_millis(25);
 /// The multiple of the usual time that is waited for.
 const USUAL_TIMES: u32 = 2;
 /// The weight of what is known already against that of one more fill, 1.
@@ -53,6 +55,10 @@ pub enum LeaseState {
     Gone,
     /// A key that would never end, or of another type: nobody holds a lease.
     Invalid,
+    /// The store did not answer in time: this fill may have it, and others wait until it is given back.
+    Unheard,
+    /// The store can't be asked.
+    Unreachable,
 }
 
 /// The next step of a fill that has not found its answer in the store.
@@ -60,6 +66,8 @@ pub enum LeaseState {
 pub enum Turn {
     /// Asks the origin, and others wait for it.
     Fill,
+    /// Asks the origin, and nobody knows of it.
+    Alone,
     /// Asks the store again at once.
     Again,
     /// Waits for the end of the lease, at most so long, then asks the store again.
@@ -80,11 +88,37 @@ pub enum Why {
 /// Decides what a fill does that has `waited` so long, and may wait for `at_most`.
 pub fn turn(lease: LeaseState, waited: Duration, at_most: Duration) -> Turn {
     match lease {
-        LeaseState::Ours => Turn::Fill,
+        LeaseState::Ours | LeaseState::Unheard => Turn::Fill,
+        LeaseState::Unreachable => Turn::Alone,
         LeaseState::Invalid => Turn::Hedge(Why::NoLease),
         LeaseState::Theirs | LeaseState::Gone if waited >= at_most => Turn::Hedge(Why::Slow),
         LeaseState::Gone => Turn::Again,
         LeaseState::Theirs => Turn::Wait(at_most - waited),
+    }
+}
+
+/// The time after which a fill that waits asks for the lease again, though nobody has said that it has ended: a `lease`, by
+/// which time the present one has ended or was prolonged; where the store reports nothing, a moment.
+pub fn patience(is_reported: bool, lease: Duration, at_most: Duration) -> Duration {
+    let patience = if is_reported { lease } else { LOOK };
+    patience.min(at_most)
+}
+
+/// The times at which a fill that asks the origin looks for the answer of another node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LooksBeside {
+    /// The time until the first look.
+    pub first: Duration,
+    /// The longest pause between two.
+    pub pause: Duration,
+}
+
+/// Decides when a fill looks for another's answer: at once where the other one was there first, else once this one takes so
+/// long that others no longer wait for it.
+pub fn looks_beside(has_lease: bool, longest_wait: Duration) -> LooksBeside {
+    match has_lease {
+        true => LooksBeside { first: longest_wait, pause: longest_wait },
+        false => LooksBeside { first: Duration::ZERO, pause: Duration::MAX },
     }
 }
 
@@ -138,9 +172,31 @@ mod tests {
             (LeaseState::Gone, short, Turn::Again),
             (LeaseState::Gone, long, Turn::Hedge(Why::Slow)),
             (LeaseState::Invalid, Duration::ZERO, Turn::Hedge(Why::NoLease)),
+            (LeaseState::Unheard, short, Turn::Fill),
+            (LeaseState::Unreachable, short, Turn::Alone),
         ] {
             assert_eq!(turn(lease, waited, long), turn_expected, "{lease:?} {waited:?}");
         }
+    }
+
+    #[test]
+    fn a_wait_ends_without_a_report() {
+        let lease = ms(300);
+        for (is_reported, at_most, longest) in [
+            (true, ms(500), lease),
+            (true, ms(100), ms(100)),
+            (false, ms(500), LOOK),
+            (false, ms(10), ms(10)),
+        ] {
+            assert_eq!(patience(is_reported, lease, at_most), longest, "{is_reported} {at_most:?}");
+        }
+    }
+
+    #[test]
+    fn a_fill_without_the_lease_looks_at_once() {
+        let beside = |has_lease| looks_beside(has_lease, ms(500));
+        assert_eq!(beside(true), LooksBeside { first: ms(500), pause: ms(500) });
+        assert_eq!(beside(false), LooksBeside { first: Duration::ZERO, pause: Duration::MAX });
     }
 
     proptest! {
@@ -154,7 +210,7 @@ mod tests {
                 match turn(lease, ms(waited), ms(at_most)) {
                     Turn::Wait(left) => prop_assert_eq!(ms(waited) + left, ms(at_most)),
                     Turn::Again => prop_assert!(waited < at_most),
-                    Turn::Fill | Turn::Hedge(_) => break,
+                    Turn::Fill | Turn::Alone | Turn::Hedge(_) => break,
                 }
                 waited += passed;
             }

@@ -6,7 +6,7 @@ use super::{
     carry::Left,
     entry::{self, Entry, Opened, Stored},
     fill::{Job, On, ToStore, HIT_FOR_MISS},
-    hedge::{self, LeaseState, Turn, Why},
+    hedge::{self, LeaseState, LooksBeside, Turn, Why},
     key::Key,
     policy::{self, millis, Freshness, Selecting},
     redis::{Claim, Place, Redis},
@@ -136,25 +136,26 @@ impl Cache {
         let (began, at_most) = (Instant::now(), job.longest_wait());
         loop {
             let wait = redis.wait(&place);
-            let Claim { found, ours } = match redis.claim(&place, &token).await {
-                Ok(claim) => claim,
-                // It may be ours all the same: then others wait until it is given back.
-                Err(StoreError::Timeout) => return Claimed::Fill(Some(Lease { place, token: Some(token) })),
-                Err(_) => return Claimed::Fill(None),
+            let (found, lease) = match redis.claim(&place, &token).await {
+                Ok(Claim { found, ours: true }) => (found, LeaseState::Ours),
+                Ok(Claim { found, ours: false }) => (found, LeaseState::Theirs),
+                Err(StoreError::Timeout) => (None, LeaseState::Unheard),
+                Err(_) => (None, LeaseState::Unreachable),
             };
             if let Some(usable) = found.and_then(|value| self.usable(job, value)) {
-                if ours {
+                if lease == LeaseState::Ours {
                     redis.release(&place, &token).await;
                 }
                 return usable;
             }
-            let lease = match ours {
-                true => LeaseState::Ours,
+            let lease = match lease {
                 // What can't be looked at is waited for as well, and for no longer.
-                false => redis.look_at_lease(&place).await.unwrap_or(LeaseState::Theirs),
+                LeaseState::Theirs => redis.look_at_lease(&place).await.unwrap_or(LeaseState::Theirs),
+                known => known,
             };
             match hedge::turn(lease, began.elapsed(), at_most) {
                 Turn::Fill => return Claimed::Fill(Some(Lease { place, token: Some(token) })),
+                Turn::Alone => return Claimed::Fill(None),
                 Turn::Again => {}
                 Turn::Wait(at_most) => wait.until_ended(at_most).await,
                 Turn::Hedge(why) => {
@@ -171,13 +172,9 @@ impl Cache {
     /// Returns the wait for the answer of another node's fill, beside which this one asks the origin: from now on where the
     /// other one was there first, else once this one takes so long that others no longer wait for it.
     pub(super) fn beside(&self, lease: &Lease, longest_wait: Duration) -> Option<Beside> {
-        let (redis, place, now) = (self.redis.clone()?, lease.place.clone(), Instant::now());
-        Some(match &lease.token {
-            None => Beside { redis, place, at: now, pause: Duration::MAX, seen: None },
-            Some(_) => {
-                Beside { redis, place, at: now.checked_add(longest_wait)?, pause: longest_wait, seen: None }
-            }
-        })
+        let (redis, place) = (self.redis.clone()?, lease.place.clone());
+        let LooksBeside { first, pause } = hedge::looks_beside(lease.token.is_some(), longest_wait);
+        Some(Beside { redis, place, at: Instant::now().checked_add(first)?, pause, seen: None })
     }
 
     /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.

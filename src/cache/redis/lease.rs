@@ -6,7 +6,7 @@
 
 use super::{Claim, Redis, RELEASE, RENEW};
 use crate::{
-    cache::{hedge::LeaseState, key::Place, millis},
+    cache::{hedge::{self, LeaseState}, key::Place, millis},
     telemetry::labels::{StoreCall, StoreError},
 };
 use bytes::Bytes;
@@ -14,9 +14,6 @@ use parking_lot::Mutex;
 use redis::cmd;
 use std::{collections::HashMap, time::Duration};
 use tokio::sync::oneshot;
-
-/// Without reports, a waiter looks this often.
-const LOOK: Duration = Duration::from_millis(25);
 
 /// Those who wait for a lease to end, by its name. On one node only the lead of a flight waits, so one
 /// place per name is enough; the newest has it.
@@ -49,9 +46,9 @@ impl Wait<'_> {
     /// Waits until the lease has probably ended, at most this long.
     pub async fn until_ended(mut self, at_most: Duration) {
         let tracked = self.store.shards.of_key(&self.name).is_some_and(|shard| shard.is_tracked());
-        let patience = if tracked { self.store.lease } else { LOOK };
+        let patience = hedge::patience(tracked, self.store.lease, at_most);
         // Woken, or too long: either way the caller looks again.
-        drop(tokio::time::timeout(patience.min(at_most), &mut self.woken).await);
+        drop(tokio::time::timeout(patience, &mut self.woken).await);
     }
 }
 
