@@ -4,72 +4,39 @@
 //! not get it is woken by the report of its deletion, not by polling; where reports are not to be had, and as a
 //! fallback for a report that was lost, it looks again after a while.
 
-use super::{Claim, Redis, RELEASE, RENEW};
+use super::{waiters::Seat, Claim, Redis, RELEASE, RENEW};
 use crate::{
-    cache::{hedge::{self, LeaseState}, key::Place, millis},
+    cache::{
+        hedge::{self, LeaseState},
+        key::Place,
+        millis,
+    },
     telemetry::labels::{StoreCall, StoreError},
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
 use redis::cmd;
-use std::{collections::HashMap, time::Duration};
-use tokio::sync::oneshot;
+use std::time::Duration;
 
-/// Those who wait for a lease to end, by its name. On one node only the lead of a flight waits, so one
-/// place per name is enough; the newest has it.
-#[derive(Default)]
-pub(super) struct Waiters(Mutex<HashMap<String, oneshot::Sender<()>>>);
-
-impl Waiters {
-    pub(super) fn wake(&self, name: &str) {
-        if let Some(waiter) = self.0.lock().remove(name) {
-            // Whoever no longer listens needs no waking.
-            waiter.send(()).unwrap_or_default();
-        }
-    }
-
-    pub(super) fn wake_all(&self) {
-        for (_, waiter) in self.0.lock().drain() {
-            waiter.send(()).unwrap_or_default();
-        }
-    }
-}
-
-/// A place among the waiters, taken before the lease is asked for, so that no report is missed.
+/// A wait for the end of a lease, begun before the lease is asked for, so that no report is missed.
 pub struct Wait<'a> {
     store: &'a Redis,
-    name: String,
-    woken: oneshot::Receiver<()>,
+    seat: Seat,
 }
 
 impl Wait<'_> {
     /// Waits until the lease has probably ended, at most this long.
     pub async fn until_ended(mut self, at_most: Duration) {
-        let tracked = self.store.shards.of_key(&self.name).is_some_and(|shard| shard.is_tracked());
+        let tracked = self.store.shards.of_key(self.seat.name()).is_some_and(|shard| shard.is_tracked());
         let patience = hedge::patience(tracked, self.store.lease, at_most);
         // Woken, or too long: either way the caller looks again.
-        drop(tokio::time::timeout(patience, &mut self.woken).await);
-    }
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.woken.close();
-        let mut waiters = self.store.waiters.0.lock();
-        // Another may have taken the place meanwhile: that one stays.
-        if waiters.get(&self.name).is_some_and(oneshot::Sender::is_closed) {
-            waiters.remove(&self.name);
-        }
+        drop(tokio::time::timeout(patience, self.seat.woken()).await);
     }
 }
 
 impl Redis {
     /// Takes a place among those who wait for the lease on this answer.
     pub fn wait(&self, place: &Place) -> Wait<'_> {
-        let name = place.lease.clone();
-        let (wake, woken) = oneshot::channel();
-        self.waiters.0.lock().insert(name.clone(), wake);
-        Wait { store: self, name, woken }
+        Wait { store: self, seat: self.waiters.take(&place.lease) }
     }
 
     /// Asks for the lease, and looks whether the answer is there by now. The look comes after the asking: who

@@ -17,11 +17,13 @@ mod paying;
 mod poll;
 mod shard;
 mod troubles;
+mod waiters;
 
 pub use super::key::Place;
 pub use event::EventStanding;
 pub use lease::Wait;
 pub use limit::Bucket;
+pub use waiters::{Seat, Waiters};
 
 use super::{
     doubt::Coherence,
@@ -41,7 +43,6 @@ use crate::{
 use bytes::Bytes;
 use credentials::{Made, Renewed};
 use futures_util::future::try_join_all;
-use lease::Waiters;
 use link::{Beat, Commands, Link};
 use redis::{cmd, Cmd, ErrorKind, FromRedisValue, PushInfo, RedisResult, Value};
 use shard::{Shard, Shards};
@@ -78,7 +79,7 @@ pub struct Redis {
     lease: Duration,
     poll: Duration,
     shards: Arc<Shards>,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
     /// Held while the log of purges is read.
     log_reading: Mutex<()>,
     log_grown: Notify,
@@ -124,7 +125,7 @@ impl Redis {
             lease: store.lease,
             poll: store.poll,
             shards,
-            waiters: Waiters::default(),
+            waiters: Arc::default(),
             log_reading: Mutex::default(),
             log_grown: Notify::new(),
             read: Notify::new(),

@@ -1,0 +1,95 @@
+//! Those who wait for leases to end.
+
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::oneshot;
+
+/// Those who wait for a lease to end, by its name. Several of one node may wait for the same: the leads of flights from before
+/// and after a purge, and fills that look for another node's answer.
+#[derive(Debug, Default)]
+pub struct Waiters(Mutex<HashMap<String, Vec<oneshot::Sender<()>>>>);
+
+impl Waiters {
+    /// Takes a seat among those who wait for this lease.
+    pub fn take(self: &Arc<Self>, name: &str) -> Seat {
+        let (wake, woken) = oneshot::channel();
+        self.0.lock().entry(name.to_owned()).or_default().push(wake);
+        Seat { waiters: self.clone(), name: name.to_owned(), woken }
+    }
+
+    /// Wakes all who wait for this lease.
+    pub fn wake(&self, name: &str) {
+        for waiter in self.0.lock().remove(name).into_iter().flatten() {
+            // Whoever no longer listens needs no waking.
+            waiter.send(()).unwrap_or_default();
+        }
+    }
+
+    /// Wakes everyone.
+    pub fn wake_all(&self) {
+        for waiter in self.0.lock().drain().flat_map(|(_, waiters)| waiters) {
+            waiter.send(()).unwrap_or_default();
+        }
+    }
+}
+
+/// A seat among those who wait. It is free again when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    waiters: Arc<Waiters>,
+    name: String,
+    woken: oneshot::Receiver<()>,
+}
+
+impl Seat {
+    /// The name of the lease.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits to be woken.
+    pub async fn woken(&mut self) {
+        // Nobody drops the other end without a word.
+        (&mut self.woken).await.unwrap_or_default();
+    }
+
+    /// Returns whether it was woken.
+    pub fn is_woken(&mut self) -> bool {
+        self.woken.try_recv() != Err(oneshot::error::TryRecvError::Empty)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.woken.close();
+        let mut waiters = self.waiters.0.lock();
+        let Some(seats) = waiters.get_mut(&self.name) else { return };
+        seats.retain(|seat| !seat.is_closed());
+        if seats.is_empty() {
+            waiters.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_who_waits_for_a_lease_has_a_seat_of_its_own() {
+        let waiters = Arc::new(Waiters::default());
+        let (mut first, mut second) = (waiters.take("a"), waiters.take("a"));
+        assert!(!first.is_woken(), "the second one does not wake it");
+        drop(waiters.take("a"));
+        assert!(!second.is_woken(), "nor does one that leaves");
+        waiters.wake("b");
+        assert!(!first.is_woken() && !second.is_woken());
+        waiters.wake("a");
+        assert!(first.is_woken() && second.is_woken());
+        let mut third = waiters.take("c");
+        waiters.wake_all();
+        assert!(third.is_woken());
+        drop((first, second, third));
+        assert!(waiters.0.lock().is_empty(), "nothing is left of them");
+    }
+}
