@@ -1,11 +1,17 @@
 //! All orders in which things can happen to two nodes and a store, up to a depth: no answer is older than the bound, no
 //! acknowledged change is lost, nobody waits for ever, and all say the same once the faults are over.
 //!
-//! What decides is the gateway's own code ([`tidegate::cache::version`], [`tidegate::cache::doubt`],
+//! The deciders are the gateway's own code ([`tidegate::cache::version`], [`tidegate::cache::doubt`],
 //! [`tidegate::cache::purge`]). A state of the model is the list of what has happened; the real objects are made anew
 //! and told all of it. Two lists after which everybody says the same are one state.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a failure is a panic")]
 
+#[path = "model/canonical.rs"]
+mod canonical;
+#[path = "model/leases.rs"]
+mod leases;
+#[path = "model/purges.rs"]
+mod purges;
 #[path = "model/store.rs"]
 mod store;
 #[path = "model/versions.rs"]
@@ -19,18 +25,21 @@ use std::{
     time::Instant,
 };
 
-/// What is driven through all orders of its actions.
+/// A model that is driven through all orders of its actions.
 pub(crate) trait Subject: Sized {
-    /// What can happen.
+    /// A step of the model.
     type Action: Copy + Debug + PartialEq + Send + Sync + 'static;
 
-    /// At the begin.
-    fn new() -> Self;
-    /// What can happen next.
+    /// A fault that can be built in.
+    type Flaw: Copy + Debug;
+
+    /// The state at the begin.
+    fn new(flaw: Option<Self::Flaw>) -> Self;
+    /// The actions that can happen next.
     fn actions(&self) -> Vec<Self::Action>;
     /// Lets it happen.
     fn happen(&mut self, action: Self::Action);
-    /// What was seen that must never be.
+    /// The first thing seen that must never be.
     fn fault(&self) -> Option<String>;
     /// Ends all faults, lets everything arrive, and looks for what must not be then.
     fn settle(&mut self) -> Option<String>;
@@ -38,10 +47,10 @@ pub(crate) trait Subject: Sized {
     fn says(&self) -> String;
 }
 
-/// What has happened, and what everybody says after it.
+/// The actions so far, and what everybody says after them.
 struct History<S: Subject> {
     actions: Vec<S::Action>,
-    /// What can happen next.
+    /// The actions that can happen next.
     next: Vec<S::Action>,
     says: u128,
     fault: Option<String>,
@@ -58,7 +67,7 @@ impl<S: Subject> History<S> {
 }
 
 fn replayed<S: Subject>(actions: &[S::Action]) -> S {
-    let mut subject = S::new();
+    let mut subject = S::new(None);
     actions.iter().for_each(|action| subject.happen(*action));
     subject
 }
@@ -141,23 +150,39 @@ fn check<S: Subject + 'static>(depth: usize) {
     assert!(different > 1000, "the model does not move");
 }
 
-/// Goes so many ways of many actions at random, for what all orders of a few don't reach; `MODEL_WALKS` is another number.
-fn walk<S: Subject>(walks: u64) {
+/// Goes this way of many actions at random. Returns what must not be, if it comes to that, and the way.
+fn go<S: Subject>(seed: u64, flaw: Option<S::Flaw>) -> (Option<String>, Vec<S::Action>) {
     const STEPS: usize = 40;
-    for seed in 0..told("MODEL_WALKS").unwrap_or(walks) {
-        let mut dice = StdRng::seed_from_u64(seed);
-        let (mut subject, mut actions) = (S::new(), Vec::new());
-        for _ in 0..dice.random_range(5..STEPS) {
-            let Some(action) = subject.actions().choose(&mut dice).copied() else { break };
-            actions.push(action);
-            subject.happen(action);
-            if subject.fault().is_some() {
-                break;
-            }
+    let mut dice = StdRng::seed_from_u64(seed);
+    let (mut subject, mut actions) = (S::new(flaw), Vec::new());
+    for _ in 0..dice.random_range(5..STEPS) {
+        let Some(action) = subject.actions().choose(&mut dice).copied() else { break };
+        actions.push(action);
+        subject.happen(action);
+        if subject.fault().is_some() {
+            break;
         }
-        if let Some(fault) = subject.fault().or_else(|| subject.settle()) {
+    }
+    (subject.fault().or_else(|| subject.settle()), actions)
+}
+
+/// Goes so many ways at random, for what all orders of a few actions don't reach; `MODEL_WALKS` is another number.
+fn walk<S: Subject>(walks: u64) {
+    for seed in 0..told("MODEL_WALKS").unwrap_or(walks) {
+        if let (Some(fault), actions) = go::<S>(seed, None) {
             fail(Some(&format!("walk {seed}: {fault}")), &actions);
         }
+    }
+}
+
+/// Goes ways until each of these faults, built in one at a time, is found as what it is.
+fn assert_found<S: Subject>(flaws: &[(S::Flaw, &str)]) {
+    const WALKS: u64 = 50_000;
+    for (flaw, told) in flaws {
+        let found =
+            (0..WALKS).find_map(|seed| go::<S>(seed, Some(*flaw)).0.filter(|fault| fault.contains(told)));
+        assert!(found.is_some(), "{flaw:?} is not found");
+        println!("{flaw:?}: {}", found.unwrap_or_default());
     }
 }
 
@@ -168,5 +193,56 @@ fn no_order_of_events_hides_a_version() {
 
 #[test]
 fn no_long_history_hides_a_version() {
-    walk::<versions::Versions>(50_000);
+    walk::<versions::Versions>(15_000);
+}
+
+#[test]
+fn a_fault_of_versions_is_found() {
+    use versions::Flaw::{DeafToReports, ForgetsDebts};
+    assert_found::<versions::Versions>(&[
+        (DeafToReports, "ms old"),
+        (ForgetsDebts, "once the faults are over"),
+    ]);
+}
+
+#[test]
+fn no_order_of_events_hides_a_purge() {
+    check::<purges::Purges>(4);
+}
+
+#[test]
+fn no_long_history_hides_a_purge() {
+    walk::<purges::Purges>(4_000);
+}
+
+#[test]
+fn a_fault_of_purges_is_found() {
+    use purges::Flaw::{DeafToReports, DoubtsWithoutEnd, ForgetsDebts, NotesPositionLate};
+    assert_found::<purges::Purges>(&[
+        (DeafToReports, "ms old"),
+        (ForgetsDebts, "once the faults are over"),
+        (NotesPositionLate, "once the faults are over"),
+        (DoubtsWithoutEnd, "ms old"),
+    ]);
+}
+
+#[test]
+fn no_order_of_events_holds_up_a_fill() {
+    check::<leases::Leases>(4);
+}
+
+#[test]
+fn no_long_history_holds_up_a_fill() {
+    walk::<leases::Leases>(15_000);
+}
+
+#[test]
+fn a_fault_of_leases_is_found() {
+    use leases::Flaw::{AsksWithoutPause, HedgesAtOnce, JoinsNobody, WaitsForReports};
+    assert_found::<leases::Leases>(&[
+        (WaitsForReports, "are left"),
+        (HedgesAtOnce, "a hedge begins after"),
+        (JoinsNobody, "two fills of one node"),
+        (AsksWithoutPause, "has asked for the lease"),
+    ]);
 }

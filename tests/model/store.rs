@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use tidegate::cache::version::Version;
 
-/// What the store has to say to one node, in order.
+/// A message of the store to one node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Report {
     /// The version key has changed.
@@ -23,9 +23,9 @@ pub(crate) enum Report {
 pub(crate) struct Store {
     /// The value of the version key.
     pub(crate) value: Option<Vec<u8>>,
-    /// What it was before the last write, which a failover loses.
+    /// The value before the last write, which a failover loses.
     pub(crate) before: Option<Vec<u8>>,
-    /// Whether the application wrote it last.
+    /// True if the application wrote it last.
     pub(crate) is_of_application: bool,
     /// All versions that ever stood there.
     pub(crate) seen: Vec<Version>,
@@ -50,7 +50,7 @@ impl Store {
         self.report(report);
     }
 
-    /// What the application does: it pickles the next number after the one that is there, after 1 where none is.
+    /// Writes as the application does: it pickles the next number after the one that is there, after 1 where none is.
     pub(crate) fn write_next(&mut self) {
         let number = self.value.as_deref().map_or(2, |value| Version::new(value).successor());
         self.write(pickle(number));

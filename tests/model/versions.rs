@@ -1,6 +1,7 @@
 //! Versions: two nodes, one answer, one version key.
 
 use crate::{
+    canonical::{numbers, NUMBERS_FROM},
     store::{pickle, Report, Store},
     Subject,
 };
@@ -11,7 +12,7 @@ use tidegate::cache::{
     version::{Basis, Slot, Standing, Ticket, Version, Versions as Table},
 };
 
-/// How long an answer may be served in doubt.
+/// The time for which an answer may be served in doubt.
 const OUTAGE_TTL_MS: u64 = 1_000;
 /// An answer is no older than this: the time of an outage and a second.
 const BOUND_MS: u64 = OUTAGE_TTL_MS + 1_000;
@@ -22,7 +23,7 @@ const CHANGES: usize = 3;
 const STORE_FAULTS: usize = 2;
 const LOSSES: usize = 2;
 
-/// What can happen.
+/// A step of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Action {
     /// Time passes.
@@ -61,6 +62,15 @@ pub(crate) enum Action {
     Failover,
 }
 
+/// A fault that is built in, to show that it is found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Flaw {
+    /// A report of a change reaches nobody.
+    DeafToReports,
+    /// A debt of a node is never paid.
+    ForgetsDebts,
+}
+
 struct Cached {
     version: Version,
     is_provisional: bool,
@@ -92,6 +102,7 @@ struct Node {
 
 /// All of it.
 pub(crate) struct Versions {
+    flaw: Option<Flaw>,
     now_ms: u64,
     store: Store,
     nodes: [Node; 2],
@@ -106,11 +117,13 @@ pub(crate) struct Versions {
 
 impl Subject for Versions {
     type Action = Action;
+    type Flaw = Flaw;
 
     /// Both nodes are linked and have the same answer.
-    fn new() -> Self {
+    fn new(flaw: Option<Flaw>) -> Self {
         let now_ms = NUMBERS_FROM;
         let mut new = Self {
+            flaw,
             now_ms,
             store: Store { value: Some(pickle(2)), before: Some(pickle(2)), ..Store::default() },
             nodes: [node(now_ms), node(now_ms)],
@@ -300,26 +313,6 @@ impl Subject for Versions {
     }
 }
 
-/// Times and versions of now begin here; what is less counts something.
-const NUMBERS_FROM: u64 = 1_000_000;
-
-/// A text with its larger numbers replaced.
-fn numbers(text: &str, mut by: impl FnMut(u64) -> u64) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(begin) = rest.find(|c: char| c.is_ascii_digit()) {
-        let length = rest[begin..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - begin);
-        let digits = &rest[begin..begin + length];
-        out.push_str(&rest[..begin]);
-        match digits.parse() {
-            Ok(number) if number >= NUMBERS_FROM => write!(out, "#{}", by(number)).unwrap(),
-            _ => out.push_str(digits),
-        }
-        rest = &rest[begin + length..];
-    }
-    out + rest
-}
-
 fn node(now_ms: u64) -> Node {
     let doubt = Arc::new(Doubt::of_store(Some(Duration::from_millis(OUTAGE_TTL_MS)), now_ms));
     let versions = Table::new(Partitions::one(doubt.clone()));
@@ -352,7 +345,7 @@ impl Versions {
         }
     }
 
-    /// What a request to this node is answered from memory, if anything.
+    /// The truth that a request to this node is answered from memory, if any.
     fn hit(&self, n: usize) -> Option<u64> {
         let node = &self.nodes[n];
         let cached = node.cached.as_ref()?;
@@ -378,6 +371,7 @@ impl Versions {
         let report = self.store.wires[n].as_mut().and_then(std::collections::VecDeque::pop_front);
         let node = &self.nodes[n];
         match report {
+            Some(Report::Changed | Report::Gone) if self.flaw == Some(Flaw::DeafToReports) => {}
             Some(Report::Changed | Report::Gone) => node.versions.changed("kpi", "acme"),
             Some(Report::Flushed) => node.versions.forget_all(std::slice::from_ref(&node.doubt), self.now_ms),
             Some(Report::Beat(sent_ms)) => node.doubt.beat(sent_ms),
@@ -406,7 +400,7 @@ impl Versions {
         if self.store.wires[n].is_none() {
             return;
         }
-        if !self.nodes[n].versions.owing().is_empty() {
+        if !self.nodes[n].versions.owing().is_empty() && self.flaw != Some(Flaw::ForgetsDebts) {
             self.bump(n);
         }
         self.nodes[n].versions.settle();
@@ -487,7 +481,7 @@ impl Versions {
 
     fn read_done(&mut self, n: usize) {
         let Some(Read { ticket, known, value, .. }) = self.nodes[n].read.take() else { return };
-        let version = match self.nodes[n].slot.owes_bump() {
+        let version = match self.nodes[n].slot.owes_bump() && self.flaw != Some(Flaw::ForgetsDebts) {
             true => self.bump(n),
             false => self.believe_or_move(n, ticket, &known, value),
         };

@@ -15,6 +15,8 @@
 //!   ([`Debt`]): if the store loses it later, this node misses it in the log.
 //! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If the
 //!   log has older records all the same, the store has lost its end: the other nodes are told.
+//! - The same is true of a node that knows no record, because it has just begun or the store was emptied: what it has filled
+//!   meanwhile is purged with the first reading.
 //! - While the store can't be asked the last knowledge goes on, within the bounds of [`super::doubt`]: a hit needs no
 //!   store. But a purge that was reported and could not be read may be about any answer: each one from before it is
 //!   *unsure*, and has to be validated, until the log was read.
@@ -166,6 +168,7 @@ pub enum Reading {
     Overtaken,
 }
 
+#[derive(Debug)]
 struct Owed {
     /// The position of the first of its orders: what is older may not be believed.
     first: u64,
@@ -458,7 +461,11 @@ impl Purges {
                 state.missed = None;
                 return Reading::Empty;
             }
-            (None, Some(_)) => records,
+            (None, Some(_)) => {
+                // What was recorded before and is lost by now may be about any answer filled since the log was known last.
+                self.apply(state, &Purge::hard(Target::All));
+                records
+            }
             (Some(last), Some((first, rest))) if first.id == last => rest,
             (Some(last), _) => {
                 state.log.clear();
@@ -511,7 +518,19 @@ impl Purges {
 
 impl fmt::Debug for Purges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Purges").field("position", &self.position()).finish_non_exhaustive()
+        let state = self.state.lock();
+        f.debug_struct("Purges")
+            .field("position", &self.position)
+            .field("everything", &self.everything)
+            .field("unread", &self.unread)
+            .field("reports", &self.reports)
+            .field("heeded", &self.heeded)
+            .field("told", &self.told)
+            .field("unsure_of", &self.unsure_of)
+            .field("read_ms", &self.read_ms)
+            .field("is_missing", &state.missed.is_some())
+            .field("owed", &state.owed.values())
+            .finish_non_exhaustive()
     }
 }
 

@@ -375,3 +375,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_filled_before_any_record_was_known_is_purged_with_the_first_reading() {
+    let purges = linked();
+    purges.emptied();
+    let filled = purges.stamp(purges.position(), 1, &[]);
+    assert_eq!(purges.verdict(&filled), Verdict::Current);
+    // Meanwhile a purge was recorded, and lost with its log.
+    assert_eq!(purges.read(None, &[begin(2)]), Reading::Taken);
+    assert_eq!(purges.verdict(&filled), Verdict::Hard);
+    let since = purges.stamp(purges.position(), 1, &[]);
+    assert_eq!(purges.verdict(&since), Verdict::Current);
+    assert_eq!(
+        purges.stamp_from(id(2), 1, &[]).map(|stored| purges.verdict(&stored)),
+        Some(Verdict::Current)
+    );
+}
