@@ -161,37 +161,30 @@ async fn a_node_that_was_away_believes_nothing_from_before() {
     .await;
 }
 
+/// The faults that every kind of store is tried with.
+const OF_ANY_STORE: [Named; 2] =
+    [(Kind::SlowCommands, Whom::Node(0), 2500, any), (Kind::Refused, Whom::Node(1), 2500, any)];
+
+/// The same faults, then those that are the store's own.
+async fn by_name_and(world: &Arc<World>, own: &[Named]) {
+    by_name_on(world, &[&OF_ANY_STORE, own].concat()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_reports_the_bound_is_the_same() {
     let redis = Redis::start().await;
     let rights = ["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"];
     let _: () = redis.run(&rights).await;
     let world = World::on(redis, "hosted:word@", NODES, STORE, PACE, UNLIMITED).await;
-    by_name_on(
-        &world,
-        &[
-            (Kind::SlowCommands, Whom::Node(0), 2500, any),
-            (Kind::Refused, Whom::Node(1), 2500, any),
-            (Kind::Flushed, Whom::All, 1500, by_events),
-        ],
-    )
-    .await;
+    by_name_and(&world, &[(Kind::Flushed, Whom::All, 1500, by_events)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn valkey_keeps_the_same_bound() {
     let program = support::python::run("valkey_server.py", &[]).await;
     let world = World::on(Redis::start_as(&program, &[]).await, "", NODES, STORE, PACE, UNLIMITED).await;
-    by_name_on(
-        &world,
-        &[
-            (Kind::SlowCommands, Whom::Node(0), 2000, any),
-            (Kind::Refused, Whom::Node(1), 2500, any),
-            (Kind::Deleted, Whom::All, 1500, any),
-            (Kind::RedisKilled, Whom::All, 2000, any),
-        ],
-    )
-    .await;
+    let own: &[Named] = &[(Kind::Deleted, Whom::All, 1500, any), (Kind::RedisKilled, Whom::All, 2000, any)];
+    by_name_and(&world, own).await;
 }
 
 /// `make chaos`: the seeds of `CHAOS_SEED` (with commas between) for `CHAOS_SECONDS` each, with eviction going on.

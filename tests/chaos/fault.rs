@@ -20,7 +20,7 @@ pub(crate) enum Whom {
 /// Declares the kinds of faults with their names.
 macro_rules! kinds {
     ($($kind:ident => $name:literal,)*) => {
-        /// What goes wrong.
+        /// A fault, by its kind.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Kind { $($kind),* }
 

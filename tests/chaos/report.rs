@@ -1,4 +1,4 @@
-//! What was seen under each fault, as a table; and a short trace for who has to find a reason.
+//! A table of the observations under each fault, and a short trace for who has to find a reason.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many lines of the trace are kept.
+/// The number of lines of the trace that are kept.
 const KEPT: usize = 400;
 
-/// What was seen under one kind of fault.
+/// The observations under one kind of fault.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
     /// Answers with a number.
@@ -44,7 +44,7 @@ pub(crate) struct Report {
     told: Mutex<BTreeSet<(usize, usize, u64)>>,
 }
 
-/// What is going on before the first fault, and some time after each.
+/// The name of the time before the first fault, and some time after each.
 pub(crate) const CALM: &str = "none";
 
 impl Report {
@@ -61,7 +61,7 @@ impl Report {
         }
     }
 
-    /// What is seen from now on is seen under this fault.
+    /// Puts all that is seen from now on down to this fault.
     pub(crate) fn under(&self, name: &str) {
         let index = self.names.iter().position(|known| *known == name).unwrap();
         self.current.store(index, Ordering::SeqCst);
@@ -101,7 +101,7 @@ impl Report {
         }
     }
 
-    /// What must not happen and has.
+    /// All that has happened and must not.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.lock().unwrap().clone()
     }
@@ -114,7 +114,7 @@ impl Report {
         })
     }
 
-    /// What was seen under each fault there was.
+    /// The observations under each fault there was.
     pub(crate) fn tallies(&self) -> Vec<(&'static str, Tally)> {
         let tallies = self.tallies.lock().unwrap();
         self.names

@@ -1,4 +1,4 @@
-//! What happens when: made of a seed alone, or of one named fault.
+//! A schedule of faults and changes, made of a seed alone, or of one named fault.
 
 use crate::{
     fault::{Fault, Kind, Whom},
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) enum Step {
     Begin(Fault),
     End(Fault),
-    /// What is old from here on is no longer put down to the last fault.
+    /// The end of the last fault's time: an old answer is no longer put down to it.
     Calm,
     Change(Change),
 }

@@ -1,4 +1,4 @@
-//! What is true, since when that is acknowledged, and how old an answer is that shows less.
+//! The truth, the time since which it is acknowledged, and the age of an answer that shows less.
 //!
 //! An answer is *proven* old where its request began after a change was acknowledged and it shows what was true before
 //! the change. Its age is the time from the acknowledgement of the first change that it does not show to the begin of
@@ -26,7 +26,7 @@ impl Default for Truth {
 }
 
 impl Truth {
-    /// What the origin shows.
+    /// The number that the origin shows.
     pub(crate) fn value(&self) -> u64 {
         self.value.load(Ordering::SeqCst)
     }
@@ -58,7 +58,7 @@ impl Truth {
         all.iter().rposition(Option::is_some).unwrap_or_default() as u64
     }
 
-    /// How old an answer provably is that shows this number to a request of then.
+    /// The provable age of an answer that shows this number to a request of then.
     pub(crate) fn age(&self, shown: u64, begun: Instant) -> Option<Duration> {
         let all = self.acknowledged.lock().unwrap();
         let next = all.get(usize::try_from(shown).unwrap() + 1).copied().flatten()?;

@@ -29,9 +29,9 @@ use tokio::{task::AbortHandle, time::sleep};
 pub(crate) struct Subject {
     /// The tenant, or the page.
     pub(crate) name: &'static str,
-    /// Whether its route has a namespace; else it follows its origin.
+    /// True if its route has a namespace; else it follows its origin.
     pub(crate) namespaced: bool,
-    /// Whether it is asked for and changed often.
+    /// True if it is asked for and changed often.
     pub(crate) busy: bool,
 }
 
@@ -48,7 +48,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     subject("chart", false, false),
 ];
 
-/// How a change is told.
+/// A way in which a change is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// By a signed event to this node.
@@ -83,7 +83,7 @@ pub(crate) struct Change {
 }
 
 impl Subject {
-    /// How it can be changed.
+    /// The ways in which it can be changed.
     pub(crate) fn ways(&self, nodes: usize) -> Vec<Way> {
         let nodes = 0..nodes;
         if !self.namespaced {
@@ -108,12 +108,12 @@ impl Subject {
 
 /// The host that clients and purges name.
 const HOST: &str = "dash.example";
-/// How long a client waits: a request that is late is asked again, so that a node that was away for seconds is met by
+/// The time for which a client waits: a request that is late is asked again, so that a node that was away for seconds is met by
 /// requests that have just begun.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// How long a sender tries to have a change acknowledged.
+/// The time for which a sender tries to have a change acknowledged.
 const INSIST: Duration = Duration::from_secs(5);
-/// How soon all nodes show what is true once nothing disturbs them.
+/// The time within which all nodes show what is true once nothing disturbs them.
 const SETTLED: Duration = Duration::from_secs(10);
 
 struct Node {
@@ -127,7 +127,7 @@ impl Drop for Node {
     }
 }
 
-/// How hard the world is worked.
+/// The pace at which the world is worked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     /// Time between two requests of a client for what is busy.
@@ -143,7 +143,7 @@ pub(crate) struct World {
     pub(crate) redis: tokio::sync::Mutex<Redis>,
     pub(crate) proxies: Vec<Arc<Proxy>>,
     pub(crate) report: Report,
-    /// What Redis may use, in bytes; 0: as much as it likes.
+    /// The memory that Redis may use, in bytes; 0: as much as it likes.
     memory: &'static str,
     url: String,
     config: Vec<GatewayBuilder>,
@@ -409,7 +409,7 @@ impl World {
         try_send(request.timeout(INSIST)).await.is_ok_and(|reply| reply.status.is_success())
     }
 
-    /// What the application does with Flask-Caching: the next number after the one that is there, after 1 where none is.
+    /// Counts as the application does with Flask-Caching: the next number after the one that is there, after 1 where none is.
     async fn write(&self, what: &Subject, pickled: bool) -> bool {
         let key = what.version_key();
         let Ok(now) = self.redis_run::<Option<Vec<u8>>>(&[b"GET", key.as_bytes()]).await else {
@@ -540,7 +540,7 @@ fn show(origin: &TestOrigin, truths: &Arc<Vec<Truth>>) {
     }
 }
 
-/// What `pickle.dumps(text)` writes by protocol 4, after the mark of Flask-Caching.
+/// The bytes that `pickle.dumps(text)` writes by protocol 4, after the mark of Flask-Caching.
 fn pickle(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     let mut out = b"!\x80\x04\x95".to_vec();

@@ -46,6 +46,17 @@ impl Shards {
         Self { data, cluster, nodes, tenants }
     }
 
+    /// The same, while the application bumps one tenant of each shard: all nodes have seen it.
+    async fn bumped(node_timeout_ms: u64) -> (Self, Proof) {
+        let shards = Self::start(node_timeout_ms).await;
+        let mut proof = shards.proof();
+        shards.bump(&mut proof);
+        for tenant in shards.tenants.iter().map(|of_shard| &of_shard[0]) {
+            proof.bumps(tenant, 10).await;
+        }
+        (shards, proof)
+    }
+
     fn proof(&self) -> Proof {
         let all: Vec<String> = self.tenants.iter().flatten().cloned().collect();
         Proof::begin(&self.data, &self.nodes, &all)
@@ -119,12 +130,7 @@ async fn a_master_that_hangs_puts_its_shard_alone_in_doubt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_hangs_for_a_while_leaves_no_old_answer() {
-    let shards = Shards::start(60_000).await;
-    let mut proof = shards.proof();
-    shards.bump(&mut proof);
-    for tenant in shards.tenants.iter().map(|of_shard| &of_shard[0]) {
-        proof.bumps(tenant, 10).await;
-    }
+    let (shards, proof) = Shards::bumped(60_000).await;
     shards.cluster.nodes[0].pause();
     proof.bumps(&shards.tenants[1][0], 60).await;
     shards.cluster.nodes[0].resume();
@@ -135,12 +141,7 @@ async fn a_master_that_hangs_for_a_while_leaves_no_old_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_master_of_a_cluster_is_followed_to_its_replica() {
-    let shards = Shards::start(1_000).await;
-    let mut proof = shards.proof();
-    shards.bump(&mut proof);
-    for tenant in shards.tenants.iter().map(|of_shard| &of_shard[0]) {
-        proof.bumps(tenant, 10).await;
-    }
+    let (shards, proof) = Shards::bumped(1_000).await;
     shards.cluster.nodes[0].end();
     // The replica takes over.
     proof.bumps(&shards.tenants[0][0], 60).await;

@@ -23,7 +23,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Which connections are disturbed.
+/// The connections that are disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// All of them.
@@ -34,7 +34,7 @@ pub enum Which {
     Reports,
 }
 
-/// How bytes pass.
+/// A rule by which bytes pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Each piece reaches the server so much later.
@@ -54,7 +54,7 @@ struct Rules {
     refused: bool,
 }
 
-/// What happens to connections once.
+/// A disturbance that happens to connections once.
 #[derive(Debug, Clone, Copy)]
 enum Order {
     Reset,
@@ -104,7 +104,7 @@ impl Proxy {
         Self { address, shared, server: server.abort_handle() }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -119,7 +119,7 @@ impl Proxy {
         *self.shared.to.lock().unwrap() = to;
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
@@ -190,7 +190,7 @@ impl Drop for Proxy {
     }
 }
 
-/// What is known of one connection.
+/// A connection, as far as it is known.
 #[derive(Default)]
 struct State {
     /// 0: not known yet, 1: commands, 2: reports.
@@ -229,7 +229,7 @@ impl State {
     }
 }
 
-/// How the carrying of a connection ended.
+/// The reason why the carrying of a connection ended.
 #[derive(PartialEq)]
 enum End {
     Closed,
