@@ -20,6 +20,7 @@ use pingora_http::ResponseHeader;
 use std::{
     future::Future,
     net::SocketAddr,
+    pin::{pin, Pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -115,7 +116,6 @@ pub struct Answering {
 }
 
 /// A connection in use.
-#[expect(clippy::large_enum_variant, reason = "most are plain, and a box would be one more for each")]
 enum Exchange {
     Plain(plain::Exchange),
     /// TLS or HTTP/2.
@@ -261,7 +261,11 @@ impl Deadline {
 
     /// # Errors
     /// A timeout, where `work` is not done in time.
-    async fn bound<T>(self, work: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
+    async fn bound<T>(
+        self,
+        // Pinned: it is large, and would be moved from here into the timeout.
+        work: Pin<&mut impl Future<Output = Result<T, AskError>>>,
+    ) -> Result<T, AskError> {
         let Some(end) = self.0 else { return work.await };
         tokio::time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
             Err(failed(Error::explain(ErrorType::ReadTimedout, "the whole exchange took too long")))
@@ -278,14 +282,14 @@ async fn begin_once(
 ) -> Result<Answering, AskError> {
     let (deadline, head_by) = (tries.deadline, tries.head_by);
     let choosing = async { Ok(pool.pick(&tries.choice).await?) };
-    let Picked { server, address, under_way, trial, .. } = head_by.bound(choosing).await?;
+    let Picked { server, address, under_way, trial, .. } = head_by.bound(pin!(choosing)).await?;
     let trial = trial.filter(|_| ask.method.is_idempotent());
     tries.was_trial = trial.is_some();
     let head_by = head_by.or_within(trial);
     tries.choice.avoid(server, address);
     let at = At { server, address, began: tries.began };
     let mut asked = Asked::new(pool, at, under_way);
-    let begun = head_by.bound(exchange(connector, pool, ask, at, on_interim)).await;
+    let begun = head_by.bound(pin!(exchange(connector, pool, ask, at, on_interim))).await;
     match &begun {
         Ok((status, headers, exchange)) => {
             asked.at.address = exchange.address();
@@ -333,7 +337,8 @@ impl Answering {
     pub async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
         let reading = async { exchange.next().await.map_err(failed) };
-        match self.deadline.bound(reading).await {
+        let read = self.deadline.bound(pin!(reading)).await;
+        match read {
             Ok(Some(piece)) => {
                 self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
                 Ok(Some(piece))

@@ -22,7 +22,8 @@ use std::{
 /// An exchange under way. Dropping it closes its connection.
 #[derive(Debug)]
 pub struct Exchange {
-    connection: Connection,
+    // Boxed: it changes hands several times in an exchange.
+    connection: Box<Connection>,
     pool: Arc<Pool>,
     server: usize,
     address: Option<SocketAddr>,

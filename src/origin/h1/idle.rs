@@ -21,13 +21,13 @@ pub(in crate::origin) type Place = (Option<SocketAddr>, u64);
 #[derive(Debug)]
 struct Kept {
     to: Place,
-    connection: Connection,
+    connection: Box<Connection>,
     until: Instant,
 }
 
 impl Idle {
     /// A connection to this place that has served before and can again, as far as anyone knows.
-    pub(in crate::origin) fn take(&self, to: Place, now: Instant) -> Option<Connection> {
+    pub(in crate::origin) fn take(&self, to: Place, now: Instant) -> Option<Box<Connection>> {
         loop {
             let mut kept = {
                 let mut all = self.0.lock();
@@ -41,7 +41,7 @@ impl Idle {
     }
 
     /// Keeps a connection, if it may serve once more.
-    pub(in crate::origin) fn keep(&self, to: Place, connection: Connection, until: Instant) {
+    pub(in crate::origin) fn keep(&self, to: Place, connection: Box<Connection>, until: Instant) {
         if !connection.may_be_kept() {
             return;
         }

@@ -86,14 +86,15 @@ impl Connection {
         to: To<'_>,
         limits: Limits,
         missed: impl Fn(SocketAddr),
-    ) -> Result<(Self, Option<SocketAddr>), Box<Error>> {
+    ) -> Result<(Box<Self>, Option<SocketAddr>), Box<Error>> {
         let opening = Socket::open(to, missed);
         let (socket, address) = match tokio::time::timeout(limits.connect, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
         };
         let (patience, input) = (Patience::default(), Bytes::new());
-        Ok((Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false }, address))
+        let connection = Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false };
+        Ok((Box::new(connection), address))
     }
 
     /// Whether nothing has come while it was idle, not even its end. Asks the kernel only where there is news.

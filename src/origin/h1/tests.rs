@@ -37,7 +37,7 @@ async fn ask(connection: &mut Connection) -> Result<(u16, String), Box<Error>> {
     Ok((head.status.as_u16(), String::from_utf8(body).unwrap()))
 }
 
-async fn connected(answers: &'static [&'static str]) -> (SocketAddr, Connection) {
+async fn connected(answers: &'static [&'static str]) -> (SocketAddr, Box<Connection>) {
     let at = server(answers).await;
     (at, Connection::open(To::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap().0)
 }
