@@ -1,6 +1,8 @@
 //! The host that a request names: its syntax (RFC 9110, 7.2) and its one form. Routes, keys, rules and origins go by the same
 //! reading of it. Pure.
 
+use memchr::memrchr;
+
 /// Returns whether a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6 address.
 pub fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.first() {
@@ -95,8 +97,8 @@ pub fn without_root_dot(text: &str) -> Option<String> {
 /// The name without the root's dot, and the port, which may be empty.
 fn split(text: &str) -> (&str, &str) {
     let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if digits(port) => (name, port),
+    let (name, port) = match memrchr(b':', text.as_bytes()) {
+        Some(colon) if digits(&text[colon + 1..]) => (&text[..colon], &text[colon + 1..]),
         _ => (text, ""),
     };
     (name.strip_suffix('.').unwrap_or(name), port)

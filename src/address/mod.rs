@@ -145,25 +145,22 @@ pub fn write(text: &mut String, address: IpAddr) {
 
 /// As its `Display` writes it, without the machinery of formats: every proxied request tells an address three times.
 fn push_v4(text: &mut String, address: Ipv4Addr) {
-    const LONGEST: usize = "255.255.255.255".len();
-    let (mut written, mut length) = ([b'.'; LONGEST], 0);
     for (place, octet) in address.octets().into_iter().enumerate() {
-        length += usize::from(place > 0);
-        let digits = [octet / 100, octet / 10 % 10, octet % 10];
-        let first = if octet >= 100 {
-            0
-        } else if octet >= 10 {
-            1
-        } else {
-            2
-        };
-        for digit in &digits[first..] {
-            written[length] = b'0' + digit;
-            length += 1;
+        if place > 0 {
+            text.push('.');
         }
+        if octet >= 100 {
+            push_digit(text, octet / 100);
+        }
+        if octet >= 10 {
+            push_digit(text, octet / 10 % 10);
+        }
+        push_digit(text, octet % 10);
     }
-    // Digits and dots.
-    text.push_str(std::str::from_utf8(&written[..length]).unwrap_or_default());
+}
+
+fn push_digit(text: &mut String, digit: u8) {
+    text.push(char::from(b'0' + digit));
 }
 
 fn append(text: &mut String, what: fmt::Arguments<'_>) {
