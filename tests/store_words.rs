@@ -74,6 +74,25 @@ async fn a_store_that_refuses_writes_is_a_reason_in_its_own_words() {
     }
 }
 
+/// All else is read: the doubt is about the log alone.
+#[tokio::test]
+async fn a_log_of_purges_that_cant_be_read_is_a_doubt_and_a_reason() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let gateway = Gateway::with(&origin).redis(&redis.url()).route(PATH, KPI).start().await;
+    let doubt = async || gateway.metrics().await.value("tidegate_store_doubt_seconds", &[]);
+    let told = async || {
+        reasons(&gateway).await.iter().any(|reason| reason.contains("the log of purges can't be read"))
+    };
+    until("the node is sure", SOON, || async { doubt().await == 0.0 && !told().await }).await;
+    let _: () = redis.run(&["SET", "dash:purge:log", "text"]).await;
+    until("it is told", SOON, || async { doubt().await > 0.0 && told().await }).await;
+    let order = gateway.purge(&json!({ "tag": "a" })).await.problem(503).json();
+    let detail = order["detail"].as_str().unwrap();
+    assert!(detail.contains("Redis refused to write it") && !detail.contains("protocol"), "{detail}");
+    let _: u64 = redis.run(&["DEL", "dash:purge:log"]).await;
+    until("the node is sure again", SOON, || async { doubt().await == 0.0 && !told().await }).await;
+}
+
 #[tokio::test]
 async fn a_store_that_is_away_is_told_with_its_place_and_the_reason() {
     let (origin, redis, nobody) = (TestOrigin::start().await, Redis::start().await, free_address());

@@ -249,10 +249,16 @@ mod tests {
     #[tokio::test]
     async fn a_purge_that_the_store_did_not_take_is_a_503() {
         let admin = Admin::start().await;
-        *admin.store.lock() = Err(NotPurged::Store(StoreError::Down));
-        let (status, retry, answer) = admin.purge("application/json", r#"{"all": true}"#).await;
-        assert_eq!((status, retry.as_deref()), (503, Some("1")));
-        assert!(answer["detail"].as_str().expect("text").contains("down"), "{answer}");
+        for (error, told) in [
+            (StoreError::Down, "Redis can't be reached"),
+            (StoreError::Timeout, "Redis did not answer in time"),
+            (StoreError::Protocol, "Redis refused to write it"),
+        ] {
+            *admin.store.lock() = Err(NotPurged::Store(error));
+            let (status, retry, answer) = admin.purge("application/json", r#"{"all": true}"#).await;
+            assert_eq!((status, retry.as_deref()), (503, Some("1")));
+            assert!(answer["detail"].as_str().expect("text").contains(told), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,10 @@
 //! `application/json`: a web page that somebody on the admin network visits can send other types without being asked.
 
 use super::{problem, AdminState, NotPurged, NO_STORE};
-use crate::cache::purge::{Purge, Target};
+use crate::{
+    cache::purge::{Purge, Target},
+    telemetry::labels::StoreError,
+};
 use axum::{
     body::Bytes,
     extract::{rejection::BytesRejection, State},
@@ -44,8 +47,13 @@ pub(super) async fn purge(
         Ok(purged) => (NO_STORE, Json(json!({ "purged": purged, "soft": soft }))).into_response(),
         Err(NotPurged::Nothing(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, Some(&why)),
         Err(NotPurged::Store(error)) => {
+            let why = match error {
+                StoreError::Timeout => "Redis did not answer in time",
+                StoreError::Down => "Redis can't be reached",
+                StoreError::Protocol => "Redis refused to write it (/readyz and the log tell its words)",
+            };
             let detail = format!(
-                "purged on this node; the store did not take it ({error}), so the other nodes will follow when it does"
+                "purged on this node, but not recorded for the others: {why}; it will be as soon as Redis takes it"
             );
             let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, Some(&detail));
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -363,14 +363,22 @@ impl Cache {
     /// What is wrong with the store, a sentence each.
     pub fn store_troubles(&self) -> Vec<String> {
         let mut troubles = self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default();
-        let lasts = self.doubt_lasts(now_ms());
-        if !lasts.is_zero() {
+        let now = now_ms();
+        let (sure_not, log) = (self.partitions.since_ms(now), self.purges.unread_since_ms());
+        if let (None, Some(since)) = (sure_not, log) {
+            let seconds = lasts_since(since, now).as_secs_f64();
+            troubles.push(format!(
+                "in doubt for {seconds:.1} s: the log of purges can't be read; answers of routes that follow their origin \
+                 from before are validated first"
+            ));
+        }
+        if let Some(since) = sure_not {
             let served = match self.partitions.outage_ttl_ms() {
                 Some(0) => "no longer".to_owned(),
                 Some(ttl) => format!("for {:?} from then at most", Duration::from_millis(ttl)),
                 None => "as long as they are fresh".to_owned(),
             };
-            let seconds = lasts.as_secs_f64();
+            let seconds = lasts_since(since, now).as_secs_f64();
             troubles.push(format!(
                 "in doubt for {seconds:.1} s: changes in the store may have been missed; answers from before are served {served}"
             ));
@@ -380,8 +388,8 @@ impl Cache {
 
     /// Returns the time for which this node has not been sure that it knows all changes in the store; zero: it is.
     fn doubt_lasts(&self, now_ms: u64) -> Duration {
-        let since = self.partitions.since_ms(now_ms);
-        since.map_or(Duration::ZERO, |since| Duration::from_millis(now_ms.saturating_sub(since).max(1)))
+        let since = self.partitions.since_ms(now_ms).into_iter().chain(self.purges.unread_since_ms()).min();
+        since.map_or(Duration::ZERO, |since| lasts_since(since, now_ms))
     }
 
     /// Whether the store is there, or none is wanted.
@@ -483,4 +491,9 @@ impl Cache {
             tracing::warn!(fills = self.flights.under_way(), "fills were cut off");
         }
     }
+}
+
+/// The time since then, more than zero.
+fn lasts_since(since_ms: u64, now_ms: u64) -> Duration {
+    Duration::from_millis(now_ms.saturating_sub(since_ms).max(1))
 }

@@ -208,6 +208,8 @@ pub struct Purges {
     unsure_of: AtomicU64,
     /// When the log was read to its end last.
     read_ms: AtomicU64,
+    /// Since when it can't be read, though there is reason to; 0: it can.
+    unread_since_ms: AtomicU64,
     state: Mutex<State>,
     remembered: u64,
 }
@@ -241,6 +243,7 @@ impl Purges {
             told: AtomicU64::new(0),
             unsure_of: AtomicU64::new(0),
             read_ms: AtomicU64::new(0),
+            unread_since_ms: AtomicU64::new(0),
             state: Mutex::new(state),
             remembered,
         }
@@ -415,6 +418,17 @@ impl Purges {
         }
     }
 
+    /// The log is refused, as of now; whoever says so tries again until it is read.
+    pub fn is_refused(&self, now_ms: u64) {
+        let since = &self.unread_since_ms;
+        since.compare_exchange(0, now_ms.max(1), Ordering::AcqRel, Ordering::Acquire).unwrap_or_default();
+    }
+
+    /// Since when the log can't be read, though there is reason to; `None`: it can.
+    pub fn unread_since_ms(&self) -> Option<u64> {
+        Some(self.unread_since_ms.load(Ordering::Acquire)).filter(|since| *since > 0)
+    }
+
     /// The store was emptied: everything is purged, and so is what the log said.
     pub fn emptied(&self) {
         let state = &mut *self.state.lock();
@@ -443,6 +457,7 @@ impl Purges {
     pub fn heed(&self, reading: Beginning) {
         self.doubt.settle_log(reading.epoch);
         self.read_ms.fetch_max(reading.at_ms, Ordering::Relaxed);
+        self.unread_since_ms.store(0, Ordering::Release);
         let _state = self.state.lock();
         self.heeded.fetch_max(reading.reports, Ordering::AcqRel);
         if self.has_heeded(self.told.load(Ordering::Acquire)) {

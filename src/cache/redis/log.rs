@@ -156,6 +156,7 @@ impl Redis {
                     }
                 }
                 Err(error) => {
+                    self.purges.is_refused(now_ms());
                     if error == StoreError::Protocol && !told {
                         told = true;
                         tracing::warn!(key = self.names.purge_log(), "redis refuses the log of purges");
