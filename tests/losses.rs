@@ -10,6 +10,7 @@ use std::{
 };
 use support::{
     gateway::{GatewayBuilder, KPI},
+    proxy::{Proxy, Which},
     *,
 };
 use tidegate::{
@@ -339,6 +340,33 @@ async fn owed_bumps_are_paid_first_whatever_else_is_known() {
         assert_eq!(some == 1_700_000_000_000, is_kept);
         link.abort();
     }
+}
+
+/// Where the store reports no changes, others are told of many at once: not by a round trip each.
+#[tokio::test]
+async fn what_is_paid_is_told_to_other_nodes_in_one_go() {
+    const OWED: usize = 600;
+    let redis = Redis::start().await;
+    let _: () = redis
+        .run(&["ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", "-client|tracking"])
+        .await;
+    let proxy = Proxy::start(redis.address()).await;
+    proxy.delay(Which::All, Duration::from_millis(5), Duration::from_millis(5));
+    let url = proxy.url().replace("redis://", "redis://hosted:word@");
+    let node = Knowledge::with(|builder| builder.redis(&url));
+    let owing: Vec<_> = (0..OWED).map(|number| node.slot(&format!("owing{number}"))).collect();
+    owing.iter().for_each(|slot| drop(slot.bump_here(clock::now_ms())));
+    let link = tokio::spawn(node.store.clone().keep_linked(node.config.store.redis.clone().unwrap()));
+    until("there is a link", SOON, || async { node.store.is_up() }).await;
+    let (began, all) = (Instant::now(), format!("cmdstat_publish:calls={OWED},"));
+    until("all are told", 2 * SOON, || async {
+        redis.run::<String>(&["INFO", "commandstats"]).await.contains(&all)
+    })
+    .await;
+    // Each by itself takes 10 ms.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(owing.iter().all(|slot| !slot.owes_bump()));
+    link.abort();
 }
 
 /// Owed bumps of values that Redis can't count, and in a cluster.

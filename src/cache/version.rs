@@ -21,9 +21,11 @@
 mod fences;
 mod past;
 mod pickle;
+mod unread;
 mod value;
 
 pub use fences::Fences;
+pub use unread::Unread;
 pub use value::Version;
 
 use super::{
@@ -40,7 +42,7 @@ use std::{
     fmt,
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
-        Arc,
+        Arc, Weak,
     },
 };
 
@@ -118,10 +120,17 @@ pub struct Slot {
     /// Of the server that its key lies on.
     doubt: Arc<Doubt>,
     owing: Owing,
+    /// True if it is among those that were touched.
+    is_touched: AtomicBool,
+    touched: Touched,
+    me: Weak<Self>,
 }
 
 /// Slots whose bump the store has missed; they are kept until it has it.
 type Owing = Arc<Mutex<Vec<Arc<Slot>>>>;
+
+/// Slots that have become unread since somebody looked; they are not kept by it.
+type Touched = Arc<Mutex<Vec<Weak<Slot>>>>;
 
 impl Slot {
     /// The namespace.
@@ -187,6 +196,15 @@ impl Slot {
     pub fn is_unread(&self) -> bool {
         let known = self.known.load();
         known.as_ref().is_none_or(|known| known.epoch != self.doubt.epoch()) || self.is_superseded()
+    }
+
+    /// Notes that it has to be read. Where there is no link nobody would look: what was known is looked through with the
+    /// next one.
+    pub fn touch(&self) {
+        let is_linked = matches!(self.doubt.coherence(), Coherence::Tracked | Coherence::Untracked);
+        if is_linked && !self.is_touched.swap(true, Ordering::AcqRel) {
+            self.touched.lock().push(self.me.clone());
+        }
     }
 
     /// Returns whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
@@ -339,6 +357,7 @@ impl Slot {
         let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
         let link = self.doubt.links();
         self.know(&mut past, Known { version, epoch: 0, read_ms, fence: None, link });
+        self.touch();
     }
 
     /// Returns whether what was read is not to be believed, because the store has lost what came after it. `known`: the
@@ -377,6 +396,7 @@ impl Slot {
             let link = known.link;
             self.known.store(Some(Arc::new(Known { version, epoch: 0, read_ms, fence, link })));
         }
+        self.touch();
     }
 }
 
@@ -394,6 +414,7 @@ pub struct Versions {
     fences: Arc<Fences>,
     partitions: Arc<Partitions>,
     owing: Owing,
+    touched: Touched,
     sweep_at: AtomicU64,
 }
 
@@ -408,6 +429,7 @@ impl Versions {
             fences: Arc::default(),
             partitions,
             owing: Owing::default(),
+            touched: Touched::default(),
             sweep_at: AtomicU64::new(FIRST_SWEEP),
         }
     }
@@ -427,7 +449,7 @@ impl Versions {
             Self::sweep(&mut slots);
             self.sweep_at.store((slots.len() as u64 * 2).max(FIRST_SWEEP), Ordering::Relaxed);
         }
-        let slot = Arc::new(Slot {
+        let slot = Arc::new_cyclic(|me| Slot {
             namespace: namespace.clone(),
             tenant: tenant.clone(),
             known: ArcSwapOption::empty(),
@@ -442,8 +464,12 @@ impl Versions {
             fences: self.fences.clone(),
             doubt: self.partitions.of_version(namespace, tenant).clone(),
             owing: self.owing.clone(),
+            is_touched: AtomicBool::new(false),
+            touched: self.touched.clone(),
+            me: me.clone(),
         });
         slots.insert((namespace.clone(), tenant.clone()), slot.clone());
+        slot.touch();
         slot
     }
 
@@ -452,12 +478,32 @@ impl Versions {
         self.owing.lock().clone()
     }
 
-    /// The slots of these partitions that have to be read again.
+    /// The slots of these partitions that have to be read again, found by a look at all: see [`Unread`].
     pub fn unread(&self, doubts: &[Arc<Doubt>]) -> Vec<Arc<Slot>> {
         // The table is held for as long as it takes to copy it.
         let mut slots: Vec<_> = self.slots.lock().values().cloned().collect();
         slots.retain(|slot| slot.is_unread() && slot.is_in(doubts));
         slots
+    }
+
+    /// The slots of these partitions that were touched, once.
+    fn take_touched(&self, doubts: &[Arc<Doubt>]) -> Vec<Arc<Slot>> {
+        let touched = std::mem::take(&mut *self.touched.lock());
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for slot in touched.iter().filter_map(Weak::upgrade) {
+            match slot.is_in(doubts) {
+                true => {
+                    // Before it is looked at: what happens from now on touches it again.
+                    slot.is_touched.store(false, Ordering::Release);
+                    ours.push(slot);
+                }
+                false => others.push(Arc::downgrade(&slot)),
+            }
+        }
+        if !others.is_empty() {
+            self.touched.lock().append(&mut others);
+        }
+        ours
     }
 
     /// Strikes those off the list that no longer owe.

@@ -372,6 +372,57 @@ fn a_version_that_nobody_has_read_yet_is_read_behind_requests() {
 }
 
 #[test]
+fn all_versions_are_looked_through_once_for_each_epoch_and_then_those_that_changed() {
+    let (versions, acme) = table(Coherence::Tracked);
+    let other = versions.slot(&"kpi".parse().unwrap(), &"other".parse().unwrap());
+    let all = std::slice::from_ref(&versions.doubt);
+    let mut unread = Unread::default();
+    let mut take = |doubtful: &[Arc<Doubt>]| {
+        let mut tenants: Vec<_> = unread
+            .take(&versions, all, doubtful)
+            .iter()
+            .map(|slot| {
+                slot.learned(slot.ticket(NOW), &Version::new(b"7"));
+                slot.tenant().to_string()
+            })
+            .collect();
+        tenants.sort();
+        tenants
+    };
+    assert_eq!(take(all), ["acme", "other"], "the first look");
+    assert!(take(all).is_empty());
+    // What nothing was reported of is not looked at: as if it had been forgotten.
+    acme.known.store(None);
+    assert!(take(all).is_empty(), "no second look at all");
+    versions.changed("kpi", "other");
+    versions.changed("kpi", "other");
+    assert_eq!(take(all), ["other"], "a report");
+    other.moved(&Version::new(b"9"));
+    assert_eq!(take(all), ["other"], "moved here");
+    let _new = versions.slot(&"kpi".parse().unwrap(), &"new".parse().unwrap());
+    assert_eq!(take(all), ["new"], "not known before");
+    versions.changed("kpi", "new");
+    assert!(take(&[]).is_empty(), "not in doubt: read when it is asked for");
+    assert_eq!(take(all), ["acme", "new"], "in doubt again");
+    versions.doubt.begin_epoch(NOW);
+    assert_eq!(take(all), ["acme", "new", "other"], "another epoch");
+}
+
+#[test]
+fn versions_that_could_not_be_read_are_taken_again() {
+    let (versions, slot) = table(Coherence::Tracked);
+    let all = std::slice::from_ref(&versions.doubt);
+    let mut unread = Unread::default();
+    for _ in 0..3 {
+        let slots = unread.take(&versions, all, all);
+        assert_eq!(slots.len(), 1);
+        unread.leave(slots);
+    }
+    slot.learned(slot.ticket(NOW), &Version::absent());
+    assert!(unread.take(&versions, all, all).is_empty(), "somebody else has read it");
+}
+
+#[test]
 fn the_same_number_after_a_lost_link_may_have_been_counted_anew_unless_it_is_a_time() {
     let (versions, slot) = table(Coherence::Tracked);
     for (value, is_lost) in

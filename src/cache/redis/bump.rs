@@ -153,7 +153,7 @@ impl Redis {
         let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
         if let Moved::To(version) = &moved {
             slot.paid(version, debt);
-            self.tell([self.names.version(slot.namespace(), slot.tenant())]).await;
+            self.tell_moved(&[slot]).await;
         }
         Ok(moved)
     }

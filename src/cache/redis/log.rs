@@ -104,7 +104,7 @@ impl Redis {
         for batch in records.chunks(BATCH) {
             self.append(batch.to_vec(), at_most).await?;
         }
-        self.tell([name]).await;
+        self.tell(vec![name]).await;
         self.purges.grown();
         self.read_to_the_end(at_most).await?;
         debt.settle();

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cache::{
         doubt::Doubt,
-        version::{Slot, Ticket, Version},
+        version::{Slot, Ticket, Unread, Version},
     },
     clock::now_ms,
     telemetry::labels::{StoreCall, StoreError},
@@ -75,8 +75,9 @@ impl Redis {
     pub(super) async fn keep_rereading(&self, shard: &Arc<Shard>) -> Infallible {
         // What is owed goes first.
         tokio::task::yield_now().await;
+        let mut unread = Unread::default();
         loop {
-            let pause = match self.read_again(&self.shards.doubts(shard)).await {
+            let pause = match self.read_again(&self.shards.doubts(shard), &mut unread).await {
                 Ok(()) => PAY_AGAIN,
                 Err(_) => READ_AGAIN,
             };
@@ -85,16 +86,23 @@ impl Redis {
     }
 
     /// Reads the versions that are known from before, in an epoch that has just begun or while requests don't wait for it.
-    async fn read_again(&self, doubts: &[Arc<Doubt>]) -> Result<(), StoreError> {
+    async fn read_again(&self, all: &[Arc<Doubt>], unread: &mut Unread) -> Result<(), StoreError> {
         let now_ms = now_ms();
-        let doubts: Vec<_> =
-            doubts.iter().filter(|doubt| doubt.since_ms(now_ms).is_some()).cloned().collect();
-        if doubts.is_empty() {
-            return Ok(());
-        }
+        let doubts: Vec<_> = all.iter().filter(|doubt| doubt.since_ms(now_ms).is_some()).cloned().collect();
         let epochs: Vec<_> = doubts.iter().map(|doubt| doubt.epoch()).collect();
-        let unread = self.versions.unread(&doubts);
-        let batches = Mutex::new(unread.chunks(BATCH));
+        let slots = unread.take(&self.versions, all, &doubts);
+        if let Err(error) = self.read_slots(&slots).await {
+            unread.leave(slots);
+            return Err(error);
+        }
+        for (doubt, epoch) in doubts.iter().zip(epochs) {
+            doubt.settle(epoch);
+        }
+        Ok(())
+    }
+
+    async fn read_slots(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
+        let batches = Mutex::new(slots.chunks(BATCH));
         // Moves take the server longer than reads: one message at a time leaves room for others.
         let moving = tokio::sync::Mutex::new(());
         let reader = || async {
@@ -107,11 +115,7 @@ impl Redis {
             }
         };
         // While one waits for its answer, another one works on what has come.
-        tokio::try_join!(reader(), reader(), reader(), reader())?;
-        for (doubt, epoch) in doubts.iter().zip(epochs) {
-            doubt.settle(epoch);
-        }
-        Ok(())
+        tokio::try_join!(reader(), reader(), reader(), reader()).map(drop)
     }
 
     /// Reads the versions of these slots, and moves on those that the store has lost.
@@ -141,7 +145,10 @@ impl Redis {
         let _alone = moving.lock().await;
         match self.move_all(due).await {
             // Refused, for a store that takes no writes: what is lost is not believed, and the others are read all the same.
-            Err(StoreError::Protocol) => Ok(()),
+            Err(StoreError::Protocol) => {
+                slots.iter().filter(|slot| slot.is_unread()).for_each(|slot| slot.touch());
+                Ok(())
+            }
             moved => moved,
         }
     }
@@ -159,13 +166,20 @@ impl Redis {
             let bump = form(&name, due.at, due.lost.as_ref().map(|lost| &lost.value[..]));
             (name, bump)
         };
-        let values = self.bump_all(due.iter().enumerate().map(command).collect()).await?;
+        let values = self.send_all(StoreCall::Bump, due.iter().enumerate().map(command).collect()).await?;
+        let (mut moved, mut others) = (Vec::with_capacity(due.len()), Vec::new());
         for (due, value) in due.into_iter().zip(values) {
-            match (Moved::of(value), due.lost) {
-                (Some(Moved::To(version)), _) => {
+            match Moved::of(value) {
+                Some(Moved::To(version)) => {
                     due.slot.paid(&version, due.debt);
-                    self.tell([self.names.version(due.slot.namespace(), due.slot.tenant())]).await;
+                    moved.push(due.slot);
                 }
+                other => others.push((due, other)),
+            }
+        }
+        self.tell_moved(&moved).await;
+        for (due, value) in others {
+            match (value, due.lost) {
                 (Some(Moved::Not(value)), Some(lost)) => {
                     let value = Some(value).filter(|value| !value.is_empty());
                     let Lost { ticket, known, .. } = &lost;
@@ -173,7 +187,7 @@ impl Redis {
                 }
                 // A value that Redis can't count.
                 (_, None) => self.bump_within(self.unhurried(), due.slot, due.at).await.map(|_| ())?,
-                (None, Some(_)) => return Err(StoreError::Protocol),
+                (_, Some(_)) => return Err(StoreError::Protocol),
             }
         }
         Ok(())
@@ -198,21 +212,25 @@ impl Redis {
         }
     }
 
-    /// Moves versions at once: of one server in one pipeline, in a cluster beside one another.
-    async fn bump_all(&self, each: Vec<(String, Cmd)>) -> Result<Vec<Value>, StoreError> {
-        let what = StoreCall::Bump;
+    /// Sends commands about a key each at once: to one server in one pipeline, in a cluster beside one another.
+    pub(super) async fn send_all(
+        &self,
+        what: StoreCall,
+        each: Vec<(String, Cmd)>,
+    ) -> Result<Vec<Value>, StoreError> {
         match (self.shards.is_one(), each.first().map(|(name, _)| name.clone())) {
             (_, None) => Ok(Vec::new()),
             (true, Some(first)) => {
                 let mut all = redis::pipe();
-                for (_, bump) in each {
-                    all.add_command(bump);
+                for (_, command) in each {
+                    all.add_command(command);
                 }
                 let run = |mut c| async move { all.query_async(&mut c).await };
                 self.call_within(self.unhurried(), what, &first, run).await
             }
             (false, Some(_)) => {
-                try_join_all(each.into_iter().map(|(name, bump)| self.ask_behind(what, name, bump))).await
+                try_join_all(each.into_iter().map(|(name, command)| self.ask_behind(what, name, command)))
+                    .await
             }
         }
     }

@@ -2,8 +2,9 @@
 //! nodes tell each other on a channel which keys they have changed.
 
 use super::{link::Link, shard::Shard, Redis};
-use crate::telemetry::labels::StoreCall;
-use redis::{cmd, PushInfo};
+use crate::{cache::version::Slot, telemetry::labels::StoreCall};
+use redis::{cmd, Cmd, PushInfo};
+use std::sync::Arc;
 
 impl Redis {
     /// Tells how old an answer may be by this link, where it may be older than a change that was reported would leave it.
@@ -34,17 +35,30 @@ impl Redis {
         }
     }
 
+    /// Tells other nodes that these versions have moved.
+    pub(super) async fn tell_moved(&self, slots: &[&Slot]) {
+        let (_, are_tracked) = self.shards.are_linked();
+        if !are_tracked {
+            let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant()));
+            self.tell(names.collect()).await;
+        }
+    }
+
     /// Tells other nodes that these keys have changed, where the store does not. What gets lost is found by reading.
-    pub(super) async fn tell(&self, keys: impl IntoIterator<Item = String>) {
+    pub(super) async fn tell(&self, keys: Vec<String>) {
+        drop(self.send_all(StoreCall::Bump, self.untold(keys)).await);
+    }
+
+    /// What there is to tell of these keys.
+    fn untold(&self, mut keys: Vec<String>) -> Vec<(String, Cmd)> {
+        let is_untold = |shard: Arc<Shard>| shard.is_linked() && !shard.is_tracked();
+        keys.retain(|key| self.shards.of_key(key).is_some_and(is_untold));
         let channel = self.names.channel();
-        for key in keys {
-            let is_untold = |shard: std::sync::Arc<Shard>| shard.is_linked() && !shard.is_tracked();
-            if !self.shards.of_key(&key).is_some_and(is_untold) {
-                continue;
-            }
+        let publish = |key: String| {
             let mut publish = cmd("PUBLISH");
             publish.arg(&channel).arg(&key);
-            self.ask_behind::<()>(StoreCall::Bump, key, publish).await.unwrap_or_default();
-        }
+            (key, publish)
+        };
+        keys.into_iter().map(publish).collect()
     }
 }

@@ -1,0 +1,62 @@
+//! The versions that have to be read again, found without a look at all of them each time.
+
+use super::{Slot, Versions};
+use crate::cache::doubt::{Coherence, Doubt};
+use std::sync::Arc;
+
+/// The unread versions of the partitions that are in doubt. All slots are looked through once for each partition and
+/// epoch; later ones are told by the slots themselves ([`Slot::touch`]).
+#[derive(Debug, Default)]
+pub struct Unread {
+    /// The partitions whose slots were looked through, and in which epoch.
+    scanned: Vec<Moment>,
+    /// Those that could not be read.
+    left: Vec<Arc<Slot>>,
+}
+
+#[derive(Debug)]
+struct Moment {
+    doubt: Arc<Doubt>,
+    epoch: u64,
+    coherence: Coherence,
+}
+
+impl Moment {
+    fn of(doubt: &Arc<Doubt>) -> Self {
+        Self { doubt: doubt.clone(), epoch: doubt.epoch(), coherence: doubt.coherence() }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.doubt, &other.doubt)
+            && (self.epoch, self.coherence) == (other.epoch, other.coherence)
+    }
+}
+
+impl Unread {
+    /// Takes the slots that have to be read, where `doubtful` are those of the partitions `all` that are in doubt.
+    pub fn take(
+        &mut self,
+        versions: &Versions,
+        all: &[Arc<Doubt>],
+        doubtful: &[Arc<Doubt>],
+    ) -> Vec<Arc<Slot>> {
+        // Asked first: what becomes unread later is touched, or belongs to another epoch.
+        let moments: Vec<_> = doubtful.iter().map(Moment::of).collect();
+        let is_scanned = |now: &&Moment| self.scanned.iter().any(|before| before.is(now));
+        let anew: Vec<_> =
+            moments.iter().filter(|now| !is_scanned(now)).map(|now| now.doubt.clone()).collect();
+        let mut slots = std::mem::take(&mut self.left);
+        slots.append(&mut versions.take_touched(all));
+        slots.retain(|slot| slot.is_unread() && slot.is_in(doubtful) && !slot.is_in(&anew));
+        if !anew.is_empty() {
+            slots.append(&mut versions.unread(&anew));
+        }
+        self.scanned = moments;
+        slots
+    }
+
+    /// Gives back what could not be read.
+    pub fn leave(&mut self, slots: Vec<Arc<Slot>>) {
+        self.left = slots;
+    }
+}
