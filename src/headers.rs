@@ -7,7 +7,9 @@
 
 use crate::{
     authority,
-    config::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable},
+    config::{
+        begins_to_cgi, same_to_cgi, Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable,
+    },
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{fmt::Write as _, net::IpAddr};
@@ -94,13 +96,9 @@ pub fn to_client(headers: &Headers, facts: &Facts<'_>, status: StatusCode, field
 }
 
 /// Whether rules for requests take a client's field off, or replace it. What an application behind CGI or WSGI can't
-/// tell from it (`X_Role` and `X-Role`) goes as well.
+/// tell from it (`X_Role`, `X.Role` and `X-Role`) goes as well.
 fn touches(rules: &HeaderRules, name: &HeaderName) -> bool {
-    let alike = |other: &HeaderName| {
-        let same = |(a, b): (u8, u8)| a == b || (is_dash(a) && is_dash(b));
-        name.as_str().len() == other.as_str().len()
-            && name.as_str().bytes().zip(other.as_str().bytes()).all(same)
-    };
+    let alike = |other: &HeaderName| same_to_cgi(name.as_str(), other.as_str());
     rules.set.iter().any(|(set, _)| alike(set))
         || rules.remove.iter().any(|pattern| match pattern {
             NamePattern::Exact(exact) => alike(exact),
@@ -108,18 +106,14 @@ fn touches(rules: &HeaderRules, name: &HeaderName) -> bool {
         })
 }
 
-fn is_dash(byte: u8) -> bool {
-    matches!(byte, b'-' | b'_')
-}
-
 /// Whether a pattern's beginning is a name's, and rules may touch it.
 fn begins(name: &HeaderName, prefix: &str, direction: Direction) -> bool {
-    let same = |(a, b): (u8, u8)| a == b || (direction == Direction::Request && is_dash(a) && is_dash(b));
-    let (name, prefix) = (name.as_str(), prefix.as_bytes());
-    name.len() >= prefix.len()
-        && name.bytes().zip(prefix.iter().copied()).all(same)
-        && direction.reserved(name).is_none()
-        && !is_kept(name, direction)
+    let name = name.as_str();
+    let begins = match direction {
+        Direction::Request => begins_to_cgi(name, prefix),
+        Direction::Response => name.starts_with(prefix),
+    };
+    begins && direction.reserved(name).is_none() && !is_kept(name, direction)
 }
 
 /// Fields that a pattern doesn't mean: without `Host` there is no request, and `Vary` is added to by whoever makes

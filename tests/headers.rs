@@ -169,6 +169,28 @@ async fn an_origin_is_told_what_the_rules_say() {
     assert_eq!(seen.header("accept"), Some("text/html"));
 }
 
+/// Behind CGI and WSGI each of these is the same variable as a field that a rule sets or takes off.
+#[tokio::test]
+async fn a_rule_is_about_every_name_that_cgi_reads_alike() {
+    let origin = TestOrigin::start().await;
+    let rules = r#"request_headers = { set = { "X-Plan" = "free" }, remove = ["X-Group", "X-Debug-*"] }"#;
+    let builder = Gateway::with(&origin)
+        .setting("underscores = \"pass\"")
+        .route("/off", rules)
+        .route("/followed", &format!("cache = \"origin\"\n{rules}"));
+    let gateway = builder.start().await;
+    let alike = ["x-plan", "x.plan", "x!plan", "x~plan", "x_plan", "x-group", "x.group", "x`group"];
+    let alike = [&alike[..], &["x-debug-a", "x-debug.a", "x.debug-a", "x+debug|a", "x_debug_a"]].concat();
+    let fields: Vec<_> = alike.iter().chain(&["x.other"]).map(|name| (*name, "claimed")).collect();
+    for (method, path) in [("GET", "/off"), ("POST", "/off"), ("GET", "/followed"), ("POST", "/followed")] {
+        gateway.send_with(method, path, &fields).await.ok();
+        let seen = origin.seen(path).pop().unwrap();
+        let claimed: Vec<_> = seen.headers.iter().filter(|(_, value)| *value == "claimed").collect();
+        assert_eq!(claimed.len(), 1, "{method} {path}: {claimed:?}");
+        assert_eq!((seen.header("x-plan"), seen.header("x.other")), (Some("free"), Some("claimed")));
+    }
+}
+
 #[tokio::test]
 async fn no_client_makes_a_line_of_its_own() {
     let rules = r#"request_headers = { set = { "X-User-Agent-Of" = "$user" } }"#;
@@ -273,7 +295,8 @@ async fn a_handshake_is_told_as_well() {
     let gateway = Gateway::with(&origin).route("/ws/echo", &route).start().await;
     let mut request = gateway.url("/ws/echo").replace("http://", "ws://").into_client_request().unwrap();
     request.headers_mut().insert("cookie", "a=b".parse().unwrap());
-    for name in ["x-forwarded-prefix", "x-original-url", "script_name", "proxy"] {
+    for name in ["x-forwarded-prefix", "x-original-url", "script_name", "proxy", "x.client", "remote-groups"]
+    {
         request.headers_mut().insert(name, "/forged".parse().unwrap());
     }
     let (mut socket, answer) = tokio_tungstenite::connect_async(request).await.unwrap();

@@ -261,7 +261,9 @@ mod tests {
 
     #[test]
     fn what_only_looks_different_is_reserved_as_well() {
-        for name in ["x-tenant", "x_tenant", "content_length", "connection", "sec-websocket-key", "range"] {
+        for name in
+            ["x-tenant", "x_tenant", "x.tenant", "content_length", "connection", "sec-websocket-key", "range"]
+        {
             assert!(Direction::Request.reserved(name).is_some(), "{name}");
         }
         for name in ["content-length", "x-request-id", "cache-status", "content-encoding", "date"] {

@@ -27,7 +27,7 @@ pub use fault::{ConfigError, Fault, Faults};
 pub use files::{Accel, AccelTo, Files, Immutable, Target};
 pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
 pub use origin::*;
-pub use reserved::{claim, dashed, Claim};
+pub use reserved::{begins_to_cgi, claim, same_to_cgi, Claim};
 pub use types::*;
 
 use fault::Report;

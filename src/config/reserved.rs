@@ -23,14 +23,15 @@ pub enum Claim {
 /// behind CGI or WSGI can't tell them apart.
 pub fn claim(name: &str) -> Claim {
     // Each field of each request is asked for: most are through with their first letter.
-    match name.as_bytes() {
+    let [b'c' | b'd' | b'f' | b'o' | b'p' | b'r' | b's' | b't' | b'v' | b'w' | b'x', ..] = name.as_bytes()
+    else {
+        return Claim::Free;
+    };
+    match dashed(name) {
         // What a client may say itself, but not in the place of what the gateway tells.
-        [b'x' | b'v', ..] if name.contains('_') && OURS_IN_REQUESTS.contains(&&*dashed(name)) => {
-            Claim::Gateway
-        }
-        [b'x', ..] => of_x(&dashed(name)),
-        [b'c' | b'f' | b'p' | b'r' | b's' | b't', ..] => of_others(&dashed(name)),
-        _ => Claim::Free,
+        Cow::Owned(read) if OURS_IN_REQUESTS.contains(&&*read) => Claim::Gateway,
+        read if read.starts_with('x') => of_x(&read),
+        read => of_others(&read),
     }
 }
 
@@ -43,10 +44,12 @@ fn of_x(name: &str) -> Claim {
         name if name.starts_with("x-accel-") => Claim::Gateway,
         "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
         "x-envoy-original-host" | "x-envoy-original-path" | "x-scheme" | "x-url-scheme" => Claim::Proxy,
-        name if OF_PROXIES.iter().any(|begin| name.starts_with(begin)) => Claim::Proxy,
+        "x-client-dn" | "x-ssl" => Claim::Proxy,
+        name if is_of_proxies(name) => Claim::Proxy,
         "x-http-method" | "x-http-method-override" | "x-method-override" => Claim::Override,
         "x-client-ip" | "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => Claim::Override,
-        "x-azure-clientip" | "x-appengine-user-ip" => Claim::Override,
+        "x-azure-clientip" | "x-azure-socketip" | "x-appengine-user-ip" => Claim::Override,
+        "x-envoy-external-address" | "x-forward-for" => Claim::Override,
         _ => Claim::Free,
     }
 }
@@ -58,9 +61,11 @@ fn of_others(name: &str) -> Claim {
         "proxy" => Claim::Gateway,
         "script-name" | "path-info" | "front-end-https" => Claim::Proxy,
         // Who has shown a certificate (RFC 9440), or is somebody to a proxy.
-        "client-cert" | "client-cert-chain" | "remote-user" => Claim::Proxy,
-        name if name.starts_with("ssl-client-") => Claim::Proxy,
-        "client-ip" | "true-client-ip" | "fastly-client-ip" => Claim::Override,
+        "client-cert" | "client-cert-chain" | "cf-access-authenticated-user-email" => Claim::Proxy,
+        name if name.starts_with("remote-") || name.starts_with("ssl-client-") => Claim::Proxy,
+        name if name.starts_with("tailscale-user-") || name.starts_with("oidc-claim-") => Claim::Proxy,
+        "client-ip" | "true-client-ip" | "fastly-client-ip" | "fly-client-ip" => Claim::Override,
+        "do-connecting-ip" | "forwarded-for" | "proxy-client-ip" | "wl-proxy-client-ip" => Claim::Override,
         "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-visitor" => Claim::Override,
         "cloudfront-forwarded-proto" => Claim::Override,
         _ => Claim::Free,
@@ -68,11 +73,45 @@ fn of_others(name: &str) -> Claim {
 }
 
 /// Beginnings of names of `x-` that only proxies set.
-const OF_PROXIES: [&str; 6] =
-    ["x-auth-request-", "x-forwarded-", "x-original-", "x-remote-", "x-ssl-client-", "x-webauth-"];
+const OF_PROXIES: [&str; 17] = [
+    "x-amzn-mtls-",
+    "x-amzn-oidc-",
+    "x-arr-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-client-cert",
+    "x-client-verify",
+    "x-forwarded-",
+    "x-goog-authenticated-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-original-",
+    "x-pomerium-claim-",
+    "x-remote-",
+    "x-ssl-",
+    "x-webauth-",
+];
+
+fn is_of_proxies(name: &str) -> bool {
+    // The letter after `x-` tells most of them apart.
+    let letter = name.as_bytes().get(2);
+    OF_PROXIES.iter().any(|begin| begin.as_bytes().get(2) == letter && name.starts_with(begin))
+}
+
+/// Returns whether CGI and WSGI make the same variable of two names (lower case).
+pub fn same_to_cgi(one: &str, other: &str) -> bool {
+    one.len() == other.len() && begins_to_cgi(one, other)
+}
+
+/// Returns whether a name begins like this (both lower case) once CGI or WSGI has made a variable of it.
+pub fn begins_to_cgi(name: &str, begin: &str) -> bool {
+    let same = |(n, b): (u8, u8)| n == b || !n.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
+    name.len() >= begin.len() && name.bytes().zip(begin.bytes()).all(same)
+}
 
 /// A name as CGI reads it, with dashes: every sign but letters and digits is the same there.
-pub fn dashed(name: &str) -> Cow<'_, str> {
+pub(super) fn dashed(name: &str) -> Cow<'_, str> {
     match name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         true => name.into(),
         false => name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").into(),
@@ -137,6 +176,7 @@ mod tests {
                     "x_accel_redirect",
                     "x_request_id",
                     "x_request-id",
+                    "x.request-id",
                     "proxy",
                 ],
             ),
@@ -167,21 +207,102 @@ mod tests {
                     "x-remote-group",
                     "x-auth-request-email",
                     "x-webauth-user",
+                    "remote-groups",
+                    "remote.email",
+                    "remote-name",
+                    "x-client-cert",
+                    "x-client-certificate",
+                    "x-client-verify",
+                    "x-client-dn",
+                    "x-ssl",
+                    "x-ssl-cert",
+                    "x.ssl.issuer",
+                    "x-arr-clientcert",
+                    "x-arr-ssl",
+                    "x-authenticated-user",
+                    "x-authenticated-userid",
+                    "x-authentik-username",
+                    "x-goog-authenticated-user-email",
+                    "x-goog-authenticated-user-id",
+                    "x-amzn-oidc-identity",
+                    "x-amzn-oidc-data",
+                    "x-amzn-mtls-clientcert-subject",
+                    "x-ms-client-principal",
+                    "x-ms-client-principal-name",
+                    "x-ms-token-aad-id-token",
+                    "x-pomerium-claim-email",
+                    "tailscale-user-login",
+                    "tailscale-user-name",
+                    "oidc_claim_sub",
+                    "cf-access-authenticated-user-email",
                 ],
             ),
             (
                 Claim::Override,
-                &["x-http-method-override", "x_http_method_override", "x-client-ip", "cf-connecting-ip"],
+                &[
+                    "x-http-method-override",
+                    "x_http_method_override",
+                    "x-client-ip",
+                    "cf-connecting-ip",
+                    "x-forward-for",
+                    "forwarded-for",
+                    "forwarded.for",
+                    "fly-client-ip",
+                    "do-connecting-ip",
+                    "x-azure-socketip",
+                    "x-envoy-external-address",
+                    "proxy-client-ip",
+                    "wl-proxy-client-ip",
+                ],
             ),
             (
                 Claim::Free,
-                &["host", "accept", "x-requested-with", "x-forwardedfor", "x-tenants", "proxy-x", "x_other"],
+                &[
+                    "host",
+                    "accept",
+                    "x-requested-with",
+                    "x-forwardedfor",
+                    "x-tenants",
+                    "proxy-x",
+                    "x_other",
+                    "x.other",
+                    "x",
+                    "x-request-id",
+                    "via",
+                    "date",
+                    "origin",
+                    "x-client-data",
+                    "x-amzn-trace-id",
+                    "x-goog-api-key",
+                    "x-ms-version",
+                ],
             ),
         ];
         for (expected, names) in table {
             for name in names {
                 assert_eq!(claim(name), expected, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn names_that_cgi_reads_alike_are_one() {
+        for (one, other, same) in [
+            ("x-plan", "x-plan", true),
+            ("x-plan", "x_plan", true),
+            ("x.plan", "x~plan", true),
+            ("x-plan", "x!plan", true),
+            ("x-plan", "xaplan", false),
+            ("x-plan", "x-plans", false),
+            ("x-plan", "x--plan", false),
+        ] {
+            assert_eq!((same_to_cgi(one, other), same_to_cgi(other, one)), (same, same), "{one} {other}");
+            assert_eq!(dashed(one) == dashed(other), same, "{one} {other}");
+        }
+        for (name, begins) in
+            [("x-debug-a", true), ("x.debug.a", true), ("x-debug", false), ("x-debuga", false)]
+        {
+            assert_eq!(begins_to_cgi(name, "x-debug-"), begins, "{name}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! without it, unless the route tells answers apart by it.
 
 use super::Context;
-use crate::config::{claim, dashed, Claim, FollowRules, Underscores};
+use crate::config::{claim, same_to_cgi, Claim, FollowRules, Underscores};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
@@ -65,7 +65,7 @@ impl Sender<'_> {
             Claim::Proxy => self.trusted,
             Claim::Gateway => false,
         };
-        passes && (self.subjects.is_empty() || !self.subjects.iter().any(|s| *s == *dashed(text)))
+        passes && !self.subjects.iter().any(|subject| same_to_cgi(subject.as_str(), text))
     }
 }
 
@@ -73,12 +73,13 @@ impl Sender<'_> {
 mod tests {
     use super::*;
 
-    const FIELDS: [&str; 10] = [
+    const FIELDS: [&str; 11] = [
         "x-tenant",
         "x_tenant",
         "x_real-ip",
         "x-other",
         "x_other",
+        "x.other",
         "x-accel-mapping",
         "x-forwarded-prefix",
         "x_forwarded_prefix",
@@ -94,10 +95,19 @@ mod tests {
     #[test]
     fn what_a_sender_may_say() {
         let method = "x-http-method-override";
-        assert_eq!(heard(false, Underscores::Drop, &[]), ["x-other", method]);
-        assert_eq!(heard(true, Underscores::Drop, &[]), ["x-other", "x-forwarded-prefix", method]);
-        assert_eq!(heard(false, Underscores::Pass, &[]), ["x-other", "x_other", method]);
-        let all = ["x-other", "x_other", "x-forwarded-prefix", "x_forwarded_prefix", method, "script_name"];
+        assert_eq!(heard(false, Underscores::Drop, &[]), ["x-other", "x.other", method]);
+        let by_proxy = ["x-other", "x.other", "x-forwarded-prefix", method];
+        assert_eq!(heard(true, Underscores::Drop, &[]), by_proxy);
+        assert_eq!(heard(false, Underscores::Pass, &[]), ["x-other", "x_other", "x.other", method]);
+        let all = [
+            "x-other",
+            "x_other",
+            "x.other",
+            "x-forwarded-prefix",
+            "x_forwarded_prefix",
+            method,
+            "script_name",
+        ];
         assert_eq!(heard(true, Underscores::Pass, &[]), all);
         let subjects = [HeaderName::from_static("x-other")];
         assert_eq!(heard(false, Underscores::Pass, &subjects), [method]);

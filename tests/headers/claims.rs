@@ -14,7 +14,7 @@ const TRUST: &str = "trusted_proxies = \"127.0.0.0/8\"";
 const FORGED: &str = "/forged";
 
 /// Fields that a trusted proxy may say, besides the client's address, scheme and host.
-const OF_PROXIES: [&str; 26] = [
+const OF_PROXIES: [&str; 38] = [
     "X-Forwarded",
     "X-Forwarded-Prefix",
     "X-Forwarded-Port",
@@ -41,14 +41,27 @@ const OF_PROXIES: [&str; 26] = [
     "Remote-User",
     "X-Remote-User",
     "X-Auth-Request-Email",
+    "Remote-Groups",
+    "Remote-Email",
+    "Remote.Name",
+    "X-Client-Cert",
+    "X-Client-Verify",
+    "X-SSL-Cert",
+    "X-ARR-ClientCert",
+    "X-Authenticated-User",
+    "X-Goog-Authenticated-User-Email",
+    "X-Amzn-Oidc-Data",
+    "X-MS-Client-Principal-Name",
+    "Tailscale-User-Login",
 ];
 /// Fields that nobody may say.
-const OF_NOBODY: [&str; 10] = [
+const OF_NOBODY: [&str; 11] = [
     "Proxy",
     "X-Accel-Mapping",
     "X-Sendfile-Type",
     "X-Tenant",
     "X.Tenant",
+    "X.Request-Id",
     "SCRIPT_NAME",
     "PATH_INFO",
     "X_Forwarded_Prefix",
@@ -56,13 +69,18 @@ const OF_NOBODY: [&str; 10] = [
     "X_Other",
 ];
 /// Fields that any client may say, where its answer is for itself.
-const OVERRIDES: [&str; 6] = [
+const OVERRIDES: [&str; 11] = [
     "X-HTTP-Method-Override",
     "X-HTTP-Method",
     "X-Method-Override",
     "X-Client-IP",
     "True-Client-IP",
     "CF-Connecting-IP",
+    "X-Forward-For",
+    "Forwarded-For",
+    "Fly-Client-IP",
+    "DO-Connecting-IP",
+    "X-Azure-SocketIP",
 ];
 
 fn builder(origin: &TestOrigin) -> GatewayBuilder {

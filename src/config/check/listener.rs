@@ -234,8 +234,11 @@ fn subject_header(at: At<String>, report: &mut Report) -> Option<HeaderName> {
         report.fault(&at.place, "must be the name of a header field, such as \"X-Client-Subject\"");
         return None;
     };
-    if name.as_str().contains('_') {
-        report.fault(&at.place, "must not contain \"_\": behind CGI or WSGI it would be the same as \"-\"");
+    if !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        report.fault(
+            &at.place,
+            "must be of letters, digits and \"-\": behind CGI or WSGI any other sign would be the same as \"-\"",
+        );
         return None;
     }
     let is_ours = ["x-tenant", "x-user", "x-role", "x-real-ip"].contains(&name.as_str())
