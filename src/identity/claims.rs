@@ -134,11 +134,12 @@ fn tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
     }
 }
 
-/// A user or a role: text or an integer; absent, null and empty mean none. `None`: it is neither.
+/// A user or a role: text or an integer of 64 bits; absent, null and empty mean none. `None`: it is neither.
 fn text(claim: Option<&Value>) -> Option<Option<String>> {
     let text = match claim {
         None | Some(Value::Null) => return Some(None),
         Some(Value::String(text)) => text.clone(),
+        // Larger integers are read as floats, which would make one user of two.
         Some(Value::Number(number)) if !number.is_f64() => number.to_string(),
         Some(_) => return None,
     };
@@ -295,11 +296,14 @@ mod tests {
         assert_eq!(user(json!("zoë")), Ok(Some("zoë".into())));
         assert_eq!(user(json!(42)), Ok(Some("42".into())));
         assert_eq!(user(json!(-1)), Ok(Some("-1".into())));
+        assert_eq!(user(json!(u64::MAX)), Ok(Some("18446744073709551615".into())));
+        assert_eq!(user(json!(i64::MIN)), Ok(Some("-9223372036854775808".into())));
         assert_eq!(user(json!("x".repeat(256))), Ok(Some("x".repeat(256))));
         assert_eq!(user(json!(null)), Ok(None));
         assert_eq!(user(json!("")), Ok(None));
         let long = "x".repeat(257);
-        for bad in [json!(1.5), json!(true), json!([]), json!({}), json!(long)] {
+        let large = serde_json::from_str::<Value>("1180591620717411303424").unwrap();
+        for bad in [json!(1.5), large, json!(true), json!([]), json!({}), json!(long)] {
             assert_eq!(user(bad.clone()), Err(TokenError::User), "{bad}");
         }
         for bad in ["a\nb", "a\r", "\0", "a\u{7f}", "a\u{85}b", " a", "a ", "\u{a0}a", " "] {

@@ -135,12 +135,12 @@ token_errors! {
     Tenant => "token_tenant", "the token's tenant is no valid name";
     /// The answer is one tenant's, and the token names none.
     NoTenant => "token_no_tenant", "the token names no tenant";
-    /// The user's claim is neither text nor an integer, or too long.
-    User => "token_user", "the token's user is neither plain text nor an integer";
+    /// The user's claim is neither text nor an integer of 64 bits, or too long.
+    User => "token_user", "the token's user is neither plain text nor an integer of 64 bits";
     /// The answer is one user's, and the token names none.
     NoUser => "token_no_user", "the token names no user";
-    /// The role's claim is neither text nor an integer, or too long.
-    Role => "token_role", "the token's role is neither plain text nor an integer";
+    /// The role's claim is neither text nor an integer of 64 bits, or too long.
+    Role => "token_role", "the token's role is neither plain text nor an integer of 64 bits";
     /// No key has the token's `kid` and fits its algorithm.
     NoKey => "token_no_key", "there is no key for the token";
     /// The key set could not be read for longer than its `max_age`.
