@@ -75,11 +75,44 @@ async fn a_key_set_from_a_url_rotates_and_a_bad_one_changes_nothing() {
     issuer.on("/keys.json", |_| Answer::json(&set(&[&NEW])));
     until("the old key is forgotten", SOON, || async { status(&gateway, &OLD).await == 401 }).await;
 
-    for bad in ["not json", "{\"keys\": []}"] {
+    for bad in ["not json", "{\"keys\": {}}", ""] {
         issuer.on("/keys.json", move |_| Answer::new("application/json", bad));
         let asked = issuer.count("/keys.json");
         until("the bad set was fetched", SOON, || async { issuer.count("/keys.json") > asked + 1 }).await;
         assert_eq!(status(&gateway, &NEW).await, 200, "after {bad}");
+    }
+}
+
+/// An issuer that takes its keys back says it with a set that holds none, or none of the kind that is accepted.
+#[tokio::test]
+async fn a_key_set_without_a_usable_key_revokes_the_keys() {
+    let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let publish = |text: String| {
+        std::fs::write(folder.path().join("new.json"), &text).unwrap();
+        std::fs::rename(folder.path().join("new.json"), &file).unwrap();
+        issuer.on("/keys.json", move |_| Answer::new("application/json", text.clone()));
+    };
+    let url = format!("url = \"{}/keys.json\", refresh = \"50ms\"", issuer.url());
+    let empty = json!({ "keys": [] });
+    let other_kind = json!({ "keys": [{ "kty": "oct", "k": "AAAA", "kid": "old" }] });
+    for (place, revoking) in
+        [(&url, &empty), (&url, &other_kind), (&format!("file = {:?}", file.to_str().unwrap()), &empty)]
+    {
+        publish(set(&[&OLD]).to_string());
+        let gateway = Gateway::with(&origin).jwks("EdDSA", place).route(PATH, KPI).start().await;
+        get(&gateway, PATH, &OLD.token()).await.ok();
+        publish(revoking.to_string());
+        until("the key is revoked", SOON, || async { status(&gateway, &OLD).await == 401 }).await;
+        let refused = get(&gateway, PATH, &OLD.token()).await.problem(401);
+        assert_eq!(detail(&refused), "token_no_key", "{place}: {revoking}");
+        let told = reasons(&gateway).await;
+        assert!(told.iter().any(|reason| reason.contains("no usable key")), "{place}: {told:?}");
+        gateway.says("the key set has no usable key").await;
+        publish(set(&[&OLD]).to_string());
+        until("the key is back", SOON, || async { status(&gateway, &OLD).await == 200 }).await;
+        assert_eq!(reasons(&gateway).await, Vec::<String>::new(), "{place}");
     }
 }
 

@@ -62,7 +62,7 @@ impl PartialEq for PublicKey {
     }
 }
 
-/// The usable keys of a JWKS document, at least one, in its order.
+/// The usable keys of a JWKS document, in its order; there may be none.
 pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>, IdentityError> {
     #[derive(Deserialize)]
     struct Set {
@@ -72,16 +72,8 @@ pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>
         return Err(IdentityError::JwksTooLong);
     }
     let set: Set = serde_json::from_str(text)?;
-    let keys: Vec<_> = set
-        .keys
-        .into_iter()
-        .filter_map(|entry| serde_json::from_value(entry).ok())
-        .filter_map(|jwk| PublicKey::new(jwk, accepted))
-        .collect();
-    if keys.is_empty() {
-        return Err(IdentityError::NoUsableKey);
-    }
-    Ok(keys)
+    let understood = set.keys.into_iter().filter_map(|entry| serde_json::from_value(entry).ok());
+    Ok(understood.filter_map(|jwk| PublicKey::new(jwk, accepted)).collect())
 }
 
 /// The algorithms that a key of this type and size is made for, and the key.

@@ -88,6 +88,14 @@ impl Keys {
         matches!(self, Self::Secrets(_)) == (algorithm.family() == AlgorithmFamily::Hmac)
     }
 
+    /// Returns whether there is none: no token can be genuine.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Secrets(secrets) => secrets.is_empty(),
+            Self::Public(keys) => keys.is_empty(),
+        }
+    }
+
     /// Whether one of the keys that fit the token signed it.
     pub(super) fn check(&self, token: &Token<'_>) -> Result<(), TokenError> {
         let signed = match self {

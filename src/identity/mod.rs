@@ -331,9 +331,13 @@ impl Verifier {
 
     /// Returns what is wrong with the key set, at `now_ms`, in a sentence.
     pub fn trouble(&self, now_ms: u64) -> Option<String> {
-        let reason = self.unread.load_full()?;
-        let has_keys = self.document.load().is_some() && !self.is_outdated(now_ms);
-        let instead = if has_keys { "the last good one is used" } else { "tokens are refused" };
+        let has_keys = !self.ring.load().keys.is_empty();
+        let Some(reason) = self.unread.load_full() else {
+            let is_empty = self.document.load().is_some() && !has_keys;
+            return is_empty.then(|| format!("tokens are refused: {}", IdentityError::NoUsableKey));
+        };
+        let believed = has_keys && !self.is_outdated(now_ms);
+        let instead = if believed { "the last good one is used" } else { "tokens are refused" };
         Some(format!("the key set can't be read, {instead}: {reason}"))
     }
 
@@ -352,10 +356,11 @@ impl Verifier {
     }
 
     /// Puts the keys of a JWKS document in the place of those in use and forgets every verified token; a document
-    /// with the keys that are in use already changes nothing. Returns how many keys are usable.
+    /// with the keys that are in use already changes nothing. Returns how many keys are usable: with none, the issuer has
+    /// revoked those that were in use, and every token is refused.
     ///
     /// # Errors
-    /// When the document is bad or holds no usable key: the keys in use stay.
+    /// When the document is no key set: the keys in use stay.
     pub fn replace_jwks(&self, text: &str) -> Result<usize, IdentityError> {
         let ring = self.ring.load();
         let Keys::Public(current) = &ring.keys else { return Err(IdentityError::NotJwks) };
@@ -373,6 +378,19 @@ impl Verifier {
         let Some(text) = other.document.load_full() else { return };
         if self.replace_jwks(&text).is_ok() {
             self.good_until.store(other.good_until.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// [`load_jwks_file`](Self::load_jwks_file) before the first request: a set without a usable key is a fault.
+    ///
+    /// # Errors
+    /// As there, and [`IdentityError::NoUsableKey`].
+    pub fn begin_with_file(&self, path: &Path) -> Result<(), IdentityError> {
+        match self.load_jwks_file(path)? {
+            0 => {
+                Err(IdentityError::File { path: path.to_owned(), source: IdentityError::NoUsableKey.into() })
+            }
+            _ => Ok(()),
         }
     }
 

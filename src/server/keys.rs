@@ -39,7 +39,7 @@ pub(super) async fn keep(
     match keys {
         JwtKeys::Secrets(_) => {}
         JwtKeys::JwksFile(path) => {
-            verifier.load_jwks_file(path)?;
+            verifier.begin_with_file(path)?;
             verifier.confirm(now_ms());
             watched("jwks file", renew(KeySet::File(path.clone()), true, verifier));
         }
@@ -106,9 +106,9 @@ fn renew(
 
 async fn read_file(path: &Path, verifier: &Arc<Verifier>) -> bool {
     let (path, told, verifier) = (path.to_owned(), verifier.clone(), verifier.clone());
-    let read = move || verifier.load_jwks_file(&path).map(|_| verifier.confirm(now_ms()));
+    let read = move || verifier.load_jwks_file(&path).map(|usable| was_read(&verifier, usable));
     match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(())) => return true,
+        Ok(Ok(usable)) => return usable,
         Ok(Err(error)) => {
             tracing::warn!(%error, "the key set is not usable; the last good one is kept");
             told.read_failed(&error);
@@ -116,6 +116,16 @@ async fn read_file(path: &Path, verifier: &Arc<Verifier>) -> bool {
         Err(error) => tracing::error!(%error, "reading the key set failed"),
     }
     false
+}
+
+/// Takes note of a set that was read, with so many usable keys; returns whether it is usable.
+fn was_read(verifier: &Verifier, usable: usize) -> bool {
+    verifier.confirm(now_ms());
+    if usable == 0 {
+        // Empty or all of another kind: a set that could not be read has errors of its own.
+        tracing::error!("the key set has no usable key: those from before are revoked, tokens are refused");
+    }
+    usable > 0
 }
 
 /// Why a key set was not fetched.
@@ -159,10 +169,7 @@ impl Fetcher {
         };
         let replaced = std::str::from_utf8(&got.body).map(|text| verifier.replace_jwks(text));
         match replaced {
-            Ok(Ok(_)) => {
-                verifier.confirm(now_ms());
-                return true;
-            }
+            Ok(Ok(usable)) => return was_read(verifier, usable),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the key set is not usable; the last good one is kept");
                 verifier.read_failed(&error);

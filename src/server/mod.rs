@@ -218,7 +218,7 @@ pub fn rehearse(config: &Config) -> Result<(), StartError> {
     let Some(jwt) = &config.jwt else { return Ok(()) };
     let verifier = Verifier::new(jwt)?;
     if let JwtKeys::JwksFile(path) = &jwt.keys {
-        verifier.load_jwks_file(path)?;
+        verifier.begin_with_file(path)?;
     }
     Ok(())
 }

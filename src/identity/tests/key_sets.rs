@@ -4,7 +4,7 @@ use super::*;
 use std::io::Write;
 
 #[test]
-fn unusable_keys_are_passed_over_and_a_set_of_them_is_refused() {
+fn unusable_keys_are_passed_over_and_a_set_of_them_revokes_the_ones_before() {
     let good = public(ED_1, EdDSA, Some("good"));
     let changed = |name: &str, value: Value| {
         let mut key = public(ED_1, EdDSA, Some("bad"));
@@ -33,10 +33,11 @@ fn unusable_keys_are_passed_over_and_a_set_of_them_is_refused() {
     let accepted = [RS256, ES256, EdDSA];
     for key in &unusable {
         let verifier = with_jwks(&accepted, std::slice::from_ref(&good));
-        let refused = verifier.replace_jwks(&set(std::slice::from_ref(key)));
-        assert!(matches!(refused, Err(IdentityError::NoUsableKey)), "{key}");
-        assert_eq!(verifier.replace_jwks(&set(&[key.clone(), good.clone()])).unwrap(), 1, "{key}");
         let token = signed(&private(ED_1, EdDSA), EdDSA, Some("good"), &claims());
+        assert_eq!(verdict(&verifier, &token), Ok(Remembered::No), "{key}");
+        assert_eq!(verifier.replace_jwks(&set(std::slice::from_ref(key))).unwrap(), 0, "{key}");
+        assert_eq!(verdict(&verifier, &token), Err(TokenError::NoKey), "{key}");
+        assert_eq!(verifier.replace_jwks(&set(&[key.clone(), good.clone()])).unwrap(), 1, "{key}");
         assert_eq!(verdict(&verifier, &token), Ok(Remembered::No), "{key}");
     }
 }
@@ -103,10 +104,36 @@ fn a_bad_set_leaves_the_last_good_one() {
     for bad in ["", "{", "[]", "{}", r#"{"keys":{}}"#] {
         assert!(matches!(verifier.replace_jwks(bad), Err(IdentityError::JwksSyntax(_))), "{bad}");
     }
-    assert!(matches!(verifier.replace_jwks(&set(&[])), Err(IdentityError::NoUsableKey)));
     let padded = set(&[public(ED_2, EdDSA, None)]) + &" ".repeat(MAX_JWKS);
     assert!(matches!(verifier.replace_jwks(&padded), Err(IdentityError::JwksTooLong)));
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
+}
+
+/// Whoever reads `/readyz` learns why tokens are refused.
+#[test]
+fn a_set_without_a_usable_key_revokes_and_says_so() {
+    let good = public(ED_1, EdDSA, None);
+    let token = signed(&private(ED_1, EdDSA), EdDSA, None, &claims());
+    let told = |verifier: &Verifier| verifier.trouble(at(NOW).now_ms).unwrap_or_default();
+    for unusable in [&[][..], &[public(RSA, RS256, None), public(P384, ES384, None)]] {
+        let verifier = with_jwks(&[EdDSA], std::slice::from_ref(&good));
+        assert_eq!((verdict(&verifier, &token), told(&verifier)), (Ok(Remembered::No), String::new()));
+        assert_eq!(verifier.replace_jwks(&set(unusable)).unwrap(), 0);
+        assert_eq!((verdict(&verifier, &token), verifier.remembered()), (Err(TokenError::NoKey), 0));
+        assert!(verifier.may_lack_key(&token, TokenError::NoKey));
+        assert!(told(&verifier).contains("no usable key"), "{}", told(&verifier));
+        // Another configuration begins with what is known.
+        let next = with_jwks(&[EdDSA], std::slice::from_ref(&good));
+        next.take_over(&verifier);
+        assert_eq!(verdict(&next, &token), Err(TokenError::NoKey));
+        assert!(told(&next).contains("no usable key"), "{}", told(&next));
+        verifier.read_failed(&"away");
+        let away = "the key set can't be read, tokens are refused: away";
+        assert_eq!(told(&verifier), away);
+        verifier.confirm(at(NOW).now_ms);
+        assert_eq!(verifier.replace_jwks(&set(std::slice::from_ref(&good))).unwrap(), 1);
+        assert_eq!((verdict(&verifier, &token), told(&verifier)), (Ok(Remembered::No), String::new()));
+    }
 }
 
 #[test]
@@ -119,19 +146,14 @@ fn without_a_set_nothing_verifies_and_a_file_brings_one() {
     file.write_all(set(&[public(ED_1, EdDSA, None)]).as_bytes()).unwrap();
     assert_eq!(verifier.load_jwks_file(file.path()).unwrap(), 1);
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
+    let mut empty = tempfile::NamedTempFile::new().unwrap();
+    empty.write_all(set(&[]).as_bytes()).unwrap();
+    let started = Verifier::new(&jwt(&[EdDSA], JwtKeys::JwksFile("jwks.json".into()))).unwrap();
+    assert!(matches!(started.begin_with_file(empty.path()), Err(IdentityError::File { .. })));
     let path = file.path().to_owned();
     file.close().unwrap();
     assert!(matches!(verifier.load_jwks_file(&path), Err(IdentityError::File { .. })));
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
-}
-
-#[test]
-fn a_set_for_other_algorithms_is_not_usable() {
-    let verifier = with_jwks(&[ES256], &[public(P256, ES256, None)]);
-    let strangers = [public(RSA, RS256, None), public(P384, ES384, None), public(ED_1, EdDSA, None)];
-    assert!(matches!(verifier.replace_jwks(&set(&strangers)), Err(IdentityError::NoUsableKey)));
-    let token = signed(&private(P256, ES256), ES256, None, &claims());
-    assert_eq!(verdict(&verifier, &token), Ok(Remembered::No));
 }
 
 #[test]
