@@ -1,11 +1,11 @@
 //! `X-Accel-Redirect`: an origin orders a file, and the client gets it instead of the answer.
 //!
-//! Where a request is proxied, the order is noticed in the head of the answer (`response_filter`). Nothing of that
-//! answer reaches the client; the exchange with the origin ends as every other does and gives its connection back,
-//! and only then, in Pingora's last phase, the file is sent: no server of the application is held by a download. Where
-//! the cache asked the origin, the answer comes back to the one who asked with the order in it.
+//! If a proxied request gets such an answer, `response_filter` finds the order in its head. Nothing of that
+//! answer is sent to the client; the exchange with the origin ends normally and its connection is reused. The
+//! file is sent in Pingora's last phase, so that a download never occupies a server of the application. If
+//! the cache asked the origin, the order is returned with the answer to the caller.
 //!
-//! Requests that no order answers pay one look-up in a head.
+//! An answer without an order costs one look-up in its head.
 
 use super::{
     cached, dress,
@@ -40,7 +40,7 @@ pub(super) const ORDERED: HeaderValue = HeaderValue::from_static("tidegate; fwd=
 /// The internal locations of a configuration.
 pub(super) struct Accels {
     internals: Vec<Internal>,
-    /// By the same index.
+    /// The target of each location, by the same index.
     behind: Vec<Behind>,
 }
 
@@ -68,7 +68,7 @@ impl Accels {
     }
 }
 
-/// What an origin ordered instead of its answer.
+/// The file or URL that an origin ordered instead of its own answer.
 pub(super) struct Ordered {
     located: std::result::Result<Located, NotLocated>,
     answer: HeaderMap,
@@ -84,7 +84,8 @@ impl Gateway {
             metrics.accel(AccelOutcome::Off);
             return None;
         }
-        // A refusal or a redirection is the answer, whatever else it says. A 304 only means that the client may have it.
+        // A refusal or a redirection is sent as it is. A 304 only means that the client's copy is still
+        // valid.
         if !status.is_success() && status != StatusCode::NOT_MODIFIED {
             metrics.accel(AccelOutcome::Status);
             return None;
@@ -92,7 +93,7 @@ impl Gateway {
         Some(Ordered { located, answer: answer.clone(), orders: Orders::of(answer) })
     }
 
-    /// Sends what was ordered.
+    /// Sends the ordered file, or the answer of the ordered URL.
     pub(super) async fn send_ordered(
         &self,
         session: &mut Session<'_>,
@@ -174,7 +175,7 @@ impl Gateway {
         self.send_problem(session, ctx, Problem::new(StatusCode::BAD_GATEWAY, detail)).await
     }
 
-    /// Sends another origin's answer, dressed as the first one ordered.
+    /// Sends another origin's answer, with the fields that the first answer sets.
     async fn send_other(
         &self,
         session: &mut Session<'_>,
@@ -190,7 +191,7 @@ impl Gateway {
             | StatusCode::RANGE_NOT_SATISFIABLE => true,
             StatusCode::NOT_MODIFIED if asks_if_modified(&session.req_header().headers) => true,
             StatusCode::NOT_FOUND | StatusCode::GONE => false,
-            // What it says of itself (its names, its keys) is not for clients.
+            // Details of the other origin (its names, its keys) are not for clients.
             other => {
                 self.parts.metrics.accel(AccelOutcome::OriginFailed);
                 tracing::warn!(status = other.as_u16(), "what X-Accel-Redirect led to was refused");
@@ -228,7 +229,8 @@ impl Gateway {
     }
 }
 
-/// What the other origin is asked: for what the client wants of the file, and nothing about who it is.
+/// Builds the request to the other origin: it carries the client's range and conditions, and no client
+/// identity.
 fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> Ask {
     let asked =
         request.headers.iter().filter(|(name, _)| forward::WHOLE.contains(name) || **name == header::ACCEPT);
@@ -242,8 +244,8 @@ fn ask(request: &RequestHeader, ctx: &Context, target: String, signed: bool) -> 
     Ask { method, target, host: None, headers, tenant: None, spare: false, body: Bytes::new() }
 }
 
-/// The fields that another origin's answer goes out with. What the first origin said comes first; the other one's
-/// words are heard where they describe its bytes, and where nobody else has said anything.
+/// The fields of the answer to the client. Fields of the first origin's answer take precedence. Fields of the
+/// other origin's are used where they describe its bytes, and where the first answer doesn't set them.
 fn dressed(status: StatusCode, other: &HeaderMap, first: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     static OF_THE_BYTES: [HeaderName; 7] = [
         header::ACCEPT_RANGES,
@@ -335,7 +337,7 @@ mod tests {
             "set-cookie: a=1",
         ];
         assert_eq!(told(200, &bucket, &app), expected);
-        // What no one has looked at is what the application says it is.
+        // S3's default content type for an object that nobody typed: the application's type is used.
         let unknown = [("content-type", "binary/octet-stream"), ("content-length", "5")];
         assert!(told(200, &unknown, &app).contains(&"content-type: text/html".to_owned()));
         assert!(told(200, &bucket, &[]).contains(&"cache-control: max-age=9".to_owned()));

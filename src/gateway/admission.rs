@@ -1,6 +1,6 @@
-//! Whether a route takes a request: its size, its upgrade, its token.
+//! Admission of a request by its route: its size, its upgrade, its token.
 //!
-//! Decides from the head alone; a body that turns out too long is cut off while it passes (`proxied.rs`).
+//! Looks at the head alone. A body that exceeds the limit is cut off while it is read (`proxied.rs`).
 
 use super::{Context, Gateway};
 use crate::{
@@ -16,7 +16,7 @@ use pingora_http::RequestHeader;
 use std::sync::Arc;
 
 impl Gateway {
-    /// Whether a route takes a request: its size, its upgrade, its token.
+    /// Checks whether a route accepts a request: its size, its upgrade, its token.
     pub(super) async fn admit(
         &self,
         route: &Route,
@@ -35,8 +35,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Who asks. Where the answer or the route depends on it, a token has to verify; elsewhere one that does not
-    /// is none of the gateway's business and passes on to the origin.
+    /// The client's identity. If the answer or the route depends on it, the token must verify. Elsewhere an
+    /// invalid token is ignored by the gateway and forwarded to the origin.
     async fn identify(
         &self,
         ctx: &mut Context,
@@ -51,7 +51,7 @@ impl Gateway {
         };
         let needed = route.auth == Auth::Required || scope == Some(Scope::User);
         let matters = needed || scope == Some(Scope::Tenant);
-        // A limit may want to know who it is where the answer is for all.
+        // A limit may be keyed by the identity even where the answer is public.
         let asked = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref()).is_some_and(Limits::asks_who);
         if !matters && !asked && scope == Some(Scope::Public) {
             return Ok(None);
@@ -91,8 +91,8 @@ impl Gateway {
     }
 }
 
-/// The verdict on a token whose key is not known, once the key set has been read again. Where that was done a moment ago,
-/// nobody waits.
+/// Verifies a token whose key is unknown again once the key set has been fetched. If it was fetched a moment
+/// ago, `refused` stands.
 async fn verify_renewed(
     verifier: &Verifier,
     token: &str,

@@ -1,4 +1,4 @@
-//! The cached routes: from a request to what the cache is asked, and from its answer to what is sent.
+//! Cached routes: from the request to the look-up in the cache, and from its result to the answer.
 
 use super::{
     context::Context, dress, followed::Interim, forward, host, refusal, session::Session, websocket, Gateway,
@@ -29,7 +29,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Instant};
 
 impl Gateway {
-    /// Answers from the cache, or hands on to the proxy what may not be shared.
+    /// Answers from the cache, or passes a request on to the proxy if its answer may not be shared.
     pub(super) async fn answer_cached(
         &self,
         session: &mut Session<'_>,
@@ -65,7 +65,7 @@ impl Gateway {
         Box::pin(self.send_answer(session, ctx, answer, Forward::UriMiss)).await
     }
 
-    /// What came of asking the cache, and why the origin was asked where it was.
+    /// Sends the result of a look-up in the cache, with the reason for which the origin was asked, if it was.
     pub(super) async fn send_answer(
         &self,
         session: &mut Session<'_>,
@@ -76,7 +76,7 @@ impl Gateway {
         ctx.detail = forward.as_strs().1;
         match answer {
             Answer::Entry(entry, CacheResult::Miss) if entry.part().is_some() => {
-                // The one who asked for this part gets it as the origin sent it.
+                // The client whose request fetched this part gets it as the origin sent it.
                 ctx.result = CacheResult::Miss;
                 let status = stored(forward, None, false);
                 self.send_representation(session, ctx, &entry.representation, status).await
@@ -114,7 +114,7 @@ impl Gateway {
                         not_stored(forward, head.status, why)
                     }
                 };
-                // Apart: most answers are there as a whole.
+                // In a future of its own: most answers are complete when they are sent.
                 Box::pin(self.send_arriving(session, ctx, &head, reader, status)).await
             }
             Answer::Passing(what, why) => {
@@ -141,8 +141,8 @@ impl Gateway {
         }
     }
 
-    /// The one request that answers a miss. It is made of what is in the key, and of nothing else that the client
-    /// sent; only a token of the key's own tenant goes along.
+    /// The request that is sent to the origin on a miss. It is built from the fields in the key alone; a
+    /// token is added only if it belongs to the key's tenant.
     fn fetch(
         &self,
         request: &RequestHeader,
@@ -152,7 +152,7 @@ impl Gateway {
         query: &str,
     ) -> Fetcher {
         let path = ctx.path_of(request);
-        // The token was read before: it is there and well-formed, or there is no identity.
+        // The token was read before: it is present and well formed, or there is no identity.
         let token = ctx.identity.as_ref().and_then(|_| websocket::token(route, request, None).ok().flatten());
         let token = token.map(|(token, _)| token);
         let mut ask = Ask {
@@ -175,19 +175,19 @@ impl Gateway {
     }
 }
 
-/// The tenant whose request this is: `public` where nobody says who it is, or no tenant.
+/// The tenant of a request: `public` without an identity, or if the identity has no tenant.
 pub(super) fn tenant(identity: Option<&Identity>) -> &Tenant {
     identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 
-/// Asks an origin as often as the cache wants it to, and hands interim answers on.
+/// Asks an origin as often as the cache requires it, and forwards interim answers.
 pub(super) struct OriginFetcher {
     pub(super) origins: Arc<Origins>,
-    /// `None`: a route of files, which asks nobody.
+    /// `None`: a route of files, which has no origin.
     pub(super) origin: Option<usize>,
     pub(super) ask: Arc<Ask>,
     pub(super) interim: Option<Arc<Interim>>,
-    /// The request's: it goes with this, which the fill has to its end.
+    /// The request's hold, which is kept until the fill ends.
     pub(super) _hold: Option<Hold>,
 }
 
@@ -232,7 +232,8 @@ struct FromOrigin(Answering);
 impl Incoming for FromOrigin {
     async fn next(&mut self) -> std::result::Result<Option<Bytes>, FetchError> {
         let piece = self.0.next().await.map_err(|error| complain(&error, ""))?;
-        // In a buffer of its own: what is kept would hold the one that it was read into, which may be many times larger.
+        // Copied, because a stored slice would keep the buffer that it was read into, which may be many times
+        // larger.
         Ok(piece.map(|piece| Bytes::copy_from_slice(&piece)))
     }
 
@@ -268,14 +269,14 @@ fn not_stored(forward: Forward, status: StatusCode, why: FillOutcome) -> HeaderV
     text(format!("tidegate; fwd={}; fwd-status={}; detail={why}", forward.as_strs().0, status.as_u16()))
 }
 
-/// The host counts only where the route is bound to one: elsewhere a client could fill the cache by naming others,
-/// or have an answer made for a host of its choice.
+/// The host that is part of the key; `None` if the route isn't bound to a host. Otherwise a client could fill
+/// the cache by naming arbitrary hosts, or have an answer generated for a host of its choice.
 pub(super) fn bound_host<'r>(named: Option<&'r str>, route: &'r Route) -> Option<Cow<'r, str>> {
     match route.host.as_deref() {
         None => None,
         Some(exact) if !exact.starts_with("*.") => Some(exact.into()),
         Some(_) => {
-            // Without its port, the root's dot and capitals: one host is one host.
+            // Without port, trailing dot and capitals, so that one host has one key.
             let name = authority::host_name(named?);
             match name.bytes().any(|b| b.is_ascii_uppercase()) {
                 true => Some(name.to_ascii_lowercase().into()),
@@ -285,7 +286,7 @@ pub(super) fn bound_host<'r>(named: Option<&'r str>, route: &'r Route) -> Option
     }
 }
 
-/// A stale answer says for how long it has been so (RFC 9211, 2.3: a negative ttl).
+/// `Cache-Status` of a stale answer: its `ttl` is negative (RFC 9211, 2.3).
 pub(super) fn stale(terms: &policy::Terms, now_ms: u64) -> HeaderValue {
     text(format!(
         "tidegate; hit; ttl={}; detail=stale-while-revalidate",
@@ -312,7 +313,7 @@ pub(super) fn text(status: String) -> HeaderValue {
     HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("tidegate"))
 }
 
-/// What a failure of the origin client means for those who wait.
+/// Translates a failure of the origin client into the error that requests waiting for the fill get.
 pub(super) fn fetch_error(error: &AskError) -> FetchError {
     match error {
         AskError::Nobody(Nobody::Unhealthy) => FetchError::BreakerOpen,

@@ -1,9 +1,9 @@
-//! A coding that is put on, or taken off, a body on its way.
+//! A content coding that is applied to, or removed from, a body while it is sent.
 //!
-//! Encoding takes its time: brotli works on 64 KiB and more at once, at its highest levels for half a second. That happens
-//! off the threads that serve requests, at most [`TURN`] bytes at a time, and on half of the processors at most. What all
-//! codings on their way hold is counted: beyond `memory` of `[encoding]`, and where too many wait for their turn, answers
-//! go out plain.
+//! Encoding is slow: brotli processes 64 KiB or more at once, at its highest levels for half a second. It
+//! runs off the threads that serve requests, at most [`TURN`] bytes at a time, and on half of the processors
+//! at most. The memory of all active codecs is counted. If it would exceed `memory` of `[encoding]`, or if
+//! too many codecs wait, answers are sent without a coding.
 
 use crate::{
     config,
@@ -27,21 +27,22 @@ use tokio::{
     task::block_in_place,
 };
 
-/// What is encoded in one turn, at most.
+/// The most bytes that are encoded in one turn.
 pub(super) const TURN: usize = 64 * 1024;
-/// A smaller piece comes from an origin that dribbles: what there is of it goes out at once.
+/// A piece smaller than this comes from a slow origin: its bytes are flushed at once.
 const DRIBBLE: usize = 8 * 1024;
-/// One piece that has to go on as one and decodes to more than this is not decoded: a few bytes could stand for
+/// The most bytes that a piece may decode to if it has to stay one piece. A few bytes could decode to
 /// gigabytes, and Pingora holds several pieces at a time.
 const MOST_OF_A_PIECE: usize = 8 << 20;
-/// Encoders that may wait for a turn, for each that may have one.
+/// The number of encoders that may wait, for each one that may run.
 const WAITING: usize = 8;
-/// A longer body is encoded as one whose length isn't known: with a window of that size.
+/// A body longer than this is encoded as if its length were unknown, with the window of that case.
 const LARGEST_KNOWN: u64 = 512 << 10;
-/// The factor by which decoders may hold more than encoders: in their place nothing else can be sent.
+/// The factor by which the memory of decoders may exceed that of encoders: without a decoder the answer can't
+/// be sent.
 const DECODERS_SHARE: u64 = 4;
 
-/// What all codings on their way take of the node.
+/// The memory and processors that all active codecs of this node use.
 pub(super) struct Codecs {
     held: AtomicU64,
     turns: Semaphore,
@@ -58,7 +59,8 @@ impl Codecs {
         Arc::new(Self { held, turns: Semaphore::new(turns), waiting, most_waiting: turns * WAITING, metrics })
     }
 
-    /// A codec for what was planned; `length` is the body's, where it is known. `None`: there is no room for it.
+    /// Creates a codec for the planned transformation; `length` is the body's, if it is known. Returns `None`
+    /// if the limits of memory or of waiting codecs are reached.
     ///
     /// # Errors
     /// What the codec reports, such as a lack of memory.
@@ -68,7 +70,7 @@ impl Codecs {
         rules: &config::Encoding,
         length: Option<u64>,
     ) -> io::Result<Option<Codec>> {
-        // A larger window would be held for each of them.
+        // A larger window would be allocated for each of them.
         let length = length.filter(|length| *length <= LARGEST_KNOWN);
         let level = |coding| rules.levels.get(&coding).copied().unwrap_or_default();
         let claim = match transform {
@@ -101,7 +103,7 @@ impl Codecs {
         Some(Claim { codecs: self.clone(), bytes })
     }
 
-    /// Does what takes its time, when it is its turn: other tasks of this thread go on on another one.
+    /// Runs slow work when a permit is available; other tasks of this thread continue on another one.
     fn turn<T>(&self, work: impl FnOnce() -> T) -> T {
         let Some(runtime) = Handle::try_current().ok().filter(is_multi_threaded) else { return work() };
         block_in_place(|| {
@@ -119,7 +121,7 @@ fn is_multi_threaded(runtime: &Handle) -> bool {
     matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread)
 }
 
-/// Memory that was set aside.
+/// Reserved memory.
 struct Claim {
     codecs: Arc<Codecs>,
     bytes: u64,
@@ -132,7 +134,7 @@ impl Drop for Claim {
     }
 }
 
-/// A coding on its way.
+/// An active codec.
 pub(super) struct Codec {
     way: Way,
     claim: Claim,
@@ -145,11 +147,11 @@ enum Way {
 
 struct Encoding {
     encoder: Option<Encoder>,
-    /// What is still to be encoded of a piece.
+    /// The rest of a piece that is still to be encoded.
     left: Bytes,
-    /// Tells whether the piece goes out at once.
+    /// True if the piece is flushed at once.
     dribbles: bool,
-    /// What the encoder may have held back of what it was given.
+    /// The most bytes of the input that the encoder may have buffered.
     kept: usize,
 }
 
@@ -183,7 +185,7 @@ impl Encoding {
 }
 
 impl Codec {
-    /// What comes of a piece at first; the rest is what [`Self::more`] gives.
+    /// Begins to code a piece, and returns the first output; [`Self::more`] returns the rest.
     ///
     /// # Errors
     /// If it can't be decoded.
@@ -200,7 +202,7 @@ impl Codec {
         self.more()
     }
 
-    /// What else comes of the piece; nothing: that was all.
+    /// Returns further output for the piece; it is empty at the end.
     ///
     /// # Errors
     /// If it can't be decoded.
@@ -212,10 +214,10 @@ impl Codec {
         }
     }
 
-    /// All that comes of a piece, where it has to go on as one.
+    /// Codes a piece and returns all of its output, where it has to stay one piece.
     ///
     /// # Errors
-    /// If it can't be decoded, or decodes to too much.
+    /// If it can't be decoded, or decodes to too many bytes.
     pub(super) fn pass(&mut self, piece: Bytes) -> io::Result<Bytes> {
         let first = self.begin(piece)?;
         let (mut length, mut rest) = (first.len(), Vec::new());
@@ -239,7 +241,7 @@ impl Codec {
         Ok(whole.freeze())
     }
 
-    /// What is left at the end.
+    /// Finishes the coding, and returns the rest of the output.
     ///
     /// # Errors
     /// If the body was cut short.

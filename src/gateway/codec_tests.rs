@@ -1,4 +1,4 @@
-//! The amount of work of one turn, and the memory that is held.
+//! Tests of the amount of work per turn, and of the memory that is counted.
 
 use super::*;
 use crate::config::Coding;
@@ -30,7 +30,7 @@ fn a_large_piece_takes_many_turns_and_comes_out_whole() {
         let whole = text(3 << 20);
         let mut made = vec![encode.begin(whole.clone()).unwrap()];
         let Way::Encode(encoding) = &encode.way else { panic!("it encodes") };
-        // Brotli holds back up to a megabyte; what is left waits for other turns.
+        // Brotli buffers up to a megabyte; the rest waits for further turns.
         assert!(encoding.left.len() > TURN, "{coding:?}: {} left", encoding.left.len());
         loop {
             let more = encode.more().unwrap();

@@ -1,4 +1,4 @@
-//! What is known of one request while it goes through the phases.
+//! The state of one request while it passes through the phases.
 
 use super::{
     forward, host,
@@ -31,59 +31,59 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The last second of the year 9999, the last that a date can name.
+/// The last second of the year 9999, the latest that an HTTP date can express.
 const LAST_DATE: u64 = 253_402_300_799;
 
-/// The longest id that is taken from a client.
+/// The longest request id that is accepted from a client, in bytes.
 const LONGEST_ID: usize = 64;
-/// How long those are that are made here.
+/// The length of a generated request id, in bytes.
 const MADE: usize = 24;
 
-/// One request's state.
+/// The state of one request.
 pub struct Context {
-    /// What the configuration that stood when it began makes of the gateway.
+    /// The runtime configuration that was current when the request began.
     pub(super) site: Arc<Site>,
-    /// When its head had been read.
+    /// The time at which its head had been read.
     pub(super) began: Instant,
-    /// Who sent it, and how.
+    /// The client: its address, scheme and host.
     pub(super) client: Client,
-    /// One of the proxies that are trusted has sent it.
+    /// True if a trusted proxy has sent it.
     pub(super) by_proxy: bool,
-    /// By which listener it came.
+    /// The listener that it came by.
     pub(super) entry: Option<Arc<Entry>>,
-    /// What its client has shown of itself, where the listener asks.
+    /// The client's TLS name and certificate, if the listener asks for certificates.
     pub(super) shown: Option<Arc<Shown>>,
-    /// What it is called in logs, answers and requests to the origin.
+    /// Its id in logs, answers and requests to the origin.
     pub(super) request_id: HeaderValue,
-    /// Its path, as rules see it.
+    /// Its path in canonical form, by which rules are chosen.
     pub(super) path: CanonicalPath,
-    /// Index of its route.
+    /// The index of its route.
     pub(super) route: Option<usize>,
-    /// Who is behind it.
+    /// The identity from its verified token.
     pub(super) identity: Option<Arc<Identity>>,
-    /// Where it wants to go on as a WebSocket, and may.
+    /// The accepted WebSocket handshake, if it is one.
     pub(super) handshake: Option<Box<Handshake>>,
-    /// Where its answer comes from.
+    /// The source of its answer.
     pub(super) result: CacheResult,
-    /// Why, as `Cache-Status` and the access record tell it.
+    /// The `detail` of that, as in `Cache-Status` and the access record.
     pub(super) detail: Option<&'static str>,
-    /// What is wrong with its token, where it is refused for that.
+    /// The error of its token, if it is refused for that.
     pub(super) refused_token: Option<TokenError>,
-    /// Bytes of its body that went by.
+    /// The number of bytes of its body that have been read.
     pub(super) body_seen: u64,
     /// The server that it is proxied to.
     pub(super) upstream: Option<Upstream>,
-    /// Its way to a server.
+    /// The state of its search for a server.
     pub(super) seeking: Seeking,
-    /// How long the origin took to begin its answer.
+    /// The time until the origin's answer began.
     pub(super) origin_time: Option<Duration>,
-    /// What the connection is told.
+    /// The flags that it shares with its connection.
     pub(super) signals: Option<Arc<Signals>>,
-    /// What is done with a proxied answer while it passes.
+    /// The state of a proxied answer while it passes.
     pub(super) passing: Passing,
-    /// What it took from the limits of its route.
+    /// The tokens that it took from the rate limits of its route.
     pub(super) taken: Vec<Taken>,
-    /// Held while anything is under way for it.
+    /// A guard that is held while any work for the request goes on.
     pub(super) hold: Option<Hold>,
 }
 
@@ -91,24 +91,24 @@ pub struct Context {
 pub(super) struct Upstream {
     pub(super) pool: Arc<Pool>,
     pub(super) server: usize,
-    /// Which of its addresses; `None`: a socket of this machine.
+    /// The address of it that is used; `None` for a UNIX socket.
     pub(super) address: Option<SocketAddr>,
-    /// The number of its endpoint, where sessions are kept together.
+    /// The number of its endpoint, with sticky sessions.
     pub(super) endpoint: Option<u64>,
-    /// The time within which the answer has to begin, where this is the trial of a server that hung.
+    /// The time within which the answer has to begin, if the request is the trial of a server that hung.
     pub(super) trial: Option<Duration>,
-    /// The next request in line comes when this ends.
+    /// The permit of this request; when it is dropped, the next request in the queue is served.
     #[allow(dead_code, reason = "held, not read")]
     pub(super) under_way: UnderWay,
     pub(super) asked: Instant,
-    /// Which address Pingora has connected to, where it had to.
+    /// The address that Pingora has connected to, if it opened a connection.
     pub(super) reached: Option<Reached>,
-    /// Whether the pool knows what became of it.
+    /// True if the outcome has been reported to the pool.
     pub(super) reported: bool,
 }
 
 impl Upstream {
-    /// It was reached at this address.
+    /// Notes the address that it was reached at.
     pub(super) fn is_at(&mut self, address: Option<SocketAddr>) {
         if self.address != address {
             self.address = address;
@@ -116,7 +116,7 @@ impl Upstream {
         }
     }
 
-    /// It, as a request asks it that began then.
+    /// The server, as seen by a request that began at `began`.
     pub(super) fn at(&self, began: Instant) -> At {
         let reached = self.reached.as_ref().and_then(|reached| reached.get().copied());
         At { server: self.server, address: reached.or(self.address), began }
@@ -151,7 +151,7 @@ impl Context {
         }
     }
 
-    /// It came by this connection.
+    /// Notes the connection that the request came by.
     pub(super) fn came_by(&mut self, connection: OnConnection, headers: &HeaderMap) {
         let OnConnection { peer, signals, listener, shown, hold } = connection;
         self.hold = hold;
@@ -163,12 +163,12 @@ impl Context {
         self.shown = shown;
     }
 
-    /// How its client sent it.
+    /// The scheme that its client used.
     pub(super) fn scheme(&self) -> Scheme {
         self.client.scheme
     }
 
-    /// The subject of its client's certificate, where an origin is told of it, and the field that tells it.
+    /// The subject of its client's certificate, if an origin is told of it, and the field that carries it.
     pub(super) fn subject(&self) -> Option<(&HeaderName, &HeaderValue)> {
         let name = self.entry.as_ref()?.subject.as_ref()?;
         Some((name, self.shown.as_ref()?.subject.as_ref()?))
@@ -179,73 +179,74 @@ impl Context {
         self.path.as_str(request.uri.path())
     }
 
-    /// The route that it would take with this method.
+    /// The route that it would match with this method.
     pub(super) fn find_route(&self, request: &RequestHeader, method: &Method) -> Match<'_> {
         self.site.routes.find(host(request), &self.path, request.uri.path(), method)
     }
 
-    /// It is refused for what is wrong with its token.
+    /// Notes that it is refused because of its token.
     pub(super) fn refuse_token(&mut self, error: TokenError) -> RejectReason {
         self.refused_token = Some(error);
         RejectReason::Token
     }
 
-    /// Its route.
+    /// The configuration of its route.
     pub(super) fn routed(&self) -> Option<&Route> {
         self.site.plan.config.routes.get(self.route?)
     }
 
-    /// What its route needs at hand.
+    /// The runtime state of its route.
     pub(super) fn at_hand(&self) -> Option<&PerRoute> {
         self.site.per_route.get(self.route?)
     }
 
-    /// Returns the time that the fills of its route take.
+    /// Returns the statistics of the time that fills of its route take.
     pub(super) fn usual_time(&self) -> Arc<UsualTime> {
         self.at_hand().map(|at_hand| at_hand.usual.clone()).unwrap_or_default()
     }
 
-    /// The answer that is written next has this date of its own.
+    /// Keeps the answer's own `Date`, instead of the current time.
     pub(super) fn dated(&self, headers: &HeaderMap) {
         if let Some(signals) = &self.signals {
             signals.date.store(date_of(headers), Ordering::Relaxed);
         }
     }
 
-    /// The body that is written next goes out piece by piece, as it comes.
+    /// Has the pieces of the next body flushed as they come.
     pub(super) fn flows_at_once(&self) {
         if let Some(signals) = &self.signals {
             signals.at_once.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether (more of) the request's body is wanted: the connection cuts off who is too slow with it.
+    /// Tells the connection whether (more of) the request's body is awaited; if it is, `body_timeout` applies
+    /// to the client.
     pub(super) fn wants_body(&self, wanted: bool) {
         if let Some(signals) = &self.signals {
             signals.wants_body(wanted);
         }
     }
 
-    /// Why the connection, or its stream, was cut off, if it was.
+    /// The reason for which the connection, or its stream, was cut off.
     pub(super) fn was_cut(&self) -> Option<CutReason> {
         self.signals.as_ref()?.was_cut()
     }
 
-    /// The id as text.
+    /// The request id as text.
     pub(super) fn id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 }
 
-/// As long as a date is, as HTTP writes it.
+/// The length of an HTTP date, in bytes.
 const DATE: usize = 29;
 
 thread_local! {
-    /// The last date that was read, and its second: most answers of one second say the same.
+    /// The last date that was parsed, and its second: most answers within a second have the same date.
     static LAST_READ: Cell<([u8; DATE], u64)> = const { Cell::new(([0; DATE], 0)) };
 }
 
-/// The date that an answer has of its own, in seconds since the epoch; 0: none.
+/// The `Date` of an answer, in seconds since the epoch; 0 if it has none.
 pub(super) fn date_of(headers: &HeaderMap) -> u64 {
     let Some(value) = headers.get(http::header::DATE) else { return 0 };
     let Ok(text) = <[u8; DATE]>::try_from(value.as_bytes()) else { return read_date(value) };
@@ -268,19 +269,19 @@ fn read_date(value: &HeaderValue) -> u64 {
     }
 }
 
-/// Makes ids that no two requests share: a random beginning and a count.
+/// Generates request ids that are unique: a random prefix and a counter.
 pub(super) struct RequestIds {
     beginning: u32,
 }
 
-/// So many numbers a thread takes at once: to share a count costs more than the id.
+/// The number of values that a thread reserves at once, since a shared counter costs more than the id.
 const BLOCK: u64 = 1024;
 
 /// The next block of numbers.
 static BLOCKS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// The thread's next number; at the beginning of a block: none is left.
+    /// The thread's next value; at the start of a block, a new block is reserved.
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -289,8 +290,8 @@ impl RequestIds {
         Self { beginning: rand::random() }
     }
 
-    /// The id of a request: the client's own, if it is a sane one, so that a request can be followed through
-    /// everything that handles it.
+    /// The id of a request: the client's own if it is acceptable, so that a request can be traced through all
+    /// servers that handle it.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
         match headers.get(forward::REQUEST_ID).filter(|id| is_sane(id.as_bytes())) {
             Some(id) => id.clone(),
@@ -314,7 +315,7 @@ impl RequestIds {
         text
     }
 
-    /// The same as [`Self::of`], where the client has sent this or nothing.
+    /// The same as [`Self::of`], for a field's value instead of a head.
     pub(super) fn of_said(&self, said: Option<&[u8]>) -> RequestId {
         let mut id = RequestId { text: [0; LONGEST_ID], length: 0 };
         match said.filter(|id| is_sane(id)) {
@@ -325,7 +326,7 @@ impl RequestIds {
     }
 }
 
-/// A request's id, where it is in no field.
+/// A request's id outside of a header field.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestId {
     text: [u8; LONGEST_ID],
@@ -336,7 +337,7 @@ impl RequestId {
     fn fill(&mut self, text: &[u8]) {
         let length = text.len().min(LONGEST_ID);
         self.text[..length].copy_from_slice(&text[..length]);
-        // 64 at most.
+        // At most 64.
         self.length = u8::try_from(length).unwrap_or(0);
     }
 

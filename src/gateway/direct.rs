@@ -1,11 +1,12 @@
-//! Proxied requests in one task: read from the origin, written to the client, nothing in between.
+//! Proxied requests in one task: read from the origin, written to the client, without channels in between.
 //!
-//! Pingora proxies with two halves that speak through channels, and each of them does one thing at a time: while a server
-//! takes no more of a body, nothing of its answer is read. Here both go on at once (`upload`). Requests go over the
-//! origin client's own connections (`origin::plain`), and through the same functions as what Pingora proxies: who is
-//! asked and how often (`upstream`), what the origin is told (`forward`, `dress`), what becomes of its answer
-//! (`answer_passes`, `passing`). What goes this way is decided by [`fits`]; upgrades, HTTP/2 to the origin, TLS where
-//! there is no body, and fields of a connection that need a closer look are left to Pingora.
+//! Pingora proxies with two tasks that communicate through channels, and each of them does one thing at a
+//! time: while a server does not read the body, its answer is not read. Here both directions run at once
+//! (`upload`). Requests use the origin client's own connections (`origin::plain`), and the same functions as
+//! requests that Pingora proxies: the choice of a server and retries (`upstream`), the fields to the origin
+//! (`forward`, `dress`), the handling of its answer (`answer_passes`, `passing`). [`fits`] decides which
+//! requests take this path. Upgrades, HTTP/2 to the origin, TLS without a body, and unusual `Connection`
+//! fields are left to Pingora.
 
 use super::{dress, forward, send, session::Session, upload::Upload, Context, Gateway, Result};
 use crate::{
@@ -24,17 +25,17 @@ use std::{
     pin::{pin, Pin},
 };
 
-/// How often one request is sent at most, whatever is left of its retries: as often as Pingora does.
+/// The most attempts for one request, whatever the budget of retries: the same number as in Pingora.
 const ATTEMPTS: u32 = 16;
 
-/// Whether a request that is to be proxied goes this way.
+/// Returns true if a request that is to be proxied takes this path.
 pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
     let request = session.req_header();
     let headers = &request.headers;
     let connection = headers.get_all(header::CONNECTION).iter();
     let plain = ctx.handshake.is_none()
         && !headers.contains_key(header::UPGRADE)
-        // Fields that it names end here, and some must not be named.
+        // The fields that it names are removed here, and some fields must not be named.
         && connection.map(|value| value.as_bytes()).all(is_plain)
         && request.uri.authority().is_none_or(|authority| !authority.as_str().contains('@'));
     let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
@@ -47,13 +48,14 @@ pub(super) fn fits(session: &mut Session<'_>, ctx: &Context) -> bool {
     }
 }
 
-/// Returns whether a server that hung may be tried with a request in a short time, as it may be sent to another one then.
+/// Returns true if a server that hung may be tried with this request under a short timeout: it must be
+/// possible to send the request to another server then.
 pub(super) fn is_tried_with(session: &mut Session<'_>) -> bool {
     matches!(session.req_header().method, Method::GET | Method::HEAD) && session.is_body_done()
 }
 
-/// Returns whether requests with bodies go this way on a route: its origin speaks HTTP/1.1, and no token stands in the target that
-/// would have to be moved.
+/// Returns true if requests with bodies take this path on a route: its origin speaks HTTP/1.1, and the target
+/// holds no token that would have to be moved.
 pub(super) fn takes_uploads(route: &Route, origins: &Origins) -> bool {
     !route.token_query && route.target.origin().is_some_and(|origin| origins.pool(origin).is_http1())
 }
@@ -66,7 +68,7 @@ impl Gateway {
     /// Proxies a request.
     ///
     /// # Errors
-    /// If there was no answer, or it broke off.
+    /// If there was no answer, or it was cut short.
     pub(super) async fn proxy_directly(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
         let mut attempts = 1;
         loop {
@@ -106,7 +108,7 @@ impl Gateway {
         })
     }
 
-    /// Sends the request and passes the answer on.
+    /// Sends the request and forwards the answer.
     async fn pass(&self, session: &mut Session<'_>, ctx: &mut Context, mut exchange: Exchange) -> Result<()> {
         let mut upload = Upload::of(session);
         let begun = self.begin_upload(session, ctx, &mut upload).await?;
@@ -114,7 +116,7 @@ impl Gateway {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be written");
         };
         text.extend_from_slice(&begun);
-        // What an earlier attempt brought is over.
+        // An order of an earlier attempt is void.
         drop(ctx.passing.take_order());
         unless_gone(session, pin!(exchange.send(&text))).await?;
         let mut half = Half { exchange, upload, method: session.req_header().method.clone() };
@@ -123,7 +125,7 @@ impl Gateway {
         let sent = !ctx.passing.is_ordered();
         if sent {
             if !half.exchange.is_at_hand() && session.holds_back(&head) {
-                // What has come of it is not to wait for the rest.
+                // The part that has come is not held back for the rest.
                 ctx.flows_at_once();
             }
             session.write_response_header(head).await?;
@@ -141,7 +143,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Passes interim answers on, up to the head of the answer.
+    /// Forwards interim answers, up to the head of the final answer.
     async fn pass_interim(
         &self,
         session: &mut Session<'_>,
@@ -177,7 +179,7 @@ impl Gateway {
         }
     }
 
-    /// Passes the body on, or drops it where something else is sent in the answer's stead.
+    /// Forwards the body, or discards it if something else is sent instead of the answer.
     async fn pass_body(
         &self,
         session: &mut Session<'_>,
@@ -214,8 +216,8 @@ impl Gateway {
         }
     }
 
-    /// The answer has been passed on. Where the server did not wait for all of the request, what is left of it is for
-    /// nobody, and neither connection is there for another: nobody knows for sure where on them it would begin.
+    /// Ends the exchange after the answer. If the server did not read the whole request, neither connection
+    /// is reused: the beginning of the next message on them would be uncertain.
     async fn end_upload(&self, session: &mut Session<'_>, ctx: &mut Context, half: Half) {
         if half.upload.was_in_time() {
             return half.exchange.finish();
@@ -229,15 +231,15 @@ impl Gateway {
     }
 }
 
-/// The server's side of an exchange.
+/// The server's half of an exchange.
 pub(super) struct Half {
     pub(super) exchange: Exchange,
-    /// What is still to go there.
+    /// The rest of the request's body.
     pub(super) upload: Upload,
     pub(super) method: Method,
 }
 
-/// Work with the origin, for as long as the client is there.
+/// Runs work with the origin until it is done or the client has left.
 async fn unless_gone<T>(
     session: &mut Session<'_>,
     work: Pin<&mut impl Future<Output = Result<T>>>,
@@ -245,10 +247,10 @@ async fn unless_gone<T>(
     session.meanwhile(work).await?.map_err(|error| error.into_up())
 }
 
-/// The request as the origin gets it.
+/// Serialises the request for the origin.
 fn written(session: &Session<'_>, ctx: &Context, upload: &Upload) -> Option<Vec<u8>> {
     let (request, upstream) = (session.req_header(), ctx.upstream.as_ref()?);
-    // HTTP/2 says in the target for which host it is, HTTP/1.0 need not say it.
+    // HTTP/2 has the host in the target, HTTP/1.0 need not have one.
     let named = match request.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers.get(header::HOST).cloned(),
@@ -262,7 +264,7 @@ fn written(session: &Session<'_>, ctx: &Context, upload: &Upload) -> Option<Vec<
     plain::write(&request.method, request.raw_path(), host.as_bytes(), &fields, b"")
 }
 
-/// Frames an answer that ends with its connection: the client's goes on.
+/// Frames an answer that is delimited by the end of the origin's connection: the client's connection is kept.
 fn frame(method: &Method, head: &mut ResponseHeader, ended: bool) -> Result<()> {
     let bodiless = *method == Method::HEAD
         || head.status.is_informational()

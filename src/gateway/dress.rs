@@ -1,5 +1,5 @@
-//! What a route's rules make of fields: on the way to the origin, on the way back, and in which of its fields a request
-//! chooses a stored answer. The rules themselves are decided in `headers` and `cors`.
+//! The header rules of a route, applied to requests to the origin, to answers, and to the fields by which a
+//! request selects a stored answer. The rules themselves are implemented in `headers` and `cors`.
 
 use super::{cached::tenant, host, site::Mode, Context};
 use crate::{
@@ -12,17 +12,17 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
 
-/// Dresses an answer that is about to be sent, a stored one like any other: nothing of this is ever kept.
+/// Applies header rules and CORS to an answer before it is sent, stored or not: their result is never stored.
 pub(super) fn answer(request: &RequestHeader, head: &mut ResponseHeader, ctx: &Context) {
     rules_for_answer(request, head, ctx);
-    // What comes after the handshake of an upgrade is no answer that a script could read.
+    // A script can't read the 101 of an upgrade: CORS doesn't apply to it.
     let cors = ctx.routed().and_then(|route| route.cors.as_deref());
     if let Some(cors) = cors.filter(|_| head.status != StatusCode::SWITCHING_PROTOCOLS) {
         cors::dress(cors, &request.headers, head);
     }
 }
 
-/// The header rules alone.
+/// Applies the header rules alone.
 pub(super) fn rules_for_answer(request: &RequestHeader, head: &mut ResponseHeader, ctx: &Context) {
     let headers = ctx.routed().map_or(&ctx.site.plan.config.headers, |route| &route.headers);
     if headers.security || !headers.response.is_empty() {
@@ -30,7 +30,7 @@ pub(super) fn rules_for_answer(request: &RequestHeader, head: &mut ResponseHeade
     }
 }
 
-/// Dresses a proxied request; `request` is the client's.
+/// Applies the rules to a proxied request; `request` is the client's.
 pub(super) fn proxied(request: &RequestHeader, to_origin: &mut RequestHeader, ctx: &Context) {
     let Some(route) = ctx.routed() else { return };
     if keeps_origin_back(request, ctx) {
@@ -47,7 +47,7 @@ pub(super) fn proxied(request: &RequestHeader, to_origin: &mut RequestHeader, ct
     }
 }
 
-/// Dresses the fields of a proxied request; `host` is set where rules name one.
+/// Applies the rules to the fields of a proxied request; `host` is set if the rules set one.
 pub(super) fn directly(
     request: &RequestHeader,
     ctx: &Context,
@@ -60,7 +60,7 @@ pub(super) fn directly(
     asked(request, ctx, fields, host);
 }
 
-/// Whether a proxied request goes without its `Origin`.
+/// Returns true if a proxied request is sent without its `Origin`.
 fn keeps_origin_back(request: &RequestHeader, ctx: &Context) -> bool {
     let follows = ctx.at_hand().is_some_and(|at_hand| matches!(at_hand.mode, Mode::Follow(_)));
     follows
@@ -68,7 +68,7 @@ fn keeps_origin_back(request: &RequestHeader, ctx: &Context) -> bool {
         && ctx.routed().is_some_and(|route| hides_origin(route, &request.method))
 }
 
-/// Dresses a request of the gateway's own, that is made for a client's; `host` is what it names as its `Host`.
+/// Applies the rules to a request that the gateway sends because of a client's; `host` is its `Host`.
 pub(super) fn asked(
     request: &RequestHeader,
     ctx: &Context,
@@ -83,7 +83,7 @@ pub(super) fn asked(
     }
 }
 
-/// The fields of a request by which the origin could tell answers apart: those that rules take off, or replace, choose
+/// The fields of a request that may select a stored answer: a field that rules remove or replace selects
 /// none.
 pub(super) fn choosing<'r>(route: &Route, method: &Method, request: &'r HeaderMap) -> Cow<'r, HeaderMap> {
     if route.headers.request.is_empty() && route.cors.is_none() {
@@ -103,8 +103,8 @@ pub(super) fn choosing<'r>(route: &Route, method: &Method, request: &'r HeaderMa
     Cow::Owned(seen)
 }
 
-/// Who may read an answer is said when it is sent: what may be stored is asked for without an `Origin`, and is one for
-/// all of them.
+/// Returns true if `Origin` is hidden from the origin: a storable answer is requested without it and is the
+/// same for all, and the CORS fields are set when it is sent.
 fn hides_origin(route: &Route, method: &Method) -> bool {
     route.cors.is_some() && matches!(*method, Method::GET | Method::HEAD)
 }
@@ -113,7 +113,7 @@ fn is_host(value: &HeaderValue) -> bool {
     authority::is_host(value.as_bytes())
 }
 
-/// What values of rules may name.
+/// The values that variables in rules can name.
 fn facts<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Facts<'a> {
     let identity = ctx.identity.as_deref();
     Facts {
@@ -131,7 +131,7 @@ fn facts<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Facts<'a> {
     }
 }
 
-/// The fields of a head of Pingora's.
+/// Implements `Fields` for a head of Pingora's.
 macro_rules! fields {
     ($head:ty) => {
         impl Fields for $head {
@@ -148,7 +148,7 @@ macro_rules! fields {
             }
 
             fn append(&mut self, name: HeaderName, value: HeaderValue) {
-                // Names and values are valid already; only a map of 32,768 fields could refuse one more.
+                // Names and values are valid already; an error is only possible with more than 32,768 fields.
                 self.append_header(name, value).unwrap_or_default();
             }
         }

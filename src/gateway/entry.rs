@@ -1,8 +1,8 @@
-//! How a request came in: by which listener, over what, who was at the other end; and what follows from that alone.
+//! The listener of a request: scheme, peer, client certificate, and the checks that depend on these alone.
 //!
-//! A listener may send everything to https (RFC 9110, 15.4), and where clients show certificates, a request for
-//! another host than the one that the certificate was shown to is turned away (RFC 9110, 15.5.20). Neither asks a route,
-//! but for ACME: who proves by HTTP that a name is his (RFC 8555, 8.3) is let through where a route is for just that.
+//! A listener may redirect all requests to https (RFC 9110, 15.4). If clients present certificates, a request
+//! for another host than that of the TLS handshake gets 421 (RFC 9110, 15.5.20). Routes don't matter here,
+//! except for ACME: an HTTP challenge (RFC 8555, 8.3) is not redirected if a route exists for just that path.
 
 use super::{dress, host, session::Session, Context, Gateway, Next, Result, Signals, UNKNOWN};
 use crate::{
@@ -17,24 +17,24 @@ use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{any::Any, net::SocketAddr, sync::Arc};
 
-/// Where certificates' authorities look for a proof.
+/// The path prefix of ACME HTTP challenges.
 const ACME: &str = "/.well-known/acme-challenge/";
 
-/// What all requests have in common that come in by one listener.
+/// The properties that all requests of one listener share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// Over what.
+    /// The scheme of the listener.
     pub scheme: Scheme,
-    /// Everything is sent to https, at this port.
+    /// The port of the https URL that requests are redirected to; `None` without a redirect.
     pub redirect: Option<u16>,
-    /// `Strict-Transport-Security` of every answer.
+    /// The value of `Strict-Transport-Security` in every answer.
     pub hsts: Option<HeaderValue>,
-    /// The field that tells an origin whose certificate the client showed.
+    /// The field that carries the subject of the client's certificate to the origin.
     pub subject: Option<HeaderName>,
 }
 
 impl Entry {
-    /// Those of a configuration whose listeners are at these addresses.
+    /// The entries of a configuration whose listeners have these addresses.
     pub fn all(config: &Config, addresses: &[SocketAddr]) -> Vec<Arc<Self>> {
         let entry = |listener: &Listener| {
             let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
@@ -49,46 +49,46 @@ impl Entry {
     }
 }
 
-/// What is known of a client where the listener asks for certificates.
+/// The TLS name and certificate of a client, if the listener asks for certificates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// The host that it asked for when it began the connection (SNI), as TLS names hosts.
+    /// The host name of the TLS handshake (SNI), in the form that TLS uses.
     pub to: Option<Box<str>>,
-    /// The subject of its certificate; none where it showed none.
+    /// The subject of its certificate; `None` if it presented none.
     pub subject: Option<HeaderValue>,
 }
 
-/// Held for as long as anything is under way for a request, whatever becomes of its client.
+/// A guard that is held while any work for a request goes on, even if its client has left.
 pub type Hold = Arc<dyn Any + Send + Sync>;
 
-/// What a connection tells the gateway of itself, with each request.
+/// The properties of a connection that are passed to the gateway with each request.
 #[derive(Clone)]
 pub struct OnConnection {
-    /// Who is at the other end.
+    /// The address of the other end.
     pub peer: SocketAddr,
-    /// What the gateway tells the connection.
+    /// The flags that the gateway and the connection share.
     pub signals: Arc<Signals>,
-    /// By which listener it came: its number, from 0.
+    /// The index of its listener, from 0.
     pub listener: usize,
-    /// What its client has shown, where it was asked.
+    /// The client's TLS name and certificate, if the listener asks for certificates.
     pub shown: Option<Arc<Shown>>,
-    /// What is held for this request, where the connection has many at once.
+    /// The guard that is held for this request, if the connection can carry many at once.
     pub hold: Option<Hold>,
 }
 
-/// Why a request goes no further than to the listener.
+/// The reason for which a request is answered by the listener's rules.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// It is to be sent there.
+    /// A redirect to this URL.
     Elsewhere(String),
-    /// It is to be sent elsewhere, and says no host.
+    /// A redirect is due, but the request names no host.
     NoHost,
-    /// It is for another host than the connection.
+    /// The request's host isn't that of the connection.
     Misdirected,
 }
 
 impl Gateway {
-    /// Answers a request that goes no further than to its listener.
+    /// Answers a request that the listener's rules end.
     pub(super) async fn take_turn(
         &self,
         session: &mut Session<'_>,
@@ -102,7 +102,8 @@ impl Gateway {
         }
     }
 
-    /// 301 is known to everyone and keeps GET and HEAD; 308 keeps every method.
+    /// Sends a redirect: 301, which every client knows, for GET and HEAD; 308, which keeps the method, for
+    /// all others.
     async fn send_elsewhere(
         &self,
         session: &mut Session<'_>,
@@ -116,7 +117,7 @@ impl Gateway {
         ctx.result = CacheResult::Local;
         ctx.detail = Some("https");
         let mut head = Box::new(ResponseHeader::build(status, Some(5))?);
-        // A host was checked, and no target has control characters: Pingora refuses them.
+        // The host was checked, and Pingora refuses control characters in targets.
         head.insert_header(header::LOCATION, location)?;
         head.insert_header(header::CONTENT_LENGTH, 0)?;
         self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=https"))?;
@@ -125,7 +126,7 @@ impl Gateway {
     }
 }
 
-/// How many bytes of an HTTP/1.1 connection a request was: its head, and its body where it has a length.
+/// The number of bytes of an HTTP/1.1 request on the connection: its head, and its body if it has a length.
 pub(super) fn length(session: &pingora_proxy::Session) -> u64 {
     let headers = &session.req_header().headers;
     let body = match (headers.get(header::TRANSFER_ENCODING), headers.get(header::CONTENT_LENGTH)) {
@@ -137,17 +138,17 @@ pub(super) fn length(session: &pingora_proxy::Session) -> u64 {
     body.map_or(UNKNOWN, |body: u64| head.saturating_add(body).min(UNKNOWN))
 }
 
-/// What the way in decides of a request. `None`: it goes on.
+/// The decision of the listener's rules on a request. `None`: it continues.
 pub(super) fn turn_of(request: &RequestHeader, ctx: &Context) -> Option<Turn> {
     let named = host(request).unwrap_or_default();
     let is_routed = || is_for_acme(request, ctx);
     let entry = ctx.entry.as_deref()?;
-    // Where a trusted proxy speaks TLS, its client has what it is to be sent to.
+    // If a trusted proxy terminates TLS, its client uses https already.
     let redirect = entry.redirect.filter(|_| ctx.scheme() == Scheme::Http);
     turn(redirect, ctx.shown.as_deref(), named, &request.uri, is_routed)
 }
 
-/// Whether the route of a request is for proofs alone.
+/// Returns true if the route of a request is for ACME challenges alone.
 fn is_for_acme(request: &RequestHeader, ctx: &Context) -> bool {
     let Match::Found(index) = ctx.find_route(request, &request.method) else { return false };
     match ctx.site.plan.config.routes.get(index).map(|route| &route.path) {
@@ -156,7 +157,8 @@ fn is_for_acme(request: &RequestHeader, ctx: &Context) -> bool {
     }
 }
 
-/// `redirect` is the port of https; `is_routed` is asked where the path is one of ACME's. Most requests are through with two comparisons.
+/// `redirect` is the port of https. `is_routed` is called only for ACME paths. Most requests need two
+/// comparisons.
 fn turn(
     redirect: Option<u16>,
     shown: Option<&Shown>,
@@ -230,7 +232,7 @@ mod tests {
         for host in ["b.example", "a.example.evil", "", "[::1]", "127.0.0.1"] {
             assert!(misdirected(Some("a.example"), host), "{host}");
         }
-        // Who names no host to TLS asks for an address, or is no browser.
+        // A client that sends no SNI uses an address, or isn't a browser.
         assert!(!misdirected(None, "a.example"));
         assert_eq!(turn(None, None, "b.example", &"/".parse().unwrap(), || false), None);
     }

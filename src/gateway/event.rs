@@ -1,4 +1,4 @@
-//! Events: from a `POST` to what the sender is told, and to the origin where it wants to know.
+//! Events: from a `POST` to the answer to its sender, and to the origin if it is to be told.
 
 use super::{
     admission::content_length, cached, dress, forward, host, refusal, session::Session, Context, Gateway,
@@ -65,8 +65,8 @@ impl Gateway {
         self.send(session, head, Body::new()).await
     }
 
-    /// The origin gets the verified event as well, and its answer is the sender's. What the origin did not take is
-    /// not remembered: the sender may send it again.
+    /// Forwards the verified event to the origin, and its answer to the sender. If the origin did not accept
+    /// the event, it is not remembered: the sender may send it again.
     async fn forward_event(
         &self,
         session: &mut Session<'_>,
@@ -87,7 +87,7 @@ impl Gateway {
             spare: false,
             body,
         };
-        // By itself: a sender that leaves doesn't undo that the origin was asked.
+        // In a task of its own: the request to the origin completes even if the sender disconnects.
         let forwarding = tokio::spawn(forward(ctx.site.plan.origins.clone(), origin, ask, claim));
         let forwarded = forwarding.await.or_err(ErrorType::InternalError, "an event was not forwarded")?;
         match forwarded {
@@ -116,7 +116,7 @@ impl Gateway {
     }
 }
 
-/// Asks an origin, and has the event remembered where it has taken it.
+/// Sends the event to an origin, and marks it as received if the origin accepted it.
 ///
 /// # Errors
 /// If there was no answer.
@@ -126,7 +126,7 @@ async fn forward(
     ask: client::Ask,
     claim: EventClaim,
 ) -> std::result::Result<(client::Got, EventResult), client::AskError> {
-    /// The largest answer to an event that is passed back.
+    /// The largest answer to an event that is forwarded, in bytes.
     const ANSWER: u64 = 1 << 20;
     match origins.ask(origin, &ask, ANSWER).await {
         Ok(got) if !got.status.is_server_error() => Ok((got, claim.remember().await)),
@@ -137,7 +137,7 @@ async fn forward(
     }
 }
 
-/// The whole body; `None` if it is larger than `most` bytes.
+/// Reads the whole body; `None` if it is larger than `most` bytes.
 async fn read_body(session: &mut Session<'_>, ctx: &Context, most: u64) -> Result<Option<Bytes>> {
     if content_length(session.req_header()).is_some_and(|length| length > most) {
         return Ok(None);

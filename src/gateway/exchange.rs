@@ -1,8 +1,8 @@
-//! A request from its head to its record, whoever reads the one and writes the other; and without Pingora's session.
+//! The steps of a request that don't depend on the session: shared code, and requests served without
+//! Pingora's session.
 //!
-//! What Pingora's phases ([`super::proxied`]) and the gateway's own way ([`Gateway::serve`]) have in common stands here:
-//! an origin's head on its way to the client, what a client is told where there is no answer, and what is told of a
-//! request when it is over.
+//! Pingora's phases ([`super::proxied`]) and the gateway's own path ([`Gateway::serve`]) share this code: the
+//! handling of an origin's head, the answer on a failure, and the access record at the end of a request.
 
 use super::{
     cached, direct, dress, forward, host, refusal,
@@ -36,21 +36,22 @@ use std::{
 pub struct Request {
     /// Its head.
     pub(super) head: Box<RequestHeader>,
-    /// What it was judged by, and goes by.
+    /// The runtime configuration that applies to it.
     pub(super) site: Arc<Site>,
 }
 
-/// Fields that a request may get on its way.
+/// The number of fields that may be added to a request.
 const SPARE: usize = 2;
 
-/// Whether requests without a body can be served on a route without Pingora: an origin is asked over the gateway's own
-/// connections, and no token stands in the target that would have to be moved.
+/// Returns true if requests without a body can be served on a route without Pingora: the origin is asked over
+/// the gateway's own connections, and the target holds no token that would have to be moved.
 pub(super) fn is_own(route: &Route, origins: &Origins) -> bool {
     !route.token_query && route.target.origin().is_none_or(|origin| origins.pool(origin).is_plain())
 }
 
 impl Request {
-    /// What the lane has read in `bytes`, where the gateway needs nobody else for it, whatever becomes of it.
+    /// Builds a request from what the fast lane has read in `bytes`, if the gateway can serve it without
+    /// Pingora.
     pub(super) fn of(asked: &Asked<'_>, bytes: &[u8], site: &Arc<Site>) -> Option<Self> {
         let method = if asked.is_head { Method::HEAD } else { Method::GET };
         let is_own = match site.routes.find_plain(Some(asked.host), asked.path, &method) {
@@ -61,7 +62,7 @@ impl Request {
             return None;
         }
         let (mut head, ()) = http::Request::new(()).into_parts();
-        // What is kept of it shares a buffer.
+        // Values that are kept share this buffer.
         let kept = Bytes::copy_from_slice(bytes);
         let part = |text: &[u8]| {
             let at = (text.as_ptr() as usize).checked_sub(bytes.as_ptr() as usize)?;
@@ -79,7 +80,7 @@ impl Request {
 }
 
 impl Gateway {
-    /// Serves a request of HTTP/1.1 without a body, for which nobody else is needed.
+    /// Serves an HTTP/1.1 request without a body, without Pingora.
     pub async fn serve(&self, client: &mut dyn Client, request: Request, connection: OnConnection) -> After {
         let Request { head, site } = request;
         let mut ctx = Context::new(site);
@@ -92,7 +93,7 @@ impl Gateway {
             Ok(Next::Proxy) if direct::fits(&mut session, &ctx) => {
                 Box::pin(self.proxy_directly(&mut session, &mut ctx)).await
             }
-            // The lane hands nothing over that doesn't.
+            // The fast lane passes no request that needs Pingora.
             Ok(Next::Proxy) => Error::e_explain(ErrorType::InternalError, "a request that needs Pingora"),
             Err(error) => Err(error),
         };
@@ -109,8 +110,8 @@ impl Gateway {
         }
     }
 
-    /// A request that came to no answer, or not to its end: the client is told, if it can be. Returns the status that
-    /// says what has happened; 0: the client has left.
+    /// Handles a request that failed: sends an error to the client if that is still possible. Returns the
+    /// status for the access record; 0 if the client has left.
     pub(super) async fn failed(&self, session: &mut Session<'_>, error: &Error, ctx: &mut Context) -> u16 {
         let cut = ctx.was_cut();
         ctx.detail = cut.map(CutReason::as_str).or(ctx.detail);
@@ -145,11 +146,11 @@ impl Gateway {
         status
     }
 
-    /// The exchange with an origin is over, or there was none: what that ordered goes out, and what became of the request
-    /// is told.
+    /// Ends a request after the exchange with an origin, or without one: sends a file that the origin
+    /// ordered, and writes the access record.
     pub(super) async fn end(&self, session: &mut Session<'_>, error: Option<&Error>, ctx: &mut Context) {
         if let Some(ordered) = ctx.passing.take_order().filter(|_| error.is_none()) {
-            // The exchange is over: what was ordered may need its place.
+            // Releases the server's place: the ordered request may need it.
             ctx.upstream = None;
             Box::pin(self.carry_out(session, ctx, ordered)).await;
         }
@@ -167,7 +168,7 @@ impl Gateway {
         }
     }
 
-    /// The head of an origin's answer on its way to the client.
+    /// Processes the head of an origin's answer before it is sent to the client.
     pub(super) fn answer_passes(
         &self,
         session: &mut Session<'_>,
@@ -190,14 +191,14 @@ impl Gateway {
             self.switch(session, head, ctx)?;
         }
         if session.req_header().version == Version::HTTP_10 {
-            // A client of old knows no chunks: where there is no length, the end of the connection is the end of the body.
+            // HTTP/1.0 has no chunks: a body without a length ends with the connection.
             head.remove_header(&TRANSFER_ENCODING);
             if !head.headers.contains_key(CONTENT_LENGTH) {
                 session.ends_connection();
             }
         }
         if head.version < Version::HTTP_11 {
-            // RFC 9110, 6.2: who passes a message on speaks a version of its own.
+            // RFC 9110, 6.2: an intermediary sends its own version.
             head.set_version(Version::HTTP_11);
         }
         let status = cached::forwarded(ctx);
@@ -207,7 +208,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// The answer to a request that could not be proxied. The connection ends after it.
+    /// Sends the answer to a request that could not be proxied. The connection is closed after it.
     async fn answer_failure(
         &self,
         session: &mut Session<'_>,
@@ -232,7 +233,7 @@ impl Gateway {
             _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed"),
         };
         ctx.detail = match why {
-            // Whatever was said of the request before: what became of it counts.
+            // The failure replaces an earlier detail.
             Some(error) => Some(refusal::name_of(error)),
             None => ctx.detail.or(Some(match status {
                 413 => RejectReason::BodyTooLarge.as_str(),

@@ -1,4 +1,4 @@
-//! Routes of files, and the sending of files whoever ordered them.
+//! Routes that serve files, and the sending of files in general.
 
 use super::{
     codec::TURN, dress, handover::HANDED, refusal, send::Pieces, session::Session, Context, Gateway, Next,
@@ -24,13 +24,13 @@ use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
 use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Instant};
 
-/// `Cache-Status` of a file of a route.
+/// `Cache-Status` of a file that a route serves.
 const OF_ROUTE: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
 
-/// What a route of files needs at hand.
+/// The runtime state of a route of files.
 pub(super) struct FilesAt {
     directory: Arc<Directory>,
-    /// How much of a request's path is the route's own.
+    /// The number of bytes of a request's path that belong to the route's prefix.
     base: usize,
     cache_control: HeaderValue,
 }
@@ -92,7 +92,7 @@ impl Gateway {
         }
     }
 
-    /// The same path with a slash, as a reference that can't lead to another host.
+    /// Redirects to the same path with a slash, with a relative reference that can't lead to another host.
     async fn send_slash(&self, session: &mut Session<'_>, ctx: &mut Context, at: &FilesAt) -> Result<Next> {
         let Some(location) = with_slash(&session.req_header().uri) else {
             return self.no_file(session, ctx, FileOutcome::BadPath).await;
@@ -107,7 +107,7 @@ impl Gateway {
         self.send(session, head, Body::new()).await
     }
 
-    /// There is nothing to send. What stands in the way is told to the operator, not to the client.
+    /// Answers if no file can be sent. The cause is logged for the operator, and not shown to the client.
     pub(super) async fn no_file(
         &self,
         session: &mut Session<'_>,
@@ -127,7 +127,7 @@ impl Gateway {
         self.send_problem(session, ctx, problem).await
     }
 
-    /// Sends a file: all of it, parts of it, or that the client has it already.
+    /// Sends a file: all of it, ranges of it, or 304.
     pub(super) async fn send_file(
         &self,
         session: &mut Session<'_>,
@@ -136,7 +136,7 @@ impl Gateway {
     ) -> Result<Next> {
         let Outgoing { source, facts, fields, orders, status } = file;
         let request = session.req_header();
-        // What another method led to is read (as an internal redirect of nginx is).
+        // A request with another method that led here reads the file (as nginx's internal redirects do).
         let method = if request.method == Method::HEAD { &Method::HEAD } else { &Method::GET };
         let answer::Plan { mut head, pieces } =
             answer::plan(method, &request.headers, facts, fields, clock::wall());
@@ -174,7 +174,7 @@ impl Gateway {
     }
 }
 
-/// The pieces of a file that is in memory.
+/// The pieces of a file in memory.
 fn in_memory(content: &Bytes, pieces: Vec<Piece>) -> Body {
     let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
     let bytes = |piece| match piece {
@@ -184,7 +184,7 @@ fn in_memory(content: &Bytes, pieces: Vec<Piece>) -> Body {
     Body::from_pieces(pieces.into_iter().map(bytes).collect())
 }
 
-/// What the opening of a file came to.
+/// Translates an error of opening a file into the outcome that is counted.
 pub(super) fn meaning(error: &OpenError) -> FileOutcome {
     match error {
         OpenError::NotFound => FileOutcome::NotFound,
@@ -207,26 +207,26 @@ fn outcome(status: StatusCode) -> FileOutcome {
     }
 }
 
-/// Path and query with a slash behind the path. Two slashes at the beginning would name a host.
+/// Path and query with a slash after the path. Leading slashes are merged: two of them would name a host.
 fn with_slash(uri: &Uri) -> Option<HeaderValue> {
     let path = uri.path().trim_start_matches(['/', '\\']);
     let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
     HeaderValue::try_from(format!("/{path}/{query}")).ok()
 }
 
-/// Where the disk has to be waited for, so much is read before anything is handed over again, in bytes.
+/// The number of bytes that are read after the disk had to be waited for, before `sendfile` is used again.
 const COLD: u64 = 8 << 20;
 
-/// The pieces of a file on their way.
+/// The pieces of a file that is being sent.
 pub(super) struct FilePieces {
     opened: Arc<Opened>,
     left: VecDeque<Piece>,
     reader: Option<Reader>,
     most: usize,
-    /// What was given last: its memory is used again where nobody else has it any more.
+    /// The last piece: its buffer is reused if nobody else holds it any more.
     last: Bytes,
     pace: Option<Pace>,
-    /// The connection, where it sends files by itself.
+    /// The connection, if it can send files by itself.
     to: Option<Arc<Signals>>,
 }
 
@@ -296,7 +296,8 @@ impl FilePieces {
         }
     }
 
-    /// Hands the beginning of a range to the connection, if that is able to send it and needn't wait for the disk.
+    /// Passes the beginning of a range to the connection, if the connection can send it and the pages are in
+    /// memory.
     fn hand(&mut self, range: &Range<u64>) -> io::Result<Option<Bytes>> {
         let Some(to) = self.to.clone() else { return Ok(None) };
         let most = if self.pace.is_some() { self.most } else { HANDED };
@@ -309,7 +310,7 @@ impl FilePieces {
         Ok(Some(to.file.hand(&self.opened, range.start, length)))
     }
 
-    /// What is left of a range comes next.
+    /// Makes the rest of a range the next one.
     fn go_on(&mut self, range: Range<u64>) {
         if !range.is_empty() {
             self.left.push_front(Piece::File(range));
@@ -317,7 +318,7 @@ impl FilePieces {
     }
 }
 
-/// A body that is sent no faster than at a rate.
+/// A limit of the rate at which a body is sent.
 pub(super) struct Pace {
     began: Instant,
     sent: u64,
@@ -325,7 +326,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// So many bytes a second, from now on.
+    /// A limit of `rate` bytes a second, from now on.
     pub(super) fn new(rate: u64) -> Self {
         Self { began: Instant::now(), sent: 0, rate }
     }
@@ -335,7 +336,7 @@ impl Pace {
         tokio::time::sleep(self.pause(more)).await;
     }
 
-    /// How long to wait until `more` bytes may be sent.
+    /// The time to wait until `more` bytes may be sent.
     pub(super) fn pause(&mut self, more: usize) -> std::time::Duration {
         let pause = send::pause(self.sent, self.rate, self.began.elapsed());
         self.sent += more as u64;

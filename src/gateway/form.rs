@@ -1,15 +1,16 @@
-//! The form of a request: what is made plain before anything is judged by it, and which forms are not for the gateway.
+//! Normalisation of a request before anything is decided by it, and the forms that are refused.
 //!
-//! RFC 9112, 3.2.2: a server takes absolute targets. Routes, keys and origins know paths and a `Host`: an absolute
-//! target becomes these here, so that nobody behind can read another host or path out of it. TRACE would show a client
-//! what the gateway adds for the origin. What a client expects beyond RFC 9110, 10.1.1 nobody behind may be asked.
+//! A server accepts absolute targets (RFC 9112, 3.2.2). Routes, keys and origins use a path and a `Host`: an
+//! absolute target is split into these, so that no origin can read another host or path from it. TRACE is
+//! refused, because it would show a client the fields that the gateway adds for the origin. An `Expect` other
+//! than `100-continue` (RFC 9110, 10.1.1) is refused.
 
 use crate::{authority, telemetry::labels::RejectReason};
 use http::{header, HeaderMap, HeaderValue, Method, Uri};
 use pingora_core::protocols::http::authority::{raw_target_authority, RawTargetAuthority};
 use pingora_http::RequestHeader;
 
-/// Makes a request plain.
+/// Normalises a request.
 ///
 /// # Errors
 /// The reason for which it is refused.
@@ -32,7 +33,7 @@ pub(super) fn settle(request: &mut RequestHeader) -> Result<(), RejectReason> {
     Ok(())
 }
 
-/// Makes one of the slashes that a path begins with: an origin could take what follows two of them for a host
+/// Merges the leading slashes of a path into one: an origin could read the text after two of them as a host
 /// (RFC 3986, 4.2), and see another path than the one by which rules are chosen.
 fn merge_leading_slashes(request: &mut RequestHeader) -> Result<(), RejectReason> {
     let mut parts = request.uri.clone().into_parts();
@@ -43,13 +44,13 @@ fn merge_leading_slashes(request: &mut RequestHeader) -> Result<(), RejectReason
     Ok(())
 }
 
-/// Takes the root's dot off the host that a request names: with it and without it a host is the same one (RFC 1034, 3.1), for
-/// routes and keys as well as for whoever answers. The host was checked.
+/// Removes the trailing dot from the host of a request: with and without it the host is the same (RFC 1034,
+/// 3.1), for routes, keys and the origin. The host was validated before.
 pub(super) fn strip_root_dot(request: &mut RequestHeader) {
     if let Some(bare) =
         request.headers.get(header::HOST).and_then(|host| authority::without_root_dot(host.to_str().ok()?))
     {
-        // It held this text before, and more.
+        // The value is a part of one that was valid.
         HeaderValue::try_from(bare).map(|bare| request.insert_header(header::HOST, bare)).ok();
     }
     if let Some(bare) = request.uri.authority().and_then(|named| authority::without_root_dot(named.as_str()))
@@ -60,12 +61,13 @@ pub(super) fn strip_root_dot(request: &mut RequestHeader) {
     }
 }
 
-/// Returns whether a request is about the server and none of its resources (RFC 9110, 9.3.7).
+/// Returns true if a request is for the server as a whole (`OPTIONS *`; RFC 9110, 9.3.7).
 pub(super) fn is_of_server(request: &RequestHeader) -> bool {
     request.method == Method::OPTIONS && request.raw_path() == b"*"
 }
 
-/// Pingora has seen to it that the host is the one in `Host`, where there is one: HTTP/1.0 needs none.
+/// Turns an absolute target into a relative one. Pingora has checked that its host is the one in `Host`, if
+/// there is one: HTTP/1.0 needs none.
 fn make_relative(request: &mut RequestHeader) -> Result<(), RejectReason> {
     let RawTargetAuthority::Absolute { authority, path_and_query, .. } =
         raw_target_authority(request.raw_path())
@@ -76,13 +78,13 @@ fn make_relative(request: &mut RequestHeader) -> Result<(), RejectReason> {
     let slash: &[u8] = if path_and_query.starts_with(b"/") { b"" } else { b"/" };
     let target = [slash, path_and_query].concat();
     let set = request.set_raw_path(&target);
-    // RFC 9112, 3.2: only HTTP/1.0 may leave it out.
+    // RFC 9112, 3.2: only HTTP/1.0 may omit it.
     let needs = !request.headers.contains_key(header::HOST) && request.version == http::Version::HTTP_10;
     let set = if needs { set.and_then(|()| request.insert_header(header::HOST, host)) } else { set };
     set.map_err(|_| RejectReason::BadRequest)
 }
 
-/// Whether nothing is expected but `100-continue`.
+/// Returns true if `Expect` holds nothing but `100-continue`.
 fn is_expectation(headers: &HeaderMap) -> bool {
     let mut expected = headers.get_all(header::EXPECT).iter();
     match (expected.next(), expected.next()) {

@@ -1,7 +1,8 @@
-//! What an origin is told besides the request itself: who asks, through whom, and under which id.
+//! The fields that the gateway adds to requests to an origin: the client's identity and address, `Via`, the
+//! request id.
 //!
-//! Claims of a client in these fields have been dropped before (`claims`): an origin may believe them. What
-//! trusted proxies say was judged before (`address`), and goes on in our words.
+//! These fields of a client have been removed before (`claims`): an origin can trust them. The values of
+//! trusted proxies were evaluated before (`address`), and are written anew.
 
 use super::{cached::tenant, context::Context};
 use crate::{
@@ -22,19 +23,19 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// The request's id, in both directions.
+/// The field of the request id, in both directions.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Fields of the gateway's that differ from one request for a resource to the next.
+/// The gateway's own fields whose values differ between requests for one resource.
 pub(super) static OURS_THAT_VARY: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];
 
-/// Dresses a proxied request, which came in this version.
+/// Adds the gateway's fields to a proxied request; `received` is the version that it came in.
 pub(super) fn dress(request: &mut RequestHeader, received: Version, ctx: &Context) {
     dress_for(request, received, ctx, ctx.client.host.as_deref());
 }
 
-/// Dresses a request that was sent for this host, or else for the one that it names.
+/// Adds the gateway's fields to a request that was sent for `host`, or else for the host that it names.
 fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host: Option<&str>) {
     let named = request.headers.get(header::HOST).cloned();
     let host = host.and_then(|host| HeaderValue::from_str(host).ok()).or(named);
@@ -45,7 +46,7 @@ fn dress_for(request: &mut RequestHeader, received: Version, ctx: &Context, host
     request.append_header(header::VIA, via(received)).unwrap_or_default();
 }
 
-/// What an origin is told of a request that was sent for this host, each field once.
+/// The fields that the gateway adds for a request that was sent for this host, each field once.
 fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::with_capacity(TOLD);
     if let Some(identity) = &ctx.identity {
@@ -56,7 +57,7 @@ fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValu
     let mut push = |name, write: &dyn Fn(&mut String)| {
         text.clear();
         write(&mut text);
-        // Claims were checked for control characters, addresses have none.
+        // Claims were checked for control characters, and addresses have none.
         fields.extend(HeaderValue::from_str(&text).map(|value| (name, value)));
     };
     push(REAL_IP, &|text| address::write(text, client.address));
@@ -70,7 +71,7 @@ fn told(ctx: &Context, host: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValu
     fields
 }
 
-/// What an origin is told of a request that the gateway makes because of this one.
+/// The fields for a request that the gateway makes because of this one.
 pub(super) fn told_of(request: &RequestHeader, ctx: &Context) -> Vec<(HeaderName, HeaderValue)> {
     let host = ctx.client.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
     let mut fields = told(ctx, host.or_else(|| request.headers.get(header::HOST).cloned()));
@@ -78,14 +79,14 @@ pub(super) fn told_of(request: &RequestHeader, ctx: &Context) -> Vec<(HeaderName
     fields
 }
 
-/// Fields of a client's that are none of the origin's, or are told it anew.
+/// Fields of a client that are not forwarded, or are written anew.
 static SAID_ANEW: [HeaderName; 3] = [header::HOST, header::PROXY_AUTHORIZATION, REQUEST_ID];
 
-/// Room for what an origin is told.
+/// Capacity for the gateway's fields.
 const TOLD: usize = 10;
 
-/// The fields of a request that goes to the origin, without its `Host`: what the client said, but for what `ends_here`,
-/// and what the gateway tells. `host` is the one that it was sent for.
+/// The fields of a request to the origin, without `Host`: the client's without those that `ends_here` names,
+/// and the gateway's. `host` is the host that it was sent for.
 fn made(
     request: &RequestHeader,
     ctx: &Context,
@@ -102,8 +103,8 @@ fn made(
     fields
 }
 
-/// The fields of a request that is proxied, without its `Host` and without what frames its body; `named` is the host that it names. Its
-/// `Connection` names no field.
+/// The fields of a proxied request, without `Host` and without those that frame its body; `named` is the host
+/// that it names. Its `Connection` names no field.
 pub(super) fn proxied_headers(
     request: &RequestHeader,
     named: Option<&HeaderValue>,
@@ -113,7 +114,7 @@ pub(super) fn proxied_headers(
     made(request, ctx, told.or_else(|| named.cloned()), |name| ENDS_HERE.contains(name))
 }
 
-/// Fields of a client's connection (RFC 9110, 7.6.1), and those that frame a body: it is framed anew.
+/// Fields of the client's connection (RFC 9110, 7.6.1), and those that frame a body: it is framed anew.
 static ENDS_HERE: [HeaderName; 9] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -126,7 +127,7 @@ static ENDS_HERE: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// RFC 9110, 7.6.3: through whom a message came, and in which version it came to us.
+/// The `Via` value (RFC 9110, 7.6.3) for a message that was received in this version.
 pub(super) fn via(received: Version) -> HeaderValue {
     HeaderValue::from_static(match received {
         Version::HTTP_10 => "1.0 tidegate",
@@ -140,7 +141,7 @@ fn insert(
     name: HeaderName,
     value: Result<HeaderValue, http::header::InvalidHeaderValue>,
 ) {
-    // Claims were checked for control characters, addresses and ids have none.
+    // Claims were checked for control characters, and addresses and ids have none.
     if let Ok(value) = value {
         request.insert_header(name, value).unwrap_or_default();
     }
@@ -155,8 +156,8 @@ fn push_claims(fields: &mut Vec<(HeaderName, HeaderValue)>, tenant: Option<&Tena
     }
 }
 
-/// What a fill tells the origin: exactly what the answer may depend on. For a tenant's answer that is the tenant
-/// and a token of it, never the user; for a public one nothing of whoever happened to ask first.
+/// The fields of a fill: exactly those that the answer may depend on. For a tenant's answer these are the
+/// tenant and one of its tokens, never the user; for a public answer nothing of the client that asked first.
 pub(super) fn fill_headers(
     rules: &CacheRules,
     ctx: &Context,
@@ -166,7 +167,7 @@ pub(super) fn fill_headers(
     match (rules.scope, &ctx.identity) {
         (Scope::Public, _) | (_, None) => push_claims(&mut headers, Some(Tenant::public()), None),
         (scope, Some(identity)) => {
-            // The one that the answer is kept under.
+            // The tenant of the key.
             let tenant = tenant(Some(&**identity));
             push_claims(&mut headers, Some(tenant), Some(&**identity).filter(|_| scope == Scope::User));
             let bearer = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
@@ -184,9 +185,9 @@ pub(super) fn fill_headers(
     headers
 }
 
-/// What a request tells an origin that is followed: what the client said, but for what belongs to its connection, for
-/// what the gateway alone may say, and, where the answer is for others as well, for what would make it less than
-/// whole. `host` is the one that the answer is kept under.
+/// The fields of a request on a route that follows its origin's `Cache-Control`: the client's, without those
+/// of its connection, without those that only the gateway may set, and, if the answer may be shared, without
+/// those that ask for less than the whole (`Range`, conditions). `host` is the host of the key.
 pub(super) fn followed_headers(
     request: &RequestHeader,
     host: Option<&str>,
@@ -207,7 +208,7 @@ pub(super) fn followed_headers(
     fields
 }
 
-/// What a request of the gateway's own says anew, or not at all.
+/// Fields that requests of the gateway set anew, or omit.
 static NOT_FORWARDED: [HeaderName; 6] = [
     header::HOST,
     header::CONNECTION,
@@ -216,7 +217,7 @@ static NOT_FORWARDED: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::EXPECT,
 ];
-/// What would make an answer less than whole.
+/// Fields that would make an answer incomplete: ranges and conditions.
 pub(super) static WHOLE: [HeaderName; 6] = [
     header::RANGE,
     header::IF_RANGE,
@@ -226,7 +227,7 @@ pub(super) static WHOLE: [HeaderName; 6] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// A request for all of what a client wants perhaps a part of, perhaps only if it has changed.
+/// A copy of a request without ranges and conditions.
 pub(super) fn of_the_whole(request: &RequestHeader) -> RequestHeader {
     let mut request = request.clone();
     for name in &WHOLE {
@@ -235,8 +236,8 @@ pub(super) fn of_the_whole(request: &RequestHeader) -> RequestHeader {
     request
 }
 
-/// What is removed from a message: what belongs to the connection that it came by (RFC 9110, 7.6.1), and orders to the
-/// gateway. Framing is Pingora's.
+/// The fields to remove from a message: those of its connection (RFC 9110, 7.6.1), and orders to the gateway.
+/// Pingora handles framing.
 pub(super) fn undress(headers: &HeaderMap) -> Vec<HeaderName> {
     let framing = [header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let nominated = nominated_by_connection(headers);
@@ -250,7 +251,7 @@ fn orders(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
     headers.keys().filter(|name| is_order(name)).cloned()
 }
 
-/// Removes orders to the gateway from an answer.
+/// Removes orders to the gateway (`X-Accel-*`) from an answer.
 pub(super) fn remove_orders(head: &mut ResponseHeader) {
     let orders: Vec<_> = orders(&head.headers).collect();
     for name in &orders {
@@ -258,8 +259,8 @@ pub(super) fn remove_orders(head: &mut ResponseHeader) {
     }
 }
 
-/// Fields that make no sense behind a body: what frames it, what says who may see it, how it is to be read, and whether
-/// it may be kept (RFC 9110, 6.5.1).
+/// Fields that are not allowed in trailers: framing, authentication, content format, and caching (RFC 9110,
+/// 6.5.1).
 static NOT_BEHIND: [HeaderName; 18] = [
     header::AGE,
     header::AUTHORIZATION,
@@ -281,14 +282,14 @@ static NOT_BEHIND: [HeaderName; 18] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Removes from the trailers of an answer what is not for the client, or can't stand there.
+/// Removes the trailers of an answer that are not for the client, or not allowed as trailers.
 pub(super) fn undress_trailers(trailers: &mut HeaderMap) {
     for name in undress(trailers).iter().chain(&NOT_BEHIND) {
         trailers.remove(name);
     }
 }
 
-/// Removes from an interim answer what is not for the client; it has no body that could be framed.
+/// Removes the fields of an interim answer that are not for the client; it has no body that could be framed.
 pub(super) fn undress_interim(head: &mut ResponseHeader) {
     for name in undress(&head.headers).into_iter().chain([header::CONTENT_LENGTH, header::TRANSFER_ENCODING])
     {

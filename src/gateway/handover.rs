@@ -1,8 +1,8 @@
-//! Parts of files that are handed to a connection, which sends them itself.
+//! Parts of files that a connection sends by itself (`sendfile`).
 //!
-//! The gateway writes as many bytes as the part has, and the connection sends the part's in their stead: framing,
-//! counting, timeouts and keep-alive are Pingora's as with every body. Only a connection that offers it is handed
-//! anything; elsewhere the bytes of the file are read and written.
+//! The gateway writes as many placeholder bytes as the part has, and the connection sends the file's bytes
+//! instead: framing, counting, timeouts and keep-alive remain Pingora's as with every body. Parts are only
+//! handed to a connection that offers this; elsewhere the file's bytes are read and written.
 
 use crate::files::root::Opened;
 use bytes::Bytes;
@@ -17,34 +17,34 @@ use std::{
     task::{ready, Poll},
 };
 
-/// How much is handed over at once, in bytes.
+/// The most bytes that are handed over at once.
 pub(super) const HANDED: usize = 1 << 20;
 
-/// What is written where a part stands for it. Nobody ever reads these bytes, and so they take no memory.
+/// The placeholder that is written for a part. Its bytes are never read, so that no physical memory is used.
 static BLANK: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; HANDED]));
 
-/// What the gateway and a connection have in common.
+/// The state that the gateway and a connection share.
 #[derive(Debug, Default)]
 pub struct Handover {
     offered: AtomicBool,
     there: AtomicBool,
     part: Mutex<Option<(Arc<Opened>, u64)>>,
-    /// A file ended before its part did.
+    /// True if a file ended before its part did.
     short: AtomicBool,
 }
 
 impl Handover {
-    /// The connection sends parts of files by itself.
+    /// Notes that the connection can send parts of files.
     pub fn offer(&self) {
         self.offered.store(true, Ordering::Relaxed);
     }
 
-    /// Whether what is written next stands for a part.
+    /// Returns true if the next bytes that are written are placeholders for a part.
     pub fn is_there(&self) -> bool {
         self.there.load(Ordering::Relaxed)
     }
 
-    /// Has `send` send some of the part, and notes how much that was.
+    /// Lets `send` send some of the part, and notes how many bytes were sent.
     ///
     /// # Errors
     /// Those of `send`.
@@ -71,19 +71,19 @@ impl Handover {
         self.offered.load(Ordering::Relaxed)
     }
 
-    /// Hands over `length` bytes, at most [`HANDED`], from `at` on; what is returned is to be written.
+    /// Hands over `length` bytes, at most [`HANDED`], from `at` on; returns the placeholder to be written.
     pub(super) fn hand(&self, opened: &Arc<Opened>, at: u64, length: usize) -> Bytes {
         *self.part.lock() = Some((opened.clone(), at));
         self.there.store(true, Ordering::Relaxed);
         BLANK.slice(..length.min(HANDED))
     }
 
-    /// Whether a file ended before its part did, which ends the connection.
+    /// Returns true if a file ended before its part did; the connection is closed then.
     pub(super) fn was_short(&self) -> bool {
         self.short.load(Ordering::Relaxed)
     }
 
-    /// From now on what is written is meant.
+    /// Ends the handover: bytes that are written from now on are real.
     pub(super) fn take_back(&self) {
         if self.there.swap(false, Ordering::Relaxed) {
             *self.part.lock() = None;

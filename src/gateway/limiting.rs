@@ -1,7 +1,8 @@
-//! The limits of a route: a request is counted before anything is done for it, and its client is told what is left.
+//! The rate limits of a route: a request is counted before it is processed, and its client is told what is
+//! left.
 //!
-//! What is decided stands in `limits::rate`. Here the store is asked where a limit is shared. Where it does not answer,
-//! what this node counts decides: never a 5xx, and never a request without a limit, because of Redis.
+//! The decision is made in `limits::rate`. Here Redis is asked if a limit is shared. If it does not answer,
+//! this node's own counters decide: a failure of Redis never causes a 5xx, and never switches a limit off.
 
 use super::{refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
@@ -19,7 +20,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::sync::Arc;
 
 impl Gateway {
-    /// Whether the limits of a route that are asked at this stage let a request through.
+    /// Counts a request against the limits of its route that apply at this stage. Returns false if one
+    /// refuses it.
     pub(super) async fn within_limits(
         &self,
         limits: Option<&Limits>,
@@ -44,7 +46,7 @@ impl Gateway {
         !rate::refuses(&ctx.taken)
     }
 
-    /// What the other nodes have let through counts as well.
+    /// Counts a request in Redis, where the requests of the other nodes are counted as well.
     async fn ask_store(
         &self,
         redis: &Arc<Redis>,
@@ -79,7 +81,7 @@ impl Gateway {
         }
     }
 
-    /// The answer to a request that a limit refuses (RFC 6585, 4).
+    /// Sends the answer to a request that a limit refuses (RFC 6585, 4).
     pub(super) async fn refuse_for_now(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Next> {
         let mut problem = refusal::problem(RejectReason::RateLimited)
             .with(header::RETRY_AFTER, HeaderValue::from(rate::retry_after(&ctx.taken)));
@@ -91,8 +93,8 @@ impl Gateway {
     }
 }
 
-/// Tells the client what limits there are and what is left of them. What an answer out of the cache brought along
-/// was for another client; what an origin says that was just asked, stays beside it.
+/// Sets the rate limit fields of an answer. Such fields in an answer from the cache were for another client
+/// and are replaced; those of an origin that was just asked are kept.
 pub(super) fn tell_limits(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
     let limits = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref());
     let Some(limits) = limits.filter(|_| !ctx.taken.is_empty()) else { return Ok(()) };

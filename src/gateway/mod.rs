@@ -1,7 +1,7 @@
-//! The full lane: the order of a request, phase by phase, on Pingora's `ProxyHttp`.
+//! The gateway: the order of a request's steps, phase by phase, on Pingora's `ProxyHttp`.
 //!
-//! Only the order stands here (`handle`); each step is a module of its own. What can be answered without
-//! the origin is answered in `request_filter`, everything else Pingora proxies.
+//! Only the order is defined here (`handle`); each step is a module of its own. Requests that can be answered
+//! without Pingora's proxy are answered in `request_filter`; Pingora proxies all others.
 
 mod accel;
 mod admission;
@@ -69,50 +69,50 @@ const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
 type Result<T> = pingora_core::Result<T>;
 
-/// What outlives every configuration.
+/// The parts that outlive a change of the configuration.
 #[derive(Clone)]
 pub struct Parts {
     /// The cache.
     pub cache: Arc<Cache>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The access log; it knows whether it is wanted.
+    /// The access log; it may be switched off.
     pub access: Arc<AccessLog>,
 }
 
-/// The full lane.
+/// The gateway.
 #[derive(Clone)]
 pub struct Gateway {
     parts: Parts,
-    /// What requests that begin now go by.
+    /// The runtime configuration for requests that begin now.
     site: Arc<ArcSwap<Site>>,
     ids: Arc<RequestIds>,
-    /// Where the clock of limits begins.
+    /// The origin of the clock that rate limits use.
     began: Instant,
     upgrades: Arc<Upgrades>,
     codecs: Arc<Codecs>,
 }
 
-/// Whether a request is answered or still has to be proxied.
+/// The result of a step: the request is answered, or still has to be proxied.
 enum Next {
     Answered,
     Proxy,
 }
 
 impl Gateway {
-    /// A gateway that goes by whatever site stands there.
+    /// A gateway that uses the current value of `site`.
     pub fn new(parts: Parts, site: Arc<ArcSwap<Site>>) -> Self {
         let (ids, codecs) = (Arc::new(RequestIds::new()), Codecs::new(parts.metrics.clone()));
         Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(Upgrades::new()), codecs }
     }
 
-    /// What answers by the fast lane: the same parts, the same site.
+    /// The fast lane's view of the gateway: the same parts, the same runtime configuration.
     pub fn ready(&self) -> Ready {
         Ready::new(self.clone())
     }
 
-    /// The order of a request. What a hit doesn't go through is boxed: the future of each request has room for all
-    /// that could happen to it, and is moved as a whole.
+    /// Runs the steps of a request in order. Steps that a hit doesn't need are boxed: the future of each
+    /// request has room for all steps, and is moved as a whole.
     async fn handle(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Next> {
         let site = ctx.site.clone();
         if let Err(reason) = form::settle(session.req_header_mut()) {
@@ -138,7 +138,8 @@ impl Gateway {
         if let Some(endpoint) = site.plan.events.at(ctx.path_of(request)) {
             return Box::pin(self.take_event(session, ctx, endpoint)).await;
         }
-        // An event's signature is passed by with no spelling, whatever a route says.
+        // The signature of an event must not be bypassed by another spelling of its path, whatever a route
+        // allows.
         if ctx.path.unescaped().is_some_and(|path| site.plan.events.at(path).is_some()) {
             return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await;
         }
@@ -190,7 +191,7 @@ impl Gateway {
     }
 }
 
-/// The host that a request names: HTTP/2 puts it into the target.
+/// The host of a request: HTTP/2 has it in the target.
 fn host(request: &RequestHeader) -> Option<&str> {
     match request.headers.get(header::HOST) {
         Some(host) => host.to_str().ok(),

@@ -1,5 +1,5 @@
-//! Requests that are judged before anything is asked for: preflights and `OPTIONS *` (answered here), and the signatures of
-//! links.
+//! Requests that are decided before routing and authentication: preflights and `OPTIONS *`, which are
+//! answered here, and signed URLs.
 
 use super::{cached::text, dress, refusal, session::Session, Context, Gateway, Next, Result};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 use http::{header, uri::PathAndQuery, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-/// The route that a preflight is about: the one that would take the method it asks for, if that has `cors`.
+/// The route that a preflight is for: the one that matches the requested method, if it has `cors`.
 pub(super) fn preflighted(request: &RequestHeader, ctx: &Context) -> Option<usize> {
     let method = cors::preflighted(&request.method, &request.headers)?;
     match ctx.find_route(request, &method) {
@@ -22,14 +22,15 @@ pub(super) fn preflighted(request: &RequestHeader, ctx: &Context) -> Option<usiz
     }
 }
 
-/// Checks a link, and takes its signature off the request: nothing behind this sees it.
+/// Verifies a signed URL, and removes the signature from the request: later steps and the origin don't see
+/// it.
 pub(super) fn verify_link(
     request: &mut RequestHeader,
     ctx: &Context,
 ) -> std::result::Result<(), RejectReason> {
     let Some(secrets) = ctx.routed().and_then(|route| route.signed.as_ref()) else { return Ok(()) };
     let target = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    // A clock before 1970 knows no time: nothing is over then.
+    // With a clock before 1970 no signature is expired.
     let now = wall_ms() / 1_000;
     let bare = signed::verify(secrets, target, now).map_err(|refusal| match refusal {
         Refusal::Signature => RejectReason::Signature,
@@ -43,7 +44,7 @@ pub(super) fn verify_link(
 }
 
 impl Gateway {
-    /// Answers a preflight for the route of this index.
+    /// Answers a preflight for the route with this index.
     pub(super) async fn answer_preflight(
         &self,
         session: &mut Session<'_>,
@@ -71,7 +72,7 @@ impl Gateway {
         self.send(session, head, Body::new()).await
     }
 
-    /// Answers `OPTIONS *`, which asks what the server can do and is about none of its resources (RFC 9110, 9.3.7).
+    /// Answers `OPTIONS *`, which asks for the capabilities of the server (RFC 9110, 9.3.7).
     pub(super) async fn answer_of_server(
         &self,
         session: &mut Session<'_>,

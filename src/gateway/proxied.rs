@@ -1,4 +1,4 @@
-//! Pingora's phases: what is handed to it, and what is made of what it hands back.
+//! Pingora's phases (`ProxyHttp`).
 
 use super::{
     direct, dress, entry, forward, session::Session, upload, websocket, Context, Gateway, Next, OnConnection,
@@ -20,7 +20,7 @@ impl ProxyHttp for Gateway {
         Context::new(self.site.load_full())
     }
 
-    /// No modules: Pingora's compression is not for us (see the decision on encodings).
+    /// Registers no modules: Pingora's compression is not used (see the decision on encodings).
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     fn on_connection_reuse(
@@ -36,8 +36,8 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    /// Called when a request has been answered and its connection is kept. What is persisted is the connection's own
-    /// affair; it is told here how much of what came was this request.
+    /// Called when a request has been answered and its connection is kept. The connection's state is its own;
+    /// it is told how many of its bytes were this request.
     fn persist_connection_context(
         &self,
         session: &Pingora,
@@ -51,17 +51,17 @@ impl ProxyHttp for Gateway {
     }
 
     async fn early_request_filter(&self, session: &mut Pingora, ctx: &mut Context) -> Result<()> {
-        // What comes by HTTP/2 brings it along: there it is no connection that is taken up again.
+        // HTTP/2 passes it with the request: its connections are not persisted.
         if let Some(connection) = session.req_header_mut().extensions_mut().remove::<OnConnection>() {
             ctx.request_id = self.ids.of(&session.req_header().headers);
             ctx.came_by(connection, &session.req_header().headers);
         }
-        // Each request that is read sets the timeout back to none.
+        // Pingora resets the timeout with each request.
         if session.downstream_session.get_keepalive().is_some() {
             let idle = ctx.site.plan.config.server.keepalive.as_secs().max(1);
             session.downstream_session.set_keepalive(Some(idle));
         }
-        // RFC 9110, 15.2: HTTP/1.0 knows none, and would take one for the answer.
+        // RFC 9110, 15.2: an HTTP/1.0 client would read an interim answer as the final one.
         if session.req_header().version < Version::HTTP_11 {
             session.downstream_session.set_ignore_info_resp(true);
         }
@@ -103,7 +103,7 @@ impl ProxyHttp for Gateway {
         forward::dress(request, session.req_header().version, ctx);
         if let Some(upstream) = ctx.upstream.as_ref().filter(|_| !request.headers.contains_key(header::HOST))
         {
-            // HTTP/1.0 need not say it, HTTP/1.1 has to.
+            // HTTP/1.0 may omit it, HTTP/1.1 must not.
             request.insert_header(header::HOST, upstream.pool.authority(upstream.server))?;
         }
         websocket::move_token(request, ctx)?;
@@ -131,7 +131,7 @@ impl ProxyHttp for Gateway {
         self.body_passes(body, end, ctx)
     }
 
-    /// Trailers of an origin that speaks HTTP/2; others come by `direct`.
+    /// Forwards the trailers of an HTTP/2 origin; HTTP/1.1 origins are handled in `direct`.
     async fn response_trailer_filter(
         &self,
         _: &mut Pingora,
@@ -171,12 +171,13 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    /// The last phase, and the only one after the exchange with an origin.
+    /// Runs as the last phase, the only one after the exchange with an origin.
     async fn logging(&self, session: &mut Pingora, error: Option<&Error>, ctx: &mut Context) {
         self.end(&mut Session::Pingora(session), error, ctx).await;
     }
 
-    /// Pingora's own lines would show the query, and with it a token: what happened is in the access record.
+    /// Suppresses Pingora's own error log, whose lines would show the query, and with it a token: the access
+    /// record has the error.
     fn suppress_error_log(&self, _: &Pingora, _: &Context, _: &Error) -> bool {
         true
     }

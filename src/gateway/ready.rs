@@ -1,12 +1,13 @@
-//! The fast lane's half of the gateway: which answers lie ready, and their bytes.
+//! The gateway's half of the fast lane: which requests can be answered from memory, and the bytes of the
+//! answers.
 //!
-//! Decides only whether the full lane would answer a request with a fresh entry out of memory, and if so, with what. It
-//! looks at the same site, the same routes, keys, versions and purges, and the heads are made by the full lane's own
-//! functions, once for each entry, route, listener and form. Whatever it does not know how to decide it leaves: `None`
-//! is never an answer, and has changed nothing.
+//! Decides whether the full lane would answer a request with a fresh entry from memory, and with which bytes.
+//! It uses the same configuration, routes, keys, versions and purges; the heads are made by the full lane's
+//! functions, once for each entry, route, listener and form. A request that it can't decide gets `None`,
+//! which is never an answer and has no side effects.
 //!
-//! An answer costs no allocation and no map of fields: names are compared where they stand in the client's bytes, the
-//! key is spelled into a buffer that is used again, the head is copied around its holes.
+//! An answer needs no allocation and no map of fields: names are compared in the client's bytes, the key is
+//! built in a reused buffer, and the head is copied around its placeholders.
 
 mod told;
 
@@ -47,11 +48,11 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusC
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-/// Bodies up to this size stand beside their head; what is longer is sent from where it lies.
+/// The largest body that is copied behind its head, in bytes; a longer one is sent from the stored entry.
 const BESIDE: u64 = 15 * 1024;
 
-/// Whether the lane may answer on a route at all. Not where a request could be told apart, or an answer dressed, by more
-/// than the lane looks at.
+/// Returns true if the fast lane may answer on a route: neither the selection of an answer nor its fields
+/// depend on parts of a request that the lane doesn't read.
 pub(super) fn is_swift(route: &Route) -> bool {
     let fixed = |template: &Template| matches!(template, Template::Fixed(_));
     let is_fixed = route.headers.response.iter().all(|rules| {
@@ -61,17 +62,17 @@ pub(super) fn is_swift(route: &Route) -> bool {
     cached && is_fixed && route.signed.is_none() && !route.token_query
 }
 
-/// A request as the lane has read it: GET or HEAD by HTTP/1.1, well formed, without a body, and without any field that
-/// the lane doesn't know how to heed. Each of these fields stands there once at most.
+/// A request as the lane has read it: GET or HEAD, well formed, without a body, and without any field that
+/// the lane can't handle. Each of these fields occurs at most once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked<'r> {
-    /// Whether it is HEAD.
+    /// True for HEAD.
     pub is_head: bool,
-    /// Path and query, as they were sent: characters of RFC 3986.
+    /// Path and query as they were sent: characters of RFC 3986.
     pub target: &'r str,
-    /// Of which this is the path, which is in its canonical form.
+    /// The path of `target`, in canonical form.
     pub path: &'r str,
-    /// And this the query.
+    /// The query of `target`.
     pub query: &'r str,
     /// `Host`
     pub host: &'r str,
@@ -85,18 +86,18 @@ pub struct Asked<'r> {
     pub if_modified_since: Option<&'r [u8]>,
     /// `X-Request-Id`
     pub request_id: Option<&'r [u8]>,
-    /// It has an `Origin`.
+    /// True if it has an `Origin`.
     pub origin: bool,
-    /// It asks something of caches: `Cache-Control`, `Pragma`.
+    /// True if it has cache directives: `Cache-Control`, `Pragma`.
     pub directives: bool,
-    /// It says whom it comes from, as a proxy does.
+    /// True if it names the client that it is forwarded for, as a proxy does.
     pub forwarded: bool,
-    /// All its fields.
+    /// All fields.
     pub fields: &'r [httparse::Header<'r>],
 }
 
-/// What a request says in a field by which answers vary. It can't be told where rules change what the origin gets to see
-/// of it, as of cookies may happen, or where there are several lines.
+/// The value of a request's field that `Vary` names. `Err` if it can't be determined: rules change what the
+/// origin sees of the field (cookies included), or it has several lines.
 fn said<'r>(asked: &Asked<'r>, route: &Route, name: &HeaderName) -> Result<Option<&'r [u8]>, Untold> {
     if *name == header::COOKIE || !route.headers.request.is_empty() || route.cors.is_some() {
         return Err(Untold);
@@ -108,18 +109,18 @@ fn said<'r>(asked: &Asked<'r>, route: &Route, name: &HeaderName) -> Result<Optio
     }
 }
 
-/// Who asks, and by which listener.
+/// The client of a request, and the listener that it came by.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// The other end.
+    /// The address of the other end.
     pub peer: IpAddr,
-    /// The listener's number.
+    /// The index of the listener.
     pub listener: usize,
-    /// What it speaks.
+    /// The version of HTTP that the client uses.
     pub version: Version,
 }
 
-/// An answer whose bytes have been written out.
+/// An answer that has been written, for metrics and the access record.
 #[derive(Debug)]
 pub struct Answered {
     route: usize,
@@ -128,11 +129,11 @@ pub struct Answered {
     is_head: bool,
     id: RequestId,
     tenant: Option<Tenant>,
-    /// The body, where it does not stand behind the head already.
+    /// The body, if it has not been written behind the head.
     pub body: Option<Body>,
 }
 
-/// An answer that lies ready.
+/// An entry that answers a request.
 struct Found {
     index: usize,
     entry: Arc<Entry>,
@@ -158,25 +159,25 @@ impl Found {
         }
     }
 
-    /// The body that goes out.
+    /// The body that is sent.
     fn content(&self, is_head: bool) -> Option<&Body> {
         self.body().filter(|_| !self.not_modified && !is_head)
     }
 
-    /// Bytes of its body; a 304 says nothing of them.
+    /// The length of its body in bytes; 0 for a 304.
     fn length(&self) -> u64 {
         self.body().filter(|_| !self.not_modified).map_or(0, Body::len)
     }
 }
 
-/// Buffers for keys.
+/// Buffers for building keys.
 #[derive(Debug, Default)]
 pub struct Words {
     key: String,
     query: String,
 }
 
-/// What answers by the fast lane.
+/// The fast lane's view of the gateway.
 pub struct Ready {
     gateway: Gateway,
     alike: Alike,
@@ -187,36 +188,36 @@ impl Ready {
         Self { gateway, alike: Alike::default() }
     }
 
-    /// The gateway, for what doesn't lie ready.
+    /// The gateway, for requests that the lane can't answer.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// For requests that have come just now.
+    /// Begins a batch of requests that have been read just now.
     pub fn visit(&self, caller: Caller) -> Visit<'_> {
         let began = Instant::now();
         Visit { ready: self, site: self.gateway.site.load(), caller, began, time: clock::reading_at(began) }
     }
 
-    /// So many requests were answered.
+    /// Counts answers of the fast lane.
     pub fn count(&self, answers: usize) {
         self.gateway.parts.metrics.answered_fast(answers as u64);
     }
 }
 
-/// What came together is answered by one site and one clock.
+/// A batch of requests that is answered with one configuration and one time.
 pub struct Visit<'v> {
     ready: &'v Ready,
     site: Guard<Arc<Site>>,
     caller: Caller,
     began: Instant,
-    /// The same by the clocks of the day: the clock is read once.
+    /// The same time by the wall clock: the clock is read once.
     time: Reading,
 }
 
 impl Visit<'_> {
-    /// Writes the answer to a request behind what stands in `out`; but for its body, if that is long. `None`: the full
-    /// lane has to answer, and nothing was written.
+    /// Appends the answer to a request to `out`; without its body if that is long. `None`: the full lane has
+    /// to answer, and nothing was written.
     pub fn answer(&self, asked: &Asked<'_>, words: &mut Words, out: &mut Vec<u8>) -> Option<Answered> {
         let found = self.find(asked, words)?;
         let id = self.ready.gateway.ids.of_said(asked.request_id);
@@ -227,7 +228,7 @@ impl Visit<'_> {
         Some(self.answered(found, id, asked.is_head, Some(BESIDE)))
     }
 
-    /// The answer to a request by HTTP/2: its head, and what is known of it, its body included.
+    /// The answer to an HTTP/2 request: its head, and the record of it with its body.
     pub fn answer_http2(&self, asked: &Asked<'_>, words: &mut Words) -> Option<(ResponseHeader, Answered)> {
         let found = self.find(asked, words)?;
         let id = self.ready.gateway.ids.of_said(asked.request_id);
@@ -239,12 +240,12 @@ impl Visit<'_> {
         Some((head.into(), self.answered(found, id, asked.is_head, None)))
     }
 
-    /// The request that was read in these bytes, where the gateway can serve it without anybody else.
+    /// The request that was read in these bytes, if the gateway can serve it without Pingora.
     pub fn request(&self, asked: &Asked<'_>, bytes: &[u8]) -> Option<Request> {
         Request::of(asked, bytes, &self.site)
     }
 
-    /// What answers a request.
+    /// Finds the entry that answers a request.
     fn find(&self, asked: &Asked<'_>, words: &mut Words) -> Option<Found> {
         let (site, index) = (&**self.site, self.route(asked)?);
         let (route, at_hand) = (site.plan.config.routes.get(index)?, site.per_route.get(index)?);
@@ -269,14 +270,14 @@ impl Visit<'_> {
             return None;
         }
         let not_modified = respond::is_not_modified(what, asked.if_none_match, asked.if_modified_since);
-        // Which tag another one holds, the full lane finds out.
+        // Which of the tags an encoded form has is left to the full lane.
         if not_modified && asked.if_none_match.is_some_and(|tags| !respond::holds(what, form, tags)) {
             return None;
         }
         Some(Found { index, entry, form, not_modified, identity })
     }
 
-    /// What is told of an answer. Its body, where it has any and is longer than `sent`, is still to be sent.
+    /// The record of an answer. A body that is longer than `sent` is still to be sent.
     fn answered(&self, found: Found, id: RequestId, is_head: bool, sent: Option<u64>) -> Answered {
         if found.identity.is_some() {
             self.ready.gateway.parts.metrics.token(TokenResult::Remembered);
@@ -295,7 +296,7 @@ impl Visit<'_> {
         }
     }
 
-    /// The route of a request that no listener, event or proxy has a word on.
+    /// The route of a request, if no redirect, event or trusted proxy has to be considered.
     fn route(&self, asked: &Asked<'_>) -> Option<usize> {
         let site = &**self.site;
         if self.listener()?.redirect.is_some() || !is_host(asked.host.as_bytes()) {
@@ -318,7 +319,8 @@ impl Visit<'_> {
         self.site.plan.entries.get(self.caller.listener)
     }
 
-    /// Who asks, where that matters: as `admission` finds it, of tokens that were verified before.
+    /// The identity of a request, if the route needs one: as `admission` determines it, from tokens that were
+    /// verified before.
     fn identity(
         &self,
         asked: &Asked<'_>,
@@ -338,7 +340,7 @@ impl Visit<'_> {
         identity.check_scope(scope).is_ok().then_some(Some(identity))
     }
 
-    /// The fresh entry that answers.
+    /// The fresh entry for a request.
     fn entry(
         &self,
         asked: &Asked<'_>,
@@ -363,7 +365,7 @@ impl Visit<'_> {
                 let scheme = self.listener()?.scheme;
                 Key::spell_resource(&mut words.key, scheme, asked.host, asked.target);
                 let said = |name: &HeaderName| match rules.key_headers.contains(name) {
-                    // Who may say it depends on the peer.
+                    // Whether the directives are obeyed depends on the peer.
                     true => Err(Untold),
                     false => said(asked, route, name),
                 };
@@ -423,7 +425,7 @@ impl Visit<'_> {
         Some(())
     }
 
-    /// The fields of a head, of which `Age` and the request's id are to be set.
+    /// The fields of a head; the caller sets `Age` and the request id.
     fn fields(&self, found: &Found) -> Option<HeaderMap> {
         let circumstances = self.circumstances(found, true)?;
         let mut length = [0; DIGITS];
@@ -442,14 +444,14 @@ impl Visit<'_> {
         Some(fields)
     }
 
-    /// Makes a head as the full lane would make it.
+    /// Builds a head as the full lane does.
     fn head(&self, found: &Found) -> Option<ResponseHeader> {
         let mut ctx = Context::new(Arc::clone(&self.site));
         ctx.route = Some(found.index);
         ctx.entry = self.listener().cloned();
         ctx.client = Client::peer(self.caller.peer, self.listener().map_or(Scheme::Http, |l| l.scheme));
         ctx.result = CacheResult::Hit;
-        // Nothing of the request enters: no rule of this route has a variable, and it has no `Origin`.
+        // The request doesn't matter: no rule of this route has a variable, and it has no `Origin`.
         let request = RequestHeader::build(Method::GET, b"/", None).ok()?;
         let mut head = respond::head_in(&found.entry.representation, found.form, found.not_modified)?;
         set_age(&mut head, 0).ok()?;
@@ -457,11 +459,11 @@ impl Visit<'_> {
         Some(head)
     }
 
-    /// The same as HTTP/1.1 writes it, with notes of what is not the same each time.
+    /// The same serialised for HTTP/1.1, with the positions of the values that change.
     fn prepare(&self, found: &Found, circumstances: Circumstances) -> Option<Head> {
         let mut head = self.head(found)?;
         let date = date_of(&head.headers);
-        // What Pingora adds, and the connection puts right.
+        // Pingora adds these fields, and the connection corrects them.
         head.insert_header(header::DATE, HeaderValue::from_bytes(&date_text(date)).ok()?).ok()?;
         head.insert_header(header::CONNECTION, "keep-alive").ok()?;
         let own = Particulars::new(found.entry.representation.fields(), found.length());

@@ -1,4 +1,4 @@
-//! What the gateway refuses, and how it says so: one table from reason to problem document.
+//! The error answers of the gateway: one table from reason to problem document.
 
 use super::cached;
 use crate::{
@@ -76,7 +76,8 @@ pub(super) fn token(error: TokenError) -> Problem {
 
 const INVALID_TOKEN: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
 
-/// Whether who sends such a request is heard no further: what it takes for a request may be none, and the next less.
+/// Returns true if the connection is closed after such a request: what was read as a request may not be one,
+/// and the beginning of the next is uncertain.
 pub(super) fn ends_connection(reason: RejectReason) -> bool {
     matches!(
         reason,
@@ -89,14 +90,14 @@ pub(super) fn ends_connection(reason: RejectReason) -> bool {
     )
 }
 
-/// The answer where a path has routes, for other methods.
+/// The answer if a path has routes, but for other methods.
 pub(super) fn method_not_allowed(allowed: &[Method]) -> Problem {
     let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let allow = HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static(""));
     problem(RejectReason::MethodNotAllowed).with(header::ALLOW, allow)
 }
 
-/// The answer where the origin gave none.
+/// The answer if the origin gave none.
 pub(super) fn no_answer(error: FetchError) -> Problem {
     let (status, detail) = match error {
         FetchError::Unreachable => (StatusCode::BAD_GATEWAY, "the origin can't be reached"),
@@ -116,7 +117,7 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
     }
 }
 
-/// The answer to `only-if-cached` where nothing is here (RFC 9111, 5.2.1.7).
+/// The answer to `only-if-cached` if nothing is stored (RFC 9111, 5.2.1.7).
 pub(super) fn not_here() -> Problem {
     Problem::new(
         StatusCode::GATEWAY_TIMEOUT,
@@ -124,8 +125,9 @@ pub(super) fn not_here() -> Problem {
     )
 }
 
-/// `Cache-Status` of a stale answer that stands in for another one, and its `detail`, which the access record tells as well.
-/// `failure`: why there is no other; `None`: it takes longer than `stale_after`.
+/// `Cache-Status` of a stale answer that is sent instead of a new one, and its `detail`, which the access
+/// record has as well. `failure` is the reason for which there is no new one; `None`: the fill takes longer
+/// than `stale_after`.
 pub(super) fn stood_in(failure: Option<Failure>) -> (HeaderValue, &'static str) {
     let (status, why) = match failure {
         Some(Failure::Status(code)) => (format!("; fwd-status={}", code.as_u16()), ORIGIN_ERROR),
@@ -138,7 +140,7 @@ pub(super) fn stood_in(failure: Option<Failure>) -> (HeaderValue, &'static str) 
 const ORIGIN_ERROR: &str = "origin-error";
 const SLOW_ORIGIN: &str = "slow-origin";
 
-/// The name of a missing answer, for `Cache-Status` and the access record.
+/// The name of a fetch error, for `Cache-Status` and the access record.
 pub(super) fn name_of(error: FetchError) -> &'static str {
     match error {
         FetchError::Unreachable => "origin-unreachable",
@@ -151,12 +153,12 @@ pub(super) fn name_of(error: FetchError) -> &'static str {
     }
 }
 
-/// The answer to an event that its sender has not signed.
+/// The answer to an event with a missing or wrong signature.
 pub(super) fn unsigned_event(error: SignatureError) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, error.text())
 }
 
-/// The answer to an event; `None` where it was taken.
+/// The answer to an event; `None` if it was accepted.
 pub(super) fn event(result: EventResult) -> Option<Problem> {
     let (status, detail) = match result {
         EventResult::Accepted | EventResult::Replayed => return None,

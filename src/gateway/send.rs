@@ -1,4 +1,4 @@
-//! The ends of a request that is answered here: a refusal, a problem, a whole answer.
+//! The sending of answers that are not proxied: refusals, problems, stored answers.
 
 use super::{
     codec::Codec,
@@ -33,7 +33,8 @@ use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{pin::pin, sync::Arc, time::Duration};
 
-/// How much of a body, and for how long it, is taken before an answer that does not need it.
+/// The most bytes of a request's body that are read before an answer that does not need it, and the time for
+/// that.
 const REST: usize = 64 * 1024;
 const REST_TIME: Duration = Duration::from_millis(100);
 
@@ -87,7 +88,7 @@ impl Gateway {
         self.send(session, head, body.into()).await
     }
 
-    /// What every answer carries.
+    /// Adds the fields that every answer has.
     pub(super) fn mark(
         &self,
         head: &mut ResponseHeader,
@@ -97,7 +98,7 @@ impl Gateway {
         mark(head, ctx, cache_status)
     }
 
-    /// Sends what is fresh in memory, and has it encoded for those who ask next.
+    /// Sends a fresh entry from memory, and has it encoded in the background for later requests.
     pub(super) async fn send_hit(
         &self,
         session: &mut Session<'_>,
@@ -112,7 +113,7 @@ impl Gateway {
         self.send_entry(session, ctx, entry, HIT).await
     }
 
-    /// Sends what is in the cache.
+    /// Sends a stored answer.
     pub(super) async fn send_entry(
         &self,
         session: &mut Session<'_>,
@@ -157,7 +158,7 @@ impl Gateway {
         Box::pin(self.send_pieces(session, head, Pieces::Here(body), codec)).await
     }
 
-    /// Sends an answer while it arrives.
+    /// Sends an answer while it is fetched.
     pub(super) async fn send_arriving(
         &self,
         session: &mut Session<'_>,
@@ -195,11 +196,12 @@ impl Gateway {
         self.send_pieces(session, head, Pieces::Arriving(reader), codec).await
     }
 
-    /// Makes the head of an answer that passes that of the form it goes out in, and says what is done to its body for it.
-    /// `at_once`: what there is goes out at once, and no encoder may hold it back. `length`: the body's, where it is known.
+    /// Turns the head of an upstream answer into that of the form that is sent, and returns the
+    /// transformation of its body. With `at_once` pieces are flushed as they come, and no encoder may hold
+    /// them back. `length` is the body's, if it is known.
     ///
     /// # Errors
-    /// If it can't go out as it is, and there is no room for a codec.
+    /// If the client can't get it unchanged, and there is no memory for a codec.
     pub(super) fn fit(
         &self,
         head: &mut ResponseHeader,
@@ -212,7 +214,7 @@ impl Gateway {
         self.code(head, request, (plan, bodyless), rules, length)
     }
 
-    /// Has a body coded as it was planned, where there is room for it, and a head say what becomes of it, or would.
+    /// Sets up the planned coding of a body, if there is memory for it, and adjusts the head, also for HEAD.
     fn code(
         &self,
         head: &mut ResponseHeader,
@@ -229,7 +231,8 @@ impl Gateway {
         Ok(codec)
     }
 
-    /// What does to a body what was planned; `None`: there is no room, and it goes out plain.
+    /// The codec for a planned transformation; `None`: there is no memory for it, and the body is sent
+    /// unchanged.
     fn codec(&self, plan: Transform, rules: &config::Encoding, length: Option<u64>) -> Result<Option<Codec>> {
         let codec = self.codecs.begin(plan, rules, length);
         match (codec.or_err(ErrorType::InternalError, "a codec can't be made")?, plan) {
@@ -240,7 +243,7 @@ impl Gateway {
         }
     }
 
-    /// Sends a whole answer.
+    /// Sends a complete answer.
     pub(super) async fn send(
         &self,
         session: &mut Session<'_>,
@@ -257,8 +260,8 @@ impl Gateway {
         Ok(Next::Answered)
     }
 
-    /// Sends pieces, each through a codec where there is one. What breaks off ends the connection: no client takes
-    /// it for whole.
+    /// Sends pieces, each through a codec if there is one. If they break off, the connection is closed, so
+    /// that the client can't take the answer for complete.
     pub(super) async fn send_pieces(
         &self,
         session: &mut Session<'_>,
@@ -299,9 +302,9 @@ impl Gateway {
     }
 }
 
-/// What every answer carries.
+/// Adds the fields that every answer has.
 fn mark(head: &mut ResponseHeader, ctx: &Context, cache_status: &HeaderValue) -> Result<()> {
-    // Each cache on the way adds its word (RFC 9211, 2).
+    // Each cache on the way appends a member (RFC 9211, 2).
     head.append_header(CACHE_STATUS, cache_status.clone())?;
     tell_limits(head, ctx)?;
     if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
@@ -310,7 +313,8 @@ fn mark(head: &mut ResponseHeader, ctx: &Context, cache_status: &HeaderValue) ->
     head.insert_header(forward::REQUEST_ID, ctx.request_id.clone())
 }
 
-/// What followed its origin came through the gateway (RFC 9110, 7.6.3); what has a namespace is the gateway's own.
+/// Adds `Via` to an answer of a route that follows its origin (RFC 9110, 7.6.3); on a route with a namespace
+/// the gateway counts as the origin.
 fn append_via(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
     match ctx.at_hand().map(|at_hand| &at_hand.mode) {
         Some(Mode::Follow(_)) => head.append_header(header::VIA, forward::via(Version::HTTP_11)).map(drop),
@@ -318,7 +322,7 @@ fn append_via(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
     }
 }
 
-/// What a stored answer says of its age.
+/// Sets the `Age` of a stored answer.
 pub(super) fn set_age(head: &mut ResponseHeader, age_ms: u64) -> Result<()> {
     let mut digits = [0; DIGITS];
     // Digits are a valid value.
@@ -326,7 +330,7 @@ pub(super) fn set_age(head: &mut ResponseHeader, age_ms: u64) -> Result<()> {
     head.insert_header(header::AGE, age.unwrap_or(HeaderValue::from_static("0")))
 }
 
-/// Makes of a representation's head that of an answer; the fast lane prepares its heads with it as well.
+/// Completes the head of an answer; the fast lane uses it for its heads as well.
 pub(super) fn complete(
     head: &mut ResponseHeader,
     request: &RequestHeader,
@@ -339,12 +343,12 @@ pub(super) fn complete(
     Ok(())
 }
 
-/// Where the pieces of a body come from.
+/// The source of the pieces of a body.
 pub(super) enum Pieces {
     Here(Body),
     Arriving(Reader),
     File(Box<FilePieces>),
-    /// No faster than a pace, where there is one.
+    /// At most at the given rate, if there is one.
     Origin(Box<Answering>, Option<Pace>),
 }
 
@@ -371,8 +375,8 @@ impl Pieces {
     }
 }
 
-/// Takes what is left of a small body that is on its way. Where a stream of HTTP/2 is answered and reset before the body
-/// has come, some clients lose the answer (RFC 9113, 8.1 allows both; curl before 8 does).
+/// Reads the rest of a small body that is still arriving. If an HTTP/2 stream is answered and reset before
+/// its body has come, some clients lose the answer (RFC 9113, 8.1 allows both; curl before 8 does).
 pub(super) async fn take_rest(session: &mut Session<'_>) {
     if !session.is_http2() || session.is_body_done() {
         return;
@@ -386,6 +390,6 @@ pub(super) async fn take_rest(session: &mut Session<'_>) {
             }
         }
     };
-    // What has not come by then is not waited for.
+    // The rest that doesn't arrive in this time is dropped.
     drop(tokio::time::timeout(REST_TIME, rest).await);
 }

@@ -1,5 +1,5 @@
-//! Heads as HTTP/1.1 writes them, or as fields for HTTP/2, with holes for what differs from one answer to the next and
-//! from one entry to the next, and what goes into the holes.
+//! Heads serialised for HTTP/1.1, or as fields for HTTP/2, with placeholders for the values that differ
+//! between answers and between entries; and the filling of these placeholders.
 
 use super::{context::date_of, forward};
 use crate::{
@@ -14,8 +14,8 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// Fields that say the same of most answers of a route: their values stand in its heads. All others of an entry are
-/// holes, so that its heads are like those of others.
+/// Fields that have the same value in most answers of a route: their values are part of the shared head. All
+/// other fields of an entry are placeholders, so that entries can share heads.
 static ALIKE: [HeaderName; 20] = [
     header::CONTENT_TYPE,
     header::SERVER,
@@ -39,21 +39,21 @@ static ALIKE: [HeaderName; 20] = [
     HeaderName::from_static("x-powered-by"),
 ];
 
-/// What of a head an entry has for itself.
+/// The values of a head that come from the entry.
 pub(super) struct Particulars<'e> {
     fields: &'e Fields,
     length: u64,
-    /// Places from here on were not met yet. Holes are filled in one way through the fields.
+    /// The first field that has not been used yet: placeholders are filled in the order of the fields.
     from: u8,
 }
 
 impl<'e> Particulars<'e> {
-    /// Of an entry with these fields and a body of `length` bytes.
+    /// The values of an entry with these fields and a body of `length` bytes.
     pub(super) fn new(fields: &'e Fields, length: u64) -> Self {
         Self { fields, length, from: 0 }
     }
 
-    /// What of a value comes from the entry.
+    /// The part of a value that comes from the entry, as a placeholder.
     fn hole(&mut self, name: &HeaderName, value: &[u8]) -> Option<(Range<usize>, Hole)> {
         if *name == header::CONTENT_LENGTH {
             let mut digits = [0; DIGITS];
@@ -74,7 +74,8 @@ impl<'e> Particulars<'e> {
     }
 }
 
-/// Where in a tag another one stands without its closing quote: as a weak one, or with the suffix of a coding.
+/// The position of an entity tag, without its closing quote, in a tag that was derived from it: a weak one,
+/// or one with the suffix of a coding.
 fn opened(tag: &[u8], within: &[u8]) -> Option<Range<usize>> {
     let opened = tag.strip_suffix(b"\"").filter(|opened| !opened.is_empty())?;
     let at = if within.starts_with(opened) { 0 } else { b"W/".len() };
@@ -82,12 +83,12 @@ fn opened(tag: &[u8], within: &[u8]) -> Option<Range<usize>> {
     (within.get(range.clone()) == Some(opened)).then_some(range)
 }
 
-/// A head's fields, for HTTP/2.
+/// A head as a map of fields, for HTTP/2.
 pub(super) fn mapped(fields: HeaderMap, mut own: Particulars<'_>, circumstances: Circumstances) -> Head {
     let mut cuts = Vec::new();
     for name in fields.keys() {
         let mut lines = fields.get_all(name).iter();
-        // To fill one of several lines, all of them would have to be set.
+        // A placeholder in one of several lines would require all of them to be set again.
         let (Some(value), None) = (lines.next().filter(|value| !value.is_sensitive()), lines.next()) else {
             continue;
         };
@@ -101,7 +102,7 @@ pub(super) fn mapped(fields: HeaderMap, mut own: Particulars<'_>, circumstances:
     Head { circumstances, bytes: Box::default(), holes: Box::default(), map }
 }
 
-/// A head as HTTP/1.1 writes it. `None`: one of the holes isn't there, or there twice.
+/// A head serialised for HTTP/1.1. `None`: one of the placeholders is missing, or occurs twice.
 pub(super) fn serialised(
     head: &ResponseHeader,
     mut own: Particulars<'_>,
@@ -146,7 +147,7 @@ pub(super) fn serialised(
     Some(Head { circumstances, bytes: bytes.into(), holes: holes?, map: None })
 }
 
-/// The first line of a head.
+/// The status line of a head.
 fn begun(head: &ResponseHeader) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(b"HTTP/1.1 ");
@@ -164,8 +165,8 @@ fn spelled<'n>(name: &'n HeaderNameVariant<'_>) -> &'n [u8] {
     }
 }
 
-/// A head as it goes out: with its own date, or else with that of this second, and with what becomes of the connection.
-/// `kept` is `None` for an interim one, which says neither.
+/// A serialised head: with its own date, or else with that of `second`, and with the `Connection` field.
+/// `kept` is `None` for an interim answer, which has neither.
 pub(super) fn written(head: &ResponseHeader, kept: Option<bool>, second: u64) -> Vec<u8> {
     let mut bytes = begun(head);
     let mut field = |name: &[u8], value: &[u8]| {
@@ -191,7 +192,7 @@ pub(super) fn written(head: &ResponseHeader, kept: Option<bool>, second: u64) ->
         }
         Ok(())
     });
-    // The closure fails nowhere.
+    // The closure never fails.
     fields.unwrap_or_default();
     if let Some(kept) = kept {
         if !dated {
@@ -203,10 +204,10 @@ pub(super) fn written(head: &ResponseHeader, kept: Option<bool>, second: u64) ->
     bytes
 }
 
-/// As many as a number of seconds may have.
+/// The most digits that a number of seconds has.
 pub(super) const DIGITS: usize = 20;
 
-/// A number in digits.
+/// A number in decimal digits.
 pub(super) fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
     let mut at = DIGITS;
     loop {
@@ -220,15 +221,15 @@ pub(super) fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
     }
 }
 
-/// As long as any date.
+/// The length of an HTTP date, in bytes.
 const DATE: usize = 29;
 
 thread_local! {
-    /// The last date that was made, and its second.
+    /// The last date that was formatted, and its second.
     static LAST: Cell<(u64, [u8; DATE])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
 }
 
-/// The date of a second since 1970, up to the year 9999, as HTTP writes it: made once a second and thread.
+/// A second since 1970, up to the year 9999, as an HTTP date: formatted once per second and thread.
 pub(super) fn date_text(second: u64) -> [u8; DATE] {
     let (last, text) = LAST.get();
     if last == second {
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(all(&lines), expected.map(Some));
         assert_eq!(all(&[("etag", "W/\"t\"")]), [Some((Hole::Tag, 2..4))]);
         assert_eq!(all(&[("etag", "W/\"u\""), ("x-a", "3")]), [None, None]);
-        // Only forward: what stands in another order stays as it is.
+        // Only in order: fields in another order are left unchanged.
         assert_eq!(all(&[("expires", "0"), ("x-a", "1")]), [Some((Hole::Field(4), 0..1)), None]);
     }
 

@@ -1,8 +1,9 @@
-//! A request and the way its answer takes: over Pingora's session, or over a plainer one of the gateway's own.
+//! A request and the path of its answer: Pingora's session, or a simpler one of the gateway's own.
 //!
-//! Pingora's session reads requests, their bodies, and streams of HTTP/2. A request of HTTP/1.1 without a body that the
-//! fast lane has read, and couldn't answer, needs none of that: [`Own`] holds its head, frames the answer (RFC 9112, 6)
-//! and writes it. What is decided of a request is the same by either; nothing here looks at what it asks for.
+//! Pingora's session reads requests, their bodies, and HTTP/2 streams. An HTTP/1.1 request without a body,
+//! which the fast lane has read but couldn't answer, needs none of that: [`Own`] holds its head, frames the
+//! answer (RFC 9112, 6) and writes it. The steps of the gateway are the same for both; nothing here depends
+//! on the contents of a request.
 
 use super::{context::Context, serialised::written};
 use crate::clock::wall_ms;
@@ -20,17 +21,18 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 type Result<T> = pingora_core::Result<T>;
 
-/// A client's connection while a request of its is answered. What is written goes out when it is flushed, or before.
+/// A client's connection while one of its requests is answered. Bytes that are written may be buffered until
+/// a flush.
 pub trait Client: AsyncWrite + Unpin + Send + Sync {
-    /// Ready when the client has left. What it sends in the meantime is kept for the next request.
+    /// Ready when the client has left. Bytes that it sends in the meantime are kept for the next request.
     fn poll_gone(&mut self, cx: &mut Task<'_>) -> Poll<io::Error>;
 }
 
-/// A request, and where its answer goes.
+/// A request, and the path of its answer.
 pub(super) enum Session<'s> {
-    /// By Pingora: any request.
+    /// Pingora's session: any request.
     Pingora(&'s mut pingora_proxy::Session),
-    /// By the gateway itself: HTTP/1.1, without a body.
+    /// The gateway's session: HTTP/1.1 without a body.
     Own(Own<'s>),
 }
 
@@ -53,12 +55,12 @@ impl Session<'_> {
         self.req_header().version == Version::HTTP_2
     }
 
-    /// Whether the client asked to go on with another protocol.
+    /// Returns true if the client asks for an upgrade of the protocol.
     pub(super) fn is_upgrade_req(&self) -> bool {
         matches!(self, Self::Pingora(session) if session.is_upgrade_req())
     }
 
-    /// Whether it never had a body.
+    /// Returns true if the request has no body.
     pub(super) fn is_body_empty(&mut self) -> bool {
         match self {
             Self::Pingora(session) => session.as_mut().is_body_empty(),
@@ -66,7 +68,7 @@ impl Session<'_> {
         }
     }
 
-    /// Whether all of its body has come.
+    /// Returns true if the whole body has been read.
     pub(super) fn is_body_done(&mut self) -> bool {
         match self {
             Self::Pingora(session) => session.as_mut().is_body_done(),
@@ -74,19 +76,19 @@ impl Session<'_> {
         }
     }
 
-    /// Whether more of its body has gone by than could be sent again.
+    /// Returns true if more of the body has been read than can be kept for a retry.
     pub(super) fn retry_buffer_truncated(&self) -> bool {
         matches!(self, Self::Pingora(session) if session.as_ref().retry_buffer_truncated())
     }
 
-    /// From now on what is read of its body is kept, as far as there is room for it, to be sent again.
+    /// Keeps the body that is read from now on for a retry, up to a limit.
     pub(super) fn keep_for_again(&mut self) {
         if let Self::Pingora(session) = self {
             session.as_mut().enable_retry_buffering();
         }
     }
 
-    /// What has been read of its body, where that was anything and all of it is kept.
+    /// The part of the body that has been read; `None` if nothing was read or not all of it was kept.
     pub(super) fn again(&self) -> Option<Bytes> {
         match self {
             Self::Pingora(session) => session.as_ref().get_retry_buffer(),
@@ -101,7 +103,7 @@ impl Session<'_> {
         }
     }
 
-    /// The head that was written last: of an interim answer or of the answer.
+    /// The status of the last head that was written, interim or final.
     pub(super) fn answered(&self) -> Option<StatusCode> {
         match self {
             Self::Pingora(session) => session.response_written().map(|head| head.status),
@@ -109,7 +111,7 @@ impl Session<'_> {
         }
     }
 
-    /// Bytes of the answer's body that were written.
+    /// The number of bytes of the answer's body that were written.
     pub(super) fn body_bytes_sent(&self) -> u64 {
         match self {
             Self::Pingora(session) => session.body_bytes_sent() as u64,
@@ -117,7 +119,7 @@ impl Session<'_> {
         }
     }
 
-    /// The connection is not there for another request.
+    /// Closes the connection after this answer.
     pub(super) fn ends_connection(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.set_keepalive(None),
@@ -125,14 +127,14 @@ impl Session<'_> {
         }
     }
 
-    /// Returns whether an answer with this head goes out only when all of it is there: Pingora flushes what has a length at its
-    /// end.
+    /// Returns true if an answer with this head is buffered until it is complete: Pingora flushes an answer
+    /// with a length only at its end.
     pub(super) fn holds_back(&self, head: &ResponseHeader) -> bool {
         let pingoras = matches!(self, Self::Pingora(_)) && !self.is_http2();
         pingoras && head.headers.contains_key(header::CONTENT_LENGTH)
     }
 
-    /// Ends the connection of HTTP/1.1 behind an answer that is whole, as Pingora doesn't where a request has failed.
+    /// Closes the HTTP/1.1 connection after a complete answer; Pingora doesn't if the request has failed.
     pub(super) async fn close(&mut self) {
         if self.is_http2() {
             return;
@@ -143,7 +145,7 @@ impl Session<'_> {
         }
     }
 
-    /// Interim answers are not for the client.
+    /// Discards interim answers.
     pub(super) fn ignore_interim(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.set_ignore_info_resp(true),
@@ -151,14 +153,14 @@ impl Session<'_> {
         }
     }
 
-    /// The answer that is written next has this date of its own. Pingora dates every answer with now.
+    /// Sets the date of the next answer to its own `Date`: Pingora sets the current time in every answer.
     pub(super) fn dated(&self, head: &ResponseHeader, ctx: &Context) {
         if let Self::Pingora(_) = self {
             ctx.dated(&head.headers);
         }
     }
 
-    /// Nobody looks any more at how long nothing comes.
+    /// Switches off the read timeout.
     pub(super) fn never_times_out(&mut self) {
         if let Self::Pingora(session) = self {
             session.downstream_session.set_read_timeout(None);
@@ -172,7 +174,7 @@ impl Session<'_> {
         }
     }
 
-    /// What goes wrong here is the client's.
+    /// Writes a head. Errors are attributed to the client.
     pub(super) async fn write_response_header(&mut self, head: Box<ResponseHeader>) -> Result<()> {
         let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_header(head).await,
@@ -181,7 +183,7 @@ impl Session<'_> {
         written.map_err(|error| error.into_down())
     }
 
-    /// What goes wrong here is the client's.
+    /// Writes a piece of the body. Errors are attributed to the client.
     pub(super) async fn write_response_body(&mut self, piece: Bytes, end: bool) -> Result<()> {
         let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_body(piece, end).await,
@@ -190,13 +192,13 @@ impl Session<'_> {
         written.map_err(|error| error.into_down())
     }
 
-    /// Returns whether what comes behind a body is for the client: HTTP/1.1 would have to be told of it in the head, and Pingora
-    /// has no way to write it.
+    /// Returns true if the client can receive trailers: HTTP/1.1 would have to announce them in the head, and
+    /// Pingora can't write them.
     pub(super) fn takes_trailers(&self) -> bool {
         self.is_http2()
     }
 
-    /// What goes wrong here is the client's.
+    /// Writes trailers. Errors are attributed to the client.
     pub(super) async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
         match self {
             Self::Pingora(session) => {
@@ -207,8 +209,8 @@ impl Session<'_> {
         }
     }
 
-    /// Waits until the client has left. What was written until now goes out first. Where the rest of a body is still to
-    /// be read by HTTP/1.1, nobody can tell.
+    /// Waits until the client has left. Buffered bytes are flushed first. With HTTP/1.1 this can't be
+    /// detected while a body is still to be read.
     async fn gone(&mut self) -> Box<Error> {
         if !self.is_http2() && !self.is_body_done() {
             return pending().await;
@@ -222,7 +224,7 @@ impl Session<'_> {
         }
     }
 
-    /// What has come of an answer that broke off goes out, so that the client sees how far it came.
+    /// Flushes what has come of an answer that broke off, so that the client sees how far it came.
     pub(super) async fn break_off(&mut self, error: Box<Error>) -> Box<Error> {
         match self {
             Self::Pingora(session) => {
@@ -241,7 +243,7 @@ impl Session<'_> {
         }
     }
 
-    /// Ends the connection: what was cut short must not look whole.
+    /// Closes the connection, so that an answer that was cut short does not look complete.
     pub(super) async fn shutdown(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.shutdown().await,
@@ -249,12 +251,12 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for what is done for the client, for as long as it is there. What was written until now goes out first,
-    /// unless the work is done already. The work is pinned by who asks: an argument that is a future lies twice in the
-    /// future of an async function.
+    /// Waits for `work`, or until the client leaves. Buffered bytes are flushed first, unless the work is
+    /// done already. The caller pins the work: a future that is passed by value would take its size twice in
+    /// an async function.
     ///
     /// # Errors
-    /// The client has left; the work is dropped.
+    /// If the client has left; the work is dropped.
     pub(super) async fn meanwhile<T>(&mut self, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
         tokio::select! {
             biased;
@@ -264,16 +266,16 @@ impl Session<'_> {
     }
 }
 
-/// How the body of an answer is delimited (RFC 9112, 6.3).
+/// The framing of an answer's body (RFC 9112, 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
-    /// By its length, of which so much is left: nothing, where there is no body.
+    /// By its length; the number of bytes that are left, 0 without a body.
     Length(u64),
-    /// By chunks, the last of which is empty.
+    /// By chunks, ended by an empty one.
     Chunks,
     /// By the end of the connection.
     Connection,
-    /// It has been written.
+    /// Everything has been written.
     Done,
 }
 
@@ -284,7 +286,8 @@ impl Framing {
         {
             return Self::Length(0);
         }
-        // What comes from an origin was judged before (`origin::framing`): there is one of them, and it is plain.
+        // An origin's answer was checked before (`origin::framing`): it has at most one, and that is
+        // `chunked`.
         if headers.contains_key(header::TRANSFER_ENCODING) {
             return Self::Chunks;
         }
@@ -294,18 +297,18 @@ impl Framing {
     }
 }
 
-/// What becomes of a connection when a request has been answered.
+/// The state of a connection when a request has been answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum After {
-    /// It is there for another.
+    /// It can be used for another request.
     Kept,
-    /// The client was told that there will be none.
+    /// It ends, and the client was told so (`Connection: close`).
     Ended,
-    /// The answer broke off, and must not look whole.
+    /// The answer was cut short: the connection must be closed.
     Broken,
 }
 
-/// A request of HTTP/1.1 without a body, and its connection.
+/// An HTTP/1.1 request without a body, and its connection.
 pub(super) struct Own<'s> {
     client: &'s mut dyn Client,
     request: Box<RequestHeader>,
@@ -342,7 +345,7 @@ impl<'s> Own<'s> {
         }
     }
 
-    /// What is beyond the length of a body is not sent.
+    /// Writes a piece of the body; bytes beyond its length are dropped.
     async fn write_body(&mut self, piece: &[u8], end: bool) -> Result<()> {
         let piece = match &mut self.framing {
             Framing::Done => return Ok(()),
@@ -380,7 +383,7 @@ impl<'s> Own<'s> {
         Error::because(ErrorType::ConnectionClosed, "the client has left", left).into_down()
     }
 
-    /// The exchange is over. An answer that was not written to its end has broken off.
+    /// Ends the exchange. An answer that was not written to its end was cut short.
     pub(super) async fn finish(mut self) -> After {
         let answered = self.answered.is_some_and(|status| !status.is_informational());
         let whole = answered && matches!(self.framing, Framing::Done | Framing::Length(0));
@@ -391,7 +394,7 @@ impl<'s> Own<'s> {
     }
 }
 
-/// Writes a chunk, and the last one behind it where the body ends.
+/// Writes a chunk, and the last chunk if the body ends.
 async fn write_chunk(client: &mut dyn Client, piece: &[u8], end: bool) -> io::Result<()> {
     if !piece.is_empty() {
         client.write_all(format!("{:X}\r\n", piece.len()).as_bytes()).await?;

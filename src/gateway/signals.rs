@@ -1,46 +1,46 @@
-//! What the gateway and a connection tell each other of the exchange under way: flags that both see, for Pingora stands
-//! between them and passes bytes alone.
+//! Flags that the gateway and a connection share during an exchange. They are needed because Pingora is
+//! between the two and passes only bytes.
 
 use super::{Handover, Tunnelled};
 use crate::telemetry::labels::CutReason;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-/// More bytes than any connection ever has.
+/// More bytes than any connection can have.
 pub const UNKNOWN: u64 = 1 << 62;
 
-/// What the gateway and a connection tell each other. Each connection has its own, and tasks of one connection follow
-/// each other: nothing here has to be ordered.
+/// The flags that the gateway and a connection share. Each connection has its own; they are used by one task
+/// after another, so that no memory ordering is needed.
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// Which exchange of the connection it is, from 0.
+    /// The index of the exchange on the connection, from 0.
     pub exchange: AtomicU32,
-    /// A request has been read.
+    /// True once a request has been read.
     pub handled: AtomicBool,
-    /// The `Date` of the answer, in seconds since the epoch; 0: now.
+    /// The `Date` of the answer, in seconds since the epoch; 0: the current time.
     pub date: AtomicU64,
-    /// The body arrives slowly: what there is goes out at once.
+    /// True if the body arrives slowly: each piece is flushed.
     pub at_once: AtomicBool,
-    /// The origin has switched protocols: behind the head, the connection is a tunnel.
+    /// True if the origin has switched protocols: after the head the connection is a tunnel.
     pub switched: AtomicBool,
-    /// To whom. Taken by the connection.
+    /// The tunnel. The connection takes it.
     pub tunnelled: Mutex<Option<Tunnelled>>,
-    /// Bytes that went through the tunnel to the client.
+    /// The number of bytes that the tunnel has sent to the client.
     pub sent: AtomicU64,
-    /// A part of a file that the connection sends itself.
+    /// The part of a file that the connection sends by itself.
     pub file: Handover,
-    /// Bytes that the requests of the connection were made of; not less than [`UNKNOWN`] where that can't be said.
+    /// The number of bytes of the connection that were requests; at least [`UNKNOWN`] if it is not known.
     pub taken: AtomicU64,
-    /// The gateway wants (more of) the request's body.
+    /// True while the gateway awaits (more of) the request's body.
     pub body: AtomicBool,
-    /// The connection is at its end, and no request is under way.
+    /// True if the connection is at its end, and no request is under way.
     pub over: AtomicBool,
-    /// One more than the place of the reason in its list; 0: not cut off.
+    /// The index of the reason in its list plus one; 0: not cut off.
     cut: AtomicU8,
 }
 
 impl Signals {
-    /// The exchange is over, and the connection is there for another.
+    /// Ends the exchange, and resets the flags for the next one.
     pub fn next_exchange(&self) {
         self.handled.store(false, Ordering::Relaxed);
         self.at_once.store(false, Ordering::Relaxed);
@@ -48,19 +48,19 @@ impl Signals {
         self.exchange.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the gateway wants (more of) the body from now on.
+    /// Notes whether the gateway awaits (more of) the body from now on.
     pub fn wants_body(&self, wanted: bool) {
         self.body.store(wanted, Ordering::Relaxed);
     }
 
-    /// The client took too long: why the exchange ends.
+    /// Notes the reason for which the client is cut off.
     pub fn cut_off(&self, reason: CutReason) {
         let place = CutReason::ALL.iter().position(|one| *one == reason);
         let place = place.and_then(|place| u8::try_from(place + 1).ok());
         self.cut.store(place.unwrap_or(u8::MAX), Ordering::Relaxed);
     }
 
-    /// Why the connection was cut off, if it was.
+    /// The reason for which the connection was cut off.
     pub fn was_cut(&self) -> Option<CutReason> {
         let place = usize::from(self.cut.load(Ordering::Relaxed)).checked_sub(1)?;
         CutReason::ALL.get(place).copied()

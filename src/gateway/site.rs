@@ -1,7 +1,8 @@
-//! What one configuration makes of the gateway: a value that never changes and is swapped as a whole.
+//! The runtime configuration: an immutable value that is built from one configuration and swapped as a whole.
 //!
-//! Each request takes the site that stands when it begins and keeps it to its end: a reload changes nothing under a
-//! request's feet. What outlives a configuration (the cache, metrics, the log) is not here.
+//! Each request uses the runtime configuration that is current when it begins, to its end: a reload never
+//! affects a request that is under way. Parts that outlive a configuration (the cache, metrics, the log) are
+//! not here.
 
 use super::{accel::Accels, direct, exchange, files::FilesAt, forward, ready, Entry};
 use crate::{
@@ -24,72 +25,73 @@ use std::sync::{
     Arc,
 };
 
-/// What stands for a route's name where there is none.
+/// The route's name in metrics for requests without a route.
 const UNROUTED: &str = "none";
 
-/// What a site is assembled from.
+/// The parts that a runtime configuration is built from.
 pub struct Plan {
     /// The configuration.
     pub config: Arc<Config>,
     /// The origins.
     pub origins: Arc<Origins>,
-    /// Who verifies tokens, where there is a `[jwt]`.
+    /// The verifier of tokens, if there is a `[jwt]`.
     pub verifier: Option<Arc<Verifier>>,
     /// The event endpoints.
     pub events: Arc<Events>,
-    /// What limits know of clients. Goes from one plan to the next.
+    /// The counters of the rate limits; a reload keeps them.
     pub limiters: Arc<Limiters>,
-    /// How requests come in, by a listener's number.
+    /// The properties of the listeners, by their index.
     pub entries: Vec<Arc<Entry>>,
 }
 
-/// What one configuration makes of the gateway.
+/// The runtime configuration.
 pub struct Site {
-    /// No other site of this process has it.
+    /// A number that is unique in this process.
     pub(super) number: u32,
     pub(super) plan: Plan,
     pub(super) routes: Routes,
-    /// By a route's index.
+    /// The runtime state of the routes, by their index.
     pub(super) per_route: Vec<PerRoute>,
-    /// For requests that no route takes.
+    /// The metrics of requests without a route.
     pub(super) unrouted: Arc<RouteMetrics>,
-    /// Whether any route follows its origin.
+    /// True if any route follows its origin's `Cache-Control`.
     pub(super) follows: bool,
-    /// Whose word on a client is believed.
+    /// The proxies whose forwarding fields are trusted.
     pub(super) trusted: Trusted,
-    /// The fields that tell an origin of a client's certificate: no client may say them.
+    /// The fields that carry the subject of a client's certificate to an origin: they are removed from
+    /// requests.
     pub(super) subjects: Vec<HeaderName>,
     /// The fields of the gateway's own that differ from one request for a resource to the next.
     pub(super) ours: Arc<[HeaderName]>,
-    /// Where `X-Accel-Redirect` may lead.
+    /// The internal locations that `X-Accel-Redirect` may name.
     pub(super) accels: Accels,
 }
 
-/// What a route needs at hand.
+/// The runtime state of a route.
 pub(super) struct PerRoute {
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) mode: Mode,
-    /// The time that its fills take.
+    /// Statistics of the time that its fills take.
     pub(super) usual: Arc<UsualTime>,
-    /// How many requests it takes.
+    /// Its rate limits.
     pub(super) limits: Option<Limits>,
-    /// Whether the fast lane may answer on it.
+    /// True if the fast lane may answer on it.
     pub(super) swift: bool,
-    /// Whether requests without a body need no Pingora on it.
+    /// True if requests without a body don't need Pingora on it.
     pub(super) own: bool,
-    /// Tells whether those with one don't.
+    /// True if requests with a body don't need Pingora on it.
     pub(super) uploads: bool,
 }
 
-/// Whose word counts on a route.
+/// The cache mode of a route.
 pub(super) enum Mode {
-    /// Nothing is kept.
+    /// Nothing is stored.
     Off,
-    /// Its rules'.
+    /// Entries follow the route's rules and the version of their namespace.
     Versioned(Arc<CacheRules>),
-    /// Its origin's.
+    /// Entries follow the origin's `Cache-Control`.
     Follow(Arc<FollowRules>),
-    /// Nobody's: it sends files.
+    /// No cache: the route serves files.
     Files(Box<FilesAt>),
 }
 
@@ -103,7 +105,7 @@ impl Mode {
 }
 
 impl Site {
-    /// Assembles a site. A route that has its name from before goes on counting where it was.
+    /// Builds a runtime configuration. A route that keeps its name keeps its metrics.
     pub fn new(plan: Plan, metrics: &Metrics) -> Self {
         let routes = &plan.config.routes;
         let per_route = |(route, limits): (&Route, Option<Limits>)| PerRoute {
@@ -137,15 +139,15 @@ impl Site {
         }
     }
 
-    /// The configuration that it was made of.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &Arc<Config> {
         &self.plan.config
     }
 
-    /// Tells whether purges can find anything here.
+    /// Checks that purges can find anything.
     ///
     /// # Errors
-    /// Which one can't, and why.
+    /// The first purge that can't, and the reason.
     pub fn purgeable(&self, wanted: &[Purge]) -> Result<(), String> {
         for purge in wanted {
             if let purge::Target::Url { host, target } = &purge.target {
@@ -156,7 +158,7 @@ impl Site {
         Ok(())
     }
 
-    /// What it was assembled from, for the next one.
+    /// The parts that it was built from, for the next one.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -1,12 +1,13 @@
-//! A request's body on its way to a server: what is asked of every piece, where it ends, and what happens meanwhile.
+//! A request's body on its way to a server: the checks of each piece, its framing, and the answer that may
+//! come meanwhile.
 //!
-//! One task does both: it passes on what the client sends, and looks at what the server says. A server may answer before
-//! it has read everything, and read no more: its answer goes out at once, and when that is whole nothing is sent any
-//! more. While nothing is under way to the server, the client is the one who is waited for (`body_timeout`), and the
-//! server is not asked for a sign of life (`read_timeout`).
+//! One task does both: it forwards the client's bytes, and reads the server's answer. A server may answer
+//! before it has read everything, and then stop reading: its answer is forwarded at once, and when that is
+//! complete, nothing more is sent. While there is nothing to send to the server, the client is waited for
+//! (`body_timeout`), and `read_timeout` does not apply to the server.
 //!
-//! A connection to a server is used again only where all of the request had gone out before the answer began: what else
-//! is read on it nobody knows for sure.
+//! A connection to a server is reused only if the whole request had been sent before the answer began:
+//! otherwise the meaning of further bytes on it is uncertain.
 
 use super::{admission::content_length, direct::Half, session::Session, upstream, Context, Gateway, Result};
 use crate::{
@@ -23,17 +24,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time for which a server may keep a client waiting that asks before it sends its body (`Expect: 100-continue`).
+/// The time after which the client gets 100 (Continue) if it asked for it (`Expect: 100-continue`) and the
+/// server has not answered.
 const CONTINUE: Duration = Duration::from_secs(1);
-/// What of a body is sent with its head, at most.
+/// The most bytes of a body that are sent together with its head.
 const WITH_HEAD: usize = 16 * 1024;
 
 /// The framing of a body towards a server (RFC 9112, 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
-    /// There is none.
+    /// No body.
     Nothing,
-    /// By its length, of which so much is still to come.
+    /// By its length; the number of bytes that are still to come.
     Length(u64),
     Chunks,
 }
@@ -43,30 +45,30 @@ enum Framing {
 enum State {
     /// More of it has to come from the client.
     Comes,
-    /// The rest of it is to be sent.
+    /// The rest of it has to be sent to the server.
     Rest,
     /// All of it has been sent.
     Sent,
-    /// The server takes no more.
+    /// The server has stopped reading.
     Refused,
 }
 
-/// A body on its way.
+/// A body that is being sent.
 #[derive(Debug)]
 pub(super) struct Upload {
     framing: Framing,
     told: Option<u64>,
     state: State,
     out: Outgoing,
-    /// When the client is told to send its body, if the server has said nothing by then.
+    /// The time at which the client gets 100 (Continue), if the server has not answered by then.
     go_on: Option<Instant>,
     told_to_go_on: bool,
-    /// Tells whether the answer began before all of it had been sent.
+    /// True if the answer began before all of the body had been sent.
     early: bool,
 }
 
 impl Upload {
-    /// The body of a request that is about to be sent, for the first time or once more.
+    /// The body of a request that is about to be sent, for the first time or in a retry.
     pub(super) fn of(session: &mut Session<'_>) -> Self {
         let told = content_length(session.req_header());
         let framing = match (session.is_body_empty(), told) {
@@ -89,7 +91,7 @@ impl Upload {
         }
     }
 
-    /// The field that delimits it.
+    /// The field that frames it.
     pub(super) fn field(&self) -> Option<(HeaderName, HeaderValue)> {
         match (self.framing, self.told) {
             (Framing::Chunks, _) => Some((header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
@@ -98,29 +100,29 @@ impl Upload {
         }
     }
 
-    /// Returns whether more of it is to be sent.
+    /// Returns true if more of it is to be sent.
     pub(super) fn is_under_way(&self) -> bool {
         matches!(self.state, State::Comes | State::Rest)
     }
 
-    /// Returns whether all of it had gone out before the answer began.
+    /// Returns true if all of it had been sent before the answer began.
     pub(super) fn was_in_time(&self) -> bool {
         self.state == State::Sent && !self.early
     }
 
-    /// The server wants the body. Whether the client has not been told so yet.
+    /// Notes that the server wants the body. Returns true if the client has not been told so yet.
     pub(super) fn goes_on(&mut self) -> bool {
         self.go_on = None;
         !std::mem::replace(&mut self.told_to_go_on, true)
     }
 
-    /// The answer has begun.
+    /// Notes that the answer has begun.
     pub(super) fn answered(&mut self) {
         self.early |= self.state != State::Sent;
         self.go_on = None;
     }
 
-    /// Some more of it has come; `end`: nothing will come behind.
+    /// Adds a piece of it; with `end` it is the last one.
     fn push(&mut self, piece: Option<&Bytes>, end: bool) -> Result<()> {
         let piece = piece.cloned().unwrap_or_default();
         let ended = match &mut self.framing {
@@ -145,7 +147,7 @@ impl Upload {
         Ok(())
     }
 
-    /// What was to be sent has been.
+    /// Notes that everything in the buffer has been sent.
     fn has_been_sent(&mut self) {
         if self.state == State::Rest {
             self.state = State::Sent;
@@ -157,7 +159,7 @@ impl Upload {
         self.out = Outgoing::default();
     }
 
-    /// What goes out with the head.
+    /// Takes the bytes that are sent together with the head.
     fn with_head(&mut self) -> Bytes {
         let bytes = self.out.take();
         self.has_been_sent();
@@ -169,8 +171,8 @@ fn wrong_length() -> Box<Error> {
     Error::explain(ErrorType::ReadError, "a body that is not as long as its head says").into_down()
 }
 
-/// A piece as a chunk, and the last one behind it where the body ends. A chunk without content would be the last one:
-/// there is one of them (RFC 9112, 7.1).
+/// Frames a piece as a chunk, and adds the last chunk at the end of the body. A chunk without content would
+/// be the last one, which must occur once (RFC 9112, 7.1).
 fn chunk(piece: &Bytes, end: bool) -> Bytes {
     let mut bytes = BytesMut::with_capacity(piece.len() + 32);
     if !piece.is_empty() {
@@ -184,9 +186,9 @@ fn chunk(piece: &Bytes, end: bool) -> Bytes {
     bytes.freeze()
 }
 
-/// Sees to it that the end of a body is written once. A stream of HTTP/2 may end with a piece that is empty (RFC 9113,
-/// 6.1). Pingora 0.9.1 writes that to a server of HTTP/1.1 as a chunk without content, which is the last one, and behind
-/// it the last one: the server reads the second as the next request.
+/// Makes sure that the end of a body is written once. An HTTP/2 stream may end with an empty piece (RFC 9113,
+/// 6.1). Pingora 0.9.1 writes that to an HTTP/1.1 server as an empty chunk, which is the last one, followed
+/// by the last chunk: the server reads the second one as the next request.
 pub(super) fn end_once(body: &mut Option<Bytes>, end: bool) {
     if end && body.as_ref().is_some_and(Bytes::is_empty) {
         *body = None;
@@ -194,11 +196,11 @@ pub(super) fn end_once(body: &mut Option<Bytes>, end: bool) {
 }
 
 impl Gateway {
-    /// Takes what is here of a body: what an earlier attempt has read, and what has come with the head. Returns what may
-    /// go out with the head.
+    /// Takes the part of a body that is available: the bytes that an earlier attempt has read, or that have
+    /// come with the head. Returns the bytes that may be sent together with the head.
     ///
     /// # Errors
-    /// If it goes no further.
+    /// If the body is refused.
     pub(super) async fn begin_upload(
         &self,
         session: &mut Session<'_>,
@@ -226,7 +228,7 @@ impl Gateway {
         Ok(if upload.out.len() <= WITH_HEAD { upload.with_head() } else { Bytes::new() })
     }
 
-    /// Passes a body on until something of the answer comes; `None`: there is nothing more to be sent.
+    /// Forwards a body until part of the answer comes; `None`: everything has been sent.
     ///
     /// # Errors
     /// If one of the two sides failed.
@@ -242,7 +244,7 @@ impl Gateway {
                 match exchange.go_on(&mut upload.out, method).await {
                     Ok(Came::Sent) => upload.has_been_sent(),
                     Ok(came) => return Ok(Some(came)),
-                    // Before it took no more it may have said why.
+                    // It may have sent its answer before it stopped reading.
                     Err(error) if *error.etype() == ErrorType::WriteError => upload.is_refused(),
                     Err(error) => return Err(error.into_up()),
                 }
@@ -282,10 +284,10 @@ impl Gateway {
         upload.push(piece.as_ref(), end)
     }
 
-    /// A piece of a request's body has come, or one from behind a 101 (`upgraded`).
+    /// Checks a piece of a request's body, or of an upgraded connection (`upgraded`).
     ///
     /// # Errors
-    /// If it goes no further: it is too large, or too late.
+    /// If it is too large, or too late.
     pub(super) fn body_comes(
         &self,
         piece: Option<&Bytes>,
@@ -298,7 +300,7 @@ impl Gateway {
         }
         ctx.body_seen += piece.map_or(0, |piece| piece.len() as u64);
         match ctx.routed() {
-            // An upgraded connection has no body: its bytes have no end.
+            // An upgraded connection has no body: `max_body` does not apply.
             Some(route) if ctx.body_seen > route.max_body && !upgraded => {
                 self.parts.metrics.rejected(RejectReason::BodyTooLarge);
                 Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
@@ -309,18 +311,18 @@ impl Gateway {
     }
 }
 
-/// The next piece of a body, as it comes from the client. Nothing is lost where this is dropped before.
+/// Reads the next piece of a body from the client. It can be dropped without losing bytes.
 async fn next_piece(session: &mut Session<'_>) -> Result<Option<Bytes>> {
     session.read_request_body().await.map_err(|error| error.into_down())
 }
 
-/// What is there at once of some work, which is not waited for.
+/// Polls some work once, without waiting for it.
 async fn once<T>(work: impl Future<Output = T>) -> Poll<T> {
     let mut work = pin!(work);
     poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await
 }
 
-/// Waits for a moment, if there is one.
+/// Waits for a point in time, if there is one.
 async fn passes(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
@@ -351,7 +353,7 @@ mod tests {
             (Some(""), true, None),
             (Some("x"), true, Some("x")),
             (None, true, None),
-            // Nothing would be the end.
+            // An empty chunk would be the end.
             (Some(""), false, Some("")),
             (Some("x"), false, Some("x")),
         ] {

@@ -1,8 +1,9 @@
-//! The way of a proxied request to a server: which one, how long it may take, what is tried again.
+//! The search for a server for a proxied request: the choice, its timeouts, and retries.
 //!
-//! A request goes to the server of its session, else to whom the origin's balance chooses. It waits in line where all
-//! have enough to do. `request_timeout` bounds the whole exchange: what is left of it bounds each connection and each
-//! read, and every piece of a body is held to it. Upgraded connections have no such end.
+//! A request goes to the server of its session, or else to the one that the origin's balance chooses. If all
+//! servers are at their limit, it waits in the queue. `request_timeout` bounds the whole exchange: the rest
+//! of it bounds each connection and each read, and is checked with every piece of a body. It does not apply
+//! to upgraded connections.
 
 use super::{
     cached, context::Upstream, direct, refusal, session::Session, websocket::Hearing, Context, Gateway,
@@ -33,36 +34,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time by which a server is given up on later than its client.
+/// The time by which the timeout for a server exceeds that for its client.
 const BEHIND: Duration = Duration::from_secs(1);
 
-/// What is known of a request on its way to a server.
+/// The state of a request on its way to a server.
 #[derive(Default)]
 pub(super) struct Seeking {
     /// The value of its cookie that names a server.
     cookie: Option<String>,
     choice: Option<Choice>,
-    /// When the exchange must be over, where it is known and there is such a time.
+    /// The end of the time for the exchange: `None` if it is not known yet, `Some(None)` without a limit.
     deadline: Option<Option<Instant>>,
-    /// Repetitions so far.
+    /// The number of retries so far.
     retried: u32,
-    /// The number of times that a server has not begun with it.
+    /// The number of times that a server has refused to process it.
     refused_by: u32,
-    /// Retries that are left.
+    /// The number of retries that are left.
     left: Option<u32>,
-    /// Why nobody was asked.
+    /// The reason for which no server was asked.
     pub(super) refused: Option<FetchError>,
-    /// Listens for the name of a session.
+    /// Searches the answer for the id of a session.
     ear: Option<Ear>,
 }
 
 impl Seeking {
-    /// What is left of the time for the exchange; `None`: there is no end.
+    /// The rest of the time for the exchange; `None` without a limit.
     pub(super) fn left(&self) -> Option<Duration> {
         self.deadline.flatten().map(|end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Who listens for the name of a session to what does not pass through Pingora.
+    /// Takes the search for the id of a session, for bytes that don't pass through Pingora.
     pub(super) fn hearing(&mut self, upstream: Option<&Upstream>) -> Option<Hearing> {
         let (mut ear, pool) = (self.ear.take()?, upstream?.pool.clone());
         Some(Box::new(move |piece| {
@@ -71,14 +72,14 @@ impl Seeking {
         }))
     }
 
-    /// Whether the exchange has taken too long.
+    /// Returns true if `request_timeout` has passed.
     pub(super) fn is_late(&self) -> bool {
         self.left().is_some_and(|left| left.is_zero())
     }
 }
 
 impl Gateway {
-    /// The server that a request goes to, and how Pingora reaches it.
+    /// The server for a request, as a peer of Pingora's.
     pub(super) async fn peer(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         self.choose(session, ctx);
         session.meanwhile(pin!(self.seek(ctx))).await??;
@@ -93,12 +94,13 @@ impl Gateway {
             None => {
                 peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
                 if !session.is_body_done() {
-                    // While a body comes it is the client who is waited for, and Pingora knows one time for both.
+                    // While a body is being read, the client is waited for, and Pingora has one timeout for
+                    // both sides.
                     let pause = ctx.site.plan.config.server.clients.body_timeout + BEHIND;
                     let time = &mut peer.options.read_timeout;
                     *time = time.map(|time| time.max(pause));
                 }
-                // The streams of HTTP/2 share a connection: what one of them lacks is not the others'.
+                // HTTP/2 streams share a connection: a slow body of one must not affect the others.
                 ctx.wants_body(!session.is_http2() && !session.is_body_done());
             }
         }
@@ -115,7 +117,7 @@ impl Gateway {
         Ok(Box::new(peer))
     }
 
-    /// Settles what a request wants of the choice of a server, before it is sought for the first time.
+    /// Determines the preferences for the choice of a server, before the first attempt.
     pub(super) fn choose(&self, session: &Session<'_>, ctx: &mut Context) {
         let origin = ctx.routed().and_then(|route| route.target.origin());
         if let (Some(origin), None) = (origin, &ctx.seeking.choice) {
@@ -124,7 +126,7 @@ impl Gateway {
         }
     }
 
-    /// Finds the server that a request goes to, and takes a place there.
+    /// Chooses a server for a request, and takes a place at it.
     pub(super) async fn seek(&self, ctx: &mut Context) -> Result<()> {
         let site = ctx.site.clone();
         let Some(origin) = ctx.routed().and_then(|route| route.target.origin()) else {
@@ -134,13 +136,13 @@ impl Gateway {
         let limit = pool.settings.request_timeout.filter(|_| ctx.handshake.is_none());
         ctx.seeking.deadline.get_or_insert_with(|| limit.map(|limit| Instant::now() + limit));
         ctx.seeking.left.get_or_insert(pool.settings.retries);
-        // The place at the server that has failed is given back before another one is waited for.
+        // The place at the failed server is released before another one is waited for.
         if ctx.upstream.take().is_some() && ctx.seeking.retried > 0 {
             tokio::time::sleep(client::pause(ctx.seeking.retried - 1)).await;
         }
         let asked = self.upstream_for(ctx, pool).await;
         ctx.upstream = Some(asked.map_err(|error| nobody(ctx, error))?);
-        // A retry sends the body once more.
+        // A retry sends the whole body again.
         ctx.body_seen = 0;
         if site.follows {
             ctx.passing.sent = Some(self.parts.cache.sent());
@@ -177,7 +179,7 @@ impl Gateway {
         })
     }
 
-    /// The head of a server's answer, as it came.
+    /// Processes the head of a server's answer, unchanged.
     pub(super) fn heed(&self, session: &Session<'_>, head: &ResponseHeader, ctx: &mut Context) {
         self.report(ctx, client::judge(head.status));
         let Some(upstream) = &ctx.upstream else { return };
@@ -187,10 +189,10 @@ impl Gateway {
         ctx.seeking.ear = upstream.pool.ear(upstream.endpoint, query, head.status, &head.headers);
     }
 
-    /// A piece of a server's answer, as it came.
+    /// Processes a piece of a server's answer, unchanged.
     ///
     /// # Errors
-    /// If the exchange has taken too long.
+    /// If `request_timeout` has passed.
     pub(super) fn hear(&self, piece: Option<&Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
         if let (Some(ear), Some(upstream)) = (&mut ctx.seeking.ear, &ctx.upstream) {
             upstream.pool.hear(ear, piece.map(|piece| &piece[..]), end);
@@ -201,7 +203,7 @@ impl Gateway {
         }
     }
 
-    /// The pool learns once what became of a proxied request.
+    /// Reports the outcome of a proxied request to the pool, once.
     pub(super) fn report(&self, ctx: &mut Context, outcome: OriginOutcome) {
         let began = ctx.began;
         if let Some(upstream) = ctx.upstream.as_mut().filter(|upstream| !upstream.reported) {
@@ -210,7 +212,7 @@ impl Gateway {
         }
     }
 
-    /// No connection: nothing was sent, so that any request may try another server.
+    /// Handles a failed connection: nothing was sent, so that any request may be retried on another server.
     pub(super) fn not_connected(&self, ctx: &mut Context, error: &mut Error) {
         if let Some(upstream) = &ctx.upstream {
             upstream.pool.tell(upstream.server, error);
@@ -219,10 +221,11 @@ impl Gateway {
         error.set_retry(may_retry(ctx));
     }
 
-    /// A failure after the request was sent, at least in part. What the server has not begun with is sent again. Else only
-    /// a request that may be repeated, and whose client has seen nothing yet, is sent again: as a paid retry where the
-    /// server broke off, and at no cost where a connection that has served before was closed meanwhile and the request
-    /// changes nothing. One that says nothing is not asked again: the client has waited long enough.
+    /// Handles a failure after at least a part of the request was sent. A request that the server has not
+    /// processed is sent again. Otherwise only an idempotent request, of whose answer the client has received
+    /// nothing, is sent again: as a retry within the budget if the server broke off, and without cost if a
+    /// reused connection had been closed and the method is safe. After a timeout there is no retry: the
+    /// client has waited long enough.
     pub(super) fn broke(
         &self,
         session: &mut Session<'_>,
@@ -252,7 +255,7 @@ impl Gateway {
             return;
         }
         if is_trial && direct::is_tried_with(session) {
-            // Others are there, and no client is to wait for a trial in vain.
+            // Other servers are available, and no client should wait for a failed trial.
             error.set_retry(may_repeat(ctx));
             return;
         }
@@ -263,7 +266,8 @@ impl Gateway {
     }
 }
 
-/// A request that its server has not begun with is sent again at no cost, preferably to another one, but not for ever.
+/// Allows a request that its server has not processed to be sent again without cost, preferably to another
+/// server, and a limited number of times.
 fn may_repeat(ctx: &mut Context) -> bool {
     let Some(upstream) = &ctx.upstream else { return false };
     if ctx.seeking.refused_by == client::MOST_REFUSALS || ctx.seeking.is_late() {
@@ -277,7 +281,7 @@ fn may_repeat(ctx: &mut Context) -> bool {
     true
 }
 
-/// A retry: within the origin's budget, and preferably of another server.
+/// Allows a retry: within the origin's budget, and preferably on another server.
 fn may_retry(ctx: &mut Context) -> bool {
     let Some(upstream) = &ctx.upstream else { return false };
     if let Some(choice) = &mut ctx.seeking.choice {
@@ -299,7 +303,8 @@ fn nobody(ctx: &mut Context, error: FetchError) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(status), "nobody to ask")
 }
 
-/// The exchange has taken too long. Whose fault that is nobody says: the server's is a read that takes too long.
+/// The error after `request_timeout`. It is not counted as a failure of the server: only a read that takes
+/// too long is.
 pub(super) fn late() -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(504), "the whole exchange took too long")
 }
@@ -315,7 +320,8 @@ fn chooser<'r>(session: &'r Session<'_>, ctx: &'r Context) -> Chooser<'r> {
     }
 }
 
-/// Takes the cookie that names a server out of a request: it is the gateway's own, and tells answers apart for nobody.
+/// Removes the cookie that names a server from a request: it belongs to the gateway, and must not select a
+/// stored answer.
 pub(super) fn take_cookie(session: &mut Session<'_>, ctx: &mut Context) -> Result<()> {
     let headers = &session.req_header().headers;
     if !headers.contains_key(header::COOKIE) {
@@ -332,11 +338,10 @@ pub(super) fn take_cookie(session: &mut Session<'_>, ctx: &mut Context) -> Resul
     Ok(())
 }
 
-/// Names the server that has answered to whoever will ask again, after everything that could keep the answer has seen
-/// it.
+/// Sets the cookie that names the server that has answered, after the answer has been stored, if it is.
 pub(super) fn set_cookie(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
     let Some(upstream) = &ctx.upstream else { return Ok(()) };
-    // Where a server has failed there is no session.
+    // A failed server gets no session.
     if sticky_of(ctx).is_none() || head.status.is_server_error() {
         return Ok(());
     }

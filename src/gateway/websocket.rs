@@ -1,7 +1,7 @@
-//! WebSockets: which handshakes go on to an origin, and how the connection changes hands when the origin has said yes.
+//! WebSockets: the check of a handshake, and the tunnel after the origin has accepted it.
 //!
-//! Everything is judged before the origin hears of it: the handshake's form, the page that opens the socket, the token.
-//! Only HTTP/1.1 carries WebSockets here; over HTTP/2 they aren't offered (RFC 8441).
+//! Everything is checked before the origin is asked: the form of the handshake, the page that opens the
+//! socket, the token. Only HTTP/1.1 carries WebSockets here; they are not offered over HTTP/2 (RFC 8441).
 
 use super::{session::Session, Context, Gateway, Result};
 use crate::{
@@ -16,19 +16,19 @@ use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
 
-/// A connection that goes on as a tunnel.
+/// A connection that continues as a tunnel.
 pub struct Tunnelled {
-    /// The origin's end.
+    /// The origin's end of the connection.
     pub origin: Upgraded,
-    /// How long both ends may be silent.
+    /// The time for which both ends may be silent.
     pub idle: Duration,
-    /// Counts the socket until it ends.
+    /// The gauge of open WebSockets, held until the tunnel ends.
     pub open: OpenWebSocket,
-    /// Told what comes from the origin, until it has heard enough.
+    /// Receives the bytes from the origin until it returns false.
     pub hearing: Option<Hearing>,
 }
 
-/// Told what comes from an origin; whether it wants to hear more.
+/// A callback for bytes from an origin; returns true if it wants more.
 pub type Hearing = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
 
 impl fmt::Debug for Tunnelled {
@@ -40,7 +40,7 @@ impl fmt::Debug for Tunnelled {
     }
 }
 
-/// A handshake that was let in.
+/// A handshake that was accepted by the gateway.
 #[derive(Default)]
 pub(super) struct Handshake {
     offer: Option<Offer>,
@@ -48,7 +48,7 @@ pub(super) struct Handshake {
 }
 
 impl Gateway {
-    /// Whether a route takes a handshake: its form, then the page it comes from.
+    /// Checks whether a route accepts a handshake: its form, then the page it comes from.
     pub(super) fn admit_websocket(
         &self,
         rules: &WebSocket,
@@ -72,12 +72,13 @@ impl Gateway {
         Ok(Handshake { offer, handover: None })
     }
 
-    /// Makes a connection to the origin fit for a handshake.
+    /// Prepares the connection to the origin for a handshake.
     pub(super) fn prepare_websocket(&self, peer: &mut HttpPeer, handshake: &mut Handshake) {
         handshake.handover = Some(self.upgrades.prepare(peer));
     }
 
-    /// The origin has said yes: the connection is told what it becomes once the head has been sent.
+    /// Prepares the switch to a tunnel after the origin's 101: the connection becomes one once the head has
+    /// been sent.
     pub(super) fn switch(
         &self,
         session: &mut Session<'_>,
@@ -92,11 +93,11 @@ impl Gateway {
         let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
         };
-        // A browser gives up a socket for which it offered subprotocols and got none.
+        // A browser closes a socket for which it offered subprotocols and got none.
         if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(PROTOCOL)) {
             head.insert_header(PROTOCOL, offer.mark.clone())?;
         }
-        // From here on the tunnel looks at the time.
+        // From here on the tunnel enforces its own timeout.
         session.never_times_out();
         let open = self.parts.metrics.websocket();
         let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
@@ -108,7 +109,7 @@ impl Gateway {
 
 const PROTOCOL: header::HeaderName = header::SEC_WEBSOCKET_PROTOCOL;
 
-/// Where requests of a route have their tokens.
+/// The places in which requests of a route may carry their token.
 pub(super) fn places<'a>(route: &'a Route, handshake: Option<&Handshake>) -> &'a [TokenPlace] {
     let own = handshake.and(route.websocket.as_ref()).map(|rules| &rules.tokens[..]);
     match own.filter(|places| !places.is_empty()) {
@@ -118,7 +119,7 @@ pub(super) fn places<'a>(route: &'a Route, handshake: Option<&Handshake>) -> &'a
     }
 }
 
-/// The token of a request, and where it stood: the first that is found.
+/// The token of a request, and its place: the first that is found.
 pub(super) fn token<'r>(
     route: &Route,
     request: &'r RequestHeader,
@@ -139,19 +140,19 @@ pub(super) fn token<'r>(
     Ok(None)
 }
 
-/// The token that an origin wouldn't look for where it stands, as it stands in `Authorization`. Credentials of another
-/// scheme are the application's, and stay.
+/// The value of `Authorization` for a token that was found in another place. Credentials of another scheme
+/// belong to the application and are kept.
 fn moved_token(route: &Route, request: &RequestHeader, handshake: Option<&Handshake>) -> Option<HeaderValue> {
     let (token, place) = token(route, request, handshake).ok().flatten()?;
     let headers = &request.headers;
     let others = headers.contains_key(header::AUTHORIZATION) && matches!(identity::bearer(headers), Ok(None));
-    // What can't stand in a field can't be a token that verifies.
+    // A token that isn't a valid field value doesn't verify either.
     let moved = (place != TokenPlace::Header && !others).then(|| format!("Bearer {token}"))?;
     HeaderValue::try_from(moved).ok()
 }
 
-/// The request as an origin that is asked by the gateway itself gets to see it: with the token of its query in
-/// `Authorization`. Out of the target it is taken elsewhere.
+/// The request as an origin that the gateway asks by itself sees it: with the token of its query in
+/// `Authorization`. The token is removed from the target elsewhere.
 pub(super) fn with_moved_token<'r>(request: &'r RequestHeader, ctx: &Context) -> Cow<'r, RequestHeader> {
     let in_query = |route: &&Route| route.token_query && request.uri.query().is_some();
     let moved = ctx.routed().filter(in_query).and_then(|route| moved_token(route, request, None));
@@ -159,15 +160,15 @@ pub(super) fn with_moved_token<'r>(request: &'r RequestHeader, ctx: &Context) ->
         None => Cow::Borrowed(request),
         Some(credentials) => {
             let mut request = request.clone();
-            // It fits: there is room for one field more than a client may send.
+            // The capacity allows for one field more than a client may send.
             request.insert_header(header::AUTHORIZATION, credentials).unwrap_or_default();
             Cow::Owned(request)
         }
     }
 }
 
-/// Takes a request's tokens out of the places where an origin doesn't look for them, or would log them, and puts the one
-/// that counts where it does: into `Authorization`.
+/// Removes a request's tokens from the places where an origin doesn't expect them, or would log them, and
+/// puts the valid one into `Authorization`.
 pub(super) fn move_token(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let Some(route) = ctx.routed() else { return Ok(()) };
     let handshake = ctx.handshake.as_deref();

@@ -1,4 +1,5 @@
-//! What is told of an answer that lay ready: counted and recorded, at once or when the client has taken it.
+//! Metrics and access records of answers of the fast lane, written at once or when the client has received
+//! them.
 
 use super::{Answered, Caller, Ready, Visit};
 use crate::{
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a record says besides.
+/// Further values of an access record.
 struct Said<'s> {
     host: &'s [u8],
     path: &'s [u8],
@@ -48,24 +49,24 @@ impl Ready {
 }
 
 impl Visit<'_> {
-    /// The answer is on its way: it is counted and recorded. `host` and `path` are the request's.
+    /// Counts and records an answer that is being sent. `host` and `path` are the request's.
     pub fn tell(&self, done: &Answered, host: &[u8], path: &[u8], duration: Duration) {
         let said = Said { host, path, began: self.began, duration, detail: None };
         self.ready.tell(&self.site, self.caller, done, said);
     }
 
-    /// How long all this has taken.
+    /// The time since the batch began.
     pub fn lasted(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// For answers that the client doesn't take at once.
+    /// A list for answers that the client doesn't receive at once.
     pub fn late(&self) -> Late {
         Late { site: Arc::clone(&self.site), caller: self.caller, began: self.began, answers: Vec::new() }
     }
 }
 
-/// Answers that are still on their way, and will be told of when they are not.
+/// Answers that are still being sent, and are recorded at their end.
 pub struct Late {
     site: Arc<Site>,
     caller: Caller,
@@ -74,12 +75,12 @@ pub struct Late {
 }
 
 impl Late {
-    /// One more; `host` and `path` are the request's.
+    /// Adds an answer; `host` and `path` are the request's.
     pub fn add(&mut self, answered: Answered, host: &[u8], path: &[u8]) {
         self.answers.push((answered, host.to_owned(), path.to_owned()));
     }
 
-    /// They have gone out; or broke off, for the reason of `detail` where there was one.
+    /// Records the answers: they have been sent, or were cut short for the reason in `detail`.
     pub fn tell(&self, ready: &Ready, detail: Option<&'static str>) {
         for (done, host, path) in &self.answers {
             let said = Said { host, path, began: self.began, duration: self.began.elapsed(), detail };
