@@ -1,9 +1,9 @@
-//! What the readers of a client's bytes have to agree on, whatever comes. Of no use while the gateway serves: the fuzz
-//! targets (`fuzz/`) throw bytes at it, and its own tests some.
+//! Checks that all parsers of a client's bytes agree, for arbitrary input. Not used while the gateway serves:
+//! the fuzz targets (`fuzz/`) and its own tests call it.
 //!
-//! Three read the same bytes: the fast lane (`fast_lane/head.rs`), the strict reader (`wire.rs`), and httparse, which is
-//! Pingora's parser. Where they took them for different requests, one could be hidden in another (RFC 9112, 11.2). The
-//! reading here is a fourth, as plain as can be.
+//! Three parsers read the same bytes: the fast lane (`fast_lane/head.rs`), the strict reader (`wire.rs`), and
+//! httparse, which is Pingora's parser. If they disagreed on where a request ends, one request could be
+//! hidden in another (RFC 9112, 11.2). The reference parser here is a fourth, as simple as possible.
 
 use super::{
     fast_lane::head::{self, fields, Head},
@@ -12,22 +12,23 @@ use super::{
 use http::{HeaderName, HeaderValue, Uri};
 use httparse::{Header, Request, Status, EMPTY_HEADER};
 
-/// Fields that Pingora's parser takes.
+/// The number of fields that Pingora's parser accepts.
 const ROOM: usize = 256;
-/// Places where bytes are cut, at most.
+/// The most positions at which the bytes are cut.
 const CUTS: usize = 64;
 
-/// Reads what a client sends in all ways.
+/// Parses a client's bytes with all parsers.
 ///
 /// # Panics
-/// If two of them don't agree, or one is not the same wherever the bytes are cut.
+/// If two of them disagree, or one of them depends on where the bytes are cut.
 pub fn on_requests(bytes: &[u8]) {
     on_the_first(bytes);
     on_cuts(bytes);
     on_ends(bytes);
 }
 
-/// Whether the lane takes the first request, its length, and what the others make of it.
+/// Checks the first request: if the fast lane accepts it, its length and fields must be the same for the
+/// others.
 fn on_the_first(bytes: &[u8]) {
     let verdict = verdict(bytes);
     for cut in cuts(bytes) {
@@ -81,7 +82,7 @@ fn verdict(bytes: &[u8]) -> Verdict {
 /// A field's name and its value.
 type Field<'b> = (&'b [u8], &'b [u8]);
 
-/// A sound head: its first line, and the fields in the others.
+/// Splits a well-formed head into its first line and its fields.
 fn plainly(head: &[u8]) -> (&[u8], Vec<Field<'_>>) {
     let mut lines = head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let first = lines.next().unwrap_or_default();
@@ -92,7 +93,7 @@ fn plainly(head: &[u8]) -> (&[u8], Vec<Field<'_>>) {
     (first, fields.collect())
 }
 
-/// Whether a field of this name could frame a message for somebody.
+/// Returns true if some implementation could frame a message by a field of this name.
 fn frames(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(
@@ -101,7 +102,7 @@ fn frames(name: &[u8]) -> bool {
     )
 }
 
-/// What the strict reader makes of the bytes in one go, in two pieces, and byte by byte.
+/// Checks that the strict reader's verdict is the same in one piece, in two pieces, and byte by byte.
 fn on_cuts(bytes: &[u8]) {
     let verdict = |pieces: &[&[u8]]| {
         let mut wire = Wire::default();
@@ -116,12 +117,13 @@ fn on_cuts(bytes: &[u8]) {
     let cut = cuts(bytes).map(|cut| verdict(&[&bytes[..cut], &bytes[cut..]]));
     for (more, same) in cut.chain(std::iter::once(verdict(&single))) {
         assert_eq!(same, whole);
-        // A line that is refused may have passed in part.
+        // A part of a refused line may have passed.
         assert!(more >= passed, "{more} bytes passed in pieces, {passed} in one");
     }
 }
 
-/// The strict reader and the parser see messages end at the same places, up to what the parser refuses.
+/// Checks that the strict reader and the parser find the same ends of messages, up to what the parser
+/// refuses.
 fn on_ends(bytes: &[u8]) {
     let (mut wire, mut ends, mut passed) = (Wire::default(), Vec::new(), 0);
     while passed < bytes.len() && !wire.asks() && wire.pass(&bytes[passed..=passed]) == 1 {
@@ -131,11 +133,11 @@ fn on_ends(bytes: &[u8]) {
         }
     }
     let (mut at, mut ends) = (0, ends.into_iter());
-    // An empty line before a request is a part of it for both, but no request is one for nobody.
+    // Both accept an empty line before a request, and neither accepts one without a request.
     loop {
         match parsed(&bytes[at..passed]) {
             Parsed::Message(length) => at += length,
-            // What stands behind it is not read, the head was.
+            // The bytes behind the head are not parsed.
             Parsed::WebSocket => return,
             Parsed::Part => return assert_eq!(ends.next(), None, "the parser waits for more"),
             Parsed::Refused => return,
@@ -144,7 +146,7 @@ fn on_ends(bytes: &[u8]) {
     }
 }
 
-/// What Pingora's parser makes of the first message.
+/// The result of Pingora's parser for the first message.
 enum Parsed {
     Message(usize),
     WebSocket,
@@ -181,7 +183,7 @@ fn parsed(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Chunks from `at` on, as httparse reads them.
+/// Parses chunks from `at` on with httparse.
 fn chunks(bytes: &[u8], mut at: usize) -> Parsed {
     loop {
         let size = match httparse::parse_chunk_size(&bytes[at..]) {
@@ -204,7 +206,7 @@ fn chunks(bytes: &[u8], mut at: usize) -> Parsed {
             _ => return Parsed::Refused,
         }
     }
-    // Trailers may be as many as bytes allow: they are passed over line by line.
+    // The number of trailers is limited by bytes only: they are skipped line by line.
     loop {
         let Some(line) = bytes[at..].iter().position(|b| *b == b'\n') else { return Parsed::Part };
         let is_last = bytes[at..at + line].trim_ascii().is_empty();
@@ -215,7 +217,7 @@ fn chunks(bytes: &[u8], mut at: usize) -> Parsed {
     }
 }
 
-/// Places to cut at, all over the bytes.
+/// Positions all over the bytes at which they are cut.
 fn cuts(bytes: &[u8]) -> impl Iterator<Item = usize> {
     (0..bytes.len()).step_by(bytes.len() / CUTS + 1)
 }

@@ -1,4 +1,4 @@
-//! One timer that is used again and again.
+//! A timer that is reused.
 
 use std::{
     future::Future,
@@ -8,13 +8,13 @@ use std::{
 };
 use tokio::time::{sleep_until, Sleep};
 
-/// A timer, made when it is first needed. One that is set to an earlier time than is wanted is left to fire, and set
-/// anew only then: what moves with each byte costs nothing.
+/// A timer that is created on first use. If it is set to an earlier time than required, it is left to fire
+/// and is set again only then, so that a deadline that moves with each byte costs nothing.
 #[derive(Default)]
 pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    /// Ready when this time has come.
+    /// Ready when this time has been reached.
     pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let at = at.into();
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));

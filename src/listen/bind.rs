@@ -1,4 +1,4 @@
-//! Sockets that listen.
+//! Listening sockets.
 
 use socket2::SockRef;
 use std::{
@@ -7,30 +7,30 @@ use std::{
 };
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that the kernel keeps for us until we accept them.
+/// The length of the kernel's queue of connections that have not been accepted.
 const BACKLOG: u32 = 4_096;
-/// Bytes of an answer that the system takes beyond what it can send: without a limit it buffers megabytes for a client
-/// that takes nothing.
+/// The most unsent bytes of an answer that the kernel buffers (`TCP_NOTSENT_LOWAT`): without a limit it
+/// buffers megabytes for a client that reads nothing.
 pub(super) const UNSENT: u32 = 128 * 1024;
 
-/// Binds an address; `all` are those that the configuration lists.
+/// Binds an address; `all` are the addresses of the configuration.
 ///
 /// # Errors
-/// Why it can't be bound.
+/// If it can't be bound.
 pub fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     if address.is_ipv6() {
         SockRef::from(&socket).set_only_v6(leaves_ipv4(address, all))?;
     }
-    // Connections have it from their listener. A system without it goes on as before.
+    // Connections inherit it from their listener. Without support for it everything works as before.
     SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT).unwrap_or_default();
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Returns whether an IPv6 address leaves the IPv4 connections of its port to another listener (RFC 3493, 5.3): `[::]` takes
-/// them where nobody else is listed for any of them.
+/// Returns true if an IPv6 address leaves the IPv4 connections of its port to another listener (RFC 3493,
+/// 5.3): `[::]` accepts them only if no IPv4 address of the port is listed.
 fn leaves_ipv4(address: SocketAddr, all: &[SocketAddr]) -> bool {
     let is_ipv4 = |other: &SocketAddr| other.ip().to_canonical().is_ipv4();
     address.ip() == Ipv6Addr::UNSPECIFIED

@@ -1,7 +1,9 @@
-//! Limits of connections: in all, and of one address; and of requests at once that share one.
+//! Limits of the number of connections: in all, and per address; and of concurrent requests on one HTTP/2
+//! connection.
 //!
-//! Counts at the accept and at the end of a connection, and for requests of HTTP/2 that do not lie ready. Of IPv6 a /64 is one address: whoever has
-//! one has all of it. A limit that is changed applies to those who come; nobody is sent away for it.
+//! Counts when a connection is accepted and when it ends, and for HTTP/2 requests that can't be answered from
+//! memory. An IPv6 /64 counts as one address, since its owner can use all of it. A changed limit applies to
+//! new connections; existing ones are never closed for it.
 
 use crate::telemetry::labels::RefuseReason;
 use parking_lot::Mutex;
@@ -14,16 +16,16 @@ use std::{
     },
 };
 
-/// How many connections there may be.
+/// The limits of the number of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// In all.
+    /// The most connections in all.
     pub all: usize,
-    /// Of one address; `None`: as many as in all.
+    /// The most connections of one address; `None`: no limit of its own.
     pub address: Option<usize>,
 }
 
-/// The places for connections.
+/// The counters of connections.
 #[derive(Debug)]
 pub(super) struct Places {
     taken: AtomicUsize,
@@ -44,18 +46,18 @@ impl Places {
         Arc::new(places)
     }
 
-    /// Other limits, for those who come from now on.
+    /// Changes the limits, for new connections.
     pub(super) fn limit(&self, limits: Limits) {
         self.all.store(limits.all, Ordering::Relaxed);
         self.address.store(limits.address.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// A place for a connection, of nobody yet: where a proxy in front names the client, it is known later.
+    /// Takes a place for a connection whose client is not known yet: a proxy may name it in a PROXY header.
     ///
     /// # Errors
-    /// All are taken.
+    /// If all are taken.
     pub(super) fn take(self: &Arc<Self>) -> Result<Place, RefuseReason> {
-        // Counted first: a refused place gives itself back.
+        // Counted first: dropping the place undoes it.
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
         let place = Place { places: self.clone(), network: None };
         match taken < self.all.load(Ordering::Relaxed) {
@@ -64,14 +66,14 @@ impl Places {
         }
     }
 
-    /// Whether less than an eighth of the places is left: then nobody is kept for nothing.
+    /// Returns true if less than an eighth of the places is left: idle connections are closed early then.
     pub(super) fn is_crowded(&self) -> bool {
         let all = self.all.load(Ordering::Relaxed);
         self.taken.load(Ordering::Relaxed) > all - all / 8
     }
 }
 
-/// One connection's place; it is free again when this is dropped.
+/// A place for one connection; dropping it frees the place.
 #[derive(Debug)]
 #[must_use = "the place is free again once this is dropped"]
 pub(super) struct Place {
@@ -80,10 +82,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place is this client's.
+    /// Assigns the place to a client's address.
     ///
     /// # Errors
-    /// It has as many as it may have.
+    /// If the address has as many places as it may have.
     pub(super) fn belongs_to(&mut self, client: IpAddr) -> Result<(), RefuseReason> {
         let most = self.places.address.load(Ordering::Relaxed);
         if most == usize::MAX || self.network.is_some() {
@@ -114,8 +116,8 @@ impl Drop for Place {
     }
 }
 
-/// What the requests of one connection of HTTP/2 take that are more than an answer out of memory: the first of those
-/// that are under way has the connection's place, each further one takes one of its own.
+/// The places of one HTTP/2 connection's requests that can't be answered from memory: the first concurrent
+/// one uses the connection's place, each further one takes a place of its own.
 #[derive(Debug)]
 pub(super) struct Shares {
     places: Arc<Places>,
@@ -126,20 +128,20 @@ pub(super) struct Shares {
 #[derive(Debug, Default)]
 struct SharesTaken {
     all: AtomicUsize,
-    /// The connection's own place.
+    /// True while a request uses the connection's own place.
     own: AtomicBool,
 }
 
 impl Shares {
-    /// For a connection that may have so many requests under way.
+    /// The places of a connection that may have `most` requests under way.
     pub(super) fn new(places: Arc<Places>, most: usize) -> Self {
         Self { places, most, taken: Arc::default() }
     }
 
-    /// A share for a request.
+    /// Takes a place for a request.
     ///
     /// # Errors
-    /// There is none: what the client has reset counts until its work is over.
+    /// If there is none. A request that the client has reset counts until its work is over.
     pub(super) fn take(&self) -> Result<Share, RefuseReason> {
         if self.taken.all.load(Ordering::Relaxed) >= self.most {
             return Err(RefuseReason::Streams);
@@ -153,12 +155,12 @@ impl Shares {
     }
 }
 
-/// One request's share; it is free again when this is dropped.
+/// A place for one request; dropping it frees the place.
 #[derive(Debug)]
 #[must_use = "the share is free again once this is dropped"]
 pub(super) struct Share {
     taken: Arc<SharesTaken>,
-    /// `None`: the connection's.
+    /// `None`: the place of the connection.
     place: Option<Place>,
 }
 
@@ -171,11 +173,11 @@ impl Drop for Share {
     }
 }
 
-/// What counts as one address.
+/// The part of an address that is counted as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Network {
     V4(u32),
-    /// The first 64 bits.
+    /// The first 64 bits of an IPv6 address.
     V6(u64),
 }
 
@@ -257,7 +259,7 @@ mod tests {
         let first = of_one.take().unwrap();
         let more = (of_one.take().unwrap(), of_one.take().unwrap());
         assert_eq!(of_one.take().unwrap_err(), RefuseReason::Streams);
-        // Each connection has room for one.
+        // Each connection has a place for one request.
         let other = of_two.take().unwrap();
         assert_eq!(of_two.take().unwrap_err(), RefuseReason::Full);
         assert_eq!(places.take().unwrap_err(), RefuseReason::Full);
@@ -282,7 +284,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes, nobody has more than is allowed, and nothing is left over.
+        /// No sequence of events exceeds a limit, and all places are free at the end.
         #[test]
         fn counts_are_right(steps in proptest::collection::vec((0_u8..4, any::<bool>()), 0..200)) {
             let places = Places::new(Limits { all: 6, address: Some(2) });

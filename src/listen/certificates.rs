@@ -1,7 +1,9 @@
-//! Which certificate a client is shown: the one for the host that it names (SNI, RFC 6066, 3), else the first.
+//! The choice of a certificate: the one for the host that the client names (SNI, RFC 6066, 3), else the
+//! first.
 //!
-//! An exact name comes before a wildcard; `*.` stands for one label (RFC 6125, 6.4.3). Where several certificates have
-//! a name (RSA and ECDSA), the first whose signature the client knows.
+//! An exact name takes precedence over a wildcard; `*.` matches one label (RFC 6125, 6.4.3). If several
+//! certificates have the name (RSA and ECDSA), the first with a signature scheme that the client supports is
+//! used.
 
 use crate::certificate::Certificate;
 use rustls::{
@@ -15,12 +17,12 @@ use std::{collections::HashMap, sync::Arc};
 #[derive(Debug)]
 pub(super) struct Certificates {
     all: Vec<Certificate>,
-    /// By name, in lower case; a wildcard by what follows its `*`.
+    /// The certificates by name, in lower case; a wildcard is stored as the part after its `*`.
     by_name: HashMap<String, Vec<usize>>,
 }
 
 impl Certificates {
-    /// At least one; the first is shown to who names none of theirs.
+    /// At least one; the first is used for clients that name no known host.
     pub(super) fn new(all: Vec<Certificate>) -> Self {
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, certificate) in all.iter().enumerate() {
@@ -32,17 +34,18 @@ impl Certificates {
         Self { all, by_name }
     }
 
-    /// When each of them expires, in seconds since 1970.
+    /// The expiry of each certificate, in seconds since 1970.
     pub(super) fn expiries(&self) -> Vec<i64> {
         self.all.iter().map(|certificate| certificate.not_after).collect()
     }
 
-    /// Those that are for a host, at least the first of all.
+    /// The certificates for a host; at least the first of all.
     fn for_host(&self, host: Option<&str>) -> &[usize] {
         const FIRST: &[usize] = &[0];
         let Some(host) = host else { return FIRST };
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        // A name begins with no dot, and a wildcard is kept with its dot: they don't mix.
+        // A name never begins with a dot, and a wildcard is stored with its dot, so that they can't be
+        // confused.
         let wildcard = || self.by_name.get(host.get(host.find('.').filter(|dot| *dot > 0)?..)?);
         let exact = self.by_name.get(&host).filter(|_| !host.starts_with('.'));
         exact.or_else(wildcard).map_or(FIRST, Vec::as_slice)
@@ -99,7 +102,7 @@ mod tests {
             ("y.a.example", 1),
             ("Y.A.example", 1),
             ("y.x.a.example", 3),
-            // One label, and no less.
+            // Exactly one label.
             ("z.y.a.example", 0),
             (".a.example", 0),
             ("*.a.example", 1),
@@ -126,7 +129,7 @@ mod tests {
         };
         assert_eq!(index("a", &[Scheme::ED25519, Scheme::ECDSA_NISTP256_SHA256]), 1);
         assert_eq!(index("a", &[Scheme::ECDSA_NISTP256_SHA256]), 2);
-        // Nobody gets another host's certificate for its signature.
+        // A certificate of another host is never chosen because of its signature scheme.
         assert_eq!(index("a", &[Scheme::RSA_PSS_SHA256]), 1);
     }
 }

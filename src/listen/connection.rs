@@ -1,15 +1,16 @@
-//! A client's connection as Pingora sees it: a stream whose writes are gathered until they are flushed.
+//! A client's connection as Pingora sees it: a stream that buffers writes until they are flushed.
 //!
-//! Pingora writes the head and the body of an answer apart. Gathering them makes one packet, one TLS record and one
-//! system call of both; what is larger than the buffer is written through. An idle connection keeps no buffer. Pingora
-//! dates every answer with now; one that was made before gets its own `Date` back here (RFC 9111, 5.1 counts from it).
+//! Pingora writes the head and the body of an answer separately. Buffering puts both into one packet, one TLS
+//! record and one system call; larger writes bypass the buffer. An idle connection has no buffer. Pingora
+//! sets the current time as the `Date` of every answer; here a stored answer gets its own `Date` back (RFC
+//! 9111, 5.1: its age is counted from it).
 //!
-//! What comes by HTTP/1.1 passes [`Wire`] on its way to Pingora's parser.
+//! Bytes of HTTP/1.1 pass through [`Wire`] on their way to Pingora's parser.
 //!
-//! Behind a 101 it is a tunnel ([`Tunnel`]), whose bytes Pingora does not see.
+//! After a 101 the connection is a tunnel ([`Tunnel`]), whose bytes Pingora does not see.
 //!
-//! Frames of HTTP/2 that are answered together leave together as well, and those of the client, and what it provokes, are
-//! counted.
+//! HTTP/2 frames that are answered together are written together, and the client's frames, and the resets
+//! that they cause, are counted.
 
 mod ahead;
 mod framed;
@@ -48,9 +49,9 @@ use tokio::{
     sync::watch,
 };
 
-/// Answers up to this size leave in one write.
+/// The largest answer that is sent in one write, in bytes.
 const GATHER: usize = 16 * 1024;
-/// A buffer of at most this size is kept between answers.
+/// The largest buffer that is kept between answers, in bytes.
 const KEEP: usize = 2 * 1024;
 
 /// A client's connection.
@@ -58,36 +59,36 @@ pub(super) struct Connection {
     stream: Guarded,
     gathered: Vec<u8>,
     written: usize,
-    /// What has been read to know the protocol, and not yet been read by who speaks it.
+    /// Bytes that were read to detect the protocol, or ahead, and that its parser has not read yet.
     ahead: Vec<u8>,
-    /// Bytes that have come, and that the gateway has seen.
+    /// The number of bytes that the gateway has read.
     read: u64,
-    /// Whether anything has come at all.
+    /// True once anything has been read.
     heard: bool,
-    /// Whether something of who looks ahead is still to be written.
+    /// True while an answer of the fast lane is not written completely.
     owes: bool,
-    /// Wakes who looks whether the client has left.
+    /// Wakes the task that checks whether the client has left.
     looking: Alarm,
-    /// Where it speaks HTTP/2.
+    /// The state of HTTP/2, if the connection speaks it.
     framed: Option<Box<framed::Framed>>,
     socket: Arc<SocketDigest>,
     since: SystemTime,
     wire: Wire,
-    /// How much of [`POISON`] the parser has got.
+    /// The number of bytes of [`POISON`] that the parser has read.
     poisoned: usize,
-    /// What the gateway has to tell.
+    /// The flags that the gateway and the connection share.
     signals: Arc<Signals>,
     closing: watch::Receiver<bool>,
     upgrade: Upgrade,
 }
 
-/// What has become of the connection behind a 101.
+/// The state of an upgrade (101).
 enum Upgrade {
-    /// It has not begun.
+    /// No upgrade so far.
     No,
     Tunnel {
         tunnel: Box<Tunnel<pingora_core::protocols::Stream>>,
-        /// Counts it for as long as it is there.
+        /// Counts the WebSocket while it is open.
         _open: OpenWebSocket,
     },
     Over,
@@ -97,7 +98,7 @@ impl Connection {
     pub(super) fn new(stream: Guarded, closing: watch::Receiver<bool>) -> Self {
         let (peer, signals) = (stream.party().peer, stream.party().signals.clone());
         let socket = SocketDigest::from_raw_fd(stream.as_raw_fd());
-        // Only a second setting could fail.
+        // Setting it fails only if it is set already.
         socket.peer_addr.set(Some(peer.into())).unwrap_or_default();
         if stream.is_plain() {
             signals.file.offer();
@@ -122,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// Whether a client begins with HTTP/2 unasked (RFC 9113, 3.3). Nothing is lost of what it sends.
+    /// Returns true if a client begins with the HTTP/2 preface (RFC 9113, 3.3). The bytes remain to be read.
     pub(super) async fn begins_with_http2(&mut self) -> io::Result<bool> {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         while self.ahead.len() < PREFACE.len() {
@@ -137,27 +138,27 @@ impl Connection {
         Ok(true)
     }
 
-    /// Whether nothing of the next request has come while the last one was read.
+    /// Returns true if no part of the next request has come with the last one.
     pub(super) fn is_between_requests(&self) -> bool {
         self.ahead.is_empty() && self.read == self.signals.taken.load(Ordering::Relaxed)
     }
 
-    /// How long it may be idle, and why it is closed sooner than it could.
+    /// The time that it may be idle, and the reason if that is shorter than configured.
     pub(super) fn patience(&self, idle: Duration) -> (Duration, Option<CutReason>) {
         self.stream.patience(self.is_fresh(), idle)
     }
 
-    /// Nothing came in time.
+    /// Records that nothing came in time.
     pub(super) fn gave_up(&mut self, reason: CutReason) {
         self.stream.gave_up(reason);
     }
 
-    /// From now on it is HTTP/2: its heads are within frames, and nothing that comes is a part of one for the guard.
+    /// Switches to HTTP/2: `header_timeout` for heads of HTTP/1.1 no longer applies.
     pub(super) fn speaks_http2(&self) {
         self.signals.handled.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until something comes, or the end, without a buffer for it.
+    /// Waits for bytes or the end of the connection, without allocating a buffer.
     pub(super) async fn ready(&mut self) -> io::Result<()> {
         self.stream.ready(self.is_fresh()).await
     }
@@ -166,19 +167,18 @@ impl Connection {
         self.read == 0 && !self.heard
     }
 
-    /// Whether what comes next is a request of HTTP/1.1 from its first byte on, of which nobody has seen anything but
-    /// who looks ahead.
+    /// Returns true if the next byte begins an HTTP/1.1 request that Pingora has not seen any part of.
     pub(super) fn is_at_start(&self) -> bool {
         let taken = self.signals.taken.load(Ordering::Relaxed);
         self.read == taken && self.wire.is_at_start() && matches!(self.upgrade, Upgrade::No)
     }
 
-    /// Why it was cut off, if it was.
+    /// The reason for which it was cut off.
     pub(super) fn was_cut(&self) -> Option<CutReason> {
         self.signals.was_cut()
     }
 
-    /// Gathers what is to leave in one write; what is too long for that is written behind it.
+    /// Buffers bytes to be sent in one write; bytes that don't fit are written behind the buffer.
     fn poll_gather(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.gathered.len() + data.len() > GATHER {
             ready!(self.poll_gathered(cx))?;
@@ -206,8 +206,9 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what there is of an answer, as far as the client takes it. By HTTP/1.1 who reads while a request is answered
-    /// waits, for the rest of it or for the client: what has a length Pingora flushes only at its end.
+    /// Writes the buffered part of an answer, as far as the client accepts it. A read during an HTTP/1.1
+    /// request means that Pingora waits for the rest of the answer or for the client: it flushes an answer
+    /// with a length only at its end.
     fn send_gathered(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.gathered.is_empty() {
             return Ok(());
@@ -222,12 +223,12 @@ impl Connection {
         }
     }
 
-    /// A connection that has switched protocols: its bytes go through the tunnel, and past Pingora, which gets the end
-    /// of it for a read.
+    /// Runs the tunnel of a connection that has switched protocols: its bytes bypass Pingora, which sees a
+    /// read that ends with the tunnel.
     fn poll_upgraded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_gathered(cx))?;
         if matches!(self.upgrade, Upgrade::No) {
-            // Who has sent anything before the answer has been refused (RFC 6455, 4.1).
+            // A client that sent anything before the answer was refused (RFC 6455, 4.1).
             let taken = self.signals.tunnelled.lock().take().filter(|_| self.wire.refused().is_none());
             let Some(Tunnelled { origin, idle, open, hearing }) = taken else {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -240,7 +241,7 @@ impl Connection {
             let ended = tunnel.poll(cx, &mut self.stream);
             self.signals.sent.store(tunnel.sent(), Ordering::Relaxed);
             ready!(ended)?;
-            // The origin's end is closed with it.
+            // This closes the connection to the origin.
             self.upgrade = Upgrade::Over;
         }
         Poll::Ready(Ok(()))
@@ -248,12 +249,12 @@ impl Connection {
 
     fn going_away(&self) -> GoingAway {
         let mut closing = self.closing.clone();
-        // Whoever could tell is gone: so are we.
+        // If the sender is dropped, the gateway has ended.
         Box::pin(async move { drop(closing.wait_for(|closing| *closing).await) })
     }
 
-    /// What is written before the request has reached the gateway is Pingora's own refusal of what it can't parse.
-    /// It gets the document that all refusals have.
+    /// Replaces Pingora's own answer to a request that it can't parse, which never reaches the gateway, by
+    /// the usual problem document.
     fn refuse(&mut self, head: &[u8]) {
         const STATUS: std::ops::Range<usize> = 9..12;
         let parsers = head.get(STATUS).and_then(|s| StatusCode::from_bytes(s).ok());
@@ -263,8 +264,9 @@ impl Connection {
         party.ledger.unreadable(party.peer, status, Version::HTTP_11);
     }
 
-    /// What was refused, was so behind a request for a WebSocket, where nothing reaches the parser any more, or elsewhere.
-    /// The request may still wait for the one before it, which is answered all the same.
+    /// Handles bytes that the strict reader has refused: behind a request for a WebSocket the parser reads
+    /// nothing more, so that the read fails; otherwise the parser gets a syntax error. An earlier request may
+    /// still be under way, and is answered.
     fn poll_refused(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.wire.awaits_answer(self.signals.exchange.load(Ordering::Relaxed)) {
             true => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
@@ -272,7 +274,7 @@ impl Connection {
         }
     }
 
-    /// Instead of what was refused the parser gets what it refuses as well, then nothing: an end would break off the
+    /// Gives the parser a syntax error instead of the refused bytes, and then nothing: an end would abort the
     /// request before, which may be under way.
     fn poll_poison(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let left = &POISON[self.poisoned..];
@@ -286,12 +288,12 @@ impl Connection {
     }
 }
 
-/// Whether this is the head of an answer that ends the exchange, as Pingora writes it: in one piece.
+/// Returns true if this is the head of a final answer, which Pingora writes in one piece.
 fn is_final_head(data: &[u8]) -> bool {
     data.starts_with(b"HTTP/1.") && data.get(9).is_some_and(|class| *class != b'1')
 }
 
-/// Puts another time into the `Date` of a head: all dates are of one length (RFC 9110, 5.6.7).
+/// Replaces the `Date` of a head: all HTTP dates have the same length (RFC 9110, 5.6.7).
 fn set_date(head: &mut [u8], seconds: u64) {
     const FIELD: &[u8] = b"\r\nDate: ";
     const LENGTH: usize = 29;
@@ -354,7 +356,7 @@ impl AsyncRead for Connection {
             };
         }
         if self.signals.handled.load(Ordering::Relaxed) && !self.signals.body.load(Ordering::Relaxed) {
-            // It may be of the body of the next request: then nobody reads on before this one is answered.
+            // These may be the body of the next request: it is not read before this one is answered.
             self.signals.at_once.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
@@ -413,7 +415,8 @@ impl AsyncWrite for Connection {
 }
 
 impl Drop for Connection {
-    /// Where a request is not at its end, its client may still be sending it, and has not read the answer.
+    /// Closes gracefully if a request was not read to its end: its client may still be sending it, and has
+    /// not read the answer.
     fn drop(&mut self) {
         let within = self.framed.is_none() && matches!(self.upgrade, Upgrade::No) && !self.wire.is_at_start();
         if within && self.signals.was_cut().is_none() {

@@ -1,15 +1,15 @@
-//! How many files this process may have open, and how many connections follow from that.
+//! The limit of open files of this process, and the limit of connections that follows from it.
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
-/// For what is neither a client's connection nor its counterpart: Redis, logs, listeners, the runtime.
+/// The files that are neither a client's connection nor its counterpart: Redis, logs, listeners, the runtime.
 const RESERVE: u64 = 64;
-/// More is not asked for where there is no limit: the kernel allows no process more by default.
+/// The limit that is requested if there is no hard limit: the kernel's default maximum.
 const MOST: u64 = 1 << 20;
-/// Fewer connections than this would be no service.
+/// The least number of connections, even if files are fewer.
 const LEAST: u64 = 16;
 
-/// Raises the limit of open files as far as this process may. Returns what holds.
+/// Raises the limit of open files as far as permitted. Returns the limit.
 pub fn raise() -> u64 {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => (soft.min(MOST), hard.min(MOST)),
@@ -30,7 +30,8 @@ pub fn raise() -> u64 {
     }
 }
 
-/// Connections that so many open files allow: each may need a second one, to an origin or a file.
+/// The number of connections for a limit of open files: each may need a second file, to an origin or of a
+/// route.
 pub fn connections(files: u64) -> usize {
     usize::try_from((files.saturating_sub(RESERVE) / 2).max(LEAST)).unwrap_or(usize::MAX)
 }

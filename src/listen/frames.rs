@@ -1,17 +1,17 @@
-//! HTTP/2 frames (RFC 9113, 4.1) on their way in and out, counted: whether a client sends those that only cost.
+//! Counts HTTP/2 frames (RFC 9113, 4.1) in both directions, to detect floods.
 //!
-//! Pure: bytes and the time in, a verdict out. The limits of a stream and of its header are the library's; what no
-//! single frame breaks is held here: streams that are opened to be reset, by the client (CVE-2023-44487) or, because of
-//! what it sends, by the library (CVE-2025-8671), and floods of pings and answers to pings, settings, priorities,
-//! continuations or empty data. Each is allowed at a rate that no browser comes near, with room for a burst: a page that
-//! is left resets all its streams at once.
+//! Pure: bytes and the time in, a verdict out. The limits of single frames and of a header are the library's.
+//! This module limits sequences: streams that are opened to be reset, by the client (CVE-2023-44487) or,
+//! because of what it sends, by the library (CVE-2025-8671), and floods of PING frames and their answers,
+//! SETTINGS, PRIORITY, CONTINUATION or empty DATA frames. Each is allowed at a rate that no browser reaches,
+//! with room for a burst: a browser that leaves a page resets all its streams at once.
 //!
-//! The library waits for the rest of a frame, and of a header in pieces, for as long as it takes. Since when is known
-//! here ([`Frames::unfinished_since`]).
+//! The library waits without a timeout for the rest of a frame, and of a header in several frames.
+//! [`Frames::unfinished_since`] returns the beginning of that wait.
 
 use std::time::{Duration, Instant};
 
-/// The client begins with these many bytes that are no frame (RFC 9113, 3.4).
+/// The length of the client's connection preface (RFC 9113, 3.4).
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
 
@@ -25,25 +25,25 @@ const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// Resets at once, and in a second.
+/// Allowed resets: in a burst, and per second.
 const RESETS: (u32, u32) = (256, 32);
-/// Frames that carry nothing, at once, and in a second.
+/// Allowed frames without content: in a burst, and per second.
 const EMPTY: (u32, u32) = (1_024, 128);
-/// Bytes of the code in a RST_STREAM.
+/// The length of the error code in a RST_STREAM.
 const CODE: usize = 4;
 
-/// Reads along with a connection.
+/// The frames of a connection in both directions.
 #[derive(Debug)]
 pub(super) struct Frames {
     received: Cursor,
     sent: Cursor,
-    /// Bytes that are still to come of the code of the reset that is being sent, and those that have.
+    /// The rest of the error code of a reset that is being sent, and the part of it that has been read.
     code: (usize, u32),
     /// The frame that is being received.
     now: FrameHead,
-    /// A header has begun, and the frame that ends it has not.
+    /// True between the beginning of a header and the frame that ends it.
     within_header: bool,
-    /// Since when the rest of a frame, or of a header, is waited for.
+    /// The time since which the rest of a frame, or of a header, is awaited.
     since: Option<Instant>,
     resets: Bucket,
     empty: Bucket,
@@ -63,7 +63,7 @@ impl Frames {
         }
     }
 
-    /// Takes the next bytes of the client. Returns whether the connection may go on.
+    /// Processes bytes of the client. Returns true if the connection may continue.
     pub(super) fn received(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
         while let Some(head) = self.received.next(&mut bytes) {
             if !self.within_header {
@@ -79,7 +79,7 @@ impl Frames {
                 return false;
             }
         }
-        // Who is slow with a body is another matter.
+        // A slow body has a timeout of its own.
         if self.within_header
             || self.received.is_within_head()
             || self.received.skip > 0 && self.now.kind != DATA
@@ -91,7 +91,7 @@ impl Frames {
         true
     }
 
-    /// Takes the next bytes of the server. Returns whether the connection may go on.
+    /// Processes bytes of the server. Returns true if the connection may continue.
     pub(super) fn sent(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
         loop {
             while let ((left @ 1.., code), Some((byte, rest))) = (self.code, bytes.split_first()) {
@@ -104,7 +104,7 @@ impl Frames {
             match self.sent.next(&mut bytes) {
                 None => return true,
                 Some(head) if head.kind == RST_STREAM && head.length == CODE => {
-                    // It is read here.
+                    // The payload is read here.
                     self.sent.skip = 0;
                     self.code = (CODE, 0);
                 }
@@ -113,24 +113,25 @@ impl Frames {
         }
     }
 
-    /// Since when the rest of a frame, or of a header, has been waited for; bodies do not count.
+    /// The time since which the rest of a frame, or of a header, has been awaited; bodies do not count.
     pub(super) fn unfinished_since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// The stream of whose body a part of a frame has come, and so many bytes of it. The library has not seen them.
+    /// The stream of a partly received DATA frame, and the number of its bytes, which the library has not
+    /// seen yet.
     pub(super) fn arriving(&self) -> Option<(u32, usize)> {
         let FrameHead { kind, length, stream, .. } = self.now;
         (kind == DATA && stream > 0 && self.received.skip > 0).then(|| (stream, length - self.received.skip))
     }
 
-    /// Counts a frame of the client's.
+    /// Counts a frame of the client.
     fn is_free(&mut self, head: FrameHead, now: impl Fn() -> Instant) -> bool {
         match head.kind {
             RST_STREAM => self.resets.take(now()),
-            // What a request is made of, or flow control of its answer.
+            // Parts of a request, or flow control of its answer.
             HEADERS | WINDOW_UPDATE | GOAWAY => true,
-            // An error, which the library answers.
+            // An error that the library answers.
             PUSH_PROMISE => true,
             DATA if head.length > 0 || head.flags & END_STREAM != 0 => true,
             _ => self.empty.take(now()),
@@ -138,8 +139,9 @@ impl Frames {
     }
 }
 
-/// Returns whether the library resets a stream for what the client has sent (RFC 9113, 7): not the gateway, which says that it
-/// needs no more (`NO_ERROR`), can't go on (`INTERNAL_ERROR`) or has given up (`CANCEL`).
+/// Returns true for an error code by which the library resets a stream because of the client (RFC 9113, 7).
+/// The gateway itself uses others: it needs no more (`NO_ERROR`), failed (`INTERNAL_ERROR`) or gave up
+/// (`CANCEL`).
 fn is_provoked(code: u32) -> bool {
     use h2::Reason;
     [
@@ -153,7 +155,7 @@ fn is_provoked(code: u32) -> bool {
     .contains(&code.into())
 }
 
-/// The head of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, Default)]
 struct FrameHead {
     length: usize,
@@ -162,18 +164,18 @@ struct FrameHead {
     stream: u32,
 }
 
-/// Finds the heads of frames in bytes that come in any pieces.
+/// Finds frame headers in bytes that are split arbitrarily.
 #[derive(Debug, Default)]
 struct Cursor {
-    /// The next head, as far as it has come.
+    /// The next frame header, as far as it has come.
     head: [u8; HEAD],
     have: usize,
-    /// Bytes of a payload, or of the preface, that have still to come.
+    /// The number of bytes of a payload, or of the preface, that are still to come.
     skip: usize,
 }
 
 impl Cursor {
-    /// Goes on to the next head. `None`: it is not there yet, and the bytes are through.
+    /// Advances to the next frame header. `None`: it is not complete yet, and all bytes were used.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -193,7 +195,7 @@ impl Cursor {
         Some(FrameHead { length: self.skip, kind, flags, stream })
     }
 
-    /// Returns whether a part of a head has come, and no more.
+    /// Returns true if a frame header is incomplete.
     fn is_within_head(&self) -> bool {
         self.have > 0
     }
@@ -204,18 +206,18 @@ impl Cursor {
 pub(super) struct Bucket {
     left: u32,
     size: u32,
-    /// After so long there is one more.
+    /// The time after which a token is added.
     each: Duration,
     since: Instant,
 }
 
 impl Bucket {
-    /// With room for so many at once, and so many more a second.
+    /// A bucket for a burst of `size`, and a rate per second.
     pub(super) fn new((size, a_second): (u32, u32), now: Instant) -> Self {
         Self { left: size, size, each: Duration::from_secs(1) / a_second, since: now }
     }
 
-    /// Takes one. Returns whether there was one.
+    /// Takes a token. Returns true if there was one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         if self.left < self.size {
             let gone = now.saturating_duration_since(self.since);
@@ -239,7 +241,7 @@ mod tests {
 
     const SETTINGS: u8 = 0x4;
     const PING: u8 = 0x6;
-    /// Of SETTINGS and PING: an answer to one of the other side's.
+    /// The flag of a SETTINGS or PING frame that acknowledges one of the other side's.
     const ACK: u8 = 0x1;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -300,7 +302,7 @@ mod tests {
         for code in [Reason::NO_ERROR, Reason::INTERNAL_ERROR, Reason::CANCEL] {
             assert!(Frames::new(now).sent(&resets(code, 10 * RESETS.0), || now), "{code:?}");
         }
-        // Both sides' count together.
+        // Both sides are counted together.
         let mut frames = Frames::new(now);
         assert!(frames.received(&after(&resets(Reason::CANCEL, RESETS.0)), || now));
         assert!(!frames.sent(&resets(Reason::PROTOCOL_ERROR, 1), || now));

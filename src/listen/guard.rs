@@ -1,69 +1,70 @@
-//! How long a client may take for its part of an exchange, and when it has taken too long.
+//! Client timeouts: the time that a client may take for its part of an exchange.
 //!
-//! Pure: it is told what happened and asked what applies; the clock comes in as an argument, and is asked for only
-//! where a client is waited for. What arrives and leaves without waiting costs a few comparisons.
+//! Pure: it is told events and returns verdicts. The clock is an argument, and is only read when a client is
+//! waited for. Bytes that move without waiting cost a few comparisons.
 //!
-//! - A *head* has one deadline, from the accept or from the first byte of a further request to its end: bytes that
-//!   drip in don't move it (slow loris).
-//! - A *body* that the gateway waits for, and an *answer* that the client doesn't take, are watched with
-//!   `Patience`: waiting uses it up, bytes give it back by the least rate. One deadline is both "nothing for so
-//!   long" and "too little for so long", and what was sent fast earns no right to be slow for long.
-//! - A connection between two requests is none of this module's business (keep-alive), unless places run short.
+//! - A *head* has one deadline, from the accept or from the first byte of a further request to its end:
+//!   single bytes don't extend it (slow loris).
+//! - A *body* that the gateway waits for, and an *answer* that the client doesn't read, have a time budget
+//!   ([`Patience`]): waiting spends it, and bytes refund it according to the least rate. One deadline covers
+//!   both a stalled and a slow transfer, and a fast beginning earns no right to be slow for long.
+//! - An idle connection between two requests is not limited here (keep-alive), unless places run short.
 //!
-//! What counts of an answer is what the client's system has acknowledged, not what ours has buffered: a buffer of a
-//! megabyte reports room only after a third of it is gone, which an honest slow client may need minutes for.
-//! Whoever enforces this looks at it from time to time (`LOOK`).
+//! Progress of an answer is measured by what the client's system has acknowledged, not by what the kernel has
+//! buffered: a buffer of a megabyte reports room only after a third of it is sent, which an honest slow
+//! client may need minutes for. The enforcing code checks it from time to time ([`LOOK`]).
 //!
-//! Never does I/O, never reads a clock.
+//! Performs no I/O and reads no clock.
 
 use crate::telemetry::labels::CutReason;
 use std::time::{Duration, Instant};
 
-/// How long a write waits before it is looked at what the client has taken; four times in `send_timeout` from then on.
+/// The time for which a write waits before the acknowledged bytes are checked; then four times per
+/// `send_timeout`.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a connection is kept between two requests while places are short.
+/// The time for which an idle connection is kept while places run short.
 pub(super) const CROWDED_IDLE: Duration = Duration::from_secs(1);
 
-/// What clients are allowed.
+/// The client timeouts and least rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// For a whole head.
+    /// The time for a whole head.
     pub header_timeout: Duration,
-    /// Between two pieces of a body.
+    /// The time between two pieces of a body.
     pub body_timeout: Duration,
-    /// Bytes a second of a body; 0: any.
+    /// The least rate of a body, in bytes a second; 0: no limit.
     pub body_min_rate: u64,
-    /// For a pending write without any progress.
+    /// The time for a pending write without progress.
     pub send_timeout: Duration,
-    /// Bytes a second of an answer that is waited with; 0: any.
+    /// The least rate of an answer whose write is pending, in bytes a second; 0: no limit.
     pub send_min_rate: u64,
 }
 
-/// What the gateway and the door tell of the exchange under way.
+/// The state of the exchange under way, as the gateway and the listener report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Seen {
-    /// Its number on this connection.
+    /// The index of the exchange on this connection.
     pub(super) exchange: u32,
-    /// Whether its head has been read.
+    /// True once its head has been read.
     pub(super) handled: bool,
-    /// Whether the gateway wants (more of) its body.
+    /// True if the gateway awaits (more of) its body.
     pub(super) body: bool,
-    /// Whether places for connections run short.
+    /// True if places for connections run short.
     pub(super) crowded: bool,
 }
 
-/// What applies to a client that is waited for.
+/// The verdict on a client that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: it may take its time.
+    /// No limit applies.
     Free,
-    /// To be asked again then, if nothing happens before.
+    /// Check again at this time, if nothing happens before.
     Until(Instant),
     /// It took too long.
     Cut(CutReason),
 }
 
-/// What is known of one connection.
+/// The timeouts of one connection.
 #[derive(Debug)]
 pub(super) struct Guard {
     rules: Rules,
@@ -74,21 +75,21 @@ pub(super) struct Guard {
     look: Option<Look>,
 }
 
-/// How far the head of the request is.
+/// The state of the head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
-    /// Nothing of the first one has come.
+    /// No byte of the first one has come.
     Silent { since: Instant },
     /// Between two requests.
     Idle { since: Option<Instant> },
-    /// A part of it has come. The time is noted when the rest has to be waited for, which is at once.
+    /// A part of it has come. The time is noted when the rest is waited for, which is at once.
     Begun { since: Option<Instant> },
-    /// All of it.
+    /// It is complete.
     Read,
 }
 
 impl Guard {
-    /// For a connection that was accepted then.
+    /// The state of a connection that was accepted at `accepted`.
     pub(super) fn new(rules: Rules, accepted: Instant) -> Self {
         Self {
             rules,
@@ -100,12 +101,12 @@ impl Guard {
         }
     }
 
-    /// What it goes by.
+    /// The timeouts and rates that apply.
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// The client has sent so much.
+    /// Notes that the client has sent bytes.
     pub(super) fn read(&mut self, bytes: usize, seen: Seen, now: impl FnOnce() -> Instant) {
         self.notice(seen);
         match self.head {
@@ -116,7 +117,7 @@ impl Guard {
         }
     }
 
-    /// The gateway wants to read, and nothing is there.
+    /// The verdict on a read that finds no bytes.
     pub(super) fn waits_to_read(&mut self, seen: Seen, now: impl FnOnce() -> Instant) -> Verdict {
         self.notice(seen);
         match &mut self.head {
@@ -131,21 +132,23 @@ impl Guard {
             }
             Head::Read if seen.body => self.body.wait(now(), CutReason::BodyTimeout, CutReason::BodyRate),
             Head::Idle { .. } | Head::Read => {
-                // Who is not wanted is not waited for: a body that an origin doesn't take yet, an upgraded connection.
+                // A client isn't late while its bytes are not awaited: a body that an origin doesn't read
+                // yet, an upgraded connection.
                 self.body.rest();
                 Verdict::Free
             }
         }
     }
 
-    /// So much of an answer has been written.
+    /// Notes that bytes of an answer have been written.
     pub(super) fn wrote(&mut self, bytes: usize, now: impl FnOnce() -> Instant) {
-        // What was seen to be taken while this waited has counted already.
+        // Bytes that were acknowledged while this write waited have counted already.
         let counted = self.look.take().map_or(0, |look| look.counted);
         self.sending.moved((bytes as u64).saturating_sub(counted), now);
     }
 
-    /// A write can't go on. `taken`: how many bytes the client's system has acknowledged in all, if that is known.
+    /// The verdict on a write that can't continue. `taken` returns the total of acknowledged bytes, if it is
+    /// known.
     pub(super) fn waits_to_write(&mut self, now: Instant, taken: impl FnOnce() -> Option<u64>) -> Verdict {
         let every = self.rules.send_timeout / 4;
         let look = self.look.get_or_insert(Look { next: now + LOOK.min(every), taken: None, counted: 0 });
@@ -165,24 +168,25 @@ impl Guard {
         }
     }
 
-    /// A request was answered of which the gateway was told nothing. `more`: something behind it has come.
+    /// Notes that the fast lane has answered a request. `more`: further bytes have come behind it.
     pub(super) fn answered(&mut self, more: bool) {
         self.head = if more { Head::Begun { since: None } } else { Head::Idle { since: None } };
     }
 
-    /// The gateway has served a request that it got from who looks ahead. `more`: something behind it has come.
+    /// Notes that the gateway has served a request of the fast lane. `more`: further bytes have come behind
+    /// it.
     pub(super) fn served(&mut self, seen: Seen, more: bool) {
         self.notice(seen);
         self.answered(more);
     }
 
-    /// Whether a part of a head has come, and no more: what ends now, ends with a request under way.
+    /// Returns true if an incomplete head has come: if the connection ends now, it ends within a request.
     pub(super) fn is_within_head(&mut self, seen: Seen) -> bool {
         self.notice(seen);
         matches!(self.head, Head::Begun { .. })
     }
 
-    /// Since when the head that is under way has been waited for.
+    /// The time since which the current head has been awaited.
     pub(super) fn head_since(&self) -> Option<Instant> {
         match self.head {
             Head::Begun { since } => since,
@@ -211,18 +215,18 @@ fn due(at: Instant, now: Instant, reason: CutReason) -> Verdict {
     }
 }
 
-/// What was seen of a write that waits.
+/// The progress of a pending write.
 #[derive(Debug)]
 struct Look {
     next: Instant,
-    /// What the client had acknowledged at the last look.
+    /// The bytes that the client had acknowledged at the last check.
     taken: Option<u64>,
-    /// What of this write has counted as progress.
+    /// The bytes of this write that have counted as progress.
     counted: u64,
 }
 
-/// Patience with a client that is waited for: so much at most. Each second of waiting uses up one; each byte gives
-/// back the time that it may take by the least rate, any byte all of it where there is none.
+/// A time budget for a client that is waited for, of at most `most`. Waiting spends it; each byte refunds
+/// 1/`rate` seconds, or all of it without a least rate.
 #[derive(Debug)]
 pub(super) struct Patience {
     most: Duration,
@@ -232,12 +236,12 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// Patience of this length, at this least rate in bytes a second; 0: any.
+    /// A budget of this size, with a least rate in bytes a second; 0: no least rate.
     pub(super) fn new(most: Duration, rate: u64) -> Self {
         Self { most, rate, left: most, since: None }
     }
 
-    /// Notes that bytes have come or gone.
+    /// Notes that bytes have moved.
     pub(super) fn moved(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
         if let Some(since) = self.since.take() {
             self.left = self.left.saturating_sub(now().saturating_duration_since(since));
@@ -247,7 +251,8 @@ impl Patience {
         }
     }
 
-    /// It is waited, for nothing or for too little.
+    /// The verdict while waiting: `nothing` is the reason for a stalled transfer, `too_little` for a slow
+    /// one.
     pub(super) fn wait(&mut self, now: Instant, nothing: CutReason, too_little: CutReason) -> Verdict {
         let since = *self.since.get_or_insert(now);
         let reason = if now.saturating_duration_since(since) < self.most { too_little } else { nothing };

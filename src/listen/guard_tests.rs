@@ -1,4 +1,4 @@
-//! The state machine against a made-up clock.
+//! Tests of the state machine with a simulated clock.
 
 use super::*;
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ impl Stage {
         self.guard.waits_to_write(now, || taken)
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     fn after(&mut self, ms: u64) -> &mut Self {
         self.ms.set(self.ms.get() + ms);
         self
@@ -133,7 +133,7 @@ fn what_came_of_the_next_head_while_one_was_served_is_timed() {
     assert_eq!(stage.after(1_000).waits(), stage.until(16_000));
     assert!(stage.guard.is_within_head(seen));
     assert_eq!(stage.after(10_000).waits(), Verdict::Cut(CutReason::Header));
-    // Nothing has come: nothing is waited for.
+    // No byte has come: nothing is waited for.
     stage.handled(false);
     stage.read(0);
     stage.reused();
@@ -176,7 +176,7 @@ fn a_body_that_drips_is_cut_for_its_rate() {
     let mut stage = Stage::set(RULES);
     stage.read(100);
     stage.handled(true);
-    // A lot at first gives no right to drip.
+    // A fast beginning gives no right to be slow.
     stage.read(1_000_000);
     let cut = (1..60).find_map(|second| {
         assert!(matches!(stage.waits(), Verdict::Until(_)));
@@ -227,7 +227,7 @@ fn who_takes_nothing_is_cut() {
     assert_eq!(stage.after(4_000).writes(Some(7)), Verdict::Cut(CutReason::SendTimeout));
 }
 
-/// Five bytes a second, as slow-read attacks have it: there is progress, and it does not help.
+/// Five bytes a second, as in slow-read attacks: there is progress, but too little.
 #[test]
 fn who_takes_almost_nothing_is_cut() {
     let mut stage = Stage::set(RULES);
@@ -241,7 +241,7 @@ fn who_takes_almost_nothing_is_cut() {
     assert!((20..=23).contains(&second), "{second}");
 }
 
-/// A buffer that shows no room for minutes: the client takes what it should, and is seen to.
+/// A buffer that shows no room for minutes: the client reads fast enough, and that is noticed.
 #[test]
 fn what_the_client_acknowledges_counts_while_a_write_waits() {
     let mut stage = Stage::set(RULES);
@@ -250,7 +250,7 @@ fn what_the_client_acknowledges_counts_while_a_write_waits() {
         stage.after(1000);
     }
     stage.wrote(90_000);
-    // What was acknowledged is not counted a second time.
+    // Acknowledged bytes are not counted a second time.
     assert_eq!(stage.guard.sending.left, RULES.send_timeout);
     stage.guard.sending.left = Duration::ZERO;
     stage.guard.look = Some(Look { next: stage.begin, taken: None, counted: 500 });
@@ -262,7 +262,7 @@ fn what_the_client_acknowledges_counts_while_a_write_waits() {
 fn patience_with_writes_is_not_renewed_by_a_request() {
     let mut stage = Stage::set(RULES);
     let mut cut = false;
-    // Each answer is taken a second before it would be cut, and too slowly.
+    // Each answer is read a second before it would be cut off, and too slowly.
     for _ in 0..3 {
         stage.handled(false);
         cut |= matches!(stage.writes(None), Verdict::Cut(_));
@@ -287,12 +287,12 @@ fn idle_connections_go_while_places_run_short() {
     assert_eq!(stage.waits(), stage.until(16_000), "a request under way is none of the idle");
 }
 
-/// What a client does next.
+/// A step of the client.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// So much after so many milliseconds.
+    /// The time in milliseconds after which a piece comes, and its length.
     Piece(u64, usize),
-    /// The gateway doesn't want anything for so long.
+    /// The gateway awaits nothing for this time.
     Pause(u64),
 }
 
@@ -303,8 +303,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Nobody is cut who keeps to the rate, and nobody is kept who doesn't: waiting is at most `body_timeout` and what
-    /// the bytes are worth.
+    /// A client that keeps to the rate is never cut off, and one that doesn't always is: waiting is bounded
+    /// by `body_timeout` and the refund for its bytes.
     #[test]
     fn a_body_gets_what_its_bytes_are_worth(steps in steps(), rate in 1_u64..2_000) {
         let mut stage = Stage::set(Rules { body_min_rate: rate, ..RULES });
@@ -324,7 +324,7 @@ proptest! {
                     prop_assert!(matches!(stage.waits(), Verdict::Until(_)));
                     let verdict = stage.after(after).waits();
                     let cut = matches!(verdict, Verdict::Cut(_));
-                    // A rounding apart.
+                    // Up to rounding.
                     if (left - after as f64).abs() > 1.0 {
                         prop_assert_eq!(cut, after as f64 > left, "{:?} left {}", verdict, left);
                     }
@@ -343,8 +343,7 @@ proptest! {
         }
     }
 
-    /// Whatever happens in whatever order, nothing panics, a deadline is never in the past, and only a rule that
-    /// applies is named.
+    /// No order of events causes a panic, a deadline in the past, or a reason whose rule doesn't apply.
     #[test]
     fn any_order_of_events_is_fine(events in proptest::collection::vec((0_u8..8, 0_u64..40_000, 0_usize..9_000), 0..200)) {
         let mut stage = Stage::set(RULES);

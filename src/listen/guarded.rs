@@ -1,13 +1,14 @@
-//! The bytes of a connection under guard: what they do is told to the state machine of `guard.rs`, and what that says is
-//! done.
+//! The bytes of a connection with client timeouts: reports events to the state machine in `guard.rs`, and
+//! carries out its verdicts.
 //!
-//! A timer is armed only where a client is waited for and a rule applies; one that is early is left as it is and looks
-//! again when it fires. So a request whose head comes in one piece, and whose answer the socket takes at once, costs
-//! neither a timer nor a look at the clock.
+//! A timer is armed only if a client is waited for and a limit applies; one that is early is left alone and
+//! checks again when it fires. So a request whose head comes in one piece, and whose answer the socket
+//! accepts at once, needs neither a timer nor the clock.
 //!
-//! Who is cut off within a head gets 408 (RFC 9110, 15.5.9) from here, for no request has reached the gateway; within a
-//! body, from the gateway, which finds the reason in the signals. Who takes no answer gets a reset: what the system
-//! still holds for it goes at once.
+//! A client that is too slow with a head gets 408 (RFC 9110, 15.5.9) from here, because no request has
+//! reached the gateway; one that is too slow with a body gets it from the gateway, which finds the reason in
+//! the signals. A connection whose client doesn't read the answer is reset, so that the kernel frees its
+//! buffers at once.
 
 use super::{
     alarm::Alarm,
@@ -38,48 +39,48 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes of a file that the system takes beyond what it can send.
+/// The most unsent bytes of a file that the kernel buffers.
 const UNSENT_OF_FILE: u32 = 4 << 20;
 
-/// Whom a connection belongs to, and who is told of it.
+/// The client of a connection, and the shared state that is told of it.
 pub(super) struct Party {
-    /// The client.
+    /// The client's address.
     pub(super) peer: SocketAddr,
-    /// What the gateway and the connection tell each other.
+    /// The flags that the gateway and the connection share.
     pub(super) signals: Arc<Signals>,
-    /// Who counts.
+    /// The metrics and records of connections.
     pub(super) ledger: Arc<Ledger>,
-    /// Whether places run short.
+    /// The counters of connections.
     pub(super) places: Arc<Places>,
 }
 
-/// A stream under guard.
+/// A stream with client timeouts.
 pub(super) struct Guarded {
     stream: Stream,
     guard: Guard,
     party: Party,
-    /// Whether it was told already that this connection is cut off.
+    /// True once it has been recorded that this connection is cut off.
     cut: bool,
     reading: Alarm,
     writing: Alarm,
-    /// Whether the system may take more than it can send: a file's pages are its own, and cost no memory.
+    /// True if the kernel may buffer more than usual: pages of a file cost no memory.
     roomy: bool,
 }
 
 impl Guarded {
-    /// A connection that was accepted then.
+    /// A connection that was accepted at `accepted`.
     pub(super) fn new(stream: Stream, party: Party, rules: Rules, accepted: Instant) -> Self {
         let guard = Guard::new(rules, accepted);
         let (reading, writing) = (Alarm::default(), Alarm::default());
         Self { stream, guard, party, cut: false, reading, writing, roomy: false }
     }
 
-    /// Whether it is a socket without TLS.
+    /// Returns true for a socket without TLS.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.stream, Stream::Plain(_))
     }
 
-    /// Waits until something comes, or the end, without a buffer for it; see [`Stream::ready`].
+    /// Waits for bytes or the end of the connection, without allocating a buffer; see [`Stream::ready`].
     pub(super) async fn ready(&mut self, fresh: bool) -> io::Result<()> {
         self.stream.ready(fresh).await
     }
@@ -89,8 +90,8 @@ impl Guarded {
         self.guard.rules().header_timeout
     }
 
-    /// How long it may be idle: until the client's first bytes less than between two requests, and next to nothing where
-    /// places run short.
+    /// The time that the connection may be idle: at most `header_timeout` before the first byte, and a second
+    /// if places run short.
     pub(super) fn patience(&self, fresh: bool, idle: Duration) -> (Duration, Option<CutReason>) {
         match fresh {
             true => (idle.min(self.guard.rules().header_timeout), Some(CutReason::Silent)),
@@ -99,18 +100,18 @@ impl Guarded {
         }
     }
 
-    /// A request was answered of which the gateway was told nothing; see [`Guard::answered`].
+    /// Notes that the fast lane has answered a request; see [`Guard::answered`].
     pub(super) fn answered(&mut self, more: bool) {
         self.guard.answered(more);
     }
 
-    /// The gateway has served a request that it got from who looks ahead; see [`Guard::served`].
+    /// Notes that the gateway has served a request of the fast lane; see [`Guard::served`].
     pub(super) fn served(&mut self, more: bool) {
         let seen = self.seen();
         self.guard.served(seen, more);
     }
 
-    /// Nothing came in time.
+    /// Records that nothing came in time.
     pub(super) fn gave_up(&mut self, reason: CutReason) {
         self.tell(reason, None);
     }
@@ -131,18 +132,18 @@ impl Guarded {
         self.written(cx, result, |bytes| *bytes)
     }
 
-    /// What else is sent is copied into the system's memory.
+    /// Sets the limit of unsent bytes: the kernel's copies of other bytes than a file's cost memory.
     fn make_room(&mut self, roomy: bool) {
         if self.roomy != roomy {
             self.roomy = roomy;
             let most = if roomy { UNSENT_OF_FILE } else { UNSENT };
-            // A system without it goes on as before.
+            // Without support for it everything works as before.
             SockRef::from(self.stream.socket()).set_tcp_notsent_lowat(most).unwrap_or_default();
         }
     }
 
-    /// Sends bytes, from `written` on, and a body behind them, of which `rest` says how much has been sent. Ready when
-    /// all of it is out; `rest` is empty then.
+    /// Sends `front` from `written` on, and the body behind it; `rest` counts the bytes of the body that have
+    /// been sent. Ready when everything is sent; `rest` is empty then.
     pub(super) fn poll_send_all(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,7 +176,8 @@ impl Guarded {
         Pin::new(self).poll_flush(cx)
     }
 
-    /// Returns whether the client has ended the connection, though what it sent before is not read yet.
+    /// Returns true if the client has ended the connection, even if bytes that it sent before are still
+    /// unread.
     pub(super) fn has_left(&self) -> bool {
         const ESTABLISHED: u8 = 1;
         get_tcp_info(self.stream.as_raw_fd()).is_ok_and(|info| info.tcpi_state != ESTABLISHED)
@@ -186,7 +188,7 @@ impl Guarded {
         self.stream.socket()
     }
 
-    /// The client.
+    /// The client, and the shared state.
     pub(super) fn party(&self) -> &Party {
         &self.party
     }
@@ -228,7 +230,7 @@ impl Guarded {
                 Verdict::Free => return Poll::Pending,
                 Verdict::Until(at) => ready!(self.writing.poll(at, cx)),
                 Verdict::Cut(reason) => {
-                    // What can't be set is lost with the connection.
+                    // If it can't be set, the connection is gone already.
                     self.stream.socket().set_zero_linger().unwrap_or_default();
                     return Poll::Ready(self.cut_off(reason));
                 }
@@ -236,7 +238,7 @@ impl Guarded {
         }
     }
 
-    /// The end of the exchange under way, by an error that the gateway finds the reason of in the signals.
+    /// Ends the exchange under way with an error; the gateway finds the reason in the signals.
     fn cut_off(&mut self, reason: CutReason) -> io::Error {
         self.party.signals.cut_off(reason);
         self.tell(reason, None);
@@ -249,23 +251,23 @@ impl Guarded {
         }
     }
 
-    /// There is no request that could fail: the task that serves the connection ends it. To Pingora an error here would
-    /// be worth a line in the log, and anybody could write as many as he likes.
+    /// Ends a connection without a request: the task that serves it stops. An error would make Pingora write
+    /// a log line, and a client could cause any number of them.
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whatever doesn't leave at once is lost with the connection.
+        // Bytes that can't be written at once are dropped.
         drop(Pin::new(&mut self.stream).poll_shutdown(cx));
         self.party.signals.over.store(true, Ordering::Relaxed);
         Poll::Pending
     }
 
-    /// Nothing has been written that is still under way: the answer before this request was flushed.
+    /// Sends 408. No answer is being written at this time: the one before this request was flushed.
     fn answer_late(&mut self, cx: &mut Context<'_>) {
         let answer = problem::unreadable_written(StatusCode::REQUEST_TIMEOUT);
         drop(Pin::new(&mut self.stream).poll_write(cx, &answer));
         drop(Pin::new(&mut self.stream).poll_flush(cx));
     }
 
-    /// What became of writing: bytes, an error, or a wait that is watched.
+    /// Reports the result of a write: bytes, an error, or a wait, which is limited.
     fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -282,7 +284,7 @@ impl Guarded {
         }
     }
 
-    /// The system gives up on a client that takes nothing (`TCP_USER_TIMEOUT`).
+    /// Translates an error: the kernel closes a connection whose client reads nothing (`TCP_USER_TIMEOUT`).
     fn failed(&mut self, error: io::Error) -> io::Error {
         match error.kind() {
             io::ErrorKind::TimedOut => self.cut_off(CutReason::SendTimeout),
@@ -291,10 +293,10 @@ impl Guarded {
     }
 }
 
-/// The most pieces of an answer that are handed to the system at once.
+/// The most pieces of an answer in one system call.
 const PIECES: usize = 16;
 
-/// What is to be sent, as far as there are places for it; how many were taken.
+/// Puts the unsent bytes into `places`, as many pieces as fit; returns their number.
 fn slices<'s>(front: &'s [u8], rest: &'s Outgoing, places: &mut [IoSlice<'s>; PIECES]) -> usize {
     let (mut skip, mut count) = (rest.sent, 0);
     let behind = rest.body.pieces().filter_map(|piece| {
@@ -310,7 +312,7 @@ fn slices<'s>(front: &'s [u8], rest: &'s Outgoing, places: &mut [IoSlice<'s>; PI
     count
 }
 
-/// What the client's system has acknowledged in all.
+/// The total of bytes that the client's system has acknowledged.
 fn taken(fd: RawFd) -> Option<u64> {
     get_tcp_info(fd).ok().map(|info| info.tcpi_bytes_acked)
 }
@@ -335,7 +337,7 @@ impl AsyncRead for Guarded {
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => this.wait_to_read(cx),
-            // Gone within a head: nobody is left to be answered.
+            // Closed within a head: there is no client to answer.
             Poll::Ready(_) if this.guard.is_within_head(this.seen()) => this.end(cx),
             Poll::Ready(result) => Poll::Ready(result.map_err(|error| this.failed(error))),
         }

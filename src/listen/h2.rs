@@ -1,14 +1,14 @@
-//! HTTP/2 (RFC 9113) with clients: one connection, many requests, each of which the gateway gets like any other, but
-//! for those whose answers lie ready: they are answered here, by what the fast lane knows, and written together.
+//! HTTP/2 (RFC 9113) with clients: one connection, many requests. Requests that can be answered from memory
+//! are answered here, as in the fast lane, and written together; all others are passed to the gateway.
 //!
-//! Limits: [`STREAMS`] requests at once, each of which takes a place as a connection does ([`Shares`]), 64 KiB of header,
-//! windows that bound what waits for a slow origin and what waits for a slow client, `frames.rs` against floods. A
-//! connection without a request is closed as one of HTTP/1.1 is; one whose client does not answer a ping, or does not
-//! send the rest of a header, is cut off. At the gateway's end, and after as many requests as a connection may have, the
-//! client is told to take another (GOAWAY), and what is under way is let finish.
+//! Limits: [`STREAMS`] concurrent requests, each of which takes a place as a connection does ([`Shares`]), 64
+//! KiB of header, flow-control windows that bound the bytes waiting for a slow origin or a slow client, and
+//! `frames.rs` against floods. An idle connection is closed as with HTTP/1.1; one whose client does not
+//! answer a PING, or does not send the rest of a header, is cut off. On shutdown, and after `requests`
+//! requests, the client gets a GOAWAY, and requests under way are finished.
 //!
-//! A request is judged by the rules of HTTP/1.1 (`strict.rs`), and names its host in `Host` from here on: whoever comes
-//! behind need not know how it came.
+//! A request is checked by the rules of HTTP/1.1 (`strict.rs`), and has its host in `Host` from here on:
+//! later steps don't depend on the version.
 
 mod answer;
 mod body_wait;
@@ -63,22 +63,22 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
-/// Requests under way at once on one connection.
+/// The most concurrent requests on one connection.
 const STREAMS: u32 = 128;
-/// Bytes of a request's body that are taken before the origin has taken them: of one request, and of all on a
-/// connection.
+/// The most bytes of request bodies that are buffered before the origin has accepted them: of one request,
+/// and of a connection.
 const WINDOW: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Bytes of an answer that wait for a slow client.
+/// The most bytes of an answer that are buffered for a slow client.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Requests that are no requests: so many at once, and in a second.
+/// Malformed requests that are tolerated: in a burst, and per second.
 const MALFORMED: (u32, u32) = (64, 8);
-/// Streams that the library resets on one connection.
+/// The most streams that the library resets on one connection.
 const MOST_RESETS: usize = 8 * 1024;
-/// How often a client is asked whether it is there.
+/// The interval of PING frames to a client.
 const BEAT: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
+/// The time that the client may take to answer one.
 const ANSWER: Duration = Duration::from_secs(15);
-/// How long a client that is told that the connection ends may take to hang up.
+/// The time that a client may take to close the connection after an error.
 const PARTING: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -86,18 +86,18 @@ thread_local! {
     static WORDS: RefCell<Words> = RefCell::default();
 }
 
-/// What a connection may have.
+/// The settings of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// For the client's first bytes.
+    /// The time for the client's first bytes.
     pub(super) begin: Duration,
-    /// Between requests.
+    /// The time that it may be idle between requests.
     pub(super) idle: Duration,
-    /// Requests; `None`: any number.
+    /// The most requests; `None`: any number.
     pub(super) requests: Option<u32>,
-    /// For a body to go on, and its least rate in bytes a second.
+    /// The timeout of a body, and its least rate in bytes a second.
     pub(super) body: (Duration, u64),
-    /// For a client to take some of an answer.
+    /// The timeout of a pending write of an answer.
     pub(super) send: Duration,
 }
 
@@ -139,13 +139,13 @@ fn options() -> H2Options {
         .initial_window_size(WINDOW.0)
         .initial_connection_window_size(WINDOW.1)
         .max_send_buffer_size(SEND_BUFFER)
-        // What comes at once, before this is asked again, is counted by its rate (`frames.rs`): these bound memory alone.
+        // Their rate is limited in `frames.rs`; these limits bound memory alone.
         .max_pending_accept_reset_streams(2 * STREAMS as usize)
         .max_local_error_reset_streams(Some(MOST_RESETS));
     options
 }
 
-/// A connection that is served.
+/// A connection that is being served.
 struct Running<'d> {
     door: &'d Arc<Door>,
     digest: Arc<Digest>,
@@ -158,10 +158,10 @@ struct Running<'d> {
     malformed: Bucket,
 }
 
-/// The way a connection is to end, and what its client is told.
+/// The error code that the client gets, and the reason that is recorded.
 type Farewell = (Reason, Http2End);
 
-/// A request with what answers it.
+/// A request and the sender of its answer.
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 
 impl Running<'_> {
@@ -177,14 +177,15 @@ impl Running<'_> {
         }
     }
 
-    /// How the connection has ended, or how it is to be ended, and what the client is told.
+    /// Serves requests until the connection ends. `Err`: it has to be closed, with the error code for the
+    /// client.
     async fn drive(
         mut self,
         h2: &mut H2<Stream, Bytes>,
         ping: Option<PingPong>,
         announce: impl Fn() -> OnConnection,
     ) -> Result<Http2End, Farewell> {
-        // From now on it says when none is under way.
+        // From now on it can report that no request is under way.
         self.streams.close();
         let watch = self.watch.clone();
         let mut closing = self.door.closing.clone();
@@ -196,7 +197,8 @@ impl Running<'_> {
                 biased;
                 () = watch.told.notified() => return Err(dismissal(&watch)),
                 () = closes(&mut closing), if going => {
-                    // What is under way finishes, and what was sent before the client has heard of it.
+                    // Requests under way are finished, as are those that were sent before the client received
+                    // the GOAWAY.
                     ending = Some(Http2End::Drained);
                     h2.graceful_shutdown();
                     continue;
@@ -221,14 +223,14 @@ impl Running<'_> {
         }
     }
 
-    /// Answers a request, or hands it to the gateway.
+    /// Answers a request, or passes it to the gateway.
     fn take(&mut self, (request, mut respond): Accepted, connection: OnConnection) -> Result<(), Farewell> {
         self.served = self.served.saturating_add(1);
         let (request, body) = request.into_parts();
         if let Err(status) = strict::check_http2(&request) {
             self.door.ledger.unreadable(connection.peer, status, Version::HTTP_2);
             refuse(&mut respond, &request, problem::unreadable(status));
-            // What is wrong with a stream ends no other, unless nothing else comes.
+            // A malformed request only ends its stream, unless there are too many.
             return match self.malformed.take(Instant::now()) {
                 true => Ok(()),
                 false => Err((Reason::ENHANCE_YOUR_CALM, Http2End::Broken)),
@@ -240,7 +242,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Sends the answer to a request, where it lies ready. Returns whether it did.
+    /// Sends the answer to a request if it can be answered from memory. Returns true if it was.
     fn swiftly(
         &self,
         request: &Parts,
@@ -248,7 +250,7 @@ impl Running<'_> {
         respond: &mut SendResponse<Bytes>,
         connection: &OnConnection,
     ) -> bool {
-        // To whom a certificate was shown is more than the lane asks.
+        // Client certificates are not for the fast lane.
         if connection.shown.is_some() || !body.is_end_stream() {
             return false;
         }
@@ -281,7 +283,7 @@ impl Running<'_> {
         true
     }
 
-    /// Hands a request to the gateway.
+    /// Passes a request to the gateway.
     fn serve(
         &self,
         request: Parts,
@@ -291,7 +293,7 @@ impl Running<'_> {
     ) {
         let share = match self.shares.take() {
             Ok(share) => share,
-            // The client may send it again, by whatever method (RFC 9113, 8.7).
+            // The client may send it again, whatever its method (RFC 9113, 8.7).
             Err(reason @ RefuseReason::Streams) => {
                 self.door.ledger.no_place(connection.peer, reason, None);
                 return respond.send_reset(Reason::REFUSED_STREAM);
@@ -317,12 +319,12 @@ impl Running<'_> {
         let served = async move {
             door.proxy.process_new_http(session, &door.closing).await;
         };
-        // A panic is told by the process's hook, and ends this request alone.
+        // A panic is logged by the process's hook, and ends this request alone.
         drop(self.door.open.spawn(self.streams.track_future(served)));
     }
 }
 
-/// Why a client is sent away.
+/// The reason for which a client is disconnected.
 fn dismissal(watch: &FrameWatch) -> Farewell {
     match watch.slow.load(Ordering::Relaxed) {
         true => (Reason::NO_ERROR, Http2End::Slow),
@@ -330,8 +332,8 @@ fn dismissal(watch: &FrameWatch) -> Farewell {
     }
 }
 
-/// A request as HTTP/1.1 would say it: its host in a field (RFC 9113, 8.3.1), which was checked, and its cookies in one,
-/// which HTTP/2 may cut into pieces (8.2.3).
+/// Converts a request to the form of HTTP/1.1: its host, which was checked, in a field (RFC 9113, 8.3.1), and
+/// its cookies in one line, which HTTP/2 may split (8.2.3).
 fn as_of_http1(mut request: Parts) -> RequestHeader {
     let uri = std::mem::take(&mut request.uri).into_parts();
     request.uri = uri.path_and_query.map_or_else(Uri::default, Uri::from);
@@ -341,7 +343,7 @@ fn as_of_http1(mut request: Parts) -> RequestHeader {
     let cookies: Vec<&[u8]> =
         request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1 {
-        // What was made of valid values is one.
+        // The joined value consists of valid ones.
         if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
             request.headers.insert(header::COOKIE, joined);
         }
@@ -349,7 +351,8 @@ fn as_of_http1(mut request: Parts) -> RequestHeader {
     request.into()
 }
 
-/// Waits for the next request. What was answered before it goes out when there is none: all together.
+/// Waits for the next request. Answers to earlier ones are held back until there is none, and written
+/// together.
 async fn together<T>(next: impl Future<Output = T>, holds: &AtomicBool) -> T {
     let mut next = pin!(next);
     poll_fn(|cx| {
@@ -364,35 +367,35 @@ async fn together<T>(next: impl Future<Output = T>, holds: &AtomicBool) -> T {
     .await
 }
 
-/// Waits until the door closes.
+/// Waits for the shutdown.
 async fn closes(closing: &mut watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-/// Waits until no request has been under way for so long.
+/// Waits until no request has been under way for `so_long`.
 async fn idle(streams: &TaskTracker, so_long: Duration) {
     streams.wait().await;
     tokio::time::sleep(so_long).await;
 }
 
-/// Waits until a client does not answer.
+/// Waits until the client fails to answer a PING.
 async fn silence(ping: Option<PingPong>) {
     let Some(mut ping) = ping else { return std::future::pending().await };
     loop {
         tokio::time::sleep(BEAT).await;
         match timeout(ANSWER, ping.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection has ended, which is told elsewhere.
+            // The connection has ended, which is handled elsewhere.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => return,
         }
     }
 }
 
-/// Says why a connection ends, and ends it.
+/// Sends the reason for which a connection ends, and closes it.
 async fn part(h2: &mut H2<Stream, Bytes>, reason: Reason, end: Http2End) -> Http2End {
     h2.abrupt_shutdown(reason);
-    // Whoever is not there to hear it is gone.
+    // Without an answer the client is gone.
     drop(timeout(PARTING, poll_fn(|cx| h2.poll_closed(cx))).await);
     end
 }

@@ -1,7 +1,7 @@
-//! What is told of connections that ended badly: counters, access records, and log lines that can't become a flood.
+//! Metrics, access records and rate-limited log lines of connections that ended badly.
 //!
-//! A request that has reached the gateway gets its record there. Here are those that did not: nothing of them is known
-//! but when and from where.
+//! The gateway writes the record of a request that has reached it. These records are for connections without
+//! one: they have no more than the time and the client's address.
 
 use crate::telemetry::{
     access::{AccessLog, Record},
@@ -13,7 +13,7 @@ use http::{StatusCode, Version};
 use parking_lot::Mutex;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-/// What is told of connections.
+/// The metrics and records of connections.
 pub(super) struct Ledger {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
@@ -25,7 +25,7 @@ impl Ledger {
         Self { metrics, access, refused: Mutex::default() }
     }
 
-    /// A connection was closed as soon as it was accepted, or a request on one was refused.
+    /// Records that a connection was closed at the accept, or that a request on one was refused.
     pub(super) fn refused(&self, reason: RefuseReason) {
         self.metrics.connection_refused(reason);
         if let Some(count) = self.refused.lock().add(Instant::now()) {
@@ -33,7 +33,7 @@ impl Ledger {
         }
     }
 
-    /// A request could not be read, and was told so.
+    /// Records that a request could not be parsed and was answered with `status`.
     pub(super) fn unreadable(&self, peer: SocketAddr, status: StatusCode, version: Version) {
         let reason = match status {
             StatusCode::URI_TOO_LONG => RejectReason::UriTooLong,
@@ -44,7 +44,7 @@ impl Ledger {
         self.record(peer, (status.as_u16(), version), Instant::now(), reason.as_str());
     }
 
-    /// A request of HTTP/2 got no place, and was told so where it has a status.
+    /// Records that an HTTP/2 request got no place; `status` is its answer, if it got one.
     pub(super) fn no_place(&self, peer: SocketAddr, reason: RefuseReason, status: Option<StatusCode>) {
         self.refused(reason);
         if let Some(status) = status {
@@ -52,8 +52,8 @@ impl Ledger {
         }
     }
 
-    /// A connection was cut off. `head`: since when the head of a request was waited for, of which a part had come,
-    /// and the status that it was answered with.
+    /// Records that a connection was cut off. `head`: the time since which an incomplete head was awaited,
+    /// and the status of the answer.
     pub(super) fn cut(&self, peer: SocketAddr, reason: CutReason, head: Option<(Instant, u16)>) {
         self.metrics.connection_cut(reason);
         tracing::debug!(%peer, reason = reason.as_str(), "a connection was cut off");

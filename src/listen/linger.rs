@@ -1,9 +1,9 @@
-//! The last of a connection whose client may still be sending (RFC 9112, 9.6).
+//! Lingering close: the end of a connection whose client may still be sending (RFC 9112, 9.6).
 //!
-//! A socket that is closed with bytes unread, or to which more come, is reset, and a reset takes away what the client has
-//! not read yet: the answer that told it why. So the system is told that nothing more will be sent, and what still comes
-//! is dropped until the client has closed its end too, is silent for a while, or has had its time. Whoever served the
-//! connection does not wait for that, and its place is free.
+//! A socket that is closed with unread bytes, or that receives more, is reset, and a reset discards bytes
+//! that the client has not read yet: the answer that explains the close. So the write side is shut down
+//! first, and further bytes are dropped until the client closes its side, is silent for a while, or the time
+//! is over. The task that served the connection does not wait for this, and its place is free.
 
 use socket2::SockRef;
 use std::{
@@ -14,21 +14,21 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, runtime::Handle, time::timeout};
 
-/// Connections that are let go so at once, of all clients: further ones are closed as they are.
+/// The most connections that linger at once; further ones are closed at once.
 const MOST: usize = 256;
-/// The time that a client may take, and for which it may be silent (nginx's `lingering_time` and `lingering_timeout`).
+/// The total time, and the time without bytes (nginx's `lingering_time` and `lingering_timeout`).
 const AT_MOST: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(5);
-/// What is dropped at once.
+/// The size of the buffer for dropped bytes.
 const PIECE: usize = 16 * 1024;
 
 static LINGERING: AtomicUsize = AtomicUsize::new(0);
 
-/// Lets a connection go whose socket is about to be closed. Nothing happens where that can't be.
+/// Lingers on a connection whose socket is about to be closed; does nothing if that is impossible.
 pub(super) fn let_go(socket: &TcpStream) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(counted) = Counted::one() else { return };
-    // The socket lives as long as this does; whoever has the other closes it.
+    // The duplicate keeps the socket open; the original is closed by its owner.
     let Ok(socket) = SockRef::from(socket).try_clone() else { return };
     drop(runtime.spawn(async move {
         let _counted = counted;
@@ -54,7 +54,7 @@ async fn drain(socket: std::net::TcpStream) -> io::Result<()> {
     timeout(AT_MOST, dropping).await.unwrap_or(Ok(()))
 }
 
-/// One of those that are let go.
+/// A guard that counts a lingering connection.
 struct Counted;
 
 impl Counted {

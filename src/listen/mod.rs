@@ -1,10 +1,10 @@
-//! Listening: sockets, connections, and their end.
+//! Listeners: sockets, connections, and shutdown.
 //!
-//! Each connection is a task: the PROXY header where there is one, the TLS handshake, then one request after another
-//! (HTTP/1.1) or many at once (HTTP/2) to Pingora's `HttpProxy`. On shutdown no connection is accepted any more, idle
-//! ones are closed, and requests under way are let finish.
+//! Each connection is a task: the PROXY header if there is one, the TLS handshake, then one request after
+//! another (HTTP/1.1) or many at once (HTTP/2). On shutdown no connection is accepted any more, idle ones are
+//! closed, and requests under way are finished.
 //!
-//! Who may come in is decided by `caps`, how long a client may take by `guard`, which `guarded` enforces byte by byte.
+//! `caps` limits the number of connections; `guard` has the client timeouts, and `guarded` enforces them.
 
 #[cfg(any(test, fuzzing))]
 pub mod agreement;
@@ -83,18 +83,19 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use ways::Way;
 
-/// How long a client that is about to ask may take when the door closes.
+/// The time for which an idle connection may still send a request after the shutdown began.
 const LAST: Duration = Duration::from_millis(200);
-/// For a client to hear that its connection ends.
+/// The time that a client may take to close its side of the connection.
 const PART: Duration = Duration::from_secs(1);
-/// How often the files of certificates are looked at.
+/// The interval at which the files of certificates are checked.
 const LOOK: Duration = Duration::from_secs(2);
-/// Pause after an accept that failed for want of descriptors or memory.
+/// The pause after an accept that failed for lack of descriptors or memory.
 const BREATHE: Duration = Duration::from_millis(20);
-/// How much later than we the system gives up on a client that takes nothing: it does so too while nobody writes.
+/// The time by which the kernel's timeout (`TCP_USER_TIMEOUT`) exceeds `send_timeout`; it also applies while
+/// nothing is written.
 const AFTER_US: Duration = Duration::from_secs(2);
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct Door {
     proxy: Arc<HttpProxy<Gateway>>,
     ready: Ready,
@@ -108,7 +109,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// A door to a gateway; it closes when `closing` says so.
+    /// A server for a gateway; it shuts down when `closing` becomes true.
     pub fn new(
         (proxy, ready): (HttpProxy<Gateway>, Ready),
         metrics: Arc<Metrics>,
@@ -132,26 +133,26 @@ impl Door {
         Arc::new(door)
     }
 
-    /// Other terms for connections that come from now on. Those that are there stay, and count.
+    /// Changes the settings for new connections. Existing ones stay, and count against the limits.
     pub fn change(&self, terms: Terms) {
         self.places.limit(terms.limits);
         self.metrics.connections_limit(terms.limits.all as u64);
         self.terms.store(Arc::new(terms));
     }
 
-    /// The ways in that stand.
+    /// The current listeners.
     pub fn ways(&self) -> Arc<Ways> {
         self.ways.load_full()
     }
 
-    /// Takes connections, and requests on those that are open, by other ways from now on. Those have read their
-    /// certificates; those that were there before read theirs again.
+    /// Replaces the listeners, for new connections, and for requests on open ones. New listeners have read
+    /// their certificates; those that stay read theirs again.
     pub async fn go_by(self: &Arc<Self>, ways: Ways) {
         self.ways.store(Arc::new(ways));
         self.with_files(Ways::reload).await;
     }
 
-    /// Shows new certificates when their files have changed. Never returns.
+    /// Reloads certificates when their files change. Never returns.
     pub async fn keep_certificates(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -159,7 +160,7 @@ impl Door {
         }
     }
 
-    /// Reading blocks, and a disk may be slow.
+    /// Runs work that reads files on a blocking thread.
     async fn with_files(&self, work: impl FnOnce(&Ways) + Send + 'static) {
         let ways = self.ways();
         if let Err(error) = tokio::task::spawn_blocking(move || work(&ways)).await {
@@ -167,13 +168,13 @@ impl Door {
         }
     }
 
-    /// Accepts connections by the way of this number until the door closes.
+    /// Accepts connections of the listener with this index until the shutdown.
     pub async fn accept(self: Arc<Self>, listener: TcpListener, number: usize) {
         let (mut closing, mut failures) = (self.closing.clone(), Seldom::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                // Whoever could close the door is gone: so are we.
+                // If the sender is dropped, the gateway has ended.
                 _ = closing.wait_for(|closing| *closing) => return,
             };
             match accepted {
@@ -193,12 +194,12 @@ impl Door {
         }
     }
 
-    /// A place for a connection, if there is one, of nobody yet: a proxy in front may name the client.
+    /// Takes a place for a connection, if there is one; its client may be named later, by a proxy.
     fn admit(&self, stream: &TcpStream) -> Option<Place> {
         self.places.take().map_err(|reason| self.refuse(stream, reason)).ok()
     }
 
-    /// Who gets no place is reset: nothing of it is left to be kept.
+    /// Resets a connection that gets no place, so that the kernel keeps no state of it.
     fn refuse(&self, stream: &TcpStream, reason: RefuseReason) {
         self.ledger.refused(reason);
         // A connection that is gone already needs none.
@@ -217,7 +218,7 @@ impl Door {
         let mut closing = self.closing.clone();
         let begun = tokio::select! {
             begun = self.begin(stream, peer, &way, &mut place, (terms.rules, accepted)) => begun,
-            // Who has not come in yet stays outside.
+            // On shutdown, connections without a protocol are dropped.
             _ = closing.wait_for(|closing| *closing) => None,
         };
         let Some(Begun { connection, peer, signals, shown, http2 }) = begun else { return };
@@ -243,7 +244,7 @@ impl Door {
         unless_over(&over, serving).await;
     }
 
-    /// What comes before the first request. `None` where nothing comes of it.
+    /// Prepares a connection up to the first request. `None` if it failed.
     async fn begin(
         &self,
         mut stream: TcpStream,
@@ -252,7 +253,7 @@ impl Door {
         place: &mut Place,
         (rules, accepted): (Rules, Instant),
     ) -> Option<Begun> {
-        // The PROXY header, the TLS handshake and the first bytes of a protocol that is not known, all together.
+        // One deadline for the PROXY header, the TLS handshake and the first bytes of an unknown protocol.
         let by = (accepted + rules.header_timeout).into();
         let peer = self.proxied(&mut stream, peer, way, by).await?;
         if let Err(reason) = place.belongs_to(peer.ip()) {
@@ -282,7 +283,7 @@ impl Door {
         Some(Begun { connection, peer, signals, shown, http2 })
     }
 
-    /// For whom a connection is.
+    /// The address of the client: from the PROXY header, or the peer's.
     async fn proxied(
         &self,
         stream: &mut TcpStream,
@@ -325,11 +326,11 @@ impl Door {
         None
     }
 
-    /// One request after another. Between two of them the connection waits here: all that a request needs is made when
-    /// one comes, and is some 20 kB.
+    /// Serves one request after another. Between requests the connection waits here: the session of a
+    /// request, about 20 kB, is only created when one comes.
     async fn serve_http1(&self, connection: Connection, announce: impl Fn() -> OnConnection, terms: &Terms) {
         let Keepalive { idle, requests } = terms.keepalive;
-        // The guard is the first to lose patience with a body.
+        // The guard's timeout for a body comes first.
         let backstop = Some(2 * terms.rules.body_timeout);
         let mut connection = Box::new(connection);
         let mut settings: Option<HttpPersistentSettings> = None;
@@ -338,7 +339,7 @@ impl Door {
         let caller =
             Caller { peer: first.peer.ip(), listener: first.listener, version: http::Version::HTTP_11 };
         let mut lane = FastLane::new(&self.ready, &self.closing, caller, (idle, requests));
-        // Asked once, it wakes this task when the door closes, whatever that waits for then.
+        // Once polled, it wakes this task on shutdown, whatever the task waits for then.
         let mut wakes = self.closing.clone();
         let mut wakes = pin!(unconstrained(wakes.wait_for(|closing| *closing)));
         poll_fn(|cx| {
@@ -347,7 +348,7 @@ impl Door {
         })
         .await;
         loop {
-            // To whom a certificate was shown is more than the lane asks.
+            // Client certificates are not for the fast lane.
             let turn = if connection.is_at_start() && first.shown.is_none() {
                 poll_fn(|cx| lane.poll(&mut connection, cx)).await
             } else if connection.is_between_requests() && !comes(&mut connection, idle, &mut closing).await {
@@ -373,7 +374,7 @@ impl Door {
                 }
                 Some(After::Broken) => return,
                 Some(After::Ended) => {
-                    // Who has gone already does not hear it.
+                    // The client may have gone already.
                     drop(timeout(PART, connection.shutdown()).await);
                     return;
                 }
@@ -402,12 +403,12 @@ impl Door {
         }
     }
 
-    /// Closes idle connections and waits for the others, at most this long. The door must be closing already.
-    /// Returns whether all have ended.
+    /// Closes idle connections and waits for the others, for at most this time. The shutdown must have begun.
+    /// Returns true if all have ended.
     pub async fn drain(&self, at_most: Duration) -> bool {
         self.open.close();
         let all = async {
-            // A connection that was between two requests when the first call came is caught by the next.
+            // A connection that was between two requests at the first call is closed by the next.
             while !self.open.is_empty() {
                 self.proxy.http_cleanup().await;
                 let pause = tokio::time::sleep(Duration::from_millis(10));
@@ -421,8 +422,8 @@ impl Door {
     }
 }
 
-/// Waits for a request. Returns whether anything comes in time. Where the door closes, a client that is about to ask gets
-/// a last answer, and hears in it that there will be no other.
+/// Waits for a request. Returns true if bytes come in time. On shutdown, a client that is just sending a
+/// request gets a last answer, with `Connection: close`.
 async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch::Receiver<bool>) -> bool {
     let (patience, reason) = connection.patience(idle);
     let comes = async {
@@ -433,7 +434,7 @@ async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch:
         }
         timeout(LAST, connection.ready()).await.is_ok_and(|ready| ready.is_ok())
     };
-    // Some milliseconds more or less: its clock costs next to nothing.
+    // This timer is imprecise by some milliseconds, and nearly free.
     match (pingora_timeout::timeout(patience, comes).await, reason) {
         (Ok(comes), _) => comes,
         (Err(_), reason) => {
@@ -463,7 +464,7 @@ struct Begun {
     http2: bool,
 }
 
-/// What a client has shown of itself in its handshake.
+/// The TLS name and certificate of a client, from its handshake.
 fn shown(session: &ServerConnection) -> Shown {
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let subject = certificate.and_then(|certificate| certificate::subject(certificate));
@@ -473,14 +474,15 @@ fn shown(session: &ServerConnection) -> Shown {
     }
 }
 
-/// An answer's last piece should not wait for a client's acknowledgement, and a client that takes nothing is given up
-/// also where all has been written already, or where it is only in the system's buffers.
+/// Sets the options of a socket: `TCP_NODELAY`, so that the last piece of an answer doesn't wait for an
+/// acknowledgement, and `TCP_USER_TIMEOUT`, so that a client that reads nothing is disconnected even if the
+/// whole answer is in the kernel's buffers.
 fn prepare(stream: &TcpStream, rules: &Rules) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_user_timeout(Some(rules.send_timeout + AFTER_US))
 }
 
-/// Serves a connection until it says that it is over: then there is nobody to be served.
+/// Serves a connection until it reports that it is over: there is no client any more then.
 async fn unless_over(signals: &Signals, serving: impl Future<Output = ()>) {
     let mut serving = pin!(serving);
     poll_fn(|cx| match serving.as_mut().poll(cx) {

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on says first for whom.
+//! The PROXY protocol, versions 1 and 2: a header in which a TCP proxy names the client.
 //!
-//! Reads the header and not a byte more; what follows is the client's. `LOCAL` and `UNKNOWN` speak for nobody: the
-//! socket's own peer stays. Checksums and other TLVs of version 2 are passed over.
+//! Reads the header and not a byte more; the rest is the client's. With `LOCAL` and `UNKNOWN` the address of
+//! the peer is used. Checksums and other TLVs of version 2 are ignored.
 //! See <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
 
 use crate::telemetry::labels::ProxyHeader;
@@ -9,19 +9,19 @@ use ppp::{v1, v2};
 use std::{io, net::SocketAddr};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// No header of either version is shorter; version 2 is known by so much of it.
+/// The least length of a header; version 2 is recognised by these bytes.
 const BEGINNING: usize = 12;
-/// Bytes of version 2 before its addresses.
+/// The length of a version 2 header before its addresses.
 const FIXED: usize = 16;
-/// The longest line of version 1.
+/// The longest line of version 1, in bytes.
 const LINE: usize = 107;
-/// The most that version 2 may add to its fixed part: addresses and what a proxy tells of TLS.
+/// The most bytes of version 2 after its fixed part: addresses and TLVs.
 const MOST: usize = 4_096;
 
-/// For whom a connection is; `None`: for who is at its other end.
+/// Reads the client's address; `None`: the peer's address applies.
 ///
 /// # Errors
-/// Why nothing of the sort could be read.
+/// If there is no valid header.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeader> {
     let mut header = vec![0; BEGINNING];
     whole(stream.read_exact(&mut header).await)?;
@@ -39,7 +39,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     if !header.starts_with(b"PROXY ") {
         return Err(ProxyHeader::Malformed);
     }
-    // A line has no length: what is read at once could be the client's.
+    // A line has no length: it is read byte by byte, since further bytes could be the client's.
     while !header.ends_with(b"\r\n") {
         if header.len() == LINE {
             return Err(ProxyHeader::Malformed);
@@ -77,7 +77,7 @@ mod tests {
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    /// What is made of some bytes, and what is left of them.
+    /// Parses some bytes; returns the result and the number of bytes that are left.
     fn read_all(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeader>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut rest = bytes;

@@ -1,7 +1,7 @@
-//! Resumption of TLS sessions: tickets, or memory for clients of TLS 1.2 that know none.
+//! Resumption of TLS sessions: tickets, or a session cache for TLS 1.2 clients without tickets.
 //!
-//! A session that is resumed is not verified again: the client shows no certificate, and has the one that it showed
-//! once. So no session outlives the certificates it was begun with: where one has expired, the client shows one anew.
+//! A resumed session is not verified again: the client's certificate is the one of the first handshake. So a
+//! session expires with the certificates of its client: after that, the client has to present one again.
 
 use crate::clock::wall_ms;
 use rustls::{
@@ -12,20 +12,20 @@ use rustls::{
 use std::{fmt, sync::Arc};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-/// Sessions that are kept for clients without tickets.
+/// The most sessions that are stored for clients without tickets.
 const SESSIONS: usize = 4_096;
 
-/// What takes the sessions of a listener up again.
+/// The session tickets and stored sessions of a listener.
 #[derive(Clone)]
 pub(super) struct Resumption {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    /// What clients' certificates are held against; `None` where clients are not asked for any.
+    /// The authorities of clients' certificates; `None` if clients are not asked for any.
     authorities: Option<Vec<u8>>,
 }
 
 impl Resumption {
-    /// With keys of its own.
+    /// New keys and an empty session cache.
     ///
     /// # Errors
     /// If there is no randomness.
@@ -40,19 +40,19 @@ impl Resumption {
         })
     }
 
-    /// Returns whether its sessions were begun by these authorities.
+    /// Returns true if its sessions were begun with these authorities.
     pub(super) fn is_for(&self, authorities: Option<&[u8]>) -> bool {
         self.authorities.as_deref() == authorities
     }
 
-    /// Has connections of this configuration take sessions up again.
+    /// Enables resumption in a configuration.
     pub(super) fn apply(&self, config: &mut ServerConfig) {
         config.ticketer = self.ticketer.clone();
         config.session_storage = self.sessions.clone();
     }
 }
 
-/// Gives out no session whose client's certificates have expired.
+/// Returns no session of a client whose certificates have expired.
 struct Unexpired<T>(T);
 
 impl<T> fmt::Debug for Unexpired<T> {
@@ -101,8 +101,8 @@ fn now() -> i64 {
     i64::try_from(wall_ms() / 1_000).unwrap_or(i64::MAX)
 }
 
-/// Returns whether the certificates of a session as rustls writes it are valid until `now`, in seconds since 1970, at least. What
-/// can't be read is good for nothing: the client shakes hands as if for the first time.
+/// Returns true if all certificates of a session, as rustls serialises it, are valid until `now`, in seconds
+/// since 1970. A session that can't be parsed is not resumed: a full handshake follows.
 fn is_good(session: &[u8], now: i64) -> bool {
     let valid = |certificate: &[u8]| {
         let parsed = X509Certificate::from_der(certificate);
@@ -111,15 +111,15 @@ fn is_good(session: &[u8], now: i64) -> bool {
     chain(session).is_some_and(|chain| chain.into_iter().all(valid))
 }
 
-/// The client's certificates in a session as rustls 0.23 writes it (its `ServerSessionValue`); empty where it has shown
-/// none.
+/// The client's certificates in a session as rustls 0.23 serialises it (its `ServerSessionValue`); empty if
+/// it presented none.
 fn chain(session: &[u8]) -> Option<Vec<&[u8]>> {
     let mut rest = session;
     if take(&mut rest, 1)? == [1] {
-        // The name that the client asked for (SNI).
+        // The host name of the client (SNI).
         prefixed(&mut rest, 1)?;
     }
-    // The version, the cipher suite, the secret, and whether it is an extended one.
+    // The version, the cipher suite, the secret, and the flag for an extended one.
     take(&mut rest, 4)?;
     prefixed(&mut rest, 1)?;
     take(&mut rest, 1)?;
@@ -134,7 +134,7 @@ fn chain(session: &[u8]) -> Option<Vec<&[u8]>> {
     Some(chain)
 }
 
-/// Bytes behind their length, which has this many bytes itself.
+/// Bytes with a length in front, which has `width` bytes itself.
 fn prefixed<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
     let length = take(rest, width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     take(rest, length)

@@ -1,6 +1,6 @@
-//! Sending a part of a file without its bytes passing through this process: `sendfile(2)`.
+//! Sends a part of a file without copying it through this process: `sendfile(2)`.
 //!
-//! Only for what the kernel has in memory, on sockets without TLS: whoever hands a part over sees to both.
+//! Only for pages in the kernel's cache, on sockets without TLS: the caller ensures both.
 
 use std::{
     fs::File,
@@ -9,10 +9,10 @@ use std::{
 };
 use tokio::{io::Interest, net::TcpStream};
 
-/// Sends up to `most` bytes of a file from `at` on, as many as the socket takes now.
+/// Sends up to `most` bytes of a file from `at` on, as many as the socket accepts now.
 ///
 /// # Errors
-/// If the client is gone, or the file ends before.
+/// If the client is gone, or the file ends early.
 pub(super) fn poll(
     stream: &TcpStream,
     cx: &mut Context<'_>,
@@ -23,7 +23,7 @@ pub(super) fn poll(
     loop {
         ready!(stream.poll_write_ready(cx))?;
         let mut from = at;
-        // Where the socket takes nothing, the runtime learns of it here, and waits.
+        // This tells the runtime that the socket isn't writable, and registers the task.
         match stream
             .try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(stream, file, Some(&mut from), most)?))
         {

@@ -1,4 +1,4 @@
-//! The bytes of a client's connection, with TLS or without: the one place that knows the difference.
+//! A client's connection with or without TLS: the only module that knows the difference.
 
 use std::{
     io::{self, IoSlice},
@@ -14,18 +14,18 @@ use tokio_rustls::server::TlsStream;
 
 /// A client's socket, or TLS on it.
 pub(super) enum Stream {
-    /// As it comes.
+    /// Without TLS.
     Plain(TcpStream),
-    /// After the handshake. Boxed: its state is large, and a plain connection should not pay for it.
+    /// TLS after the handshake. Boxed: its state is large, and a plain connection should not pay for it.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// Waits until something can be read, or the end has come. Over TLS that may turn out to be nothing. `fresh`:
+    /// Waits until bytes can be read, or the end has come. With TLS a read may still return nothing. `fresh`:
     /// nothing has been read yet.
     pub(super) async fn ready(&mut self, fresh: bool) -> io::Result<()> {
         match self {
-            // Tokio takes a new socket for readable until a read has failed; a later one is known by then.
+            // Tokio assumes that a new socket is readable until a read fails; later its state is known.
             Self::Plain(stream) if fresh => stream.peek(&mut [0]).await.map(drop),
             Self::Plain(stream) => stream.readable().await,
             Self::Tls(stream) => stream.fill_buf().await.map(drop),
@@ -82,7 +82,7 @@ impl AsyncWrite for Stream {
         true
     }
 
-    /// TLS keeps what it has encrypted and could not write: a flush brings it out.
+    /// Flushes encrypted bytes that TLS could not write before.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
@@ -90,7 +90,8 @@ impl AsyncWrite for Stream {
         }
     }
 
-    /// TLS says that it ends before the socket does: a client can tell an end from a cut.
+    /// Sends TLS's close_notify before the socket is closed, so that a client can tell an end from
+    /// truncation.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),

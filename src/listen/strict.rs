@@ -1,20 +1,20 @@
-//! The strict form of what a request says, whichever version it comes by: its method, its target, its fields.
+//! Strict checks of a request's method, target and fields, for all versions of HTTP.
 //!
-//! `wire.rs` asks it of the lines of HTTP/1.1, `h2.rs` of the fields that the library has read. What one of them refuses,
-//! the other one refuses too: an origin gets HTTP/1.1 from both.
+//! `wire.rs` applies them to lines of HTTP/1.1, `h2.rs` to the fields that the library has read. Both refuse
+//! the same requests, since an origin gets HTTP/1.1 in either case.
 //!
 //! Pure.
 
 use http::{header, request::Parts, Method, StatusCode};
 
-/// What is wrong with a head, as a status.
+/// The fault of a head, as the status of the answer.
 pub(super) type Fault = StatusCode;
 pub(super) const MALFORMED: Fault = StatusCode::BAD_REQUEST;
 
-/// The longest method. The longest that is registered has 17 letters.
+/// The longest method in bytes. The longest registered one has 17 letters.
 const LONGEST_METHOD: usize = 32;
 
-/// What a head says of the body.
+/// The fields of a head that frame the body.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Framing {
     pub(super) http_10: bool,
@@ -24,7 +24,7 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    /// Reads a field, without the blanks around its value.
+    /// Checks a field; `value` has no surrounding whitespace.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -32,7 +32,7 @@ impl Framing {
                 self.websocket |= offered.any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
             }
             14 if is_nearly(name, b"content-length") => {
-                // RFC 9110, 8.6 allows for the same length twice. Nobody has to send it so.
+                // RFC 9110, 8.6 permits repeating the same length. No client needs that.
                 let length = length(value).filter(|_| self.length.is_none() && name[7] == b'-');
                 self.length = Some(length.ok_or(MALFORMED)?);
             }
@@ -40,7 +40,7 @@ impl Framing {
                 if name[8] != b'-' || self.chunked {
                     return Err(MALFORMED);
                 }
-                // RFC 9112, 6.1: what is not understood is not implemented.
+                // RFC 9112, 6.1: an unknown transfer coding gets 501.
                 if !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(StatusCode::NOT_IMPLEMENTED);
                 }
@@ -63,13 +63,13 @@ pub(super) fn check_request(method: &[u8], target: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Checks a request of HTTP/2, which the library has read (RFC 9113, 8.2 and 8.3). Its fragment, which may not be there,
-/// the library has dropped.
+/// Checks an HTTP/2 request, which the library has read (RFC 9113, 8.2 and 8.3). A fragment, which is not
+/// allowed, has been dropped by the library.
 pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
     if request.method == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
-    // RFC 9110, 7.1: what is asked of a proxy by another scheme is not for an origin of HTTP.
+    // RFC 9110, 7.1: a request for another scheme is not for an HTTP origin.
     if !matches!(request.uri.scheme_str(), None | Some("http" | "https")) {
         return Err(MALFORMED);
     }
@@ -78,7 +78,7 @@ pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
         return Err(MALFORMED);
     }
     check_request(request.method.as_str().as_bytes(), path)?;
-    // RFC 9113, 8.3.1: what is said twice of the host is said alike.
+    // RFC 9113, 8.3.1: `:authority` and `Host` must be equal if both are present.
     let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     let (mut host, mut hosts) = (authority, 0);
     let mut framing = Framing::default();
@@ -101,9 +101,10 @@ pub(super) fn check_http2(request: &Parts) -> Result<(), Fault> {
     }
 }
 
-/// Returns whether a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a fragment.
+/// Returns true if a target has one of the forms of RFC 9112, 3.2, in visible ASCII (RFC 3986), without a
+/// fragment.
 fn is_target(method: &[u8], target: &[u8]) -> bool {
-    // Without a branch the compiler looks at many at once.
+    // Without a branch the compiler vectorises the loop.
     let strange = |strange, b: &u8| strange | !matches!(b, 0x21..=0x7e) | (*b == b'#');
     if target.iter().fold(false, strange) {
         return false;
@@ -112,12 +113,12 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
     match target {
         [b'/', ..] => true,
         b"*" => method == b"OPTIONS",
-        // The parser would keep the form of any other target, and judge it as `/`.
+        // The parser would keep any other target, and treat it as `/`.
         _ => begins(b"http://") || begins(b"https://") || method == b"CONNECT" && !target.is_empty(),
     }
 }
 
-/// Returns whether a name is this one, or one that CGI and WSGI can't tell from it.
+/// Returns true if a name is this one, or one that CGI and WSGI can't distinguish from it.
 pub(super) fn is_nearly(name: &[u8], of: &[u8]) -> bool {
     name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
 }
@@ -139,7 +140,7 @@ pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
-/// What may stand in a value (RFC 9110, 5.5).
+/// Returns true for bytes that are allowed in a field value (RFC 9110, 5.5).
 pub(super) fn is_text(b: u8) -> bool {
     b == b'\t' || b >= b' ' && b != 0x7f
 }

@@ -1,23 +1,22 @@
-//! What holds for connections, as `[server]` says it: how long they are kept, how long clients may take, how many there
-//! may be.
+//! The settings of connections in `[server]`: keep-alive, client timeouts, and limits of their number.
 
 use super::{caps::Limits, descriptors, guard::Rules};
 use crate::config;
 use std::time::Duration;
 
-/// What holds for connections that come in from now on.
+/// The settings of new connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// How long they are kept, and for how many requests.
+    /// The keep-alive time, and the most requests.
     pub keepalive: Keepalive,
-    /// How long clients may take.
+    /// The client timeouts.
     pub rules: Rules,
-    /// How many there may be.
+    /// The most connections.
     pub limits: Limits,
 }
 
 impl Terms {
-    /// As `[server]` says, where so many files may be open.
+    /// The settings of `[server]`, with a limit of open files.
     pub fn of(server: &config::Server, files: u64) -> Self {
         let clients = &server.clients;
         let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
@@ -41,17 +40,17 @@ impl Terms {
     }
 }
 
-/// How long connections are kept between requests, and for how many.
+/// The keep-alive settings: the time between requests, and the most requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Keepalive {
-    /// Between requests.
+    /// The time that a connection may be idle between requests.
     pub idle: Duration,
-    /// Requests on one connection; `None`: any number.
+    /// The most requests on one connection; `None`: any number.
     pub requests: Option<u32>,
 }
 
 impl Keepalive {
-    /// As `[server]` says.
+    /// The settings of `[server]`.
     pub fn of(server: &config::Server) -> Self {
         Self { idle: server.keepalive, requests: Some(server.keepalive_requests).filter(|n| *n > 0) }
     }

@@ -1,11 +1,11 @@
-//! TLS: a listener's certificates in use, their files watched, and the handshake.
+//! TLS: the certificates of a listener, the reloading of their files, and the handshake.
 //!
-//! TLS 1.2 and 1.3 as rustls has them, with aws-lc-rs. Sessions are taken up again by tickets, whose keys change every
-//! 6 hours and never leave the process, or, by clients of TLS 1.2 without tickets, from memory. No early data: a
-//! request in it could be sent twice (RFC 8446, 8).
+//! TLS 1.2 and 1.3 of rustls, with aws-lc-rs. Sessions are resumed by tickets, whose keys change every 6
+//! hours and never leave the process, or, for TLS 1.2 clients without tickets, from a cache. No early data: a
+//! request in it could be replayed (RFC 8446, 8).
 //!
-//! Files are looked at every few seconds. What has changed is read as a whole: if any of it can't be used, what was
-//! there before goes on. Connections that are open keep what they began with.
+//! Files are checked every few seconds. If any of them has changed, all are read: if one can't be used, the
+//! previous ones stay in use. Open connections are not affected.
 
 use super::{certificates::Certificates, resumption::Resumption};
 use crate::{
@@ -32,14 +32,14 @@ use std::{
 use tokio::net::TcpStream;
 use tokio_rustls::{server::TlsStream, TlsAcceptor};
 
-/// TLS on a listener.
+/// The TLS state of a listener.
 pub(super) struct Tls {
-    /// The listener's number, for metrics and the log.
+    /// The index of the listener, for metrics and the log.
     listener: usize,
     settings: ListenerTls,
     http2: bool,
     now: ArcSwap<ServerConfig>,
-    /// As the files were when they were read last, and what resumes sessions.
+    /// The stamps of the files when they were read last, and the resumption state.
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -49,11 +49,11 @@ struct State {
     resumption: Resumption,
 }
 
-/// Tells one state of a file from another.
+/// Distinguishes versions of a file: inode, modification time, length.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
 impl Tls {
-    /// Reads what it needs.
+    /// Reads the files that it needs.
     ///
     /// # Errors
     /// The first file that can't be used.
@@ -76,7 +76,7 @@ impl Tls {
         })
     }
 
-    /// Whether it is what these settings ask for.
+    /// Returns true if it was made from these settings.
     pub(super) fn is(&self, settings: &ListenerTls, http2: bool) -> bool {
         self.settings == *settings && self.http2 == http2
     }
@@ -88,10 +88,11 @@ impl Tls {
         }
     }
 
-    /// Reads the files again. What can't be used changes nothing. Blocks. Returns whether they are in use.
+    /// Reads the files again. If one can't be used, nothing changes. Blocks. Returns true if the files are in
+    /// use.
     pub(super) fn reload(&self) -> bool {
         let mut state = self.state.lock();
-        // Before they are read: what changes meanwhile is seen the next time.
+        // Taken before the files are read, so that a change during the read is noticed the next time.
         state.files = stamps(&self.settings);
         let listener = self.listener;
         match assemble(&self.settings, self.http2, Some(&state.resumption)) {
@@ -111,7 +112,7 @@ impl Tls {
         }
     }
 
-    /// The handshake with a client.
+    /// Performs the handshake with a client.
     pub(super) async fn accept(&self, stream: TcpStream) -> Result<Box<TlsStream<TcpStream>>, Handshake> {
         let acceptor = TlsAcceptor::from(self.now.load_full());
         match acceptor.accept(stream).await {
@@ -128,7 +129,7 @@ impl Tls {
     }
 }
 
-/// A configuration for connections, what resumes their sessions, and when the certificates expire.
+/// Builds a configuration for connections, the resumption state, and the expiry of the certificates.
 fn assemble(
     settings: &ListenerTls,
     http2: bool,
@@ -150,13 +151,13 @@ fn assemble(
         .map_err(|error| unusable(settings, &error))?;
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
     resumption.apply(&mut config);
-    // The first one that a client offers as well (RFC 7301, 3.2).
+    // The first protocol that the client offers as well is used (RFC 7301, 3.2).
     let protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"];
     config.alpn_protocols = protocols.iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
     Ok((config, resumption, expiries))
 }
 
-/// Who verifies clients' certificates, and what tells its authorities from others.
+/// The verifier of clients' certificates, and bytes that identify its authorities.
 fn verifier(
     clients: &ClientCertificates,
 ) -> Result<(Arc<dyn ClientCertVerifier>, Vec<u8>), CertificateError> {
@@ -173,7 +174,7 @@ fn verifier(
     builder.build().map(|verifier| (verifier, known)).map_err(|error| fault(&error))
 }
 
-/// What fails where no file is at fault: no randomness, no protocol.
+/// An error that no file causes: no randomness, no protocol version.
 fn unusable(settings: &ListenerTls, error: &TlsError) -> CertificateError {
     let path = settings.certificates.first().map_or_else(PathBuf::new, |files| files.cert.clone());
     CertificateError { part: Part::Cert, path, fault: Unusable::Damaged(error.to_string()) }
@@ -189,13 +190,13 @@ fn stamps(settings: &ListenerTls) -> Vec<Stamp> {
         .collect()
 }
 
-/// Follows links: a file may be swapped by swapping a directory that it lies in.
+/// Follows symbolic links: files may be replaced by replacing a linked directory.
 fn stamp(path: &Path) -> Stamp {
     let found = std::fs::metadata(path).ok()?;
     Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
 }
 
-/// Why a handshake failed.
+/// The reason for a failed handshake.
 fn why(error: &io::Error) -> Handshake {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
         Some(error) => why_tls(error),

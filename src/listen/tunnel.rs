@@ -1,13 +1,13 @@
-//! An upgraded connection: the bytes of its two ends, each direction by itself.
+//! A tunnel for an upgraded connection: forwards bytes in both directions independently.
 //!
-//! Neither direction waits for the other, so that two ends that could talk directly can talk through it. An end that
-//! stops sending is passed on as it is (a half-closed connection). What is read goes out at once; nothing is kept but
-//! what the other side does not take, and an idle tunnel keeps no buffer.
+//! Neither direction waits for the other, so that the tunnel adds no deadlock. A half-close is passed on.
+//! Bytes that are read are written at once; only bytes that the other side does not accept are buffered, and
+//! an idle tunnel has no buffer.
 //!
-//! It ends when both ends have stopped, when one of them breaks, when both are silent for too long, or when the gateway
-//! goes away: then the client is told so in a close frame (1001, RFC 6455, 7.4.1) between two frames of the origin's,
-//! what comes from the origin after that goes nowhere, and with the client's close frame the tunnel has ended. A closing
-//! handshake that is under way is left to the two ends.
+//! It ends when both ends have stopped, when one of them fails, when both are silent for too long, or on
+//! shutdown. On shutdown the client gets a close frame (1001, RFC 6455, 7.4.1) between two frames of the
+//! origin's, later bytes of the origin are dropped, and the tunnel ends with the client's close frame. A
+//! closing handshake that is under way is left to the two ends.
 
 use super::websocket::{Frames, GOING_AWAY};
 use crate::gateway::Hearing;
@@ -24,34 +24,34 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// The most that is read at once.
+/// The most bytes that are read at once.
 const PIECE: usize = 64 * 1024;
-/// How long a tunnel of which one end has stopped may stay silent.
+/// The time that a half-closed tunnel may be silent.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Resolves when the gateway goes away.
+/// Resolves on shutdown.
 pub(super) type GoingAway = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// A tunnel to an origin.
 pub(super) struct Tunnel<O> {
     origin: O,
-    /// From the origin to the client.
+    /// The direction from the origin to the client.
     down: Flow,
-    /// From the client to the origin.
+    /// The direction from the client to the origin.
     up: Flow,
     idle: Idle,
-    /// Until it has resolved.
+    /// The future of the shutdown; `None` once it has resolved.
     going_away: Option<GoingAway>,
 }
 
 impl<O: AsyncRead + AsyncWrite + Unpin> Tunnel<O> {
-    /// A tunnel to `origin`, which has sent `first` already. It ends when both are silent for `idle`.
+    /// A tunnel to `origin`, which has sent `first` already. It ends when both sides are silent for `idle`.
     pub(super) fn new(origin: O, first: Vec<u8>, idle: Duration, going_away: GoingAway) -> Self {
         let (down, up) = (Flow::beginning_with(first), Flow::beginning_with(Vec::new()));
         Self { origin, down, up, idle: Idle::new(idle), going_away: Some(going_away) }
     }
 
-    /// The same, and somebody is told what comes from the origin.
+    /// Adds a callback for the bytes from the origin.
     pub(super) fn heard_by(mut self, hearing: Option<Hearing>) -> Self {
         self.down.hearing = hearing;
         if !self.down.rest.is_empty() {
@@ -62,15 +62,15 @@ impl<O: AsyncRead + AsyncWrite + Unpin> Tunnel<O> {
         self
     }
 
-    /// Bytes that the client has taken.
+    /// The number of bytes that the client has accepted.
     pub(super) fn sent(&self) -> u64 {
         self.down.written
     }
 
-    /// Moves what can be moved. Ready when the tunnel has ended.
+    /// Forwards as many bytes as possible. Ready when the tunnel has ended.
     ///
     /// # Errors
-    /// If one of the ends breaks.
+    /// If one of the ends fails.
     pub(super) fn poll<C>(&mut self, cx: &mut Context<'_>, client: &mut C) -> Poll<io::Result<()>>
     where
         C: AsyncRead + AsyncWrite + Unpin,
@@ -99,29 +99,29 @@ impl<O: AsyncRead + AsyncWrite + Unpin> Tunnel<O> {
     }
 }
 
-/// Whether the one at the end of a flow is told that the gateway goes away.
+/// The state of the close frame that announces the shutdown in a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     No,
-    /// Between the next two frames.
+    /// To be sent before the next frame.
     Due,
-    /// Nothing goes this way any more.
+    /// Sent: nothing more is forwarded in this direction.
     Said,
 }
 
-/// One direction.
+/// One direction of a tunnel.
 struct Flow {
     hearing: Option<Hearing>,
     frames: Frames,
     farewell: Farewell,
-    /// What was read, from `at` on not written yet.
+    /// Bytes that were read, and not written yet from `at` on.
     rest: Vec<u8>,
     at: usize,
     read: u64,
     written: u64,
-    /// Something was written and not flushed.
+    /// True if written bytes have not been flushed.
     dirty: bool,
-    /// Nothing more comes.
+    /// True if the sender has stopped.
     ended: bool,
 }
 
@@ -140,12 +140,12 @@ impl Flow {
         }
     }
 
-    /// Changes whenever something has moved.
+    /// A value that changes whenever bytes have moved.
     fn moves(&self) -> (u64, u64, bool) {
         (self.read, self.written, self.ended)
     }
 
-    /// Whether all that was read has gone out.
+    /// Returns true if all bytes that were read have been written and flushed.
     fn is_through(&self) -> bool {
         self.rest.is_empty() && !self.dirty
     }
@@ -164,7 +164,7 @@ impl Flow {
                 continue;
             }
             if self.ended {
-                // That the other end is gone already is as good.
+                // It doesn't matter if the other end is closed already.
                 return Pin::new(to).poll_shutdown(cx).map(|_| Ok(()));
             }
             let mut space = [const { MaybeUninit::uninit() }; PIECE];
@@ -182,7 +182,7 @@ impl Flow {
         }
     }
 
-    /// Writes what was read as far as possible, and keeps the rest.
+    /// Writes as many bytes as possible, and keeps the rest.
     fn take<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -229,7 +229,7 @@ impl Flow {
     }
 }
 
-/// How long nothing has moved.
+/// The time for which nothing has moved.
 struct Idle {
     limit: Duration,
     since: Instant,
@@ -243,12 +243,12 @@ impl Idle {
         Self { limit, since: Instant::now(), half: false, timer }
     }
 
-    /// Something has moved. The timer finds out when it rings.
+    /// Notes that something has moved. The timer checks this when it fires.
     fn begin_anew(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Ready when nothing has moved for too long; that is sooner where one end has stopped.
+    /// Ready when nothing has moved for too long; the limit is shorter for a half-closed tunnel.
     fn poll(&mut self, cx: &mut Context<'_>, half: bool) -> Poll<()> {
         if half && !self.half {
             self.half = true;

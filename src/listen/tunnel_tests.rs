@@ -7,7 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A tunnel under way, its two far ends, and what makes the gateway go away.
+/// A running tunnel, its two far ends, and the sender of the shutdown.
 struct Running {
     client: DuplexStream,
     origin: DuplexStream,
@@ -15,7 +15,7 @@ struct Running {
     tunnel: JoinHandle<io::Result<()>>,
 }
 
-/// With room for `room` bytes in each direction of each connection.
+/// A tunnel over connections with buffers of `room` bytes in each direction.
 fn running(room: usize, first: &[u8]) -> Running {
     let (client, mut near_client) = duplex(room);
     let (origin, near_origin) = duplex(room);
@@ -24,7 +24,7 @@ fn running(room: usize, first: &[u8]) -> Running {
     let mut tunnel = Tunnel::new(near_origin, first.to_vec(), Duration::from_secs(60), going);
     let tunnel = tokio::spawn(async move {
         let ended = poll_fn(|cx| tunnel.poll(cx, &mut near_client)).await;
-        // As Pingora does with the client's end.
+        // As Pingora does with the client's connection.
         near_client.shutdown().await?;
         ended
     });
@@ -43,7 +43,7 @@ async fn exactly<const N: usize>(stream: &mut DuplexStream) -> [u8; N] {
     out
 }
 
-/// The client's answer to the farewell: a masked close frame.
+/// The client's answer to the close frame: a masked close frame.
 const ANSWER: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn bytes_pass_as_they_are_and_ends_are_passed_on() {
     it.origin.write_all(b"down").await.unwrap();
     assert_eq!(&exactly::<9>(&mut it.client).await, b"firstdown");
     assert_eq!(&exactly::<2>(&mut it.origin).await, b"up");
-    // The client stops; the origin still has something to say.
+    // The client stops sending; the origin still has bytes to send.
     it.client.shutdown().await.unwrap();
     assert_eq!(all(&mut it.origin).await, b"");
     it.origin.write_all(b"last").await.unwrap();
@@ -62,14 +62,14 @@ async fn bytes_pass_as_they_are_and_ends_are_passed_on() {
     it.tunnel.await.unwrap().unwrap();
 }
 
-/// Each end writes a lot before it reads anything of what the other writes.
+/// Each end writes a lot before it reads anything.
 #[tokio::test]
 async fn no_direction_waits_for_the_other() {
     let it = running(1000, b"");
     let (mut from_client, mut to_client) = tokio::io::split(it.client);
     let (mut from_origin, mut to_origin) = tokio::io::split(it.origin);
     let upload = tokio::spawn(async move { to_client.write_all(&[1; 100_000]).await });
-    // The client takes nothing at first, so this direction is full.
+    // The client reads nothing at first, so that this direction is full.
     let download = tokio::spawn(async move { to_origin.write_all(&[2; 100_000]).await });
     let mut got = vec![0; 100_000];
     from_origin.read_exact(&mut got).await.unwrap();
@@ -91,7 +91,7 @@ async fn the_farewell_waits_for_the_end_of_a_frame() {
     it.origin.write_all(b"cd\x81\x01x").await.unwrap();
     assert_eq!(&exactly::<2>(&mut it.client).await, b"cd");
     assert_eq!(exactly::<4>(&mut it.client).await, GOING_AWAY);
-    // Until it has answered, what the client sends arrives.
+    // Until the client has answered, its bytes are forwarded.
     it.client.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.unwrap();
     assert_eq!(exactly::<6>(&mut it.origin).await, [0x81, 0x80, 0, 0, 0, 0]);
     it.origin.write_all(b"\x81\x01y").await.unwrap();
@@ -106,7 +106,7 @@ async fn an_idle_socket_is_told_at_once() {
     let mut it = running(64, b"");
     it.leave.send_replace(true);
     assert_eq!(exactly::<4>(&mut it.client).await, GOING_AWAY);
-    // A client that just goes is as good.
+    // A client may also just disconnect.
     it.client.shutdown().await.unwrap();
     it.tunnel.await.unwrap().unwrap();
 }
@@ -153,7 +153,7 @@ async fn half_a_tunnel_does_not_stay_for_long() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whenever the gateway goes away: the client gets whole frames, then the farewell, then nothing.
+    /// At whatever time the shutdown comes, the client gets whole frames, then the close frame, then nothing.
     #[test]
     fn the_farewell_never_stands_inside_a_frame(
         sizes in proptest::collection::vec(0..300_usize, 1..6),

@@ -1,7 +1,7 @@
-//! The ways in: what each listener needs to take a connection, made of the configuration before anything goes by it.
+//! The runtime state of the listeners, built from a configuration before it is used.
 //!
-//! Another configuration makes other ways; connections that are open keep theirs to their end. What has not changed
-//! (certificates, the keys of tickets) goes on.
+//! A new configuration has new state; open connections keep theirs to their end. Unchanged parts
+//! (certificates, ticket keys) are carried over.
 
 use super::tls::Tls;
 use crate::{
@@ -11,25 +11,26 @@ use crate::{
 };
 use std::{net::IpAddr, sync::Arc};
 
-/// Who may say for whom a connection is.
+/// Returns true if PROXY headers of this address are trusted.
 pub type Trusts = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
-/// The ways in of one configuration, in its order.
+/// The listeners of one configuration, in its order.
 pub struct Ways(pub(super) Vec<Arc<Way>>);
 
-/// One way in.
+/// One listener.
 pub(super) struct Way {
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) http2: bool,
-    /// Whether clients are asked for certificates.
+    /// True if clients are asked for certificates.
     pub(super) asks: bool,
-    /// Each connection says for whom it is, and whose word counts; none: everyone's.
+    /// `Some` if each connection begins with a PROXY header; its content says whose is trusted, `None`:
+    /// everyone's.
     pub(super) proxied: Option<Option<Trusts>>,
 }
 
 impl Ways {
-    /// The ways of a configuration. `before` is what stands; `trusts` says whose PROXY header counts, where not
-    /// everyone's does.
+    /// The listeners of a configuration. `before` is the current state; `trusts` decides whose PROXY header
+    /// is trusted, unless everyone's is.
     ///
     /// # Errors
     /// The first file that can't be used.
@@ -49,14 +50,14 @@ impl Ways {
         config.listeners.iter().enumerate().map(way).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Reads all certificates again, whether or not their files have changed. Blocks.
+    /// Reads all certificates again, even if their files have not changed. Blocks.
     pub(super) fn reload(&self) {
         self.0.iter().filter_map(|way| way.tls.as_ref()).for_each(|tls| {
             tls.reload();
         });
     }
 
-    /// Reads those certificates again whose files have changed. Blocks.
+    /// Reads the certificates whose files have changed. Blocks.
     pub(super) fn look(&self) {
         self.0.iter().filter_map(|way| way.tls.as_ref()).for_each(|tls| tls.look());
     }

@@ -1,9 +1,9 @@
-//! Where the frames of a WebSocket begin and end (RFC 6455, 5.2).
+//! Finds the boundaries of WebSocket frames (RFC 6455, 5.2).
 //!
-//! Follows one direction through any split of its bytes, by the frames' headers alone: it looks at no payload, keeps
-//! none, and judges none; what is wrong with a frame is between the two ends. It decides whether a frame of the
-//! gateway's own may be put in now: between two frames, never inside one. Between the fragments of a message is
-//! between frames as well (5.4).
+//! Follows one direction, however its bytes are split, by the frames' headers alone. It reads and keeps no
+//! payload, and validates nothing: that is for the two ends. It decides whether the gateway may insert a
+//! frame of its own: between two frames, never within one. Between the fragments of a message is permitted as
+//! well (5.4).
 
 /// A close frame of a server: going away, 1001 (RFC 6455, 7.4.1).
 pub(super) const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
@@ -13,24 +13,24 @@ const LONGEST: usize = 14;
 /// The opcode of a close frame.
 const CLOSE: u8 = 0x8;
 
-/// Where in the frames of one direction its bytes are.
+/// The position of a stream within its frames.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Frames {
     header: [u8; LONGEST],
-    /// Bytes of the header that have come; 0: between frames, unless a payload is under way.
+    /// The number of bytes of the header that have come; 0 between frames, and within a payload.
     have: usize,
-    /// Bytes of the payload that are still to come.
+    /// The number of bytes of the payload that are still to come.
     left: u64,
     closed: bool,
 }
 
 impl Frames {
-    /// Whether the last byte ended a frame, or none has come yet.
+    /// Returns true if the last byte ended a frame, or none has come yet.
     pub(super) fn between(&self) -> bool {
         self.have == 0 && self.left == 0
     }
 
-    /// Whether a close frame has gone by, whole.
+    /// Returns true if a whole close frame has passed.
     pub(super) fn closed(&self) -> bool {
         self.closed
     }
@@ -43,7 +43,7 @@ impl Frames {
         }
     }
 
-    /// Follows `data` to the end of the frame that is under way, at most; 0 bytes of it between frames.
+    /// Follows `data` up to the end of the current frame; returns the number of bytes, 0 between frames.
     pub(super) fn finish(&mut self, data: &[u8]) -> usize {
         let mut n = 0;
         while n < data.len() && !self.between() {
@@ -52,7 +52,8 @@ impl Frames {
         n
     }
 
-    /// Follows some of `data`, at least a byte of it and never beyond the end of a frame.
+    /// Follows some of `data`, at least one byte and never beyond the end of a frame; returns the number of
+    /// bytes.
     fn step(&mut self, data: &[u8]) -> usize {
         if self.left > 0 {
             let n = usize::try_from(self.left).map_or(data.len(), |left| left.min(data.len()));
@@ -75,7 +76,7 @@ impl Frames {
         self.closed |= self.left == 0 && self.header[0] & 0x0f == CLOSE;
     }
 
-    /// How long the header is, as far as its first two bytes tell.
+    /// The length of the header in bytes, as far as its first two bytes determine it.
     fn wanted(&self) -> usize {
         if self.have < 2 {
             return 2;
@@ -89,7 +90,7 @@ impl Frames {
         2 + extended + mask
     }
 
-    /// The length of the payload, once the header is whole.
+    /// The length of the payload, once the header is complete.
     fn length(&self) -> u64 {
         let big_endian = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         match self.header[1] & 0x7f {
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame, written down.
+    /// Builds a frame.
     fn frame(first: u8, payload: usize, mask: Option<[u8; 4]>, long: bool) -> Vec<u8> {
         let masked = if mask.is_some() { 0x80 } else { 0 };
         let mut out = vec![first];
@@ -126,7 +127,7 @@ mod tests {
         out
     }
 
-    /// The ends of the frames in `bytes`, by the book: the whole text at hand, one frame after the other.
+    /// The ends of the frames in `bytes`, by a simple reference implementation.
     fn ends(bytes: &[u8]) -> Vec<usize> {
         let (mut ends, mut at) = (vec![0], 0);
         while at < bytes.len() {
@@ -169,7 +170,7 @@ mod tests {
                 prop_assert_eq!(tracker.between(), ends.contains(&end), "after {} of {:?}", end, &ends);
                 let whole = &frames[..ends.iter().filter(|e| **e > 0 && **e <= end).count()];
                 prop_assert_eq!(tracker.closed(), whole.iter().any(|f| f[0] & 15 == CLOSE));
-                // What is left of the frame under way, and not a byte more.
+                // The rest of the current frame, and not a byte more.
                 let next = ends.iter().find(|e| **e >= end).copied().unwrap_or(end);
                 prop_assert_eq!(tracker.clone().finish(&bytes[end..]), next - end);
             }

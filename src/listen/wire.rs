@@ -1,67 +1,67 @@
-//! Whether what a client sends is HTTP/1.1 that everyone reads alike: the frames of its messages, before the parser.
+//! The strict reader: lets only HTTP/1.1 pass that all parsers frame alike. It runs before Pingora's parser.
 //!
-//! Pingora's parser takes more than RFC 9112 allows: line ends without CR, targets with blanks (which it escapes), lists
-//! of lengths, any bytes in a chunk's extension, a chunk without a size. Somebody in front of the gateway may read the
-//! same bytes as other messages, and an origin behind it what the parser made of them. So only the strict form passes:
-//! where a message leaves it, the bytes end ([`POISON`] takes their place, which no parser takes), and with them the
-//! connection.
+//! Pingora's parser accepts more than RFC 9112 allows: line ends without CR, targets with blanks (which it
+//! escapes), lists of lengths, any bytes in a chunk extension, a chunk without a size. A proxy in front of
+//! the gateway, or an origin behind it, may frame the same bytes differently (request smuggling). So only the
+//! strict form passes: at the first fault the bytes end, [`POISON`], which no parser accepts, is put in their
+//! place, and the connection is closed.
 //!
-//! The rules of methods, targets and lengths are those of `strict.rs`.
+//! The checks of methods, targets and lengths are in `strict.rs`.
 //!
-//! Pure: bytes in, how many of them may pass. Decides nothing about what a request wants, and leaves to the parser what
-//! the parser refuses by itself (characters of names and values, folded lines).
+//! Pure: bytes in, the number of bytes that may pass out. It doesn't interpret requests, and leaves faults to
+//! the parser that the parser refuses by itself (characters of names and values, folded lines).
 
 use super::strict::{check_request, is_nearly, is_text, is_token, trim, Fault, Framing, MALFORMED};
 use crate::limits::request::{LARGEST_HEAD, MOST_FIELDS};
 use http::StatusCode;
 use memchr::memchr;
 
-/// What the parser gets instead of what may not pass: a syntax error wherever it stands.
+/// Bytes for the parser in place of refused ones: a syntax error in any position.
 pub(super) const POISON: &[u8] = b"\r\0";
 
-/// The longest line with the size of a chunk.
+/// The longest line with the size of a chunk, in bytes.
 const LONGEST_SIZE_LINE: usize = 1024;
 
-/// A connection's messages, one after another.
+/// The framing state of a connection's requests.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     state: State,
-    /// The part of a line that has come.
+    /// The part of the current line that has come.
     line: Vec<u8>,
-    /// Bytes and fields of the head, or of the trailers, that have come.
+    /// The number of bytes of the head, or of the trailers, that have come.
     size: usize,
     fields: usize,
     framing: Framing,
-    /// Heads that have passed.
+    /// The number of heads that have passed.
     heads: u32,
-    /// Which of them asks for a WebSocket, while it is not answered.
+    /// The index of the request for a WebSocket that has not been answered.
     asked: Option<u32>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Before a request; whether the empty line that may stand there has been.
+    /// Before a request, and before the empty line that is allowed there.
     #[default]
     Start,
     StartAgain,
     Fields,
-    /// So much of a body is to come.
+    /// Within a body of known length; the number of bytes that are still to come.
     Length(u64),
     Size,
-    /// So much of a chunk is to come.
+    /// Within a chunk; the number of bytes that are still to come.
     Chunk(u64),
     ChunkCr,
     ChunkLf,
     Trailers,
-    /// Behind a request for a WebSocket, until it is answered.
+    /// After a request for a WebSocket, until it is answered.
     Asked,
-    /// The connection speaks another protocol.
+    /// The connection has switched protocols.
     Free,
     Refused(Fault),
 }
 
 impl Wire {
-    /// How many of these bytes may pass. Where that is not all of them, none will any more.
+    /// The number of these bytes that may pass. If it is less than all of them, no later ones may.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -77,22 +77,22 @@ impl Wire {
         at
     }
 
-    /// Whether nothing of a request has come, and nothing is expected before one.
+    /// Returns true between requests, if no byte of the next one has come and no WebSocket is awaited.
     pub(super) fn is_at_start(&self) -> bool {
         self.state == State::Start && self.line.is_empty() && self.asked.is_none()
     }
 
-    /// Returns whether nothing of a body is expected: what comes next belongs to a head.
+    /// Returns true if no part of a body is expected: the next bytes belong to a head.
     pub(super) fn is_between_bodies(&self) -> bool {
         matches!(self.state, State::Start | State::StartAgain | State::Fields) && self.asked.is_none()
     }
 
-    /// A request was served that didn't pass here: it counts, for answers are counted too.
+    /// Counts a request that didn't pass through here, since answers are counted as well.
     pub(super) fn passed_by(&mut self) {
         self.heads = self.heads.wrapping_add(1);
     }
 
-    /// The status of the refusal, where there was one.
+    /// The status of the refusal, if there was one.
     pub(super) fn refused(&self) -> Option<StatusCode> {
         match self.state {
             State::Refused(status) => Some(status),
@@ -100,17 +100,17 @@ impl Wire {
         }
     }
 
-    /// Whether a WebSocket is asked for, and not answered yet.
+    /// Returns true if a WebSocket has been requested, and not answered yet.
     pub(super) fn asks(&self) -> bool {
         self.asked.is_some()
     }
 
-    /// Whether [`Self::answer`] wants to see what is written in answer to this request, counted from 0.
+    /// Returns true if [`Self::answer`] has to see the answer to this request, counted from 0.
     pub(super) fn awaits_answer(&self, request: u32) -> bool {
         self.asked == Some(request)
     }
 
-    /// Sees the head of an answer to a request for a WebSocket.
+    /// Notes the head of an answer to a request for a WebSocket.
     pub(super) fn answer(&mut self, head: &[u8]) {
         let Some(status) = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 ")) else {
             return;
@@ -128,7 +128,7 @@ impl Wire {
         }
     }
 
-    /// Goes on by some bytes, of which there is one at least.
+    /// Processes some bytes, at least one; returns their number.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         match self.state {
             State::Start | State::StartAgain | State::Fields | State::Size | State::Trailers => {
@@ -155,14 +155,15 @@ impl Wire {
                 self.state = State::Size;
                 Ok(1)
             }
-            // RFC 6455, 4.1: a client waits for the answer. What it sends before could be meant for either side of it.
+            // RFC 6455, 4.1: a client waits for the answer. Bytes before it could be meant for either
+            // protocol.
             State::ChunkCr | State::ChunkLf | State::Asked => Err(MALFORMED),
             State::Free => Ok(bytes.len()),
             State::Refused(fault) => Err(fault),
         }
     }
 
-    /// Goes on to the end of a line, or of what there is of it.
+    /// Processes bytes up to the end of a line, or all of them.
     fn line(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let end = memchr(b'\n', bytes);
         let piece = &bytes[..end.unwrap_or(bytes.len())];
@@ -187,11 +188,11 @@ impl Wire {
         Ok(piece.len() + usize::from(end.is_some()))
     }
 
-    /// Reads a line, of which only the LF is missing.
+    /// Processes a whole line, without its LF.
     fn whole_line(&mut self, line: &[u8]) -> Result<(), Fault> {
         let line = line.strip_suffix(b"\r").ok_or(MALFORMED)?;
         match self.state {
-            // RFC 9112, 2.2: one empty line before a request does no harm.
+            // RFC 9112, 2.2: an empty line before a request is ignored.
             State::Start if line.is_empty() => self.state = State::StartAgain,
             State::Start | State::StartAgain => {
                 self.framing = Framing { http_10: request_line(line)?, ..Framing::default() };
@@ -219,7 +220,7 @@ impl Wire {
 
     fn end_head(&mut self) -> Result<(), Fault> {
         let Framing { http_10, length, chunked, websocket } = self.framing;
-        // RFC 9112, 6.1: HTTP/1.0 knows no codings, and a length beside chunks is an attempt.
+        // RFC 9112, 6.1: HTTP/1.0 has no transfer codings, and a length beside chunks indicates smuggling.
         if chunked && (http_10 || length.is_some()) {
             return Err(MALFORMED);
         }
@@ -240,7 +241,7 @@ impl Wire {
     }
 }
 
-/// Checks a request's line; whether it is HTTP/1.0.
+/// Checks a request line; returns true for HTTP/1.0.
 fn request_line(line: &[u8]) -> Result<bool, Fault> {
     let mut parts = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -261,7 +262,7 @@ fn request_line(line: &[u8]) -> Result<bool, Fault> {
     }
 }
 
-/// A field's name and its value, without the blanks around it.
+/// A field's name and its value, without surrounding whitespace.
 fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let colon = memchr(b':', line).filter(|at| *at > 0).ok_or(MALFORMED)?;
     if matches!(line[0], b' ' | b'\t') {
@@ -270,7 +271,7 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((&line[..colon], trim(&line[colon + 1..])))
 }
 
-/// RFC 9112, 7.1: what comes behind this line of a chunk.
+/// Parses the size line of a chunk (RFC 9112, 7.1), and returns the next state.
 fn chunk_size(line: &[u8]) -> Result<State, Fault> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
@@ -286,7 +287,7 @@ fn chunk_size(line: &[u8]) -> Result<State, Fault> {
     }
 }
 
-/// Trailers go no further than here (RFC 9110, 6.5.1); those that frame a message are an attempt.
+/// Checks a trailer. Trailers are dropped (RFC 9110, 6.5.1); one that frames a message is refused.
 fn trailer(line: &[u8]) -> Result<(), Fault> {
     let (name, value) = split_field(line)?;
     let sound = name.iter().all(|b| is_token(*b)) && value.iter().all(|b| is_text(*b));
@@ -297,7 +298,7 @@ fn trailer(line: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// How much of `left` there is, and how much is left after it.
+/// Returns the number of bytes that belong to `left`, and the number that is left after them.
 fn skip(bytes: &[u8], left: u64) -> (usize, u64) {
     let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
     (taken, left - taken as u64)

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// How many bytes pass, and the status where not all do.
+/// The number of bytes that pass, and the status if not all do.
 fn pass(bytes: &[u8]) -> (usize, Option<u16>) {
     let mut wire = Wire::default();
     let passed = wire.pass(bytes);
@@ -209,16 +209,16 @@ fn a_websocket_frees_the_connection_once_it_is_granted() {
     };
     assert_eq!(granted(&["HTTP/1.1 101 Switching Protocols\r\n\r\n"]), (4, false));
     assert_eq!(granted(&["HTTP/1.1 103 Early Hints\r\n\r\n", "HTTP/1.1 101 X\r\n\r\n"]), (4, false));
-    // Refused: what comes is the next request.
+    // Refused: the bytes are the next request.
     assert_eq!(granted(&["HTTP/1.1 403 Forbidden\r\n\r\n", "HTTP/1.1 101 as a body"]), (0, false));
     // Not answered yet.
     assert_eq!(granted(&[]), (0, true));
-    // The answer to the request before it says nothing.
+    // The answer to the request before doesn't matter.
     let mut wire = Wire::default();
     let both = head("") + &ask;
     assert_eq!(wire.pass(both.as_bytes()), both.len());
     assert_eq!((wire.awaits_answer(0), wire.awaits_answer(1)), (false, true));
-    // Other protocols are not passed on, and HTTP/1.0 knows none.
+    // Upgrades to other protocols are not forwarded, and HTTP/1.0 has none.
     passes(&(head("Upgrade: h2c\r\n") + "GET / HTTP/1.1\r\n\r\n"));
     passes("GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\nGET / HTTP/1.1\r\n\r\n");
 }
@@ -230,7 +230,7 @@ fn nothing_passes_after_a_refusal() {
     assert_eq!(wire.pass(b"GET / HTTP/1.1\r\n\r\n"), 0);
 }
 
-/// The parser takes the poison nowhere: not at the beginning of a line, nor within one.
+/// The parser accepts the poison nowhere: neither at the beginning of a line, nor within one.
 #[test]
 fn the_poison_is_no_http() {
     for begun in [
@@ -253,7 +253,7 @@ fn the_poison_is_no_http() {
 }
 
 proptest! {
-    /// However the bytes are cut, the verdict is the same; a line that is refused may have passed in part.
+    /// The verdict is the same however the bytes are cut; a part of a refused line may have passed.
     #[test]
     fn cuts_change_nothing(
         pieces in proptest::collection::vec(

@@ -1,5 +1,5 @@
-//! The half of a connection that whoever looks ahead of Pingora has: what is read before a request is anybody's, and what
-//! is written in answer without Pingora.
+//! The fast lane's access to a connection: reads before a request is given to Pingora, and writes that bypass
+//! Pingora.
 
 use super::Connection;
 use crate::{gateway::Client, listen::fast_lane::Outgoing};
@@ -12,13 +12,15 @@ use std::{
 };
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// So much is read of the next request while one is answered, to see whether the client is still there.
+/// The most bytes of the next request that are read while one is answered, to detect that the client has
+/// left.
 const AHEAD: usize = 512;
-/// The interval at which a client that has sent more is looked for: an end behind what isn't read can't be read.
+/// The interval of the check whether a client that has sent more has left: its end can't be read before the
+/// bytes.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Takes what was read ahead. `None`: it doesn't fit with room to spare, and stays.
+    /// Takes the bytes that were read ahead. `None`: they don't fit, and stay.
     pub(in crate::listen) fn take_ahead(&mut self, into: &mut [u8]) -> Option<usize> {
         let length = self.ahead.len();
         if length > into.len() / 2 {
@@ -31,12 +33,12 @@ impl Connection {
         Some(length)
     }
 
-    /// What was read ahead, and is for who reads next.
+    /// Puts bytes back to be read by Pingora.
     pub(in crate::listen) fn put_ahead(&mut self, bytes: &[u8]) {
         self.ahead.extend_from_slice(bytes);
     }
 
-    /// Reads for who looks ahead. Nothing: the end.
+    /// Reads for the fast lane; 0 bytes at the end of the connection.
     pub(in crate::listen) fn poll_lane_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,25 +50,26 @@ impl Connection {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
-    /// The gateway has served a request that it got from who looks ahead; another exchange begins.
+    /// Notes that the gateway has served a request of the fast lane; the next exchange begins.
     pub(in crate::listen) fn served(&mut self) {
         self.wire.passed_by();
         self.proxied();
     }
 
-    /// A request was served that Pingora has read; another exchange begins.
+    /// Notes that a request that Pingora has read was served; the next exchange begins.
     pub(in crate::listen) fn proxied(&mut self) {
         self.signals.next_exchange();
         self.stream.served(!self.ahead.is_empty());
     }
 
-    /// True if all of a request has come that is being answered: what comes now is of the next one, and nobody's yet.
+    /// Returns true if a request has been read completely and is being answered: further bytes belong to the
+    /// next one.
     pub(super) fn is_answering(&self) -> bool {
         self.framed.is_none() && self.signals.handled.load(Ordering::Relaxed) && self.wire.is_between_bodies()
     }
 
-    /// Waits for the client to leave. What it sends in the meantime is kept, as far as there is room, for the next
-    /// request.
+    /// Waits for the client to leave. Bytes that it sends in the meantime are kept for the next request, up
+    /// to a limit.
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut piece = [0; AHEAD];
         while self.ahead.len() < AHEAD {
@@ -83,13 +86,13 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Requests were answered that nobody behind will see.
+    /// Notes that the fast lane has answered requests that neither the gateway nor Pingora will see.
     pub(in crate::listen) fn answered(&mut self) {
         self.stream.answered(!self.ahead.is_empty());
     }
 
-    /// Writes a head, or several answers, and a body behind it. What doesn't go out at once is kept for
-    /// [`Self::poll_lane_out`].
+    /// Writes a head, or several answers, and a body behind it. The rest that can't be written at once is
+    /// kept for [`Self::poll_lane_out`].
     pub(in crate::listen) fn poll_lane_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,7 +108,7 @@ impl Connection {
         sent
     }
 
-    /// Whether all that was kept is out.
+    /// Writes the kept bytes; ready when all are written.
     pub(in crate::listen) fn poll_lane_out(
         &mut self,
         cx: &mut Context<'_>,

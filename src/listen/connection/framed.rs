@@ -1,4 +1,4 @@
-//! A connection that speaks HTTP/2: its frames are counted, and written together.
+//! An HTTP/2 connection: its frames are counted, and written together.
 
 use super::Connection;
 use crate::{
@@ -20,15 +20,15 @@ use tokio::{
     sync::Notify,
 };
 
-/// The state of a connection that HTTP/2 needs besides.
+/// The additional state of an HTTP/2 connection.
 pub(super) struct Framed {
     frames: Frames,
     pub(super) watch: Arc<FrameWatch>,
-    /// The client is to be sent away: nothing more is read.
+    /// True if the client is to be disconnected: nothing more is read.
     pub(super) over: bool,
-    /// For the rest of a header.
+    /// The timer for the rest of a header.
     alarm: Alarm,
-    /// Tells whether frames were held back.
+    /// True if frames were held back.
     pub(super) late: bool,
 }
 
@@ -40,24 +40,25 @@ impl Framed {
     }
 }
 
-/// What a connection of HTTP/2 and who serves it tell each other.
+/// The state that an HTTP/2 connection and the task that serves it share.
 #[derive(Debug, Default)]
 pub(in crate::listen) struct FrameWatch {
-    /// Tells whether frames are held back for those that follow; who serves the connection says so, and for how long.
+    /// True while frames are held back to be written together; the task that serves the connection sets it.
     ///
-    /// Whoever stores `true` has to store `false` and poll once more: HTTP/2 asks for a flush behind each answer of more
-    /// than a few bytes, and what is answered together is to go out together.
+    /// A task that stores `true` must store `false` and poll once more: the library flushes after each answer
+    /// of more than a few bytes, and answers to one batch should be written together.
     pub(in crate::listen) holds: AtomicBool,
-    /// Told when the client is to be sent away. Nothing more is read then.
+    /// Notified when the client is to be disconnected. Nothing more is read then.
     pub(in crate::listen) told: Notify,
-    /// It was slow with a header. Else it has sent too much that only costs.
+    /// True if that is because of a slow header; otherwise because of a flood.
     pub(in crate::listen) slow: AtomicBool,
-    /// The stream of whose body a part of a frame has come, above its bytes.
+    /// The stream that a partly received DATA frame belongs to (upper half), and the number of its bytes
+    /// (lower half).
     arriving: AtomicU64,
 }
 
 impl FrameWatch {
-    /// Bytes that have come of a frame of this stream's body, the rest of which has not.
+    /// The number of bytes of an incomplete DATA frame of this stream that have come.
     pub(in crate::listen) fn arriving(&self, stream: u32) -> usize {
         let arriving = self.arriving.load(Ordering::Relaxed);
         let bytes = usize::try_from(arriving & u64::from(u32::MAX)).unwrap_or(0);
@@ -76,7 +77,7 @@ impl FrameWatch {
 }
 
 impl Connection {
-    /// From now on its frames are counted.
+    /// Begins to count its frames.
     pub(in crate::listen) fn watch_frames(&mut self) -> Arc<FrameWatch> {
         let (frames, watch) = (Frames::new(Instant::now()), Arc::new(FrameWatch::default()));
         let framed =
@@ -85,7 +86,7 @@ impl Connection {
         watch
     }
 
-    /// Takes what the client has sent by HTTP/2.
+    /// Processes bytes that the client has sent.
     pub(super) fn poll_framed(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> Poll<io::Result<()>> {
         if let Some(framed) = self.framed.as_deref_mut() {
             if !framed.frames.received(&buf.filled()[before..], Instant::now) {
@@ -98,7 +99,7 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing has come. Where the rest of a header by HTTP/2 is waited for, that has its time, as with HTTP/1.1.
+    /// Waits while nothing comes. `header_timeout` applies to the rest of a header, as with HTTP/1.1.
     pub(super) fn wait_for_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(framed) = self.framed.as_deref_mut() {
             let by = framed.frames.unfinished_since().map(|since| since + self.stream.header_timeout());
@@ -110,7 +111,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Takes frames to be written.
+    /// Buffers frames to be written.
     pub(super) fn poll_write_frames(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let n = ready!(self.poll_gather(cx, data))?;
         if let Some(framed) = self.framed.as_deref_mut().filter(|framed| !framed.over) {
@@ -121,11 +122,11 @@ impl Connection {
         Poll::Ready(Ok(n))
     }
 
-    /// Sends the frames that were gathered, as many as the client takes: for the rest the task is woken.
+    /// Writes buffered frames, as far as the client accepts them; the task is woken for the rest.
     pub(super) fn send_late(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Poll::Ready(sent) = self.poll_gathered(cx) {
             sent?;
-            // A connection that is idle keeps no buffer.
+            // An idle connection has no buffer.
             self.gathered = Vec::new();
             if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
                 flushed?;

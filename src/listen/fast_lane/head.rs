@@ -1,39 +1,39 @@
-//! Whether what has come begins with a request that the fast lane understands.
+//! The fast lane's parser: recognises a request that the lane can answer at the beginning of the bytes.
 //!
-//! Pure. A request is taken only if the strict reader of `wire.rs` would let it pass and Pingora's parser, which this one
-//! is, would read the same in it; and if nothing in it has a meaning that the lane doesn't know. Everything else is left
-//! for them, as it came: that is never a judgement of a request.
+//! Pure. A request is accepted only if the strict reader of `wire.rs` would pass it, Pingora's parser (the
+//! same one) would read the same, and nothing in it has a meaning that the lane doesn't implement. All other
+//! bytes are left unchanged to the full lane: this is never a refusal of a request.
 
 use crate::{canonical_path::CanonicalPath, gateway::Asked};
 use http::{HeaderMap, Method, Uri};
 use httparse::{Header, Request, Status};
 use std::mem::MaybeUninit;
 
-/// The most fields of a request that is taken.
+/// The most fields of a request that the lane accepts.
 pub(in crate::listen) const MOST_FIELDS: usize = 64;
-/// The longest query: so long that it can't have more parameters than any request may have.
+/// The longest query, in bytes: it can't have more parameters than any request may have.
 const LONGEST_QUERY: usize = 1_000;
 
-/// What has come.
+/// The result of parsing.
 #[derive(Debug)]
 pub(in crate::listen) enum Head<'b> {
-    /// A request, and how many bytes it is long.
+    /// A request, and its length in bytes.
     Whole(Asked<'b>, usize),
-    /// Perhaps a part of one.
+    /// Possibly an incomplete request.
     Part,
-    /// Something that is for others to read.
+    /// Bytes that the full lane has to read.
     Other,
 }
 
-/// Room for the fields of a request.
+/// Storage for the fields of a request.
 pub(in crate::listen) type Fields<'b> = [MaybeUninit<Header<'b>>; MOST_FIELDS];
 
-/// Such room.
+/// Empty storage for fields.
 pub(in crate::listen) const fn fields<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MOST_FIELDS]
 }
 
-/// Reads the first request.
+/// Parses the first request.
 pub(in crate::listen) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -> Head<'b> {
     let (is_head, target_at) = match bytes {
         [b'G', b'E', b'T', b' ', ..] => (false, 4),
@@ -52,7 +52,7 @@ pub(in crate::listen) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -
         request.path.filter(|target| request.version == Some(1) && at(target.as_bytes()) == target_at);
     let Some(mut asked) = target.and_then(asked) else { return Head::Other };
     asked.is_head = is_head;
-    // The parser takes lines without CR.
+    // The parser accepts lines without CR.
     let begins_a_line = |at: usize| at.checked_sub(2).and_then(|from| bytes.get(from..at)) == Some(b"\r\n");
     let ends = length.checked_sub(4).and_then(|from| bytes.get(from..length)) == Some(b"\r\n\r\n");
     if !ends || !request.headers.iter().all(|field| begins_a_line(at(field.name.as_bytes()))) {
@@ -65,8 +65,7 @@ pub(in crate::listen) fn read<'b>(bytes: &'b [u8], fields: &'b mut Fields<'b>) -
     }
 }
 
-/// A request by HTTP/2, which others have read, without a body. `None`: it is not for the lane. It names its host in one
-/// place only.
+/// Converts an HTTP/2 request without a body. `None`: it is not for the lane. The host is in one place only.
 pub(in crate::listen) fn of_http2<'b>(
     (method, uri, headers): (&Method, &'b Uri, &'b HeaderMap),
     fields: &'b mut [Header<'b>; MOST_FIELDS],
@@ -92,14 +91,14 @@ pub(in crate::listen) fn of_http2<'b>(
     Some(asked)
 }
 
-/// A request for this target, of which nothing else is known yet.
+/// A request for this target, without fields.
 fn asked(target: &str) -> Option<Asked<'_>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let is_plain = CanonicalPath::is_plain(path) && query.bytes().all(|b| IN_QUERY[usize::from(b)]);
     (is_plain && query.len() <= LONGEST_QUERY).then(|| Asked { target, path, query, ..Asked::default() })
 }
 
-/// Notes what fields say. `None`: there is one that is not for the lane, or no host.
+/// Evaluates the fields. `None`: one of them is not for the lane, or there is no host.
 fn heed<'b>(asked: &mut Asked<'b>, fields: &'b [Header<'b>]) -> Option<()> {
     let (mut host, mut connection) = (None, None);
     for Header { name, value } in fields {
@@ -132,24 +131,24 @@ fn heed<'b>(asked: &mut Asked<'b>, fields: &'b [Header<'b>]) -> Option<()> {
     connection.is_none_or(|says| says.eq_ignore_ascii_case(b"keep-alive")).then_some(())
 }
 
-/// `X-Forwarded-For` and its like.
+/// Returns true for `X-Forwarded-For` and similar fields.
 fn is_forwarded(name: &[u8]) -> bool {
     name.get(..12).is_some_and(|begin| begin.eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
-/// A second line is not for the lane.
+/// Stores a value; `None` for a second line, which the lane doesn't accept.
 fn once<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }
 
-/// Characters of which queries are made that everyone reads alike.
+/// The characters of a query that all parsers read alike.
 const IN_QUERY: [bool; 256] = table(b"-._~!$&'()*+,;=:@/?%[]");
 
 const fn table(signs: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut at = 0;
     while at < 128 {
-        // Below 128.
+        // `at` is below 128 here.
         table[at] = (at as u8).is_ascii_alphanumeric();
         at += 1;
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::listen::wire::Wire;
 use proptest::{prelude::*, sample::select};
 
-/// What is read, in room that is never given back: these are tests.
+/// Parses bytes, with storage that is leaked (only in tests).
 fn read(bytes: &[u8]) -> Head<'_> {
     super::read(bytes, Box::leak(Box::new(fields())))
 }
@@ -98,7 +98,7 @@ fn a_part_is_told_from_what_is_not_for_the_lane() {
     }
 }
 
-/// Pieces of which requests are made, sound ones and others.
+/// Fragments of well-formed and malformed requests.
 fn any_request() -> impl Strategy<Value = String> {
     let methods = select(vec!["GET", "GET", "GET", "HEAD", "POST", "get", "GET ", "\r\nGET"]);
     let targets = select(vec![
@@ -166,8 +166,8 @@ fn any_request() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
-    /// What the lane takes, the strict reader lets pass as one message without a body, and the parser behind it reads
-    /// the same in it.
+    /// A request that the lane accepts passes the strict reader as one message without a body, and Pingora's
+    /// parser reads the same in it.
     #[test]
     fn what_is_taken_is_what_the_others_read(text in any_request()) {
         if let Head::Whole(asked, length) = read(text.as_bytes()) {

@@ -1,13 +1,14 @@
-//! The fast lane: plain requests whose answers lie ready are answered here, and nothing is made for them.
+//! The fast lane: answers simple requests from memory, without creating a session.
 //!
-//! A connection between two requests waits here. What comes is read into a buffer of the thread, and as many requests
-//! as it holds are answered in one write. The first whose answer doesn't lie ready (`gateway::Ready`) goes on to the
-//! gateway. One that the lane doesn't understand (`head.rs`), or that the gateway needs Pingora for, goes to the full
-//! lane with everything behind it, byte for byte, as if the lane had never looked. So do a head that doesn't come in one
-//! piece, the last request that a connection may send, and whatever comes when the door closes.
+//! A connection between two requests waits here. Bytes are read into a buffer of the thread, and all complete
+//! requests in it are answered in one write. The first request that can't be answered from memory
+//! (`gateway::Ready`) is passed to the gateway. One that the lane doesn't understand (`head.rs`), or that
+//! needs Pingora, is passed to the full lane together with all bytes behind it, unchanged. The same applies
+//! to a head that doesn't come in one piece, to the last request that a connection may send, and to requests
+//! during shutdown.
 //!
-//! The lane reads and writes through the guard: the clocks of the full lane run here as well. What a client doesn't take
-//! at once waits with the connection; until then nothing more is read.
+//! The lane reads and writes through the guard: all timeouts of the full lane apply here as well. Bytes that
+//! a client doesn't accept at once are kept with the connection; nothing more is read until they are sent.
 
 pub(super) mod head;
 
@@ -26,18 +27,18 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Bytes that are read at once. A request that is longer is not for the lane.
+/// The most bytes that are read at once. A longer request is not for the lane.
 const READ: usize = 16 * 1024;
-/// Once so many bytes are written, they go out before further requests are looked at.
+/// The number of answered bytes after which they are written before further requests are parsed.
 const ENOUGH: usize = 64 * 1024;
-/// A buffer of the thread that has grown beyond this is given back.
+/// The largest buffer that a thread keeps, in bytes.
 const KEEP: usize = 256 * 1024;
 
-/// What a connection is to do next.
+/// The next step for a connection.
 pub(super) enum Turn {
-    /// What has come is for the full lane.
+    /// The bytes that have come are for the full lane.
     Full,
-    /// This request is for the gateway itself; what has come behind it waits.
+    /// This request is for the gateway; bytes behind it wait.
     Serve(Request),
     /// The client has gone.
     Gone,
@@ -45,7 +46,7 @@ pub(super) enum Turn {
     Part,
 }
 
-/// What a turn ended with.
+/// The result of a turn.
 enum Step {
     /// There may be more to do.
     Again,
@@ -54,19 +55,19 @@ enum Step {
     Done(Turn),
 }
 
-/// The lane of one connection.
+/// The fast lane of one connection.
 pub(super) struct FastLane<'d> {
     ready: &'d Ready,
     closing: &'d watch::Receiver<bool>,
     caller: Caller,
     idle: Duration,
-    /// Requests that the connection may still send after the next one; `None`: any number.
+    /// The number of requests that the connection may send after the next one; `None`: any number.
     left: Option<u32>,
-    /// The rest of a body that is on its way, behind what the connection holds.
+    /// The rest of a body that is being sent, behind the bytes that the connection holds.
     rest: Option<Outgoing>,
-    /// Answers that are on their way.
+    /// The records of answers that are being sent.
     late: Option<Box<Late>>,
-    /// What is to be done once everything is on its way.
+    /// The next step once everything has been sent.
     next: Option<Turn>,
     wait: Wait,
 }
@@ -77,18 +78,18 @@ pub(super) struct Outgoing {
     pub(super) sent: u64,
 }
 
-/// How long nothing has come.
+/// The time for which nothing has come.
 #[derive(Default)]
 struct Wait {
     alarm: Alarm,
-    /// When the alarm goes off.
+    /// The time at which the timer fires.
     fires: Option<Instant>,
-    /// Until when it is waited, and why no longer.
+    /// The end of the wait, and the reason for it.
     until: Option<(Instant, Option<CutReason>)>,
     closing: bool,
 }
 
-/// What a thread works with: nothing of it outlives a turn.
+/// The buffers of a thread: nothing in them outlives a turn.
 struct Bench {
     read: Box<[u8]>,
     out: Vec<u8>,
@@ -96,7 +97,7 @@ struct Bench {
     answers: Vec<(Answered, Place)>,
 }
 
-/// Where in the bytes that were read a request's host and path stand.
+/// The position of a request's host and path in the bytes that were read.
 #[derive(Clone, Copy)]
 struct Place {
     host: (usize, usize),
@@ -113,7 +114,7 @@ thread_local! {
 }
 
 impl<'d> FastLane<'d> {
-    /// For a connection that may be idle for so long, and send so many requests after its first.
+    /// The lane of a connection that may be idle for `idle`, and send `left` requests after its first.
     pub(super) fn new(
         ready: &'d Ready,
         closing: &'d watch::Receiver<bool>,
@@ -124,17 +125,17 @@ impl<'d> FastLane<'d> {
         Self { ready, closing, caller, idle, left, rest: None, late: None, next: None, wait }
     }
 
-    /// Requests that may still follow the next one.
+    /// The number of requests that may follow the next one.
     pub(super) fn left(&self) -> Option<u32> {
         self.left
     }
 
-    /// A request goes by the full lane.
+    /// Counts a request that took the full lane.
     pub(super) fn passed(&mut self) {
         self.left = self.left.map(|left| left.saturating_sub(1));
     }
 
-    /// Answers what comes, until something else has to be done.
+    /// Answers requests until something else has to be done.
     pub(super) fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
             if let Err(error) = ready!(connection.poll_lane_out(cx, &mut self.rest)) {
@@ -148,7 +149,7 @@ impl<'d> FastLane<'d> {
             }
             let step = BENCH.with(|bench| match bench.try_borrow_mut() {
                 Ok(mut bench) => self.turn(connection, &mut bench, cx),
-                // A turn within a turn: there is none.
+                // Turns never nest.
                 Err(_) => Step::Done(Turn::Full),
             });
             match step {
@@ -165,10 +166,10 @@ impl<'d> FastLane<'d> {
         }
     }
 
-    /// Reads once, and answers what can be answered.
+    /// Reads once, and answers the requests that can be answered.
     fn turn(&mut self, connection: &mut Connection, bench: &mut Bench, cx: &mut Context<'_>) -> Step {
         let Some(mut length) = connection.take_ahead(&mut bench.read) else { return Step::Done(Turn::Full) };
-        // What is there may be a whole request already.
+        // The bytes read ahead may hold a whole request already.
         if matches!(head::read(&bench.read[..length], &mut head::fields()), Head::Part) {
             match connection.poll_lane_read(cx, &mut bench.read[length..]) {
                 Poll::Ready(Ok(more)) if more > 0 => length += more,
@@ -247,7 +248,7 @@ impl<'d> FastLane<'d> {
         }
     }
 
-    /// Tells of answers that are out, and has the others told of later.
+    /// Records answers that have been sent, and keeps the others to be recorded later.
     fn tell(
         &mut self,
         visit: &Visit<'_>,
@@ -275,12 +276,12 @@ impl<'d> FastLane<'d> {
     }
 
     fn is_closing(&self) -> bool {
-        // Whoever could close the door is gone: so are we.
+        // If the sender is dropped, the gateway has ended.
         self.closing.has_changed().unwrap_or(true)
     }
 
-    /// Waits for a request. Where the door closes, a client that is about to ask gets a last answer. The task is woken
-    /// then: see [`super::Door`].
+    /// Waits for a request. On shutdown, a client that is just sending one gets a last answer; the task is
+    /// woken then (see [`super::Door`]).
     fn poll_wait(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Turn> {
         let now = Instant::now();
         let Wait { alarm, fires, until, closing } = &mut self.wait;
@@ -291,7 +292,7 @@ impl<'d> FastLane<'d> {
         if !*closing && self.closing.has_changed().unwrap_or(true) {
             (*closing, *at, *reason) = (true, (*at).min(now + LAST), None);
         }
-        // A timer that is set is not asked before its time: it wakes this task by itself.
+        // An armed timer is not polled before its time: it wakes this task by itself.
         if fires.is_none_or(|fires| fires <= now || fires > *at) {
             *fires = Some(*at);
             ready!(alarm.poll(*at, cx));

@@ -1,4 +1,4 @@
-//! Answers that need no session: those that lie ready, and refusals.
+//! HTTP/2 answers without a session: those from memory, and refusals.
 
 use super::session::OF_HTTP1;
 use crate::representation::problem::Problem;
@@ -10,23 +10,24 @@ use pingora_http::ResponseHeader;
 use std::{future::poll_fn, time::Duration};
 use tokio::time::timeout;
 
-/// Answers a request that goes no further.
+/// Answers a request that is refused.
 pub(super) fn refuse(respond: &mut SendResponse<Bytes>, request: &Parts, problem: Problem) {
     let (head, body) = problem.into_parts("");
     let body = Some(body).filter(|_| request.method != Method::HEAD);
-    // Whoever takes it slowly, or is gone, does without the rest.
+    // The rest is dropped if the client is slow or gone.
     drop(begin(respond, *head, body.as_slice()));
 }
 
-/// Sends the head of an answer, and its body where the client takes it at once, as it does with most: then what is
-/// answered together is written together. Else gives back where to send it to. `body`: its pieces, the last one first.
+/// Sends the head of an answer, and its body if flow control permits all of it at once, so that answers to
+/// one batch are written together. Otherwise returns the stream for the body. `body` holds its pieces, the
+/// last one first.
 pub(super) fn begin(
     respond: &mut SendResponse<Bytes>,
     head: ResponseHeader,
     body: &[Bytes],
 ) -> Option<SendStream<Bytes>> {
     let mut head: http::response::Parts = head.into();
-    // What was made before has a date of its own.
+    // A stored answer has a date of its own.
     head.headers.entry(header::DATE).or_insert_with(get_cached_date);
     for name in &OF_HTTP1 {
         head.headers.remove(name);
@@ -52,14 +53,14 @@ pub(super) fn begin(
     None
 }
 
-/// Sends a body as fast as the client takes it, if it takes some of it in time.
+/// Sends a body as fast as the client accepts it, if it accepts some of it in time.
 pub(super) async fn pour(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
     while let Some(mut piece) = body.pop() {
         while !piece.is_empty() {
             to.reserve_capacity(piece.len());
             let room = poll_fn(|cx| to.poll_capacity(cx));
             let Ok(Some(Ok(room))) = timeout(patience, room).await else {
-                // Whoever is gone does not hear it.
+                // A failure means that the client is gone.
                 return to.send_reset(Reason::CANCEL);
             };
             let now = piece.split_to(room.min(piece.len()));

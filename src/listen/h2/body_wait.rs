@@ -1,4 +1,4 @@
-//! The time that a client may take for a body that it sends by HTTP/2.
+//! The timeout of a request's body by HTTP/2.
 
 use crate::{
     listen::{
@@ -16,15 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time that the client may take for its body: as long as one of HTTP/1.1, of whom each byte is seen. Here frames are
-/// whole before they are; of one that is long and slow, the connection tells how much has come.
+/// The timeout of a request's body, as with HTTP/1.1. The library delivers only whole frames; for a long and
+/// slow one the connection reports the bytes that have come.
 pub(super) struct BodyWait {
     patience: Patience,
     alarm: Alarm,
     watch: Arc<FrameWatch>,
-    /// Bytes of the next frame that have counted.
+    /// The number of bytes of the next frame that have been counted.
     counted: usize,
-    /// It has taken too long.
+    /// The reason, once it has taken too long.
     late: Option<CutReason>,
     ledger: Arc<Ledger>,
     peer: SocketAddr,

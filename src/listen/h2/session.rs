@@ -1,8 +1,9 @@
-//! A request of HTTP/2 as Pingora sees it.
+//! An HTTP/2 request as a session for Pingora.
 //!
-//! Pingora's own session of HTTP/2 waits for a body for ever, hands on an empty last frame of it besides its end (which
-//! HTTP/1.1 behind would write as two), and dates every answer with now. This one has the patience of the other lanes
-//! ([`BodyWait`]), and an answer out of the cache keeps its date.
+//! Pingora's own HTTP/2 session has no timeout for a body, passes an empty last frame on in addition to the
+//! end (which an HTTP/1.1 server would get as two last chunks), and sets the current time as the date of
+//! every answer. This one has the timeouts of the other lanes ([`BodyWait`]), and a stored answer keeps its
+//! date.
 //!
 //! Interim answers are dropped: the library can't send them (hyperium/h2#167).
 
@@ -39,15 +40,15 @@ use tokio::time::timeout;
 type Result<T> = pingora_core::Result<T>;
 type Custom = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
-/// Bytes of a body that are kept to be sent once more.
+/// The most bytes of a body that are kept for a retry.
 const AGAIN: usize = 64 * 1024;
 
-/// A request, and where its answer goes.
+/// A request, and the stream of its answer.
 pub(super) struct StreamSession {
     request: RequestHeader,
     body: RecvStream,
     wait: BodyWait,
-    /// All of the body has been read.
+    /// True once all of the body has been read.
     read: bool,
     received: usize,
     again: Option<FixedBuffer>,
@@ -94,12 +95,12 @@ impl StreamSession {
         loop {
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    // An empty frame is no part of a body; that it is the last one is said by the end.
+                    // An empty frame is not a piece; the end of the stream is reported separately.
                     if data.is_empty() {
                         continue;
                     }
                     self.wait.came(data.len());
-                    // A stream that is over has no window any more.
+                    // A closed stream has no window any more.
                     self.body.flow_control().release_capacity(data.len()).unwrap_or_default();
                     self.received += data.len();
                     if let Some(again) = &mut self.again {
@@ -181,7 +182,7 @@ impl StreamSession {
         sent.map_err(|error| error.into_down())
     }
 
-    /// Without a head nothing is said: the stream is reset when this is dropped.
+    /// Ends the answer. Without a head nothing is sent: the stream is reset when this is dropped.
     fn end(&mut self) -> Result<()> {
         let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return Ok(()) };
         self.ended = true;
@@ -189,7 +190,7 @@ impl StreamSession {
         sent.map_err(|error| error.into_down())
     }
 
-    /// Does what comes next of an answer. Returns whether it ends with it.
+    /// Performs a step of an answer. Returns true if the answer ends with it.
     async fn perform(&mut self, task: HttpTask) -> Result<bool> {
         match task {
             HttpTask::Header(head, end) => self.write_head(head, end).map(|()| end),
@@ -207,7 +208,7 @@ impl StreamSession {
     }
 }
 
-/// Fields of a connection of HTTP/1.1, which may not stand in an answer by HTTP/2 (RFC 9113, 8.2.2).
+/// Fields of an HTTP/1.1 connection, which are forbidden in HTTP/2 (RFC 9113, 8.2.2).
 pub(super) static OF_HTTP1: [HeaderName; 5] = [
     header::TRANSFER_ENCODING,
     header::CONNECTION,
@@ -216,7 +217,7 @@ pub(super) static OF_HTTP1: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The time of an answer, in seconds since the epoch; 0: now.
+/// The date of an answer, in seconds since the epoch; 0: the current time.
 fn date(seconds: u64) -> HeaderValue {
     if seconds == 0 {
         return get_cached_date();
@@ -358,7 +359,7 @@ impl server::Session for StreamSession {
         self.digest.socket_digest.as_ref()?.local_addr()
     }
 
-    /// For requests that Pingora makes of this one: there are none.
+    /// Used for subrequests of Pingora, which don't occur.
     fn pseudo_raw_h1_request_header(&self) -> Bytes {
         Bytes::new()
     }
