@@ -142,7 +142,7 @@ impl Guarded {
         }
     }
 
-    /// Sends `front` from `written` on, and the body behind it; `rest` counts the bytes of the body that have
+    /// Sends `bytes` from `written` on, and the body behind it; `rest` counts the bytes of the body that have
     /// been sent. Ready when everything is sent; `rest` is empty then.
     pub(super) fn poll_send_all(
         &mut self,

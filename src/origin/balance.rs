@@ -1,46 +1,46 @@
-//! Which of the servers that may be asked is asked: in turn, the least busy, or always the same for the same key.
+//! Load balancing: the choice among available servers, round robin, least connections, or by the hash of a
+//! key.
 //!
-//! Pure: the servers' weights and loads in, an index out. It knows nothing of health: who may not be asked stands
-//! there as one that may not.
+//! Pure: the servers' weights and loads in, an index out. Health is not considered here: unavailable servers
+//! are marked as such.
 //!
-//! In turn means *smoothly* (nginx's weighted round robin): weights 2 and 1 give A B A, not A A B. Keys are spread by
-//! *rendezvous* hashing with weights: each server has a value for each key, and the highest one has it. When a server
-//! goes, its keys go to others and no other key moves; all nodes and all restarts agree. So that a popular key does not
-//! bury its server, a server that has far more under way than its share is passed over for the next in the key's order
-//! (consistent hashing with bounded loads).
+//! Round robin is *smooth* (as nginx's weighted round robin): weights 2 and 1 give A B A, not A A B. Keys are
+//! distributed by weighted *rendezvous* hashing: each server has a score for each key, and the highest score
+//! wins. If a server is removed, its keys go to others and no other key moves; all nodes agree, also after a
+//! restart. To keep a popular key from overloading its server, a server with far more requests than its share
+//! is skipped in favour of the next one in the key's order (consistent hashing with bounded loads).
 
 use crate::config::Balance;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A server, as far as choosing goes.
+/// A server, as input for the choice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
-    /// Names it on all nodes: made of its address by [`key`].
+    /// The hash of its address by [`key`], the same on all nodes.
     pub(super) id: u64,
-    /// Its share, at least 1.
+    /// Its weight, at least 1.
     pub(super) weight: u32,
-    /// Requests under way.
+    /// The number of requests under way.
     pub(super) active: u32,
-    /// Whether it may be chosen.
+    /// True if it is available.
     pub(super) may: bool,
 }
 
-/// Whose turn it is: what each server has saved up, by its index.
+/// The state of smooth weighted round robin: the current weight of each server, by its index.
 #[derive(Debug, Default)]
 pub(super) struct Turns(Vec<i64>);
 
-/// How much more than its share a server may have under way before its keys go on to the next.
+/// The factor by which a server's load may exceed its share before its keys go to the next server.
 const BOUND: f64 = 1.25;
-/// With fewer than this under way a server keeps its keys, however idle the others are.
+/// The number of requests under way below which a server keeps its keys, even if all others are idle.
 const FLOOR: f64 = 8.0;
 
-/// The number that stands for a key or a server's address.
+/// The hash of a key, or of a server's address.
 pub(super) fn key(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// Chooses one of those that may be; `None` where there is none. Without a `key` there is nothing to hash: then they
-/// take turns.
+/// Chooses an available server; `None` if there is none. Hashing without a `key` falls back to round robin.
 pub(super) fn choose(
     balance: Balance,
     key: Option<u64>,
@@ -58,7 +58,8 @@ pub(super) fn choose(
 }
 
 impl Turns {
-    /// Everyone who takes part saves up his weight; who has most is next, and pays for all.
+    /// Adds the weight of each participating server to its current weight, chooses the largest, and subtracts
+    /// the total from it.
     fn next(&mut self, servers: &[Candidate], takes_part: impl Fn(&Candidate) -> bool) -> Option<usize> {
         self.0.resize(servers.len(), 0);
         let (mut total, mut next) = (0, None);
@@ -76,13 +77,14 @@ impl Turns {
     }
 }
 
-/// Who would have more under way for his weight with one more request.
+/// Compares the loads relative to the weights that two servers would have with one more request.
 fn busier(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     let load = |x: &Candidate, y: &Candidate| (u64::from(x.active) + 1) * u64::from(y.weight);
     load(a, b).cmp(&load(b, a))
 }
 
-/// The first in the key's order that is not overloaded. There is one: not all can have more than their share.
+/// The first server in the key's order that is not overloaded. There always is one: not all can exceed their
+/// share.
 pub(super) fn hashed(key: u64, servers: &[Candidate]) -> Option<usize> {
     let all = || servers.iter().enumerate().filter(|(_, s)| s.may);
     let weight: f64 = all().map(|(_, s)| f64::from(s.weight)).sum();
@@ -98,15 +100,15 @@ pub(super) fn hashed(key: u64, servers: &[Candidate]) -> Option<usize> {
     highest(&fits).or_else(|| highest(&|_| true))
 }
 
-/// A server's value for a key (weighted rendezvous hashing): the highest of all values is his with the probability of
-/// his share.
+/// The score of a server for a key (weighted rendezvous hashing): the probability that it is the highest is
+/// the server's share.
 #[allow(clippy::cast_precision_loss, reason = "53 bits are enough for a share")]
 fn score(key: u64, server: &Candidate) -> f64 {
     let uniform = ((mixed(key ^ server.id.rotate_left(32)) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(server.weight) / uniform.ln()
 }
 
-/// Spreads every bit over all others (the end of splitmix64).
+/// Mixes the bits of a number (the finalizer of splitmix64).
 fn mixed(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,4 +1,4 @@
-//! Who is chosen: shares, turns, keys that stay.
+//! Tests of the choice: shares, order, stability of keys.
 
 use super::*;
 use crate::config::HashBy;
@@ -18,7 +18,7 @@ fn keys(n: u32) -> impl Iterator<Item = u64> {
     (0..n).map(|n| key(format!("/some/path/{n}").as_bytes()))
 }
 
-/// A server is another one, has some load, or may not be asked.
+/// Servers with arbitrary loads, some of them unavailable.
 fn any_servers() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (any::<u64>(), 1..=1000_u32, 0..500_u32, any::<bool>());
     proptest::collection::vec(
@@ -48,7 +48,7 @@ fn the_least_busy_is_asked_and_equals_take_turns() {
     assert_eq!([next(&all), next(&all), next(&all)].iter().filter(|n| **n == 1).count(), 0);
     (all[0].active, all[1].active, all[2].active) = (9, 2, 9);
     assert_eq!(next(&all), 1);
-    // Of twice the weight, with twice as much: as busy as the other.
+    // Twice the weight and twice the load: as busy as the other.
     (all[0].active, all[1].active, all[2].active) = (9, 1, 3);
     let chosen: Vec<_> = (0..6).map(|_| next(&all)).collect();
     assert!(chosen.contains(&1) && chosen.contains(&2) && !chosen.contains(&0), "{chosen:?}");
@@ -91,7 +91,8 @@ fn a_key_keeps_its_server_while_there_is_little_to_do() {
 }
 
 proptest! {
-    /// Over one round everyone gets exactly his weight, whoever may not be asked.
+    /// In each round every server is chosen exactly as often as its weight says, even if others are
+    /// unavailable.
     #[test]
     fn a_round_has_everyones_share(weights in proptest::collection::vec((1..20_u32, any::<bool>()), 1..8)) {
         let mut all = servers(&weights.iter().map(|(w, _)| *w).collect::<Vec<_>>());
@@ -107,7 +108,7 @@ proptest! {
         }
     }
 
-    /// Who may not be asked is not, and someone is where anyone may.
+    /// An unavailable server is never chosen, and one is chosen if any is available.
     #[test]
     fn only_those_who_may_are_chosen(balance in any_balance(), all in any_servers(), key: Option<u64>, n in 1..20) {
         let mut turns = Turns::default();
@@ -125,7 +126,7 @@ proptest! {
         }
     }
 
-    /// Where a server goes, its keys move and no other.
+    /// If a server is removed, its keys move and no others.
     #[test]
     fn few_keys_move_when_a_server_goes(
         weights in proptest::collection::vec(1..100_u32, 2..10),
@@ -141,7 +142,7 @@ proptest! {
             prop_assert!(new != Some(gone));
             prop_assert!(old == Some(gone) || old == new);
         }
-        // The same where it is taken out of the file, and the others have other places.
+        // The same if it is removed from the configuration, and the indexes of the others change.
         let mut left = before.clone();
         left.remove(gone);
         for key in keys(200).map(|key| key ^ seed) {
@@ -151,7 +152,7 @@ proptest! {
         }
     }
 
-    /// No server has more than its bounded share, whatever the keys are.
+    /// No server exceeds its bounded share, whatever the keys are.
     #[test]
     fn loads_are_bounded(weights in proptest::collection::vec(1..10_u32, 1..8), seeds in proptest::collection::vec(0..5_u64, 1..300)) {
         let mut all = servers(&weights);

@@ -1,14 +1,15 @@
-//! How an exchange with a server counts: what it came to, or in which way it failed. Pure.
+//! Classifies the outcome of an exchange with a server: the status of the answer, or the kind of failure.
+//! Pure.
 
 use crate::telemetry::labels::OriginOutcome;
 use h2::Reason;
 use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 
-/// The number of times that a server may say of one request that it has not begun with it, before that counts as a failure.
+/// The number of times that a server may refuse to process one request before that counts as a failure.
 pub const MOST_REFUSALS: u32 = 3;
 
-/// How an answer counts.
+/// The outcome of an answer with this status.
 pub fn judge(status: StatusCode) -> OriginOutcome {
     match status.is_server_error() {
         true => OriginOutcome::ServerError,
@@ -16,7 +17,7 @@ pub fn judge(status: StatusCode) -> OriginOutcome {
     }
 }
 
-/// How a failure counts.
+/// The outcome of a failed exchange.
 pub fn blame(error: &Error) -> OriginOutcome {
     match error.etype() {
         ErrorType::ConnectTimedout
@@ -36,8 +37,9 @@ pub fn blame(error: &Error) -> OriginOutcome {
     }
 }
 
-/// Returns whether a server of HTTP/2 says that it has not begun with a request: that may be sent again, whatever its method
-/// (RFC 9113, 8.7). The library ends streams above the last one of a GOAWAY with that.
+/// Returns true if an HTTP/2 server reports that it has not processed a request, which may then be sent
+/// again, whatever its method (RFC 9113, 8.7). The library reports streams above the last one of a GOAWAY in
+/// this way.
 pub fn is_unprocessed(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<h2::Error>();
     cause.is_some_and(|cause| {
@@ -45,12 +47,12 @@ pub fn is_unprocessed(error: &Error) -> bool {
     })
 }
 
-/// Returns whether a failure is an answer that is none: its head, or how it is framed, can't be read.
+/// Returns true if a failure is due to an invalid answer: its head or its framing can't be parsed.
 pub fn is_malformed(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2)
 }
 
-/// Whether a connection itself said that it waited for too long, as one for an upgrade does.
+/// Returns true if the connection itself reported a timeout, as one for an upgrade does.
 fn timed_out(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<std::io::Error>();
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)

@@ -1,37 +1,37 @@
-//! Whether a server is asked after it has failed, or has said that it wants to be left alone.
+//! The circuit breaker of a server's address, and the pause that a server asks for with `Retry-After`.
 //!
-//! Decides by what it is told: it asks nobody and reads no clock. A server that fails a few times in a row is left
-//! alone for a moment, longer each time, then one request tries it again (half-open). A server that answers 503 with
-//! a `Retry-After` (RFC 9110, 10.2.3) rests for that long: whoever has another one to ask asks the other.
+//! Performs no I/O and reads no clock. After a few consecutive failures an address is left alone for a pause
+//! that grows, then one request tries it again (half-open). A server that answers 503 with a `Retry-After`
+//! (RFC 9110, 10.2.3) is avoided for that time if another server is available.
 
 use crate::telemetry::labels::OriginOutcome;
 use http::{header, HeaderMap, StatusCode};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Failures in a row after which a server is left alone.
+/// The number of consecutive failures that open the breaker.
 const FAILURES: u32 = 3;
-/// How long it is left alone at first; doubled with each failed trial.
+/// The first pause; doubled with each failed trial.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest it is left alone.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The shortest time that a trial of a server that hung is given.
+/// The least timeout of the trial of a server that hung.
 const SHORTEST_TRIAL: Duration = Duration::from_secs(1);
-/// The largest factor by which that time grows with failed trials.
+/// The largest factor by which that timeout grows with failed trials.
 const LONGEST_TRIAL: u32 = 4;
-/// The longest that a server may rest by its own word.
+/// The longest pause that a server may ask for.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// What is known of one server's failures.
+/// The failures of one address of a server.
 #[derive(Debug)]
 pub(super) struct Breaker {
     failures: u32,
     pause: Duration,
     left_alone_until: Option<Instant>,
     rests_until: Option<Instant>,
-    /// When a failure was counted last.
+    /// The time at which the last failure was counted.
     counted: Option<Instant>,
     last: OriginOutcome,
-    /// The time that its answers have taken of late; the slow ones count for more.
+    /// A moving average of its response times, in which slow answers weigh more.
     usual: Duration,
 }
 
@@ -50,10 +50,10 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Whether the server may be asked at `now`.
+    /// Checks whether the breaker lets requests pass at `now`.
     ///
     /// # Errors
-    /// How it failed last, where it is left alone.
+    /// The last failure, if the breaker is open.
     pub(super) fn may(&self, now: Instant) -> Result<(), OriginOutcome> {
         match self.left_alone_until {
             Some(until) if now < until => Err(self.last),
@@ -61,11 +61,11 @@ impl Breaker {
         }
     }
 
-    /// The same, and it is asked. One who comes after the pause has the trial to himself: the next one waits another
-    /// pause for its result.
+    /// The same, for a request that is sent. The first request after the pause is the trial: further ones
+    /// have to wait for another pause.
     ///
     /// # Errors
-    /// How it failed last, where it is left alone.
+    /// The last failure, if the breaker is open.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), OriginOutcome> {
         self.may(now)?;
         if self.left_alone_until.is_some() {
@@ -74,7 +74,7 @@ impl Breaker {
         Ok(())
     }
 
-    /// The time that the next request is given, where it is the trial of a server that hung; `None`: it is none.
+    /// The timeout of the next request if it is the trial of a server that hung; `None`: it isn't.
     pub(super) fn trial_time(&self) -> Option<Duration> {
         if self.left_alone_until.is_none() || self.last != OriginOutcome::Timeout {
             return None;
@@ -83,29 +83,29 @@ impl Breaker {
         Some((self.usual * 4).max(SHORTEST_TRIAL) * failed.clamp(1, LONGEST_TRIAL))
     }
 
-    /// Returns whether it is left alone, but for trials.
+    /// Returns true if the breaker is open or half-open.
     pub(super) fn is_left_alone(&self) -> bool {
         self.left_alone_until.is_some()
     }
 
-    /// Whether the server has asked to be left alone for now.
+    /// Returns true if the pause that the server has asked for is not over.
     pub(super) fn rests(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| now < until)
     }
 
-    /// The server rests for `time` from `now` on. Whether it did not before.
+    /// Starts a pause of `time` at `now`. Returns true if there was none before.
     pub(super) fn rest(&mut self, time: Duration, now: Instant) -> bool {
         let begins = !self.rests(now);
         self.rests_until = Some(now + time.min(LONGEST_REST));
         begins
     }
 
-    /// What became of a request that was sent at `began`. Whether the server is left alone from now on, and was not
-    /// before, or the other way round. What a request that began before the last failure fails by is the same failure: a
-    /// request that is tried again, or that waited beside others, says no more than one.
+    /// Notes the outcome of a request that was sent at `began`. Returns whether the breaker opens or closes.
+    /// Failures of requests that began before the last counted failure are not counted again: a retry, or
+    /// requests that waited at the same time, say no more than one.
     pub(super) fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) -> Change {
         match outcome {
-            // An answer is an answer, whatever it says: the application's own errors are not the server's absence.
+            // Any answer shows that the server is there, even an error of the application.
             OriginOutcome::Ok | OriginOutcome::ServerError => {
                 self.failures = 0;
                 self.pause = FIRST_PAUSE;
@@ -117,7 +117,8 @@ impl Breaker {
             | OriginOutcome::Unresolved
             | OriginOutcome::QueueFull
             | OriginOutcome::QueueTimeout => Change::None,
-            // Failures at the same time are one: many who wait for one slow answer say no more than one does.
+            // Concurrent failures count as one: many requests that wait for a hanging server say no more than
+            // one.
             _ if self.counted.is_some_and(|counted| began < counted) => Change::None,
             OriginOutcome::ConnectFailed | OriginOutcome::Timeout | OriginOutcome::Broken => {
                 self.counted = Some(now);
@@ -141,18 +142,19 @@ impl Breaker {
     }
 }
 
-/// Tells whether a server is left alone from now on.
+/// The change of the breaker's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// As before.
+    /// No change.
     None,
-    /// It is, and was not before.
+    /// It opens.
     Begins,
-    /// It was, and is not any more.
+    /// It closes.
     Ends,
 }
 
-/// For how long an answer asks that its server be left alone. A 429 does not: it is meant for one client.
+/// The pause that an answer asks for with `Retry-After`. That of a 429 is ignored: it is meant for one
+/// client.
 pub(super) fn rest_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if status != StatusCode::SERVICE_UNAVAILABLE {
         return None;

@@ -1,4 +1,4 @@
-//! A server that fails, and one that wants to rest.
+//! Tests of a server that fails, and of one that asks for a pause.
 
 use super::*;
 
@@ -77,7 +77,7 @@ fn retry_after_is_seconds_or_a_date() {
     assert_eq!(rest_of(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now), None);
 }
 
-/// A client waits for the trial of a server that hung, and others would answer it.
+/// A client waits for the trial of a server that hung, while other servers could answer.
 #[test]
 fn the_trial_of_a_server_that_hung_has_a_short_time() {
     let second = Duration::from_secs(1);

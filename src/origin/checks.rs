@@ -1,9 +1,8 @@
-//! Results of the checks of a server, and how far they are believed.
+//! The results of a server's health checks, and whether they are trusted.
 //!
-//! A check that has succeeded once is believed from then on. One that never has may ask in a way that the application
-//! refuses to everyone (a host that it doesn't know, a path that isn't there): requests find out, and where they succeed
-//! the checks don't count until one succeeds. A server that nobody can reach is believed to be down all the same.
-//! Decides by what it is told.
+//! Once a check has succeeded, the results are trusted. A check that never has may be misconfigured (a host
+//! that the application doesn't know, a path that doesn't exist): if requests succeed, failed checks are
+//! ignored until one succeeds. A server that can't be connected to is down in any case. Performs no I/O.
 
 use parking_lot::Mutex;
 use std::{
@@ -14,29 +13,29 @@ use std::{
 /// The interval at which a request may try a server whose checks have never succeeded.
 const TRIAL: Duration = Duration::from_secs(1);
 
-/// Why a check has failed.
+/// The failure of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unwell {
-    /// As the log says it.
+    /// The reason, for the log.
     pub(super) why: String,
     pub(super) kind: Failing,
 }
 
-/// In which way a check has failed.
+/// The kind of a failed check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failing {
-    /// There was no connection: no request would fare better.
+    /// No connection: a request would fail as well.
     Unreachable,
-    /// It was there, and not well.
+    /// The server answered, and is not healthy.
     Unwell,
-    /// It was there, and refused the check (4xx).
+    /// The server refused the check (4xx).
     Refused,
 }
 
-/// What checks have said of a server.
+/// The results of a server's checks.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    /// Tells whether the last one failed: where it did not, there is nothing to be decided.
+    /// True if the last check failed; if not, the state needs no look.
     fail: AtomicBool,
     state: Mutex<State>,
 }
@@ -45,11 +44,11 @@ pub(super) struct Checks {
 struct State {
     /// The failure of the last check; `None`: it succeeded, or there was none.
     failing: Option<Failing>,
-    /// One has succeeded.
+    /// True once a check has succeeded.
     proved: bool,
-    /// Requests have succeeded while no check ever had.
+    /// True if requests have succeeded while no check ever had.
     contradicted: bool,
-    /// When a request may try the server.
+    /// The time from which a request may try the server.
     trial: Option<Instant>,
 }
 
@@ -60,13 +59,13 @@ impl State {
 }
 
 impl Checks {
-    /// Nothing that was found counts any more: the server is asked in another way from now on.
+    /// Forgets all results, because the way in which the server is checked or reached has changed.
     pub(super) fn forget(&self) {
         *self.state.lock() = State::default();
         self.fail.store(false, Ordering::Relaxed);
     }
 
-    /// Returns whether requests may go to the server.
+    /// Returns true if requests may go to the server.
     pub(super) fn is_well(&self) -> bool {
         if !self.fail.load(Ordering::Relaxed) {
             return true;
@@ -75,7 +74,7 @@ impl Checks {
         state.failing.is_none() || !state.is_believed()
     }
 
-    /// The same, or one may try it now.
+    /// Returns true if requests may go to the server, or one may try it now.
     pub(super) fn may_try(&self, now: Instant) -> bool {
         if !self.fail.load(Ordering::Relaxed) {
             return true;
@@ -89,7 +88,8 @@ impl Checks {
         }
     }
 
-    /// Returns a rank for where it may not be asked: 0 where checks say nothing against it, 2 where it can't be reached.
+    /// A rank among servers that are out: 0 if the checks don't fail, 1 if they do, 2 if there is no
+    /// connection.
     pub(super) fn badness(&self) -> u8 {
         match self.state.lock().failing {
             None => 0,
@@ -98,7 +98,7 @@ impl Checks {
         }
     }
 
-    /// A request goes to the server.
+    /// Notes that a request goes to the server.
     pub(super) fn tries(&self, now: Instant) {
         if !self.fail.load(Ordering::Relaxed) {
             return;
@@ -109,7 +109,7 @@ impl Checks {
         }
     }
 
-    /// What a check found. Whether the server may be asked from now on, and could not before, or the other way round.
+    /// Notes the result of a check. Returns true if the server becomes healthy or unhealthy by it.
     pub(super) fn found(&self, failing: Option<Failing>) -> bool {
         let before = self.is_well();
         {
@@ -123,7 +123,8 @@ impl Checks {
         self.is_well() != before
     }
 
-    /// A request has succeeded. Whether that is the first that speaks against checks which have never succeeded.
+    /// Notes that a request has succeeded. Returns true if it is the first that contradicts checks which have
+    /// never succeeded.
     pub(super) fn answered(&self) -> bool {
         if !self.fail.load(Ordering::Relaxed) {
             return false;
@@ -134,7 +135,7 @@ impl Checks {
         speaks
     }
 
-    /// Returns whether they fail, have never succeeded, and are not believed.
+    /// Returns true if the checks fail and are not trusted.
     pub(super) fn are_doubted(&self) -> bool {
         let state = self.state.lock();
         state.failing.is_some() && !state.is_believed()

@@ -1,4 +1,4 @@
-//! The limits of belief in checks.
+//! Tests of the conditions under which checks are trusted.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn a_check_that_has_never_succeeded_is_not_believed_where_requests_do() {
         assert_eq!(checks.may_try(now + TRIAL), may_try);
         assert!(checks.answered() && !checks.answered(), "told once");
         assert!(checks.is_well() && checks.are_doubted());
-        // Once one has succeeded they are believed.
+        // Once one has succeeded they are trusted.
         checks.found(None);
         assert!(checks.is_well() && !checks.are_doubted());
         assert!(checks.found(Some(failing)));

@@ -1,8 +1,8 @@
-//! The client that asks an origin on the gateway's own account: fills, forwarded events, checks.
+//! The client for the gateway's own requests to an origin: fills, forwarded events, health checks.
 //!
-//! It sends what it is told and nothing of a client's request. Idempotent requests are retried on another
-//! connection or server, with a growing pause, within the origin's retry budget and its `request_timeout`. An answer
-//! that was cut short ends in an error, never as if it were whole.
+//! It sends the given request, and nothing of a client's. Idempotent requests are retried on another
+//! connection or server, after a growing pause, within the origin's retry budget and its `request_timeout`.
+//! An answer that was cut short is an error, and never looks complete.
 
 pub use super::blame::{blame, is_malformed, is_unprocessed, judge, MOST_REFUSALS};
 
@@ -32,21 +32,21 @@ pub struct Ask {
     pub method: Method,
     /// Path and query.
     pub target: String,
-    /// The `Host`; `None`: the server's own name.
+    /// The `Host`; `None`: the address of the server.
     pub host: Option<String>,
-    /// Further headers.
+    /// Further fields.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: Bytes,
-    /// Somebody is served whatever becomes of it: servers that are out are not troubled with it, but for the trials of
-    /// their breakers.
+    /// True if a client can be answered without it (with a stale entry): servers that are out don't get it,
+    /// except as the trials of their breakers.
     pub spare: bool,
-    /// The tenant that it is for, where it is for one: servers may be chosen by it.
+    /// The tenant that it is for, if any: a server may be chosen by it.
     pub tenant: Option<String>,
 }
 
 impl Ask {
-    /// GET for this target, without anything else.
+    /// A GET for this target, without further fields.
     pub fn get(target: impl Into<String>) -> Self {
         Self {
             method: Method::GET,
@@ -67,7 +67,7 @@ impl Ask {
     }
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Got {
     /// The status.
@@ -78,10 +78,10 @@ pub struct Got {
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// The reason for which there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody to ask.
+    /// No server is available.
     #[error(transparent)]
     Nobody(#[from] Nobody),
     /// The body is larger than the caller wants.
@@ -90,18 +90,18 @@ pub enum AskError {
     /// The server failed.
     #[error("{}: {error}", outcome.as_str())]
     Failed {
-        /// In which way.
+        /// The kind of failure.
         outcome: OriginOutcome,
-        /// What Pingora says of it.
+        /// Pingora's description of it.
         #[source]
         error: Box<Error>,
     },
-    /// The request could not be made: its target is not valid.
+    /// The request could not be built: its target is not valid.
     #[error("the request is not valid")]
     Invalid,
 }
 
-/// An answer whose head has come. Its body is read piece by piece; what is dropped before its end closes the
+/// An answer whose head has been read. Its body is read piece by piece; dropping it before the end closes the
 /// connection.
 pub struct Answering {
     /// The status.
@@ -111,14 +111,14 @@ pub struct Answering {
     asked: Asked,
     exchange: Option<Exchange>,
     deadline: Deadline,
-    /// Bytes that the head promises and that have not come; `None`: it promises nothing.
+    /// The number of bytes of the announced length that have not come; `None` without a length.
     missing: Option<u64>,
 }
 
-/// A connection in use.
+/// A connection that is in use.
 enum Exchange {
     Plain(plain::Exchange),
-    /// TLS or HTTP/2.
+    /// With TLS, or HTTP/2.
     Pingora(Box<connector::Exchange>),
 }
 
@@ -130,7 +130,7 @@ impl Exchange {
         }
     }
 
-    /// Which of its server's addresses it is with.
+    /// The address of the server that it is connected to.
     fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(exchange) => exchange.address(),
@@ -138,7 +138,7 @@ impl Exchange {
         }
     }
 
-    /// Gives the connection back.
+    /// Returns the connection to the idle ones.
     async fn finish(self) {
         match self {
             Self::Plain(exchange) => exchange.finish(),
@@ -147,16 +147,16 @@ impl Exchange {
     }
 }
 
-/// Who hears of interim answers (1xx).
+/// A callback for interim answers (1xx).
 pub type OnInterim<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
 
-/// The first pause before a retry, more or less; doubled with each.
+/// The first pause before a retry, before randomisation; doubled with each.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks, with retries where the method allows them.
+/// Sends a request, with retries if the method is idempotent.
 ///
 /// # Errors
-/// If there was no whole answer of at most `max_size` bytes.
+/// If there was no complete answer of at most `max_size` bytes.
 pub async fn ask(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
@@ -176,8 +176,8 @@ pub async fn ask(
     }
 }
 
-/// Asks, with retries where the method allows them, and returns when the head of the answer is there, which it has to be
-/// `by` then.
+/// Sends a request, with retries if the method is idempotent, and returns as soon as the head of the answer
+/// is read, which must be before `by`.
 ///
 /// # Errors
 /// If there was no answer in time.
@@ -197,21 +197,21 @@ pub async fn begin(
     }
 }
 
-/// The pause before a retry: longer with each, and no two alike.
+/// The pause before a retry: it grows with each attempt, and is randomised.
 pub fn pause(attempt: u32) -> Duration {
     (PAUSE * 2_u32.saturating_pow(attempt.min(10))).mul_f64(rand::random_range(0.5..1.5))
 }
 
-/// What was tried, and what is left of retries.
+/// The attempts so far, and the retries that are left.
 struct Tries {
     choice: Choice,
     left: u32,
     done: u32,
     /// True if the last attempt was the trial of a server that hung.
     was_trial: bool,
-    /// Of the whole exchange.
+    /// The end of the time for the whole exchange.
     deadline: Deadline,
-    /// Of the answer's head.
+    /// The end of the time for the head of the answer.
     head_by: Deadline,
     began: Instant,
 }
@@ -225,12 +225,12 @@ impl Tries {
         Self { choice: ask.choice(pool), left, done: 0, was_trial: false, deadline, head_by, began }
     }
 
-    /// Waits before another attempt.
+    /// Allows another attempt, after a pause.
     ///
     /// # Errors
-    /// `error`, where there is none.
+    /// `error`, if no other attempt is allowed.
     async fn another(&mut self, pool: &Pool, error: AskError) -> Result<(), AskError> {
-        // What a server is tried with, others answer at no cost.
+        // After a failed trial another server is asked, at no cost.
         if std::mem::take(&mut self.was_trial) && !self.head_by.has_passed() {
             return Ok(());
         }
@@ -244,12 +244,12 @@ impl Tries {
     }
 }
 
-/// When the whole exchange must be over, if ever.
+/// The end of the time for something; `None`: no limit.
 #[derive(Debug, Clone, Copy)]
 struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// The same, but no later than in so much time from now.
+    /// The same, but at most `time` from now.
     fn or_within(self, time: Option<Duration>) -> Self {
         let then = time.and_then(|time| Instant::now().checked_add(time));
         Self(self.0.into_iter().chain(then).min())
@@ -259,8 +259,10 @@ impl Deadline {
         self.0.is_some_and(|end| end <= Instant::now())
     }
 
+    /// Bounds `work` by the deadline.
+    ///
     /// # Errors
-    /// A timeout, where `work` is not done in time.
+    /// A timeout, if `work` is not done in time.
     async fn bound<T>(
         self,
         // Pinned: it is large, and would be moved from here into the timeout.
@@ -297,7 +299,7 @@ async fn begin_once(
             pool.heed(asked.at, *status, headers);
         }
         Err(AskError::Failed { outcome, .. }) => asked.outcome = Some(*outcome),
-        // It was not asked at all.
+        // No server was asked.
         Err(_) => {}
     }
     let (status, headers, exchange) = begun?;
@@ -305,13 +307,13 @@ async fn begin_once(
     Ok(Answering { status, headers, asked, exchange: Some(exchange), deadline, missing })
 }
 
-/// A request under way: the pool is told what became of it when this is dropped. One that is given up before its
-/// answer has begun, because nobody wants it any more, says nothing of the server.
+/// A request under way, whose outcome is reported to the pool when this is dropped. A request that is
+/// abandoned before its answer has begun, because no client wants it any more, has no outcome.
 struct Asked {
     pool: Arc<Pool>,
     at: At,
     outcome: Option<OriginOutcome>,
-    /// The next one in line comes when this ends.
+    /// The permit; dropping it lets the next request in the queue proceed.
     _under_way: UnderWay,
 }
 
@@ -330,10 +332,10 @@ impl Drop for Asked {
 }
 
 impl Answering {
-    /// The next piece of the body; `None` at its end.
+    /// Reads the next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// If the answer broke off.
+    /// If the answer was cut short.
     pub async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
         let reading = async { exchange.next().await.map_err(failed) };
@@ -343,7 +345,8 @@ impl Answering {
                 self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
                 Ok(Some(piece))
             }
-            // HTTP/2 can end with its head, whatever that has promised (RFC 9113, 8.1.1), and nobody below looks.
+            // An HTTP/2 stream can end after its head, whatever length that announces (RFC 9113, 8.1.1), and
+            // no lower layer checks it.
             Ok(None) if self.missing.is_some_and(|missing| missing > 0) => {
                 self.exchange = None;
                 self.asked.outcome = Some(OriginOutcome::Broken);
@@ -357,7 +360,7 @@ impl Answering {
             }
             Err(error) => {
                 self.exchange = None;
-                // Past the deadline the server need not be the slow one: whoever reads the body may be.
+                // After the deadline, the reader of the body may be the slow one, and not the server.
                 if let AskError::Failed { outcome, .. } = &error {
                     if !self.deadline.has_passed() {
                         self.asked.outcome = Some(*outcome);
@@ -368,7 +371,7 @@ impl Answering {
         }
     }
 
-    /// The body, where all of it has come with the head; then nothing is left to be read.
+    /// The whole body, if it was read together with the head.
     pub fn at_hand(&mut self) -> Option<Bytes> {
         let Some(Exchange::Plain(exchange)) = &mut self.exchange else { return None };
         let whole = exchange.at_hand()?;
@@ -378,7 +381,7 @@ impl Answering {
         Some(whole)
     }
 
-    /// How long the body is, where the head says so.
+    /// The value of `Content-Length`, if there is one.
     pub fn told_length(&self) -> Option<u64> {
         told_length(&self.headers)
     }
@@ -402,15 +405,16 @@ fn told_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
 }
 
-/// Whether an answer has the body that its head tells of (RFC 9110, 6.4.1).
+/// Returns true if an answer with this status to this method has a body (RFC 9110, 6.4.1).
 fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Asks one server for a whole answer, without retries; the pool is not told.
+/// Sends a request to one server and reads the whole answer, without retries; the outcome is not reported to
+/// the pool.
 ///
 /// # Errors
-/// If there was no whole answer of at most `max_size` bytes.
+/// If there was no complete answer of at most `max_size` bytes.
 pub(super) async fn once(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
@@ -434,8 +438,8 @@ pub(super) fn failed(error: Box<Error>) -> AskError {
     AskError::Failed { outcome: blame(&error), error }
 }
 
-/// Sends a request to one server and reads the head of its answer. A connection that has served before may have been
-/// closed by the server meanwhile: that is no failure of the server, and another connection is taken.
+/// Sends a request to one server and reads the head of its answer. If a reused connection had been closed by
+/// the server, another connection is used: that is no failure of the server.
 async fn exchange(
     connector: &Arc<Connector>,
     pool: &Arc<Pool>,
@@ -445,7 +449,7 @@ async fn exchange(
 ) -> Result<(StatusCode, HeaderMap, Exchange), AskError> {
     let (status, mut headers, exchange) = match pool.is_plain() {
         true => plain_exchange(pool, ask, at, on_interim).await?,
-        // Boxed: its future is many times as large as all others here, which are moved with it.
+        // Boxed: this future is many times as large as all others here, which would be moved with it.
         false => {
             let begun = Box::pin(connector::Exchange::begin(connector, pool, ask, at, on_interim)).await?;
             (begun.0, begun.1, Exchange::Pingora(Box::new(begun.2)))
@@ -472,7 +476,7 @@ async fn plain_exchange(
                 let parts = http::response::Parts::from(head);
                 return Ok((parts.status, parts.headers, Exchange::Plain(exchange)));
             }
-            // Each that fails is one less: in the end a new one is made.
+            // Each failure removes an idle connection: in the end a new one is opened.
             Err(error) if reused && is_stale(ask, &error) => {}
             Err(error) => return Err(failed(error)),
         }
@@ -496,10 +500,10 @@ async fn plain_head(
     Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
 }
 
-/// Whether an answer is interim.
+/// Returns true if an answer is interim.
 ///
 /// # Errors
-/// If it is one that nobody asked for, and nothing that follows would be HTTP.
+/// For a 101 that was not asked for: the following bytes would not be HTTP.
 pub(super) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => {
@@ -509,7 +513,8 @@ pub(super) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>>
     }
 }
 
-/// Whether a connection that has served before was closed meanwhile, and the request may be sent once more.
+/// Returns true if a failure on a reused connection means that the server had closed it, and the request may
+/// be sent once more.
 pub(super) fn is_stale(ask: &Ask, error: &Error) -> bool {
     ask.method.is_idempotent() && blame(error) != OriginOutcome::Timeout
 }

@@ -1,7 +1,7 @@
 //! An exchange with a server over a connection of Pingora's: with TLS, or by HTTP/2.
 //!
-//! The counterpart of `plain`, for `client`. It makes one attempt, but for connections that the server had closed
-//! meanwhile; whoever asks decides what is tried again.
+//! The counterpart of `plain`, for `client`. It makes one attempt, apart from reused connections that the
+//! server had closed; the caller decides about retries.
 
 use super::{
     blame::{is_unprocessed, MOST_REFUSALS},
@@ -18,17 +18,17 @@ use pingora_core::{
 use pingora_http::RequestHeader;
 use std::{net::SocketAddr, sync::Arc};
 
-/// A connector for the gateway's own requests; Pingora's proxy keeps one of its own.
+/// The connector for the gateway's own requests; Pingora's proxy has another one.
 pub fn connector() -> Arc<Connector> {
     Arc::new(Connector::new(None))
 }
 
-/// An exchange whose head has come. Dropping it closes its connection, or its stream.
+/// An exchange whose head has been read. Dropping it closes its connection, or resets its stream.
 pub(super) struct Exchange {
     session: HttpSession,
     peer: HttpPeer,
     connector: Arc<Connector>,
-    /// Which of its server's addresses it is with, as far as anyone knows.
+    /// The address of the server that it is connected to, if it is known.
     pub(super) address: Option<SocketAddr>,
 }
 
@@ -36,7 +36,7 @@ impl Exchange {
     /// Sends a request to one server and reads the head of its answer.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no answer.
     pub(super) async fn begin(
         connector: &Arc<Connector>,
         pool: &Pool,
@@ -55,7 +55,7 @@ impl Exchange {
             session.set_write_timeout(peer.options.write_timeout);
             if let Err(error) = head(&mut session, request, &ask.body, on_interim).await {
                 if reused && is_stale(ask, &error) && again {
-                    // A connection of HTTP/1 is gone with its failure, one that many share may come back.
+                    // A failed HTTP/1 connection is removed; a shared one may be returned again.
                     again = !shared;
                     continue;
                 }
@@ -73,22 +73,22 @@ impl Exchange {
         }
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Reads the next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// If it broke off, or did not go on in time.
+    /// If it was cut short, or a read timed out.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
         self.session.read_response_body().await
     }
 
-    /// Gives the connection back.
+    /// Returns the connection to the idle ones.
     pub(super) async fn finish(self) {
         let Self { session, peer, connector, .. } = self;
         connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
     }
 }
 
-/// The request, as HTTP/1.1 or (`shared`) HTTP/2 writes it: there the target names scheme and host.
+/// Builds the request for HTTP/1.1 or (`shared`) HTTP/2, whose target has scheme and host.
 fn make_request(pool: &Pool, ask: &Ask, server: usize, shared: bool) -> Option<Box<RequestHeader>> {
     let mut request =
         Box::new(RequestHeader::build(ask.method.clone(), ask.target.as_bytes(), Some(12)).ok()?);
@@ -125,7 +125,7 @@ async fn head(
             Some(interim) if passes_for_interim(interim.status)? => on_interim(interim),
             _ => return Ok(()),
         }
-        // There interim answers don't come here, and Pingora panics where a head is read twice.
+        // With HTTP/2, interim answers are not returned here, and Pingora panics if a head is read twice.
         if matches!(session, HttpSession::H2(_)) {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "an interim answer in place of an answer");
         }

@@ -1,5 +1,5 @@
-//! A connection to a server whose name has several addresses: they are tried one after the other, each a moment behind
-//! the one before, or at once where that has failed (RFC 8305, 5); the first that is there is taken.
+//! Connects to a server whose name has several addresses: the next address is tried after a delay, or at once
+//! if one has failed (RFC 8305, 5); the first connection wins.
 
 use super::{h1::not_connected, state::ServerState};
 use async_trait::async_trait;
@@ -21,14 +21,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// The time for which an address is waited for before the next one is tried as well (RFC 8305, 8).
+/// The delay after which the next address is tried as well (RFC 8305, 8).
 const NEXT: Duration = Duration::from_millis(250);
 
-/// Connects to the first of these addresses that is there, and tells of those that were not, or that others have
-/// overtaken.
+/// Connects to the first of these addresses that accepts a connection, and reports the addresses that failed
+/// or were slower.
 ///
 /// # Errors
-/// The failure of the last one, if all failed.
+/// The failure of the last address, if all failed.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     buffer: Option<u32>,
@@ -73,7 +73,7 @@ pub(super) async fn dial(
 
 async fn connect(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Before it connects: the window is told then.
+    // Before connecting, since the window is announced then.
     if let Some(size) = buffer {
         socket.set_recv_buffer_size(size)?;
     }
@@ -82,16 +82,16 @@ async fn connect(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Which address a connection has led to, where one was made.
+/// The address that a connection was made to; empty if none was opened.
 pub type Reached = Arc<OnceLock<SocketAddr>>;
 
-/// Connects for Pingora.
+/// A connector for Pingora.
 pub(super) struct Dialer {
     pub(super) server: Arc<ServerState>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) buffer: Option<u32>,
     pub(super) within: Duration,
-    /// When the request began.
+    /// The time at which the request began.
     pub(super) began: Instant,
     pub(super) reached: Reached,
 }
@@ -108,7 +108,7 @@ impl L4Connect for Dialer {
         let missed = Mutex::new(Vec::new());
         let dialled = dial(&self.addresses, self.buffer, |address| missed.lock().push(address));
         let dialled = timeout(self.within, dialled).await;
-        // Of those that all failed whoever asked is told.
+        // If all failed, the caller reports it.
         if let Ok(Ok(_)) = &dialled {
             missed.into_inner().into_iter().for_each(|address| self.server.missed(address, self.began));
         }
@@ -129,7 +129,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use tokio::net::TcpListener;
 
-    /// An address that refuses.
+    /// An address that refuses connections.
     async fn dead() -> SocketAddr {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
     }
@@ -138,7 +138,8 @@ mod tests {
     async fn the_first_that_is_there_is_taken_and_the_others_are_told() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let there = listener.local_addr().unwrap();
-        // TEST-NET-1 (RFC 5737) and the discard prefix (RFC 6666): nobody is there, and nobody says so, or the system does.
+        // TEST-NET-1 (RFC 5737) and the discard prefix (RFC 6666): packets to them are lost, or the system
+        // rejects them.
         let silent = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
         let discarded = SocketAddr::from((Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 9));
         let dead = dead().await;

@@ -1,20 +1,21 @@
-//! The first packet of an Engine.IO session, as a server sends it: what names the session.
+//! Reads the session id from the first packet of an Engine.IO session, as a server sends it.
 //!
-//! Pure. A polling session begins with the body of the first answer, a WebSocket with its first message: both hold an
-//! *open* packet, `0{"sid":"…",…}` (Engine.IO 4). In version 3 its length stands before it: as text, `96:0{…}`, where the
-//! client takes no binary packets (`b64=1`) or there are none, else as bytes, `00 09 06 ff` and `0{…}`. By JSONP
-//! (`j=0`) all of that is within a call, `___eio[0]("…")`. What is anything else, is compressed, or doesn't come within
-//! some kilobytes, names nothing: the session is then found by its cookie or not at all.
+//! Pure. A polling session begins with the body of the first answer, a WebSocket with its first message. Both
+//! hold an *open* packet, `0{"sid":"…",…}` (Engine.IO 4). In version 3 its length precedes it: as text,
+//! `96:0{…}`, if the client doesn't accept binary packets (`b64=1`) or there are none; otherwise as bytes,
+//! `00 09 06 ff` and `0{…}`. With JSONP (`j=0`) all of that is within a call, `___eio[0]("…")`. Anything
+//! else, a compressed body, or an id that doesn't come within some kilobytes is ignored: the session is then
+//! found by its cookie or not at all.
 
 use http::{header, HeaderMap, StatusCode};
 use std::borrow::Cow;
 
-/// How much of an answer is looked at.
+/// The most bytes of an answer that are searched.
 const MOST: usize = 4 * 1024;
-/// The longest name that a session may have.
+/// The longest session id, in bytes.
 const LONGEST: usize = 200;
 
-/// Looks for the name of a session in an answer that passes.
+/// Searches an answer for the session id while it passes.
 #[derive(Debug)]
 pub(super) struct Listening {
     framed: bool,
@@ -22,8 +23,8 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// For the answer to a request of this query; `None` where it begins no session: it has one already (`name`), or
-    /// is none of Engine.IO.
+    /// A search in the answer to a request with this query; `None` if the request doesn't begin a session: it
+    /// has an id already (`name`), or isn't Engine.IO.
     pub(super) fn to(
         name: &str,
         query: Option<&str>,
@@ -43,7 +44,7 @@ impl Listening {
         }
     }
 
-    /// A piece of the answer; `end` says that it is the last one.
+    /// Processes a piece of the answer; `end`: it is the last one.
     pub(super) fn hear(mut self, piece: Option<&[u8]>, end: bool) -> Heard {
         if let Some(piece) = piece {
             let room = MOST - self.heard.len();
@@ -61,29 +62,30 @@ impl Listening {
     }
 }
 
-/// What has been heard so far.
+/// The result so far.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// Nothing yet.
+    /// More bytes are needed.
     More(Listening),
-    /// The session's name.
+    /// The session id.
     Session(String),
-    /// Nothing, and nothing will be.
+    /// There is no session id.
     Nothing,
 }
 
-/// The value of the first parameter of this name, as it stands in the query.
+/// The value of the first parameter of this name, as it is written in the query.
 pub(super) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
 }
 
-/// Returns whether messages that are marked as whole text are text: compressed ones are marked as such (RFC 7692, 6).
+/// Returns true if messages marked as whole text are uncompressed: compressed ones are marked in the same way
+/// (RFC 7692, 6).
 fn extensions_leave_text(headers: &HeaderMap) -> bool {
     let mut agreed = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
     agreed.all(|line| line.as_bytes().starts_with(b"permessage-deflate") && !line.as_bytes().contains(&b','))
 }
 
-/// The text that a JSONP answer calls its page with, as far as it is there; anything else as it is.
+/// The string argument of a JSONP call, as far as it has come; any other body unchanged.
 fn without_call(body: &[u8]) -> Cow<'_, [u8]> {
     let text = || {
         let call = body.strip_prefix(b"___eio[")?;
@@ -94,7 +96,8 @@ fn without_call(body: &[u8]) -> Cow<'_, [u8]> {
     text().map_or(Cow::Borrowed(body), Cow::Owned)
 }
 
-/// The text up to this quote. Escapes of anything but quotes and backslashes stay: no packet that is looked for has any.
+/// The string up to this quote. Only escapes of quotes and backslashes are decoded: the packets in question
+/// have no others.
 fn unescaped(text: &[u8], quote: u8) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut bytes = text.iter().copied();
@@ -111,9 +114,9 @@ fn unescaped(text: &[u8], quote: u8) -> Vec<u8> {
     plain
 }
 
-/// The first packet of a payload, and what follows it, without its length.
+/// The first packet of a payload, and the bytes behind it, without its length.
 fn without_length(payload: &[u8]) -> &[u8] {
-    /// Before the length of a packet of text, where lengths are bytes.
+    /// The byte in front of a binary length that marks a text packet.
     const TEXT: u8 = 0;
     const END: u8 = 0xff;
     let behind = |of: &'_ [u8], digit: fn(&u8) -> bool, end: u8| {
@@ -126,7 +129,8 @@ fn without_length(payload: &[u8]) -> &[u8] {
     }
 }
 
-/// The payload of the first message of a server, where it is text in one piece (RFC 6455, 5.2: servers don't mask).
+/// The payload of a server's first WebSocket message, if it is text in one frame (RFC 6455, 5.2: servers
+/// don't mask).
 fn text_frame(bytes: &[u8]) -> Option<&[u8]> {
     const WHOLE_TEXT: u8 = 0x81;
     let (first, rest) = bytes.split_first()?;
@@ -142,7 +146,7 @@ fn text_frame(bytes: &[u8]) -> Option<&[u8]> {
     payload.get(..length)
 }
 
-/// The name in the open packet that a payload begins with.
+/// The session id in the open packet at the beginning of a payload.
 fn session(payload: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Open {
@@ -152,7 +156,7 @@ fn session(payload: &[u8]) -> Option<String> {
     let json = packet.strip_prefix(b"0")?;
     // Further packets may follow it.
     let open = serde_json::Deserializer::from_slice(json).into_iter::<Open>().next()?.ok()?;
-    // In a query it stands as it is: what would have to be escaped is not compared.
+    // The query is compared without decoding: ids that would have to be escaped are ignored.
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
     let good = (1..=LONGEST).contains(&open.sid.len()) && open.sid.bytes().all(plain);
     good.then_some(open.sid)
@@ -182,8 +186,8 @@ mod tests {
         None
     }
 
-    /// What servers send to `transport=polling`: engine.io 6 and 3.6 (socket.io 4 and 2.5), engine.io 1.8 (socket.io 1),
-    /// python-engineio 3.14 (Flask-SocketIO 4), netty-socketio 1, by XHR and by JSONP.
+    /// Answers of servers to `transport=polling`: engine.io 6 and 3.6 (socket.io 4 and 2.5), engine.io 1.8
+    /// (socket.io 1), python-engineio 3.14 (Flask-SocketIO 4), netty-socketio 1, by XHR and by JSONP.
     fn answers() -> Vec<(&'static str, Vec<u8>)> {
         let as_bytes = |packet: &str| {
             let digits = packet.len().to_string().bytes().map(|digit| digit - b'0').collect();
@@ -194,7 +198,7 @@ mod tests {
             format!("___eio[12]({quote}{text}{quote});").into_bytes()
         };
         let v3 = format!("97:{V4}2:40");
-        // Within a call these bytes are no UTF-8, and servers send them all the same.
+        // Within a call these bytes aren't valid UTF-8, and servers send them nevertheless.
         let raw = as_bytes(V4);
         let raw_call = [b"___eio[0](\"", &raw[..4], V4.replace('"', "\\\"").as_bytes(), b"\");"].concat();
         vec![
@@ -277,7 +281,7 @@ mod tests {
         }
         let coded = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
         assert!(Listening::to("sid", Some("transport=polling"), StatusCode::OK, &coded).is_none());
-        // A message that is compressed is marked, and is no text.
+        // A compressed message is marked as such, and is not text.
         for (extensions, heard) in [
             ("permessage-deflate; server_no_context_takeover", true),
             ("x-mux", false),

@@ -1,45 +1,45 @@
-//! How an origin's answer is framed, and whether everyone reads it so.
+//! The framing of an origin's answer: checks that it is unambiguous.
 //!
-//! Pure. Pingora has read the head: it takes a length that comes several times where all are equal, drops one beside
-//! a coding (RFC 9112, 6.3), and takes whatever has another coding for a body that ends with its connection, chunk sizes
-//! included. What is passed on to a client, or kept, is framed in one way.
+//! Pure. Pingora has parsed the head: it accepts a repeated length if all are equal, ignores one beside a
+//! transfer coding (RFC 9112, 6.3), and reads an answer with another coding than `chunked` up to the end of
+//! the connection, chunk sizes included. An answer that is forwarded or stored has exactly one framing.
 //!
-//! A coding that nobody has registered is a word without a meaning to everyone alike: whoever reads it does as Pingora
-//! does, for there is nothing else to do (RFC 9112, 6.3). A coding that somebody could undo, or take for `chunked`, is
-//! another matter.
+//! An unregistered transfer coding means nothing to any recipient: all read up to the end of the connection,
+//! as Pingora does (RFC 9112, 6.3). An answer with a coding that a recipient could decode, or take for
+//! `chunked`, is refused.
 
 use http::{header, HeaderMap, HeaderValue, StatusCode};
 
-/// Transfer codings that have a meaning, or had one.
+/// Transfer codings that are or were registered.
 const KNOWN: [&[u8]; 6] = [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"];
 
-/// Interim answers (1xx) to one request; beyond, the origin is out of order.
+/// The most interim answers (1xx) to one request; more are an error of the origin.
 pub const MOST_INTERIM: u32 = 100;
 
-/// What is to be done with the fields that frame an answer.
+/// The treatment of the fields that frame an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// They are plain.
+    /// They are unambiguous.
     Plain,
-    /// They are to go: there is no body to frame.
+    /// They are removed: there is no body.
     Bodiless,
-    /// The body ends with its connection, and the field that names a coding nobody knows is to go.
+    /// The body ends with its connection, and the field that names an unknown coding is removed.
     Ended,
-    /// This length replaces them.
+    /// They are replaced by this length.
     Length(HeaderValue),
 }
 
-/// A body whose end nobody knows for sure.
+/// The error for a body whose end is ambiguous.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an answer in a transfer coding other than chunked")]
 pub struct Unframed;
 
-/// Reads how an answer is framed.
+/// Determines the framing of an answer.
 ///
 /// # Errors
-/// If it is in a coding that is not understood.
+/// If it has a coding that is not supported.
 pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Unframed> {
-    // RFC 9110, 8.6 and RFC 9112, 6.1: neither field belongs here, and some clients would wait for a body.
+    // RFC 9110, 8.6 and RFC 9112, 6.1: neither field is allowed here, and some clients would wait for a body.
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         return Ok(Framing::Bodiless);
     }
@@ -58,7 +58,7 @@ pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Unframed> 
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(Framing::Plain),
         (Some(one), None) if !one.as_bytes().contains(&b',') => Ok(Framing::Plain),
-        // They are all the same.
+        // All values are equal.
         (Some(first), _) => {
             let first = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
             HeaderValue::from_bytes(first).map(Framing::Length).map_err(|_| Unframed)
@@ -66,7 +66,7 @@ pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Unframed> 
     }
 }
 
-/// Whether it is one coding that nobody knows, and nobody could take for `chunked`.
+/// Returns true for a single unregistered coding that can't be taken for `chunked`.
 fn means_nothing(coding: &[u8]) -> bool {
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let lower = coding.to_ascii_lowercase();
@@ -76,7 +76,7 @@ fn means_nothing(coding: &[u8]) -> bool {
         && memchr::memmem::find(&lower, b"chunked").is_none()
 }
 
-/// The same, and done to the fields.
+/// Determines the framing of an answer, and adjusts its fields.
 ///
 /// # Errors
 /// As [`of`].

@@ -1,9 +1,9 @@
-//! The line before an origin whose servers have all that they may have under way: first come, first served, fills and
-//! proxied requests alike.
+//! The queue of an origin whose servers are at their limit of concurrent requests (`max_connections`): first
+//! in, first out, for fills and proxied requests alike.
 //!
-//! Whoever leaves a place serves the line. Nobody overtakes: a newcomer serves those who wait before he looks for
-//! himself. One who waits for a certain server (a session's) holds up nobody who doesn't. The line knows nothing of
-//! servers: who waits brings along how he is served.
+//! A request that ends serves the queue. Nothing overtakes: a new request serves the waiting ones before it
+//! looks for a place itself. A request that waits for a certain server (of its session) doesn't block others.
+//! The queue knows nothing of servers: an entry knows how it is served.
 
 use parking_lot::Mutex;
 use std::{
@@ -11,32 +11,33 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// Somebody in the line.
+/// An entry of the queue.
 pub(super) trait Waiting {
-    /// What is left over where nobody takes it. It may serve the line when it is dropped.
+    /// A place that its receiver no longer wants. Dropping it may serve the queue again.
     type Left;
 
-    /// Serves him if that is possible now, whether or not he still wants it.
+    /// Serves the entry if that is possible now, even if it is no longer wanted.
     fn serve(&mut self) -> Served<Self::Left>;
 
-    /// Whether he waits for something that others don't wait for.
+    /// Returns true if it waits for a certain server.
     fn is_choosy(&self) -> bool;
 }
 
-/// How it went.
+/// The result of serving an entry.
 pub(super) enum Served<L> {
-    /// He is out of the line.
+    /// It leaves the queue.
     Done,
-    /// He had left; this is over.
+    /// It leaves the queue, and its place is not wanted any more.
     Left(L),
-    /// There is nothing for him yet.
+    /// There is no place for it yet.
     NotYet,
 }
 
-/// The line.
+/// The queue.
 #[derive(Debug)]
 pub(super) struct Line<W> {
-    /// Those in `queue`, and those about to join: read by whoever leaves a place, before the lock is.
+    /// The number of entries in `queue`, and of those about to join: read without the lock when a request
+    /// ends.
     waiting: AtomicUsize,
     queue: Mutex<Queue<W>>,
 }
@@ -55,14 +56,14 @@ impl<W> Default for Line<W> {
 }
 
 impl<W: Waiting> Line<W> {
-    /// Whether nobody waits.
+    /// Returns true if the queue is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) == 0
     }
 
-    /// Joins, unless he is served at once. `None` where more than `most` would wait.
+    /// Adds an entry, unless it is served at once. `None` if there are `most` entries already.
     pub(super) fn join(&self, mut waiter: W, most: usize) -> Option<Joined> {
-        // Said first: a place that is left between the look and the lock is not lost.
+        // Incremented first, so that a place that becomes free before the lock is taken is not lost.
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut over = Vec::new();
         let joined = {
@@ -87,18 +88,18 @@ impl<W: Waiting> Line<W> {
         joined
     }
 
-    /// Serves those who can be served now.
+    /// Serves the entries that can be served now.
     pub(super) fn serve(&self) {
         if self.is_empty() {
             return;
         }
         let mut over = Vec::new();
         self.serve_all(&mut self.queue.lock(), &mut over);
-        // Dropped here, without the lock: it may serve the line again.
+        // Dropped after the lock is released: that may serve the queue again.
         drop(over);
     }
 
-    /// Leaves the line, where he is still in it.
+    /// Removes an entry, if it is still there.
     pub(super) fn leave(&self, ticket: u64) {
         let left = {
             let mut queue = self.queue.lock();
@@ -111,7 +112,7 @@ impl<W: Waiting> Line<W> {
     }
 
     fn serve_all(&self, queue: &mut Queue<W>, over: &mut Vec<W::Left>) {
-        // What one who takes anything could not get, the next one can't either.
+        // If an entry that takes any server was not served, no later one of that kind can be.
         let mut nothing_left = false;
         let before = queue.waiting.len();
         queue.waiting.retain_mut(|(_, waiter)| {
@@ -134,12 +135,12 @@ impl<W: Waiting> Line<W> {
     }
 }
 
-/// How joining went.
+/// The result of joining.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Joined {
-    /// He was served at once.
+    /// It was served at once.
     Served,
-    /// He waits, under this number.
+    /// It waits, under this number.
     Waits(u64),
 }
 
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
     use std::{cell::RefCell, rc::Rc};
 
-    /// What there is, by kind, and who got some.
+    /// The available places, by kind, and the entries that got one.
     #[derive(Default)]
     struct World {
         stock: [usize; 3],
@@ -157,7 +158,7 @@ mod tests {
 
     struct Person {
         name: u32,
-        /// The kind that he wants; any, where there is none.
+        /// The kind that it waits for; `None`: any.
         kind: Option<usize>,
         world: Rc<RefCell<World>>,
     }
@@ -195,13 +196,13 @@ mod tests {
         world.borrow_mut().stock[0] = 1;
         line.serve();
         assert_eq!(world.borrow().got, [1]);
-        // A newcomer serves those who wait first, and gets nothing that they could have had.
+        // A new entry serves the waiting ones first, and gets nothing that they could have had.
         world.borrow_mut().stock[0] = 1;
         assert_eq!(join(6, None), Some(Joined::Waits(4)));
         assert_eq!(world.borrow().got, [1, 3]);
         line.leave(3);
         line.leave(3);
-        // The one who waits for another kind has held up nobody, and still waits.
+        // The entry that waits for another kind has blocked no other, and still waits.
         world.borrow_mut().stock = [2, 0, 0];
         line.serve();
         assert_eq!(world.borrow().got, [1, 3, 6]);

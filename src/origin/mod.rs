@@ -1,4 +1,4 @@
-//! Origins: the servers behind the gateway, and how they are asked.
+//! Origins: the servers behind the gateway, and the clients for them.
 
 mod balance;
 mod blame;
@@ -38,28 +38,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often names are resolved anew.
+/// The interval at which names are resolved again.
 const RESOLVE: Duration = Duration::from_secs(30);
-/// The same while one has no address.
+/// The same while a name has no address.
 const UNRESOLVED: Duration = Duration::from_secs(3);
-/// How often idle connections are looked at.
+/// The interval at which idle connections are checked.
 const SWEEP: Duration = Duration::from_secs(1);
-/// The largest body of a health check's answer that is read.
+/// The most bytes of a health check's answer that are read.
 const CHECK_BODY: u64 = 1 << 20;
-/// How often servers are checked at least while none of them is well.
+/// The longest interval of health checks while no server is healthy.
 const DOWN: Duration = Duration::from_secs(1);
 
 /// All origins of a configuration, by their index there.
 pub struct Origins {
     pools: Vec<Arc<Pool>>,
-    /// Those of `pools` that nobody watches yet.
+    /// The pools of `pools` without background tasks so far.
     new: Vec<Arc<Pool>>,
     connector: Arc<Connector>,
 }
 
 impl Origins {
-    /// Origins whose names are not resolved yet. One that `before` has with the same settings goes on as it is. One that
-    /// has other settings there begins with what is known of the origin and of the servers that stay.
+    /// The origins, with names that are not resolved yet. An origin that `before` has with the same settings
+    /// is carried over. One with other settings keeps the state of the origin and of the servers that stay.
     pub fn new(origins: &[config::Origin], metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
         let mut new = Vec::new();
         let mut pool = |settings: &config::Origin| {
@@ -79,12 +79,12 @@ impl Origins {
     /// The pool of an origin.
     ///
     /// # Panics
-    /// Never for an index out of a checked configuration.
+    /// Never for an index of a checked configuration.
     pub fn pool(&self, origin: usize) -> &Arc<Pool> {
         &self.pools[origin]
     }
 
-    /// Asks an origin on the gateway's own account.
+    /// Sends a request of the gateway's own to an origin.
     ///
     /// # Errors
     /// See [`client::ask`].
@@ -92,8 +92,8 @@ impl Origins {
         client::ask(&self.connector, self.pool(origin), ask, max_size).await
     }
 
-    /// Asks an origin on the gateway's own account, and returns when the head of the answer is there, which it has to be
-    /// `by` then.
+    /// Sends a request of the gateway's own to an origin, and returns as soon as the head of the answer is
+    /// read, which must be before `by`.
     ///
     /// # Errors
     /// See [`client::begin`].
@@ -107,7 +107,7 @@ impl Origins {
         client::begin(&self.connector, self.pool(origin), ask, by, on_interim).await
     }
 
-    /// The checks that fail, have never succeeded, and are not believed, as `/readyz` tells them.
+    /// The health checks that fail and are not trusted, for `/readyz`.
     pub fn doubts(&self) -> Vec<String> {
         let told = |origin: &str, server: &config::ServerAddress| {
             format!("checks of origin {origin}, server {server}, have never succeeded, and are not believed")
@@ -119,15 +119,15 @@ impl Origins {
         self.pools.iter().flat_map(of).collect()
     }
 
-    /// Resolves the names of those that are new.
+    /// Resolves the names of the new pools.
     pub async fn resolve(&self) {
         for pool in &self.new {
             pool.resolve().await;
         }
     }
 
-    /// Resolves names anew and checks health, for as long as somebody uses those that are new here and no others have
-    /// taken over from them.
+    /// Resolves names and checks health in the background, for as long as the new pools are in use and not
+    /// replaced.
     pub fn keep_watch(&self) -> impl Future<Output = ()> + Send + 'static {
         let (pools, connector) = (self.new.clone(), self.connector.clone());
         async move {
@@ -172,14 +172,14 @@ async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<
     loop {
         let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         check(&connector, &used, &health).await;
-        // While there is nobody, the first one who is back is wanted soon.
+        // While no server is healthy, the first one to recover should be noticed soon.
         let pause = if used.is_down() { health.interval.min(DOWN) } else { health.interval };
         drop(used);
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Asks all servers at the same time: one that says nothing delays no other's check.
+/// Checks all servers at the same time, so that one that hangs delays no other.
 async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
     let ask = Ask::get(health.path.clone());
     let ask = Arc::new(Ask { host: health.host.clone(), headers: health.headers.clone(), ..ask });

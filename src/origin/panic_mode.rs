@@ -1,10 +1,10 @@
-//! Asking servers that are out where no other is left: Envoy's panic mode.
+//! Panic mode (as in Envoy): requests to servers that are out, if no other is left.
 //!
-//! To leave all servers alone spares nobody anything: their clients get errors either way, and one that has recovered
-//! would be found out late. So the least bad of them are asked, a few requests at a time each: what hangs holds no more of
-//! them. One server alone is never taken out for its failures (as with nginx); whether its checks, or the failures of
-//! several, take all of them out is for `panic_mode` to say. A request that somebody has a stale answer for needs none of
-//! that: it goes when a trial is due, and not before.
+//! Leaving all servers alone spares nothing: clients get errors either way, and a recovery would be noticed
+//! late. So the best of them get requests, a few at a time each, so that a server that hangs holds no more of
+//! them. A single server is never taken out for its failures (as in nginx); `panic_mode` decides whether
+//! failed checks, or failures of several servers, can take all of them out. A request that can be answered
+//! with a stale entry doesn't use panic mode: it is only sent as a due trial.
 
 use super::{
     balance::{self, Candidate},
@@ -14,22 +14,22 @@ use super::{
 };
 use std::time::Instant;
 
-/// The most requests that are under way at a server while it is out, beside the trials of its breaker.
+/// The most concurrent requests to a server while it is out, in addition to the trials of its breaker.
 pub(super) const MOST_TRIALS: u32 = 8;
 
 impl Pool {
-    /// Returns whether every server is out: fails its checks, or is left alone after failures.
+    /// Returns true if every server is out: it fails its checks, or its breaker is open.
     pub fn is_failing(&self) -> bool {
         !self.servers.iter().any(|server| server.state.checks.is_well() && server.state.is_there())
     }
 
-    /// Returns whether there is one server, at one address.
+    /// Returns true if there is one server with one address.
     pub(super) fn has_one(&self) -> bool {
         matches!(&self.servers[..], [only] if only.state.addresses().len() <= 1)
     }
 
-    /// Chooses of the servers that are out, where `why` none may be asked: those first of which checks say the least
-    /// bad, then by `balance`. No request is sent to one of them twice.
+    /// Chooses among the servers that are out, if none is available because of `why`: those whose checks
+    /// report the least severe failure first, then by `balance`. No request is sent to one of them twice.
     pub(super) fn try_least_bad(
         &self,
         choice: &Choice,
@@ -71,11 +71,11 @@ impl Pool {
                 None => left.retain(|other| badness(*other) != least),
             }
         }
-        // Who waits for a place at a server that is out gets it as at any other.
+        // Requests wait for a place at a server that is out as at any other.
         Err(if full { Refused::Full } else { refused() })
     }
 
-    /// Returns whether a server may be asked for want of another.
+    /// Returns true if a server that is out may get a request, since no other is available.
     fn is_last(&self, server: usize, choice: &Choice) -> bool {
         let Some(known) = self.servers.get(server) else { return false };
         let is_alone = self.servers.len() == 1 && known.state.checks.is_well();
@@ -93,7 +93,7 @@ impl Pool {
         let under_way = known.state.enter_trial(&self.state, self.most(), MOST_TRIALS)?;
         known.state.checks.tries(now);
         let endpoint = self.settings.sticky.as_ref().map(|_| sticky::id(&known.at, chosen.address));
-        // Nobody else is there to answer.
+        // No other server could answer.
         Some(Picked { server, address: chosen.address, under_way, endpoint, trial: None })
     }
 }

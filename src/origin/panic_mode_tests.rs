@@ -1,4 +1,4 @@
-//! The choice among servers where every one is out.
+//! Tests of the choice among servers if all are out.
 
 use super::*;
 use crate::{
@@ -51,7 +51,7 @@ async fn one_server_alone_is_asked_a_few_times_at_once_while_it_fails() {
         assert_eq!(pick(&pool).await.unwrap_err(), LEFT_ALONE, "that is enough");
         held.pop();
         held.push(pick(&pool).await.unwrap());
-        // Who has a stale answer waits for the trial.
+        // A request with a stale entry waits for the trial.
         held.clear();
         let spare = Choice { spare: true, ..Choice::default() };
         assert_eq!(pool.pick(&spare).await.unwrap_err(), LEFT_ALONE);
@@ -78,7 +78,7 @@ async fn the_least_bad_is_asked_where_all_are_out() {
     assert_eq!(pick(&pool).await.unwrap().server, 2, "it is not out");
     check_fails(&pool, 2, Failing::Unwell);
     assert!(pool.is_failing());
-    // Its checks succeed; then the one that answers them; last the one that is not there.
+    // Its checks succeed; then the one that answers them; last the one that can't be connected to.
     let mut held = Vec::new();
     for server in [1, 2, 0] {
         for _ in 0..MOST_TRIALS {

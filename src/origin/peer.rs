@@ -1,13 +1,13 @@
-//! How a server is reached: address, TLS, protocol, timeouts, as Pingora takes them.
+//! Pingora's peers for the servers of an origin: address, TLS, protocol, timeouts.
 //!
-//! Servers are always verified. Pingora 0.9.1 verifies nothing where the name that it asks for is empty
-//! (`connectors/tls/rustls`), and looks for another name where the first label holds an underscore. The configuration
-//! has no such names; should one come here all the same, the server is asked for under a name that nobody has. An
-//! address in place of a name is verified against the addresses in the certificate. Nothing here or elsewhere sets
-//! `verify_cert` or `verify_hostname`.
+//! Server certificates are always verified. Pingora 0.9.1 verifies nothing if the name is empty
+//! (`connectors/tls/rustls`), and verifies another name if the first label holds an underscore. The
+//! configuration has no such names; should one come here all the same, a reserved name is verified, which no
+//! server has. An IP address is verified against the addresses in the certificate. `verify_cert` and
+//! `verify_hostname` are never set.
 //!
-//! What Pingora keeps open it tells apart by address, name and the serial numbers of client certificates, but neither
-//! by authorities nor by protocol: the group key does that.
+//! Pingora distinguishes pooled connections by address, name and the serial numbers of client certificates,
+//! but not by authorities or protocol: the group key does that.
 
 use crate::config::{Origin, OriginTls, ServerAddress};
 use pingora_core::{
@@ -18,21 +18,21 @@ use pingora_core::{
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Streams on one HTTP/2 connection, where the server allows as many.
+/// The most streams on one HTTP/2 connection, if the server allows as many.
 const STREAMS: usize = 128;
-/// How often an HTTP/2 connection is asked for a sign of life.
+/// The interval of PING frames on an HTTP/2 connection.
 const PING: Duration = Duration::from_secs(15);
-/// A name that nobody has (RFC 6761, 6.4).
+/// A reserved name (RFC 6761, 6.4).
 const NOBODY: &str = "invalid";
 
-/// How the servers of an origin are reached.
+/// The settings for reaching the servers of an origin.
 #[derive(Debug)]
 pub(super) struct Reach {
     ca: Option<Arc<[WrappedX509]>>,
     identity: Option<Arc<CertKey>>,
     server_name: Option<String>,
     http2: bool,
-    /// Keeps apart connections that must not serve each other's requests.
+    /// The group key: only connections with the same one may be shared.
     group: u64,
     connect: Duration,
     read: Duration,
@@ -56,17 +56,18 @@ impl Reach {
             connect: settings.connect_timeout,
             read: settings.read_timeout,
             idle: settings.idle_timeout,
-            // Where many share a connection, each has a window of its own.
+            // Requests that share a connection have flow-control windows of their own.
             receive_buffer: settings.receive_buffer.filter(|_| !settings.http2).map(|size| size as usize),
         }
     }
 
-    /// The number that keeps apart connections that must not serve each other's requests.
+    /// The group key: only connections with the same one may be shared.
     pub(super) fn group(&self) -> u64 {
         self.group
     }
 
-    /// The peer for a server, `to` being one of its addresses; `None` where a socket's path can't be one.
+    /// The peer for a server, `to` being one of its addresses; `None` if the path of a UNIX socket isn't
+    /// valid.
     pub(super) fn peer(&self, at: &ServerAddress, to: Option<SocketAddr>) -> Option<HttpPeer> {
         let mut peer = match (at, to) {
             (ServerAddress::Tcp { tls, host, .. }, Some(to)) => {
@@ -96,7 +97,7 @@ impl Reach {
         Some(peer)
     }
 
-    /// The name that is asked for, and that the certificate must be for. Never empty.
+    /// The name for SNI, and for the verification of the certificate. Never empty.
     fn verified_name(&self, host: &str) -> String {
         let name = self.server_name.as_deref().unwrap_or(host);
         let first = name.split('.').next().unwrap_or_default();
@@ -104,7 +105,8 @@ impl Reach {
     }
 }
 
-/// One number for settings whose connections may be shared. The lengths keep apart what the bytes alone would not.
+/// The hash of the settings that shared connections must have in common. Lengths are included, so that
+/// different settings have different bytes.
 fn group(tls: &OriginTls, http2: bool) -> u64 {
     let mut hash = Xxh3::new();
     let mut put = |part: &[u8]| {
@@ -140,7 +142,7 @@ mod tests {
     const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 443);
 
     proptest! {
-        /// Whatever name comes here: there is one, and it is verified.
+        /// Whatever the name is: it is not empty, and it is verified.
         #[test]
         fn every_tls_server_is_verified(host in ".{0,12}", name in proptest::option::of(".{0,12}"), http2: bool) {
             let mut origin = origin();

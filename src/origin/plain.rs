@@ -1,7 +1,8 @@
 //! An exchange with a server over a connection of the gateway's own: HTTP/1.1.
 //!
-//! Fills, checks and most proxied requests go this way where there is no TLS; proxied bodies do in any case (`h1` has the protocol). It knows nothing of what is asked: a request comes
-//! as it is written, and whoever asks decides what is tried again.
+//! Used for fills, checks and most proxied requests if there is no TLS, and for proxied bodies in any case
+//! (`h1` has the protocol). It knows nothing of the request: it sends serialised bytes, and the caller
+//! decides about retries.
 
 pub use super::h1::{Came, Outgoing};
 
@@ -31,11 +32,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A connection to a server, at this address or else another one of it, and whether it has served before. Nothing
-    /// takes longer than `left`.
+    /// Takes or opens a connection to a server, at this address or else another one of it, and returns true
+    /// if it is reused. All timeouts are bounded by `left`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no connection.
     pub async fn begin(
         pool: &Arc<Pool>,
         at: At,
@@ -63,34 +64,34 @@ impl Exchange {
         Ok((Self { connection, pool: pool.clone(), server, address, limits }, reused))
     }
 
-    /// From now on each step may take as long as its origin allows, and nothing longer than `left`.
+    /// Sets the timeouts of the following steps: those of the origin, bounded by `left`.
     pub fn be_patient(&mut self, left: Option<Duration>) {
         let step = self.pool.settings.read_timeout;
         self.limits.step = left.map_or(step, |left| left.min(step));
     }
 
-    /// Which of its server's addresses it is with.
+    /// The address of the server that it is connected to.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Sends a request, as it is written.
+    /// Sends a serialised request.
     ///
     /// # Errors
-    /// If that was not possible in time.
+    /// If that fails or times out.
     pub async fn send(&mut self, request: &[u8]) -> Result<(), Box<Error>> {
         self.connection.send(request, self.limits).await
     }
 
-    /// Sends a part of the request's body, and waits for the answer; returns what happens first.
+    /// Sends a part of the request's body, and reads the answer; returns the first event.
     ///
     /// # Errors
-    /// If the connection failed; a `WriteError` or `WriteTimedout` where nothing more can be sent.
+    /// If the connection failed; `WriteError` or `WriteTimedout` means that nothing more can be sent.
     pub async fn go_on(&mut self, out: &mut Outgoing, method: &Method) -> Result<Came, Box<Error>> {
         self.connection.go_on(out, method, self.limits).await
     }
 
-    /// The next head of the answer: interim ones, then the one that a body follows.
+    /// Reads the next head of the answer: interim ones, then the final one.
     ///
     /// # Errors
     /// If there is none, or none in time.
@@ -98,35 +99,35 @@ impl Exchange {
         self.connection.head(method, self.limits).await
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Reads the next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// If it broke off, or did not go on in time.
+    /// If it was cut short, or a read timed out.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
         self.connection.next(self.limits).await
     }
 
-    /// Returns whether the whole body has come with the head, as far as its length is known.
+    /// Returns true if the whole body was read together with the head, as far as its length is known.
     pub fn is_at_hand(&self) -> bool {
         self.connection.is_at_hand()
     }
 
-    /// The whole body, where its length is known and all of it has come with the head.
+    /// The whole body, if its length is known and it was read together with the head.
     pub fn at_hand(&mut self) -> Option<Bytes> {
         self.connection.at_hand()
     }
 
-    /// Whether all of the answer has been taken.
+    /// Returns true if the whole answer has been read.
     pub fn is_done(&self) -> bool {
         self.connection.is_done()
     }
 
-    /// What came behind the body in fields of its own.
+    /// The trailers.
     pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
         self.connection.take_trailers()
     }
 
-    /// Gives the connection back, if it may serve once more.
+    /// Returns the connection to the idle ones, if it may be reused.
     pub fn finish(self) {
         if let Some(idle) = self.pool.idle(self.server) {
             let to = (self.address, self.pool.group());
@@ -135,8 +136,8 @@ impl Exchange {
     }
 }
 
-/// A request with its body, as HTTP/1.1 writes it; `None` where it can't be written. Names are written as most
-/// software writes them, each word with a capital.
+/// Serialises a request with its body for HTTP/1.1; `None` if that is not possible. Names are capitalised as
+/// most software does.
 pub fn write(
     method: &Method,
     target: &[u8],
@@ -144,7 +145,7 @@ pub fn write(
     fields: &[(HeaderName, HeaderValue)],
     body: &[u8],
 ) -> Option<Vec<u8>> {
-    // RFC 9112, 3.2: what ends a target must not stand in it.
+    // RFC 9112, 3.2: a target must not contain whitespace.
     let ends = |bytes: &[u8]| bytes.iter().any(|b| *b <= b' ' || *b == 0x7f);
     if target.is_empty() || ends(target) || ends(host) {
         return None;

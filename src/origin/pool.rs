@@ -1,10 +1,10 @@
-//! The servers of an origin: which one is asked next, and what became of it.
+//! The servers of an origin: the choice of the next one, and the outcomes of requests.
 //!
-//! Fills and proxied requests share this view. Choosing has three steps: who may be asked at all (checks, failures,
-//! names that resolve), whom of these to prefer (a session's own server; not one that has failed this request or wants
-//! to rest, where there is another), and then `balance`. Where all that are left have as much under way as they may,
-//! whoever asks waits in line. Where nobody is left to ask, the least bad may be asked all the same (`panic_mode.rs`), else
-//! whoever asks is told at once.
+//! Fills and proxied requests share this state. A choice has three steps: the servers that are available
+//! (checks, breakers, resolved names), the preference among them (the server of a session; not one that has
+//! failed this request or asked for a pause, if there is another), and then `balance`. If all available
+//! servers are at their limit of concurrent requests, a request waits in the queue. If none is available, one
+//! may be asked in panic mode (`panic_mode.rs`), else the request fails at once.
 
 use super::{
     balance::{self, Candidate, Turns},
@@ -42,60 +42,61 @@ use std::{
 
 pub use super::{dial::Reached, state::UnderWay};
 
-/// Why nobody can be asked.
+/// The reason for which no server can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Nobody {
-    /// The servers failed lately, the last time like this.
+    /// The breakers of all servers are open; the last failure.
     #[error("the servers are left alone after failures")]
     LeftAlone(OriginOutcome),
-    /// The checks say that no server is healthy.
+    /// No server is healthy, according to the checks.
     #[error("no server is healthy")]
     Unhealthy,
     /// No server's name has an address.
     #[error("no name of a server resolves")]
     Unresolved,
-    /// All servers have as much to do as they may, and as many wait as may.
+    /// All servers are at their limit, and the queue is full.
     #[error("the servers are busy, and the queue is full")]
     QueueFull,
-    /// No server had a place in time.
+    /// No server had a free place in time.
     #[error("the servers are busy, and none had a place in time")]
     QueueTimeout,
 }
 
-/// A server that was chosen, to be reported on with [`Pool::report`].
+/// A chosen server; the outcome is reported with [`Pool::report`].
 #[derive(Debug)]
 pub struct Picked {
-    /// Its place in the configuration.
+    /// Its index in the configuration.
     pub server: usize,
-    /// Which of its addresses; `None`: a socket of this machine.
+    /// The address of it that is used; `None`: a UNIX socket.
     pub address: Option<SocketAddr>,
-    /// To be held for as long as the request is under way.
+    /// The permit, to be held as long as the request is under way.
     pub under_way: UnderWay,
-    /// The number of its endpoint, where sessions are kept together.
+    /// The number of its endpoint, with sticky sessions.
     pub endpoint: Option<u64>,
-    /// The time within which its answer has to begin: it hung, this is its trial, and others are there. A request that may be
-    /// repeated is held to it, and goes to another server then.
+    /// The timeout of its answer's head, if this is the trial of a server that hung and others are available.
+    /// A request that may be repeated goes to another server after it.
     pub trial: Option<Duration>,
 }
 
-/// A server, one of its addresses, and since when it is asked by a request: whatever that tries, it fails but once.
+/// A server, one of its addresses, and the beginning of the request: all attempts of one request count as one
+/// failure.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
-    /// Its place in the configuration.
+    /// Its index in the configuration.
     pub server: usize,
-    /// Which of its addresses; `None`: a socket of this machine.
+    /// The address of it that is used; `None`: a UNIX socket.
     pub address: Option<SocketAddr>,
-    /// When the request began.
+    /// The time at which the request began.
     pub began: Instant,
 }
 
-/// An origin's servers.
+/// The servers of an origin.
 #[derive(Debug)]
 pub struct Pool {
-    /// What the configuration says.
+    /// The settings of the origin.
     pub settings: config::Origin,
     pub(super) state: Arc<OriginState>,
-    /// Among the pools of this origin, later ones have higher ones.
+    /// The number of this pool: later pools of the same origin have higher ones.
     number: u64,
     pub(super) servers: Vec<Server>,
     reach: Reach,
@@ -114,17 +115,17 @@ pub(super) struct Server {
     pub(super) state: Arc<ServerState>,
 }
 
-/// Why nobody was chosen.
+/// The reason for which no server was chosen.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// All have as much under way as they may.
+    /// All are at their limit of concurrent requests.
     Full,
     Nobody(Nobody),
 }
 
 impl Pool {
-    /// A pool whose names are not resolved yet, but for those of servers that `before`, the last pool of this origin,
-    /// has as well: these go on as they are.
+    /// A pool whose names are not resolved yet. Servers that `before`, the last pool of this origin, has as
+    /// well keep their state and addresses.
     pub fn new(settings: config::Origin, metrics: Arc<Metrics>, before: Option<&Self>) -> Self {
         let name = settings.name.as_str();
         let state = before.map(|before| before.state.clone());
@@ -133,7 +134,7 @@ impl Pool {
             let known = before.and_then(|b| b.servers.iter().find(|known| known.at == server.address));
             let known = known.map(|known| known.state.clone()).unwrap_or_default();
             if before.is_some_and(|before| before.settings.health != settings.health) {
-                // Nobody would ever say otherwise, or it is asked in another way.
+                // Without checks nothing would reset the results, and other checks have other results.
                 known.checks.forget();
             }
             if let ServerAddress::Unix(_) = server.address {
@@ -159,12 +160,12 @@ impl Pool {
         pool
     }
 
-    /// Whether no pool has taken over from this one.
+    /// Returns true if no pool has replaced this one.
     pub(super) fn is_newest(&self) -> bool {
         self.state.is_newest(self.number)
     }
 
-    /// Resolves the servers' names; what no longer resolves keeps its last addresses.
+    /// Resolves the servers' names; a name that no longer resolves keeps its last addresses.
     pub async fn resolve(&self) {
         for (index, server) in self.servers.iter().enumerate() {
             let ServerAddress::Tcp { host, port, .. } = &server.at else { continue };
@@ -194,10 +195,10 @@ impl Pool {
         }
     }
 
-    /// Chooses a server, and waits in line for a place where the origin has a limit.
+    /// Chooses a server, and waits in the queue for a place if the origin has a limit.
     ///
     /// # Errors
-    /// If nobody can be asked.
+    /// If no server is available.
     pub async fn pick(self: &Arc<Self>, choice: &Choice) -> Result<Picked, Nobody> {
         self.state.earn();
         let found = match self.state.line.is_empty() {
@@ -226,7 +227,7 @@ impl Pool {
         if let Some(own) = own.filter(|own| !choice.has_tried(own.server)) {
             if self.may(own.server, now).is_ok() {
                 match self.enter(own, now) {
-                    // Its session is there and nowhere else.
+                    // The session exists on this server only.
                     Ok(picked) => return Ok(picked),
                     Err(Refused::Full) => return Err(Refused::Full),
                     Err(Refused::Nobody(_)) => {}
@@ -277,7 +278,7 @@ impl Pool {
                 continue;
             };
             match self.enter(endpoint, now) {
-                // Others were faster; its load is looked at again.
+                // Other requests were faster; the loads have to be compared again.
                 Err(Refused::Full) => {}
                 Err(Refused::Nobody(nobody)) => {
                     why = worse(why, nobody);
@@ -288,14 +289,14 @@ impl Pool {
         }
     }
 
-    /// The one server that there is: nobody to compare it with.
+    /// Chooses the only server, without a comparison.
     fn try_only(&self, choice: &Choice, now: Instant) -> Result<Picked, Refused> {
         self.may(0, now).map_err(Refused::Nobody)?;
         let endpoint = self.endpoint(0, choice, now).ok_or(Refused::Nobody(Nobody::Unhealthy))?;
         self.enter(endpoint, now)
     }
 
-    /// Whether a server may be asked, and if so, whether it wants to rest.
+    /// Returns `Ok` if a server is available, with true in it if the server has asked for a pause.
     fn may(&self, server: usize, now: Instant) -> Result<Rests, Nobody> {
         let state = &self.servers.get(server).ok_or(Nobody::Unhealthy)?.state;
         let mut found = Err(Nobody::Unresolved);
@@ -314,8 +315,8 @@ impl Pool {
         }
     }
 
-    /// One of a server's addresses: always the same for a key, else in turn; of those that may be asked, one that has not
-    /// failed the request, if there is one.
+    /// Chooses one of a server's addresses: by the hash of a key, else round robin; among those available,
+    /// one that has not failed the request, if there is one.
     fn endpoint(&self, server: usize, choice: &Choice, now: Instant) -> Option<Endpoint> {
         let Server { at, state, .. } = self.servers.get(server)?;
         let addresses = state.addresses();
@@ -345,7 +346,7 @@ impl Pool {
         Some(Endpoint { server, address: chosen.address })
     }
 
-    /// The turn of a server's addresses.
+    /// The round-robin counter for the addresses of servers.
     pub(super) fn next_address(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
@@ -355,7 +356,7 @@ impl Pool {
         self.servers.get(server).map(|server| sticky::id(&server.at, address))
     }
 
-    /// The addresses of a server to be tried: this one, then those of the others that may be asked.
+    /// The addresses of a server to be tried: this one, then the others that are available.
     pub(super) fn addresses(
         &self,
         server: usize,
@@ -368,10 +369,10 @@ impl Pool {
         first.into_iter().chain(others.filter_map(|of| of.address)).collect()
     }
 
-    /// One of a server's addresses was not there, for a request that began then.
+    /// Notes that one of a server's addresses could not be connected to, for a request that began at `began`.
     pub(super) fn missed(&self, server: usize, address: SocketAddr, began: Instant) {
         let Some(Server { state, .. }) = self.servers.get(server) else { return };
-        // The only one is told of by whoever asked.
+        // If it is the only address, the caller reports the failure.
         if state.addresses().len() > 1 {
             state.missed(address, began);
         }
@@ -384,12 +385,12 @@ impl Pool {
     fn enter(&self, Endpoint { server, address }: Endpoint, now: Instant) -> Result<Picked, Refused> {
         let unhealthy = Refused::Nobody(Nobody::Unhealthy);
         let Some(Server { at, state, .. }) = self.servers.get(server) else { return Err(unhealthy) };
-        // A session's own may be gone.
+        // The address of a session may be gone.
         let Some(known) = state.at(address) else { return Err(unhealthy) };
         if state.active() >= self.most() {
             return Err(Refused::Full);
         }
-        // First: a place that is given back here would have to serve the line, which may be doing just this.
+        // First, since a place that is given back here would serve the queue, which may be in progress.
         let (trial, taken) = {
             let mut breaker = known.breaker.lock();
             (breaker.trial_time(), breaker.take(now))
@@ -402,7 +403,7 @@ impl Pool {
         Ok(Picked { server, address, under_way, endpoint, trial })
     }
 
-    /// Every server and one of its addresses, for checks: health and failures don't matter here.
+    /// Every server with one of its addresses, for health checks: the current health doesn't matter.
     pub(super) fn all(&self, now: Instant) -> Vec<At> {
         let place = |(server, known): (usize, &Server)| {
             let addresses = known.state.addresses();
@@ -413,23 +414,24 @@ impl Pool {
         self.servers.iter().enumerate().filter_map(place).collect()
     }
 
-    /// Whether all servers are asked by HTTP/1.1 without TLS: over connections of the gateway's own ([`super::plain`]).
+    /// Returns true if all servers use HTTP/1.1 without TLS, over connections of the gateway's own
+    /// ([`super::plain`]).
     pub fn is_plain(&self) -> bool {
         self.plain
     }
 
-    /// Returns whether all servers are asked by HTTP/1.1, with TLS or without.
+    /// Returns true if all servers use HTTP/1.1, with or without TLS.
     pub fn is_http1(&self) -> bool {
         !self.settings.http2
     }
 
-    /// The number of what its servers are verified by.
+    /// The number of the verification settings of its servers.
     pub(super) fn group(&self) -> u64 {
         self.reach.group()
     }
 
-    /// The peer by which Pingora reaches a server, at this address or else another one of it; `None` where that can't be. Says which
-    /// one it was, where it had to connect and there were several.
+    /// Pingora's peer for a server, at this address or else another one of it; `None` if there is no address.
+    /// Also returns a cell that receives the address, if a connection is opened and there are several.
     pub fn peer(&self, at: At) -> Option<(HttpPeer, Reached)> {
         let Server { at: place, state, .. } = self.servers.get(at.server)?;
         let mut peer = self.reach.peer(place, at.address)?;
@@ -448,7 +450,7 @@ impl Pool {
         Some((peer, reached))
     }
 
-    /// Where a server is that has these addresses.
+    /// The endpoint of a server with these addresses.
     pub(super) fn place<'a>(&'a self, at: At, addresses: &'a [SocketAddr]) -> Option<To<'a>> {
         match &self.servers.get(at.server)?.at {
             ServerAddress::Unix(path) => Some(To::Unix(path)),
@@ -458,24 +460,24 @@ impl Pool {
         }
     }
 
-    /// Idle connections to a server.
+    /// The idle connections of a server.
     pub(super) fn idle(&self, server: usize) -> Option<&Idle> {
         self.servers.get(server).map(|server| &server.state.idle)
     }
 
-    /// Closes idle connections that are of no use any more; whether any are left.
+    /// Closes idle connections that can't be reused any more; returns true if any are left.
     pub(super) fn sweep(&self, now: Instant) -> bool {
         self.servers.iter().for_each(|server| server.state.idle.sweep(now));
         self.servers.iter().any(|server| !server.state.idle.is_empty())
     }
 
-    /// What became of a request to a server.
+    /// Reports the outcome of a request to a server.
     pub fn report(&self, at: At, outcome: OriginOutcome) {
         self.metrics.origin(self.settings.name.as_str(), outcome);
         let Some(server) = self.servers.get(at.server) else { return };
         let is_only = self.has_one();
-        // One that breaks off fails at once: to leave it alone would spare nobody anything where there is no other, and
-        // take all its answers away for one that it can't give.
+        // A connection that breaks off fails at once: leaving the only server alone would spare nothing, and
+        // one failed answer would cost all others.
         if outcome == OriginOutcome::Broken && is_only {
             return;
         }
@@ -502,7 +504,7 @@ impl Pool {
         }
     }
 
-    /// Heeds what the head of a server's answer says of the server itself.
+    /// Processes `Retry-After` in the head of a server's answer.
     pub fn heed(&self, at: At, status: StatusCode, headers: &HeaderMap) {
         let Some(rest) = breaker::rest_of(status, headers, clock::wall()) else { return };
         let Some(server) = self.servers.get(at.server) else { return };
@@ -513,7 +515,7 @@ impl Pool {
         }
     }
 
-    /// Tells the log why a request to a server failed, at most once a second.
+    /// Logs the reason of a failed request to a server, at most once a second.
     pub fn tell(&self, server: usize, error: &dyn fmt::Display) {
         let Some(Server { at, state, .. }) = self.servers.get(server) else { return };
         if let Some(count) = state.failed.lock().add(Instant::now()) {
@@ -521,29 +523,29 @@ impl Pool {
         }
     }
 
-    /// Whether checks find nobody well.
+    /// Returns true if no server is healthy, according to the checks.
     pub(super) fn is_down(&self) -> bool {
         !self.servers.iter().any(|server| server.state.checks.is_well())
     }
 
-    /// Returns whether a server's name has no address.
+    /// Returns true if a server's name has no address.
     pub(super) fn has_unresolved(&self) -> bool {
         self.servers.iter().any(|server| server.state.addresses().is_empty())
     }
 
-    /// The servers whose checks fail, have never succeeded, and are not believed.
+    /// The servers whose checks fail and are not trusted.
     pub(super) fn doubted(&self) -> impl Iterator<Item = &ServerAddress> {
         self.servers.iter().filter(|server| server.state.checks.are_doubted()).map(|server| &server.at)
     }
 
-    /// Returns whether requests go to a server, as the metrics tell it.
+    /// Updates the metric of whether requests go to a server.
     fn tell_whether_up(&self, server: usize) {
         let Some(Server { state, .. }) = self.servers.get(server) else { return };
         let up = state.checks.is_well() && state.is_there();
         self.metrics.origin_server_up(self.settings.name.as_str(), server, up);
     }
 
-    /// What a check found: `Err` says why a server is not well.
+    /// Notes the result of a check; `Err` has the reason for which a server is not healthy.
     pub(super) fn checked(&self, server: usize, found: Result<(), Unwell>) {
         let Some(Server { at, state, .. }) = self.servers.get(server) else { return };
         let (origin, was_doubted) = (&self.settings.name, state.checks.are_doubted());
@@ -572,30 +574,31 @@ impl Pool {
     fn ejected(&self, server: &Server, why: Ejection) {
         tracing::info!(origin = %self.settings.name, server = %server.at, why = why.as_str(), "a server is left out");
         self.metrics.origin_ejected(self.settings.name.as_str(), why);
-        // Those who waited for it may go to others now.
+        // Requests that waited for it may go to others now.
         self.state.line.serve();
     }
 
-    /// Whether one more retry is within the budget; if so, it is spent.
+    /// Spends a retry of the budget. Returns false if none is left.
     pub fn may_retry(&self) -> bool {
         self.state.may_retry()
     }
 
-    /// `host:port` of a server as a `Host` field names it.
+    /// `host:port` of a server for a `Host` field.
     pub fn authority(&self, server: usize) -> String {
         self.servers.get(server).map_or_else(String::new, |server| server.at.authority())
     }
 
-    /// Whether a server is spoken to by TLS.
+    /// Returns true if TLS is used with a server.
     pub(super) fn is_tls(&self, server: usize) -> bool {
         self.servers.get(server).is_some_and(|server| server.at.is_tls())
     }
 }
 
-/// Whether a server has asked not to be asked for now.
+/// True if a server has asked for a pause (`Retry-After`).
 struct Rests(bool);
 
-/// Which of two reasons is told: that a server has failed says more than that another one isn't there.
+/// The more informative of two reasons: a failed server before an unhealthy one, and that before an
+/// unresolved name.
 fn worse(one: Nobody, other: Nobody) -> Nobody {
     match (one, other) {
         (Nobody::Unresolved, other) | (Nobody::Unhealthy, other @ Nobody::LeftAlone(_)) => other,

@@ -1,4 +1,4 @@
-//! Who is chosen, who waits, what goes on over a reload.
+//! Tests of the choice of servers, of the queue, and of the state that a reload keeps.
 
 use super::{super::checks::Failing, *};
 use crate::{
@@ -74,7 +74,7 @@ async fn a_server_that_failed_a_request_or_rests_is_asked_last() {
     assert_eq!(pick(&pool).await, Ok(1), "there is nobody else");
 }
 
-/// A request that nobody waits for.
+/// A request whose client can be answered without it.
 fn spare() -> Choice {
     Choice { spare: true, ..Choice::default() }
 }
@@ -129,7 +129,7 @@ async fn a_dead_address_is_passed_over_and_the_server_is_not() {
     }
     assert_eq!(pool.addresses(0, Some(both[0]), Instant::now()), [both[0]]);
     assert!(up(&pool));
-    // What is known of it outlives another resolution.
+    // Its state survives another resolution.
     pool.servers[0].state.has_addresses(both.iter().rev().copied().map(Some));
     assert_eq!((picked().await, picked().await), (both[0], both[0]));
     for _ in 0..3 {
@@ -196,7 +196,7 @@ fn limited(ports: &[u16], most: u32, queue: usize, time: Duration) -> Origin {
     Origin { max_connections: NonZeroU32::new(most), queue, queue_timeout: time, ..settings(ports) }
 }
 
-/// Until so many wait.
+/// Waits until this many requests are queued.
 async fn waiting(pool: &Arc<Pool>, n: i64) {
     while pool.state.metrics.queued.get() != n {
         tokio::task::yield_now().await;
@@ -227,7 +227,7 @@ async fn who_finds_no_place_waits_his_turn() {
     drop(picked);
     let (second, picked) = order.recv().await.unwrap();
     assert_eq!(second, 1);
-    // Who has left doesn't get the next place.
+    // A request that has left the queue doesn't get the next place.
     waiters.pop().unwrap().abort();
     waiting(&pool, 0).await;
     drop(picked);
@@ -291,7 +291,7 @@ async fn a_session_stays_by_its_cookie_or_its_name() {
             assert_eq!(pool.pick(&choice).await.unwrap().server, picked.server);
         }
     }
-    // Nobody else's cookie, no session that isn't known.
+    // Neither the cookie of another origin nor an unknown session.
     for who in [
         Chooser { cookie: Some("AAAAAAAAAAAAAAAA"), ..Chooser::default() },
         Chooser { query: Some("sid=x"), ..Chooser::default() },
@@ -303,7 +303,7 @@ async fn a_session_stays_by_its_cookie_or_its_name() {
         }
         assert_eq!(all.len(), 3);
     }
-    // Where the server is gone, others are asked.
+    // If the server is gone, others are asked.
     pool.checked(picked.server, Err(refused()));
     assert_ne!(pool.pick(&pool.choice(&by_cookie)).await.unwrap().server, picked.server);
 }
@@ -343,13 +343,13 @@ async fn what_is_known_goes_on_after_a_reload() {
     let next = Origin { health: Some(check()), retries: 5, ..settings(&[3, 2, 1]) };
     let second = after(next, Some(&first)).await;
     assert!(!first.is_newest() && second.is_newest());
-    // Of the three only the new one may be asked.
+    // Of the three only the new one is available.
     for _ in 0..3 {
         assert_eq!(pick(&second).await, Ok(0));
     }
     assert!(!second.may_retry(), "the budget is as it was, but for what was earned");
     assert_eq!(second.state.recall("abc", Instant::now()), Some(7));
-    // Without checks nobody would find out that it is well again.
+    // Without checks nothing would notice that it is healthy again.
     let third = after(settings(&[2]), Some(&second)).await;
     assert_eq!(pick(&third).await, Ok(0));
 }
@@ -379,7 +379,7 @@ fn check() -> crate::config::Health {
     }
 }
 
-/// A server that answers each request, and closes.
+/// A server that answers each request, and closes the connection.
 async fn answering() -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -398,7 +398,7 @@ async fn answering() -> SocketAddr {
 async fn a_dead_address_of_a_name_costs_no_request() {
     use crate::origin::{client, connector};
     let there = answering().await;
-    // As `localhost` has it: the other family, at which the server does not listen.
+    // As with `localhost`: an address of the other family, on which the server does not listen.
     let dead = SocketAddr::new("::1".parse().unwrap(), there.port());
     let ask = client::Ask::get("/");
     let connector = connector::connector();
@@ -422,7 +422,7 @@ async fn a_dead_address_of_a_name_costs_no_request() {
             };
             assert_eq!(answered.unwrap(), 200, "{n}, by Pingora's connector: {pingoras}");
         }
-        // It is known by now, and asked no more.
+        // It is known to fail by now, and not asked any more.
         assert_eq!(pool.addresses(0, Some(there), Instant::now()), [there], "{pingoras}");
         assert!(up(&pool));
     }

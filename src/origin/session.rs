@@ -1,6 +1,7 @@
-//! What a request wants of the choice of a server: the same as those before it of its session, or of its kind.
+//! The preferences of a request for a server: by its session, or by the hash of a property.
 //!
-//! And what its answer tells for the requests after it: a cookie that names the server, the session's name.
+//! The answer of a server may set these for later requests: a cookie that names the server, or the session's
+//! id.
 
 use super::{
     balance,
@@ -15,10 +16,10 @@ use std::{
     time::Instant,
 };
 
-/// Who asks, and for what: all that a choice may depend on.
+/// The properties of a request that the choice of a server may depend on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chooser<'r> {
-    /// The client's address; none for what the gateway asks for all.
+    /// The client's address; `None` for requests of the gateway's own whose answer is shared.
     pub client: Option<IpAddr>,
     /// The path, without the query.
     pub path: &'r str,
@@ -30,21 +31,21 @@ pub struct Chooser<'r> {
     pub cookie: Option<&'r str>,
 }
 
-/// What a request wants, to be had by [`Pool::choice`], and which servers have failed it.
+/// The preferences of a request, from [`Pool::choice`], and the servers that have failed it.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// What is hashed.
+    /// The key that is hashed.
     pub(super) key: Option<u64>,
     /// The number of its session's endpoint.
     pub(super) at: Option<u64>,
-    /// Servers that have failed the request, and at which of their addresses.
+    /// The servers that have failed the request, with their addresses.
     pub(super) tried: Vec<(usize, Option<SocketAddr>)>,
-    /// Somebody is served whatever becomes of it: a server that is out is not to be troubled with it.
+    /// True if a client can be answered without it: a server that is out doesn't get it.
     pub(super) spare: bool,
 }
 
 impl Choice {
-    /// This server has failed the request, at this address: another one is better.
+    /// Notes that this server has failed the request, at this address: another one is preferred.
     pub fn avoid(&mut self, server: usize, address: Option<SocketAddr>) {
         self.tried.push((server, address));
     }
@@ -55,19 +56,19 @@ impl Choice {
 }
 
 impl Pool {
-    /// What a request of this kind wants.
+    /// The preferences of a request with these properties.
     pub fn choice(&self, who: &Chooser<'_>) -> Choice {
         let hashed = |by| match by {
             HashBy::Client => who.client.map(|ip| match ip.to_canonical() {
                 IpAddr::V4(ip) => balance::key(&ip.octets()),
-                // A client has the whole network, and changes its address within it.
+                // A client has the whole /64, and changes its address within it.
                 IpAddr::V6(ip) => balance::key(&ip.octets()[..8]),
             }),
             HashBy::Path => Some(balance::key(who.path.as_bytes())),
             HashBy::Tenant => Some(balance::key(who.tenant.as_bytes())),
         };
         let key = match self.settings.balance {
-            // What is asked for all is asked by what it is.
+            // Requests without a client are distributed by their path.
             Balance::Hash(by) => hashed(by).or_else(|| hashed(HashBy::Path)),
             Balance::RoundRobin | Balance::LeastConnections => None,
         };
@@ -79,8 +80,8 @@ impl Pool {
         Choice { key, at, ..Choice::default() }
     }
 
-    /// The cookie that brings a session's next requests to the endpoint that has answered this one; `None` where the
-    /// session has it already (`has`), or where others may keep the answer.
+    /// The cookie that leads the next requests of a session to the endpoint that has answered this one;
+    /// `None` if the session has it already (`has`), or if the answer may be stored by shared caches.
     pub fn cookie(
         &self,
         endpoint: Option<u64>,
@@ -97,7 +98,7 @@ impl Pool {
         sticky::set_cookie(name, token, https)
     }
 
-    /// Who listens for the name of a session in an answer; `None` where it begins none.
+    /// The search for the id of a session in an answer; `None` if the answer begins none.
     pub fn ear(
         &self,
         endpoint: Option<u64>,
@@ -109,7 +110,7 @@ impl Pool {
         Some(Ear::new(Listening::to(name, query, status, headers)?, endpoint?))
     }
 
-    /// A piece of an answer.
+    /// Processes a piece of an answer.
     pub fn hear(&self, ear: &mut Ear, piece: Option<&[u8]>, end: bool) {
         if let Some(session) = ear.hear(piece, end) {
             self.state.remember(&session, ear.endpoint, Instant::now());

@@ -1,9 +1,9 @@
-//! What is known of an origin and its servers beyond one configuration: health, failures, requests under way, the
-//! budget for retries, who waits, which session is where.
+//! The state of an origin and its servers that outlives a configuration: health, failures, requests under
+//! way, the retry budget, the queue, and sessions.
 //!
-//! A reload makes new pools. A pool takes over what the one before it knew: all of it where the origin has the same
-//! name, each server's where the server has the same address. Nothing is lost and nothing is counted twice, for both
-//! pools hold the same values.
+//! A reload builds new pools. A pool takes over the state of the one before it: that of the origin if the
+//! name is the same, that of a server if its address is the same. Both pools share the same values, so that
+//! nothing is lost or counted twice.
 
 use super::{
     breaker::{Breaker, Change},
@@ -29,26 +29,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Each request earns this much of a retry: at most one request in five is a retry for long.
+/// The part of a retry that each request earns: in the long run at most one request in five is a retry.
 const EARN: f64 = 0.2;
-/// Retries that can be saved up.
+/// The most retries that can be accumulated.
 pub(super) const SAVED: f64 = 10.0;
-/// Sessions whose server is remembered; beyond that those that were used least go.
+/// The most sessions whose server is remembered; beyond that the least used are evicted.
 const SESSIONS: usize = 100_000;
-/// How long a session is remembered after it was last used. Socket.IO asks again within its ping's interval.
+/// The time for which a session is remembered after its last use. Socket.IO sends a request within each ping
+/// interval.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// What the pools of one origin have in common.
+/// The state that the pools of one origin share.
 #[derive(Debug)]
 pub(super) struct OriginState {
     budget: Mutex<f64>,
-    /// Who waits for a place.
+    /// The queue of requests that wait for a place.
     pub(super) line: Line<Waiter>,
-    /// By the session's name: its server's number ([`super::balance::key`] of its endpoint), and until when.
+    /// The number of the endpoint ([`super::balance::key`]) and the expiry of each session, by its id.
     sessions: OnceLock<Cache<Box<str>, (u64, Instant)>>,
-    /// The newest pool's number.
+    /// The number of the newest pool.
     newest: AtomicU64,
-    /// What is counted.
+    /// The metrics of the origin.
     pub(super) metrics: OriginMetrics,
 }
 
@@ -63,12 +64,12 @@ impl OriginState {
         }
     }
 
-    /// The number of a pool that takes over from those before.
+    /// The number for a pool that replaces the earlier ones.
     pub(super) fn succeed(&self) -> u64 {
         self.newest.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Whether a pool of this number has not been followed by another one.
+    /// Returns true if the pool with this number has not been replaced.
     pub(super) fn is_newest(&self, number: u64) -> bool {
         self.newest.load(Ordering::SeqCst) == number
     }
@@ -78,7 +79,7 @@ impl OriginState {
         *budget = (*budget + EARN).min(SAVED);
     }
 
-    /// Whether one more retry is within the budget; if so, it is spent.
+    /// Spends a retry of the budget. Returns false if none is left.
     pub(super) fn may_retry(&self) -> bool {
         let mut budget = self.budget.lock();
         let affordable = *budget >= 1.0;
@@ -88,13 +89,13 @@ impl OriginState {
         affordable
     }
 
-    /// The session is at this endpoint.
+    /// Remembers the endpoint of a session.
     pub(super) fn remember(&self, session: &str, endpoint: u64, now: Instant) {
         let sessions = self.sessions.get_or_init(|| Cache::new(SESSIONS));
         sessions.insert(session.into(), (endpoint, now + REMEMBERED));
     }
 
-    /// Where the session is; from now on it is remembered as long as at first.
+    /// The endpoint of a session; extends the time for which it is remembered.
     pub(super) fn recall(&self, session: &str, now: Instant) -> Option<u64> {
         let sessions = self.sessions.get()?;
         let (endpoint, until) = sessions.get(session)?;
@@ -102,7 +103,7 @@ impl OriginState {
             sessions.remove(session);
             return None;
         }
-        // Written again only now and then: a look is cheaper.
+        // Written only now and then, since a read is cheaper.
         if until < now + REMEMBERED / 2 {
             self.remember(session, endpoint, now);
         }
@@ -110,18 +111,18 @@ impl OriginState {
     }
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Debug)]
 pub(super) struct ServerState {
-    /// Its addresses, as they resolved last.
+    /// Its addresses, as of the last resolution.
     addresses: ArcSwap<Vec<Arc<AddressState>>>,
     pub(super) checks: Checks,
     active: AtomicU32,
-    /// Those of them that were sent though it is out.
+    /// The number of requests under way that were sent while it was out.
     trials: AtomicU32,
-    /// What is told of its failures.
+    /// The rate limit of log lines about its failures.
     pub(super) failed: Mutex<Seldom>,
-    /// Connections that nobody uses at the moment.
+    /// Idle connections.
     pub(super) idle: Idle,
 }
 
@@ -139,12 +140,12 @@ impl Default for ServerState {
 }
 
 impl ServerState {
-    /// Its addresses, as they resolved last; `None` in place of the one that a socket of this machine has.
+    /// Its addresses, as of the last resolution; a UNIX socket has one entry with `None`.
     pub(super) fn addresses(&self) -> Guard<Arc<Vec<Arc<AddressState>>>> {
         self.addresses.load()
     }
 
-    /// It has these addresses from now on. What is known of those that it had goes on.
+    /// Sets its addresses. Addresses that it had before keep their state.
     pub(super) fn has_addresses(&self, found: impl IntoIterator<Item = Option<SocketAddr>>) {
         let before = self.addresses.load();
         let state = |address: Option<SocketAddr>| {
@@ -154,12 +155,13 @@ impl ServerState {
         self.addresses.store(Arc::new(found.into_iter().map(state).collect()));
     }
 
-    /// One of its addresses.
+    /// The state of one of its addresses.
     pub(super) fn at(&self, address: Option<SocketAddr>) -> Option<Arc<AddressState>> {
         self.addresses.load().iter().find(|known| known.address == address).cloned()
     }
 
-    /// One of its addresses was not there, for a request that began then and found another one.
+    /// Notes that one of its addresses could not be connected to, for a request that began at `began` and
+    /// used another one.
     pub(super) fn missed(&self, address: SocketAddr, began: Instant) {
         if let Some(state) = self.at(Some(address)) {
             let change = state.breaker.lock().note(OriginOutcome::ConnectFailed, began, Instant::now());
@@ -169,17 +171,17 @@ impl ServerState {
         }
     }
 
-    /// Returns whether requests can come to it: it has addresses, and is not left alone at all of them.
+    /// Returns true if it has an address whose breaker is not open.
     pub(super) fn is_there(&self) -> bool {
         self.addresses.load().iter().any(|state| !state.breaker.lock().is_left_alone())
     }
 
-    /// Requests under way.
+    /// The number of requests under way.
     pub(super) fn active(&self) -> u32 {
         self.active.load(Ordering::SeqCst)
     }
 
-    /// One more request under way; `None` where there are `most` already.
+    /// Counts a request under way; `None` if there are `most` already.
     pub(super) fn enter(self: &Arc<Self>, origin: &Arc<OriginState>, most: u32) -> Option<UnderWay> {
         let one_more = |active: u32| (active < most).then(|| active.saturating_add(1));
         self.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
@@ -187,12 +189,13 @@ impl ServerState {
         Some(UnderWay { server: self.clone(), origin: origin.clone(), is_trial: false })
     }
 
-    /// Requests under way that were sent though it is out.
+    /// The number of requests under way that were sent while it was out.
     pub(super) fn trials(&self) -> u32 {
         self.trials.load(Ordering::SeqCst)
     }
 
-    /// The same for a server that is out; `None` where there are `most_trials` already as well.
+    /// The same for a server that is out; `None` if there are `most` requests, or `most_trials` such
+    /// requests, already.
     pub(super) fn enter_trial(
         self: &Arc<Self>,
         origin: &Arc<OriginState>,
@@ -214,15 +217,16 @@ impl ServerState {
     }
 }
 
-/// What is known of one address of a server.
+/// The state of one address of a server.
 #[derive(Debug)]
 pub(super) struct AddressState {
-    /// `None`: a socket of this machine.
+    /// `None`: a UNIX socket.
     pub(super) address: Option<SocketAddr>,
     pub(super) breaker: Mutex<Breaker>,
 }
 
-/// A request under way to a server, a WebSocket while it is open. Dropping it makes room for who waits.
+/// The permit of a request under way, or of an open WebSocket. Dropping it frees the place, and serves the
+/// queue.
 #[derive(Debug)]
 #[must_use = "the request counts as over once this is dropped"]
 pub struct UnderWay {

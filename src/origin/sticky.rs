@@ -1,9 +1,9 @@
-//! Sessions that stay with the server that made them.
+//! Sticky sessions: requests of a session go to the server that created it.
 //!
-//! A session is found by the cookie that the gateway has set, or by the name that the server gave it, which the gateway
-//! has heard when it passed (see `engine`). The cookie's value is a keyed hash of where the server is: all nodes make
-//! the same one, before and after a restart, and nobody reads an address out of it. With `sticky.secret` nobody can try
-//! addresses against it either.
+//! A session is found by the cookie that the gateway has set, or by the id that the server gave it, which the
+//! gateway reads from its answer (see `engine`). The cookie's value is a keyed hash of the server's address:
+//! all nodes compute the same, also after a restart, and the address can't be read from it. Without
+//! `sticky.secret` an attacker could test guesses of an address against the cookie.
 
 use super::{
     balance,
@@ -16,21 +16,21 @@ use http::{header, HeaderMap, HeaderValue};
 use sha2::Sha256;
 use std::{collections::HashMap, net::SocketAddr};
 
-/// The salt where there is no secret.
+/// The salt if there is no secret.
 const SALT: &[u8] = b"tidegate sticky";
-/// Bytes of a cookie's value before they are written as text.
+/// The length of a cookie's value in bytes, before it is encoded as text.
 const TOKEN: usize = 12;
 
-/// A server, and one of its addresses where it has any.
+/// A server, and one of its addresses, if it has any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// Its place in the configuration.
+    /// Its index in the configuration.
     pub(super) server: usize,
-    /// `None`: a socket.
+    /// `None`: a UNIX socket.
     pub(super) address: Option<SocketAddr>,
 }
 
-/// Where the sessions of an origin can be.
+/// The endpoints on which the sessions of an origin can be.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     by_token: HashMap<String, u64>,
@@ -60,12 +60,12 @@ impl Endpoints {
         all
     }
 
-    /// The endpoint of this number, if it is still there.
+    /// The endpoint with this number, if it still exists.
     pub(super) fn at(&self, id: u64) -> Option<Endpoint> {
         self.by_id.get(&id).map(|(endpoint, _)| *endpoint)
     }
 
-    /// The value of the cookie that names it.
+    /// The value of the cookie for it.
     pub(super) fn token(&self, id: u64) -> Option<&str> {
         self.by_id.get(&id).map(|(_, token)| token.as_str())
     }
@@ -76,7 +76,7 @@ impl Endpoints {
     }
 }
 
-/// The number of an endpoint, on all nodes.
+/// The number of an endpoint, the same on all nodes.
 pub(super) fn id(at: &ServerAddress, address: Option<SocketAddr>) -> u64 {
     balance::key(text(at, address).as_bytes())
 }
@@ -90,7 +90,7 @@ fn text(at: &ServerAddress, address: Option<SocketAddr>) -> String {
 
 fn token(sticky: &Sticky, origin: &str, at: &ServerAddress, address: Option<SocketAddr>) -> String {
     let key = sticky.secret.as_ref().map_or(SALT, |secret| secret.reveal());
-    // A key of any length is one.
+    // HMAC accepts a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
     mac.update(origin.as_bytes());
     mac.update(b"\0");
@@ -98,8 +98,8 @@ fn token(sticky: &Sticky, origin: &str, at: &ServerAddress, address: Option<Sock
     BASE64_URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..TOKEN])
 }
 
-/// The value of the first cookie of this name, and the `Cookie` lines without any of this name: neither the origin nor
-/// the cache is to see them.
+/// The value of the first cookie of this name, and the `Cookie` lines without cookies of this name: neither
+/// the origin nor the cache may see them.
 pub fn cookie_of(headers: &HeaderMap, name: &str) -> Option<(String, Vec<HeaderValue>)> {
     let is_ours = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| key.trim() == name);
     let all = headers.get_all(header::COOKIE).iter();
@@ -120,19 +120,20 @@ pub fn cookie_of(headers: &HeaderMap, name: &str) -> Option<(String, Vec<HeaderV
     Some((value, kept))
 }
 
-/// What a request says of its session.
+/// The id of the session in a request's query.
 pub(super) fn named_session<'q>(sticky: &Sticky, query: Option<&'q str>) -> Option<&'q str> {
     engine::parameter(query?, sticky.query.as_deref()?)
 }
 
-/// `Set-Cookie` for a server's token, for all routes of the origin: a session that began on one goes on on another.
-/// Whoever has it can do nothing with it but come to the same server again.
+/// `Set-Cookie` for a server's token, with the path `/`: a session is valid on all routes of the origin. The
+/// token is of no use but to reach the same server again.
 pub(super) fn set_cookie(name: &str, token: &str, https: bool) -> Option<HeaderValue> {
     let secure = if https { "; Secure" } else { "" };
     HeaderValue::try_from(format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
 }
 
-/// Whether an answer may be kept by others than its client, by its own word: then it names nobody's server.
+/// Returns true if shared caches may store an answer by its `Cache-Control`: it must not set a session cookie
+/// then.
 pub(super) fn is_for_all(headers: &HeaderMap) -> bool {
     let directives = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     directives.flat_map(|text| text.split(',')).any(|directive| {
@@ -141,7 +142,7 @@ pub(super) fn is_for_all(headers: &HeaderMap) -> bool {
     })
 }
 
-/// An answer that passes may name the session that it begins.
+/// The search for the id of a new session in an answer that passes.
 #[derive(Debug)]
 pub struct Ear {
     listening: Option<Listening>,
@@ -153,12 +154,12 @@ impl Ear {
         Self { listening: Some(listening), endpoint }
     }
 
-    /// Whether it may still hear something.
+    /// Returns true while the search is not over.
     pub fn listens(&self) -> bool {
         self.listening.is_some()
     }
 
-    /// A piece of the answer; the name, once it has been heard.
+    /// Processes a piece of the answer; returns the id once it is found.
     pub(super) fn hear(&mut self, piece: Option<&[u8]>, end: bool) -> Option<String> {
         match self.listening.take()?.hear(piece, end) {
             Heard::More(listening) => self.listening = Some(listening),

@@ -1,15 +1,15 @@
-//! Connections for upgrades: once the origin has switched protocols, its end of the connection changes hands.
+//! Connections for upgrades: once the origin has switched protocols, the gateway takes its connection over.
 //!
-//! Pingora 0.9.1 forwards upgraded bytes in one loop that reads nothing from a side while it writes to it: two peers
-//! that both write at once can stop each other for good, though they wouldn't without a proxy between them. So
-//! Pingora does the handshake only. It sees the head of the 101 and nothing after it; the connection itself is taken
-//! out with [`Handover::take`] by whoever forwards its bytes, each direction by itself. An answer other than a 101
-//! passes through as it is.
+//! Pingora 0.9.1 forwards upgraded bytes in one loop that reads nothing from a side while it writes to it:
+//! two peers that both write at once can block each other for ever, although they wouldn't without a proxy.
+//! So Pingora does the handshake only. It sees the head of the 101 and nothing after it; the connection
+//! itself is taken out with [`Handover::take`] by a task that forwards both directions independently. An
+//! answer other than a 101 passes unchanged.
 //!
-//! The first read waits for the end of the request: Pingora ends the exchange at once if it reads the 101 before it has
-//! taken the (empty) end of the request's body from its own pipe, which an origin close by is fast enough for. It flushes
-//! when it has sent the head, and once more when it has taken that end. Such a connection serves one exchange and is
-//! never used again.
+//! The first read waits for the end of the request: Pingora ends the exchange at once if it reads the 101
+//! before it has read the (empty) end of the request's body from its own channel, and a nearby origin is fast
+//! enough for that. Pingora flushes when it has sent the head, and again when it has read that end. Such a
+//! connection is used for one exchange only.
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -44,28 +44,28 @@ use tokio::{
     time::Sleep,
 };
 
-/// The time for which the first read waits at most, should that flush not come.
+/// The longest time for which the first read waits for that flush.
 const HOLD: Duration = Duration::from_secs(1);
-/// Set in the number that keeps these connections apart from those that are used again.
+/// A bit in the group key that keeps these connections apart from reusable ones.
 const ALONE: u64 = 1 << 63;
 
-/// Makes connections for upgrades, with TLS where the origin has it.
+/// Opens connections for upgrades, with TLS if the origin has it.
 pub struct Upgrades {
     connector: Arc<TransportConnector>,
     count: AtomicU64,
 }
 
 impl Upgrades {
-    /// Loads the authorities that origins are verified by.
+    /// Loads the authorities that verify origins.
     #[expect(clippy::new_without_default, reason = "it reads files")]
     pub fn new() -> Self {
         Self { connector: Arc::new(TransportConnector::new(None)), count: AtomicU64::new(0) }
     }
 
-    /// Makes a peer fit for an upgrade, to which the origin has to answer within the peer's `read_timeout`.
+    /// Prepares a peer for an upgrade; the origin has to answer within the peer's `read_timeout`.
     pub fn prepare(&self, peer: &mut HttpPeer) -> Handover {
         let mut at = peer.clone();
-        // An upgrade is made of HTTP/1.1 (RFC 6455, 4.1).
+        // An upgrade requires HTTP/1.1 (RFC 6455, 4.1).
         at.options.alpn = ALPN::H1;
         let shared = Shared {
             stream: None,
@@ -76,7 +76,7 @@ impl Upgrades {
             phase: Phase::Head(Head::default()),
         };
         let handover = Handover(Arc::new(Mutex::new(shared)));
-        // What Pingora sees is plain: TLS is within the connection.
+        // Pingora sees no TLS: it is within the connection.
         peer.scheme = Scheme::HTTP;
         peer.sni.clear();
         peer.client_cert_key = None;
@@ -84,7 +84,7 @@ impl Upgrades {
         let options = &mut peer.options;
         options.alpn = ALPN::H1;
         options.idle_timeout = Some(Duration::ZERO);
-        // Once its stream is taken, this connection is silent for as long as the exchange lasts.
+        // After its stream is taken, this connection is silent for as long as the exchange lasts.
         options.read_timeout = None;
         options.custom_l4 =
             Some(Arc::new(Connect { at, connector: self.connector.clone(), handover: handover.clone() }));
@@ -92,12 +92,12 @@ impl Upgrades {
     }
 }
 
-/// Through which the origin's end of a connection changes hands.
+/// The handle by which the origin's connection is taken over.
 #[derive(Clone)]
 pub struct Handover(Arc<Mutex<Shared>>);
 
 impl Handover {
-    /// The origin's end; `None` unless it has answered with 101, or if it was taken before.
+    /// Takes the origin's connection; `None` unless it has answered with 101, or if it was taken before.
     pub fn take(&self) -> Option<Upgraded> {
         let mut shared = self.0.lock();
         let Phase::Switched { first } = &mut shared.phase else { return None };
@@ -106,11 +106,11 @@ impl Handover {
     }
 }
 
-/// The origin's end of a connection that has switched protocols.
+/// An origin's connection that has switched protocols.
 pub struct Upgraded {
     /// The connection.
     pub stream: Stream,
-    /// What came from the origin right behind the head of its answer.
+    /// The bytes of the origin behind the head of its answer.
     pub first: Vec<u8>,
 }
 
@@ -144,34 +144,34 @@ impl L4Connect for Connect {
 /// The connection as Pingora sees it.
 struct Held(Handover);
 
-/// What Pingora's end and the one who takes the stream have in common.
+/// The state that Pingora's connection and the handle share.
 struct Shared {
-    /// Until it is taken.
+    /// The connection; `None` once it was taken.
     stream: Option<Stream>,
     request: Request,
-    /// The end of the wait for the request's end, while a read waits for it.
+    /// The timer of the wait for the request's end, while a read waits for it.
     hold: Option<Pin<Box<Sleep>>>,
-    /// How long a read may take.
+    /// The timeout of a read.
     answer_within: Option<Duration>,
-    /// The end of that time, while a read waits.
+    /// The timer of that timeout, while a read waits.
     waiting: Option<Pin<Box<Sleep>>>,
     phase: Phase,
 }
 
-/// The progress of the request towards Pingora's server.
+/// The progress of the request that Pingora sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Unsent,
-    /// Its head was written.
+    /// The head was written.
     Written,
-    /// And flushed.
+    /// The head was flushed.
     Flushed,
-    /// Its end was taken as well.
+    /// The end of the body was read from the channel.
     Ended,
 }
 
 impl Request {
-    /// Behind a flush.
+    /// The state after a flush.
     fn flushed(self) -> Self {
         match self {
             Self::Unsent => Self::Unsent,
@@ -181,24 +181,24 @@ impl Request {
     }
 }
 
-/// How far the answer has come.
+/// The progress of the answer.
 enum Phase {
-    /// Its head.
+    /// The head is being read.
     Head(Head),
-    /// It is no 101.
+    /// It is not a 101.
     Other,
-    /// The head of a 101 has been read, and what came with it is kept.
+    /// The head of a 101 has been read; the bytes behind it are kept.
     Switched { first: Vec<u8> },
 }
 
 impl Shared {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if matches!(self.phase, Phase::Switched { .. }) {
-            // From here on nothing comes this way any more; the exchange ends from its other side.
+            // Pingora reads nothing more; the exchange is ended from the client's side.
             return Poll::Pending;
         }
         if self.request != Request::Ended {
-            // Whoever takes the end of the request polls the read again behind it.
+            // The flush at the end of the request wakes this read.
             let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HOLD)));
             ready!(hold.as_mut().poll(cx));
             self.request = Request::Ended;
@@ -218,7 +218,7 @@ impl Shared {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the upgrade in time")))
     }
 
-    /// Looks at what was read, from `begin` on; what is behind the head of a 101 is taken back.
+    /// Examines bytes that were read, from `begin` on; bytes behind the head of a 101 are removed and kept.
     fn look(&mut self, buf: &mut ReadBuf<'_>, mut begin: usize) {
         while let Phase::Head(head) = &mut self.phase {
             let Some((length, status)) = head.end(&buf.filled()[begin..]) else { return };
@@ -242,7 +242,7 @@ impl Shared {
             }
             return Poll::Ready(Ok(written));
         }
-        // Whoever has the stream writes to it.
+        // The task that has taken the stream writes to it.
         Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
     }
 
@@ -254,19 +254,19 @@ impl Shared {
     }
 }
 
-/// Looks for the end of a head.
+/// Searches for the end of a head.
 #[derive(Debug, Default)]
 struct Head {
     /// Its first bytes, up to the status.
     begin: Vec<u8>,
-    /// Bytes of the current line, but for carriage returns.
+    /// The number of bytes of the current line, without carriage returns.
     line: usize,
-    /// Whether the first line has ended.
+    /// True after the first line.
     inside: bool,
 }
 
 impl Head {
-    /// Follows some more bytes. Where the head ends among them: behind which, and its status.
+    /// Processes bytes. If the head ends within them, returns the position behind it, and its status.
     fn end(&mut self, data: &[u8]) -> Option<(usize, Option<u16>)> {
         const STATUS: std::ops::Range<usize> = 9..12;
         for (place, byte) in data.iter().enumerate() {
@@ -295,7 +295,7 @@ impl fmt::Debug for Held {
 }
 
 impl VirtualSocket for Held {
-    /// The connection within has been set up already.
+    /// The inner connection has been set up already.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
@@ -331,7 +331,8 @@ mod tests {
 
     const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
 
-    /// What is given to Pingora and what is kept, if `answer` comes in these pieces; and whether it has switched.
+    /// Returns the bytes that Pingora gets, the bytes that are kept, and true after a switch, for an `answer`
+    /// in these pieces.
     fn read(answer: &[u8], cuts: &[usize]) -> (Vec<u8>, Vec<u8>, bool) {
         let mut shared = Shared {
             stream: None,

@@ -1,4 +1,4 @@
-//! Who waits for a place at a server, and how he gets one.
+//! Waiting for a place at a server, in the origin's queue.
 
 use super::{
     line::{Joined, Served, Waiting},
@@ -10,10 +10,10 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 impl Pool {
-    /// Waits in line.
+    /// Waits in the queue.
     ///
     /// # Errors
-    /// If the line is full, there was no place in time, or nobody is left to wait for.
+    /// If the queue is full, there was no place in time, or no server is available any more.
     pub(super) async fn wait(self: &Arc<Self>, choice: &Choice) -> Result<Picked, Nobody> {
         let (tell, told) = oneshot::channel();
         let waiter = Waiter { pool: self.clone(), choice: choice.clone(), tell: Some(tell) };
@@ -32,7 +32,7 @@ impl Pool {
     }
 }
 
-/// Somebody who waits for a place.
+/// A request that waits for a place.
 #[derive(Debug)]
 pub(super) struct Waiter {
     pool: Arc<Pool>,
@@ -64,7 +64,7 @@ impl Waiting for Waiter {
     }
 }
 
-/// A place in line. Dropping it leaves the line.
+/// An entry in the queue. Dropping it leaves the queue.
 struct InLine<'a> {
     state: &'a OriginState,
     ticket: u64,

@@ -1,7 +1,7 @@
-//! What holds of the reading of answers, whatever comes. Of no use while the gateway serves: the fuzz targets (`fuzz/`)
-//! throw bytes at it, and its own tests some.
+//! Checks that answers are parsed consistently, for arbitrary input. Not used while the gateway serves: the
+//! fuzz targets (`fuzz/`) and its own tests call it.
 //!
-//! An answer is the same however its bytes are cut, and the one that Pingora's client and httparse read.
+//! An answer is the same however its bytes are cut, and the same that Pingora's client and httparse read.
 
 use super::{
     chunks::{Chunks, Next},
@@ -14,15 +14,15 @@ use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_http::RequestHeader;
 use tokio::io::{duplex, AsyncWriteExt};
 
-/// Places where bytes are cut, at most.
+/// The most positions at which the bytes are cut.
 const CUTS: usize = 64;
-/// Interim answers before one that is none.
+/// The most interim answers before the final one.
 const MOST_INTERIM: usize = 8;
 
-/// Reads what a server sends, up to the end of its connection, in answer to a request of this method.
+/// Parses a server's bytes, up to the end of its connection, as the answer to a request with this method.
 ///
 /// # Panics
-/// If it is not read alike wherever it is cut, or not as others read it.
+/// If the result depends on where the bytes are cut, or differs from that of the other parsers.
 pub fn on_answers(bytes: &[u8], method: &Method) {
     let whole = read([bytes], method);
     for cut in (0..bytes.len()).step_by(bytes.len() / CUTS + 1) {
@@ -32,10 +32,10 @@ pub fn on_answers(bytes: &[u8], method: &Method) {
     on_heads(bytes, method);
 }
 
-/// Reads chunks.
+/// Parses chunks.
 ///
 /// # Panics
-/// If they are not read alike wherever they are cut, or not as httparse reads them.
+/// If the result depends on where the bytes are cut, or differs from httparse's.
 pub fn on_chunks(bytes: &[u8]) {
     let whole = chunked([bytes]);
     for cut in (0..bytes.len()).step_by(bytes.len() / CUTS + 1) {
@@ -48,13 +48,13 @@ pub fn on_chunks(bytes: &[u8]) {
     }
 }
 
-/// What was read.
+/// The result of parsing.
 #[derive(Debug, Default)]
 struct Read {
     heads: Vec<(StatusCode, HeaderMap)>,
     keeps: bool,
     body: Vec<u8>,
-    /// What was left.
+    /// The number of bytes that are left.
     rest: usize,
     end: Ended,
 }
@@ -73,7 +73,7 @@ impl Read {
         assert_eq!(self.end, other.end);
         assert_eq!((&self.heads, self.keeps), (&other.heads, other.keeps));
         if self.end == Ended::Broken {
-            // What stands before the fault may have been given out already.
+            // Bytes before the fault may have been returned already.
             assert!(other.body.starts_with(&self.body) || self.body.starts_with(&other.body));
         } else {
             assert_eq!((&self.body, self.rest), (&other.body, other.rest));
@@ -82,7 +82,7 @@ impl Read {
     }
 }
 
-/// Reads an answer as it comes, as `Connection` does, but for the socket.
+/// Parses an answer as `Connection` does, without the socket.
 fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> Read {
     let (mut read, mut input, mut pieces) = (Read::default(), Bytes::new(), pieces.into_iter());
     let head = loop {
@@ -141,7 +141,7 @@ fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Read {
                     assert!(!piece.is_empty());
                     read.body.extend_from_slice(&piece);
                 }
-                // Only then more is read.
+                // More is read only if nothing is left.
                 Ok(Next::More) => break assert!(input.is_empty()),
                 Ok(Next::End) => break,
                 Err(_) => {
@@ -158,8 +158,8 @@ fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Read {
     read
 }
 
-/// The bytes in chunks as far as they have come, as httparse reads the sizes. `None`: it takes one for none, as it does
-/// where it has too many digits or something stands in an extension.
+/// The content of the chunks as far as they have come, with httparse's parser for the sizes. `None`: it
+/// refuses one, as it does for too many digits or for some extensions.
 fn reference(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
@@ -180,7 +180,7 @@ fn reference(mut bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// What is taken for a head, and what is not, is what Pingora's client takes.
+/// Checks that the same heads are accepted and refused as by Pingora's client.
 fn on_heads(bytes: &[u8], method: &Method) {
     let mut input = Bytes::copy_from_slice(bytes);
     for _ in 0..MOST_INTERIM {
@@ -200,7 +200,7 @@ fn on_heads(bytes: &[u8], method: &Method) {
     }
 }
 
-/// The first head, as Pingora's client reads it.
+/// The first head, as Pingora's client parses it.
 fn of_pingora(bytes: &[u8], method: &Method) -> Option<(StatusCode, HeaderMap)> {
     let reading = async {
         let (near, mut far) = duplex(bytes.len() + 1024);

@@ -1,22 +1,22 @@
-//! A body in chunks (RFC 9112, 7.1), as its bytes come. Pure.
+//! A parser for the chunked transfer coding (RFC 9112, 7.1). Pure.
 //!
-//! Strict: sizes are hexadecimal digits, lines end with CRLF. Extensions are passed over; trailers are kept.
+//! Strict: sizes are hexadecimal digits, lines end with CRLF. Extensions are ignored; trailers are kept.
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Digits of a size.
+/// The most digits of a chunk size.
 const MOST_DIGITS: u8 = 16;
-/// Bytes of all extensions between two chunks, and of the trailers.
+/// The most bytes of all extensions between two chunks, and of the trailers.
 const MOST_PASSED_OVER: usize = 64 * 1024;
-/// Fields of the trailers.
+/// The most fields in the trailers.
 const MOST_TRAILERS: usize = 64;
 
-/// Where in its chunks a body is.
+/// The state of the parser.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     at: At,
-    /// What is left of a chunk.
+    /// The number of bytes of the current chunk that are left.
     left: u64,
     digits: u8,
     passed_over: usize,
@@ -28,7 +28,7 @@ pub(super) struct Chunks {
 enum At {
     #[default]
     Size,
-    /// Behind the digits of a size.
+    /// After the digits of a size.
     Extension,
     SizeLf,
     Data,
@@ -42,25 +42,25 @@ enum At {
     End,
 }
 
-/// What comes next of a body.
+/// The next part of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Piece(Bytes),
-    /// More has to come.
+    /// More bytes are needed.
     More,
     End,
 }
 
-/// No chunks.
+/// The error for bytes that are not chunks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not chunks")]
 pub(super) struct Broken;
 
 impl Chunks {
-    /// Takes what comes next out of what has come.
+    /// Takes the next part of the body from the input.
     ///
     /// # Errors
-    /// If it is no chunk.
+    /// If it is malformed.
     pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Next, Broken> {
         self.pass_lines(input)?;
         if self.at == At::End {
@@ -74,13 +74,13 @@ impl Chunks {
         self.left -= length as u64;
         if self.left == 0 {
             self.at = At::DataCr;
-            // The end of all may be here as well.
+            // The last chunk may be in the input as well.
             self.pass_lines(input)?;
         }
         Ok(Next::Piece(piece))
     }
 
-    /// Up to the next byte of the body, or its end.
+    /// Parses up to the next byte of the body, or its end.
     fn pass_lines(&mut self, input: &mut Bytes) -> Result<(), Broken> {
         while self.at != At::Data && self.at != At::End && !input.is_empty() {
             let byte = input[0];
@@ -94,7 +94,7 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// The trailers of a body that has ended; none where there are none, or they are no fields.
+    /// The trailers of a body that has ended; `None` if there are none, or they are malformed.
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
         if self.trailers.is_empty() {
             return None;
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The body, what follows it, and whether it has ended; the input cut into pieces of this size.
+    /// The body, the bytes behind it, and true if it has ended; the input is cut into pieces of this size.
     fn read(text: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Broken> {
         let (mut chunks, mut body, mut rest) = (Chunks::default(), Vec::new(), Vec::new());
         for piece in text.chunks(size) {

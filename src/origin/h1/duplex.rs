@@ -1,8 +1,9 @@
-//! The body of a request on its way to a server while the answer comes: both at once.
+//! Sends the body of a request to a server while the answer is read.
 //!
-//! A server may answer before it has read all of a request, and may read no more of it: who only writes until it has
-//! taken everything waits for nothing. So the answer is looked at first, whatever is still to be sent. A server has its
-//! time for what is sent to it; while nothing is, the client is the one who is waited for, and the server may be silent.
+//! A server may answer before it has read the whole request, and then stop reading: a client that only writes
+//! would wait for ever. So the answer is read first, whatever is still to be sent. The server has a timeout
+//! for bytes that are sent to it; while there are none, the client is waited for, and the server may be
+//! silent.
 
 use super::{head, no_head, not_read, not_written, Body, Connection, Limits, FIRST_READ};
 use bytes::{Buf, Bytes};
@@ -17,14 +18,14 @@ use std::{
 };
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-/// What happens first while a request is still on its way.
+/// The event that happens first while a request is being sent.
 #[derive(Debug)]
 pub enum Came {
     /// The next head of the answer.
     Head(Box<ResponseHeader>),
     /// The next piece of its body; `None` at its end.
     Piece(Option<Bytes>),
-    /// Everything that was to be sent has been.
+    /// Everything has been sent.
     Sent,
 }
 
@@ -32,12 +33,12 @@ pub enum Came {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     bytes: Bytes,
-    /// Tells whether they have been written, but perhaps not all of them sent (TLS keeps some).
+    /// True if bytes have been written but may not have been sent (TLS buffers some).
     unflushed: bool,
 }
 
 impl Outgoing {
-    /// Puts further bytes behind those that are there.
+    /// Appends bytes.
     pub fn put(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
@@ -49,29 +50,29 @@ impl Outgoing {
         };
     }
 
-    /// Takes all of them.
+    /// Takes all bytes.
     pub fn take(&mut self) -> Bytes {
         self.unflushed = false;
         std::mem::take(&mut self.bytes)
     }
 
-    /// The number of them.
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Returns whether nothing is left to be sent.
+    /// Returns true if nothing is left to be sent.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && !self.unflushed
     }
 }
 
 impl Connection {
-    /// Sends, and waits for the answer; returns what happens first. Nothing is lost where it is dropped before.
+    /// Sends, and reads the answer; returns the first event. It can be dropped without losing bytes.
     ///
     /// # Errors
-    /// If the connection failed, or the server takes too long to take something: a `WriteError` or `WriteTimedout`
-    /// where nothing more can be sent.
+    /// If the connection failed, or a write timed out: a `WriteError` or `WriteTimedout` means that nothing
+    /// more can be sent.
     pub(in crate::origin) async fn go_on(
         &mut self,
         out: &mut Outgoing,
@@ -124,7 +125,7 @@ impl Connection {
         }
     }
 
-    /// Reads more, behind what has come.
+    /// Reads more bytes behind the input.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = head::reopen(std::mem::take(&mut self.input));
         buffer.reserve(FIRST_READ);
@@ -140,7 +141,7 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             out.bytes.advance(n);
-            // What goes on is not late.
+            // Progress restarts the timeout.
             self.patience.begin();
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;

@@ -1,17 +1,18 @@
-//! The head of an answer of HTTP/1.1 (RFC 9112): its fields, where its body ends, whether the connection goes on after it.
+//! Parses the head of an HTTP/1.1 answer (RFC 9112): its fields, the framing of its body, and keep-alive.
 //!
-//! Pure. What is taken and what is refused is what Pingora takes and refuses, so that it makes no difference which of
-//! the two has asked: folded fields and blanks before a colon are mended (5.1, 5.2), of lengths that differ none is believed,
-//! and a length beside a coding is dropped (6.3). Codings other than `chunked` are `framing`'s to judge.
+//! Pure. Accepts and refuses the same heads as Pingora, so that it makes no difference which of the two has
+//! sent the request: folded fields and whitespace before a colon are repaired (5.1, 5.2), an answer with
+//! differing lengths is refused, and a length beside a transfer coding is dropped (6.3). `framing` checks
+//! codings other than `chunked`.
 
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, Method, StatusCode, Version};
 use pingora_http::{header_value_from_raw, ResponseHeader};
 use std::mem::MaybeUninit;
 
-/// Fields of one head.
+/// The most fields of a head.
 const MOST_FIELDS: usize = 256;
-/// Bytes of one head.
+/// The most bytes of a head.
 const LARGEST: usize = 1 << 20;
 
 /// The head of an answer.
@@ -19,14 +20,14 @@ const LARGEST: usize = 1 << 20;
 pub(super) struct Head {
     pub(super) head: ResponseHeader,
     pub(super) end: End,
-    /// Whether the connection may serve another request after the body.
+    /// True if the connection may be reused after the body.
     pub(super) keeps: bool,
 }
 
-/// Where a body ends (RFC 9112, 6.3).
+/// The end of a body (RFC 9112, 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(u64),
     /// With the last chunk.
     Chunks,
@@ -34,25 +35,25 @@ pub(super) enum End {
     Connection,
 }
 
-/// What is no answer of HTTP/1.1.
+/// The error for bytes that are not an HTTP/1.1 answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
-    /// Not to be read as a head.
+    /// The head can't be parsed.
     #[error("not a head: {0}")]
     Head(#[from] httparse::Error),
-    /// Larger than any head should be.
+    /// The head is too large.
     #[error("the head is too large")]
     TooLarge,
-    /// Something in it can't be.
+    /// A part of the head is not valid.
     #[error("a head with {0}")]
     With(&'static str),
 }
 
-/// Reads the head at the beginning of `input`, of an answer to a request of this method. What follows it is left there.
-/// `None`: more has to come.
+/// Parses the head at the beginning of `input`, of an answer to a request with this method. Bytes behind it
+/// are left there. `None`: more bytes are needed.
 ///
 /// # Errors
-/// If it is none.
+/// If it is malformed.
 pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Head>, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
@@ -89,10 +90,10 @@ pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Head>, M
     Ok(Some(Head { head, end, keeps }))
 }
 
-/// Fields that the gateway adds to most answers.
+/// The capacity for fields that the gateway adds.
 const SPARE: usize = 6;
 
-/// Makes `input` one that more can be read into, behind what it holds.
+/// Makes `input` a buffer that more can be read into, behind its bytes.
 pub(super) fn reopen(input: Bytes) -> BytesMut {
     input.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }
@@ -121,7 +122,7 @@ fn end_of(head: &mut ResponseHeader, method: &Method) -> Result<End, Malformed> 
     })
 }
 
-/// The length that all fields agree on.
+/// The value of all `Content-Length` fields.
 fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut agreed = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
@@ -138,7 +139,7 @@ fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     Ok(agreed)
 }
 
-/// Whether the server goes on with the connection (RFC 9112, 9.3).
+/// Returns true if the server keeps the connection open (RFC 9112, 9.3).
 fn goes_on(head: &ResponseHeader) -> bool {
     let says = |option: &[u8]| {
         let values = head.headers.get_all(header::CONNECTION).iter();
@@ -146,7 +147,7 @@ fn goes_on(head: &ResponseHeader) -> bool {
         options.any(|one| one.trim_ascii().eq_ignore_ascii_case(option))
     };
     match head.version {
-        // Chunks were none of that version's.
+        // HTTP/1.0 has no chunks.
         Version::HTTP_10 => {
             !head.headers.contains_key(header::TRANSFER_ENCODING) && says(b"keep-alive") && !says(b"close")
         }
@@ -223,7 +224,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes: no panic, and what is left is the end of what came.
+        /// For arbitrary input: no panic, and the rest is the end of the input.
         #[test]
         fn anything_may_come(noise in proptest::collection::vec(any::<u8>(), 0..200), head: bool) {
             let start: &[u8] = if head { b"HTTP/1.1 200 OK\r\n" } else { b"" };
@@ -236,7 +237,7 @@ mod tests {
             }
         }
 
-        /// Wherever a head is cut, the rest makes it whole.
+        /// Wherever a head is cut, the rest completes it.
         #[test]
         fn fields_are_read_as_they_were_written(
             fields in proptest::collection::vec(("x-[a-z]{1,8}", "[!-~]([ -~]{0,20}[!-~])?"), 0..20),

@@ -1,21 +1,22 @@
-//! The connections of one server that nobody uses at the moment.
+//! The idle connections of one server.
 //!
-//! The one that was used last is used next: those that are not needed grow old, and [`Idle::sweep`] closes them, as it does
-//! those that the server has closed. What has said anything since its last answer is closed when it is looked at.
+//! The connection that was used last is reused first: connections that are not needed grow old, and
+//! [`Idle::sweep`] closes them, as well as those that the server has closed. A connection with unexpected
+//! bytes is closed when it is looked at.
 
 use super::Connection;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
-/// Connections that one server's list holds; beyond that the oldest is closed.
+/// The most idle connections of one server; beyond that the oldest is closed.
 const MOST: usize = 512;
 
 /// Idle connections of one server, the oldest first.
 #[derive(Debug, Default)]
 pub(in crate::origin) struct Idle(Mutex<VecDeque<Kept>>);
 
-/// To which address a connection goes (`None`: a socket of this machine), and the number of what it was verified by: none
-/// that another configuration has made is used under this one.
+/// The address that a connection leads to (`None`: a UNIX socket), and the number of its verification
+/// settings, so that a connection is never reused under others.
 pub(in crate::origin) type Place = (Option<SocketAddr>, u64);
 
 #[derive(Debug)]
@@ -26,7 +27,7 @@ struct Kept {
 }
 
 impl Idle {
-    /// A connection to this place that has served before and can again, as far as anyone knows.
+    /// Takes a connection for this place that can be reused, as far as is known.
     pub(in crate::origin) fn take(&self, to: Place, now: Instant) -> Option<Box<Connection>> {
         loop {
             let mut kept = {
@@ -40,7 +41,7 @@ impl Idle {
         }
     }
 
-    /// Keeps a connection, if it may serve once more.
+    /// Keeps a connection, if it may be reused.
     pub(in crate::origin) fn keep(&self, to: Place, connection: Box<Connection>, until: Instant) {
         if !connection.may_be_kept() {
             return;
@@ -49,11 +50,11 @@ impl Idle {
         let oldest = if all.len() >= MOST { all.pop_front() } else { None };
         all.push_back(Kept { to, connection, until });
         drop(all);
-        // Closed here, where nobody waits for the list.
+        // Closed here, after the lock is released.
         drop(oldest);
     }
 
-    /// Closes those that are of no use any more.
+    /// Closes connections that can't be reused any more.
     pub(in crate::origin) fn sweep(&self, now: Instant) {
         let gone: Vec<Kept> = {
             let mut all = self.0.lock();

@@ -1,11 +1,11 @@
-//! HTTP/1.1 to servers: one connection, one exchange at a time on it.
+//! HTTP/1.1 to servers: one exchange at a time on a connection.
 //!
-//! Most requests of a gateway in front of an application go this way, so it does no more than the exchange needs: one
-//! write for a request, one read for a small answer, a timer that is left armed ([`patience`]), connections kept in a list
-//! of their server ([`idle`]). What a head says is decided in [`head`], chunks in [`chunks`]; both are pure. The body of a
-//! request goes up while the answer comes down ([`duplex`]). TLS is Pingora's ([`socket`]), and so is HTTP/2 (`client`).
+//! Most requests to applications use this client, so that it does no more than the exchange needs: one write
+//! for a request, one read for a small answer, a timer that stays armed ([`patience`]), idle connections in a
+//! list of their server ([`idle`]). [`head`] parses heads, [`chunks`] chunks; both are pure. [`duplex`] sends
+//! the body of a request while the answer is read. Pingora implements TLS ([`socket`]) and HTTP/2 (`client`).
 //!
-//! A connection whose answer was not read to its end, or that has said more than it was asked for, is never used again.
+//! A connection whose answer was not read to its end, or that has sent unexpected bytes, is never reused.
 
 #[cfg(any(test, fuzzing))]
 pub mod agreement;
@@ -38,17 +38,17 @@ use std::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What is read of an answer at first: its head, and most bodies.
+/// The size of the first read of an answer, in bytes: its head, and most bodies.
 const FIRST_READ: usize = 4 * 1024;
-/// What is read of a body at once, at most.
+/// The most bytes of a body that are read at once.
 const LARGEST_READ: usize = 64 * 1024;
 
-/// How long things may take.
+/// The timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// A connection.
+    /// Of connecting.
     pub(super) connect: Duration,
-    /// One read, or one write.
+    /// Of one read, or one write.
     pub(super) step: Duration,
 }
 
@@ -57,31 +57,31 @@ pub(super) struct Limits {
 pub(super) struct Connection {
     socket: Socket,
     patience: Patience,
-    /// What has come and has not been taken yet.
+    /// Bytes that were read and not used yet.
     input: Bytes,
     body: Body,
-    /// Behind a body that has ended.
+    /// The trailers of a body that has ended.
     trailers: Option<Box<HeaderMap>>,
     keeps: bool,
 }
 
-/// What is still to come of an answer.
+/// The part of an answer that is still to come.
 #[derive(Debug)]
 enum Body {
     /// Its head.
     Head,
     Length(u64),
     Chunks(Chunks),
-    /// All until the end of the connection.
+    /// Everything until the end of the connection.
     Rest,
     Nothing,
 }
 
 impl Connection {
-    /// A new connection, and the address that it leads to; those that were not there are told.
+    /// Opens a connection, and returns its address; addresses that failed are reported.
     ///
     /// # Errors
-    /// If there is none in time.
+    /// If there is no connection in time.
     pub(super) async fn open(
         to: To<'_>,
         limits: Limits,
@@ -97,15 +97,16 @@ impl Connection {
         Ok((Box::new(connection), address))
     }
 
-    /// Whether nothing has come while it was idle, not even its end. Asks the kernel only where there is news.
+    /// Returns true if an idle connection has received nothing, not even its end. Asks the kernel only if an
+    /// event is pending.
     fn is_quiet(&mut self) -> bool {
         self.socket.is_quiet()
     }
 
-    /// Sends a request, as it is written.
+    /// Sends a serialised request.
     ///
     /// # Errors
-    /// If that was not possible in time. A connection that has served before may have been closed meanwhile.
+    /// If that fails or times out. A reused connection may have been closed by the server.
     pub(super) async fn send(&mut self, request: &[u8], limits: Limits) -> Result<(), Box<Error>> {
         let Self { socket, patience, .. } = self;
         (self.body, self.trailers, self.keeps) = (Body::Head, None, false);
@@ -122,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// The next head of the answer: one that is interim, or the one that a body follows.
+    /// Reads the next head of the answer: an interim one, or the final one.
     ///
     /// # Errors
     /// If there is none.
@@ -145,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// The next head out of what has come; `None`: more has to be read.
+    /// The next head in the input; `None`: more bytes have to be read.
     fn take_head(&mut self, method: &Method) -> Result<Option<ResponseHeader>, Box<Error>> {
         if self.input.is_empty() {
             return Ok(None);
@@ -169,12 +170,12 @@ impl Connection {
         };
     }
 
-    /// Whether all of the answer was taken.
+    /// Returns true if the whole answer was read.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.body, Body::Nothing)
     }
 
-    /// Returns whether nothing of the body is still to come.
+    /// Returns true if nothing of the body is still to come.
     pub(super) fn is_at_hand(&self) -> bool {
         match &self.body {
             Body::Nothing => true,
@@ -183,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// The whole body, where its length is known and nothing of it is still to come.
+    /// The whole body, if its length is known and all of it has come.
     pub(super) fn at_hand(&mut self) -> Option<Bytes> {
         let length = match &self.body {
             Body::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= self.input.len())?,
@@ -194,22 +195,23 @@ impl Connection {
         Some(self.input.split_to(length))
     }
 
-    /// Whether it may serve another request.
+    /// Returns true if the connection may be reused.
     pub(super) fn may_be_kept(&self) -> bool {
         self.is_done() && self.keeps && self.input.is_empty()
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Reads the next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// If it broke off, or is none.
+    /// If it was cut short, or is malformed.
     pub(super) async fn next(&mut self, limits: Limits) -> Result<Option<Bytes>, Box<Error>> {
         loop {
             if let Some(taken) = self.take()? {
                 return Ok(taken);
             }
             let size = match &self.body {
-                // One more than there should be: a read that is not full needs no second one to know that nothing is left.
+                // One byte more than expected: a read that is not full needs no second one to detect
+                // unexpected bytes.
                 Body::Length(left) => usize::try_from(*left).unwrap_or(LARGEST_READ).saturating_add(1),
                 _ => LARGEST_READ,
             };
@@ -221,10 +223,10 @@ impl Connection {
         }
     }
 
-    /// The connection has ended within a body.
+    /// Handles the end of the connection within a body.
     ///
     /// # Errors
-    /// If that is not the body's end.
+    /// If that is not the end of the body.
     fn end_of_connection(&mut self) -> Result<(), Box<Error>> {
         let ended = matches!(self.body, Body::Rest);
         self.body = Body::Nothing;
@@ -235,7 +237,7 @@ impl Connection {
         }
     }
 
-    /// What comes next of the body out of what has come; `None`: more has to be read.
+    /// The next piece of the body in the input; `None`: more bytes have to be read.
     fn take(&mut self) -> Result<Option<Option<Bytes>>, Box<Error>> {
         let input = &mut self.input;
         let taken = match &mut self.body {
@@ -271,12 +273,12 @@ impl Connection {
         })
     }
 
-    /// What came behind the body in fields of its own (RFC 9110, 6.5).
+    /// The trailers (RFC 9110, 6.5).
     pub(super) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
         self.trailers.take()
     }
 
-    /// Reads more, at least something; 0 at the end of the connection.
+    /// Reads more, at least one byte; 0 at the end of the connection.
     async fn read(&mut self, buffer: &mut BytesMut, limits: Limits) -> Result<usize, Box<Error>> {
         let Self { socket, patience, .. } = self;
         patience.begin();
@@ -292,7 +294,8 @@ impl Connection {
     }
 }
 
-/// Where the connection had served before, the server may have closed it meanwhile, which is no failure of it.
+/// Marks an error as retryable on a reused connection: the server may have closed it, which is no failure of
+/// it.
 fn once_more(mut error: Box<Error>) -> Box<Error> {
     error.retry = RetryType::ReusedOnly;
     error

@@ -1,8 +1,8 @@
-//! How long a connection waits for one step: a timer that is armed once and then left alone.
+//! A timeout for each step of a connection, with a timer that stays armed.
 //!
-//! Each read and each write has its own limit, and most are over long before it. To arm and disarm a timer for each
-//! costs more than the step. This one stays armed over steps and requests; when it goes off it looks whether the step
-//! that is waited for now is really late, and else is armed anew for that one.
+//! Each read and each write has its own timeout, and most complete long before it. Arming and disarming a
+//! timer for each would cost more than the step. This timer stays armed over steps and requests; when it
+//! fires, it checks whether the current step is late, and otherwise is armed again for it.
 
 use std::{
     future::Future,
@@ -12,21 +12,21 @@ use std::{
 };
 use tokio::time::{Instant, Sleep};
 
-/// One connection's timer.
+/// The timer of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// When the step that is waited for is late; `None`: no step has waited yet.
+    /// The time at which the current step is late; `None`: no step has waited yet.
     late: Option<Instant>,
 }
 
 impl Patience {
-    /// Another step begins.
+    /// Begins another step.
     pub(super) fn begin(&mut self) {
         self.late = None;
     }
 
-    /// The step is not over: ready when it has taken longer than `limit`.
+    /// Polled while a step waits: ready if it has taken longer than `limit`.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let late = match self.late {
             Some(late) => late,
@@ -63,7 +63,7 @@ mod tests {
         let start = Instant::now();
         poll_fn(|cx| patience.poll(cx, short)).await;
         assert!(start.elapsed() >= short);
-        // A step that is over in time, then one that is not, with the timer armed for the first.
+        // A step that completes in time, then one that doesn't, with the timer armed for the first.
         waits(&mut patience, short);
         patience.begin();
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The bytes of a connection to a server: TCP, a socket of this machine, or TLS, which is Pingora's.
+//! A connection to a server: TCP, a UNIX socket, or TLS (Pingora's).
 
 use crate::origin::dial::{dial, Reached};
 use pingora_core::{
@@ -17,16 +17,16 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// Makes connections with TLS. It has read the authorities that servers are verified by where an origin names none.
+/// Opens TLS connections. It has read the system's authorities, which verify servers if an origin names none.
 static TLS: LazyLock<TransportConnector> = LazyLock::new(|| TransportConnector::new(None));
 
-/// Where a server is.
+/// The endpoint of a server.
 #[derive(Debug)]
 pub(in crate::origin) enum To<'a> {
-    /// One of these addresses, with a receive buffer of so many bytes; `None`: as the kernel likes.
+    /// One of these addresses, with a receive buffer of this many bytes; `None`: the kernel's default.
     Tcp(&'a [SocketAddr], Option<u32>),
     Unix(&'a Path),
-    /// And which address was reached, where there are several.
+    /// Pingora's peer for TLS, and the address that was reached, if there are several.
     Tls(Box<(HttpPeer, Reached)>),
 }
 
@@ -39,10 +39,10 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects, and says to which address, where that is known; those that were not there are told.
+    /// Connects, and returns the address, if it is known; addresses that failed are reported.
     ///
     /// # Errors
-    /// If that is not possible, or the server is not the one that was meant.
+    /// If that is not possible, or the server's certificate isn't valid for it.
     pub(super) async fn open(
         to: To<'_>,
         missed: impl Fn(SocketAddr),
@@ -58,20 +58,20 @@ impl Socket {
             }
             To::Tls(to) => {
                 let (peer, reached) = *to;
-                // Boxed: most connections are without, and its future is large.
+                // Boxed: most connections are without TLS, and its future is large.
                 let stream = Box::pin(TLS.new_stream(&peer)).await?;
                 Ok((Self::Tls(stream), reached.get().copied()))
             }
         }
     }
 
-    /// Returns whether nothing has come, not even the end.
+    /// Returns true if nothing has been received, not even the end.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let read = match self {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
-            // A session ticket that has come meanwhile is nothing.
+            // A session ticket that has come meanwhile doesn't count.
             Self::Tls(stream) => {
                 let mut buf = ReadBuf::new(&mut byte);
                 let mut cx = Context::from_waker(Waker::noop());

@@ -4,7 +4,8 @@ use tokio::net::TcpListener;
 
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), step: Duration::from_secs(5) };
 
-/// A server that answers each request on its connections with the next of these, and closes where there is none.
+/// A server that answers each request on its connections with the next of these answers, and closes when
+/// there is none.
 async fn server(answers: &'static [&'static str]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -154,13 +155,13 @@ async fn nobody_there() {
     assert!(Connection::open(To::Unix(Path::new("/nowhere/at/all")), LIMITS, |_| ()).await.is_err());
 }
 
-/// Else a fast server's answer to a slow client would be in the kernel, by megabytes.
+/// Otherwise megabytes of a fast server's answer to a slow client would be in the kernel.
 #[tokio::test]
 async fn the_kernel_keeps_no_more_than_it_was_told() {
     const BUFFER: u32 = 16 * 1024;
     let at = server(&[]).await;
     let connection = Connection::open(To::Tcp(&[at], Some(BUFFER)), LIMITS, |_| ()).await.unwrap().0;
     let Socket::Tcp(stream) = &connection.socket else { panic!("no TCP") };
-    // It counts what it needs itself.
+    // The kernel adds its own overhead.
     assert_eq!(socket2::SockRef::from(stream).recv_buffer_size().unwrap(), 2 * BUFFER as usize);
 }
