@@ -1,4 +1,4 @@
-//! The commands.
+//! The commands of the command line.
 
 mod sign;
 
@@ -38,7 +38,7 @@ use tokio::{
 
 /// The configuration is wrong, or an option doesn't fit it (sysexits.h: EX_USAGE).
 const WRONG: u8 = 64;
-/// Something that is needed is not there (EX_UNAVAILABLE).
+/// A required service or file is missing (EX_UNAVAILABLE).
 const UNAVAILABLE: u8 = 69;
 
 const DEMO: &str = include_str!("../conf/demo.toml");
@@ -54,10 +54,10 @@ struct Cli {
 enum Command {
     /// Run the gateway with a demo application behind it; needs nothing else
     Demo {
-        /// Where the gateway listens
+        /// The address of the gateway
         #[arg(long, default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
-        /// Where the admin listener is
+        /// The address of the admin listener
         #[arg(long, default_value = "127.0.0.1:9180")]
         admin: SocketAddr,
     },
@@ -73,7 +73,7 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Print a token, signed with the secret of a configuration or of the environment's JWT_SECRET
+    /// Print a token, signed with the secret of a configuration or of the environment variable JWT_SECRET
     Token {
         /// The tenant
         #[arg(long)]
@@ -84,10 +84,10 @@ enum Command {
         /// The role
         #[arg(long)]
         role: Option<String>,
-        /// How long it is valid, as "6h"; a number alone counts seconds
+        /// The lifetime, such as "6h"; a number alone is in seconds
         #[arg(long, default_value = "6h", value_parser = seconds_or_duration)]
         ttl: Duration,
-        /// Whose secret signs it
+        /// The configuration file with the secret
         #[arg(long)]
         config: Option<PathBuf>,
     },
@@ -106,13 +106,13 @@ enum Command {
         /// The configuration file, for the route's secret
         #[arg(long)]
         config: PathBuf,
-        /// The route's name, where it is not the one that the URL leads to
+        /// The name of the route, if it is not the one that matches the URL
         #[arg(long)]
         route: Option<Name>,
-        /// How long it is good, such as 1h
+        /// The lifetime of the signature, such as 1h
         #[arg(long, value_parser = lifetime)]
         expires: Duration,
-        /// Sign for everything whose path begins like this, such as /media/a/
+        /// Sign for all paths with this prefix, such as /media/a/
         #[arg(long)]
         under: Option<String>,
         /// An absolute URL, or a path with its query
@@ -135,7 +135,7 @@ enum Command {
     },
 }
 
-/// Why a command failed, and with which exit code.
+/// The reason for a failed command, and its exit code.
 struct Failure(u8, String);
 
 type Outcome = Result<(), Failure>;
@@ -199,7 +199,7 @@ fn check(path: &Path) -> Outcome {
 }
 
 fn run(path: &Path) -> Outcome {
-    // Before it is read: what changes from here on is read again.
+    // Taken before the file is read, so that a later change is noticed.
     let mut seen = server::Seen::before(path);
     let Loaded { config, warnings, secret_files } = read(path)?;
     seen.with_secrets(secret_files);
@@ -209,7 +209,7 @@ fn run(path: &Path) -> Outcome {
     }
     runtime(config.server.threads)?.block_on(async {
         let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
-        // First: one that nobody listens for would end the process.
+        // Installed first: without a handler the signal would end the process.
         let reload = signal(SignalKind::hangup()).map_err(unavailable)?;
         let running = start(config).await?;
         for address in &running.addresses {
@@ -226,7 +226,7 @@ fn run(path: &Path) -> Outcome {
 }
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
-    /// Encodings come with fills, every few seconds: threads for them are kept rather than made anew each time.
+    /// The time for which blocking threads are kept. Encodings come with fills, every few seconds.
     const KEEP: Duration = Duration::from_secs(3_600);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -245,14 +245,14 @@ async fn start(config: Config) -> Result<Running, Failure> {
     })
 }
 
-/// The demo has no file whose keys could be changed: its addresses are options.
+/// The demo has no configuration file to name in an error: its addresses are options.
 async fn start_demo(config: Config) -> Result<Running, Failure> {
     let named =
         |text: String| text.replace("listener[0].address", "--listen").replace("admin.address", "--admin");
     start(config).await.map_err(|Failure(code, text)| Failure(code, named(text)))
 }
 
-/// Runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
+/// Runs until SIGTERM or SIGINT, then drains; a second signal ends it at once.
 async fn until_told(running: &Running) -> Outcome {
     let unavailable = |error: io::Error| Failure(UNAVAILABLE, format!("signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
@@ -301,7 +301,7 @@ fn seconds_or_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A second at least: links are good until a whole one.
+/// At least a second: the expiry of signed URLs is in whole seconds.
 fn lifetime(text: &str) -> Result<Duration, String> {
     match config::duration(text)? {
         short if short < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
@@ -314,7 +314,7 @@ fn bump(path: &Path, namespace: &Name, tenant: &Name) -> Outcome {
         |route: &Route| matches!(&route.cache, CacheMode::Versioned(rules) if rules.namespace == *namespace);
     let config = load(path)?;
     if !config.routes.iter().any(of) {
-        // The application may have versions of its own: it is bumped all the same.
+        // The application may use versions of its own, so that this is only a warning.
         let text = format!("warning: no route of {} has the namespace {namespace}", path.display());
         writeln!(io::stderr(), "{text}").unwrap_or_default();
     }
@@ -354,13 +354,13 @@ fn not_taken(error: StoreError) -> Failure {
     Failure(UNAVAILABLE, format!("the store did not take it: {error}"))
 }
 
-/// Does something with the store of a configuration, as a node of its own for that moment.
+/// Runs work with the store of a configuration, as a temporary node.
 fn with_store(
     config: &Config,
     without: &str,
     work: impl AsyncFnOnce(&Redis, &Versions, &Arc<Purges>) -> Outcome,
 ) -> Outcome {
-    /// How long the store is waited for.
+    /// The time for which the store is waited for.
     const PATIENCE: Duration = Duration::from_secs(3);
     let Some(target) = config.store.redis.clone() else {
         return Err(Failure(WRONG, format!("without [store] redis {without}")));
@@ -397,7 +397,7 @@ fn run_demo(listen: SocketAddr, admin: SocketAddr) -> Outcome {
             listener.address = listen;
         }
         config.admin = Some(Admin { address: admin, hosts: Vec::new() });
-        // The origin's port is chosen first: the gateway has to know it, and the origin the gateway's.
+        // The origin's port is chosen first: the gateway needs it, and the origin needs the gateway's.
         let behind = TcpListener::bind(("127.0.0.1", 0))
             .await
             .map_err(|error| Failure(UNAVAILABLE, format!("no port for the demo origin: {error}")))?;

@@ -1,9 +1,10 @@
-//! Cross-origin requests, judged at the edge by the Fetch standard (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! Cross-origin requests, handled by the Fetch standard
+//! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! Decides which fields an answer gets for the `Origin` that asks, and how a preflight is answered. It never refuses an
-//! actual request: what a script may read is for the browser to enforce, and a request from an origin that isn't
-//! allowed gets an answer without a word of permission. What the origin server said of CORS is taken off, so that no
-//! permission stands there twice, and none that was made for somebody else's request.
+//! Decides the CORS fields of an answer to a request with `Origin`, and the answer to a preflight. An actual
+//! request is never refused: the browser decides what a script may read, and a request from an origin that
+//! isn't allowed gets an answer without permissions. The origin server's own CORS fields are removed, so that
+//! no permission occurs twice, and none that was made for another request.
 
 use crate::{
     config::{AllowedOrigins, Cors, OriginPattern},
@@ -11,23 +12,23 @@ use crate::{
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
 
-/// How a preflight is answered.
+/// The answer to a preflight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Preflight {
-    /// 204 with these fields. Whether the method and the fields that were asked for are among those that are allowed
-    /// is the browser's to see: it names the one that isn't.
+    /// 204 with these fields. The browser compares the method and fields with the allowed ones, and names the
+    /// one that isn't.
     Allowed(Vec<(HeaderName, HeaderValue)>),
-    /// The origin isn't allowed: 403, without a word of permission.
+    /// 403 without permissions: the origin isn't allowed.
     Refused,
 }
 
 const ALL: HeaderValue = HeaderValue::from_static("*");
 const YES: HeaderValue = HeaderValue::from_static("true");
-/// What a preflight's answer depends on.
+/// The fields that a preflight's answer depends on, for `Vary`.
 pub const PREFLIGHT_VARIES: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
 
-/// The method that a preflight asks for; `None`: it is none.
+/// The method that a preflight asks for; `None` if the request is not a preflight.
 pub fn preflighted(method: &Method, request: &HeaderMap) -> Option<Method> {
     if *method != Method::OPTIONS || !request.contains_key(header::ORIGIN) {
         return None;
@@ -36,7 +37,7 @@ pub fn preflighted(method: &Method, request: &HeaderMap) -> Option<Method> {
     Method::from_bytes(asked.as_bytes()).ok()
 }
 
-/// How a preflight with these fields is answered.
+/// The answer to a preflight with these fields.
 pub fn preflight(cors: &Cors, request: &HeaderMap) -> Preflight {
     let Some(allowed) = allowed(cors, request) else { return Preflight::Refused };
     let mut fields = vec![(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)];
@@ -52,8 +53,8 @@ pub fn preflight(cors: &Cors, request: &HeaderMap) -> Preflight {
     Preflight::Allowed(fields)
 }
 
-/// Changes an answer to a request with these fields: what the origin server allowed goes, what the gateway allows
-/// comes.
+/// Replaces the CORS fields of an answer to a request with these fields: those of the origin server are
+/// removed, and the gateway's are added.
 pub fn dress(cors: &Cors, request: &HeaderMap, answer: &mut impl Fields) {
     let theirs = answer.names().into_iter().filter(|name| name.as_str().starts_with("access-control-"));
     theirs.for_each(|name| answer.remove(&name));
@@ -73,7 +74,7 @@ pub fn dress(cors: &Cors, request: &HeaderMap, answer: &mut impl Fields) {
 /// The value of `Access-Control-Allow-Origin`; `None`: nothing is allowed.
 fn allowed(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
     match &cors.origins {
-        // Said to everyone: one answer fits all who ask.
+        // The same for all requests, so that one answer fits all.
         AllowedOrigins::Any => Some(ALL),
         AllowedOrigins::Listed(patterns) => {
             let origin = only(request, &header::ORIGIN)?;
@@ -83,7 +84,8 @@ fn allowed(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Whether a pattern is of this origin. Byte for byte: browsers write an origin in one way only (RFC 6454, 6.2).
+/// Returns true if a pattern matches this origin. Compares bytes: browsers serialise an origin in one way
+/// only (RFC 6454, 6.2).
 pub fn permits(pattern: &OriginPattern, origin: &str) -> bool {
     match pattern {
         OriginPattern::Exact(exact) => **exact == *origin,
@@ -99,13 +101,13 @@ fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && label.bytes().all(known)
 }
 
-/// The only line of a field.
+/// The value of a field that occurs exactly once.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_| lines.next().is_none())
 }
 
-/// Adds `Origin` to `Vary`, unless that says it already.
+/// Adds `Origin` to `Vary`, unless it is there already.
 fn vary_by_origin(answer: &mut impl Fields) {
     let said = answer.joined(&header::VARY).unwrap_or_default();
     let names = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(b"origin");

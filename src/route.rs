@@ -1,12 +1,12 @@
-//! Which route a request takes: by host, then by path, then by method. Pure: no clock, no I/O, and no
-//! allocation on a lookup, whose cost grows with the number of different prefix lengths, not with the number
-//! of routes.
+//! Routing: by host, then by path, then by method. Pure: no clock, no I/O, and no allocation on a lookup,
+//! whose cost grows with the number of different prefix lengths, not with the number of routes.
 //!
-//! An exact host beats a wildcard, a longer wildcard a shorter one, and any of them a route without a host.
-//! Under one host an exact path beats prefixes, and a longer prefix beats a shorter one. Only then the method
-//! is looked at: a path with other methods is 405 and never falls through to a shorter prefix, which may have
-//! laxer rules. Paths are compared in their canonical form. A path with an escaped slash takes a
-//! route only if it would take the same one with a slash there, or if the route says that it takes them as they are.
+//! An exact host takes precedence over a wildcard, a longer wildcard over a shorter one, and any of them over
+//! a route without a host. Under one host an exact path takes precedence over prefixes, and a longer prefix
+//! over a shorter one. The method is compared last: a path with other methods gets 405 and never falls
+//! through to a shorter prefix, which may have weaker rules. Paths are compared in their canonical form. A
+//! path with an escaped slash matches a route only if it would match the same one with a slash there, or if
+//! the route accepts escaped slashes.
 
 mod purgeable;
 
@@ -20,29 +20,30 @@ use crate::{
 use http::Method;
 use std::collections::HashMap;
 
-/// The routes, ready to be searched.
+/// The index of the routes.
 #[derive(Debug, Default)]
 pub struct Routes {
-    /// By exact host, lower case.
+    /// The paths by exact host, in lower case.
     hosts: Table<Paths>,
-    /// By what follows the `*` of a wildcard: `.example.com`.
+    /// The paths by the part after the `*` of a wildcard: `.example.com`.
     wildcards: Table<Paths>,
-    /// For routes without a host.
+    /// The paths of routes without a host.
     any: Paths,
-    /// By index.
+    /// The setting of each route, by its index.
     escaped_slash: Vec<Option<EscapedSlash>>,
 }
 
-/// What a request's host, path and method lead to.
+/// The result of routing a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match<'r> {
     /// An index into [`crate::config::Config::routes`].
     Found(usize),
-    /// The path has routes, for these methods only.
+    /// The path has routes, but only for these methods.
     MethodNotAllowed(&'r [Method]),
-    /// No route has this path.
+    /// No route matches the path.
     NotFound,
-    /// The origin could read the escaped slashes of the path as slashes, and it would take another route then.
+    /// The origin could read the escaped slashes of the path as slashes, and it would match another route
+    /// then.
     Ambiguous,
 }
 
@@ -52,7 +53,7 @@ type Table<T> = HashMap<Box<str>, T, ahash::RandomState>;
 #[derive(Debug, Default)]
 struct Paths {
     exact: Table<Methods>,
-    /// By the text before the `*`, which ends with `/`.
+    /// The prefixes, without `*`, which end with `/`.
     prefixes: Table<Methods>,
     /// The lengths of the prefixes, longest first, each once.
     lengths: Vec<usize>,
@@ -61,13 +62,13 @@ struct Paths {
 /// The routes of one path.
 #[derive(Debug, Default)]
 struct Methods {
-    /// Index and methods (none: any), in the configuration's order.
+    /// Index and methods (empty: any), in the configuration's order.
     routes: Vec<(usize, Vec<Method>)>,
     /// All methods of `routes`, each once.
     allowed: Vec<Method>,
 }
 
-/// The longest host that is looked up (RFC 1035, 2.3.4); a longer one has no routes of its own.
+/// The longest host that is looked up (RFC 1035, 2.3.4); a longer one matches no route with a host.
 const MAX_HOST: usize = 255;
 
 impl Routes {
@@ -90,8 +91,8 @@ impl Routes {
         all
     }
 
-    /// The route for a request. `host` is the `Host` header or the authority, with or without a port, in any
-    /// case; `canonical` was made of the path `raw`, which has no query.
+    /// Finds the route of a request. `host` is the `Host` field or the authority, with or without a port, in
+    /// any case; `canonical` is the canonical form of the path `raw`, which has no query.
     pub fn find(
         &self,
         host: Option<&str>,
@@ -117,7 +118,7 @@ impl Routes {
         }
     }
 
-    /// The same for a canonical path that nobody reads otherwise.
+    /// The same for a canonical path without escaped slashes.
     pub fn find_plain(&self, host: Option<&str>, path: &str, method: &Method) -> Match<'_> {
         let of_host = host.filter(|_| !self.hosts.is_empty() || !self.wildcards.is_empty());
         let methods = of_host.and_then(|host| self.under_host(host, path)).or_else(|| self.any.find(path));
@@ -133,7 +134,7 @@ impl Routes {
         if self.wildcards.is_empty() {
             return None;
         }
-        // A wildcard stands for one label or more, so that the first dot counts only after some text.
+        // A wildcard stands for at least one label, so that a leading dot doesn't count.
         host.match_indices('.')
             .filter(|(dot, _)| *dot > 0)
             .filter_map(|(dot, _)| self.wildcards.get(&host[dot..]))
@@ -162,7 +163,7 @@ impl Paths {
         if let Some(methods) = self.exact.get(path) {
             return Some(methods);
         }
-        // Every prefix ends with a slash: elsewhere there is nothing to look up.
+        // Every prefix ends with a slash: other positions need no look-up.
         self.lengths
             .iter()
             .filter(|length| path.as_bytes().get(**length - 1) == Some(&b'/'))
@@ -357,7 +358,7 @@ mod tests {
         );
     }
 
-    /// The rules, one after the other, over all routes.
+    /// A reference implementation: applies the rules one after the other to all routes.
     fn linear(
         routes: &[Route],
         host: Option<&str>,

@@ -1,14 +1,14 @@
-//! Signed URLs: links that are good until a time, made by the application or by `tidegate sign`.
+//! Signed URLs: links that are valid until a time, made by the application or by `tidegate sign`.
 //!
-//! The last parameters of the query are `expires` (Unix seconds) and `signature` (base64url without padding, of an
-//! HMAC-SHA256), in this order. What is signed is the request's target exactly as it is sent, path and query up to
-//! `&signature=`. Nothing is decoded, sorted or normalised, so that no two readers can take the signed text for
-//! different requests; and nothing of scheme, host or method is in it.
+//! The last parameters of the query are `expires` (Unix seconds) and `signature` (base64url without padding,
+//! of an HMAC-SHA256), in this order. The signed text is the request's target exactly as it is sent, path and
+//! query up to `&signature=`. Nothing is decoded, sorted or normalised, so that no two readers can take the
+//! signed text for different requests. Scheme, host and method are not part of it.
 //!
-//! With `signed_path=/media/a/` right before `expires` the signature is good for every target whose path begins like
-//! that, with whatever other parameters: only `signed_path=…&expires=…` is signed then.
+//! With `signed_path=/media/a/` right before `expires` the signature is valid for every target whose path has
+//! that prefix, with any other parameters: only `signed_path=…&expires=…` is signed then.
 //!
-//! Decides from a target and a time; the parameters are taken off what goes on to the cache and to the origin.
+//! Pure: a target and a time in. The parameters are removed from the target for the cache and the origin.
 
 use crate::config::Secret;
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
@@ -23,22 +23,22 @@ const PATH: &str = "signed_path";
 /// The most digits of a time.
 const LONGEST_TIME: usize = 15;
 
-/// Why a request is refused.
+/// The reason for which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No signature, one that does not verify, or parameters in another form.
     #[error("the signature does not verify")]
     Signature,
-    /// The signature is good and its time is over.
+    /// The signature is valid, and has expired.
     #[error("the link has expired")]
     Expired,
 }
 
-/// Checks a target (path and query as sent) against the secrets, at `now_unix` (seconds). The target without the
-/// parameters of the signature, for whoever answers it.
+/// Verifies a target (path and query as sent) with the secrets, at `now_unix` (seconds). Returns the target
+/// without the parameters of the signature.
 ///
 /// # Errors
-/// Why it is refused. That a link has expired is told only of one that was signed.
+/// The reason for the refusal. `Expired` is only returned for a valid signature.
 pub fn verify(secrets: &[Secret], target: &str, now_unix: u64) -> Result<String, Refusal> {
     let parts = Parts::read(target).ok_or(Refusal::Signature)?;
     let claimed = URL_SAFE_NO_PAD.decode(parts.signature).map_err(|_| Refusal::Signature)?;
@@ -53,29 +53,29 @@ pub fn verify(secrets: &[Secret], target: &str, now_unix: u64) -> Result<String,
     Ok(parts.bare())
 }
 
-/// Why a target can't be signed.
+/// The reason for which a target can't be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// It is no path and query as a browser would send it.
+    /// It is not a path and query as a browser would send it.
     #[error(
         "must be a path and query of printable ASCII, other characters percent-encoded, without a fragment"
     )]
     Target,
-    /// It holds a parameter of the signature's already.
+    /// It has a parameter of the signature already.
     #[error("must not have parameters named {EXPIRES}, {SIGNATURE} or {PATH}")]
     Parameter,
-    /// The path to sign for does not fit.
+    /// The path to sign for does not match.
     #[error("the path to sign for must begin and end with \"/\", have no \"?\", \"&\" or \"#\", and the URL must lie below it")]
     Path,
-    /// Nothing can be signed with this secret.
+    /// The secret can't be used.
     #[error("the secret can't sign")]
     Secret,
 }
 
-/// Signs a target until `expires` (Unix seconds). With `below`, for every target whose path begins like that.
+/// Signs a target until `expires` (Unix seconds). With `below`, for every target whose path has that prefix.
 ///
 /// # Errors
-/// What is wrong with the target.
+/// The fault in the target.
 pub fn sign(secret: &Secret, target: &str, below: Option<&str>, expires: u64) -> Result<String, SignError> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if !path.starts_with('/') || !is_plain(target) {
@@ -103,7 +103,7 @@ pub fn sign(secret: &Secret, target: &str, below: Option<&str>, expires: u64) ->
     Ok(format!("{whole}&{SIGNATURE}={signature}"))
 }
 
-/// A target, taken apart.
+/// The parts of a target.
 struct Parts<'t> {
     path: &'t str,
     /// The parameters before those of the signature.
@@ -111,7 +111,7 @@ struct Parts<'t> {
     below: Option<&'t str>,
     expires: u64,
     signature: &'t str,
-    /// What was signed.
+    /// The text that was signed.
     signed: &'t str,
 }
 
@@ -134,14 +134,14 @@ impl<'t> Parts<'t> {
             return None;
         }
         let signed = match below {
-            // Behind the separator that ends the others.
+            // After the separator behind the other parameters.
             Some(_) => rest[others.len()..].trim_start_matches('&'),
             None => &target[..unsigned],
         };
         Some(Self { path, others, below, expires, signature, signed })
     }
 
-    /// Whether the path is one that the signature is for.
+    /// Returns true if the signature is valid for the path.
     fn covers_path(&self) -> bool {
         self.below.is_none_or(|below| is_directory(below) && self.path.starts_with(below))
     }
@@ -154,21 +154,21 @@ impl<'t> Parts<'t> {
     }
 }
 
-/// The value of a query's last parameter, if it is called so, and what stands before it, without its separator.
+/// The value of a query's last parameter if it has this name, and the query before it, without its separator.
 fn last<'q>(query: &'q str, name: &str) -> Option<(&'q str, &'q str)> {
     let (before, parameter) = query.rsplit_once('&').unwrap_or(("", query));
     let value = parameter.strip_prefix(name)?.strip_prefix('=')?;
     Some((before, value))
 }
 
-/// Whether a parameter is one of the signature's, however its name is written.
+/// Returns true for a parameter of the signature, even if its name is percent-encoded.
 fn is_ours(parameter: &str) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
     let called = |ours: &&str| percent_decode_str(name).eq(ours.bytes());
     [EXPIRES, SIGNATURE, PATH].iter().any(called)
 }
 
-/// What a URL may hold: anything else would be written otherwise by the next one who handles it.
+/// Returns true if a target has only characters that no recipient rewrites.
 fn is_plain(target: &str) -> bool {
     target.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
 }
@@ -177,7 +177,7 @@ fn is_directory(path: &str) -> bool {
     path.starts_with('/') && path.ends_with('/') && is_plain(path) && !path.contains(['?', '&'])
 }
 
-/// `None` where the key can't be used. HMAC takes keys of any length: the error is part of the trait only.
+/// `None` if the key can't be used. HMAC accepts keys of any length: the error is only part of the trait.
 fn mac(secret: &Secret, text: &str) -> Option<[u8; 32]> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.reveal()).ok()?;
     mac.update(text.as_bytes());

@@ -1,40 +1,40 @@
-//! WebSocket handshakes (RFC 6455, 4.2): whether a request is one, whether it is well formed, from which page it
-//! comes, and which token it carries as a subprotocol.
+//! WebSocket handshakes (RFC 6455, 4.2): recognises and validates them, and reads the page's origin and a
+//! token in the subprotocols.
 //!
-//! Decides from the head alone, and never accepts a handshake itself: that is the origin's, who answers with
-//! `Sec-WebSocket-Accept`; an answer that doesn't grant what was asked opens nothing. Extensions and subprotocols are
-//! between the two ends.
+//! Decides from the head alone, and never accepts a handshake itself: the origin does that with
+//! `Sec-WebSocket-Accept`. An answer that doesn't grant the request opens no tunnel. Extensions and
+//! subprotocols are negotiated between the two ends.
 
 use crate::{config::OriginPattern, cors};
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
 
-/// The only version there is.
+/// The only version of the protocol.
 pub const VERSION: &str = "13";
-/// What is hashed behind a client's key (RFC 6455, 1.3).
+/// The text that is hashed behind a client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// What stands before a token in a list of subprotocols.
+/// The marker in front of a token in a list of subprotocols.
 const MARK: &str = "bearer";
 
-/// Why a handshake is refused.
+/// The reason for which a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Not as RFC 6455 has it.
+    /// It does not conform to RFC 6455.
     Malformed,
-    /// In another version of the protocol.
+    /// It has another version of the protocol.
     Version,
 }
 
-/// Whether a request wants to go on as a WebSocket.
+/// Returns true if a request asks for an upgrade to a WebSocket.
 pub fn is_wanted(headers: &HeaderMap) -> bool {
     elements(headers, &header::UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
 }
 
-/// Whether a handshake is well formed.
+/// Checks that a handshake is well formed.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The fault in it.
 pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Fault> {
     let hop = elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     if *method != Method::GET || version != Version::HTTP_11 || !hop || has_body(headers) {
@@ -51,9 +51,9 @@ pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(
     }
 }
 
-/// Returns whether the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol, the proof that this
-/// key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A client that is less strict would take what follows for
-/// frames, and so would whoever stands between.
+/// Returns true if the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol,
+/// the proof that this key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A less strict client, or
+/// a proxy in between, would take the following bytes for frames.
 pub fn is_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
     let mut protocols = elements(answer, &header::UPGRADE);
     let websocket = protocols.next().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
@@ -73,14 +73,14 @@ fn accept(key: &str) -> String {
     BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-/// A body before the first frame: the two ends could differ on where it ends.
+/// Returns true if a body precedes the first frame: the two ends could disagree on its end.
 fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get_all(header::CONTENT_LENGTH);
     headers.contains_key(header::TRANSFER_ENCODING) || length.iter().any(|length| length != "0")
 }
 
-/// Whether the page that opens a WebSocket may do so. A request without `Origin` is not a browser's; whoever sends it
-/// could as well name any origin.
+/// Returns true if the page that opens a WebSocket is allowed to. A request without `Origin` is not a
+/// browser's, and is allowed: its sender could as well send any `Origin`.
 pub fn may_open(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
@@ -93,22 +93,22 @@ pub fn may_open(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
     }
 }
 
-/// A token among the offered subprotocols, and the others.
+/// A token among the offered subprotocols, and the other ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The token.
     pub token: String,
-    /// What stood before it, as the client wrote it. A browser wants one of its offers answered.
+    /// The marker in front of it, as the client wrote it: a browser requires one of its offers in the answer.
     pub mark: HeaderValue,
-    /// What else was offered.
+    /// The other offered subprotocols.
     pub others: Option<HeaderValue>,
 }
 
-/// The token in `Sec-WebSocket-Protocol: bearer, <token>`, which is what `new WebSocket(url, ["bearer", token])` sends;
-/// `None` where there is no such mark.
+/// Reads the token in `Sec-WebSocket-Protocol: bearer, <token>`, which `new WebSocket(url, ["bearer",
+/// token])` sends; `None` without the marker.
 ///
 /// # Errors
-/// The mark without a token behind it, or twice.
+/// If the marker has no token behind it, or occurs twice.
 pub fn offered_token(headers: &HeaderMap) -> Result<Option<Offer>, Fault> {
     let mut offered = elements(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     let (mut others, mut found) = (Vec::new(), None);
@@ -129,18 +129,19 @@ pub fn offered_token(headers: &HeaderMap) -> Result<Option<Offer>, Fault> {
     Ok(Some(Offer { token: token.to_owned(), mark: value(mark)?, others }))
 }
 
-/// What both a subprotocol (RFC 9110, 5.6.2) and a token (RFC 6750, 2.1) may hold.
+/// Returns true for a byte that is allowed in both a subprotocol (RFC 9110, 5.6.2) and a token (RFC 6750,
+/// 2.1).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte)
 }
 
-/// The elements of a list, over all lines of the field; what is no text counts as an empty one.
+/// The elements of a list, over all lines of the field; a line that isn't text counts as an empty one.
 fn elements<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter();
     lines.flat_map(|line| line.to_str().unwrap_or_default().split(',').map(str::trim_ascii))
 }
 
-/// The value of a field that stands there once.
+/// The value of a field that occurs exactly once.
 fn only<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?.to_str().ok()?;
@@ -167,7 +168,7 @@ mod tests {
         all
     }
 
-    /// The handshake of RFC 6455, 1.2, with one field replaced, or left out.
+    /// The handshake of RFC 6455, 1.2, with one field replaced, or omitted.
     fn verdict(name: &str, value: Option<&str>) -> Result<(), Fault> {
         let mut fields = vec![
             ("upgrade", "websocket"),

@@ -1,4 +1,4 @@
-//! Admission to the admin listener: no web page, and nobody who means another host.
+//! Admission to the admin listener: refuses web pages, and requests for other hosts.
 
 use super::{hosts::KnownHosts, problem};
 use axum::{
@@ -13,14 +13,14 @@ use axum::{
 };
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-/// For a request's body, and what is done with it.
+/// The timeout for a request's body and its processing.
 const EXCHANGE: Duration = Duration::from_secs(30);
 
 /// The address that a connection was made to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Local(pub(super) IpAddr);
 
-/// Answers, or says why not.
+/// Passes a request on, or answers with the reason for the refusal.
 pub(super) async fn admit(
     State(known): State<Arc<KnownHosts>>,
     Extension(Local(local)): Extension<Local>,
@@ -37,7 +37,7 @@ pub(super) async fn admit(
 }
 
 fn refusal(request: &Request, known: &KnownHosts, local: IpAddr) -> Option<Response> {
-    // Browsers send it with whatever a page could do harm by; nothing here is for pages.
+    // Browsers send it with every request by which a page could do harm; nothing here is for pages.
     if request.headers().contains_key(ORIGIN) {
         return Some(problem(
             StatusCode::FORBIDDEN,
@@ -51,7 +51,7 @@ fn refusal(request: &Request, known: &KnownHosts, local: IpAddr) -> Option<Respo
     }
     let admits = |host: &str| known.admits(host, local);
     let named = host.is_none_or(|host| host.to_str().is_ok_and(admits));
-    // RFC 9112, 3.2.2: what an absolute target says counts more.
+    // RFC 9112, 3.2.2: the host of an absolute target takes precedence.
     let target = request.uri().authority().is_none_or(|authority| admits(authority.as_str()));
     if named && target && request.method() != Method::CONNECT {
         return None;
@@ -60,7 +60,7 @@ fn refusal(request: &Request, known: &KnownHosts, local: IpAddr) -> Option<Respo
     Some(ends(problem(StatusCode::MISDIRECTED_REQUEST, Some(detail))))
 }
 
-/// Whoever has sent something that was not meant for this listener is heard no further.
+/// Closes the connection after a request that was not meant for this listener.
 fn ends(mut answer: Response) -> Response {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer

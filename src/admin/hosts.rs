@@ -1,21 +1,21 @@
-//! By which names the admin listener may be asked.
+//! The host names under which the admin listener may be addressed.
 //!
-//! A web page can have its own name lead to this listener (DNS rebinding): to the browser of somebody on the admin
-//! network the answers are the page's own then. Such a request names the page's host, never an address of ours.
+//! A web page can resolve its own name to this listener (DNS rebinding): the browser of somebody on the admin
+//! network would give it the answers. Such a request has the page's host, never an address of this machine.
 
 use std::net::IpAddr;
 
-/// The hosts that are answered: loopback, the address that a connection was made to, and those of the configuration.
+/// The accepted hosts: loopback, the address that a connection was made to, and those of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct KnownHosts {
     exact: Vec<String>,
-    /// What follows `*`, with its dot.
+    /// The part of each wildcard after `*`, with its dot.
     wildcards: Vec<String>,
     addresses: Vec<IpAddr>,
 }
 
 impl KnownHosts {
-    /// Those of the configuration: names, `*.example.com`, addresses (IPv6 in brackets), in lower case.
+    /// The hosts of the configuration: names, `*.example.com`, addresses (IPv6 in brackets), in lower case.
     pub fn new(hosts: Vec<String>) -> Self {
         let mut known = Self::default();
         for host in hosts {
@@ -28,8 +28,8 @@ impl KnownHosts {
         known
     }
 
-    /// Returns whether a request that names this host, with its port or without, is for the listener at `local`. The port is no
-    /// matter: it may be another one on the way here.
+    /// Returns true if a request for this host, with or without a port, is accepted by the listener at
+    /// `local`. The port doesn't matter: it may be mapped.
     pub(super) fn admits(&self, host: &str, local: IpAddr) -> bool {
         let host = without_port(host).to_ascii_lowercase();
         if let Some(address) = address(&host) {
@@ -52,7 +52,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// An address as it stands in a URL; one of IPv4 within IPv6 is that of IPv4.
+/// Parses an address as it is written in a URL; an IPv4-mapped one becomes IPv4.
 fn address(host: &str) -> Option<IpAddr> {
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let address = match bracketed {

@@ -1,7 +1,7 @@
-//! Connections to the admin listener: few, short, and answered also where the process has no file left to open.
+//! Connections to the admin listener: few, short, and served even if the process has no descriptor left.
 //!
-//! A head has its time, an exchange and a connection have theirs. Where too many are open the oldest goes: those who
-//! ask for health take milliseconds. A few descriptors are kept for it, which nobody else can use up.
+//! Heads, exchanges and connections have timeouts. If too many connections are open, the oldest is closed:
+//! health probes take milliseconds. A few descriptors are reserved for this listener.
 
 use super::{guard::Local, AdminState};
 use axum::{Extension, Router};
@@ -26,22 +26,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Connections at a time.
+/// The most connections at a time.
 const MOST: usize = 64;
-/// Descriptors that are kept for them.
+/// The number of reserved descriptors.
 const RESERVED: usize = 16;
-/// For a whole head, and for the wait for one.
+/// The timeout for a whole head, and for an idle connection.
 const HEAD: Duration = Duration::from_secs(10);
 /// The largest head, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
 /// The time for which a connection is kept.
 const KEPT: Duration = Duration::from_secs(60);
-/// For the exchange that is under way then.
+/// The time for the exchange that is under way then.
 const PART: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed.
+/// The pause after an accept that failed.
 const BREATHE: Duration = Duration::from_millis(20);
 
-/// Answers for as long as the process lives.
+/// Serves connections for as long as the process lives.
 pub async fn serve(listener: TcpListener, state: AdminState) {
     let (router, reserve) = (super::router(state), Reserve::of(&listener));
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
@@ -61,7 +61,7 @@ pub async fn serve(listener: TcpListener, state: AdminState) {
     }
 }
 
-/// The next connection.
+/// Accepts the next connection.
 async fn accept(listener: &TcpListener, reserve: &Reserve) -> TcpStream {
     reserve.fill();
     loop {
@@ -77,7 +77,7 @@ async fn accept(listener: &TcpListener, reserve: &Reserve) -> TcpStream {
 }
 
 async fn serve_connection(stream: TcpStream, router: Router) {
-    // Without it answers are slower.
+    // Without it answers are only slower.
     stream.set_nodelay(true).unwrap_or_default();
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD);
@@ -95,17 +95,17 @@ async fn serve_connection(stream: TcpStream, router: Router) {
     }
 }
 
-/// Returns whether the process, or the system, has no descriptor left.
+/// Returns true if the process, or the system, has no descriptor left.
 fn is_exhausted(error: &io::Error) -> bool {
     [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-/// Descriptors that are kept for connections of this listener. One that is given up is taken by the accept that follows.
+/// Reserved descriptors. A released one is used by the next accept.
 #[derive(Clone)]
 struct Reserve(Arc<Kept>);
 
 struct Kept {
-    /// What the kept ones are copies of.
+    /// The descriptor that the reserved ones are duplicates of.
     of: Option<OwnedFd>,
     all: Mutex<Vec<OwnedFd>>,
 }
@@ -118,7 +118,7 @@ impl Reserve {
         reserve
     }
 
-    /// As far as there are any.
+    /// Opens reserved descriptors, as far as possible.
     fn fill(&self) {
         let Some(of) = &self.0.of else { return };
         let mut all = self.0.all.lock();
@@ -128,7 +128,7 @@ impl Reserve {
         }
     }
 
-    /// Returns whether there was one.
+    /// Releases a descriptor. Returns false if there was none.
     fn give_up_one(&self) -> bool {
         self.0.all.lock().pop().is_some()
     }

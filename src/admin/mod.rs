@@ -1,7 +1,7 @@
-//! The admin listener's pages: metrics, health, readiness, an index of them; and purges.
+//! The pages of the admin listener: metrics, health, readiness, an index of them; and purges.
 //!
-//! Purging is the only thing here that changes anything; who may reach it is a matter of the address it listens on. Web
-//! pages may not (`guard`), whatever name they reach it by. Errors are problem documents (RFC 9457).
+//! Purging is the only action here; access is restricted by the address that it listens on. Web pages are
+//! refused (`guard`), whatever name they use for it. Errors are problem documents (RFC 9457).
 
 mod guard;
 mod hosts;
@@ -29,37 +29,37 @@ use axum::{
 use serde::Serialize;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-/// A purge under way: how many answers of this node it was about.
+/// A purge under way; its result is the number of entries of this node that were purged.
 pub type Purging = Pin<Box<dyn Future<Output = Result<u64, NotPurged>> + Send>>;
 
-/// Why a purge was not done, or not everywhere.
+/// The reason for which a purge failed, entirely or on other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotPurged {
-    /// Nothing could be found by it, and nothing was purged.
+    /// No entry can match it, and nothing was purged.
     Nothing(String),
-    /// The store did not take it; this node has purged.
+    /// The store did not accept it; this node has purged.
     Store(StoreError),
 }
 
-/// Whether this node should get requests.
+/// The readiness of this node for requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// It should.
+    /// True if it is ready.
     pub ready: bool,
-    /// Why not; or, where it should all the same, what doesn't work as it ought to.
+    /// The reasons for which it isn't; or, if it is, the parts that don't work.
     pub reasons: Vec<String>,
 }
 
-/// What the pages show and do.
+/// The state of the admin pages.
 #[derive(Clone)]
 pub struct AdminState {
-    /// For `/metrics`.
+    /// The metrics for `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// By which names it may be asked.
+    /// The host names that are accepted.
     pub hosts: Arc<KnownHosts>,
-    /// Asked at each `/readyz`; must answer at once.
+    /// Called for each `/readyz`; must return at once.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
-    /// Purges on every node.
+    /// Purges entries on all nodes.
     pub purge: Arc<dyn Fn(Vec<Purge>) -> Purging + Send + Sync>,
 }
 
@@ -69,7 +69,7 @@ impl fmt::Debug for AdminState {
     }
 }
 
-/// `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
+/// Serves `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
 fn router(state: AdminState) -> Router {
     let admit = middleware::from_fn_with_state(state.hosts.clone(), guard::admit);
     Router::new()
@@ -287,7 +287,7 @@ mod tests {
         assert!(admin.purged.lock().is_empty());
     }
 
-    /// A page can have its own name lead here (DNS rebinding), or ask across origins.
+    /// A page can resolve its own name to this address (DNS rebinding), or send cross-origin requests.
     #[tokio::test]
     async fn no_web_page_is_answered() {
         let admin = Admin::start().await;

@@ -1,8 +1,9 @@
-//! `POST /api/purge`: what a body orders, and what is answered.
+//! `POST /api/purge`: the parsing of the body, and the answer.
 //!
-//! The body is JSON and says one of `url`, `urls`, `tag`, `tags`, `all`, and perhaps `soft`; anything else in it is a
-//! fault, so that a word written wrongly never purges less, or harder, than was meant. It has to be called
-//! `application/json`: a web page that somebody on the admin network visits can send other types without being asked.
+//! The body is JSON with one of `url`, `urls`, `tag`, `tags`, `all`, and optionally `soft`. Anything else is
+//! an error, so that a misspelt key never purges less, or harder, than intended. The content type must be
+//! `application/json`: a web page that somebody on the admin network visits can send other types without a
+//! preflight.
 
 use super::{problem, AdminState, NotPurged, NO_STORE};
 use crate::{
@@ -25,7 +26,7 @@ use serde_json::{json, Map, Value};
 pub(super) const LARGEST_BODY: usize = 1 << 20;
 const ONE_OF: &str = "say one of url, urls, tag, tags, all";
 
-/// Purges here and on every node.
+/// Purges entries on this node and on all others.
 pub(super) async fn purge(
     State(state): State<AdminState>,
     headers: HeaderMap,
@@ -68,7 +69,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-/// What a body orders, or what is wrong with it.
+/// Parses a body, or returns the fault in it.
 fn orders(body: &[u8]) -> Result<Vec<Purge>, String> {
     let body: Map<String, Value> =
         serde_json::from_slice(body).map_err(|error| format!("the body is no JSON object: {error}"))?;

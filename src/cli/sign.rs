@@ -1,4 +1,4 @@
-//! `tidegate sign`: a link for a route with `signed`, as the application would make it.
+//! `tidegate sign`: a signed URL for a route with `signed`, as the application would make it.
 
 use crate::{
     canonical_path::CanonicalPath,
@@ -11,21 +11,21 @@ use http::Method;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use url::{Position, Url};
 
-/// What to sign.
+/// The arguments of the command.
 pub(super) struct Wish<'a> {
-    /// The route whose secret signs; `None`: the one that the URL leads to.
+    /// The route whose secret signs; `None`: the one that matches the URL.
     pub(super) route: Option<&'a Name>,
-    /// For everything whose path begins like this.
+    /// The path prefix that the signature is valid for, if any.
     pub(super) under: Option<&'a str>,
-    /// From now on.
+    /// The time from now for which it is valid.
     pub(super) lifetime: Duration,
     /// An absolute URL, or a path.
     pub(super) url: &'a str,
 }
 
-/// The signed URL, or what is wrong.
+/// Returns the signed URL, or the fault.
 pub(super) fn sign(config: &Config, wish: &Wish<'_>, now: SystemTime) -> Result<String, String> {
-    // As a browser reads it: what it would escape is signed escaped.
+    // Normalised as a browser does: characters that it would escape are signed escaped.
     let (url, is_absolute) = match wish.url.starts_with('/') {
         true => (Url::parse("http://localhost").and_then(|base| base.join(wish.url)), false),
         false => (Url::parse(wish.url), true),

@@ -18,12 +18,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// What the demo origin has to know.
+/// The settings of the demo origin.
 #[derive(Debug, Clone)]
 pub struct DemoSettings {
-    /// Where its events go: `http://host:port` of the gateway.
+    /// The target of its events: `http://host:port` of the gateway.
     pub gateway: String,
-    /// The HS256 secret of the page's tokens: the gateway's `[jwt]` secret.
+    /// The HS256 secret of the page's tokens: that of the gateway's `[jwt]`.
     pub jwt_secret: Secret,
     /// The secret of its events: that of the gateway's `[[event]]`.
     pub event_secret: Secret,
@@ -36,10 +36,10 @@ pub struct DemoSettings {
 #[derive(Debug)]
 pub struct Origin;
 
-/// A demo origin that answers.
+/// A running demo origin.
 #[derive(Debug)]
 pub struct RunningOrigin {
-    /// Where it listens.
+    /// The address that it listens on.
     pub addr: SocketAddr,
     /// Cancel it to stop: requests under way are finished, events that wait are dropped.
     pub stop: CancellationToken,
@@ -49,11 +49,12 @@ pub struct RunningOrigin {
 impl Origin {
     /// Starts answering on `listener`, with a day of orders for the tenants `acme`, `globex` and `public`.
     ///
-    /// Must be called within a Tokio runtime; whoever connected to the listener before is served now.
+    /// Must be called within a Tokio runtime; connections that were made to the listener before are served
+    /// now.
     ///
     /// # Errors
-    /// `InvalidInput` where `listener` is not on loopback or a setting makes no sense, else what the listener
-    /// says about its address.
+    /// `InvalidInput` if `listener` is not on loopback or a setting is not valid, else the error of reading
+    /// the listener's address.
     pub fn start(listener: TcpListener, settings: DemoSettings) -> io::Result<RunningOrigin> {
         let addr = listener.local_addr()?;
         if !addr.ip().is_loopback() {
@@ -84,7 +85,7 @@ impl Origin {
 }
 
 impl RunningOrigin {
-    /// Waits until it has stopped. Without a cancelled [`stop`](Self::stop) that is for ever.
+    /// Waits until it has stopped. It only stops after [`stop`](Self::stop) is cancelled.
     ///
     /// # Errors
     /// A panic inside the origin.
@@ -161,7 +162,7 @@ mod tests {
         }
         assert_eq!(site.json("/api/widgets/recent", "globex").await, others);
 
-        // A tenant without a past counts from nothing.
+        // A tenant without a history counts from zero.
         site.order("fresh", r#"{"amount":5}"#).await;
         let kpi = site.json("/api/widgets/kpi", "fresh").await;
         assert_eq!((&kpi["orders_today"], &kpi["revenue_today"]), (&json!(1), &json!(5)));

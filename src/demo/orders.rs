@@ -57,18 +57,18 @@ impl Serialize for At {
     }
 }
 
-/// What someone bought.
+/// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {
-    /// Rising by one per tenant.
+    /// Increasing by one per tenant.
     pub(super) id: u64,
-    /// `order_created`, or what the buyer said.
+    /// `order_created`, or the kind that the buyer gave.
     pub(super) kind: Name,
     /// Whole units of the currency.
     pub(super) amount: u64,
-    /// Who bought.
+    /// The buyer.
     pub(super) user: String,
-    /// When.
+    /// The time of the order.
     pub(super) at: At,
 }
 
@@ -117,7 +117,7 @@ pub(super) enum Widget {
     Recent,
 }
 
-/// One tenant's orders, oldest first, and how often each query was asked.
+/// The orders of one tenant, oldest first, and the number of runs of each query.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     orders: VecDeque<Order>,
@@ -126,7 +126,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Records an order and returns its id; the oldest one leaves where there are too many.
+    /// Records an order and returns its id; the oldest one is removed if there are too many.
     pub(super) fn add(&mut self, kind: Name, amount: u64, user: String, at: At) -> u64 {
         self.last_id += 1;
         if self.orders.len() == MAX_ORDERS {
@@ -143,7 +143,7 @@ impl Book {
         *asked
     }
 
-    /// Today's orders and revenue, and how many distinct users ordered within the last hour.
+    /// The orders and revenue of today, and the number of distinct users who ordered within the last hour.
     pub(super) fn kpi(&self, now: At) -> Kpi {
         let mut kpi = Kpi { orders_today: 0, revenue_today: 0, active_users: 0, as_of: now };
         let mut active = HashSet::new();
@@ -190,7 +190,7 @@ impl Book {
     }
 }
 
-/// There are [`MAX_TENANTS`] tenants already.
+/// The error for more than [`MAX_TENANTS`] tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the demo keeps at most {MAX_TENANTS} tenants")]
 pub(super) struct TooManyTenants;
@@ -210,7 +210,7 @@ impl Ledger {
     /// Opens a tenant's book, a new one for a new tenant.
     ///
     /// # Errors
-    /// [`TooManyTenants`] for one tenant too many.
+    /// [`TooManyTenants`] if there is no room for another tenant.
     pub(super) fn open<T>(
         &self,
         tenant: &Tenant,
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(kpi(datetime!(2025-03-01 00:00 UTC)), (2, 23, 2), "yesterday's user is active still");
         assert_eq!(kpi(datetime!(2025-03-01 23:59:59.999 UTC)), (2, 23, 1));
         assert_eq!(kpi(datetime!(2025-03-02 00:00 UTC)), (0, 0, 1));
-        // The same instant, said in another zone, is the same day.
+        // The same time in another zone is the same day.
         assert_eq!(kpi(datetime!(2025-03-01 01:00 +9)), (1, 100, 0), "16:00 UTC of the day before");
     }
 

@@ -22,23 +22,23 @@ use std::{io, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Events that wait for delivery; one more, and the order is refused.
+/// The most events that wait for delivery; if it is full, an order is refused.
 const QUEUE: usize = 1024;
 /// Tries per event, the first included.
 const TRIES: u32 = 8;
-/// How long one try may take.
+/// The timeout of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first pause where the gateway named none; it doubles up to [`LONGEST_PAUSE`].
+/// The first pause if the gateway named none; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries, whatever `Retry-After` asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What is read of an answer so that its connection can be used again.
+/// The most bytes of an answer that are read so that its connection can be reused.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// The event's body.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct OrderCreated {
-    /// Whose order.
+    /// The tenant of the order.
     #[serde(serialize_with = "text")]
     pub(super) tenant: Tenant,
     /// Its id within the tenant.
@@ -59,7 +59,7 @@ pub(super) struct Outbox {
     queue: mpsc::Receiver<OrderCreated>,
 }
 
-/// How one try ended.
+/// The result of one try.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Delivered,
@@ -68,10 +68,10 @@ enum Outcome {
 }
 
 impl Outbox {
-    /// An outbox towards `{gateway}/internal/events/order_created`, and where to put events.
+    /// Creates an outbox for `{gateway}/internal/events/order_created`, and the sender for events.
     ///
     /// # Errors
-    /// `InvalidInput` where the gateway is no `http` URL or the secret's base64 is broken.
+    /// `InvalidInput` if the gateway is not an `http` URL or the secret's base64 is invalid.
     pub(super) fn new(gateway: &str, secret: &Secret) -> io::Result<(mpsc::Sender<OrderCreated>, Self)> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let to = format!("{}/internal/events/order_created", gateway.trim_end_matches('/'));
@@ -85,7 +85,7 @@ impl Outbox {
         Ok((sender, Self { client, to, key, queue }))
     }
 
-    /// Delivers until `stop`; what still waits then is lost, as the orders in memory are.
+    /// Delivers events until `stop`; those that still wait then are lost, as the orders in memory are.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let deliveries = async {
             while let Some(event) = self.queue.recv().await {
@@ -131,7 +131,7 @@ impl Outbox {
         let exchange = async {
             let answer = self.client.request(request).await?;
             let (head, body) = answer.into_parts();
-            // Only a body read to its end frees the connection for the next event.
+            // The connection can only be reused if the body was read to its end.
             if axum::body::to_bytes(Body::new(body), ANSWER_LIMIT).await.is_err() {
                 tracing::debug!("the gateway's answer broke off; its status stands");
             }
@@ -219,7 +219,7 @@ mod tests {
 
     type Calls = (AtomicU32, mpsc::Sender<(HeaderMap, Bytes)>);
 
-    /// Says 503 to the first call and 200 to the others.
+    /// Answers 503 to the first call and 200 to the others.
     async fn gateway(State(calls): State<Arc<Calls>>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
         calls.1.send((headers, body)).await.unwrap();
         let first = calls.0.fetch_add(1, Ordering::SeqCst) == 0;

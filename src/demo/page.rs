@@ -1,8 +1,8 @@
-//! The dashboard page: a fixed document, into which go who is looking and a token for them.
+//! The dashboard page: a fixed document, with the current user and a token for them.
 //!
-//! Demo only: a real application gives a token to people who have signed in. Values from a request enter the
-//! document as JSON whose `<` is escaped, so none of them can end the element that holds it, and the page's
-//! Content-Security-Policy runs no script but its own.
+//! Demo only: a real application gives a token to users who have signed in. Values from a request are put
+//! into the document as JSON whose `<` is escaped, so that none of them can end the element that holds it,
+//! and the page's Content-Security-Policy permits no script but its own.
 
 use super::{orders::At, seed};
 use crate::{config::Secret, name::Tenant};
@@ -10,7 +10,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
 const PAGE: &str = include_str!("page.html");
-/// How long a page's token is good for, in seconds.
+/// The lifetime of a page's token, in seconds.
 const TOKEN_LIFE: u64 = 6 * 3600;
 
 /// The claims that the gateway reads.
@@ -23,7 +23,7 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// What the page's script starts from.
+/// The initial values of the page's script.
 #[derive(Serialize)]
 struct Start<'a> {
     tenant: &'a str,
@@ -32,7 +32,7 @@ struct Start<'a> {
     tenants: Vec<&'a str>,
 }
 
-/// Why there is no page.
+/// The reason for which there is no page.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PageError {
     /// The token could not be signed.
@@ -66,7 +66,7 @@ pub(super) fn render(tenant: &Tenant, user: &str, secret: &Secret, now: At) -> R
     }
     let start = serde_json::to_string(&Start { tenant: tenant.as_str(), user, token, tenants })?;
     let nonce = format!("{:032x}", rand::random::<u128>());
-    // The nonce first: what a request brought in is not looked at for placeholders.
+    // The nonce is inserted first, so that values of a request are not searched for placeholders.
     let html = PAGE.replace("{{nonce}}", &nonce).replacen("{{start}}", &start.replace('<', "\\u003c"), 1);
     let policy = format!(
         "default-src 'none'; connect-src 'self'; img-src data:; style-src 'nonce-{nonce}'; \

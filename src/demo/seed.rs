@@ -7,9 +7,9 @@ use super::orders::{At, Book, DAY, HOUR};
 use crate::name::{Name, NameError, Tenant};
 use std::collections::HashMap;
 
-/// The tenants with a past, and their busiest hour's orders.
+/// The tenants with a history, and the number of orders in their busiest hour.
 const TENANTS: [(&str, u64); 3] = [("acme", 120), ("globex", 54), ("public", 26)];
-/// How busy each hour of the UTC day is, in percent of the busiest.
+/// The load of each hour of the UTC day, in percent of the busiest.
 const CURVE: [u64; 24] =
     [22, 15, 11, 9, 10, 16, 29, 46, 61, 72, 80, 88, 93, 84, 76, 73, 78, 88, 97, 100, 92, 74, 52, 34];
 const USERS: [&str; 32] = [
@@ -18,7 +18,7 @@ const USERS: [&str; 32] = [
     "noah", "olga", "priya", "rosa", "sami", "tuva", "yuki", "zoe",
 ];
 
-/// The names of the tenants with a past.
+/// The names of the tenants with a history.
 pub(super) fn tenants() -> impl Iterator<Item = &'static str> {
     TENANTS.iter().map(|(name, _)| *name)
 }
@@ -26,7 +26,7 @@ pub(super) fn tenants() -> impl Iterator<Item = &'static str> {
 /// The last 24 hours of every tenant, up to `now`.
 ///
 /// # Errors
-/// [`NameError`] where one of the names above were no name.
+/// [`NameError`] if one of the names above is not valid.
 pub(super) fn books(now: At) -> Result<HashMap<Tenant, Book>, NameError> {
     TENANTS.iter().map(|(name, busiest)| Ok((name.parse()?, book(name, *busiest, now)?))).collect()
 }
@@ -44,7 +44,7 @@ fn book(tenant: &str, busiest: u64, now: At) -> Result<Book, NameError> {
         times.sort_unstable();
         for at in times {
             let kind = if dice.below(6) == 0 { &renewed } else { &created };
-            // The product of two throws: many small amounts, a few large ones.
+            // The product of two random numbers: many small amounts, a few large ones.
             let amount = 4_900 + (dice.below(300) * dice.below(300) / 100) * 100;
             let user = USERS[dice.below(USERS.len() as u64) as usize];
             if (now.0 - DAY..=now.0).contains(&at) {
@@ -55,11 +55,11 @@ fn book(tenant: &str, busiest: u64, now: At) -> Result<Book, NameError> {
     Ok(book)
 }
 
-/// SplitMix64: small, and the same everywhere and for ever.
+/// SplitMix64: small, and the same on all platforms.
 struct Dice(u64);
 
 impl Dice {
-    /// The dice of one hour of a tenant (FNV-1a of both).
+    /// The generator for one hour of a tenant (FNV-1a of both).
     fn of(tenant: &str, hour: i64) -> Self {
         let bytes = tenant.bytes().chain(hour.to_le_bytes());
         Self(bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_tenant_has_its_own_full_day() {
-        // Ten minutes to the hour: the running hour is nearly over.
+        // Ten minutes before the end of an hour: the current hour is nearly over.
         let now = At(1_750_000_000_000 / HOUR * HOUR + 50 * 60_000);
         let days: Vec<_> = tenants().map(|tenant| orders(&chart(now, tenant))).collect();
         for day in &days {

@@ -1,7 +1,7 @@
-//! The demo origin's HTTP side: which path asks what, and who is asking.
+//! The demo origin's HTTP interface: paths, and the caller's identity.
 //!
-//! Answers are JSON, refusals problem documents (RFC 9457). No validators, no cache headers on the widgets:
-//! that is the gateway's work, and the point of the demo.
+//! Answers are JSON, errors problem documents (RFC 9457). No validators, no cache fields on the widgets: that
+//! is the gateway's task, and the point of the demo.
 
 use super::{
     orders::{At, Book, Ledger, TooManyTenants, Widget},
@@ -32,12 +32,12 @@ const MAX_BODY: usize = 16 * 1024;
 const MAX_USER: usize = 128;
 /// The largest amount of an order, in whole units.
 const MAX_AMOUNT: u64 = 1_000_000_000;
-/// How many hours a chart may span: a week.
+/// The most hours of a chart: a week.
 const MAX_HOURS: u16 = 168;
-/// How often this tenant's query ran since the start.
+/// The number of times that this tenant's query ran since the start.
 const QUERY_COUNT: HeaderName = HeaderName::from_static("x-query-count");
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub(super) struct Shop {
     pub(super) ledger: Ledger,
     pub(super) query_cost: Duration,
@@ -47,7 +47,7 @@ pub(super) struct Shop {
 
 type Shared = State<Arc<Shop>>;
 
-/// Every path of the demo origin.
+/// The routes of the demo origin.
 pub(super) fn router(shop: Arc<Shop>) -> Router {
     Router::new()
         .route("/", get(dashboard))
@@ -64,7 +64,7 @@ pub(super) fn router(shop: Arc<Shop>) -> Router {
         .with_state(shop)
 }
 
-/// Who asks, as the gateway says.
+/// The caller of a request, from the gateway's fields.
 struct Caller {
     tenant: Tenant,
     user: Option<String>,
@@ -112,8 +112,8 @@ async fn recent(State(shop): Shared, caller: Caller) -> Result<Response, Problem
     query(&shop, &caller.tenant, Widget::Recent, |book, _| book.recent()).await
 }
 
-/// Runs one query at its price. The answer is that of the moment when the query began, as a database's
-/// snapshot would be: an order that comes in meanwhile is not in it.
+/// Runs one query with its artificial cost. The answer is that of the time when the query began, like a
+/// database's snapshot: an order that comes in meanwhile is not in it.
 async fn query<T: Serialize>(
     shop: &Shop,
     tenant: &Tenant,
@@ -159,7 +159,7 @@ async fn order(
         .unwrap_or("order_created")
         .parse()
         .map_err(|e| Problem::bad(format!("type {e}")))?;
-    // A place for the event first: there is no order that the gateway is not told of.
+    // Reserves a place for the event first, so that the gateway is told of every order.
     let place = shop
         .events
         .try_reserve()
@@ -192,7 +192,7 @@ async fn dashboard(
     })?;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
-        // It holds a token.
+        // The page holds a token.
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::CONTENT_SECURITY_POLICY, page.policy),
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
@@ -214,7 +214,7 @@ fn parse_user(user: String) -> Result<String, Problem> {
     Ok(user)
 }
 
-/// A refusal.
+/// An error answer.
 #[derive(Debug, Serialize)]
 struct Problem {
     r#type: &'static str,

@@ -1,4 +1,4 @@
-//! URLs under which a purge can find anything: those of routes that follow their origin. Pure.
+//! The URLs under which a purge can match anything: those of routes that follow their origin. Pure.
 
 use super::{Match, Routes};
 use crate::{
@@ -8,16 +8,16 @@ use crate::{
 };
 use http::Method;
 
-/// Why a purge of a URL finds nothing, whatever has been stored.
+/// The reason for which a purge of a URL can't match anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotPurgeable {
-    /// No route has this host and path for GET.
+    /// No route matches this host and path for GET.
     #[error("no route answers a GET of it")]
     Unrouted,
-    /// Its answers stand under a version.
+    /// Its answers are stored under a version of a namespace.
     #[error("it is cached under the namespace {0}, whose answers end when its version is bumped: by an event or `tidegate bump`")]
     Namespace(Namespace),
-    /// Its route sends files.
+    /// Its route serves files.
     #[error("its route sends files: they are never cached")]
     Files,
     /// Its route caches nothing.
@@ -26,11 +26,11 @@ pub enum NotPurgeable {
 }
 
 impl Routes {
-    /// Tells whether a purge of this path and query of `host` can find anything; `routes` are those that these were made
-    /// of.
+    /// Checks that a purge of this path and query of `host` can match anything; `routes` are those that this
+    /// was built from.
     ///
     /// # Errors
-    /// Why it can't.
+    /// The reason for which it can't.
     pub fn purgeable(&self, routes: &[Route], host: &str, target: &str) -> Result<(), NotPurgeable> {
         let path = target.split('?').next().unwrap_or_default();
         let Ok(canonical) = CanonicalPath::of(path) else { return Err(NotPurgeable::Unrouted) };

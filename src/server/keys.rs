@@ -1,4 +1,4 @@
-//! The key sets of `[jwt]`: loaded before the first request, kept up to date for as long as somebody verifies by them.
+//! The key sets of `[jwt]`: loaded before the first request, and refreshed as long as a verifier uses them.
 
 use super::watched;
 use crate::{
@@ -22,15 +22,15 @@ use std::{
 use tokio::time::timeout;
 use url::Url;
 
-/// How often a JWKS file is looked at.
+/// The interval at which a JWKS file is checked.
 const LOOK_AT_FILE: Duration = Duration::from_secs(5);
-/// How soon a JWKS that could not be fetched is tried again.
+/// The interval at which a failed fetch of a JWKS is retried.
 const FETCH_AGAIN: Duration = Duration::from_secs(5);
-/// The most redirects from a key set's URL to where it lies.
+/// The most redirects that are followed from a key set's URL.
 const MOST_REDIRECTS: usize = 5;
 
-/// Loads a key set before the first request, and keeps it up to date. One that can't be fetched at first is tried
-/// on: until then tokens are refused, everything else works.
+/// Loads a key set before the first request, and keeps it up to date. If the first fetch fails, it is
+/// retried: until it succeeds tokens are refused, and everything else works.
 pub(super) async fn keep(
     keys: &JwtKeys,
     verifier: &Arc<Verifier>,
@@ -52,15 +52,15 @@ pub(super) async fn keep(
     Ok(())
 }
 
-/// Where a key set is read from.
+/// The source of a key set.
 enum KeySet {
     File(PathBuf),
-    /// And how often.
+    /// A URL, with the refresh interval.
     Url(Fetcher, Duration),
 }
 
 impl KeySet {
-    /// The time for which it is left alone; `loaded`: whether it was ever read.
+    /// The time until the next read; `loaded`: true if it has been read successfully.
     fn pause(&self, loaded: bool) -> Duration {
         match self {
             Self::File(_) => LOOK_AT_FILE,
@@ -69,7 +69,7 @@ impl KeySet {
         }
     }
 
-    /// Reads it; whether it is usable.
+    /// Reads the key set. Returns true if it is usable.
     async fn read(&self, verifier: &Arc<Verifier>) -> bool {
         match self {
             Self::File(path) => read_file(path, verifier).await,
@@ -78,7 +78,7 @@ impl KeySet {
     }
 }
 
-/// Reads a key set again after each pause, and when a token asks for a key that isn't known.
+/// Reads a key set again after each pause, and when a token has an unknown key.
 fn renew(
     set: KeySet,
     mut loaded: bool,
@@ -88,7 +88,7 @@ fn renew(
     let mut outdated = false;
     async move {
         loop {
-            // Either is a reason to read it.
+            // Both are a reason to read it.
             let _asked = timeout(set.pause(loaded), renewal.asked()).await;
             let Some(verifier) = verifier.upgrade() else { return };
             let reading = renewal.reading();
@@ -128,7 +128,7 @@ fn was_read(verifier: &Verifier, usable: usize) -> bool {
     usable > 0
 }
 
-/// Why a key set was not fetched.
+/// The reason for a failed fetch of a key set.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
@@ -146,7 +146,7 @@ enum FetchError {
 struct Fetcher {
     connector: Arc<Connector>,
     url: Url,
-    /// The servers of the URL's host.
+    /// The pool of the URL's host.
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
 }
@@ -182,7 +182,7 @@ impl Fetcher {
         false
     }
 
-    /// The answer at the URL, or where that redirects to.
+    /// Fetches the URL, and follows redirects.
     async fn fetch(&self) -> Result<Got, FetchError> {
         let mut url = self.url.clone();
         for redirects in 0..=MOST_REDIRECTS {
@@ -210,7 +210,7 @@ impl Fetcher {
     }
 }
 
-/// Where an answer redirects to.
+/// The target of a redirect.
 fn redirected(from: &Url, got: &Got) -> Result<Url, FetchError> {
     let location = got.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
     let to = location.and_then(|location| from.join(location).ok()).ok_or(FetchError::Nowhere)?;
@@ -221,7 +221,7 @@ fn redirected(from: &Url, got: &Got) -> Result<Url, FetchError> {
     }
 }
 
-/// The host of a URL as an origin of its own.
+/// An origin for the host of a URL.
 fn origin_of(url: &Url) -> Option<Origin> {
     let (host, port) = (url.host_str()?, url.port_or_known_default()?);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -1,20 +1,20 @@
-//! What systemd is told where it started the gateway (`sd_notify(3)`): when it is ready, reloads, stops, and, where
-//! `WatchdogSec` is set, that it is alive. Elsewhere this does nothing.
+//! Notifications for systemd (`sd_notify(3)`): ready, reloading, stopping, and, if `WatchdogSec` is set, a
+//! regular sign of life. Without systemd this does nothing.
 
 use sd_notify::NotifyState;
 
-/// How far the gateway is.
+/// The state of the gateway, as systemd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It answers, by the configuration that it has.
+    /// It serves requests with its current configuration.
     Ready,
-    /// It reads its configuration anew.
+    /// It reads its configuration again.
     Reloading,
-    /// It drains.
+    /// It drains connections.
     Stopping,
 }
 
-/// Tells the service manager.
+/// Notifies the service manager.
 pub fn tell(stage: Stage) {
     let told = match stage {
         Stage::Ready => sd_notify::notify(&[NotifyState::Ready]),
@@ -27,8 +27,8 @@ pub fn tell(stage: Stage) {
     }
 }
 
-/// Tells the service manager that the gateway is alive, twice as often as it wants to hear it. Returns at once where it
-/// doesn't want to.
+/// Sends a sign of life to the service manager, twice per watchdog interval. Returns at once without a
+/// watchdog.
 pub(super) async fn keep_alive() {
     let Some(wanted) = sd_notify::watchdog_enabled() else { return };
     let mut pace = tokio::time::interval(wanted / 2);

@@ -1,4 +1,4 @@
-//! Assembly, background work, shutdown: the only file that knows everyone.
+//! Assembly of the gateway, background tasks, and shutdown: the only module that uses all others.
 
 mod keys;
 pub mod manager;
@@ -34,12 +34,12 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch};
 
-/// How long the start waits for the store before it goes on without.
+/// The time for which the start waits for Redis before it continues without it.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(1);
-/// Idle connections that Pingora keeps to origins.
+/// The most idle connections to origins that Pingora keeps.
 const UPSTREAM_POOL: usize = 512;
 
-/// Why the gateway does not start.
+/// The reason for which the gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address can't be bound.
@@ -47,9 +47,9 @@ pub enum StartError {
     Bind {
         /// The address.
         address: SocketAddr,
-        /// The key that it stands under.
+        /// The configuration key that names it.
         key: String,
-        /// Why not.
+        /// The error of the system.
         #[source]
         error: io::Error,
     },
@@ -67,7 +67,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// What can be done about an address that can't be bound.
+/// Advice for an address that can't be bound.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; choose another port there, or end the process that has this one",
@@ -77,11 +77,11 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A gateway that runs.
+/// A running gateway.
 pub struct Running {
-    /// Where it listens, in the configuration's order, with the ports that were chosen.
+    /// The addresses of the listeners, in the configuration's order, with the actual ports.
     pub addresses: Vec<SocketAddr>,
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub admin: Option<SocketAddr>,
     /// The cache.
     pub cache: Arc<Cache>,
@@ -89,15 +89,15 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     site: Arc<ArcSwap<Site>>,
     door: Arc<Door>,
-    /// How many may be open.
+    /// The limit of open files.
     files: u64,
     closing: watch::Sender<bool>,
 }
 
-/// Starts the gateway on the current runtime: it answers when this returns.
+/// Starts the gateway on the current runtime: it accepts requests when this returns.
 ///
 /// # Errors
-/// If an address can't be bound, or a key or a certificate can't be used; nothing runs then.
+/// If an address can't be bound, or a key or a certificate can't be used; nothing is started then.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     certificate::provide();
     let admin = config.admin.as_ref();
@@ -135,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     watched("certificates", door.clone().keep_certificates());
     if let Some(listener) = admin_listener {
         let state = admin_state(hosts, metrics.clone(), cache.clone(), site.clone(), is_closing);
-        // Until the process ends: who asks while it drains is told so.
+        // Runs until the process ends, so that it can answer while connections are drained.
         watched("admin", admin::serve(listener, state));
     }
     watched("watchdog", manager::keep_alive());
@@ -144,8 +144,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Ends: accepts nothing more, lets what is under way finish, as long as the configuration allows. Returns as
-    /// soon as nothing is left to do, and whether everything could finish.
+    /// Shuts down: accepts no connections, and waits for requests under way, at most for the configured time.
+    /// Returns as soon as nothing is left to do, with true if everything has finished.
     pub async fn stop(&self) -> bool {
         self.closing.send_replace(true);
         let drain = self.site.load().config().server.drain;
@@ -155,7 +155,8 @@ impl Running {
     }
 }
 
-/// What a site is made of. What `before` has and this configuration leaves as it is goes on as it is.
+/// Builds the parts of a runtime configuration. Parts of `before` that are unchanged in this configuration
+/// are carried over.
 async fn plan(
     config: Arc<Config>,
     addresses: &[SocketAddr],
@@ -175,7 +176,7 @@ async fn plan(
         (_, Some(before)) => before.verifier.clone(),
         (Some(jwt), None) => {
             let verifier = Arc::new(Verifier::new(jwt)?);
-            // The issuer may be away just now.
+            // The issuer may be unreachable just now.
             let same = |old: &Jwt| old.keys == jwt.keys && old.algorithms == jwt.algorithms;
             let before = before.filter(|before| before.config.jwt.as_ref().is_some_and(same));
             if let Some(before) = before.and_then(|before| before.verifier.as_ref()) {
@@ -194,13 +195,13 @@ async fn plan(
     Ok(Plan { config, origins: Arc::new(origins), verifier, events, limiters, entries })
 }
 
-/// Where a configuration listens.
+/// The addresses of the listeners in a configuration.
 fn listens(config: &Config) -> Vec<SocketAddr> {
     config.listeners.iter().map(|listener| listener.address).collect()
 }
 
-/// Holds that the gateway would start with a configuration: does what [`start`] does of it, but for what is seen from
-/// outside. Nothing listens, nobody is asked.
+/// Checks that the gateway would start with a configuration: performs the steps of [`start`] that have no
+/// visible effect. Nothing listens, and no request is sent.
 ///
 /// # Errors
 /// As [`start`].
@@ -223,7 +224,7 @@ pub fn rehearse(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Holds that this machine has an address. A socket for datagrams tells it without taking a port from anybody.
+/// Checks that this machine has an address. A UDP socket can test that without occupying a TCP port.
 fn is_local(address: SocketAddr, key: String) -> Result<(), StartError> {
     match UdpSocket::bind((address.ip(), 0)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -249,14 +250,14 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError::Bind { address: unknown, key, error })
 }
 
-/// Whose PROXY header counts; `None` where everyone's does.
+/// The test for trusted senders of PROXY headers; `None` if all are trusted.
 fn trusts(config: &Config) -> Option<Trusts> {
     let networks = &config.server.trusted_proxies;
     let trusted = (!networks.is_empty()).then(|| Trusted::new(networks))?;
     Some(Arc::new(move |peer| trusted.contains(peer)))
 }
 
-/// A task whose end by a panic is seen.
+/// Spawns a task whose panic is logged.
 fn watched(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     let task = tokio::spawn(work);
     // Ends with the task it watches, and can't panic itself.
@@ -267,7 +268,8 @@ fn watched(name: &'static str, work: impl Future<Output = ()> + Send + 'static) 
     }));
 }
 
-/// A node that has just started should not answer from assumptions where a moment's wait gives it the truth.
+/// Waits a moment for Redis, so that a node that has just started doesn't answer without knowing the current
+/// versions.
 async fn wait_for_store(cache: &Cache) {
     let linked = async {
         while !cache.store_is_up() {
@@ -279,7 +281,7 @@ async fn wait_for_store(cache: &Cache) {
     }
 }
 
-/// What the admin listener shows and does.
+/// The state of the admin listener.
 fn admin_state(
     hosts: Vec<String>,
     metrics: Arc<Metrics>,
@@ -297,7 +299,7 @@ fn admin_state(
     };
     let readiness = move || {
         let is_draining = *draining.borrow();
-        // A store that is away makes no node unready: it answers all the same.
+        // A missing store doesn't make a node unready: it can still answer.
         let mut reasons = Vec::new();
         if is_draining {
             reasons.push("draining".to_owned());
@@ -310,7 +312,7 @@ fn admin_state(
         let site = site.load();
         let verifier = &site.plan().verifier;
         reasons.extend(verifier.as_ref().and_then(|verifier| verifier.trouble(now_ms())));
-        // Checks that can't be right make none unready either.
+        // Health checks that are not trusted don't make it unready either.
         reasons.extend(site.plan().origins.doubts());
         admin::Readiness { ready: !is_draining, reasons }
     };

@@ -1,7 +1,8 @@
-//! Another configuration while the gateway runs: on SIGHUP, or when the file or a file of a secret has changed.
+//! Reload of the configuration while the gateway runs: on SIGHUP, or when the file or a file of a secret has
+//! changed.
 //!
-//! A file with a fault changes nothing. What is under way ends by the configuration that it began with; the cache, open
-//! connections, the health of servers that stay, and what is counted go on.
+//! A file with a fault changes nothing. Requests under way keep the configuration that they began with; the
+//! cache, open connections, the health of servers that stay, and counters are kept.
 
 use super::{
     listens,
@@ -21,10 +22,10 @@ use std::{
 };
 use tokio::signal::unix::Signal;
 
-/// The interval at which the files are looked at.
+/// The interval at which the files are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Why the gateway goes on by the configuration that it has.
+/// The reason for which a new configuration is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(transparent)]
@@ -34,8 +35,8 @@ enum Refused {
 }
 
 impl Running {
-    /// Goes by the file at `path`: reads it again when `asked` to, and when it or a file of a secret is another one than was
-    /// `seen`. Never returns.
+    /// Follows the file at `path`: reads it again when `asked` to, and when it or a file of a secret differs
+    /// from what was `seen`. Never returns.
     pub async fn follow(&self, path: &Path, mut seen: Seen, mut asked: Signal) {
         loop {
             tokio::select! {
@@ -70,8 +71,8 @@ impl Running {
         Ok((self.reload(loaded.config).await?, loaded.secret_files))
     }
 
-    /// Goes by another configuration from the next request on. Returns the keys whose change needs a restart; there the
-    /// gateway goes on with what it has.
+    /// Switches to another configuration for new requests. Returns the keys whose change needs a restart;
+    /// their old values stay in use.
     ///
     /// # Errors
     /// If a key can't be used: nothing has changed then.
@@ -91,9 +92,9 @@ impl Running {
     }
 }
 
-/// The file of the configuration and those of its secrets, in the state in which they were seen.
+/// The files of the configuration and of its secrets, with the stamps of their last read.
 pub struct Seen {
-    /// The first is the configuration's.
+    /// The first one is the configuration's.
     files: Vec<(PathBuf, Stamp)>,
 }
 
@@ -103,7 +104,7 @@ impl Seen {
         Self { files: vec![(path.to_owned(), config::stamp(path))] }
     }
 
-    /// These are the files of its secrets.
+    /// Adds the files of its secrets.
     pub fn with_secrets(&mut self, files: Vec<(PathBuf, Stamp)>) {
         self.files.truncate(1);
         self.files.extend(files);
@@ -117,8 +118,8 @@ impl Seen {
         self.files.iter_mut().zip(now).for_each(|((_, seen), now)| *seen = now);
     }
 
-    /// Waits until a file is another one than was seen, and all have been left alone for a moment: they may be written in
-    /// several steps. One that is gone is waited for.
+    /// Waits until a file differs from what was seen, and all are stable for a moment, since they may be
+    /// written in several steps. A missing file is waited for.
     async fn changed(&mut self) {
         let mut last = self.look();
         loop {
@@ -133,7 +134,7 @@ impl Seen {
     }
 }
 
-/// What is built once, when the gateway starts.
+/// The keys that have changed and are only used at the start.
 fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
     let changes = [
         ("server.threads", now.server.threads != new.server.threads),
@@ -145,7 +146,7 @@ fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
     changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
-/// The new configuration, but for what needs a restart.
+/// The new configuration, with the old values of keys that need a restart.
 fn with_what_stays(now: &Config, new: Config) -> Config {
     let mut config = new;
     config.server.threads = now.server.threads;
@@ -160,7 +161,7 @@ fn with_what_stays(now: &Config, new: Config) -> Config {
     config
 }
 
-/// `store` with the credentials of `now` at the same servers.
+/// `store` with the credentials of `now`, for the same servers.
 fn with_credentials_of(now: &Store, store: Store) -> Store {
     let same = |redis: &Redis| redis.clone().known_as(None, None);
     match now.redis.as_ref().map(same) == store.redis.as_ref().map(same) {
