@@ -68,7 +68,7 @@ pub enum SignError {
     #[error("the path to sign for must begin and end with \"/\", have no \"?\", \"&\" or \"#\", and the URL must lie below it")]
     Path,
     /// The secret can't be used.
-    #[error("the secret can't sign")]
+    #[error("the secret can't be used for signing")]
     Secret,
 }
 

@@ -146,7 +146,7 @@ impl Gateway {
                     }
                     Err(error) => {
                         self.parts.metrics.accel(AccelOutcome::OriginFailed);
-                        tracing::warn!(%error, "what X-Accel-Redirect led to was not fetched");
+                        tracing::warn!(%error, "fetching the target of an X-Accel-Redirect failed");
                         let error = cached::fetch_error(&error);
                         ctx.result = CacheResult::Error;
                         ctx.detail = Some(refusal::name_of(error));
@@ -169,7 +169,7 @@ impl Gateway {
         };
         self.parts.metrics.accel(outcome);
         let route = ctx.routed().map(|route| route.name.as_str());
-        tracing::warn!(reason = outcome.as_str(), route, "an X-Accel-Redirect leads nowhere");
+        tracing::warn!(reason = outcome.as_str(), route, "an X-Accel-Redirect has no valid target");
         ctx.result = CacheResult::Error;
         ctx.detail = Some(outcome.as_str());
         self.send_problem(session, ctx, Problem::new(StatusCode::BAD_GATEWAY, detail)).await
@@ -194,7 +194,7 @@ impl Gateway {
             // Details of the other origin (its names, its keys) are not for clients.
             other => {
                 self.parts.metrics.accel(AccelOutcome::OriginFailed);
-                tracing::warn!(status = other.as_u16(), "what X-Accel-Redirect led to was refused");
+                tracing::warn!(status = other.as_u16(), "the target of an X-Accel-Redirect was refused");
                 ctx.result = CacheResult::Error;
                 let problem = Problem::new(StatusCode::BAD_GATEWAY, "the file could not be fetched");
                 return self.send_problem(session, ctx, problem).await;

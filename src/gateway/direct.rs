@@ -83,7 +83,7 @@ impl Gateway {
         self.choose(session, ctx);
         session.meanwhile(pin!(self.seek(ctx))).await??;
         let Some(upstream) = &ctx.upstream else {
-            return Error::e_explain(ErrorType::InternalError, "nobody was chosen");
+            return Error::e_explain(ErrorType::InternalError, "no server was chosen");
         };
         let at = upstream.at(ctx.began);
         let trial = upstream.trial.filter(|_| is_tried_with(session));
@@ -113,7 +113,7 @@ impl Gateway {
         let mut upload = Upload::of(session);
         let begun = self.begin_upload(session, ctx, &mut upload).await?;
         let Some(mut text) = written(session, ctx, &upload) else {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be written");
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request that can't be serialised");
         };
         text.extend_from_slice(&begun);
         // An order of an earlier attempt is void.
@@ -173,7 +173,7 @@ impl Gateway {
         match self.upload_until(session, ctx, half).await? {
             Some(Came::Head(head)) => Ok(head),
             Some(Came::Piece(_) | Came::Sent) => {
-                Error::e_explain(ErrorType::InternalError, "a body before its head")
+                Error::e_explain(ErrorType::InternalError, "a body without a head")
             }
             None => unless_gone(session, pin!(half.exchange.head(&half.method))).await.map(Box::new),
         }

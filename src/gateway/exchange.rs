@@ -243,7 +243,7 @@ impl Gateway {
         };
         session.ends_connection();
         if let Err(error) = self.send_problem(session, ctx, problem).await {
-            tracing::debug!(%error, "the client left before it was told");
+            tracing::debug!(%error, "the client closed the connection before its error answer");
         }
         session.close().await;
     }

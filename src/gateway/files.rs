@@ -165,7 +165,7 @@ impl Gateway {
             Ok(_) => outcome,
             Err(error) if *error.esource() == ErrorSource::Internal => FileOutcome::Failed,
             Err(_) if ctx.signals.as_ref().is_some_and(|to| to.file.was_short()) => {
-                tracing::warn!("a file became shorter while it was sent");
+                tracing::warn!("a file was truncated while it was sent");
                 FileOutcome::Failed
             }
             Err(_) => FileOutcome::Aborted,

@@ -121,7 +121,7 @@ pub(super) fn no_answer(error: FetchError) -> Problem {
 pub(super) fn not_here() -> Problem {
     Problem::new(
         StatusCode::GATEWAY_TIMEOUT,
-        "nothing is stored for this request, and nothing else is wanted",
+        "nothing is stored for this request, and only-if-cached permits nothing else",
     )
 }
 

@@ -237,7 +237,7 @@ impl Gateway {
         let codec = self.codecs.begin(plan, rules, length);
         match (codec.or_err(ErrorType::InternalError, "a codec can't be made")?, plan) {
             (None, Transform::Decode(_)) => {
-                Error::e_explain(ErrorType::HTTPStatus(503), "no room for a decoder")
+                Error::e_explain(ErrorType::HTTPStatus(503), "no memory for a decoder")
             }
             (codec, _) => Ok(codec),
         }

@@ -231,7 +231,7 @@ impl Session<'_> {
                 let rest = vec![HttpTask::Body(None, false), HttpTask::Failed(error)];
                 match session.downstream_session.response_duplex_vec(rest).await {
                     Err(error) => error,
-                    Ok(_) => Error::explain(ErrorType::ReadError, "an answer broke off").into_up(),
+                    Ok(_) => Error::explain(ErrorType::ReadError, "the answer was cut short").into_up(),
                 }
             }
             Self::Own(own) => match own.client.flush().await {

@@ -168,7 +168,7 @@ impl Upload {
 }
 
 fn wrong_length() -> Box<Error> {
-    Error::explain(ErrorType::ReadError, "a body that is not as long as its head says").into_down()
+    Error::explain(ErrorType::ReadError, "a body whose length differs from its Content-Length").into_down()
 }
 
 /// Frames a piece as a chunk, and adds the last chunk at the end of the body. A chunk without content would

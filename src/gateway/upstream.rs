@@ -300,13 +300,13 @@ fn nobody(ctx: &mut Context, error: FetchError) -> Box<Error> {
     ctx.seeking.refused = Some(error);
     ctx.detail = Some(refusal::name_of(error));
     let status = refusal::no_answer(error).status.as_u16();
-    Error::explain(ErrorType::HTTPStatus(status), "nobody to ask")
+    Error::explain(ErrorType::HTTPStatus(status), "no server available")
 }
 
 /// The error after `request_timeout`. It is not counted as a failure of the server: only a read that takes
 /// too long is.
 pub(super) fn late() -> Box<Error> {
-    Error::explain(ErrorType::HTTPStatus(504), "the whole exchange took too long")
+    Error::explain(ErrorType::HTTPStatus(504), "the exchange exceeded its deadline")
 }
 
 fn chooser<'r>(session: &'r Session<'_>, ctx: &'r Context) -> Chooser<'r> {

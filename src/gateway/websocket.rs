@@ -91,7 +91,7 @@ impl Gateway {
         let taken =
             handshake.and_then(|handshake| Some((handshake.handover.take()?.take()?, &handshake.offer)));
         let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade");
         };
         // A browser closes a socket for which it offered subprotocols and got none.
         if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(PROTOCOL)) {

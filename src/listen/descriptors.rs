@@ -14,7 +14,7 @@ pub fn raise() -> u64 {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => (soft.min(MOST), hard.min(MOST)),
         Err(error) => {
-            tracing::warn!(%error, "the limit of open files is not known; 1024 is assumed");
+            tracing::warn!(%error, "the limit of open files is unknown; 1024 is assumed");
             return 1024;
         }
     };

@@ -211,7 +211,7 @@ impl Door {
         let _open = self.metrics.connection();
         let terms = **self.terms.load();
         if let Err(error) = prepare(&stream, &terms.rules) {
-            tracing::debug!(%error, "a connection was gone at once");
+            tracing::debug!(%error, "a connection was closed right after it was accepted");
             return;
         }
         let Some(way) = self.ways.load().0.get(number).cloned() else { return };

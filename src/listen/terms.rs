@@ -21,7 +21,7 @@ impl Terms {
         let clients = &server.clients;
         let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
         if clients.max_connections.is_some_and(|most| u64::from(most) > files) {
-            tracing::warn!(files, "max_connections is more than the files that may be open");
+            tracing::warn!(files, "max_connections exceeds the limit of open files");
         }
         Self {
             keepalive: Keepalive::of(server),

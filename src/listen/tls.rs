@@ -101,12 +101,12 @@ impl Tls {
                 state.resumption = resumption;
                 self.metrics.certificates(listener, &expiries);
                 self.metrics.certificates_reloaded(CertificateReload::Applied);
-                tracing::info!(listener, "the certificates were read again");
+                tracing::info!(listener, "the certificates were reloaded");
                 true
             }
             Err(error) => {
                 self.metrics.certificates_reloaded(CertificateReload::Refused);
-                tracing::error!(%error, listener, "the certificates were not read again: those from before stay");
+                tracing::error!(%error, listener, "the certificates were not reloaded: the previous ones stay in use");
                 false
             }
         }

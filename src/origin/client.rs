@@ -270,7 +270,7 @@ impl Deadline {
     ) -> Result<T, AskError> {
         let Some(end) = self.0 else { return work.await };
         tokio::time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
-            Err(failed(Error::explain(ErrorType::ReadTimedout, "the whole exchange took too long")))
+            Err(failed(Error::explain(ErrorType::ReadTimedout, "the exchange exceeded its deadline")))
         })
     }
 }
@@ -350,7 +350,7 @@ impl Answering {
             Ok(None) if self.missing.is_some_and(|missing| missing > 0) => {
                 self.exchange = None;
                 self.asked.outcome = Some(OriginOutcome::Broken);
-                Err(failed(Error::explain(ErrorType::ReadError, "the body is shorter than its head says")))
+                Err(failed(Error::explain(ErrorType::ReadError, "the body is shorter than announced")))
             }
             Ok(None) => {
                 if let Some(exchange) = self.exchange.take() {
@@ -497,7 +497,7 @@ async fn plain_head(
         }
         on_interim(&head);
     }
-    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "too many interim answers")
 }
 
 /// Returns true if an answer is interim.
@@ -507,7 +507,7 @@ async fn plain_head(
 pub(super) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => {
-            Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for")
+            Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade")
         }
         status => Ok(status.is_informational()),
     }

@@ -127,8 +127,8 @@ async fn head(
         }
         // With HTTP/2, interim answers are not returned here, and Pingora panics if a head is read twice.
         if matches!(session, HttpSession::H2(_)) {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an interim answer in place of an answer");
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an unexpected interim answer");
         }
     }
-    Error::e_explain(ErrorType::InvalidHTTPHeader, "interim answers without an end")
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "too many interim answers")
 }

@@ -141,7 +141,7 @@ impl Origins {
             }
             while let Some(ended) = watchers.join_next().await {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "a watcher of an origin failed");
+                    tracing::error!(%error, "a background task of an origin failed");
                 }
             }
         }

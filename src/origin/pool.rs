@@ -46,19 +46,19 @@ pub use super::{dial::Reached, state::UnderWay};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Nobody {
     /// The breakers of all servers are open; the last failure.
-    #[error("the servers are left alone after failures")]
+    #[error("the servers are out after failures (circuit breaker)")]
     LeftAlone(OriginOutcome),
     /// No server is healthy, according to the checks.
     #[error("no server is healthy")]
     Unhealthy,
     /// No server's name has an address.
-    #[error("no name of a server resolves")]
+    #[error("no server name has an address")]
     Unresolved,
     /// All servers are at their limit, and the queue is full.
     #[error("the servers are busy, and the queue is full")]
     QueueFull,
     /// No server had a free place in time.
-    #[error("the servers are busy, and none had a place in time")]
+    #[error("the servers are busy, and none had room in time")]
     QueueTimeout,
 }
 

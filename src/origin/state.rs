@@ -166,7 +166,7 @@ impl ServerState {
         if let Some(state) = self.at(Some(address)) {
             let change = state.breaker.lock().note(OriginOutcome::ConnectFailed, began, Instant::now());
             if change == Change::Begins {
-                tracing::warn!(%address, "an address of a server is left out: others are there");
+                tracing::warn!(%address, "an address of a server is not used any more: others are reachable");
             }
         }
     }

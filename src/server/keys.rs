@@ -96,7 +96,7 @@ fn renew(
             drop(reading);
             if verifier.is_outdated(now_ms()) && !outdated {
                 tracing::error!(
-                    "the key set could not be read for jwks.max_age: tokens are refused until it can"
+                    "the key set is older than jwks.max_age: tokens are refused until it can be read"
                 );
             }
             outdated = verifier.is_outdated(now_ms());
@@ -135,7 +135,7 @@ enum FetchError {
     Ask(#[from] AskError),
     #[error("the answer was {0}")]
     Status(StatusCode),
-    #[error("a redirect without a Location that can be followed")]
+    #[error("a redirect without a valid Location")]
     Nowhere,
     #[error("a redirect from https to http is not followed")]
     Downgrade,
@@ -175,7 +175,7 @@ impl Fetcher {
                 verifier.read_failed(&error);
             }
             Err(error) => {
-                tracing::warn!(%error, "the key set is no text; the last good one is kept");
+                tracing::warn!(%error, "the key set is not UTF-8 text; the last good one is kept");
                 verifier.read_failed(&error);
             }
         }

@@ -23,7 +23,7 @@ pub fn tell(stage: Stage) {
         Stage::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     };
     if let Err(error) = told {
-        tracing::warn!(%error, "the service manager was not told");
+        tracing::warn!(%error, "the notification of the service manager failed");
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn keep_alive() {
     loop {
         pace.tick().await;
         if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
-            tracing::warn!(%error, "the watchdog was not told");
+            tracing::warn!(%error, "the notification of the watchdog failed");
         }
     }
 }

@@ -277,7 +277,7 @@ async fn wait_for_store(cache: &Cache) {
         }
     };
     if tokio::time::timeout(WAIT_FOR_STORE, linked).await.is_err() {
-        tracing::warn!("the store is not there: starting without it");
+        tracing::warn!("the store is not reachable: starting without it");
     }
 }
 

@@ -139,7 +139,7 @@ impl<'d> FastLane<'d> {
     pub(super) fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
             if let Err(error) = ready!(connection.poll_lane_out(cx, &mut self.rest)) {
-                tracing::debug!(%error, "a client left before its answer");
+                tracing::debug!(%error, "a client closed the connection before its answer was sent");
                 self.tell_late(connection);
                 return Poll::Ready(Turn::Gone);
             }

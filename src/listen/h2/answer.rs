@@ -35,7 +35,7 @@ pub(super) fn begin(
     let mut to = match respond.send_response(Response::from_parts(head, ()), body.is_empty()) {
         Ok(to) => to,
         Err(error) => {
-            tracing::debug!(%error, "a client left before its answer");
+            tracing::debug!(%error, "a client closed the connection before its answer was sent");
             return None;
         }
     };
@@ -48,7 +48,7 @@ pub(super) fn begin(
         return Some(to);
     }
     if let Err(error) = to.send_data(piece.clone(), true) {
-        tracing::debug!(%error, "a client left before its answer");
+        tracing::debug!(%error, "a client closed the connection before its answer was sent");
     }
     None
 }

@@ -161,7 +161,7 @@ impl StreamSession {
             return Ok(());
         }
         let Some(writer) = &mut self.writer else {
-            return Error::e_explain(ErrorType::H2Error, "a body before its head");
+            return Error::e_explain(ErrorType::H2Error, "a body without a head");
         };
         let length = piece.len();
         write_body(writer, piece, end, self.send).await.map_err(|error| error.into_down())?;
@@ -175,7 +175,7 @@ impl StreamSession {
             return Ok(());
         }
         let Some(writer) = &mut self.writer else {
-            return Error::e_explain(ErrorType::H2Error, "trailers before a head");
+            return Error::e_explain(ErrorType::H2Error, "trailers without a head");
         };
         self.ended = true;
         let sent = writer.send_trailers(trailers).or_err(ErrorType::WriteError, "writing trailers");
@@ -202,7 +202,7 @@ impl StreamSession {
             HttpTask::Trailer(None) | HttpTask::Done => Ok(true),
             HttpTask::Failed(error) => Err(error),
             HttpTask::UpgradedBody(..) => {
-                Error::e_explain(ErrorType::InternalError, "another protocol on a stream of HTTP/2")
+                Error::e_explain(ErrorType::InternalError, "a protocol upgrade on an HTTP/2 stream")
             }
         }
     }

@@ -53,7 +53,7 @@ pub(super) enum Next {
 
 /// The error for bytes that are not chunks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not chunks")]
+#[error("the chunked coding is malformed")]
 pub(super) struct Broken;
 
 impl Chunks {

@@ -39,7 +39,7 @@ pub(super) enum End {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     /// The head can't be parsed.
-    #[error("not a head: {0}")]
+    #[error("the head is malformed: {0}")]
     Head(#[from] httparse::Error),
     /// The head is too large.
     #[error("the head is too large")]
@@ -69,20 +69,20 @@ pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Head>, M
     let (Some(code), Some(minor)) = (answer.code, answer.version) else {
         return Err(Malformed::With("no status"));
     };
-    let status = StatusCode::from_u16(code).map_err(|_| Malformed::With("a status that is none"))?;
+    let status = StatusCode::from_u16(code).map_err(|_| Malformed::With("an invalid status"))?;
     let mut parts = http::Response::new(()).into_parts().0;
     (parts.status, parts.version) = (status, if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
     parts.headers = HeaderMap::with_capacity(answer.headers.len() + SPARE);
     for field in &*answer.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| Malformed::With("a name that is none"))?;
+        let name = name.map_err(|_| Malformed::With("an invalid field name"))?;
         let value = header_value_from_raw(input.slice_ref(field.value));
         parts.headers.try_append(name, value).map_err(|_| Malformed::With("too many fields"))?;
     }
     let mut head = ResponseHeader::from(parts);
     let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     if reason.is_some() {
-        head.set_reason_phrase(reason).map_err(|_| Malformed::With("a reason that is none"))?;
+        head.set_reason_phrase(reason).map_err(|_| Malformed::With("an invalid reason phrase"))?;
     }
     let end = end_of(&mut head, method)?;
     let keeps = end != End::Connection && goes_on(&head);
@@ -130,9 +130,9 @@ fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
             let one = one.trim_ascii();
             let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
-            let length: u64 = length.ok_or(Malformed::With("a length that is none"))?;
+            let length: u64 = length.ok_or(Malformed::With("an invalid Content-Length"))?;
             if *agreed.get_or_insert(length) != length {
-                return Err(Malformed::With("lengths that differ"));
+                return Err(Malformed::With("differing Content-Length values"));
             }
         }
     }

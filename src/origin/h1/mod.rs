@@ -242,7 +242,7 @@ impl Connection {
         let input = &mut self.input;
         let taken = match &mut self.body {
             Body::Nothing => return Ok(Some(None)),
-            Body::Head => return Error::e_explain(ErrorType::InternalError, "a body before its head"),
+            Body::Head => return Error::e_explain(ErrorType::InternalError, "a body without a head"),
             Body::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= length as u64;
