@@ -46,9 +46,9 @@ const LARGEST_READ: usize = 64 * 1024;
 /// The timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Of connecting.
+    /// The timeout of connecting.
     pub(super) connect: Duration,
-    /// Of one read, or one write.
+    /// The timeout of one read, or one write.
     pub(super) step: Duration,
 }
 
