@@ -20,7 +20,7 @@ pub struct Cors {
     pub max_age: HeaderValue,
 }
 
-/// Whose scripts may read answers.
+/// The origins whose scripts may read answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigins {
     /// `"*"`: everyone's.

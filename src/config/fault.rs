@@ -1,5 +1,5 @@
-//! What is wrong with a configuration, and where: the collector that every reader and check reports into, and
-//! the lines that a person gets.
+//! Faults in a configuration and their positions: the collector that every reader and check reports into, and
+//! the lines that are shown to a person.
 //!
 //! A message never holds a secret: it names types, keys, variables and files, and quotes a value only where
 //! the value is a word of a known list, a number with its unit or the name of something.
@@ -15,7 +15,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file was read, and this is wrong with it.
@@ -30,7 +30,7 @@ pub struct Faults {
     faults: Vec<Fault>,
 }
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// From 1.
@@ -39,9 +39,9 @@ pub struct Fault {
     pub column: usize,
     /// The dotted key, such as `route[2].cache.ttl`; empty where the TOML itself is broken.
     pub key: String,
-    /// What is wrong.
+    /// The description of the fault, without its place.
     pub message: String,
-    /// The nearest word that would have been right.
+    /// The nearest known word.
     pub suggestion: Option<String>,
 }
 
@@ -99,7 +99,7 @@ impl Report {
         self.faults.push(Note { place: place.clone(), message: message.into(), suggestion: None });
     }
 
-    /// A fault about `word`, which is none of `known`: names the nearest of them, or all where none is near.
+    /// Reports `word`, which is none of `known`: names the nearest of them, or all if none is near.
     pub(super) fn unknown<'k>(
         &mut self,
         place: &Place,
@@ -124,11 +124,11 @@ impl Report {
         self.faults.is_empty()
     }
 
-    /// Adds the parser's errors, and drops what was said about their lines: it follows from them.
+    /// Adds the parser's errors, and drops other faults of the same lines, which follow from them.
     pub(super) fn with_syntax(mut self, errors: &[toml::de::Error], text: &str) -> Self {
         let offsets: Vec<usize> = errors.iter().map(|e| e.span().map_or(0, |span| span.start)).collect();
         let broken: Vec<usize> = offsets.iter().map(|offset| position(text, *offset).0).collect();
-        // Whatever stands behind a bracket that isn't closed was read as something else.
+        // Everything after an unclosed bracket was read as something else.
         let open = syntax::unclosed(text);
         let follows = |offset: usize| open.is_some_and(|open| offset >= open);
         self.faults.retain(|note| {
@@ -138,7 +138,7 @@ impl Report {
             let place = Place { offset, key: String::new() };
             self.fault(&place, "this bracket is not closed before the next key or table");
         }
-        // The keys below a header that stands there twice are no faults of their own.
+        // The keys below a duplicate header are no faults of their own.
         let mut twice = None;
         for (error, offset) in errors.iter().zip(offsets).filter(|(_, offset)| !follows(*offset)) {
             let place = Place { offset, key: String::new() };
@@ -162,11 +162,11 @@ impl Report {
     }
 }
 
-/// What to write where a header of a table of which there may be several is at fault.
+/// The hint for a header `[name]` of a table that has to be written `[[name]]`.
 fn table_hint(text: &str, offset: usize) -> String {
     let begin = text[..offset.min(text.len())].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[begin..].lines().next().unwrap_or_default();
-    // One that lacks its end is told as such.
+    // A header without `]` gets a fault of its own.
     let name = syntax::header_name(line).filter(|_| line.contains(']'));
     match name.filter(|name| syntax::LISTS.contains(name)) {
         Some(name) => format!(": each of several stands under [[{name}]], not [{name}]"),
@@ -174,7 +174,7 @@ fn table_hint(text: &str, offset: usize) -> String {
     }
 }
 
-/// Where the header of a table begins under which something stands, or that it is.
+/// The offset of the table header that `offset` is in or under.
 fn header_before(text: &str, offset: usize) -> Option<usize> {
     let mut begin = 0;
     let mut last = None;
@@ -207,7 +207,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
 }
 
-/// The one of `known` that `word` was most likely meant to be: at most a third of it mistyped.
+/// The one of `known` that `word` was most likely meant to be: at most a third of its letters differ.
 pub(super) fn nearest(word: &str, known: &[&str]) -> Option<String> {
     let word = word.to_lowercase();
     let distance = |candidate: &&&str| strsim::osa_distance(&word, &candidate.to_lowercase());

@@ -6,7 +6,7 @@ use globset::GlobSet;
 use http::HeaderValue;
 use std::path::PathBuf;
 
-/// Where a route's answers come from.
+/// The source of a route's answers.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// `origin`: index into [`super::Config::origins`].
@@ -30,9 +30,10 @@ impl Target {
 pub struct Files {
     /// `root`: the directory.
     pub root: PathBuf,
-    /// `index` (`index.html`): what answers for a directory.
+    /// `index` (`index.html`): the file that answers for a directory.
     pub index: String,
-    /// `precompressed` (true): `.br`, `.zst` and `.gz` beside a file are sent instead of it to who takes them.
+    /// `precompressed` (true): `.br`, `.zst` and `.gz` beside a file are sent instead of it to clients that
+    /// accept the coding.
     pub precompressed: bool,
     /// `symlinks` (false): follow links that stay below the root.
     pub symlinks: bool,
@@ -40,7 +41,7 @@ pub struct Files {
     pub hidden: bool,
     /// `cache_control` (`no-cache`)
     pub cache_control: HeaderValue,
-    /// `immutable`: which files never change.
+    /// `immutable`: the files that never change.
     pub immutable: Immutable,
 }
 
@@ -60,11 +61,11 @@ pub enum Immutable {
 pub struct Accel {
     /// `internal`: begins and ends with a slash.
     pub internal: String,
-    /// What stands behind it.
+    /// The target of the location.
     pub to: AccelTo,
 }
 
-/// What stands behind an internal location.
+/// The target of an internal location.
 #[derive(Debug, Clone)]
 pub enum AccelTo {
     /// A directory.

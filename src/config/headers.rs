@@ -1,15 +1,16 @@
-//! Header rules as the program uses them: names that were checked, and values that are taken apart already.
+//! Header rules as the program uses them: checked names and parsed values.
 //!
-//! A value is fixed, or made for each request out of text and variables (`"$client_ip"`). A template is read once,
-//! with the configuration; what a variable stands for is for whoever handles the request to know. Which fields rules
-//! never touch is asked here ([`Direction::reserved`]), since the check and the one who applies the rules have to agree.
+//! A value is fixed, or a template of text and variables (`"$client_ip"`) that is filled in for each request.
+//! Templates are parsed once, with the configuration; the gateway knows the values of the variables.
+//! [`Direction::reserved`] names the fields that no rule may touch: the check and the gateway use the same
+//! list.
 
 use super::reserved::{
     dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS, OURS_IN_REQUESTS,
 };
 use http::{HeaderName, HeaderValue};
 
-/// `request_headers`, `response_headers`: taken off first, then set, then added.
+/// `request_headers`, `response_headers`: removed first, then set, then added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderRules {
     /// `remove`
@@ -21,14 +22,14 @@ pub struct HeaderRules {
 }
 
 impl HeaderRules {
-    /// Whether they change nothing.
+    /// Returns true if they change nothing.
     pub fn is_empty(&self) -> bool {
         let Self { remove, set, add } = self;
         remove.is_empty() && set.is_empty() && add.is_empty()
     }
 }
 
-/// What is done to the fields of a route's requests and answers: the rules of `[headers]`, then its own.
+/// The rules for the fields of a route's requests and answers: those of `[headers]`, then its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     /// `request_headers`, in the order in which they apply; none of them is empty.
@@ -62,13 +63,13 @@ pub enum Template {
 pub enum Segment {
     /// Printable ASCII.
     Text(Box<str>),
-    /// What is known of the request.
+    /// A value that is known of the request.
     Variable(Variable),
 }
 
 macro_rules! variables {
     ($($(#[$doc:meta])* $variable:ident => $name:literal,)+) => {
-        /// What a value may name with a `$`.
+        /// A variable, written with a `$` in a value.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Variable { $($(#[$doc])* $variable,)+ }
 
@@ -105,7 +106,7 @@ variables! {
     User => "user",
     /// The role of the token.
     Role => "role",
-    /// Where the answer comes from, as metrics name it; of answers only.
+    /// The source of the answer, in the words of the metrics; in answers only.
     Cache => "cache",
 }
 
@@ -114,7 +115,7 @@ variables! {
 pub(super) enum TemplateFault {
     /// No variable is called so.
     Unknown(String),
-    /// What is wrong, for people.
+    /// The fault, described for people.
     Malformed(&'static str),
 }
 
@@ -188,12 +189,12 @@ fn piece(text: &str) -> Result<(Segment, &str), TemplateFault> {
     }
 }
 
-/// Whose fields rules are about.
+/// The direction of the messages that rules apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// What the origin is told.
+    /// To the origin.
     Request,
-    /// What the client is told.
+    /// To the client.
     Response,
 }
 

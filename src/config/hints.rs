@@ -1,7 +1,7 @@
 //! Other people's words: nginx's keys and the ways in which other programs write addresses and variables, with what
 //! they are called here; and which words of a file may be shown in a message.
 
-/// What a key of nginx's is called here.
+/// The key here that does what a key of nginx does.
 pub(super) fn of_nginx(key: &str) -> Option<&'static str> {
     Some(match key {
         "proxy_pass" | "uwsgi_pass" | "fastcgi_pass" | "grpc_pass" => {
@@ -80,7 +80,8 @@ pub(super) fn is_plain_path(text: &str) -> bool {
     (begins || ends) && text.bytes().all(fits) && text.split('/').all(short)
 }
 
-/// A path for a message: quoted, or only told of where it could be the content of a file that was put in its place.
+/// Formats a path for a message: quoted, or only described if it could be a file's content put in the wrong
+/// place.
 pub(super) fn shown_path(path: &str) -> String {
     let is_content = path.len() > 200 || path.contains("-----") || path.chars().any(char::is_control);
     if is_content {
@@ -90,7 +91,7 @@ pub(super) fn shown_path(path: &str) -> String {
     }
 }
 
-/// A word of the file that a message may show: quoted, or only told of where it could be a secret that was put in the
+/// Formats a word of the file for a message: quoted, or only described if it could be a secret put in the
 /// wrong place.
 pub(super) fn shown(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || " _-./:*".contains(c);

@@ -1,12 +1,13 @@
 //! The configuration: from a TOML file to values that the program may rely on.
 //!
-//! Two steps, apart: `raw` says what the file may hold (the key tables, each value's type and unit), `check`
-//! makes [`Config`] of it (defaults, references between tables, combinations that can't work). Both report
-//! into one list, so that a single run names every fault with its line, its key and the nearest known key.
+//! Two separate steps: `raw` declares the schema of the file (its tables, each value's type and unit),
+//! `check` makes [`Config`] of it (defaults, references between tables, combinations that can't work). Both
+//! report into one list, so that a single run names every fault with its line, its key and the nearest known
+//! key.
 //!
-//! Nothing here opens a socket. Secrets are read (environment or file) while checking and never printed; a
-//! fault names the variable or the file. Relative paths count from the directory of the configuration file.
-//! Every key is told in `docs/configuration.md`.
+//! Nothing here opens a socket. Secrets are read (environment or file) during the check and never printed; a
+//! fault names the variable or the file. Relative paths start from the directory of the configuration file.
+//! `docs/configuration.md` describes every key.
 
 mod check;
 mod cors;
@@ -47,7 +48,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|error| error.to_string())
 }
 
-/// Tells one state of a file from another; `None`: it can't be looked at.
+/// The identity of one state of a file, to notice a change; `None`: the file can't be read.
 pub type Stamp = Option<(u64, i64, i64, u64)>;
 
 /// The state that a file is in.
@@ -56,10 +57,10 @@ pub fn stamp(path: &Path) -> Stamp {
     Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
 }
 
-/// A configuration without faults, and what is nonetheless worth a word.
+/// A configuration without faults, and its warnings.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What the program runs on.
+    /// The configuration to run with.
     pub config: Config,
     /// One line each, `file:line:column: key: message`, in the file's order.
     pub warnings: Vec<String>,
@@ -78,8 +79,8 @@ impl Config {
         Ok(Self::parse(&text, &path.display().to_string(), &|name| std::env::var(name).ok())?)
     }
 
-    /// Checks `text`. `file_name` stands before every fault, and its directory is where relative paths begin;
-    /// `env` answers for the environment.
+    /// Checks `text`. `file_name` is put before every fault, and relative paths start from its directory;
+    /// `env` looks up environment variables.
     ///
     /// # Errors
     /// All faults at once. Where the TOML itself is broken, what could not be read hides its own keys: the

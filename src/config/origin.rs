@@ -73,20 +73,20 @@ impl Origin {
 /// One of `servers`: a URL, or `{ url, weight }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginServer {
-    /// Where it is.
+    /// Its address.
     pub address: ServerAddress,
     /// `weight` (1): its share of the requests, 1 to 1,000.
     pub weight: u32,
 }
 
 impl OriginServer {
-    /// A server of weight 1 at `http://host:port`, or `https://` where `tls` says so.
+    /// A server of weight 1 at `http://host:port`, or `https://` with `tls`.
     pub fn at(tls: bool, host: impl Into<String>, port: u16) -> Self {
         Self { address: ServerAddress::Tcp { tls, host: host.into(), port }, weight: 1 }
     }
 }
 
-/// Where a server is. Displayed as the file writes it: this names the server over reloads and nodes.
+/// The address of a server. Displayed as the file writes it: this names the server over reloads and nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     /// `http://host:port`, `https://host[:port]`
@@ -103,7 +103,7 @@ pub enum ServerAddress {
 }
 
 impl ServerAddress {
-    /// Whether it is spoken to by TLS.
+    /// Returns true if connections to it use TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tcp { tls: true, .. })
     }
@@ -138,18 +138,18 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-/// `balance`: who is asked next.
+/// `balance`: the rule that chooses the server for the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balance {
     /// `"round-robin"`: in turn, by weight.
     RoundRobin,
-    /// `"least-connections"`: who has the fewest requests under way, by weight.
+    /// `"least-connections"`: the server with the fewest requests under way, by weight.
     LeastConnections,
     /// `{ hash = … }`: the same server for the same key, as long as it is there.
     Hash(HashBy),
 }
 
-/// `balance.hash`: what the key is.
+/// `balance.hash`: the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashBy {
     /// `"client"`: the client's address.
@@ -167,17 +167,17 @@ pub struct Sticky {
     pub query: Option<String>,
     /// `cookie`: the cookie that names the server.
     pub cookie: Option<String>,
-    /// `secret` behind the cookie's value; left out: a salt that is no secret.
+    /// `secret` of the HMAC in the cookie; without one, a salt that is public.
     pub secret: Option<Secret>,
 }
 
-/// `tls`: how `https` servers are verified, and how the gateway shows itself. That they are verified can't be
-/// switched off.
+/// `tls`: the verification of `https` servers, which can't be switched off, and the certificate that the
+/// gateway presents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OriginTls {
     /// `ca`: the certificates (DER) that a server's must lead to; empty: the system's.
     pub ca: Vec<Vec<u8>>,
-    /// `cert`, `key`: what the gateway shows.
+    /// `cert`, `key`: the gateway's certificate for mutual TLS.
     pub identity: Option<TlsIdentity>,
     /// `server_name`: the name that is asked for and verified, instead of the host in the URL.
     pub server_name: Option<String>,
@@ -195,11 +195,11 @@ pub struct TlsIdentity {
 /// Active health checks: `GET path`, anything from 200 to 399 is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// What is asked for.
+    /// The path that is requested.
     pub path: String,
-    /// How often (5 s).
+    /// The time from one check to the next (5 s).
     pub interval: Duration,
-    /// How long a check may take (2 s).
+    /// The time that a check may take (2 s).
     pub timeout: Duration,
     /// The `Host` that is named; `None`: the server's own.
     pub host: Option<String>,

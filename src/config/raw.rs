@@ -1,5 +1,5 @@
-//! What the file may say: every table, its keys and their types, in one declaration that makes the reader,
-//! the list of known keys and (with the test beside `docs/configuration.md`) the documentation's
+//! The schema of the file: every table, its keys and their types, in one declaration. From it come the
+//! reader, the list of known keys and (with the test beside `docs/configuration.md`) the documentation's
 //! completeness.
 //!
 //! Values are read one by one here. Defaults, references and combinations are decided in `check`.
@@ -94,7 +94,7 @@ tables! {
 
     Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration, max_age: Duration }
 
-    /// Where a secret is read from.
+    /// The source of a secret: an environment variable or a file.
     Stored "Secrets" { env: String, file: String }
 
     Origin "`[[origin]]`" {
@@ -133,7 +133,7 @@ tables! {
 
     Limit "`route.limit`" { name: Name, rate: Rate, burst: u32, by: By, shared: bool }
 
-    /// What a client shows.
+    /// The request field or query parameter that identifies a client.
     Key "`route.limit.by`" { header: HeaderName, query: String }
 
     Headers "`[headers]`" {
@@ -356,7 +356,7 @@ pub(super) enum Cache {
     Follow(Box<FollowRules>),
 }
 
-/// `route.cache.follow`: whom to follow.
+/// `route.cache.follow`: the source of the caching rules.
 #[derive(Debug)]
 pub(super) enum Follow {
     Origin,
@@ -425,7 +425,7 @@ pub(super) enum By {
     Key(Key),
 }
 
-/// Whom a limit is about, without a key that is named.
+/// The client that a limit counts by, if it is not a named field or parameter.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Person {
     Address,

@@ -10,7 +10,7 @@ use toml::{
     Spanned,
 };
 
-/// Where in the file something stands.
+/// A position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// Bytes from the beginning.
@@ -45,12 +45,12 @@ pub(super) struct At<T> {
     pub(super) place: Place,
 }
 
-/// What a table holds under one key.
+/// The value that a table holds under one key.
 #[derive(Debug, Default)]
 pub(super) enum Field<T> {
     #[default]
     Absent,
-    /// Something unreadable, already reported: whoever needs it stays silent.
+    /// An unreadable value; the fault is already reported, so later checks stay silent.
     Faulty,
     Given(At<T>),
 }
@@ -70,7 +70,7 @@ impl<T> Field<T> {
         self.optional().map(|given| given.map_or(default, |at| at.value))
     }
 
-    /// The value or its default; a value that is not `accepted` is a fault that says `complaint`.
+    /// The value or its default. A value that is not `accepted` is reported with `complaint`.
     pub(super) fn or_if(
         self,
         default: T,
@@ -98,7 +98,7 @@ impl<T> Field<T> {
     }
 }
 
-/// What can be read from a TOML value.
+/// A type that can be read from a TOML value.
 pub(super) trait Read: Sized {
     /// `None` only where a fault was reported.
     fn read(value: &DeValue<'_>, place: &Place, report: &mut Report) -> Option<Self>;
@@ -136,7 +136,7 @@ pub(super) fn entries<'v, 'i>(
     Some(table)
 }
 
-/// What `table`, which stands at `place`, holds under `key`.
+/// Reads `key` from `table`, which stands at `place`.
 pub(super) fn field<T: Read>(table: &DeTable<'_>, key: &str, place: &Place, report: &mut Report) -> Field<T> {
     let Some(value) = table.get(key) else { return Field::Absent };
     match spanned(value, place.child(key, value.span().start), report) {
@@ -206,7 +206,7 @@ impl<T: Read> Read for OneOrMany<T> {
     }
 }
 
-/// Reads text, and makes of it what `parse` says or reports its complaint.
+/// Reads a string and parses it with `parse`, or reports the parser's error.
 pub(super) fn text<T, E: ToString>(
     value: &DeValue<'_>,
     place: &Place,
@@ -245,7 +245,7 @@ impl Read for SocketAddr {
     }
 }
 
-/// What to write instead of an address that is none.
+/// The message for a text that is no address, with the form to write instead.
 fn no_address(text: &str) -> String {
     let form = "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:80\"";
     let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);

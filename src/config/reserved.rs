@@ -1,34 +1,35 @@
-//! Names of fields with a meaning to the gateway: which of a request's fields its sender may say, and which fields no
+//! Field names that have a meaning to the gateway: who may set which field of a request, and which fields no
 //! header rule may touch.
 //!
-//! The one list of them. The gateway removes by it what a client claims, the cache keeps by it what is shared free of
-//! one client's words, and the check of the configuration refuses rules by it. `docs/headers.md` tells it to users.
+//! The only such list. The gateway uses it to remove what a client may not claim, the cache to keep one
+//! client's fields out of shared fetches, and the configuration check to refuse rules. `docs/headers.md`
+//! describes it for users.
 
 use std::borrow::Cow;
 
-/// The right to say a field of a request, by who has it.
+/// The party that may set a field of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     /// Anyone.
     Free,
-    /// Anyone, but it changes what an application takes a request for: it is not asked for others as well.
+    /// Anyone, but it changes how an application understands the request: a fetch for others leaves it out.
     Override,
-    /// A trusted proxy, and not for others as well.
+    /// A trusted proxy; a fetch for others leaves it out.
     Proxy,
-    /// The gateway alone; or nobody.
+    /// The gateway alone, or no one.
     Gateway,
 }
 
-/// Tells who may say the field of this name (lower case). `X_Tenant` and `X.Tenant` are taken for `X-Tenant`: an application
-/// behind CGI or WSGI can't tell them apart.
+/// Returns who may set the field of this name (lower case). `X_Tenant` and `X.Tenant` count as `X-Tenant`: an
+/// application behind CGI or WSGI can't tell them apart.
 pub fn claim(name: &str) -> Claim {
-    // Each field of each request is asked for: most are through with their first letter.
+    // This runs for each field of each request: the first letter decides most of them.
     let [b'c' | b'd' | b'f' | b'o' | b'p' | b'r' | b's' | b't' | b'v' | b'w' | b'x', ..] = name.as_bytes()
     else {
         return Claim::Free;
     };
     match dashed(name) {
-        // What a client may say itself, but not in the place of what the gateway tells.
+        // Fields that a client may set itself, except in a spelling that poses as one that the gateway sets.
         Cow::Owned(read) if OURS_IN_REQUESTS.contains(&&*read) => Claim::Gateway,
         read if read.starts_with('x') => of_x(&read),
         read => of_others(&read),
@@ -39,7 +40,7 @@ fn of_x(name: &str) -> Claim {
     match name {
         "x-real-ip" | "x-tenant" | "x-user" | "x-role" => Claim::Gateway,
         "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => Claim::Gateway,
-        // Orders to who sends files.
+        // Instructions to a server that sends files.
         "x-sendfile-type" => Claim::Gateway,
         name if name.starts_with("x-accel-") => Claim::Gateway,
         "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
@@ -57,10 +58,10 @@ fn of_x(name: &str) -> Claim {
 fn of_others(name: &str) -> Claim {
     match name {
         "forwarded" => Claim::Gateway,
-        // CGI makes HTTP_PROXY of it, the variable that names a proxy to many clients (httpoxy).
+        // CGI turns it into HTTP_PROXY, the variable from which many HTTP clients take their proxy (httpoxy).
         "proxy" => Claim::Gateway,
         "script-name" | "path-info" | "front-end-https" => Claim::Proxy,
-        // Who has shown a certificate (RFC 9440), or is somebody to a proxy.
+        // The client certificate (RFC 9440) or user that a proxy has verified.
         "client-cert" | "client-cert-chain" | "cf-access-authenticated-user-email" => Claim::Proxy,
         name if name.starts_with("remote-") || name.starts_with("ssl-client-") => Claim::Proxy,
         name if name.starts_with("tailscale-user-") || name.starts_with("oidc-claim-") => Claim::Proxy,
@@ -134,7 +135,7 @@ pub(super) const OF_THE_CONNECTION: [&str; 13] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Fields that the gateway tells an origin.
+/// Fields that the gateway sets in requests to an origin.
 pub(super) const OURS_IN_REQUESTS: [&str; 10] = [
     "forwarded",
     "via",
@@ -147,10 +148,10 @@ pub(super) const OURS_IN_REQUESTS: [&str; 10] = [
     "x-tenant",
     "x-user",
 ];
-/// Fields of requests that say what is asked for, and under which condition.
+/// Fields of requests that select a part of the content or make the request conditional.
 pub(super) const CONDITIONS: [&str; 6] =
     ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
-/// Fields that the gateway tells a client.
+/// Fields that the gateway sets in answers to a client.
 pub(super) const OURS_IN_ANSWERS: [&str; 5] = ["age", "cache-status", "date", "via", "x-request-id"];
 /// Fields that describe the bytes that are sent.
 pub(super) const OF_THE_BODY: [&str; 3] = ["accept-ranges", "content-encoding", "content-range"];

@@ -1,9 +1,10 @@
-//! Faults of the TOML itself that its parser tells of where it stumbled, not where they are.
+//! Faults of the TOML syntax that the parser reports at the place where it stopped, not where they begin.
 
 /// The tables of which there may be several.
 pub(super) const LISTS: [&str; 5] = ["listener", "origin", "route", "event", "accel"];
 
-/// Where a bracket of an array or of an inline table opens that is not closed before the next key, table or the end.
+/// The offset of the bracket of an array or inline table that is not closed before the next key, the next
+/// table or the end.
 pub(super) fn unclosed(text: &str) -> Option<usize> {
     let mut open: Vec<usize> = Vec::new();
     let mut offset = 0;
@@ -80,7 +81,7 @@ fn scan<'t>(line: &'t str, offset: usize, open: &mut Vec<usize>, within: &mut Op
         }
         at += rest.chars().next().map_or(1, char::len_utf8);
     }
-    // Such a string ends with its line, whether or not it was closed.
+    // A string of one line ends with its line, even if it isn't closed.
     if within.is_some_and(|quote| quote.len() == 1) {
         *within = None;
     }

@@ -44,7 +44,7 @@ fn faults(text: &str) -> Vec<String> {
     lines.lines().map(|line| line.strip_prefix("c.toml:").expect("the file's name").to_owned()).collect()
 }
 
-/// What is said about the base followed by `text`, whose first line is line 8.
+/// The faults reported for the base followed by `text`, whose first line is line 8.
 fn after_base(text: &str) -> Vec<String> {
     faults(&format!("{BASE}{SECRET}{text}"))
 }
@@ -59,7 +59,7 @@ fn warnings(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is said about a route to the only origin, on line 8, with more keys from line 11 on.
+/// The faults reported for a route to the only origin, on line 8, with more keys from line 11 on.
 fn route(rest: &str) -> Vec<String> {
     after_base(&format!("[[route]]\npath = \"/x\"\norigin = \"app\"\n{rest}"))
 }

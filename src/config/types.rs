@@ -1,7 +1,7 @@
 //! The types of a checked configuration: every value in range, every default filled in, every reference
 //! between tables resolved. Each field names its key in the file and its default.
 //!
-//! Nothing here reads a file or decides anything; a `Debug` of these never shows a secret.
+//! Nothing here reads a file or makes a decision. The `Debug` of these types never shows a secret.
 
 use super::{
     files::{Accel, Target},
@@ -49,17 +49,18 @@ pub struct Config {
 pub struct Server {
     /// Worker threads, at least 1 (`0` in the file: one per core).
     pub threads: usize,
-    /// How long requests and sockets may finish on shutdown (`drain`, 30 s).
+    /// The time that requests and sockets have to finish on shutdown (`drain`, 30 s).
     pub drain: Duration,
-    /// How long an idle client connection is kept (`keepalive`, 65 s).
+    /// The time that an idle client connection is kept open (`keepalive`, 65 s).
     pub keepalive: Duration,
     /// Requests on one client connection before it is closed (`keepalive_requests`, 10,000; `0`: no limit).
     pub keepalive_requests: u32,
-    /// `trusted_proxies`: whose word on a client's address, scheme and host is believed (none).
+    /// `trusted_proxies`: the networks whose fields on a client's address, scheme and host are believed
+    /// (none).
     pub trusted_proxies: Vec<IpNet>,
-    /// `underscores`: what becomes of a request's fields with an underscore in their name (`drop`).
+    /// `underscores`: the treatment of a request's fields with an underscore in their name (`drop`).
     pub underscores: Underscores,
-    /// How long clients may take, and how many connections they may hold.
+    /// The timeouts of clients and the limits on their connections.
     pub clients: Clients,
 }
 
@@ -68,7 +69,8 @@ pub struct Server {
 pub enum Underscores {
     /// They are dropped, as nginx does.
     Drop,
-    /// They pass, but for those that an application could take for what only the gateway or a trusted proxy says.
+    /// They pass, except those that an application could take for a field reserved to the gateway or a
+    /// trusted proxy.
     Pass,
 }
 
@@ -94,7 +96,7 @@ pub struct Clients {
 /// `[[listener]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Where to listen.
+    /// The address to listen on.
     pub address: SocketAddr,
     /// `certificates`, `client_certificates`; without certificates there is no TLS.
     pub tls: Option<ListenerTls>,
@@ -108,10 +110,10 @@ pub struct Listener {
     pub proxy_protocol: bool,
 }
 
-/// What a listener needs for TLS.
+/// The TLS settings of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// `certificates`, at least one; the first is shown to who names none of theirs.
+    /// `certificates`, at least one; the first is the default where SNI names none of them.
     pub certificates: Vec<certificate::Files>,
     /// `client_certificates`
     pub clients: Option<ClientCertificates>,
@@ -122,16 +124,17 @@ pub struct ListenerTls {
 pub struct ClientCertificates {
     /// `ca`: the authorities that they have to come from.
     pub ca: PathBuf,
-    /// `required`: nobody gets in without one (default true).
+    /// `required`: the handshake fails without one (true).
     pub required: bool,
-    /// `header`: what tells an origin the subject. No client can set it on any listener.
+    /// `header`: the request field that names the certificate's subject to an origin. Clients can't set it on
+    /// any listener.
     pub header: Option<http::HeaderName>,
 }
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where metrics and health are served.
+    /// The address that serves metrics and health.
     pub address: SocketAddr,
     /// `hosts`: names by which it may be asked, exact or `*.example.com`, lower case (none but its own).
     pub hosts: Vec<String>,
@@ -146,7 +149,7 @@ pub struct Log {
     pub access: bool,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
@@ -168,18 +171,18 @@ pub struct Store {
     pub memory: u64,
     /// `deadline` of one Redis call (50 ms).
     pub deadline: Duration,
-    /// `lease`: how long a fill may keep the other nodes waiting before its lease must be renewed (5 s).
+    /// `lease`: the time to live of a fill's lease in Redis, renewed while the fill goes on (5 s).
     pub lease: Duration,
-    /// `outage_ttl`: how long answers are served while nobody knows whether they are current (5 s); `None`: as long as
-    /// they are fresh.
+    /// `outage_ttl`: how long answers are served from memory while the store can't confirm that they are
+    /// current (5 s); `None`: as long as they are fresh.
     pub outage_ttl: Option<Duration>,
-    /// `poll`: how long a version and the purge log are believed where Redis reports no changes (1 s).
+    /// `poll`: how long a version and the purge log are trusted where Redis reports no changes (1 s).
     pub poll: Duration,
     /// The largest `max_size` of all routes.
     pub largest: u64,
 }
 
-/// Where Redis is. Its `Debug` hides passwords.
+/// The address of Redis. Its `Debug` hides passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Redis {
     /// One server: a URL as redis-rs takes it (`redis://`, `rediss://`, `unix://`).
@@ -217,7 +220,7 @@ impl Redis {
         }
     }
 
-    /// Where it is, for people: hosts, ports and the database, without users and passwords.
+    /// The address for logs and messages: hosts, ports and the database, without users and passwords.
     pub fn place(&self) -> String {
         let of = |url: &String| match url.parse::<url::Url>() {
             Ok(url) if url.scheme() == "unix" => url.path().to_owned(),
@@ -241,7 +244,7 @@ impl Redis {
 /// A URL with this user and password instead of its own. A socket has them among its parameters.
 fn with_credentials(mut url: url::Url, user: Option<&str>, password: Option<&str>) -> url::Url {
     if url.scheme() != "unix" {
-        // What can't have any has no host: it was refused before.
+        // Fails only for a URL without a host, which the check has refused.
         url.set_username(user.unwrap_or_default()).unwrap_or_default();
         url.set_password(password).unwrap_or_default();
         return url;
@@ -269,7 +272,7 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Bytes that no log line, error or `Debug` shows.
+/// Secret bytes, which no log line, error or `Debug` shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -279,7 +282,7 @@ impl Secret {
         Self(bytes.into())
     }
 
-    /// The bytes, for the one who computes with them.
+    /// The bytes, for computing with them.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }
@@ -296,7 +299,7 @@ impl fmt::Debug for Secret {
 pub struct Jwt {
     /// `algorithms` that are accepted, at least one; symmetric and asymmetric ones are never mixed.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
-    /// Where the keys come from.
+    /// The source of the keys.
     pub keys: JwtKeys,
     /// `jwks.max_age`: how long a key set that can't be read is believed (1 d).
     pub jwks_max_age: Duration,
@@ -329,7 +332,7 @@ pub enum JwtKeys {
     JwksUrl {
         /// An `http` or `https` URL.
         url: String,
-        /// How often it is fetched anew.
+        /// The time from one fetch to the next.
         refresh: Duration,
     },
 }
@@ -337,7 +340,7 @@ pub enum JwtKeys {
 /// `[[route]]`
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// `name`, a metric label; by default made of the path (`/api/widgets/kpi` → `api_widgets_kpi`).
+    /// `name`, a metric label; derived from the path by default (`/api/widgets/kpi` → `api_widgets_kpi`).
     /// Unique over all routes.
     pub name: Name,
     /// `host`: an exact host or `*.example.com`, lower case; `None`: any.
@@ -376,21 +379,21 @@ pub struct Route {
 /// One of a route's `limit`s.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// `name`, as clients are told it; by default the word of `by`, numbered from 2 where it is taken.
+    /// `name`, as clients see it; by default the word of `by`, numbered from 2 if that is taken.
     pub name: Name,
-    /// `rate`: so many requests, at least 1 …
+    /// `rate`: this many requests, at least 1 …
     pub requests: u32,
     /// … in this time: whole seconds, from 1 s to 31 d.
     pub window: Duration,
-    /// `burst`: so many at once (as many as `requests`).
+    /// `burst`: this many at once (as many as `requests`).
     pub burst: u32,
-    /// `by`: what tells clients apart (their addresses).
+    /// `by`: the key that identifies a client (its address).
     pub by: LimitBy,
     /// `shared`: all nodes count together, in Redis (false).
     pub shared: bool,
 }
 
-/// What tells the clients of a limit apart. Who shows nothing of it counts by the address.
+/// The key by which a limit tells clients apart. A request without it is counted by its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitBy {
     /// `"address"`: an IPv4 address, the /64 of an IPv6 address.
@@ -405,12 +408,12 @@ pub enum LimitBy {
     Query(String),
 }
 
-/// How a route treats tokens.
+/// The use of tokens on a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
     /// Never read.
     Off,
-    /// Verified where shown.
+    /// Verified if present.
     Optional,
     /// 401 without one.
     Required,
@@ -427,7 +430,7 @@ pub struct WebSocket {
     pub tokens: Vec<TokenPlace>,
 }
 
-/// Where the token of a handshake stands.
+/// The part of a handshake that holds the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenPlace {
     /// `Authorization: Bearer …`
@@ -443,11 +446,11 @@ pub enum TokenPlace {
 pub enum EscapedSlash {
     /// 400
     Refuse,
-    /// It is part of a segment, whatever the origin makes of it.
+    /// It passes as part of a segment; its meaning is up to the origin.
     Pass,
 }
 
-/// What a route's `path` matches.
+/// The paths that a route's `path` matches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PathPattern {
     /// Exactly this path.
@@ -490,16 +493,16 @@ pub struct FollowRules {
     pub stale_after: Option<Duration>,
     /// `redis`: bodies up to this size are kept in Redis as well (0: none).
     pub redis: u64,
-    /// `key_headers`: the fields of requests that tell answers apart whatever `Vary` says; sorted, unique.
+    /// `key_headers`: request fields that are part of the key whatever `Vary` says; sorted, unique.
     pub key_headers: Vec<http::HeaderName>,
-    /// `statuses`: those of [`REFUSALS`] that are kept as well, where the origin gives them a lifetime (none).
+    /// `statuses`: those of [`REFUSALS`] that are stored as well, if the origin gives them a lifetime (none).
     pub statuses: Vec<u16>,
-    /// `variants`: how many answers of one resource are kept at most, told apart by `Vary` (32).
+    /// `variants`: the most variants of one resource, by `Vary`, that are kept (32).
     pub variants: usize,
 }
 
-/// Statuses that refuse a request for what it said beside its target, as a rule: for its credentials, its fields, its
-/// pace. They are stored only where a route names them.
+/// Statuses that as a rule refuse a request for something beside its target: its credentials, its fields, its
+/// rate. They are stored only if a route names them.
 pub const REFUSALS: [u16; 17] =
     [400, 401, 402, 403, 406, 407, 408, 411, 413, 415, 421, 422, 425, 426, 428, 429, 431];
 
@@ -516,7 +519,7 @@ pub struct CacheRules {
     pub stale_while_revalidate: Duration,
     /// `stale_if_error` (0 s)
     pub stale_if_error: Duration,
-    /// `query`: the parameters that tell answers apart and that the origin gets; sorted, unique.
+    /// `query`: the parameters that are part of the key and are sent to the origin; sorted, unique.
     pub query: Vec<String>,
     /// `negative_ttl` for 404 and 410 (0 s: not stored).
     pub negative_ttl: Duration,
@@ -524,19 +527,21 @@ pub struct CacheRules {
     pub max_size: u64,
     /// `fill_timeout`: the deadline of one fill (30 s).
     pub fill_timeout: Duration,
-    /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
+    /// `hedge`: how long the fill of another node is waited for; `None`: derived from the usual time of the
+    /// route's fills.
     pub hedge: Option<Duration>,
-    /// `stale_after`: how long a fill is waited for before what is stale is served meanwhile; `None`: to its end.
+    /// `stale_after`: how long a fill is waited for before the stale answer is served meanwhile; `None`: to
+    /// its end.
     pub stale_after: Option<Duration>,
-    /// `cache_control` for the outside; `None`: derived from the scope and `ttl`.
+    /// `cache_control` sent to clients; `None`: derived from the scope and `ttl`.
     pub cache_control: Option<String>,
 }
 
-/// Words that no namespace may be: in the store's keys they stand where a namespace stands, before versions,
-/// leases, the ids of events, the log of purges and the buckets of limits.
+/// Words that can't be namespaces: in the store's keys they stand in the same place, before versions, leases,
+/// the ids of events, the log of purges and the buckets of limits.
 pub const RESERVED_NAMESPACES: [&str; 5] = ["ver", "lock", "event", "purge", "limit"];
 
-/// Who shares an answer.
+/// The set of clients that share an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Everyone.

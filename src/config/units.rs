@@ -8,7 +8,7 @@ use std::time::Duration;
 /// The longest duration that is accepted. Far beyond any sense, and far below what overflows a clock.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 86_400);
 
-/// What is wrong with a number and its unit.
+/// The fault of a number or its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UnitError {
     #[error("must be a whole number with a unit (ms, s, m, h, d), such as \"20s\"")]

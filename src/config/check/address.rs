@@ -3,13 +3,13 @@
 use crate::config::{fault::Report, read::At};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Reports an address that nobody connects to, or whose connections another listener takes already; `taken` has `None`
-/// for a faulty one.
+/// Reports an address that no client can connect to, or that another listener already uses; `taken` has
+/// `None` for a faulty one.
 pub(super) fn check_address(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
     let (own, place) = (address.value, &address.place);
     let ip = own.ip().to_canonical();
     if ip.is_multicast() || ip == Ipv4Addr::BROADCAST {
-        report.fault(place, "nobody connects to a multicast or broadcast address");
+        report.fault(place, "no client can connect to a multicast or broadcast address");
     }
     let overlaps = |other: &Option<SocketAddr>| other.is_some_and(|other| overlap(own, other));
     let Some((index, Some(other))) = taken.iter().enumerate().find(|(_, other)| overlaps(other)) else {
@@ -50,7 +50,7 @@ fn family(address: SocketAddr) -> u8 {
     }
 }
 
-/// Which of the links a link-local address is on (RFC 4007).
+/// The scope id of a link-local IPv6 address: the link that it is on (RFC 4007).
 fn scope(address: SocketAddr) -> u32 {
     match address {
         SocketAddr::V4(_) => 0,

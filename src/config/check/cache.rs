@@ -1,4 +1,4 @@
-//! A route's `cache` table: what is kept, under which key, for how long and for whom.
+//! A route's `cache` table: the key, the lifetime and the scope of what is stored.
 
 use super::{positive, positive_if_given, positive_size};
 use crate::config::{
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The most fields that tell answers apart beside `Vary`.
 const MOST_KEY_HEADERS: usize = 16;
 
-/// Checks the table, which stands at `place`.
+/// Checks the table at `place`.
 pub(super) fn rules(raw: raw::CacheRules, place: &Place, report: &mut Report) -> Option<CacheRules> {
     let namespace = raw.namespace.required("namespace", place, report);
     if let Some(At { value, place }) = &namespace {
@@ -130,7 +130,7 @@ fn key_headers(names: Vec<At<HeaderName>>, report: &mut Report) -> Vec<HeaderNam
         let why = match Direction::Request.reserved(value.as_str()) {
             Some(why) => Some(why),
             None if value == header::HOST => Some("the host is in the key already"),
-            None if value == header::AUTHORIZATION => Some("what is asked with it is asked for one client"),
+            None if value == header::AUTHORIZATION => Some("a request with it is for one client alone"),
             None => None,
         };
         if let Some(why) = why {
@@ -150,8 +150,8 @@ fn sorted(names: Vec<At<String>>) -> Vec<String> {
     names
 }
 
-/// A header value; and for what belongs to a tenant or a user none that lets a shared cache keep it, since
-/// the URL alone does not tell whose answer it is.
+/// Checks a value for `Cache-Control`. With scope `tenant` or `user`, one that lets a shared cache store the
+/// answer is a fault: the URL alone does not say whose answer it is.
 fn check_cache_control(value: &str, scope: Option<Scope>, place: &Place, report: &mut Report) {
     if http::HeaderValue::from_str(value).is_err() || !value.is_ascii() {
         report.fault(place, "must be a header value: printable ASCII");

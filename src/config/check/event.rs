@@ -91,7 +91,7 @@ fn exact(path: At<String>, routes: Option<&[Route]>, report: &mut Report) -> Opt
     }
 }
 
-/// A secret of fewer bytes than this is worth a warning (Standard Webhooks asks for 24 to 64).
+/// The size in bytes below which a secret is warned of (Standard Webhooks asks for 24 to 64).
 const SHORT_SECRET: usize = 24;
 
 /// The bytes to sign with: those that `whsec_…` encodes, else the text itself.

@@ -11,10 +11,10 @@ use globset::{GlobBuilder, GlobSetBuilder};
 use http::HeaderValue;
 use std::path::PathBuf;
 
-/// The word that stands for a rule in `immutable`.
+/// The value of `immutable` that selects names with a hash.
 const HASHED: &str = "hashed";
 
-/// Checks a route's `files`, which stands at `place`.
+/// Checks a route's `files` at `place`.
 pub(super) fn files(
     raw: raw::Files,
     place: &Place,
@@ -41,7 +41,7 @@ pub(super) fn files(
     })
 }
 
-/// A directory; relative to that of the configuration. That it is not there yet is worth a word.
+/// Resolves a directory against that of the configuration. Warns if it does not exist yet.
 fn directory(root: &At<String>, around: &Surroundings<'_>, report: &mut Report) -> PathBuf {
     let path = around.resolve(&root.value);
     match std::fs::metadata(&path) {
@@ -86,7 +86,7 @@ fn immutable(raw: Field<OneOrMany<String>>, report: &mut Report) -> Option<Immut
             }
         }
     }
-    // What was built one by one can be built together.
+    // Globs that were built one by one can be built together.
     set.build().ok().filter(|_| all_good).map(Immutable::Matching)
 }
 
@@ -126,7 +126,7 @@ fn prefix(raw: At<String>, report: &mut Report) -> Option<String> {
     None
 }
 
-/// What stands behind an internal location: a directory or an origin.
+/// Checks the target of an internal location: a directory or an origin.
 fn accel_to(
     raw: raw::Accel,
     place: &Place,

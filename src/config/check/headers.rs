@@ -17,21 +17,21 @@ use http::{header, HeaderName};
 pub(super) struct Checked {
     /// The rules.
     pub(super) headers: Headers,
-    /// What values for the origin name, and where.
+    /// The variables that request rules use, with their places in the file.
     uses: Vec<(Variable, Place)>,
-    /// What is set in, or added to, answers, and where.
+    /// The names that response rules set or add, with their places in the file.
     said: Vec<(HeaderName, Place)>,
 }
 
 /// The route that rules are for.
 pub(super) struct Of<'a> {
-    /// Its number.
+    /// The number of the route.
     pub(super) index: usize,
     /// `cache`
     pub(super) cache: &'a CacheMode,
-    /// It has a `host`.
+    /// The route has a `host`.
     pub(super) has_host: bool,
-    /// It has `cors`.
+    /// The route has `cors`.
     pub(super) cors: bool,
 }
 
@@ -98,7 +98,7 @@ fn fits(all: &Checked, own: &Checked, of: &Of<'_>, report: &mut Report) {
     }
 }
 
-/// Whether requests for one stored answer may have different values.
+/// Returns true if requests for one stored answer may have different values of the variable.
 fn differs(variable: Variable, of: &Of<'_>) -> bool {
     let scope = match of.cache {
         CacheMode::Off => return false,
@@ -118,7 +118,7 @@ fn differs(variable: Variable, of: &Of<'_>) -> bool {
     }
 }
 
-/// One table; nothing where it changes nothing.
+/// Checks one table; `Some(None)` if it changes nothing.
 fn rules(
     raw: Field<raw::HeaderRules>,
     direction: Direction,
@@ -138,7 +138,7 @@ fn rules(
     Some(Some(rules).filter(|rules| !rules.is_empty()))
 }
 
-/// What is made of each, if all can be read.
+/// Converts each item; `None` if one of them can't be read.
 fn all<T, U>(list: Vec<T>, read: impl FnMut(T) -> Option<U>) -> Option<Vec<U>> {
     let read: Vec<_> = list.into_iter().map(read).collect();
     read.into_iter().collect()
@@ -255,7 +255,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A host is made of what can't be anything else.
+    /// Checks that a template for `Host` yields a valid host.
     fn host(&mut self, template: &Template, place: &Place) {
         match template {
             Template::Fixed(value) => {

@@ -89,7 +89,7 @@ fn refresh_of(jwks: &raw::Jwks) -> Duration {
     }
 }
 
-/// What kind of keys the algorithms need.
+/// The kind of keys that the algorithms need.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     Shared,
@@ -198,7 +198,7 @@ fn check_url(url: &str, place: &Place, report: &mut Report) {
     match (scheme, host) {
         ("https", Some(_)) | ("http", Some(("localhost" | "127.0.0.1" | "::1", _))) => {}
         ("http", Some(_)) => {
-            report.warn(place, "without TLS, whoever stands in between can put in keys of their own");
+            report.warn(place, "without TLS, anyone on the network path can replace the keys");
         }
         _ => report.fault(place, "must be an http:// or https:// URL with a host"),
     }

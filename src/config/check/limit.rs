@@ -11,7 +11,7 @@ use std::{collections::HashSet, time::Duration};
 
 /// The most limits of one route: each is looked up with each request.
 const MOST: usize = 8;
-/// The shortest and the longest time of a rate. What clients are told counts in whole seconds.
+/// The shortest and the longest window of a rate. The fields for clients count in whole seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);
 /// The most requests in a second.
@@ -79,7 +79,7 @@ fn check_rate(rate: raw::Rate, place: &Place, report: &mut Report) {
     }
 }
 
-/// What tells clients apart, in accord with whether tokens can be verified.
+/// Checks `by`, the key that identifies a client. Tenants and users need a `[jwt]` table.
 fn by(raw: Field<By>, tokens: bool, report: &mut Report) -> Option<LimitBy> {
     let Some(At { value, place }) = raw.optional()? else { return Some(LimitBy::Address) };
     let mut of_token = |by: LimitBy| {

@@ -17,7 +17,7 @@ use std::{net::SocketAddr, time::Duration};
 
 /// A certificate that ends within this time is warned about.
 const SOON: Duration = Duration::from_secs(7 * 86_400);
-/// What browsers' preload lists ask for.
+/// The least `max-age` that browsers' HSTS preload lists accept.
 const PRELOAD: Duration = Duration::from_secs(365 * 86_400);
 
 /// The listeners; their addresses are left in `taken`, `None` for a faulty one.
@@ -87,7 +87,7 @@ fn listener(
     })
 }
 
-/// What `check` makes of a field that may be left out; `None` only where a fault was reported.
+/// Applies `check` to a field that may be left out; `None` only if a fault was reported.
 fn optional<T, U>(
     field: Field<T>,
     report: &mut Report,
@@ -169,7 +169,7 @@ fn certificate_of(
     }
 }
 
-/// What works, and is probably not meant.
+/// Warns of a certificate that works but is probably not meant.
 fn warn_of(certificate: &Certificate, is_default: bool, place: &Place, report: &mut Report) {
     let now = i64::try_from(wall_ms() / 1_000).unwrap_or(i64::MAX);
     let left = certificate.not_after.saturating_sub(now);
@@ -211,7 +211,7 @@ fn clients(
     Some(ClientCertificates { ca: ca?, required: required?, header: header? })
 }
 
-/// What the gateway or the protocol says in a field of its own.
+/// Fields that the gateway or the protocol sets itself.
 const TAKEN: [HeaderName; 14] = [
     header::AUTHORIZATION,
     header::CONNECTION,

@@ -26,7 +26,7 @@ impl Place {
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    /// What is made of these listeners, in one line each.
+    /// Loads these listeners and describes each in one line.
     fn load(&self, listeners: &str) -> Result<Loaded, Vec<String>> {
         let text = format!("listener = [{listeners}]\n[[origin]]\nname = \"app\"\nservers = \"http://a\"\n[[route]]\npath = \"/*\"\norigin = \"app\"\n");
         let file = self.path("c.toml").display().to_string();

@@ -1,6 +1,6 @@
-//! From what the file says to what the program may rely on: defaults, references between tables, combinations
-//! that can't work. Each function looks at all its keys before it gives up, so that every fault is reported,
-//! and gives `None` only where one was.
+//! Checks the parsed file: fills in defaults, resolves references between tables and refuses combinations
+//! that can't work. Each function checks all its keys before it gives up, so that every fault is reported,
+//! and returns `None` only if one was.
 
 mod address;
 mod admin;
@@ -33,11 +33,11 @@ use super::{
 use ipnet::IpNet;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-/// What a check may ask of the world outside the file.
+/// The environment and the directory that checks may read.
 pub(super) struct Surroundings<'a> {
     /// Answers for the environment.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
-    /// Where relative paths begin.
+    /// The directory that relative paths start from.
     pub(super) directory: &'a Path,
 }
 
@@ -101,13 +101,13 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
     })
 }
 
-/// Whether there are routes, and all of them send files: nobody is asked then.
+/// Returns true if there are routes and all of them serve files, so that no origin is needed.
 fn files_alone(routes: &Field<Vec<At<raw::Route>>>) -> bool {
     let sends_files = |route: &At<raw::Route>| !matches!(route.value.files, Field::Absent);
     matches!(routes, Field::Given(routes) if !routes.value.is_empty() && routes.value.iter().all(sends_files))
 }
 
-/// The store, told of the largest answer that it has to hold.
+/// Adds to the store the size of the largest answer that it has to hold.
 fn sized(store: Store, routes: &[Route], place: &Place, report: &mut Report) -> Store {
     let size = |route: &Route| match &route.cache {
         CacheMode::Off => 0,
@@ -191,7 +191,7 @@ fn log(raw: raw::Log) -> Option<Log> {
     Some(Log { format: raw.format.or(LogFormat::Auto)?, access: raw.access.or(true)? })
 }
 
-/// What is encoded unless the file says otherwise: text, by the names that servers give it.
+/// The content types that are encoded by default: text, by the names that servers give it.
 const ENCODED_TYPES: &[&str] = &[
     "application/javascript",
     "application/json",

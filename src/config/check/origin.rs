@@ -19,7 +19,7 @@ use std::{
 
 /// The origins by name.
 pub(super) struct Known {
-    /// `None` where a name is missing or faulty: nothing can then be said about references.
+    /// `None` if a name is missing or faulty: references can't be checked then.
     names: Option<HashMap<Name, usize>>,
 }
 
@@ -140,7 +140,7 @@ fn check(raw: raw::Origin, place: &Place, around: &Surroundings<'_>, report: &mu
     })
 }
 
-/// What the kernel is told to keep; `0` leaves it to the kernel.
+/// The size of the kernel's receive buffer in bytes; `0` leaves it to the kernel.
 fn receive_buffer(raw: Field<Size>, report: &mut Report) -> Option<Option<u32>> {
     let fits = |size: &Size| size.0 == 0 || (16 << 10..=64 << 20).contains(&size.0);
     let size = raw.or_if(Size(256 << 10), fits, "must be 0, or 16KiB to 64MiB", report)?;

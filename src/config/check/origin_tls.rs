@@ -64,8 +64,8 @@ pub(super) fn fits(
     }
 }
 
-/// Whether a certificate can be held to this name. Pingora would look for another name in place of one whose first
-/// label holds an underscore.
+/// Returns true if a certificate can be verified against this name. If the first label holds an underscore,
+/// Pingora would verify another name instead.
 fn verifiable(name: &At<String>, report: &mut Report) -> bool {
     let first = name.value.split('.').next().unwrap_or_default();
     let good = ServerName::try_from(name.value.as_str()).is_ok() && !first.contains('_');

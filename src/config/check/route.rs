@@ -1,5 +1,5 @@
-//! `[[route]]`: which requests it takes, and whose tokens it reads. What could show one tenant's answer to
-//! another is a fault.
+//! `[[route]]`: the requests that it takes, and its use of tokens. A combination that could show one tenant's
+//! answer to another is a fault.
 
 use super::{
     cache, cors, files, headers,
@@ -18,10 +18,10 @@ use crate::config::{
     Target,
 };
 
-/// What routes refer to.
+/// The other parts of the configuration that routes refer to.
 pub(super) struct Around<'a> {
     pub(super) origins: &'a Known,
-    /// There is a `[jwt]`.
+    /// The file has a `[jwt]`.
     pub(super) tokens: bool,
     /// `[headers]`
     pub(super) headers: headers::Checked,
@@ -50,7 +50,7 @@ struct Checker<'a> {
     tokens: bool,
     headers: headers::Checked,
     around: &'a Surroundings<'a>,
-    /// There is a route for everything.
+    /// A route matches everything.
     has_rest: bool,
     names: Names,
     taken: Taken,
@@ -163,7 +163,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What a route of files can't have.
+    /// Reports the keys that a route of files can't have.
     fn fits_files(&mut self, raw: &raw::Route) {
         if let Field::Given(At { value: raw::Cache::Rules(_) | raw::Cache::Follow(_), place }) = &raw.cache {
             self.report.fault(place, "can't go with files: they are here already");
@@ -256,7 +256,7 @@ fn rules(cache: &Field<raw::Cache>) -> Option<&raw::CacheRules> {
     }
 }
 
-/// The word and the place of a scope that tells people apart.
+/// The word and the place of a scope that depends on a token.
 fn personal(scope: &Field<Scope>) -> Option<(&'static str, &Place)> {
     let Field::Given(At { value, place }) = scope else { return None };
     match value {

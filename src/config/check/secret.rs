@@ -1,5 +1,5 @@
-//! Reads secrets from where the file says: the environment, another file, or the file itself. A fault names
-//! the variable or the path, never what was found there.
+//! Reads secrets from their source: the environment, another file, or the file itself. A fault names the
+//! variable or the path, never the content.
 
 use super::Surroundings;
 use crate::config::{
@@ -75,7 +75,7 @@ pub(super) fn text(
 fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
     let At { value: name, place } = name;
     let text = (around.env)(&name);
-    // What was put in the place of a name may be the secret itself.
+    // The secret itself may have been written in place of a name.
     let shown =
         if hints::is_variable_name(&name) { format!("{name:?}") } else { "that is named here".into() };
     match &text {
@@ -99,7 +99,7 @@ fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -
         Err(error) => report.fault(&place, format!("can't read {shown}: {error}")),
         Ok(text) => match text.trim_end_matches(['\r', '\n']) {
             "" => report.fault(&place, format!("{shown} is empty")),
-            // It can't be seen, and would be a part of the secret.
+            // Invisible in an editor, it would be a part of the secret.
             marked if marked.starts_with('\u{feff}') => report.fault(
                 &place,
                 format!("{shown} begins with a byte order mark (U+FEFF): save it as UTF-8 without one"),

@@ -85,7 +85,7 @@ fn known_as(
         report.fault(&named.place, "is of no use without redis");
         return None;
     };
-    // Both keys could be meant: each is named, and nothing else is complained of.
+    // Either could be meant: report both keys, and nothing else.
     if redis != redis.clone().known_as(None, None) {
         for At { place, .. } in user.iter().chain(&password) {
             report.fault(place, "stands in redis as well");
@@ -139,7 +139,7 @@ fn located<T>(result: Result<T, &'static str>, place: &Place, report: &mut Repor
 
 const FORM: &str = "must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…";
 
-/// One URL: a server, or sentinels.
+/// Checks one URL: a server, or sentinels.
 fn one(url: &str) -> Result<Redis, &'static str> {
     if let Some(rest) = url.strip_prefix("redis+sentinel://") {
         return sentinel(rest);
@@ -148,8 +148,8 @@ fn one(url: &str) -> Result<Redis, &'static str> {
     Ok(Redis::Single(url))
 }
 
-/// A URL whose parameters the client heeds: it takes the database of `redis://` from the path alone, and passes over what
-/// it doesn't know. With its database.
+/// Parses a URL and its database, and refuses what the client would ignore: it takes the database of
+/// `redis://` from the path alone, and skips parameters that it doesn't know.
 fn heeded(text: &str) -> Result<(String, i64), &'static str> {
     const DATABASE: &str = "the database must be a number";
     const TWICE: &str = "names the database twice, in its path and as ?db=";
@@ -228,7 +228,7 @@ fn sentinel(rest: &str) -> Result<Redis, &'static str> {
     Ok(Redis::Sentinel { sentinels, master: decoded(master).ok_or(SENTINEL)?, db, credentials })
 }
 
-/// A sentinel's URL; its port is 26379 unless it says otherwise.
+/// Parses a sentinel's URL; the default port is 26379.
 fn sentinel_url(host: &str) -> Option<String> {
     let (host, port) = host_and_port(host, 26_379)?;
     let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };

@@ -1,4 +1,4 @@
-//! What no two routes may share: a name, and a host, path and method.
+//! Checks what must be unique to a route: its name, and its combination of host, path and method.
 
 use crate::config::{
     fault::Report,
@@ -30,8 +30,8 @@ impl Names {
         Self { taken, numbers: HashMap::new() }
     }
 
-    /// A name made of the path: `/api/widgets/kpi` → `api_widgets_kpi`, `/x/*` → `x_any`, `/` → `root`;
-    /// numbered from 2 where it is taken.
+    /// Derives a name from the path: `/api/widgets/kpi` → `api_widgets_kpi`, `/x/*` → `x_any`, `/` → `root`;
+    /// numbered from 2 if it is taken.
     pub(super) fn derive(&mut self, path: &PathPattern) -> Option<Name> {
         let (text, suffix) = match path {
             PathPattern::Exact(path) => (path, ""),
@@ -56,7 +56,7 @@ impl Names {
     }
 }
 
-/// Which host, path and methods are taken, by which route.
+/// The hosts, paths and methods that are taken, each with the route that took it.
 #[derive(Default)]
 pub(super) struct Taken(HashMap<(Option<String>, PathPattern), Vec<Claim>>);
 

@@ -1,4 +1,4 @@
-//! `route.websocket`: which pages may open a WebSocket, and where its token stands.
+//! `route.websocket`: the pages that may open a WebSocket, and the place of its token.
 
 use super::{distinct, positive};
 use crate::config::{

@@ -73,7 +73,7 @@ fn routes_of_files_and_what_they_can_not_have() {
     for (text, expected) in table {
         assert_eq!(files(text), *expected, "{text}");
     }
-    // Who sends nothing but files asks nobody.
+    // A configuration with only routes of files needs no origin.
     let alone =
         "listener = [{ address = \"127.0.0.1:80\" }]\n[[route]]\npath = \"/*\"\nfiles = { root = \".\" }\n";
     let config = parse(alone).unwrap_or_else(|faults| panic!("{faults}")).config;
