@@ -1,8 +1,8 @@
 //! Access records: one line per request.
 //!
-//! A record goes into the queue of log lines (`log_queue.rs`), if the filter of [`super::init`] lets events of target
-//! `access` pass: nobody waits for it. Query strings, tokens and cookies never get here; should a path hold a `?`, it is
-//! cut there.
+//! A record goes into the queue of log lines (`log_queue.rs`) if the filter of [`super::init`] passes events
+//! of target `access`; no request waits for it. Query strings, tokens and cookies never get here; if a path
+//! holds a `?`, it is cut there.
 
 use super::{line::Form, log_queue::LogQueue, subscribe, CacheResult, Metrics};
 use crate::config::Log;
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is told about a request. Nothing of it needs to be text: what isn't is replaced.
+/// The access record of a request. Its values need not be text: bytes that aren't UTF-8 are replaced.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Record<'a> {
-    /// When the request's head was read.
+    /// The time when the request's head was read.
     pub began: Instant,
     /// From the request's head to the answer's end.
     pub duration: Duration,
@@ -37,25 +37,25 @@ pub struct Record<'a> {
     pub bytes: u64,
     /// The route's name, if one matched.
     pub route: Option<&'a str>,
-    /// The tenant whose answer it was, on routes that know tenants.
+    /// The tenant whose answer it was, on routes that read the tenant.
     pub tenant: Option<&'a str>,
-    /// Where the answer came from.
+    /// The source of the answer.
     pub result: CacheResult,
-    /// Why, in a word of the gateway's.
+    /// The reason, one of the gateway's own words.
     pub detail: Option<&'a str>,
-    /// How long the origin took, if it was asked.
+    /// The time that the origin took, if it was asked.
     pub origin: Option<Duration>,
 }
 
-/// The way of records to the log.
+/// The access log.
 #[derive(Debug)]
 pub struct AccessLog {
     queue: Option<LogQueue>,
 }
 
 impl AccessLog {
-    /// Opens the way, by the filter of [`super::init`], called before; with `access = false` records go nowhere. Has
-    /// `metrics` tell how many log lines are dropped.
+    /// Opens the log, by the filter of [`super::init`], which must be called before; with `access = false` no
+    /// record is written. Registers the count of dropped log lines with `metrics`.
     pub fn start(log: Log, metrics: &Metrics) -> Self {
         let wanted = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
         let form = Form::of(subscribe::is_json(log.format, io::stderr().is_terminal()));
@@ -66,7 +66,7 @@ impl AccessLog {
         Self { queue: queue.filter(|_| wanted).cloned() }
     }
 
-    /// Whether records are written; without it nobody needs to make one.
+    /// Returns true if records are written; otherwise there is no need to make one.
     pub fn is_on(&self) -> bool {
         self.queue.is_some()
     }

@@ -1,8 +1,8 @@
-//! What each request moves: counted per thread, gathered at a scrape.
+//! The metrics of each request: counted per thread, summed at a scrape.
 //!
-//! A request adds to four numbers that no other thread writes to: no name is looked up, nothing is hashed, no cache
-//! line goes from core to core. A scrape adds up what the threads have. A series appears with its first request, so that
-//! routes × results × status classes that never happen cost nothing.
+//! A request adds to four numbers that no other thread writes to: no name is looked up, nothing is hashed, no
+//! cache line moves between cores. A scrape sums the numbers of all threads. A series appears with its first
+//! request, so combinations of route, result and status class that never occur cost nothing.
 
 use super::{
     declare::{configured, listed, About, Declarations, Declared},
@@ -22,12 +22,12 @@ use std::{
     time::Duration,
 };
 
-/// The routes that there have been.
+/// All routes since the start.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Routes(Arc<Mutex<HashMap<String, Arc<RouteMetrics>>>>);
 
 impl Routes {
-    /// Declares what is known of routes.
+    /// Declares the metrics of routes.
     pub(super) fn declare(d: &mut Declarations) -> Declared<Self> {
         let (routes, about) = (Self::default(), About::new);
         let route = || configured("route");
@@ -77,14 +77,14 @@ impl Routes {
     }
 }
 
-/// What is counted of one route.
+/// The metrics of one route.
 pub struct RouteMetrics {
     name: String,
-    /// By the place of the thread that counted.
+    /// The counts, indexed by the slot of the thread that counted.
     places: Box<[OnceLock<Box<Counts>>]>,
 }
 
-/// What one thread has counted.
+/// The counts of one thread.
 #[derive(Default)]
 #[repr(align(128))]
 struct Counts {
@@ -96,7 +96,7 @@ struct Counts {
 #[repr(align(128))]
 struct OfResult {
     by_status: [AtomicU64; StatusClass::ALL.len()],
-    /// By the first bound that a duration does not exceed; the last: none.
+    /// By the smallest bound that the duration does not exceed; the last is unbounded.
     by_duration: [AtomicU64; REQUEST_BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
 }
@@ -106,7 +106,8 @@ impl RouteMetrics {
         Self { name: name.to_owned(), places: (0..place::wanted()).map(|_| OnceLock::new()).collect() }
     }
 
-    /// A request was answered with `status` (0: none was sent) after `duration`, `bytes` of body sent.
+    /// Counts a request that was answered with `status` (0: none was sent) after `duration`, with `bytes` of
+    /// body sent.
     pub fn record(&self, result: CacheResult, status: u16, duration: Duration, bytes: u64) {
         let place = place::mine(self.places.len());
         let counts = self.places[place.number].get_or_init(Box::default);
@@ -120,12 +121,12 @@ impl RouteMetrics {
         add(&counts.sent, bytes);
     }
 
-    /// What all threads have counted.
+    /// The counts of all threads.
     fn counts(&self) -> impl Iterator<Item = &Counts> {
         self.places.iter().filter_map(OnceLock::get).map(|counts| &**counts)
     }
 
-    /// What all threads have counted of a result; `None`: there was none.
+    /// The counts of all threads for a result; `None` if there were none.
     fn of_result(&self, result: CacheResult) -> Option<Vec<&OfResult>> {
         let all: Vec<_> =
             self.counts().filter_map(|counts| counts.results[result.index()].get()).map(|of| &**of).collect();
@@ -185,7 +186,7 @@ impl fmt::Debug for RouteMetrics {
     }
 }
 
-/// Adds to a number. One that only this thread writes to is spared the processor's lock.
+/// Adds to a number. A number that only this thread writes to needs no locked instruction.
 fn add(to: &AtomicU64, n: u64, shared: bool) {
     if shared {
         to.fetch_add(n, Ordering::Relaxed);

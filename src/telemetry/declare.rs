@@ -1,5 +1,5 @@
-//! Declaring a metric and registering it are one act: a family that is not declared can't be registered, and
-//! the declarations are what `docs/metrics.md` is held to.
+//! The declarations of metrics. A family is declared and registered in one step: one that is not declared
+//! can't be registered, and a test compares the declarations with `docs/metrics.md`.
 
 use super::labels::Label;
 use prometheus::{
@@ -10,10 +10,10 @@ use prometheus::{
 };
 use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
-/// What a label's values are.
+/// The source of a label's values.
 #[derive(Debug, Clone, Copy)]
 pub enum Values {
-    /// Names or numbers out of the configuration.
+    /// Names or numbers from the configuration.
     Configured,
     /// The values of an enum.
     Listed(fn() -> Vec<&'static str>),
@@ -24,7 +24,7 @@ pub enum Values {
 pub struct LabelSpec {
     /// Its name.
     pub name: &'static str,
-    /// What it can be.
+    /// Its possible values.
     pub values: Values,
 }
 
@@ -45,7 +45,7 @@ pub struct Family {
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// What it counts or measures.
+    /// The unit that it counts or measures in.
     pub unit: &'static str,
     /// Its labels.
     pub labels: Vec<LabelSpec>,
@@ -145,7 +145,7 @@ impl Declarations {
         Ok(Per::new(|value: L| family.with_label_values(&[value.text()])))
     }
 
-    /// A family whose series are asked for at each scrape: labels in the order of their names.
+    /// A family whose series are collected at each scrape: labels in the order of their names.
     pub(super) fn gathered(
         &mut self,
         about: About,
@@ -179,7 +179,7 @@ impl Declarations {
     }
 }
 
-/// A family that asks for its series.
+/// A family that collects its series at each scrape.
 #[derive(Clone)]
 struct Gathered {
     desc: Desc,

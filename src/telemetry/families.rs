@@ -1,7 +1,7 @@
 //! The one place where metrics are declared: name, unit, help text, labels, buckets.
 //!
-//! Grouped by what they tell about; `metrics.rs` has the methods that move them. `docs/metrics.md` repeats each
-//! line here for those who operate the gateway, and a test holds it to that.
+//! Grouped by subject; `metrics.rs` has the methods that change them. `docs/metrics.md` repeats each line for
+//! operators, and a test compares the two.
 
 use super::{
     by_route::Routes,
@@ -29,7 +29,7 @@ pub(super) const REQUEST_BOUNDS: [u64; REQUEST_BUCKETS.len()] = {
     }
     bounds
 };
-/// Seconds of work for an origin, or for those who wait on it.
+/// Seconds of work for an origin, or of waiting for it.
 const FILL_BUCKETS: &[f64] =
     &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Seconds of a call whose deadline is some 50 ms.
@@ -38,7 +38,7 @@ const STORE_BUCKETS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.00
 const ENCODING_BUCKETS: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5];
 
-/// What clients ask and get.
+/// Requests and client connections.
 pub(super) struct Requests {
     pub(super) routes: Routes,
     pub(super) fast: IntCounter,
@@ -107,7 +107,7 @@ impl Requests {
     }
 }
 
-/// How many requests there may be.
+/// Rate limits.
 pub(super) struct Limits {
     pub(super) checks: Per<LimitedBy, Per<LimitOutcome, IntCounter>>,
     pub(super) alone: IntCounter,
@@ -144,7 +144,7 @@ impl Limits {
     }
 }
 
-/// How answers come into the cache and what it holds.
+/// The cache: flights, fills and stored entries.
 pub(super) struct Cache {
     pub(super) flights: Per<FlightRole, IntCounter>,
     pub(super) flight_wait: Histogram,
@@ -354,7 +354,7 @@ impl Origins {
     }
 }
 
-/// The listeners: what comes before a request.
+/// The listeners: TLS, the PROXY protocol, HTTP/2.
 pub(super) struct Listeners {
     pub(super) handshakes: Per<Handshake, IntCounter>,
     pub(super) expiry: IntGaugeVec,

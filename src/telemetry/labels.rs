@@ -1,11 +1,11 @@
-//! The words for what happened to a request, a fill, a store call: one enum per label, used alike in access
+//! The values of metric labels for requests, fills and store calls: one enum per label, used alike in access
 //! records, metric labels and `Cache-Status` (RFC 9211).
 //!
 //! Every value is known when the program is built: no host, path, user or tenant ever becomes a label here.
 
 use crate::config::Coding;
 
-/// What a metric label can be made of; the enums below are all there is.
+/// A value of a metric label; the enums below are the only ones.
 pub(crate) trait Label: Copy + 'static {
     /// Every value, in the order of [`Label::index`].
     const VALUES: &'static [Self];
@@ -57,15 +57,15 @@ macro_rules! labels {
 }
 
 labels! {
-    /// What became of a configuration that was read while the gateway runs.
+    /// The outcome of a reload of the configuration.
     Reload {
-        /// The gateway goes by it.
+        /// The gateway uses the new one.
         Applied => "applied",
-        /// It has a fault: the gateway goes by the one before.
+        /// It has a fault: the gateway keeps the one before.
         Refused => "refused",
     }
 
-    /// Where the answer to a request came from.
+    /// The source of the answer to a request.
     CacheResult {
         /// Fresh, from this node's memory.
         Hit => "hit",
@@ -75,21 +75,21 @@ labels! {
         StaleIfError => "stale_if_error",
         /// This request led the fill.
         Miss => "miss",
-        /// The origin said that what is stored is still good.
+        /// The origin confirmed that the stored answer is still good.
         Revalidated => "revalidated",
-        /// This request waited on a flight that another one led.
+        /// This request waited on a flight that another request led.
         Collapsed => "collapsed",
         /// Found in Redis.
         Remote => "remote",
-        /// A fill was done, its answer not stored.
+        /// The answer of a fill that was not stored.
         Uncacheable => "uncacheable",
         /// The route is not cached, or not for this method.
         Bypass => "bypass",
         /// The gateway's own answer: an event, a refusal.
         Local => "local",
-        /// A file: of a route's directory, or what an origin ordered by `X-Accel-Redirect`.
+        /// A file from a route's directory, or one that an origin named by `X-Accel-Redirect`.
         File => "file",
-        /// No answer could be had: a 5xx of the gateway.
+        /// No answer was available: a 5xx of the gateway.
         Error => "error",
     }
     /// The class of a status code.
@@ -107,9 +107,9 @@ labels! {
         /// No status was sent: the client left before.
         None => "none",
     }
-    /// What a request was in its flight.
+    /// The role of a request in its flight.
     FlightRole {
-        /// It began the fill.
+        /// It led the fill.
         Leader => "leader",
         /// It waited for the fill of another.
         Follower => "follower",
@@ -118,42 +118,42 @@ labels! {
     HedgeReason {
         /// The other one took too long.
         Slow => "slow",
-        /// The value in the place of its lease was none.
+        /// The value in place of its lease was not a lease.
         NoLease => "no_lease",
     }
-    /// How a fill ended.
+    /// The outcome of a fill.
     FillOutcome {
         /// The answer is in the cache.
         Stored => "stored",
-        /// The origin said that what is stored is still good.
+        /// The origin confirmed that the stored answer is still good.
         Validated => "validated",
         /// Not stored: it sets a cookie.
         SetCookie => "set_cookie",
         /// Not stored: its status is not one that is kept.
         Status => "status",
-        /// Not stored: above the route's `max_size`.
+        /// Not stored: larger than the route's `max_size`.
         TooLarge => "too_large",
         /// Not stored: the origin said `private`.
         Private => "private",
-        /// Not stored: the origin, or the client where it is heard, said `no-store`.
+        /// Not stored: `no-store` by the origin, or by the client on a route that honours it.
         NoStore => "no_store",
-        /// Not stored: the request was authorized, and the origin did not say that others may have the answer.
+        /// Not stored: the request was authorized, and the origin did not allow others the answer.
         Authorization => "authorization",
-        /// Not stored: made for a request with a cookie, and nobody said for how long it is fresh.
+        /// Not stored: made for a request with a cookie, without an explicit lifetime.
         Cookie => "cookie",
-        /// Not stored: more tags, or longer ones, than a purge can be told of.
+        /// Not stored: more tags, or longer ones, than a purge can name.
         Tags => "tags",
         /// Not stored: neither a lifetime nor a validator.
         NoFreshness => "no_freshness",
         /// Not stored: `Vary: *`.
         VaryAny => "vary",
-        /// Not stored: `must-understand`, with a status that is not understood.
+        /// Not stored: `must-understand`, with a status that this cache does not understand.
         MustUnderstand => "must_understand",
-        /// Not stored: the answer to a method that is not for storing.
+        /// Not stored: the answer to a method whose answers are not stored.
         Method => "method",
         /// Not stored: a part of the whole.
         Partial => "partial",
-        /// Not stored: it orders a file to be sent in its stead.
+        /// Not stored: it names a file to be sent in its place (`X-Accel-Redirect`).
         Accel => "accel",
         /// The origin could not be asked or broke off.
         OriginError => "origin_error",
@@ -194,7 +194,7 @@ labels! {
         /// An answer that makes no sense, or an error reply.
         Protocol => "protocol",
     }
-    /// How a call to the store ended: `ok`, or the [`StoreError`].
+    /// The outcome of a call to the store: `ok`, or the [`StoreError`].
     StoreOutcome {
         /// It worked.
         Ok => "ok",
@@ -205,7 +205,7 @@ labels! {
         /// [`StoreError::Protocol`]
         Protocol => "protocol",
     }
-    /// What the store told this node to forget.
+    /// An invalidation: the data that this node has to discard.
     Invalidation {
         /// One version.
         Version => "version",
@@ -220,7 +220,7 @@ labels! {
         /// Everything that purges may be about: their log lacks what this node knew last.
         PurgeGap => "purge_gap",
     }
-    /// What became of a request for a file.
+    /// The outcome of a request for a file.
     FileOutcome {
         /// All of it was sent.
         Whole => "whole",
@@ -247,7 +247,7 @@ labels! {
         /// The client left, or took nothing any more.
         Aborted => "aborted",
     }
-    /// What became of an `X-Accel-Redirect`.
+    /// The outcome of an `X-Accel-Redirect`.
     AccelOutcome {
         /// It led to a directory: `tidegate_files_total` tells the rest.
         File => "file",
@@ -264,7 +264,7 @@ labels! {
         /// The route has `accel = false`, and it was removed.
         Off => "off",
     }
-    /// What was purged, by an order given to this node.
+    /// The target of a purge that was ordered on this node.
     PurgeKind {
         /// A URL.
         Url => "url",
@@ -275,7 +275,7 @@ labels! {
         /// A URL, because an unsafe method succeeded there.
         Invalidation => "invalidation",
     }
-    /// What became of an event.
+    /// The outcome of an event.
     EventResult {
         /// Verified and recorded.
         Accepted => "accepted",
@@ -296,7 +296,7 @@ labels! {
         /// The same one was under way for too long; the sender is asked to try again.
         UnderWay => "under_way",
     }
-    /// What became of a token.
+    /// The outcome of a token's verification.
     TokenResult {
         /// Verified before, and remembered.
         Remembered => "remembered",
@@ -305,54 +305,54 @@ labels! {
         /// It doesn't verify.
         Refused => "refused",
     }
-    /// How a TLS handshake ended.
+    /// The outcome of a TLS handshake.
     Handshake {
         /// A new session.
         Full => "full",
-        /// A session from before was taken up again.
+        /// A session was resumed.
         Resumed => "resumed",
-        /// Not within the time that it may take.
+        /// It exceeded its deadline.
         Timeout => "timeout",
         /// The client went away.
         Closed => "closed",
-        /// What came is no TLS: plain HTTP, a scan.
+        /// The bytes are no TLS: plain HTTP, a scan.
         NotTls => "not_tls",
-        /// The client knows no version of TLS that is spoken here.
+        /// The client supports no version of TLS that the gateway offers.
         Version => "version",
         /// No cipher suite, group or signature in common.
         NothingInCommon => "nothing_in_common",
-        /// The client speaks none of the protocols that ALPN offers.
+        /// The client supports none of the protocols that ALPN offers.
         Protocol => "protocol",
-        /// The client showed no certificate, or not one that is accepted.
+        /// The client sent no certificate, or not one that is accepted.
         ClientCertificate => "client_certificate",
         /// The client refused: as a rule, our certificate.
         Refused => "refused",
         /// The client broke the protocol.
         Broken => "broken",
     }
-    /// Whether files of certificates that have changed could be used.
+    /// The outcome of a reload of changed certificate files.
     CertificateReload {
-        /// They are shown from now on.
+        /// They are in use from now on.
         Applied => "applied",
-        /// They can't be used: those from before go on.
+        /// They can't be used: those from before stay in use.
         Refused => "refused",
     }
-    /// What a connection said of the client that it is for, by the PROXY protocol.
+    /// The outcome of reading a PROXY protocol header.
     ProxyHeader {
         /// An address.
         Proxied => "proxied",
-        /// That it is for nobody: a health check of the proxy.
+        /// No address: a health check of the proxy (`LOCAL`).
         Local => "local",
-        /// Nothing, or nothing that can be read.
+        /// Missing or malformed.
         Malformed => "malformed",
-        /// It came from somebody who is no trusted proxy.
+        /// It came from a peer that is no trusted proxy.
         Untrusted => "untrusted",
-        /// Not within the time that it may take.
+        /// It exceeded its deadline.
         Timeout => "timeout",
-        /// It was closed before.
+        /// The connection was closed before.
         Closed => "closed",
     }
-    /// How an HTTP/2 connection ended.
+    /// The way in which an HTTP/2 connection ended.
     Http2End {
         /// By its client.
         Closed => "closed",
@@ -420,7 +420,7 @@ labels! {
         /// A WebSocket of a page whose origin the route doesn't list.
         Origin => "origin",
     }
-    /// What tells the clients of a limit apart.
+    /// The key by which a limit tells clients apart.
     LimitedBy {
         /// Their addresses.
         Address => "address",
@@ -428,10 +428,10 @@ labels! {
         Tenant => "tenant",
         /// Their users.
         User => "user",
-        /// A key that they show in a header or in the query.
+        /// A key in a header field or a query parameter.
         Key => "key",
     }
-    /// What a limit decided on a request.
+    /// The decision of a limit on a request.
     LimitOutcome {
         /// It lets it through.
         Passed => "passed",
@@ -465,7 +465,7 @@ labels! {
         /// them.
         Streams => "streams",
     }
-    /// How a request to an origin ended.
+    /// The outcome of a request to an origin.
     OriginOutcome {
         /// An answer below 500.
         Ok => "ok",

@@ -1,8 +1,8 @@
 //! The line of an access record, written straight into a buffer: JSON (RFC 8259), or text as `tracing` writes it.
 //!
-//! Both begin with the time of the record's end in the same form and length, by which lines can be put in order. What
-//! came from outside is escaped: no line ends before its end, and bytes that are no UTF-8 become U+FFFD. Knows no
-//! clock.
+//! Both begin with the time of the record's end in the same form and length, so that lines can be sorted.
+//! Text from outside is escaped: a line never breaks early, and bytes that are no UTF-8 become U+FFFD. Reads
+//! no clock.
 
 use super::Record;
 use std::{
@@ -15,14 +15,14 @@ use std::{
 
 const NANOS: u64 = 1_000_000_000;
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Json,
     Text,
 }
 
-/// When a request began and when its record was made, in nanoseconds since 1970.
+/// The times when a request began and when its record was made, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) began: u64,
@@ -46,13 +46,14 @@ impl Form {
         }
     }
 
-    /// The time in a line of this form, of a record or of `tracing`; those on a terminal begin with a colour.
+    /// The time in a line of this form, of a record or of `tracing`; on a terminal a line begins with a
+    /// colour code.
     pub(super) fn stamp_of(self, line: &[u8]) -> Option<&[u8]> {
         const DIMMED: &[u8] = b"\x1b[2m";
         line.strip_prefix(DIMMED).unwrap_or(line).get(self.stamp())
     }
 
-    /// Where in a line its time stands.
+    /// The position of the time in a line.
     fn stamp(self) -> Range<usize> {
         const LENGTH: usize = "1994-11-06T08:49:37.000000Z".len();
         let begin = if self == Self::Json { r#"{"timestamp":""#.len() } else { 0 };
@@ -110,7 +111,7 @@ fn json(out: &mut Vec<u8>, record: &Record<'_>, span: Span) {
     out.extend_from_slice(b",\"target\":\"access\"}\n");
 }
 
-/// For people: it may cost more.
+/// Writes a record for people; this form may cost more.
 fn text(out: &mut Vec<u8>, record: &Record<'_>, span: Span) {
     push_stamp(out, span.ended);
     out.extend_from_slice(b"  INFO access: time=\"");
@@ -160,7 +161,7 @@ fn name_of(version: http::Version) -> &'static str {
     }
 }
 
-/// What stands between the quotes of a JSON string.
+/// Writes the content of a JSON string, escaped, without its quotes.
 fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
     // Looks at all bytes, whatever it finds: the processor does that many at a time.
     let special = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
@@ -223,7 +224,7 @@ fn push_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
     out.extend_from_slice(&text[..length - 1]);
 }
 
-/// To the microsecond, as a fraction that has one digit at least: `152.551`, `150.0`.
+/// Writes milliseconds to the microsecond, with at least one decimal: `152.551`, `150.0`.
 fn push_milliseconds(out: &mut Vec<u8>, duration: Duration) {
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     push_number(out, micros / 1000);
@@ -232,7 +233,7 @@ fn push_milliseconds(out: &mut Vec<u8>, duration: Duration) {
     out.extend_from_slice(&digits[..significant(&digits).max(1)]);
 }
 
-/// To the microsecond, always of one length: `1994-11-06T08:49:37.000000Z`.
+/// Writes a time to the microsecond, in a fixed length: `1994-11-06T08:49:37.000000Z`.
 fn push_stamp(out: &mut Vec<u8>, nanos: u64) {
     push_second(out, nanos / NANOS);
     let mut fraction = *b".000000Z";
@@ -240,7 +241,7 @@ fn push_stamp(out: &mut Vec<u8>, nanos: u64) {
     out.extend_from_slice(&fraction);
 }
 
-/// To the nanosecond, without zeros at the end: `1994-11-06T08:49:37.5Z`.
+/// Writes a time to the nanosecond, without trailing zeros: `1994-11-06T08:49:37.5Z`.
 fn push_time(out: &mut Vec<u8>, nanos: u64) {
     push_second(out, nanos / NANOS);
     let digits = digits::<9>(nanos % NANOS);
@@ -255,7 +256,7 @@ fn push_time(out: &mut Vec<u8>, nanos: u64) {
 type Second = [u8; "1994-11-06T08:49:37".len()];
 
 thread_local! {
-    /// The second that was written last, and its text: the next one is the same as a rule.
+    /// The last second that was written, with its text: as a rule the next one is the same.
     static LAST: Cell<(u64, Second)> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
 }
 
@@ -313,7 +314,7 @@ fn digits<const N: usize>(mut number: u64) -> [u8; N] {
     text
 }
 
-/// How many digits there are without the zeros at the end.
+/// The number of digits without trailing zeros.
 fn significant(digits: &[u8]) -> usize {
     digits.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1)
 }

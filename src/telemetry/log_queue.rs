@@ -1,11 +1,12 @@
-//! The queue of log lines: whoever logs goes on at once, and a thread of its own writes.
+//! The queue of log lines: a caller never waits, a thread of its own writes.
 //!
-//! Every line of the process goes this way, access records and those of `tracing`: a standard error that nobody reads
-//! (a full pipe) stops the writer and nobody else. An access record is written into the buffer of its thread: no
-//! allocation as a rule, no lock that another request wants, no system call. All other lines share one buffer. The
-//! writer takes all buffers at once, puts their lines in the order of their times and writes them together, records at
-//! the latest after 50 ms, other lines at once; so the records of a connection stay in order, whichever threads served it. A full buffer drops
-//! the line and counts it; as soon as lines can be written again, one of them tells how many were dropped.
+//! Every line of the process goes this way, access records and those of `tracing`: a standard error that no
+//! one reads (a full pipe) stops the writer thread only. An access record is written into a buffer of its
+//! thread: as a rule no allocation, no contended lock, no system call. All other lines share one buffer. The
+//! writer takes all buffers at once, merges their lines by time and writes them together: records at the
+//! latest after 50 ms, other lines at once. So the records of a connection stay in order, whichever threads
+//! served it. If a buffer is full, the line is dropped and counted; as soon as lines can be written again,
+//! one of them reports the number of dropped lines.
 
 use super::{
     line::{Form, Span},
@@ -28,30 +29,30 @@ use std::{
 
 /// Bytes of lines that may wait for the writer, per buffer.
 const MOST: usize = 1 << 20;
-/// The writer is woken each time that a buffer has grown by so much.
+/// Bytes by which a buffer grows before the writer is woken.
 const WAKE_AT: usize = 1 << 16;
 /// Bytes that are written at a time, up to the end of a line.
 const AT_ONCE: usize = 1 << 16;
-/// The time for which the writer lets lines gather: to wake it costs a request more than the record itself.
+/// The time for which the writer lets lines gather: a wake-up costs a request more than the record itself.
 const GATHER: Duration = Duration::from_millis(50);
 /// The interval at which a writer without work looks at the clocks.
 const IDLE: Duration = Duration::from_secs(1);
-/// The interval at which a standard error that must not block, and is full, is tried again.
+/// The interval of attempts to write to a non-blocking standard error that is full.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
-/// The time between two lines that tell of dropped ones.
+/// The time between two reports of dropped lines.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 
 /// The time for which the end of the process waits for the last lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// The process' own: there is one standard error.
+/// The queue of the process: there is one standard error.
 static OF_PROCESS: OnceLock<Option<LogQueue>> = OnceLock::new();
 
-/// Writes a text to standard error, behind the log lines that are queued.
+/// Writes a text to standard error, after the queued log lines.
 pub fn complain(text: &str) {
     match LogQueue::of_process() {
         Some(queue) => queue.add_line(format!("{text}\n").as_bytes()),
-        // Nobody reads a closed standard error.
+        // A closed standard error has no reader: the error is ignored.
         None => writeln!(io::stderr(), "{text}").unwrap_or_default(),
     }
 }
@@ -64,40 +65,40 @@ pub struct FlushGuard;
 impl Drop for FlushGuard {
     fn drop(&mut self) {
         if let Some(queue) = LogQueue::of_process() {
-            // If they are not written in time, nobody can be told.
+            // Lines that are not written in time are lost: there is nowhere to report them.
             queue.flush(FLUSH);
         }
     }
 }
 
-/// The way of lines to the log.
+/// The queue of log lines.
 #[derive(Debug, Clone)]
 pub(super) struct LogQueue {
     shared: Arc<Shared>,
     thread: Thread,
 }
 
-/// The state that those who log and the writer share.
+/// The state that callers and the writer share.
 #[derive(Debug)]
 struct Shared {
     form: Form,
     clock: Clock,
-    /// Records that wait, by the place of the thread that wrote them, and behind them all other lines.
+    /// Records that wait, by the slot of the thread that wrote them, and after them all other lines.
     buffers: Box<[Apart<Mutex<Vec<u8>>>]>,
     /// True if the writer sleeps until it is woken: the first line wakes it.
     asleep: AtomicBool,
-    /// True if a line waits that is not to wait for others.
+    /// True if a line waits that must be written at once.
     urgent: AtomicBool,
-    /// Lines that were dropped so far.
+    /// The number of lines dropped so far.
     dropped: AtomicU64,
-    /// The number of times that the writer has taken and written what there was.
+    /// The number of times that the writer has taken and written the buffers.
     rounds: Mutex<u64>,
     round_ended: Condvar,
 }
 
 impl LogQueue {
-    /// The queue to standard error; the first call decides in which form, and starts the writer. `None`: there is no
-    /// thread for it.
+    /// The queue to standard error. The first call sets the format and starts the writer. `None` if its
+    /// thread can't be started.
     pub(super) fn to_stderr(form: Form) -> Option<&'static Self> {
         OF_PROCESS.get_or_init(|| Self::start(form, io::stderr()).ok()).as_ref()
     }
@@ -110,7 +111,7 @@ impl LogQueue {
     /// Starts a writer to `sink`.
     ///
     /// # Errors
-    /// If there is no thread for it.
+    /// If the thread can't be started.
     pub(super) fn start(form: Form, sink: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             form,
@@ -133,7 +134,7 @@ impl LogQueue {
         Ok(Self { shared, thread: writer.thread().clone() })
     }
 
-    /// Takes an access record; never waits.
+    /// Queues an access record; never waits.
     pub(super) fn add_record(&self, record: &Record<'_>) {
         let shared = &*self.shared;
         let span = shared.clock.span(record.began, record.duration);
@@ -143,20 +144,21 @@ impl LogQueue {
         }
     }
 
-    /// Takes a line, or several, that end with a line feed; never waits. It is written at once: it may be the last one.
+    /// Queues one or more lines, each with its line feed; never waits. They are written at once: one may be
+    /// the last.
     pub(super) fn add_line(&self, line: &[u8]) {
         self.shared.add(self.shared.buffers.len() - 1, |lines| lines.extend_from_slice(line));
         self.shared.urgent.store(true, Ordering::Relaxed);
         self.thread.unpark();
     }
 
-    /// The number of lines that were dropped so far: a buffer was full, or they could not be written.
+    /// The number of lines dropped so far: a buffer was full, or they could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was taken before is written, or `deadline` is over. Blocks its thread. Whether
-    /// all is written.
+    /// Waits until all lines queued before are written, or `deadline` is over. Blocks its thread. Returns
+    /// true if all are written.
     pub(super) fn flush(&self, deadline: Duration) -> bool {
         let end = Instant::now() + deadline;
         let mut rounds = self.shared.rounds.lock();
@@ -167,14 +169,14 @@ impl LogQueue {
             if Instant::now() >= end {
                 return false;
             }
-            // Waits in short steps: between two rounds the writer has to be told again.
+            // Waits in short steps: between two rounds the writer must be woken again.
             self.shared.round_ended.wait_for(&mut rounds, Duration::from_millis(2));
         }
         true
     }
 }
 
-/// Takes the lines of `tracing`, each of which comes as one piece.
+/// Queues the lines of `tracing`, each of which comes in one call.
 impl Write for &LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.add_line(line);
@@ -187,7 +189,7 @@ impl Write for &LogQueue {
 }
 
 impl Shared {
-    /// Has a line written into a buffer. Returns whether the writer is to be woken.
+    /// Lets `write` append a line to a buffer. Returns true if the writer has to be woken.
     fn add(&self, buffer: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut lines = self.buffers[buffer].0.lock();
         let before = lines.len();
@@ -201,20 +203,21 @@ impl Shared {
         if full {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        // The writer said that it sleeps before it looked at this buffer for the last time: either it has seen the
-        // line, or it is seen here that it sleeps.
+        // The writer sets `asleep` before it looks at this buffer for the last time: either it has seen the
+        // line, or this thread sees the flag.
         let asleep = self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed);
         asleep || grown || full
     }
 
-    /// Has the writer wait while lines gather.
+    /// Makes the writer wait while lines gather.
     fn gather(&self) {
         if !self.urgent.swap(false, Ordering::Relaxed) {
             thread::park_timeout(GATHER);
         }
     }
 
-    /// Takes all lines that wait, those of all buffers at one moment: what happened later can't be taken earlier.
+    /// Takes all lines that wait, of all buffers at one moment: a later line is never taken before an earlier
+    /// one.
     fn take(&self, into: &mut Vec<Vec<u8>>) {
         into.resize_with(self.buffers.len(), Vec::new);
         let mut all: Vec<_> = self.buffers.iter().map(|buffer| buffer.0.lock()).collect();
@@ -227,11 +230,11 @@ impl Shared {
     }
 }
 
-/// The time of day that belongs to an instant. One reading of both clocks serves many records.
+/// Converts instants to the time of day. One reading of both clocks serves many records.
 #[derive(Debug)]
 struct Clock {
     zero: Instant,
-    /// The time at `zero`, in nanoseconds since 1970, by the clock as it was set last.
+    /// The time at `zero`, in nanoseconds since 1970, by the last reading of the wall clock.
     at_zero: AtomicU64,
 }
 
@@ -261,13 +264,13 @@ fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
-/// The writer's own.
+/// The state of the writer's thread.
 struct Work<W> {
     shared: Arc<Shared>,
     sink: Sink<W>,
     taken: Vec<Vec<u8>>,
     merged: Vec<u8>,
-    /// Dropped lines that were told of, and when.
+    /// The number of dropped lines at the last report, and its time.
     reported: (u64, Option<Instant>),
 }
 
@@ -280,7 +283,8 @@ impl<W: Write> Work<W> {
             let wrote = self.round();
             *shared.rounds.lock() += 1;
             shared.round_ended.notify_all();
-            // After a round without lines: it sleeps if it finds none again, now that those who log know of it.
+            // After a round without lines the writer sleeps if the next one finds none either: callers see
+            // the flag by now.
             if wrote {
                 shared.asleep.store(false, Ordering::Relaxed);
                 shared.gather();
@@ -293,10 +297,10 @@ impl<W: Write> Work<W> {
         }
     }
 
-    /// Takes and writes what there is. Returns whether there was anything.
+    /// Takes and writes all queued lines. Returns true if there were any.
     fn round(&mut self) -> bool {
         self.shared.take(&mut self.taken);
-        // Now that the buffers are empty there is room for it.
+        // Now that the buffers are empty, there is room for the report.
         self.report_dropped();
         let mut filled = self.taken.iter_mut().filter(|lines| !lines.is_empty());
         let (Some(first), second) = (filled.next(), filled.next()) else { return false };
@@ -321,8 +325,8 @@ impl<W: Write> Work<W> {
         true
     }
 
-    /// Tells how many lines were dropped, in a line that comes with the next round; only where lines can be written,
-    /// for it would be dropped itself.
+    /// Queues a report of the dropped lines for the next round, if lines can be written: otherwise it would
+    /// be dropped itself.
     fn report_dropped(&mut self) {
         let (dropped, (told, last)) = (self.shared.dropped.load(Ordering::Relaxed), self.reported);
         if dropped == told || !self.sink.works || last.is_some_and(|last| last.elapsed() < BETWEEN_REPORTS) {
@@ -343,7 +347,7 @@ struct Sink<W> {
 }
 
 impl<W: Write> Sink<W> {
-    /// Writes whole lines, many at a time. Returns how many could not be written.
+    /// Writes whole lines, many at a time. Returns the number that could not be written.
     fn write(&mut self, mut lines: &[u8]) -> u64 {
         let mut lost = 0;
         while !lines.is_empty() {
@@ -357,7 +361,7 @@ impl<W: Write> Sink<W> {
         lost
     }
 
-    /// Writes all, however long it takes, or up to the first error. Returns what is left.
+    /// Writes all, however long it takes, or up to the first error. Returns the rest.
     fn write_all<'l>(&mut self, lines: &'l [u8]) -> &'l [u8] {
         if self.is_torn {
             self.is_torn = !self.write_up_to_error(b"\n").is_empty();
@@ -375,7 +379,7 @@ impl<W: Write> Sink<W> {
                 Ok(0) => break,
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process that has the same pipe may have said that it must not block.
+                // Another process that shares the pipe may have made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(TRY_AGAIN),
                 Err(_) => break,
             }
@@ -384,8 +388,8 @@ impl<W: Write> Sink<W> {
     }
 }
 
-/// The lines of several buffers, in the order of the times that they begin with. Those of one buffer keep their order, and
-/// one without a time goes on with the line before it.
+/// Merges the lines of several buffers by the times that they begin with. Those of one buffer keep their
+/// order, and a line without a time stays with the line before it.
 fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
     let time_of = |lines: &[u8]| time(lines, form).unwrap_or_default();
     let mut rests: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).filter(|lines| !lines.is_empty()).collect();
@@ -394,7 +398,7 @@ fn merge(buffers: &[Vec<u8>], form: Form, into: &mut Vec<u8>) {
     while let Some(Reverse((_, which))) = next.pop() {
         let other = next.peek().map(|Reverse((time, _))| *time);
         let mut end = 0;
-        // All that come before the first line of any other buffer go at once.
+        // All lines before the first one of any other buffer are taken at once.
         loop {
             end += message(&rests[which][end..], form);
             let lines = &rests[which][end..];
@@ -417,7 +421,7 @@ fn time(lines: &[u8], form: Form) -> Option<[u8; 27]> {
     matches!(stamp, [b'0'..=b'9', .., b'Z']).then_some(stamp)
 }
 
-/// The length of the first message: its line, and those behind it that have no time. Text may hold line feeds.
+/// The length of the first message: its line, and those after it that have no time. Text may hold line feeds.
 fn message(lines: &[u8], form: Form) -> usize {
     let line = |lines: &[u8]| memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
     let mut end = line(lines);

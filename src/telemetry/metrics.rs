@@ -1,8 +1,8 @@
 //! The metrics as the rest of the program sees them: a value on a registry of its own, no globals.
 //!
-//! The methods are typed and cheap: handles are resolved once, and what each request moves is counted per thread.
-//! Labels are enums ([`super::labels`]) or names out of the configuration, never anything that a client sent. What
-//! there is, is declared in `families.rs`; `docs/metrics.md` tells what it means.
+//! The methods are typed and cheap: handles are resolved once, and the numbers of each request are counted
+//! per thread. Labels are enums ([`super::labels`]) or names from the configuration, never anything that a
+//! client sent. `families.rs` declares the metrics; `docs/metrics.md` describes them.
 
 pub use super::by_route::RouteMetrics;
 use super::{
@@ -35,15 +35,15 @@ pub struct MemoryStats {
     pub evictions: u64,
     /// Bytes that may be held.
     pub capacity: u64,
-    /// The time for which nobody has known whether what is held is current.
+    /// The time since the store last confirmed that the entries are current.
     pub doubt: Duration,
 }
 
 type MemoryProbe = Box<dyn Fn() -> MemoryStats + Send + Sync>;
-/// Tells how many log lines were dropped since the start.
+/// Returns the number of log lines dropped since the start.
 type LogProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// The metrics of one gateway. Two of them in one process (tests) don't know of each other.
+/// The metrics of one gateway. Two of them in one process (tests) are independent.
 pub struct Metrics {
     registry: Registry,
     families: Vec<Family>,
@@ -93,188 +93,192 @@ impl Metrics {
         })
     }
 
-    /// What is declared, in order.
+    /// The declared families, in order.
     pub fn families(&self) -> &[Family] {
         &self.families
     }
 
-    /// The handles of the route `name`; the same ones for the same name. Ask once, when routes are built.
+    /// The handles of the route `name`; the same ones for the same name. Meant to be called once, when routes
+    /// are built.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
         self.requests.routes.of(name)
     }
 
-    /// So many requests were answered by the fast lane.
+    /// Counts requests that were answered on the fast path.
     pub fn answered_fast(&self, requests: u64) {
         self.requests.fast.inc_by(requests);
     }
 
-    /// A request was refused by the gateway.
+    /// Counts a request that the gateway refused.
     pub fn rejected(&self, reason: RejectReason) {
         self.requests.rejected.of(reason).inc();
     }
 
-    /// A limit has looked at a request.
+    /// Counts a request that a limit has checked.
     pub fn limit_checked(&self, by: LimitedBy, outcome: LimitOutcome) {
         self.limits.checks.of(by).of(outcome).inc();
     }
 
-    /// A shared limit was decided on without the store.
+    /// Counts a request of a shared limit that was decided without the store.
     pub fn limit_decided_alone(&self) {
         self.limits.alone.inc();
     }
 
-    /// So many clients were forgotten early by a limit.
+    /// Counts clients that a limit evicted early for want of room.
     pub fn limit_drove_out(&self, clients: u64) {
         self.limits.driven_out.inc_by(clients);
     }
 
-    /// A token was looked at.
+    /// Counts a token that was checked.
     pub fn token(&self, result: TokenResult) {
         self.requests.tokens.of(result).inc();
     }
 
-    /// A client connection was accepted; it counts as open until the guard is dropped.
+    /// Counts an accepted client connection; it counts as open until the guard is dropped.
     pub fn connection(&self) -> OpenConnection {
         self.requests.connections_accepted.inc();
         self.requests.connections_open.inc();
         OpenConnection(self.requests.connections_open.clone())
     }
 
-    /// A client connection was closed as soon as it was accepted.
+    /// Counts a client connection that was closed as soon as it was accepted.
     pub fn connection_refused(&self, reason: RefuseReason) {
         self.requests.connections_refused.of(reason).inc();
     }
 
-    /// A client connection was cut off.
+    /// Counts a client connection that was cut off.
     pub fn connection_cut(&self, reason: CutReason) {
         self.requests.connections_cut.of(reason).inc();
     }
 
-    /// So many client connections may be open from now on.
+    /// Sets the number of client connections that may be open.
     pub fn connections_limit(&self, most: u64) {
         self.requests.connections_most.set(gauge(most));
     }
 
-    /// A WebSocket was opened; it counts as open until the guard is dropped.
+    /// Counts an opened WebSocket; it counts as open until the guard is dropped.
     pub fn websocket(&self) -> OpenWebSocket {
         self.requests.websockets_open.inc();
         OpenWebSocket(self.requests.websockets_open.clone())
     }
 
-    /// A request began a flight.
+    /// Counts a request that began a flight.
     pub fn flight_led(&self) {
         self.cache.flights.of(FlightRole::Leader).inc();
     }
 
-    /// A request waited `wait` on another one's flight.
+    /// Counts a request that waited `wait` on another one's flight.
     pub fn flight_followed(&self, wait: Duration) {
         self.cache.flights.of(FlightRole::Follower).inc();
         self.cache.flight_wait.observe(wait.as_secs_f64());
     }
 
-    /// A fill ended.
+    /// Counts a fill that ended.
     pub fn fill(&self, outcome: FillOutcome, duration: Duration) {
         self.cache.fills.of(outcome).inc();
         self.cache.fill_seconds.observe(duration.as_secs_f64());
     }
 
-    /// A fill asks the origin beside that of another node.
+    /// Counts a fill that asks the origin beside that of another node.
     pub fn hedged(&self, reason: HedgeReason) {
         self.cache.hedged.of(reason).inc();
     }
 
-    /// A body was encoded, whether the result was kept or not.
+    /// Counts a body that was encoded, even if the result was not kept.
     pub fn encoded(&self, coding: Coding, duration: Duration) {
         self.cache.encoding_seconds.of(coding).observe(duration.as_secs_f64());
     }
 
-    /// Codings of answers on their way hold so many bytes more.
+    /// Adds to the bytes that codecs of answers in transit hold.
     pub fn codecs_hold(&self, more: i64) {
         self.cache.codec_memory.add(more);
     }
 
-    /// There was no room for a coding of an answer on its way.
+    /// Counts an answer in transit that was not coded for want of memory.
     pub fn coding_refused(&self) {
         self.cache.codings_refused.inc();
     }
 
-    /// A value in the store was not an envelope of this version.
+    /// Counts a value in the store that is not an envelope of this version.
     pub fn envelope_refused(&self) {
         self.cache.envelopes_refused.inc();
     }
 
-    /// Counts variants of a resource that had to go for another one.
+    /// Counts variants of a resource that were evicted for another one.
     pub fn variants_evicted(&self, n: usize) {
         self.cache.variants_evicted.inc_by(n as u64);
     }
 
-    /// Who is asked for the memory tier's state at each scrape; a later probe replaces an earlier one.
+    /// Sets the probe for the memory tier's state, called at each scrape; it replaces an earlier one.
     pub fn memory_probe(&self, probe: Box<dyn Fn() -> MemoryStats + Send + Sync>) {
         *self.probe.lock() = Some(probe);
     }
 
-    /// Sets who is asked for the number of dropped log lines at each scrape; a later probe replaces an earlier one.
+    /// Sets the probe for the number of dropped log lines, called at each scrape; it replaces an earlier one.
     pub fn log_probe(&self, probe: LogProbe) {
         *self.log_probe.lock() = Some(probe);
     }
 
-    /// A version was moved.
+    /// Counts a version bump.
     pub fn bump(&self) {
         self.store.bumps.inc();
     }
 
-    /// A purge was ordered here.
+    /// Counts a purge that was ordered on this node.
     pub fn purge(&self, kind: PurgeKind) {
         self.store.purges.of(kind).inc();
     }
 
-    /// Counts tags of an answer that could not be kept, so that it wasn't stored.
+    /// Counts tags that could not be kept, so that their answer wasn't stored.
     pub fn tags_ignored(&self, n: usize) {
         self.store.tags_ignored.inc_by(n as u64);
     }
 
-    /// The store told this node to forget something, or its connection was lost.
+    /// Counts an invalidation from the store, or a lost connection to it.
     pub fn invalidation(&self, kind: Invalidation) {
         self.store.invalidations.of(kind).inc();
     }
 
-    /// A call to the store ended.
+    /// Counts a call to the store that ended.
     pub fn store_call(&self, call: StoreCall, result: Result<(), StoreError>, duration: Duration) {
         self.store.calls.of(call).of(result.into()).inc();
         self.store.seconds.of(call).observe(duration.as_secs_f64());
     }
 
-    /// A call to the store was not made: others take too long.
+    /// Counts a call to the store that was not made because other calls take too long.
     pub fn store_call_skipped(&self, call: StoreCall) {
         self.store.calls.of(call).of(Err(StoreError::Down).into()).inc();
     }
 
-    /// Whether the store answers. Never called without Redis: the series is then absent.
+    /// Sets the gauge that is 1 while the store answers. Never called without Redis: the series is then
+    /// absent.
     pub fn store_up(&self, up: bool) {
         self.store.up.with_label_values::<&str>(&[]).set(up.into());
     }
 
-    /// Whether the store pushes changes (`CLIENT TRACKING`). Never called without Redis.
+    /// Sets the gauge that is 1 while the store pushes changes (`CLIENT TRACKING`). Never called without
+    /// Redis.
     pub fn store_tracking(&self, tracking: bool) {
         self.store.tracking.with_label_values::<&str>(&[]).set(tracking.into());
     }
 
-    /// An event was received.
+    /// Counts a received event.
     pub fn event(&self, result: EventResult) {
         self.store.events.of(result).inc();
     }
 
-    /// A request to the origin `name` (as configured) ended.
+    /// Counts a request to the origin `name` (as configured) that ended.
     pub fn origin(&self, name: &str, outcome: OriginOutcome) {
         self.origins.requests.with_label_values(&[name, outcome.as_str()]).inc();
     }
 
-    /// Whether server number `server` (from 0, in the file's order) of the origin `name` is taken as healthy.
+    /// Sets the gauge that is 1 while server number `server` (from 0, in the file's order) of the origin
+    /// `name` is healthy.
     pub fn origin_server_up(&self, name: &str, server: usize, up: bool) {
         self.origins.up.with_label_values(&[name, server.to_string().as_str()]).set(up.into());
     }
 
-    /// What is under way to the origin `name`, and waits for it. Ask once.
+    /// The gauges of requests under way to the origin `name` and waiting for it. Meant to be called once.
     pub fn origin_gauges(&self, name: &str) -> OriginMetrics {
         OriginMetrics {
             under_way: self.origins.under_way.with_label_values(&[name]),
@@ -282,17 +286,17 @@ impl Metrics {
         }
     }
 
-    /// A server of the origin `name` is left out from now on.
+    /// Counts an ejection of a server of the origin `name`.
     pub fn origin_ejected(&self, name: &str, why: Ejection) {
         self.origins.ejections.with_label_values(&[name, why.as_str()]).inc();
     }
 
-    /// A TLS handshake ended.
+    /// Counts a TLS handshake that ended.
     pub fn handshake(&self, result: Handshake) {
         self.listeners.handshakes.of(result).inc();
     }
 
-    /// The certificates of listener number `listener` (from 0) expire then, in seconds since 1970.
+    /// Sets the expiry of the certificates of listener number `listener` (from 0), in seconds since 1970.
     pub fn certificates(&self, listener: usize, expiries: &[i64]) {
         let (family, listener) = (&self.listeners.expiry, listener.to_string());
         for (certificate, expiry) in expiries.iter().enumerate() {
@@ -305,42 +309,43 @@ impl Metrics {
         }
     }
 
-    /// The files of a listener's certificates were read again.
+    /// Counts a reload of a listener's certificate files.
     pub fn certificates_reloaded(&self, result: CertificateReload) {
         self.listeners.certificate_reloads.of(result).inc();
     }
 
-    /// A connection said, or should have said, for which client it is.
+    /// Counts the PROXY protocol header of a connection, or its absence.
     pub fn proxy_header(&self, said: ProxyHeader) {
         self.listeners.proxy_headers.of(said).inc();
     }
 
-    /// An HTTP/2 connection ended.
+    /// Counts an HTTP/2 connection that ended.
     pub fn http2_ended(&self, end: Http2End) {
         self.listeners.http2_ends.of(end).inc();
     }
 
-    /// A request for a file ended.
+    /// Counts a request for a file that ended.
     pub fn file(&self, outcome: FileOutcome) {
         self.files.outcomes.of(outcome).inc();
     }
 
-    /// An answer with `X-Accel-Redirect` came.
+    /// Counts an answer with `X-Accel-Redirect`.
     pub fn accel(&self, outcome: AccelOutcome) {
         self.files.accel.of(outcome).inc();
     }
 
-    /// The gateway goes by a configuration from now on.
+    /// Records that the gateway uses a new configuration from now on.
     pub fn configured(&self) {
         self.process.configured.set(now_seconds());
     }
 
-    /// A configuration was read while the gateway runs.
+    /// Counts a reload of the configuration.
     pub fn reloaded(&self, result: Reload) {
         self.process.reloads.of(result).inc();
     }
 
-    /// Everything in Prometheus' text format 0.0.4. Asks the memory probe and reads `/proc`: not for a hot path.
+    /// Renders all metrics in Prometheus' text format 0.0.4. Calls the probes and reads `/proc`: not for a
+    /// hot path.
     pub fn render(&self) -> String {
         self.look();
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
@@ -349,7 +354,8 @@ impl Metrics {
         })
     }
 
-    /// Sets what is only known by asking. One scrape at a time: two at once must not add the same rise twice.
+    /// Sets the values that are read at a scrape. One scrape at a time: two at once must not add the same
+    /// rise twice.
     fn look(&self) {
         let probe = self.probe.lock();
         if let Some(probe) = probe.as_ref() {
@@ -391,7 +397,7 @@ fn gauge(value: u64) -> i64 {
 pub struct OriginMetrics {
     /// Requests under way.
     pub under_way: IntGauge,
-    /// Requests that wait for a place.
+    /// Requests that wait for a slot.
     pub queued: IntGauge,
 }
 

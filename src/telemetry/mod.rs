@@ -1,9 +1,10 @@
-//! What the program tells about itself: metrics, access records, log lines.
+//! Metrics, access records and log lines.
 //!
-//! `labels` holds the words, `families` declares every metric out of them, `metrics` has the methods that move
-//! them, those of each request in `by_route`; `access` writes one record per request, in the form of `line`; `init`
-//! says where log lines go, `seldom` how often; all of them go through `log_queue`, which never makes anyone wait. Nothing here decides anything about a request, and nothing that a client
-//! sent becomes a label.
+//! `labels` holds the label values; `families` declares every metric with them; `metrics` has the methods
+//! that change them, and `by_route` those of each request. `access` writes one record per request, in the
+//! format of `line`. `init` sets the target of log lines, `seldom` limits how often a line is repeated; all
+//! lines go through `log_queue`, which never makes a caller wait. Nothing here makes a decision about a
+//! request, and no value that a client sent becomes a label.
 
 pub mod access;
 mod by_route;

@@ -1,7 +1,9 @@
-//! Which place the current thread has in what is kept apart per thread, so that no two cores write to one cache line.
+//! The slot of the current thread in data that is kept per thread, so that no two cores write to one cache
+//! line.
 //!
-//! Threads are numbered as they first ask, for the life of the process: those that serve requests ask first and never
-//! end. As long as there are places, each has one of its own; all further threads share the last one.
+//! Threads are numbered at their first call, for the life of the process: those that serve requests come
+//! first and never end. As long as there are slots, each thread has one of its own; all further threads share
+//! the last one.
 
 use std::{
     cell::Cell,
@@ -9,29 +11,29 @@ use std::{
     thread::available_parallelism,
 };
 
-/// Numbers given so far.
+/// The number of threads numbered so far.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The thread's number; `usize::MAX`: it has none yet.
+    /// The thread's number; `usize::MAX` until it has one.
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// A place's number, and whether other threads may be at it at the same time.
+/// A slot's number, and a flag that is true if other threads may use it at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) number: usize,
     pub(super) shared: bool,
 }
 
-/// The current thread's place among `places` of them, at least one.
+/// The current thread's slot among `places` of them, at least one.
 pub(super) fn mine(places: usize) -> Place {
     let last = places.saturating_sub(1);
     let number = number();
     Place { number: number.min(last), shared: number >= last }
 }
 
-/// How many places there should be: threads may be more than cores, if somebody wants it so.
+/// The number of slots: more than cores, since the configuration may ask for more threads than cores.
 pub(super) fn wanted() -> usize {
     available_parallelism().map_or(2, usize::from).saturating_mul(2).clamp(8, 256) + 1
 }
@@ -45,7 +47,7 @@ fn number() -> usize {
     })
 }
 
-/// Something that shares a cache line with nothing else; processors fetch them in pairs.
+/// A value that shares a cache line with no other; processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Apart<T>(pub(super) T);

@@ -1,4 +1,4 @@
-//! What Linux tells about this process, read from `/proc/self` at each scrape; elsewhere nothing is known.
+//! The metrics of this process, read from `/proc/self` at each scrape; absent on systems other than Linux.
 
 use std::fs;
 

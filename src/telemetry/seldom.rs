@@ -1,13 +1,13 @@
-//! A line in the log for what may happen a thousand times a second.
+//! Limits a log line for an event that may happen a thousand times a second.
 //!
 //! Pure: the clock is an argument.
 
 use std::time::{Duration, Instant};
 
-/// No more than one line in this time.
+/// The least time between two lines.
 const BETWEEN_LINES: Duration = Duration::from_secs(1);
 
-/// When the last line was written, and what has happened since.
+/// The time of the last line, and the number of events since.
 #[derive(Debug, Default)]
 pub struct Seldom {
     last: Option<Instant>,
@@ -15,7 +15,7 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// One more. How many there are to tell of, if it is time.
+    /// Counts an event. Returns the number of events to report if a line is due.
     pub fn add(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_LINES) {

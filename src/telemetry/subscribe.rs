@@ -1,6 +1,6 @@
-//! Where log lines go: standard error, as text or JSON, filtered by `RUST_LOG`.
+//! The target of log lines: standard error, as text or JSON, filtered by `RUST_LOG`.
 //!
-//! Standard output is left to what a command was asked for (`tidegate token`).
+//! Standard output is left to the results of commands (`tidegate token`).
 
 use super::{line::Form, log_queue::LogQueue};
 use crate::config::{Log, LogFormat};
@@ -14,13 +14,13 @@ use tracing_subscriber::{
     EnvFilter,
 };
 
-/// What is logged where `RUST_LOG` says nothing. At `info` Pingora tells of each connection that is closed; at `warn`
-/// rustls tells of alerts, which any client may send.
+/// The filter where `RUST_LOG` is not set. At `info` Pingora logs each connection that is closed; at `warn`
+/// rustls logs alerts, which any client may send.
 const DEFAULT_FILTER: &str = "info,pingora=warn,rustls=error";
 
-/// Sends `tracing` events, and those of crates that use `log`, to standard error, through the queue that keeps whoever
-/// logs from waiting for it. Of several calls in one process the first one counts. Access records count as events of level `info`: `RUST_LOG=warn` silences them too,
-/// `RUST_LOG=warn,access=info` doesn't.
+/// Sends `tracing` events, and those of crates that use `log`, to standard error, through the queue, so that
+/// no caller waits for it. Only the first call in a process has an effect. Access records are events of level
+/// `info`: `RUST_LOG=warn` silences them too, `RUST_LOG=warn,access=info` doesn't.
 pub fn init(log: Log) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, fault) = filter(&wish);
@@ -28,7 +28,7 @@ pub fn init(log: Log) {
     let json = is_json(log.format, terminal);
     let dispatch = match LogQueue::to_stderr(Form::of(json)) {
         Some(queue) => dispatch(json, terminal, filter, move || queue),
-        // No thread for it: nothing else will start either, which should be told.
+        // The thread can't be started: nothing else will start either, and the lines should say so.
         None => dispatch(json, terminal, filter, io::stderr),
     };
     if dispatch.try_init().is_err() {
@@ -39,7 +39,8 @@ pub fn init(log: Log) {
     }
 }
 
-/// The filter that `wish` describes; the default one where it is empty or, with the fault, malformed.
+/// The filter that `wish` describes; if it is empty or malformed the default, in the latter case with the
+/// error.
 fn filter(wish: &str) -> (EnvFilter, Option<tracing_subscriber::filter::ParseError>) {
     if wish.trim().is_empty() {
         return (EnvFilter::new(DEFAULT_FILTER), None);
@@ -58,8 +59,8 @@ pub(super) fn is_json(format: LogFormat, terminal: bool) -> bool {
     }
 }
 
-/// A subscriber that writes one line per event. What can't be written is lost in silence: to complain about it
-/// would take the same way.
+/// A subscriber that writes one line per event. A line that can't be written is lost: an error message would
+/// go the same way.
 fn dispatch<W>(json: bool, colour: bool, filter: EnvFilter, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -74,8 +75,8 @@ where
     }
 }
 
-/// Returns whether a line may hold whole requests and answers: below `info`, Pingora writes them out, with tokens, cookies and
-/// queries. No filter brings these lines out.
+/// Returns true if a line may hold whole requests and answers: below `info`, Pingora writes them out, with
+/// tokens, cookies and queries. No filter enables these lines.
 fn shows_requests(line: &Metadata<'_>) -> bool {
     line.target().starts_with("pingora") && *line.level() > Level::INFO
 }
