@@ -1,18 +1,18 @@
 //! A body: immutable content in one piece or several.
 //!
-//! What arrives in pieces stays in them: a large answer is never made contiguous. Cloning and slicing copy no
-//! content. A body of one piece costs what its `Bytes` costs.
+//! Content that arrives in pieces stays in them: a large body is never made contiguous. Cloning and slicing
+//! copy no content. A body of one piece costs as much as its `Bytes`.
 
 use super::allocated;
 use bytes::Bytes;
 use std::{ops::Range, sync::Arc};
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
 
-/// Immutable content. Two bodies are equal if their content is, however it is cut.
+/// Immutable content. Two bodies are equal if their content is, regardless of the pieces.
 #[derive(Debug, Clone)]
 pub struct Body(Pieces);
 
-/// Never an empty piece but for the empty body.
+/// No piece is empty, except in the empty body.
 #[derive(Debug, Clone)]
 enum Pieces {
     One(Bytes),
@@ -35,7 +35,7 @@ impl Body {
         Self(Pieces::Several { pieces: pieces.into(), length })
     }
 
-    /// How long it is, in bytes.
+    /// The length in bytes.
     pub fn len(&self) -> u64 {
         match &self.0 {
             Pieces::One(piece) => piece.len() as u64,
@@ -43,7 +43,7 @@ impl Body {
         }
     }
 
-    /// Whether there is no content.
+    /// Returns true if there is no content.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -57,7 +57,7 @@ impl Body {
         }
     }
 
-    /// A part of it, without copying content. What lies beyond the end is left out.
+    /// A part of the body, without copying content. The range is cut at the end of the body.
     pub fn slice(&self, range: Range<u64>) -> Self {
         let mut begin = 0;
         let parts = self.pieces().filter_map(|piece| {
@@ -69,7 +69,7 @@ impl Body {
         Self::from_pieces(parts.collect())
     }
 
-    /// All content as one piece; copied only where it is in several.
+    /// All content as one piece; copied only if it is in several.
     pub fn to_bytes(&self) -> Bytes {
         match &self.0 {
             Pieces::One(piece) => piece.clone(),
@@ -77,8 +77,8 @@ impl Body {
         }
     }
 
-    /// The same in memory of its own, where it is small: as it came it may share a buffer that is larger, and would stay
-    /// as long.
+    /// Copies a small body into memory of its own: as it came, it may share a larger buffer, which would stay
+    /// allocated with it.
     pub(super) fn compact(self) -> Self {
         const SMALL: usize = 4 * 1024;
         match self.0 {
@@ -87,8 +87,8 @@ impl Body {
         }
     }
 
-    /// The same for one answer. A small piece is copied: to share it takes memory for as long as it is kept, and most of
-    /// what is kept is never sent again.
+    /// The body to send with one answer. A small piece is copied: sharing it would take memory for as long as
+    /// it is kept, and most of the cache is never sent again.
     pub fn to_send(&self) -> Self {
         const SMALL: usize = 512;
         match &self.0 {
@@ -109,9 +109,9 @@ impl Body {
         }
     }
 
-    /// What it weighs in memory beside itself, in bytes.
+    /// The memory it takes beside itself, in bytes.
     pub(super) fn weight(&self) -> u64 {
-        /// By which a piece is shared.
+        /// The bytes by which a piece is shared.
         const SHARED: usize = 24;
         let one = |piece: &Bytes| allocated(piece.len()) + allocated(SHARED);
         match &self.0 {

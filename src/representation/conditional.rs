@@ -1,7 +1,7 @@
 //! Conditional requests: the preconditions of RFC 9110, section 13, in the order of 13.2.2.
 //!
-//! Pure: headers and validators in, a verdict out; no clock. `If-Range` is decided with ranges.
-//! What can't be read as the header's syntax is as good as absent.
+//! Pure: headers and validators in, a verdict out; no clock. `range` decides `If-Range`. A value with a
+//! syntax error counts as absent.
 
 use crate::config::Coding;
 use http::{
@@ -10,22 +10,23 @@ use http::{
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is known of the content that is about to be sent.
+/// The validators of the content that is about to be sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Validators<'a> {
-    /// The tag of the plain content as its field says it, quotes and `W/` included. One that is no tag by RFC 9110
-    /// matches the very same bytes and nothing else.
+    /// The tag of the plain content as its field has it, with quotes and `W/`. A value that is no tag by RFC
+    /// 9110 matches the same bytes only.
     pub etag: Option<&'a [u8]>,
-    /// Whether the tag is one of ours: those of the encodings are then made from it (`"abc-br"`). Of a foreign one
-    /// `"abc-br"` may be the tag of something else.
+    /// True if the gateway made the tag. Those of the encodings are then derived from it (`"abc-br"`); of an
+    /// origin's tag, `"abc-br"` may be the tag of other content.
     pub ours: bool,
-    /// When the content changed last; fractions of a second are ignored, as HTTP can't say them.
+    /// The time when the content changed last; fractions of a second are ignored, as HTTP can't express them.
     pub last_modified: Option<SystemTime>,
-    /// When the origin made the answer: stands in for an unknown change in `If-Modified-Since` (RFC 9111, 4.3.2).
+    /// The time when the origin made the answer: replaces an unknown time of change in `If-Modified-Since`
+    /// (RFC 9111, 4.3.2).
     pub date: Option<SystemTime>,
 }
 
-/// What the preconditions ask for.
+/// The result of the preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Answer as if there were no preconditions.
@@ -36,12 +37,12 @@ pub enum Verdict {
     PreconditionFailed,
 }
 
-/// Returns whether a request may be answered by a 304.
+/// Returns true if a request may be answered with a 304.
 pub fn asks_if_modified(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE)
 }
 
-/// Whether a request has preconditions.
+/// Returns true if a request has preconditions.
 pub fn are_there(headers: &HeaderMap) -> bool {
     [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
         .iter()
@@ -75,8 +76,8 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, validators: &Validators<'_
     }
 }
 
-/// Whether GET or HEAD is answered with 304, where nothing is asked but in one `If-None-Match` and one
-/// `If-Modified-Since` at most: as [`evaluate`] decides it, of fields that are in no map.
+/// Returns true if GET or HEAD is answered with 304, for a request whose only conditions are at most one
+/// `If-None-Match` and one `If-Modified-Since`. Decides like [`evaluate`], for fields that are not in a map.
 pub fn is_not_modified(
     if_none_match: Option<&[u8]>,
     if_modified_since: Option<&[u8]>,
@@ -95,8 +96,7 @@ pub fn is_not_modified(
     }
 }
 
-/// The one of these tags that the client of a request holds: the first that stands in its `If-None-Match`, with its mark of
-/// a weak one or without.
+/// The one of these tags that the client holds: the first in its `If-None-Match`, compared without `W/`.
 pub(super) fn held(headers: &HeaderMap, tags: impl IntoIterator<Item = HeaderValue>) -> Option<HeaderValue> {
     let lines = || headers.get_all(IF_NONE_MATCH).iter();
     tags.into_iter().find(|ours| {
@@ -106,8 +106,8 @@ pub(super) fn held(headers: &HeaderMap, tags: impl IntoIterator<Item = HeaderVal
     })
 }
 
-/// Whether a field names the very content that `etag` does, bit for bit: both are the same tag and neither is weak
-/// (RFC 9110, 8.8.3.2, strong comparison).
+/// Returns true if a field names exactly the bytes that `etag` names: both are the same tag and neither is
+/// weak (RFC 9110, 8.8.3.2, strong comparison).
 pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
     match (whole(field.trim_ascii()), whole(etag)) {
         (Some(theirs), Some(ours)) => !theirs.weak && !ours.weak && theirs.opaque == ours.opaque,
@@ -115,8 +115,9 @@ pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
     }
 }
 
-/// RFC 9110, 8.8.3.2. Both take the encodings of one content as one where the tag is ours: a tag with our suffix
-/// names the same content, and it is the content that a condition on a whole resource is about.
+/// The comparisons of RFC 9110, 8.8.3.2. Both treat the encodings of one content as one if the gateway made
+/// the tag: a tag with one of its suffixes names the same content, and a condition on a whole resource is
+/// about the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Comparison {
     /// A weak tag never matches.
@@ -125,7 +126,7 @@ enum Comparison {
     Weak,
 }
 
-/// Whether the header names our tag or is `*`; `None` where it isn't there.
+/// Returns true if the header names the tag or is `*`; `None` if it is absent.
 fn names(
     headers: &HeaderMap,
     header: &HeaderName,
@@ -137,7 +138,7 @@ fn names(
     Some(values.any(|value| line_names(value, validators, comparison)))
 }
 
-/// Whether one line of such a header does.
+/// Returns true if one line of such a header names the tag.
 fn line_names(value: &[u8], validators: &Validators<'_>, comparison: Comparison) -> bool {
     let value = value.trim_ascii();
     value == b"*"
@@ -160,7 +161,7 @@ fn is_same(theirs: &Tag<'_>, ours: &Tag<'_>, suffixes: bool, comparison: Compari
     })
 }
 
-/// A text that is one well-formed tag and nothing else.
+/// Parses a text that is one well-formed tag and nothing else.
 fn whole(text: &[u8]) -> Option<Tag<'_>> {
     quoted(text).filter(|(tag, behind)| behind.is_empty() && tag.is_well_formed()).map(|(tag, _)| tag)
 }
@@ -171,7 +172,7 @@ struct Tag<'a> {
     opaque: &'a [u8],
 }
 
-/// The well-formed tags of one header line: `#entity-tag`, where a tag may hold commas. What is malformed is
+/// The well-formed tags of one header line: `#entity-tag`, where a tag may hold commas. Malformed members are
 /// skipped up to the next comma outside of quotes.
 struct Tags<'a>(&'a [u8]);
 
@@ -200,7 +201,7 @@ impl Tag<'_> {
     }
 }
 
-/// `[ "W/" ] DQUOTE … DQUOTE`, and what is behind it. There is no escaping in it.
+/// Parses `[ "W/" ] DQUOTE … DQUOTE`, and returns the rest as well. There is no escaping in it.
 fn quoted(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
     let (weak, text) = text.strip_prefix(b"W/").map_or((false, text), |text| (true, text));
     let inner = text.strip_prefix(b"\"")?;
@@ -208,8 +209,8 @@ fn quoted(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
     Some((Tag { weak, opaque: &inner[..end] }, &inner[end + 1..]))
 }
 
-/// Whether the content changed after the header's date; `None` where there is no single valid date, or it isn't
-/// known when the content changed (13.1.3, 13.1.4).
+/// Returns true if the content changed after the header's date; `None` if there is no single valid date, or
+/// the time of change is unknown (13.1.3, 13.1.4).
 fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<SystemTime>) -> Option<bool> {
     let modified = changed?;
     let mut values = headers.get_all(header).iter();
@@ -220,7 +221,7 @@ fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<Syst
     Some(seconds(modified) > seconds(super::http_date(value)?))
 }
 
-/// Whole seconds since 1970; anything earlier is 0.
+/// Whole seconds since 1970; 0 for earlier times.
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

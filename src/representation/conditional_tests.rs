@@ -16,7 +16,7 @@ fn verdict_of(method: &Method, etag: Option<&str>, lines: &[(&'static str, &str)
     for &(name, value) in lines {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));
     }
-    // Half a second that no header can say.
+    // Half a second, which no header can express.
     let last_modified = Some(UNIX_EPOCH + Duration::from_millis(CHANGED * 1000 + 500));
     let etag = etag.map(str::as_bytes);
     evaluate(method, &headers, &Validators { etag, ours: true, last_modified, date: None })
@@ -180,7 +180,7 @@ fn a_foreign_tag_has_no_suffixes_of_ours() {
         (r#"W/"abc""#, r#""abc""#, NotModified),
         (r#"W/"abc""#, r#"W/"abc""#, NotModified),
         (r#""abc""#, r#""abc-br""#, Send),
-        // What is no tag is compared as it is.
+        // A value that is no tag is compared byte by byte.
         ("abc", "abc", NotModified),
         (r#"w/"abc""#, r#"w/"abc""#, NotModified),
         ("abc", r#""abc""#, Send),
@@ -204,7 +204,7 @@ fn the_date_stands_in_for_an_unknown_change_when_reading() {
         assert_eq!(evaluate(&Method::GET, &since(IF_MODIFIED_SINCE), &validators), read, "{value}");
         assert_eq!(evaluate(&Method::GET, &since(IF_UNMODIFIED_SINCE), &validators), Send, "{value}");
     }
-    // A known change is what counts.
+    // If the time of change is known, it counts.
     let validators = Validators {
         date: date.map(|date| date + Duration::from_secs(60)),
         last_modified: date,
@@ -222,7 +222,7 @@ fn tags_come_before_dates_and_writers_before_readers() {
         (&[("if-match", r#""x""#), ("if-unmodified-since", AFTER)], PreconditionFailed),
         (&[("if-none-match", r#""x""#), ("if-modified-since", AFTER)], Send),
         (&[("if-none-match", r#""abc""#), ("if-modified-since", BEFORE)], NotModified),
-        // A malformed list of tags is there all the same.
+        // A malformed list of tags still counts as present.
         (&[("if-none-match", "junk"), ("if-modified-since", AFTER)], Send),
         (&[("if-match", r#""x""#), ("if-none-match", r#""abc""#)], PreconditionFailed),
         (&[("if-unmodified-since", THEN), ("if-none-match", r#""abc""#)], NotModified),

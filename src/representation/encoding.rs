@@ -1,5 +1,5 @@
-//! Content codings: which one a client gets (RFC 9110, 12.5.3), whether a body is worth encoding, and the
-//! encoding itself.
+//! Content codings: the choice for a client (RFC 9110, 12.5.3), the decision whether a body is worth
+//! encoding, and the encoding itself.
 //!
 //! Negotiation is pure and allocates nothing. Nothing here knows where an encoded body is kept.
 
@@ -9,14 +9,15 @@ use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue};
 use std::io;
 
-/// What a client gets.
+/// The result of the negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// This coding.
     Coding(Coding),
     /// The content as it is.
     Identity,
-    /// Nothing that is there is acceptable. Sent as it is all the same: RFC 9110 prefers that to a 406.
+    /// No available coding is acceptable. The content is sent as it is all the same: RFC 9110 prefers that to
+    /// a 406.
     NotAcceptable,
 }
 
@@ -31,7 +32,7 @@ impl Choice {
 }
 
 impl Coding {
-    /// What the tag of the encoded content has behind that of the plain one: `"abc"` → `"abc-br"`.
+    /// The suffix that the tag of the encoded content adds to that of the plain one: `"abc"` → `"abc-br"`.
     pub const fn etag_suffix(self) -> &'static str {
         match self {
             Self::Brotli => "-br",
@@ -48,11 +49,11 @@ impl Coding {
     }
 }
 
-/// Chooses among the codings in `prefer` that `has` confirms, and the content as it is.
+/// Chooses among the codings in `prefer` for which `has` is true, and identity.
 ///
-/// The highest weight wins; at equal weights an earlier coding in `prefer`, and any coding before none.
+/// The highest weight wins; at equal weights an earlier coding in `prefer`, and any coding before identity.
 /// `accept_encoding` is all values of the header joined by commas. Without the header the content goes out as
-/// it is: a client that says nothing may know nothing.
+/// it is: such a client may know no coding.
 pub fn negotiate(accept_encoding: Option<&[u8]>, prefer: &[Coding], has: impl Fn(Coding) -> bool) -> Choice {
     let Some(value) = accept_encoding else { return Choice::Identity };
     let accepted = Accepted::of(value);
@@ -73,8 +74,8 @@ pub fn negotiate(accept_encoding: Option<&[u8]>, prefer: &[Coding], has: impl Fn
     }
 }
 
-/// The codings in `prefer` that a client takes, the most welcome first; without those that are less welcome than the
-/// content as it is.
+/// The codings in `prefer` that a client accepts, by its preference; without those of a lower weight than
+/// identity.
 pub fn ranked(accept_encoding: Option<&[u8]>, prefer: &[Coding]) -> [Option<Coding>; Coding::ALL.len()] {
     let mut ranked = [None; Coding::ALL.len()];
     for place in 0..ranked.len() {
@@ -84,19 +85,19 @@ pub fn ranked(accept_encoding: Option<&[u8]>, prefer: &[Coding]) -> [Option<Codi
     ranked
 }
 
-/// Whether `accept_encoding` (all values of the header joined by commas) takes `coding` at all.
+/// Returns true if `accept_encoding` (all values of the header joined by commas) accepts `coding` at all.
 pub(super) fn accepts(accept_encoding: &[u8], coding: Coding) -> bool {
     Accepted::of(accept_encoding).weight(coding) > 0
 }
 
-/// Whether it takes the content as it is.
+/// Returns true if it accepts identity.
 pub(super) fn accepts_identity(accept_encoding: &[u8]) -> bool {
     let accepted = Accepted::of(accept_encoding);
     accepted.identity.or(accepted.any) != Some(0)
 }
 
-/// What an origin is offered for a client: those of our codings that it takes, so that whatever comes back can be
-/// told apart and changed; `None` where it says nothing.
+/// `Accept-Encoding` for the origin: the known codings that the client accepts, so that the answer can be
+/// recognised and recoded; `None` if the client has no such field.
 pub fn offered(headers: &HeaderMap) -> Option<HeaderValue> {
     let accepted = super::transform::joined(headers, &header::ACCEPT_ENCODING)?;
     let accepted = Accepted::of(&accepted);
@@ -109,7 +110,7 @@ pub fn offered(headers: &HeaderMap) -> Option<HeaderValue> {
 /// A q-value in thousandths.
 type Weight = u16;
 
-/// What `Accept-Encoding` says; `None`: not mentioned.
+/// The weights in `Accept-Encoding`; `None`: not mentioned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Accepted {
     codings: [Option<Weight>; Coding::ALL.len()],
@@ -122,7 +123,7 @@ impl Accepted {
         Self::common(value).unwrap_or_else(|| Self::parsed(value))
     }
 
-    /// What browsers and the usual HTTP libraries send, told by comparison alone.
+    /// Recognises the values that browsers and the usual HTTP libraries send, by comparison alone.
     fn common(value: &[u8]) -> Option<Self> {
         let codings: &[Coding] = match value {
             b"gzip, deflate, br, zstd" => &[Coding::Brotli, Coding::Zstd, Coding::Gzip],
@@ -143,7 +144,7 @@ impl Accepted {
         Some(accepted)
     }
 
-    /// Malformed members are skipped; of several mentions of one coding the first counts.
+    /// Parses a value. Malformed members are skipped; of several mentions of one coding the first counts.
     fn parsed(value: &[u8]) -> Self {
         let mut accepted = Self::default();
         for (name, weight) in value.split(|&b| b == b',').filter_map(member) {
@@ -196,8 +197,9 @@ fn weight(value: &[u8]) -> Option<Weight> {
     }
 }
 
-/// Whether a body of `len` bytes should be offered encoded: its type is one of `rules.types`, it is long enough,
-/// not yet encoded, and nothing forbids to transform it (`Cache-Control: no-transform`, RFC 9110, 7.7).
+/// Returns true if a body of `len` bytes should be offered encoded: its type is one of `rules.types`, it is
+/// long enough, not yet encoded, and its transformation is allowed (no `Cache-Control: no-transform`, RFC
+/// 9110, 7.7).
 pub fn worth_encoding(
     rules: &Encoding,
     content_type: Option<&[u8]>,
@@ -213,12 +215,12 @@ pub fn worth_encoding(
     };
     let essence = essence.trim_ascii();
     let is_listed = |listed: &String| is_same_type(listed.as_bytes(), essence);
-    // As nginx does: what gzip_types lists comes to it.
+    // Like nginx, where text/html is always one of gzip_types.
     let is_page = || !rules.types.is_empty() && essence.eq_ignore_ascii_case(b"text/html");
     rules.types.iter().any(is_listed) || is_page()
 }
 
-/// RFC 9239, 6: the types of scripts are aliases of one.
+/// Compares media types; those of scripts are aliases of one (RFC 9239, 6).
 fn is_same_type(a: &[u8], b: &[u8]) -> bool {
     const SCRIPT: [&[u8]; 5] = [
         b"text/javascript",
@@ -231,15 +233,16 @@ fn is_same_type(a: &[u8], b: &[u8]) -> bool {
     a.eq_ignore_ascii_case(b) || is_script(a) && is_script(b)
 }
 
-/// Encodes `body`; `None` where that doesn't make it shorter. `level` is the coding's own, brought into its
-/// range. Takes CPU time in proportion to the body: not for a thread that serves requests.
+/// Encodes `body`; `None` if that doesn't make it shorter. `level` is the coding's own, clamped to its range.
+/// Takes CPU time in proportion to the body: not for a thread that serves requests.
 ///
 /// # Errors
-/// What the encoder reports, such as a lack of memory.
+/// The encoder's error, such as a lack of memory.
 pub fn encode(coding: Coding, level: i32, body: &Body) -> io::Result<Option<Body>> {
-    /// What is encoded is kept in pieces of about this size, in bytes; nearly all of it is smaller.
+    /// The size in bytes of the pieces in which an encoded body is kept; nearly all bodies are smaller.
     const KEPT: usize = 1 << 20;
-    // The boxed slice gives back what the encoder reserved: entries live long and are weighed by their length.
+    // The boxed slice returns the encoder's spare capacity: entries live long and are weighed by their
+    // length.
     let tight = |made: Vec<u8>| Bytes::from(made.into_boxed_slice());
     let mut encoder = Encoder::new(coding, level, Some(body.len()))?;
     let mut kept = vec![];
@@ -254,7 +257,7 @@ pub fn encode(coding: Coding, level: i32, body: &Body) -> io::Result<Option<Body
     Ok((encoded.len() < body.len()).then_some(encoded))
 }
 
-/// The level at which a coding is made.
+/// The level of a coding.
 pub fn level(rules: &Encoding, coding: Coding) -> i32 {
     rules.levels.get(&coding).copied().unwrap_or(5)
 }

@@ -39,7 +39,7 @@ fn negotiation_by_example() {
         ("*;q=0, identity;q=0.1", Identity),
         ("*;q=0, zstd", Is(Zstd)),
         ("br;q=0.5, zstd;q=0, gzip;q=0, *;q=0.8", Identity),
-        // Malformed members say nothing.
+        // Malformed members are ignored.
         ("gzip;q=2", Identity),
         ("gzip;q=1.001", Identity),
         ("gzip;q=0.1234", Identity),
@@ -149,7 +149,7 @@ fn decode(coding: Coding, encoded: &[u8]) -> Vec<u8> {
     body
 }
 
-/// A member of the header: how it is written, and what it means (`None`: it is malformed).
+/// A member of the header: its text and its meaning (`None`: it is malformed).
 #[derive(Debug, Clone)]
 struct Member {
     text: String,

@@ -1,9 +1,9 @@
-//! Fields as a stored answer keeps them: packed, one behind the other, in one piece of memory.
+//! Fields as a stored answer keeps them: packed one after the other in one piece of memory.
 //!
-//! Millions of entries may lie in memory, and most of them are never asked for again. A pair of `HeaderName` and
-//! `HeaderValue` takes 72 bytes beside what it says; here a field takes a byte or two more than its value. They become
-//! such pairs again when an answer is made of them. Decides nothing: any field that HTTP allows comes out as it went in,
-//! in the same order, repeated lines too.
+//! Millions of entries may lie in memory, most of which are never requested again. A pair of `HeaderName` and
+//! `HeaderValue` takes 72 bytes beside its text; here a field takes a byte or two more than its value. They
+//! are unpacked into such pairs when an answer is made. Makes no decisions: any field that HTTP allows comes
+//! out as it went in, in the same order, repeated lines too.
 //!
 //! ```text
 //! per field:
@@ -18,15 +18,15 @@ use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue};
 use std::fmt;
 
-/// What stands in place of a name that is not known.
+/// The code of a name that is not in [`KNOWN`].
 const OTHER: u8 = 0x7f;
-/// Added where a value must not enter a table of HPACK.
+/// The flag of a value that must not enter an HPACK table.
 const SENSITIVE: u8 = 0x80;
 
-/// The place of `ETag`.
+/// The code of `ETag`.
 const TAG: u8 = 0;
 
-/// Names that take one byte. Those of most answers first: they are looked for one after the other.
+/// Names that take one byte. Those in most answers come first: the list is searched in order.
 static KNOWN: [HeaderName; 46] = [
     header::ETAG,
     header::CONTENT_TYPE,
@@ -79,14 +79,14 @@ static KNOWN: [HeaderName; 46] = [
 /// The name of a packed field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'f> {
-    /// One of those that take a byte.
+    /// A name in [`KNOWN`].
     Known(&'static HeaderName),
     /// Any other, in lower case.
     Other(&'f [u8]),
 }
 
 impl Name<'_> {
-    /// Whether it is this name.
+    /// Returns true if it is this name.
     pub fn is(self, name: &HeaderName) -> bool {
         match self {
             Self::Known(known) => known == name,
@@ -94,7 +94,7 @@ impl Name<'_> {
         }
     }
 
-    /// In lower case.
+    /// The name in lower case.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Known(known) => known.as_str().as_bytes(),
@@ -110,7 +110,7 @@ pub struct Line<'f> {
     pub name: Name<'f>,
     /// Its value.
     pub value: &'f [u8],
-    /// Whether its value must not enter a table of HPACK.
+    /// True if its value must not enter an HPACK table.
     pub is_sensitive: bool,
 }
 
@@ -119,9 +119,9 @@ pub struct Line<'f> {
 pub struct Fields(Box<[u8]>);
 
 impl Fields {
-    /// Packs them.
+    /// Packs the fields.
     pub fn pack<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
-        /// More than most answers need.
+        /// The initial capacity in bytes: more than most answers need.
         const ROOM: usize = 512;
         let mut packed = Vec::with_capacity(ROOM);
         for (name, value) in fields {
@@ -135,11 +135,11 @@ impl Fields {
             }
             put(&mut packed, value.as_bytes());
         }
-        // Copied: what is shrunk may keep its place.
+        // Copied: a shrunk allocation may keep its size.
         Self(packed.as_slice().into())
     }
 
-    /// All of them.
+    /// Iterates over all of them.
     pub fn iter(&self) -> Lines<'_> {
         Lines(&self.0)
     }
@@ -149,7 +149,7 @@ impl Fields {
         self.iter().filter(move |line| line.name.is(name)).map(|line| line.value)
     }
 
-    /// The first `ETag`, which hits ask for.
+    /// The first `ETag`, which is read on hits.
     #[inline]
     pub fn tag(&self) -> Option<&[u8]> {
         let mut lines = self.iter();
@@ -172,10 +172,10 @@ impl Fields {
         None
     }
 
-    /// Each of them as the rest of the program knows it. All values share one buffer.
+    /// Unpacks them into names and values. All values share one buffer.
     pub fn unpack(&self) -> Vec<(HeaderName, HeaderValue)> {
         let all = Bytes::copy_from_slice(&self.0);
-        // What was a name or a value is one.
+        // Packed names and values were valid before.
         let unpacked = |line: Line<'_>| {
             let name = match line.name {
                 Name::Known(known) => known.clone(),
@@ -188,12 +188,12 @@ impl Fields {
         Lines(&all).filter_map(unpacked).collect()
     }
 
-    /// How many bytes they take, beside [`Fields`] itself.
+    /// The bytes that they take, beside [`Fields`] itself.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -205,7 +205,7 @@ impl fmt::Debug for Fields {
     }
 }
 
-/// Goes through packed fields.
+/// Iterates over packed fields.
 #[derive(Debug, Clone)]
 pub struct Lines<'f>(&'f [u8]);
 
@@ -222,7 +222,7 @@ impl<'f> Iterator for Lines<'f> {
         Some(Line { name, value, is_sensitive: first & SENSITIVE != 0 })
     }
 
-    /// Passes over fields without looking at them.
+    /// Skips fields without reading them.
     #[inline]
     fn nth(&mut self, passed: usize) -> Option<Line<'f>> {
         for _ in 0..passed {
@@ -233,7 +233,7 @@ impl<'f> Iterator for Lines<'f> {
 }
 
 impl<'f> Lines<'f> {
-    /// The first byte of a field, its name where that is not known, and its value.
+    /// The first byte of a field, its name if that is not known, and its value.
     #[inline]
     fn raw(&mut self) -> Option<(u8, &'f [u8], &'f [u8])> {
         let (&first, rest) = self.0.split_first()?;
@@ -242,7 +242,7 @@ impl<'f> Lines<'f> {
         Some((first, other, take(&mut self.0)?))
     }
 
-    /// The value of the field behind the next `passed` ones; empty where there is none.
+    /// The value of the field after the next `passed` ones; empty if there is none.
     #[inline]
     pub fn value_behind(&mut self, passed: usize) -> &'f [u8] {
         for _ in 0..passed {

@@ -1,14 +1,14 @@
 //! The heads of a representation's answers: plain, in each coding that was made, and of a 304.
 //!
-//! A verbatim answer says what the origin said; only its length, and what another coding makes wrong, is ours.
-//! RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
+//! A verbatim answer repeats the origin's fields; the gateway changes only the length and the fields that
+//! another coding makes wrong. RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
 
 use super::{append, blank, filled, set, transform, Outside, Representation};
 use crate::config::Coding;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 
-/// What a 304 repeats of an origin's answer (RFC 9110, 15.4.5), and its other validator.
+/// The fields of an origin's answer that a 304 repeats (RFC 9110, 15.4.5), and its other validator.
 static OF_NOT_MODIFIED: [HeaderName; 7] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
@@ -20,7 +20,7 @@ static OF_NOT_MODIFIED: [HeaderName; 7] = [
 ];
 
 impl Representation {
-    /// The head with the body in a coding that was made here, or as it is.
+    /// The head for the body in a coding that was made here, or as it is.
     pub(super) fn head(&self, coding: Option<Coding>) -> ResponseHeader {
         self.make_head(coding, coding.and_then(|c| self.encoded(c)).unwrap_or(&self.body).len())
     }
@@ -30,7 +30,8 @@ impl Representation {
         self.make_not_modified(&self.make_head(None, self.body.len()))
     }
 
-    /// What is told of an answer of ours before its body is whole: all but its length, its tag and what hangs on them.
+    /// The fields of an answer described by the gateway that can be sent before its body is whole: all but
+    /// the length, the tag and fields that depend on them.
     pub fn fields_while_arriving(&self) -> Vec<(HeaderName, HeaderValue)> {
         let of_the_whole = [header::ETAG, header::CONTENT_LENGTH, header::ACCEPT_RANGES];
         let head = self.make_head(None, 0);
@@ -38,7 +39,7 @@ impl Representation {
         fields.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// `coding`: one that is made here.
+    /// Makes the head; `coding` is one that was made here.
     pub(super) fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
         let mut head = filled(self.status, self.headers());
         match &self.outside {
@@ -58,7 +59,7 @@ impl Representation {
                 }
             }
         }
-        // An encoded body can't be asked for in parts: ranges are of the body as it is.
+        // Ranges refer to the body as it is: an encoded body has none.
         if self.status == StatusCode::OK
             && coding.is_none()
             && !head.headers.contains_key(header::ACCEPT_RANGES)
@@ -71,7 +72,7 @@ impl Representation {
         head
     }
 
-    /// What a 200 would have said of validators and caching, and nothing of the content.
+    /// The validators and caching fields that a 200 would have, without the fields of the content.
     pub(super) fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
         let mut head = blank(StatusCode::NOT_MODIFIED);
         match &self.outside {
@@ -86,7 +87,7 @@ impl Representation {
     }
 
     fn append_ours(&self, head: &mut ResponseHeader, outside: &Outside, coding: Option<Coding>) {
-        // Only a 200 is a representation that a client could hold and ask about.
+        // Only a 200 is a representation that a client can hold and revalidate.
         if let (StatusCode::OK, Some(etag)) = (self.status, self.etag_of(coding)) {
             append(head, header::ETAG, etag);
         }

@@ -1,12 +1,12 @@
-//! What is sent: a status, fields and a body, with its validators and its encodings.
+//! Representations: a status, fields and a body, with validators and encodings.
 //!
 //! A [`Representation`] knows nothing of caches: no age, no version, no origin. It is immutable; giving it
-//! encodings makes a new one that shares the body. Its fields are packed ([`Fields`]): a head is made of them when it is
-//! sent.
+//! encodings makes a new one that shares the body. Its fields are packed ([`Fields`]): a head is made of them
+//! when it is sent.
 //!
-//! There are two kinds. One is described by us: of what the origin said only the content fields are kept, the tag
-//! is a hash of the content, and [`Outside`] says what caches outside are told. The other is verbatim: it says what
-//! the origin said, and its validators are the origin's.
+//! There are two kinds. One is described by the gateway: only the content fields of the origin's answer are
+//! kept, the tag is a hash of the content, and [`Outside`] has the fields for downstream caches. The other is
+//! verbatim: it repeats the origin's fields, and its validators are the origin's.
 
 mod body;
 pub mod conditional;
@@ -42,8 +42,8 @@ pub static HOP_BY_HOP: [HeaderName; 6] = [
     header::TRAILER,
 ];
 
-/// Further fields of an origin's answer that are not content: they belong to the exchange, or are made anew by
-/// whoever answers (RFC 9111, 3.1).
+/// Further fields of an origin's answer that do not describe its content: they belong to the exchange, or are
+/// made anew by the sender (RFC 9111, 3.1).
 static NOT_CONTENT: [HeaderName; 15] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -62,11 +62,11 @@ static NOT_CONTENT: [HeaderName; 15] = [
     HeaderName::from_static("cache-status"),
 ];
 
-/// Fields of a verbatim answer that are made anew: they frame it.
+/// Framing fields of a verbatim answer, which are made anew.
 static FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
-/// Fields of an answer of ours that say what we say. They stand before those of its content, the tag first: it is what is
-/// asked for most. An origin's are not among these ([`NOT_CONTENT`]).
+/// Fields that the gateway makes for an answer that it describes. They come before those of the content, the
+/// tag first, since it is read most. An origin's are left out ([`NOT_CONTENT`]).
 static OURS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
 
 /// A status, fields and a body, with validators and encodings.
@@ -76,7 +76,7 @@ pub struct Representation {
     body: Body,
     /// Most answers have none.
     encoded: Option<Box<[Option<Body>; 3]>>,
-    /// `None`: it says what the origin said. As a rule many answers share one.
+    /// `None`: a verbatim answer. As a rule many answers share one.
     outside: Option<Arc<Outside>>,
     status: StatusCode,
     content: Content,
@@ -84,12 +84,12 @@ pub struct Representation {
     encodable: bool,
 }
 
-/// What caches outside are told.
+/// The fields for downstream caches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outside {
     /// `Cache-Control`
     pub cache_control: HeaderValue,
-    /// Whether the answer depends on who asks (`Vary: Authorization`).
+    /// True if the answer depends on the credentials (`Vary: Authorization`).
     pub varies_by_authorization: bool,
 }
 
@@ -101,7 +101,7 @@ fn slot(coding: Coding) -> usize {
     }
 }
 
-/// What validates an answer that has these fields; `ours`: the tag is one of ours.
+/// The validators of an answer that has these fields; `ours`: the gateway made the tag.
 fn validators(fields: &Fields, ours: bool) -> Validators<'_> {
     let date = |name| fields.first(name).and_then(date_in);
     Validators {
@@ -113,7 +113,7 @@ fn validators(fields: &Fields, ours: bool) -> Validators<'_> {
 }
 
 impl Representation {
-    /// Described by us, from its parts, as a store keeps them.
+    /// Makes an answer described by the gateway from its parts, as a store keeps them.
     pub fn new(
         status: StatusCode,
         headers: Vec<(HeaderName, HeaderValue)>,
@@ -131,8 +131,8 @@ impl Representation {
         Self::build(status, &all, body, Some(outside.into()), rules)
     }
 
-    /// Verbatim: an answer as the origin described it. All fields are kept in their order but those that frame it,
-    /// the length is made from the body, and the validators are those that the fields name.
+    /// Makes a verbatim answer. All fields are kept in their order except framing fields; the length is that
+    /// of the body, and the validators are those that the fields name.
     pub fn verbatim(
         status: StatusCode,
         mut headers: Vec<(HeaderName, HeaderValue)>,
@@ -165,7 +165,7 @@ impl Representation {
         Self { fields, body, encoded, outside, status, content, no_transform, encodable }
     }
 
-    /// A part that has grown: the same with a body of which its own is a part.
+    /// The same with a longer body, of which the present one is a part.
     pub fn with_body(&self, body: Body, rules: &config::Encoding) -> Self {
         if body.len() == self.body.len() {
             return self.clone();
@@ -179,7 +179,7 @@ impl Representation {
         }
     }
 
-    /// A verbatim answer with other fields and the same body, in the codings that there are.
+    /// The same verbatim answer with other fields, and the body in the codings that were made.
     pub fn with_headers(&self, headers: Vec<(HeaderName, HeaderValue)>, rules: &config::Encoding) -> Self {
         let mut renewed = Self::verbatim(self.status, headers, self.body.clone(), rules);
         if renewed.encodable {
@@ -188,29 +188,29 @@ impl Representation {
         renewed
     }
 
-    /// A verbatim part with the body of the whole.
+    /// A verbatim part with the body of the whole answer.
     pub fn as_whole(&self, body: Body, rules: &config::Encoding) -> Self {
         let mut headers = self.headers_of_other_content();
         headers.retain(|(name, _)| *name != header::CONTENT_RANGE);
         Self::verbatim(StatusCode::OK, headers, body, rules)
     }
 
-    /// The fields that came, without the digests of what came (RFC 9530, 2; RFC 1864).
+    /// The origin's fields, without digests of the content as received (RFC 9530, 2; RFC 1864).
     fn headers_of_other_content(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = self.headers();
         headers.retain(|(name, _)| !matches!(name.as_str(), "content-digest" | "content-md5"));
         headers
     }
 
-    /// The same with every encoding of `rules` that makes it smaller; `made` hears how long each took. Takes its
-    /// time: not for an async thread.
+    /// The same with every encoding of `rules` that makes it smaller; `made` is called with the time that
+    /// each took. CPU-bound: not for an async thread.
     pub fn with_encodings(&self, rules: &config::Encoding, mut made: impl FnMut(Coding, Duration)) -> Self {
         let mut whole = self.clone();
         let mut encoded = whole.encoded.take().map_or([const { None }; 3], |encoded| *encoded);
         for (coding, level) in rules.levels.iter().filter(|(coding, _)| rules.prefer.contains(coding)) {
             if self.encodable {
                 let began = Instant::now();
-                // An encoder that fails leaves the body plain: the answer stays right.
+                // If an encoder fails, the answer stays plain, which is still correct.
                 encoded[slot(*coding)] = encoding::encode(*coding, *level, &self.body).unwrap_or_default();
                 made(*coding, began.elapsed());
             }
@@ -224,13 +224,13 @@ impl Representation {
         self.status
     }
 
-    /// All fields that are kept: of an answer of ours also its validators.
+    /// All stored fields, with the validators of an answer described by the gateway.
     pub fn fields(&self) -> &Fields {
         &self.fields
     }
 
-    /// The fields that came: those of the content, or all where it is verbatim. Without those that are made when it is
-    /// sent.
+    /// The origin's fields: those of the content, or all of a verbatim answer. Without those that are made
+    /// when it is sent.
     pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = self.fields.unpack();
         if !self.is_verbatim() {
@@ -239,13 +239,13 @@ impl Representation {
         headers
     }
 
-    /// The same as they are kept.
+    /// The same in packed form.
     pub fn kept_lines(&self) -> impl Iterator<Item = fields::Line<'_>> + Clone {
         let verbatim = self.is_verbatim();
         self.fields.iter().filter(move |line| verbatim || !OURS.iter().any(|name| line.name.is(name)))
     }
 
-    /// The first line of a field that is kept.
+    /// The first line of a stored field.
     pub fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
         HeaderValue::from_bytes(self.fields.first(name)?).ok()
     }
@@ -255,28 +255,28 @@ impl Representation {
         &self.body
     }
 
-    /// When the origin says that the content changed last.
+    /// The time when the content changed last, according to the origin.
     pub fn last_modified(&self) -> Option<SystemTime> {
         self.fields.first(&header::LAST_MODIFIED).and_then(date_in)
     }
 
-    /// The tag of the body as it is, with its quotes: a strong one of ours, or what the origin said.
+    /// The tag of the body as it is, with its quotes: a strong one made by the gateway, or the origin's.
     pub fn etag(&self) -> Option<HeaderValue> {
         self.header(&header::ETAG)
     }
 
-    /// Whether it says what the origin said.
+    /// Returns true if it repeats the origin's fields.
     pub fn is_verbatim(&self) -> bool {
         self.outside.is_none()
     }
 
-    /// Whether encodings are worth making.
+    /// Returns true if encodings are worth making.
     pub fn is_encodable(&self) -> bool {
         self.encodable
     }
 
-    /// Whether it may go out in another coding than it came in: in none or one that is known here, and nothing
-    /// forbids it (`Cache-Control: no-transform`).
+    /// Returns true if it may be sent in another coding than it came in: it came in none or a known one, and
+    /// transformation is allowed (no `Cache-Control: no-transform`).
     pub fn is_transformable(&self) -> bool {
         self.content != Content::Foreign && !self.no_transform
     }
@@ -286,7 +286,7 @@ impl Representation {
         self.encoded.as_ref()?[slot(coding)].as_ref()
     }
 
-    /// What it weighs in memory beside itself, in bytes: fields and bodies.
+    /// The memory that it takes beside itself, in bytes: fields and bodies.
     pub fn weight(&self) -> u64 {
         let encoded = self.encoded.iter().flat_map(|encoded| encoded.iter().flatten());
         let bodies = encoded.map(Body::weight).sum::<u64>() + self.body.weight();
@@ -294,8 +294,8 @@ impl Representation {
         bodies + allocated(self.fields.len()) + allocated(handles)
     }
 
-    /// The tag of the body in a coding: one of ours gets a suffix (`"tag"`, `"tag-br"`), one of the origin's names
-    /// other bytes and is weak.
+    /// The tag of the body in a coding: one made by the gateway gets a suffix (`"tag"`, `"tag-br"`); an
+    /// origin's names other bytes and becomes weak.
     fn etag_of(&self, coding: Option<Coding>) -> Option<HeaderValue> {
         let etag = self.etag()?;
         let Some(coding) = coding else { return Some(etag) };
@@ -308,7 +308,7 @@ impl Representation {
         }
     }
 
-    /// The validators but for the dates.
+    /// The validators except the dates.
     fn tag(&self) -> Validators<'_> {
         let etag = self.fields.tag();
         Validators { etag, ours: !self.is_verbatim(), ..Validators::default() }
@@ -318,7 +318,7 @@ impl Representation {
         validators(&self.fields, !self.is_verbatim())
     }
 
-    /// The coding that its body came in and that can be taken off for who doesn't take it.
+    /// The coding that its body came in and that can be decoded for clients that don't accept it.
     fn removable(&self) -> Option<Coding> {
         match self.content {
             Content::Coded(coding) if self.is_verbatim() && !self.no_transform => Some(coding),
@@ -327,7 +327,8 @@ impl Representation {
     }
 }
 
-/// What `bytes` bytes take of the allocator: it knows four sizes between one power of two and the next.
+/// The memory that the allocator reserves for `bytes` bytes: it has four size classes between two powers of
+/// two.
 pub fn allocated(bytes: usize) -> u64 {
     let step = (bytes.next_power_of_two() / 8).max(16);
     bytes.next_multiple_of(step) as u64
@@ -346,19 +347,19 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .collect()
 }
 
-/// When an origin says that the content changed last: not after its answer (RFC 9110, 8.8.2.1).
+/// The time of the last change according to an origin: not later than its answer (RFC 9110, 8.8.2.1).
 pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
     let changed = headers.get(header::LAST_MODIFIED).and_then(http_date)?;
     let made = headers.get(header::DATE).and_then(http_date);
     Some(made.map_or(changed, |made| changed.min(made)))
 }
 
-/// Fields for which a head has room at first.
+/// The number of fields for which a head has room at first.
 const ROOM: usize = 12;
 
 /// A head of this status without fields.
 pub fn blank(status: StatusCode) -> ResponseHeader {
-    // A status that is one already can't be refused.
+    // A status that exists already can't be refused.
     ResponseHeader::build_no_case(status, Some(ROOM)).unwrap_or_else(|_| empty_head())
 }
 
@@ -366,7 +367,8 @@ fn empty_head() -> ResponseHeader {
     http::Response::new(()).into_parts().0.into()
 }
 
-/// A head of this status with these fields. What is appended to a head by itself is written and parsed once more.
+/// A head of this status with these fields. Appending to a head singly would write and parse each name once
+/// more.
 fn filled(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> ResponseHeader {
     let mut parts = http::Response::new(()).into_parts().0;
     parts.status = status;
@@ -393,7 +395,7 @@ fn set(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     }
 }
 
-/// The fields that `Connection` names: they end with the connection as well.
+/// The fields that `Connection` names: they are hop-by-hop as well.
 pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect()
@@ -408,7 +410,7 @@ fn date_in(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(text.trim()).ok()
 }
 
-/// A time as HTTP writes it; `None` outside of the years that a date can name.
+/// Formats a time as an HTTP date; `None` outside of the years that it can express.
 pub fn format_date(time: SystemTime) -> Option<HeaderValue> {
     // httpdate panics before 1970 and beyond the year 9999.
     const LAST: u64 = 253_402_300_799;

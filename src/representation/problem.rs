@@ -1,4 +1,4 @@
-//! Problem documents (RFC 9457): what the gateway itself has to say when it can't answer.
+//! Problem documents (RFC 9457): the gateway's own error answers.
 
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, StatusCode};
@@ -9,11 +9,11 @@ use pingora_http::ResponseHeader;
 pub struct Problem {
     /// The status.
     pub status: StatusCode,
-    /// What happened, for people; never anything secret.
+    /// The explanation, for people; never anything secret.
     pub detail: &'static str,
     /// Further headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Members of the document besides those that all have, or in their place (RFC 9457, 3.2).
+    /// Further members of the document, or replacements of those that all have (RFC 9457, 3.2).
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
 
@@ -30,7 +30,7 @@ impl Problem {
         self
     }
 
-    /// The same with one more member, or another in the place of one that all have.
+    /// The same with one more member, or one replaced.
     #[must_use]
     pub fn saying(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.members.push((member, value.into()));
@@ -83,7 +83,7 @@ pub fn unreadable(status: StatusCode) -> Problem {
     Problem::new(status, detail)
 }
 
-/// The same as HTTP/1.1 writes it; the connection is closed behind it.
+/// The same as HTTP/1.1 bytes; the connection is closed after it.
 pub fn unreadable_written(status: StatusCode) -> Bytes {
     let body = document(status, unreadable(status).detail, "", vec![]);
     let head = format!(

@@ -1,9 +1,9 @@
-//! Ranges of bytes (RFC 9110, 14): what a request asks for, whether `If-Range` lets it, the parts of an answer,
-//! and how parts are put together (RFC 9111, 3.4).
+//! Byte ranges (RFC 9110, 14): the ranges of a request, the decision of `If-Range`, the parts of an answer,
+//! and the combination of parts (RFC 9111, 3.4).
 //!
-//! Pure: fields, lengths and bodies in, a verdict or a body out. What can't be read as a range, or asks for more
-//! parts than is decent, is answered with the whole. A range is half-open here (`0..5`); the fields say its last
-//! byte (`bytes 0-4/10`).
+//! Pure: fields, lengths and bodies in, a verdict or a body out. A malformed range, or a request for too many
+//! parts, is answered with the whole. A range is half-open here (`0..5`); the fields name its last byte
+//! (`bytes 0-4/10`).
 
 use super::{
     body::Body,
@@ -13,25 +13,25 @@ use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue};
 use std::{ops::Range, time::Duration};
 
-/// More parts than this, when those that touch are joined, are not worth their heads: the whole is sent.
+/// The most parts of a multipart answer, after joining those that touch; beyond it the whole is sent.
 const MOST_PARTS: usize = 16;
-/// More ranges than this in one field are an attack and not looked at.
+/// The most ranges that are read; a field with more is an attack and ignored.
 const MOST_ASKED: usize = 128;
 
-/// What a request's `Range` means for a body of a certain length.
+/// The meaning of a request's `Range` for a body of a certain length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// There is no range, or none to go by.
+    /// There is no range, or none that is valid.
     Whole,
     /// One range, within the body.
     Single(Range<u64>),
-    /// At least two ranges within the body that don't touch, in the order in which they were asked for.
+    /// At least two ranges within the body that don't touch, in the order of the request.
     Several(Vec<Range<u64>>),
     /// Ranges, none of which lies within the body.
     Unsatisfiable,
 }
 
-/// What `Range` asks for, if `If-Range` allows it.
+/// The ranges that `Range` asks for, if `If-Range` allows it.
 pub fn select(headers: &HeaderMap, validators: &Validators<'_>, length: u64) -> Selection {
     match field(headers) {
         Some(value) if is_allowed(headers, validators) => decide(value, length),
@@ -39,15 +39,16 @@ pub fn select(headers: &HeaderMap, validators: &Validators<'_>, length: u64) -> 
     }
 }
 
-/// The value of `Range`, where there is exactly one: it is no list.
+/// The value of `Range`, if there is exactly one: it is no list.
 fn field(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(header::RANGE).iter();
     let value = values.next()?;
     values.next().is_none().then_some(value.as_bytes())
 }
 
-/// Whether `If-Range` is absent or names what is there (RFC 9110, 13.1.5): its tag strongly, or its date of change
-/// to the second, where the origin said at least a second later that there was no other change (8.8.2.2).
+/// Returns true if `If-Range` is absent or matches (RFC 9110, 13.1.5): the tag by strong comparison, or the
+/// date of change to the second, if the origin's `Date` is at least a second later, so that there was no
+/// other change (8.8.2.2).
 fn is_allowed(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
     let mut values = headers.get_all(header::IF_RANGE).iter();
     let Some(value) = values.next() else { return true };
@@ -66,8 +67,8 @@ fn is_allowed(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
     }
 }
 
-/// What a value of `Range` asks for of a body of `length` bytes. Another unit than bytes, and what is malformed in
-/// any part, counts as absent.
+/// The ranges of a value of `Range` for a body of `length` bytes. A unit other than bytes, and a value that
+/// is malformed in any part, count as absent.
 pub fn decide(value: &[u8], length: u64) -> Selection {
     let Some(asked) = parse(value) else { return Selection::Whole };
     let within = join(asked.into_iter().filter_map(|one| one.within(length)).collect());
@@ -79,7 +80,7 @@ pub fn decide(value: &[u8], length: u64) -> Selection {
     }
 }
 
-/// One `range-spec`, as it is written.
+/// One `range-spec` as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// `first-` or `first-last`; the last byte included.
@@ -123,14 +124,14 @@ fn parse_one(text: &[u8]) -> Option<Asked> {
     }
 }
 
-/// `1*DIGIT`; what is too large for 64 bits lies beyond every body all the same.
+/// `1*DIGIT`; a number too large for 64 bits lies beyond every body anyway.
 fn number(digits: &[u8]) -> Option<u64> {
     let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
     all_digits.then(|| digits.iter().fold(0, add))
 }
 
-/// Joins what overlaps or touches; the rest keeps its order (RFC 9110, 15.3.7.2).
+/// Joins ranges that overlap or touch; the others keep their order (RFC 9110, 15.3.7.2).
 fn join(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut ranges: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
     ranges.sort_unstable_by_key(|(_, range)| range.start);
@@ -158,8 +159,8 @@ pub fn unsatisfied_range(total: u64) -> String {
     format!("bytes */{total}")
 }
 
-/// Which part of how much an origin's 206 is: `bytes 0-4/10`. `None` for anything else, a length that the origin
-/// doesn't know included.
+/// The range and the total length in an origin's `Content-Range`: `bytes 0-4/10`. `None` for anything else,
+/// including an unknown length.
 pub fn parse_content_range(value: &[u8]) -> Option<(Range<u64>, u64)> {
     let exact = |digits: &[u8]| number(digits).filter(|number| *number < u64::MAX);
     let text = value.trim_ascii().strip_prefix(b"bytes ")?;
@@ -170,19 +171,19 @@ pub fn parse_content_range(value: &[u8]) -> Option<(Range<u64>, u64)> {
     (first <= last && last < total).then_some((first..last + 1, total))
 }
 
-/// The frame of a 206 with several parts (RFC 9110, 14.6): what stands around the bytes of the content.
+/// The frame of a 206 with several parts (RFC 9110, 14.6): everything around the bytes of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What stands before the bytes of each range, in the order of the ranges.
+    /// The text before the bytes of each range, in the order of the ranges.
     pub heads: Vec<Bytes>,
-    /// What stands behind the last one.
+    /// The text after the last one.
     pub end: Bytes,
     /// The `Content-Type` of the whole.
     pub content_type: String,
 }
 
-/// Frames ranges of a content of `total` bytes. The boundary has to be of letters and digits, and should be one that
-/// no content can foresee.
+/// Frames ranges of a content of `total` bytes. The boundary must consist of letters and digits, and should
+/// be one that no content can foresee.
 pub fn frame(total: u64, ranges: &[Range<u64>], content_type: Option<&HeaderValue>, boundary: &str) -> Frame {
     let head = |(place, range): (usize, &Range<u64>)| {
         let mut head = Vec::with_capacity(160);
@@ -204,7 +205,7 @@ pub fn frame(total: u64, ranges: &[Range<u64>], content_type: Option<&HeaderValu
     }
 }
 
-/// The body of a 206 with several parts, and its `Content-Type`: [`frame`] and what it frames.
+/// The body of a 206 with several parts, and its `Content-Type`: the [`frame`] with the bytes.
 pub fn multipart(
     body: &Body,
     ranges: &[Range<u64>],
@@ -221,8 +222,8 @@ pub fn multipart(
     (Body::from_pieces(pieces), content_type)
 }
 
-/// Two parts of one content as one, each with the place of its first byte; `None` if there is a gap between them.
-/// The caller knows by a strong validator that they are of one content (RFC 9111, 3.4).
+/// Combines two parts of one content, each with the position of its first byte; `None` if there is a gap
+/// between them. The caller knows by a strong validator that both are of one content (RFC 9111, 3.4).
 pub fn combine(have: (u64, &Body), more: (u64, &Body)) -> Option<(u64, Body)> {
     let (low, high) = if have.0 <= more.0 { (have, more) } else { (more, have) };
     let end = low.0.checked_add(low.1.len())?;

@@ -1,4 +1,4 @@
-//! Tests of ranges: by example, and against what a body's own bytes say.
+//! Tests of ranges: by example, and against the bytes of a body.
 
 use super::*;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn ranges_by_example() {
         ("bytes=8-9,0-1", Several(vec![8..10, 0..2])),
         ("bytes=8-9,0-1,4-5", Several(vec![8..10, 0..2, 4..6])),
         ("bytes=0-1,50-60", Single(0..2)),
-        // What overlaps or touches is joined, where the first of it stood.
+        // Ranges that overlap or touch are joined, at the place of the first.
         ("bytes=0-3,4-5", Single(0..6)),
         ("bytes=0-3,2-5,5-5", Single(0..6)),
         ("bytes=5-6,9-9,0-1,2-3", Several(vec![5..7, 9..10, 0..4])),
@@ -141,7 +141,7 @@ fn parts_are_combined_where_they_touch() {
     assert_eq!(is(combine((u64::MAX - 2, &low), (0, &high))), None);
 }
 
-/// Takes a multipart body apart again, as a client would: a part ends where the boundary begins.
+/// Parses a multipart body as a client would: a part ends where the boundary begins.
 fn parts_of(content: &[u8], boundary: &str) -> Vec<(Range<u64>, Vec<u8>)> {
     let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|window| window == what);
     let delimiter = format!("\r\n--{boundary}");
@@ -172,7 +172,7 @@ fn a_value() -> impl Strategy<Value = String> {
     prop::collection::vec(one, 0..24).prop_map(|ranges| format!("bytes={}", ranges.join(",")))
 }
 
-/// The bytes that a well-formed value names, one by one.
+/// The positions that a well-formed value names, one flag per byte.
 fn named(value: &str, length: u64) -> Vec<bool> {
     let mut named = vec![false; length as usize];
     for one in value["bytes=".len()..].split(',').filter(|one| !one.trim().is_empty()) {

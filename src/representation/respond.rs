@@ -1,8 +1,8 @@
 //! The one way to answer with a [`Representation`]: conditions, ranges, encoding, HEAD.
 //!
-//! Pure: a request's method and headers in, a head and perhaps a body out. What has to be done to the body on its
-//! way is said, not done. RFC 9110: 8.4 (encodings), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206),
-//! 15.4.5 (304), 15.5.13 (412), 15.5.17 (416).
+//! Pure: a request's method and headers in, a head and perhaps a body out. A transformation of the body is
+//! planned here, and carried out elsewhere. RFC 9110: 8.4 (encodings), 9.3.2 (HEAD), 13 (conditions), 14
+//! (ranges), 15.3.7 (206), 15.4.5 (304), 15.5.13 (412), 15.5.17 (416).
 
 use super::{
     append, blank,
@@ -19,14 +19,14 @@ use pingora_http::ResponseHeader;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// What is sent: a head, and the body where there is one to send.
+/// An answer: a head, and the body if there is one to send.
 #[derive(Debug)]
 pub struct Reply {
-    /// The head, complete but for what differs per exchange (`Age`, `Cache-Status`, the request id).
+    /// The head, complete except for fields of the exchange (`Age`, `Cache-Status`, the request id).
     pub head: Box<ResponseHeader>,
     /// The body; empty for HEAD, 304, 412 and 416.
     pub body: Body,
-    /// What is to be done to the body on its way. The head already says so, and tells no length.
+    /// The transformation of the body while it is sent. The head already reflects it, and has no length.
     pub transform: Option<Transform>,
 }
 
@@ -41,15 +41,15 @@ impl Reply {
 pub struct Part<'a> {
     /// The fields of the 206.
     pub fields: &'a Fields,
-    /// Where in the whole its first byte stands.
+    /// The position of its first byte in the whole.
     pub first: u64,
-    /// How long the whole is, in bytes.
+    /// The length of the whole, in bytes.
     pub total: u64,
     /// Its bytes.
     pub body: &'a Body,
 }
 
-/// Chooses what to send.
+/// Chooses the answer to a request.
 pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer: &[Coding]) -> Reply {
     if conditional::are_there(headers) && has_conditions(what) {
         match conditional::evaluate(method, headers, &what.validators()) {
@@ -71,7 +71,7 @@ pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer
     reply
 }
 
-/// Answers with a range that lies within a part; `None`: the whole is needed, or the origin has to say.
+/// Answers a range request from a stored part; `None`: the whole is needed, or the origin has to answer.
 pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<Reply> {
     let validators = super::validators(part.fields, false);
     let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
@@ -100,8 +100,8 @@ pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<R
     Some(single(head, &range, part.total, body))
 }
 
-/// RFC 9110, 13.2.1: conditions are for answers that would be a success without them; of those, for the ones whose
-/// content a client could hold.
+/// RFC 9110, 13.2.1: conditions apply to answers that would be a success without them; of those, to the ones
+/// whose content a client could hold.
 fn has_conditions(what: &Representation) -> bool {
     match what.status() {
         StatusCode::OK => true,
@@ -110,14 +110,14 @@ fn has_conditions(what: &Representation) -> bool {
     }
 }
 
-/// In which form the content goes out.
+/// The form in which the content is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As it came.
+    /// As received.
     AsItIs,
     /// In a coding that was made here.
     Encoded(Coding),
-    /// Without the coding that it came in, which is taken off on its way.
+    /// Decoded from the coding in which it was received.
     Decoded(Coding),
 }
 
@@ -125,11 +125,11 @@ fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Form
     form(what, transform::joined(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
 }
 
-/// In which form the content goes out to a client that says this in `Accept-Encoding`, all lines of it joined.
+/// The form for a client with this `Accept-Encoding`, all lines of it joined.
 pub fn form(what: &Representation, accepted: Option<&[u8]>, prefer: &[Coding]) -> Form {
     if what.is_encodable() {
         let choice = encoding::negotiate(accepted, prefer, |coding| what.encoded(coding).is_some());
-        // RFC 9110, 12.5.3: a client that refuses even the plain body gets it all the same rather than a 406.
+        // RFC 9110, 12.5.3: a client that accepts no form gets the plain body rather than a 406.
         return choice.coding().map_or(Form::AsItIs, Form::Encoded);
     }
     match what.removable() {
@@ -138,7 +138,7 @@ pub fn form(what: &Representation, accepted: Option<&[u8]>, prefer: &[Coding]) -
     }
 }
 
-/// Whether a client that says no more of conditions than this gets a 304.
+/// Returns true if a client with only these conditions gets a 304.
 pub fn is_not_modified(
     what: &Representation,
     if_none_match: Option<&[u8]>,
@@ -148,15 +148,15 @@ pub fn is_not_modified(
         return false;
     }
     let validators = match if_none_match {
-        // Then no date is asked for.
+        // The date is ignored then.
         Some(_) => what.tag(),
         None => what.validators(),
     };
     conditional::is_not_modified(if_none_match, if_modified_since, &validators)
 }
 
-/// The head of a 200, or of a 304, in a form, as [`reply`] would give it; nothing of it is kept. `None` where the body
-/// has to be changed on its way, or there is none in this form.
+/// The head of a 200, or of a 304, in a form, as [`reply`] would make it; not cached. `None` if the body has
+/// to be transformed while it is sent, or does not exist in this form.
 pub fn head_in(what: &Representation, form: Form, not_modified: bool) -> Option<ResponseHeader> {
     let coding = match form {
         Form::AsItIs => None,
@@ -172,8 +172,8 @@ pub fn head_in(what: &Representation, form: Form, not_modified: bool) -> Option<
     Some(head)
 }
 
-/// Whether a client can't take the coding that the body came in. One that says nothing takes everything, unless the
-/// origin chose the coding for somebody else.
+/// Returns true if a client can't accept the coding in which the body was received. A client without
+/// `Accept-Encoding` accepts everything, unless the origin chose the coding for another client.
 fn is_unreadable(what: &Representation, accepted: Option<&[u8]>, coding: Coding) -> bool {
     match accepted {
         Some(accepted) => transform::refuses(Some(accepted), coding),
@@ -199,8 +199,8 @@ fn whole(what: &Representation, form: Form) -> Reply {
     Reply { head: Box::new(head), body: body.to_send(), transform: None }
 }
 
-/// The tag of a 304 is that of the answer that its client holds, which may have gone out in another form than a 200 would
-/// now (RFC 9111, 4.3.4); else that of the 200.
+/// The tag of a 304 is that of the answer that the client holds, which may have been sent in another form
+/// than a 200 would be now (RFC 9111, 4.3.4); else that of the 200.
 fn not_modified(what: &Representation, form: Form, headers: &HeaderMap) -> Reply {
     let mut head = what.not_modified_head();
     tag_not_modified(&mut head, what, form);
@@ -213,8 +213,8 @@ fn not_modified(what: &Representation, form: Form, headers: &HeaderMap) -> Reply
     Reply::bare(head)
 }
 
-/// Returns whether what a client says in `If-None-Match` is the tag of one form, and nothing else: then a 304 in that form says
-/// the tag that the client holds.
+/// Returns true if `If-None-Match` consists of the tag of one form: then a 304 in that form has the tag that
+/// the client holds.
 pub fn holds(what: &Representation, form: Form, if_none_match: &[u8]) -> bool {
     let (held, Some(tag)) = (if_none_match.trim_ascii(), what.fields.tag()) else { return false };
     match form {
@@ -244,7 +244,7 @@ fn precondition_failed() -> Reply {
     Reply::bare(head)
 }
 
-/// The ranges of a 200 that are asked for, of the body as it is; `None`: the whole.
+/// The requested ranges of a 200, of the body as it is; `None`: the whole.
 fn ranged(what: &Representation, headers: &HeaderMap) -> Option<Reply> {
     let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
     let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, accepted.as_deref(), coding));
@@ -279,13 +279,14 @@ fn several(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>
     Reply { head: Box::new(head), body, transform: None }
 }
 
-/// A hash of what is sent: whoever writes it into the content deceives the readers of that content alone.
+/// The boundary, a hash of the content: an author who writes it into the content misleads the readers of that
+/// content alone.
 fn boundary(what: &Representation, ranges: &[Range<u64>]) -> String {
     let etag = what.fields.tag();
     format!("{:032x}", xxh3_128(format!("{etag:?} {} {ranges:?}", what.body().len()).as_bytes()))
 }
 
-/// A part says of itself what the whole says, but for what is said of the bytes that are sent.
+/// Makes a head that of a part: removes the fields that describe the bytes of the whole.
 fn become_part(head: &mut ResponseHeader, length: u64) {
     if let Err(error) = head.set_status(StatusCode::PARTIAL_CONTENT) {
         tracing::warn!(%error, "a status was refused");
@@ -303,7 +304,7 @@ fn unsatisfiable(total: u64) -> Reply {
     Reply::bare(head)
 }
 
-/// A value of digits and signs.
+/// A field value of digits and signs.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
 }

@@ -1,4 +1,4 @@
-//! Tests of replies: which head and which body a request gets, of both kinds of representation.
+//! Tests of replies: the head and the body for a request, for both kinds of representation.
 
 use super::*;
 use crate::{config, representation::Outside};
@@ -168,7 +168,7 @@ fn an_encoded_form_of_ours_has_a_weak_tag_of_the_origins() {
     assert_eq!(field(&plain, "repr-digest"), Some("sha-256=:x:"));
     let unchanged = get(&what, &[accepts, ("if-none-match", "W/\"x\"")]);
     assert_eq!((unchanged.head.status.as_u16(), field(&unchanged, "etag")), (304, Some("W/\"x\"")));
-    // A range is of the plain body, whatever the client takes.
+    // A range refers to the plain body, whatever codings the client accepts.
     let part = get(&what, &[accepts, ("range", "bytes=0-3")]);
     assert_eq!((part.head.status.as_u16(), content(&part)), (206, b"0,1,".to_vec()));
     assert_eq!((field(&part, "etag"), field(&part, "content-encoding")), (Some("\"x\""), None));
@@ -188,7 +188,7 @@ fn a_form_of_our_own_has_a_strong_tag_of_its_own() {
     let br = format!("{}-br\"", plain.trim_end_matches('"'));
     let accepts = ("accept-encoding", "br");
     assert_eq!(field(&get(&what, &[accepts]), "etag"), Some(&br[..]));
-    // A 304 has the tag that is held, whichever form would go out now; else that of this form.
+    // A 304 has the tag that the client holds, whatever form would be sent now; else that of this form.
     let unknown = format!("\"other\", {br}");
     let gzip = br.replace("-br", "-gzip");
     for (held, told) in
@@ -238,7 +238,7 @@ fn a_coding_of_the_origins_is_taken_off_for_who_cannot_take_it() {
         let part = get(&what, &[("accept-encoding", accepted), ("range", "bytes=0-1")]);
         assert_eq!((part.head.status.as_u16(), content(&part)), (206, b"co".to_vec()));
     }
-    // Who says nothing gets what the origin gives to everyone.
+    // A client without the field gets the form that the origin gives to everyone.
     let always = verbatim(200, &[TEXT, ("content-encoding", "gzip")], b"coded".to_vec());
     assert_eq!(get(&always, &[]).transform, None);
     assert_eq!(field(&get(&always, &[]), "vary"), Some("Accept-Encoding"));

@@ -1,9 +1,9 @@
-//! Codings applied while a body passes: an encoder and a decoder that take a body piece by piece.
+//! Streaming codecs: an encoder and a decoder that take a body piece by piece.
 //!
-//! Neither holds more than its window and what the last push was given: the encoder gives back what it has with
-//! each push, the decoder is asked for one bounded piece after the other, so that a small input that decodes to a
-//! huge output costs only who goes on asking. What passes and how its head changes is decided in `transform`.
-//! RFC 1952 (gzip), RFC 7932 (br), RFC 8878 with the window of RFC 9659 (zstd).
+//! Neither holds more than its window and the input of the last push: the encoder returns its output with
+//! each push, the decoder is asked for one bounded piece after the other, so that a small input that decodes
+//! to a huge output costs only a caller that goes on asking. `transform` decides which bodies are recoded and
+//! how the head changes. RFC 1952 (gzip), RFC 7932 (br), RFC 8878 with the window of RFC 9659 (zstd).
 
 use crate::config::Coding;
 use brotli::{enc::StandardAlloc, BrotliDecompressStream, BrotliResult, BrotliState};
@@ -12,12 +12,13 @@ use flate2::{Decompress, FlushDecompress, Status};
 use std::io::{self, ErrorKind, Write};
 use zstd::stream::raw::{self, DParameter, Operation};
 
-/// The most that a decoder gives at once, in bytes.
+/// The most bytes that a decoder returns at once.
 pub const PIECE: usize = 64 << 10;
 
-/// The window of a stream whose length is not known, as a power of two: 512 KiB. It is held per stream.
+/// The window of a stream whose length is unknown, as a power of two: 512 KiB. It is held per stream.
 const WINDOW: u32 = 19;
-/// The largest window: brotli's default, and what a client has to accept of zstd at least (RFC 9659: 23).
+/// The largest window: brotli's default, and below the least that a client must support for zstd (RFC 9659:
+/// 23).
 const LARGEST_WINDOW: u32 = 22;
 
 /// Encodes a body piece by piece.
@@ -29,8 +30,8 @@ enum Encoding {
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
 }
 
-/// About how much memory an encoder takes, in bytes: its window, its tables, what it holds back. Brotli: ring buffer,
-/// hasher (`ChooseHasher`) and commands of a block; zstd: as its levels have it, bound by the window.
+/// The approximate memory of an encoder in bytes: its window, its tables and its pending output. Brotli: ring
+/// buffer, hasher (`ChooseHasher`) and commands of a block; zstd: by its levels, bounded by the window.
 pub fn encoder_memory(coding: Coding, level: i32, length: Option<u64>) -> u64 {
     let bits = length.map_or(WINDOW, window);
     match coding {
@@ -65,7 +66,7 @@ pub fn encoder_memory(coding: Coding, level: i32, length: Option<u64>) -> u64 {
     }
 }
 
-/// About how much memory a decoder takes at most of what usual encoders make, in bytes.
+/// The approximate most memory of a decoder, in bytes, for the output of usual encoders.
 pub fn decoder_memory(coding: Coding) -> u64 {
     let window = match coding {
         Coding::Gzip => 1 << 15,
@@ -76,11 +77,11 @@ pub fn decoder_memory(coding: Coding) -> u64 {
 }
 
 impl Encoder {
-    /// An encoder at a level of the coding's own, brought into its range. `length` is the body's exact length in
-    /// bytes, if it is known: it makes for a better fit.
+    /// An encoder at a level of the coding's own, clamped to its range. `length` is the body's exact length
+    /// in bytes, if it is known: it allows a better fit.
     ///
     /// # Errors
-    /// What the encoder reports, such as a lack of memory.
+    /// The encoder's error, such as a lack of memory.
     pub fn new(coding: Coding, level: i32, length: Option<u64>) -> io::Result<Self> {
         Ok(Self(match coding {
             Coding::Brotli => {
@@ -97,7 +98,7 @@ impl Encoder {
                 encoder.set_pledged_src_size(length)?;
                 match length {
                     None => encoder.window_log(WINDOW)?,
-                    // The highest levels would take more than a client has to accept.
+                    // The highest levels would take a larger window than a client has to support.
                     Some(_) if level > 19 => encoder.window_log(LARGEST_WINDOW)?,
                     Some(_) => {}
                 }
@@ -110,11 +111,11 @@ impl Encoder {
         }))
     }
 
-    /// Takes a piece and gives what there is to send. With `flush` that is all that was taken so far, at the cost
-    /// of some bytes; without it the encoder may keep much of it back.
+    /// Takes a piece and returns the output so far. With `flush` that covers all input so far, at the cost of
+    /// some bytes; without it the encoder may hold back much of it.
     ///
     /// # Errors
-    /// What the encoder reports.
+    /// The encoder's error.
     pub fn push(&mut self, piece: &[u8], flush: bool) -> io::Result<Bytes> {
         self.write(piece)?;
         if flush {
@@ -123,12 +124,12 @@ impl Encoder {
         Ok(std::mem::take(self.made()).into())
     }
 
-    /// Takes a piece; what comes of it stays with the encoder.
+    /// Takes a piece; the output stays in the encoder.
     pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.writer().write_all(piece)
     }
 
-    /// What was made and not yet taken away.
+    /// The output that was not taken yet.
     pub(super) fn made(&mut self) -> &mut Vec<u8> {
         match &mut self.0 {
             Encoding::Brotli(encoder) => encoder.get_mut(),
@@ -137,10 +138,10 @@ impl Encoder {
         }
     }
 
-    /// The end of the encoded body.
+    /// Returns the end of the encoded body.
     ///
     /// # Errors
-    /// What the encoder reports; that the length it was told was wrong, too.
+    /// The encoder's error, including a body of another length than it was given.
     pub fn finish(self) -> io::Result<Bytes> {
         let rest = match self.0 {
             Encoding::Brotli(encoder) => encoder.into_inner(),
@@ -165,12 +166,12 @@ fn window(length: u64) -> u32 {
     (10..LARGEST_WINDOW).find(|&bits| length <= (1_u64 << bits) - 16).unwrap_or(LARGEST_WINDOW)
 }
 
-/// Decodes a body piece by piece: what is pushed has to be pulled before the next push.
+/// Decodes a body piece by piece: all output of a push has to be pulled before the next one.
 pub struct Decoder {
     decoding: Decoding,
     input: Bytes,
     room: Box<[u8]>,
-    /// The last piece filled all room: there may be more without further input.
+    /// The last piece filled all room: there may be more output without further input.
     full: bool,
     at: At,
 }
@@ -181,17 +182,17 @@ enum Decoding {
     Gzip(Decompress),
 }
 
-/// Where in its input a decoder stands.
+/// The position of a decoder in its input.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Nothing was read yet.
+    /// Nothing has been read yet.
     Begin,
     Within,
-    /// The coding's own end was read.
+    /// The coding's own end has been read.
     End,
 }
 
-/// What one step of a decoder did.
+/// The result of one step of a decoder.
 struct Step {
     read: usize,
     written: usize,
@@ -202,7 +203,7 @@ impl Decoder {
     /// A decoder of a coding.
     ///
     /// # Errors
-    /// A lack of memory.
+    /// If memory is short.
     pub fn new(coding: Coding) -> io::Result<Self> {
         let decoding = match coding {
             Coding::Brotli => {
@@ -221,7 +222,7 @@ impl Decoder {
         Ok(Self { decoding, input: Bytes::new(), room, full: false, at: At::Begin })
     }
 
-    /// Takes a piece, to be pulled out in decoded ones. What was left of the last one is taken first.
+    /// Takes a piece, whose decoded output is then pulled. The rest of the last one comes first.
     pub fn push(&mut self, piece: Bytes) {
         self.input = if self.input.is_empty() { piece } else { [&self.input[..], &piece].concat().into() };
     }
@@ -229,7 +230,7 @@ impl Decoder {
     /// The next decoded piece, at most [`PIECE`] long; `None`: push, or finish.
     ///
     /// # Errors
-    /// If the input is not of this coding, or goes on behind its end.
+    /// If the input is not of this coding, or continues after its end.
     pub fn pull(&mut self) -> io::Result<Option<Bytes>> {
         while !self.input.is_empty() || self.full {
             if self.at == At::End {
@@ -249,7 +250,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Ends it, when all was pulled. No input at all is taken for an empty body.
+    /// Ends the decoding after all output was pulled. Empty input counts as an empty body.
     ///
     /// # Errors
     /// If the input was cut short.
@@ -268,7 +269,7 @@ fn gunzip() -> Decompress {
 }
 
 impl Decoding {
-    /// There is input behind the end: another member or frame, where the coding knows such.
+    /// Handles input after the end: another member or frame, if the coding has such.
     fn go_on_behind_end(&mut self) -> io::Result<()> {
         match self {
             Self::Brotli(_) => return Err(ErrorKind::InvalidData.into()),

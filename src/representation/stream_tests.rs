@@ -1,4 +1,4 @@
-//! Tests of the streaming codecs: what one makes the other takes, however it is cut.
+//! Tests of the streaming codecs: each decodes what the other encodes, however it is cut.
 
 use super::*;
 use crate::representation::Body;
@@ -168,7 +168,7 @@ proptest! {
         (flip, at) in (any::<u8>(), any::<usize>()),
         coding in prop::sample::select(Coding::ALL.to_vec()),
     ) {
-        // Whether it fails is the input's affair; that it ends is ours.
+        // The input decides whether it fails; it must end in any case.
         decoded(coding, &[&input]).unwrap_or_default();
         let mut whole = encoded(coding, 5, &[&input], false, None);
         let at = at % whole.len();

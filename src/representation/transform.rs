@@ -1,4 +1,4 @@
-//! Content codings of answers that pass through, and what a change of coding does to a head.
+//! Content codings of answers in transit, and the effect of a change of coding on a head.
 //!
 //! Pure: a request and an answer's head in, a verdict or a changed head out; the codecs themselves are in `stream`.
 //! RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
@@ -10,7 +10,7 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 use std::borrow::Cow;
 
-/// What is done to a body on its way.
+/// The transformation of a body while it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
     /// It is plain and is encoded.
@@ -19,21 +19,21 @@ pub enum Transform {
     Decode(Coding),
 }
 
-/// In which coding a body is.
+/// The coding of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     Plain,
-    /// In one that can be decoded here.
+    /// One that can be decoded here.
     Coded(Coding),
-    /// In an unknown one, or in several.
+    /// An unknown one, or several.
     Foreign,
 }
 
-/// Fields that say something of the very bytes that are sent, and are wrong of any others.
+/// Fields that describe the very bytes that are sent, and are wrong for any others.
 static OF_THE_BYTES: [HeaderName; 3] =
     [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_RANGES];
 
-/// Digests (RFC 9530, RFC 3230, RFC 1864): of content that was encoded here they would be those of something else.
+/// Digests (RFC 9530, RFC 3230, RFC 1864): for content that was encoded here they would be wrong.
 pub(super) static DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
@@ -41,8 +41,8 @@ pub(super) static DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Makes the head of an answer to GET or HEAD that passes that of the form it goes out in; `transform` is what is done to
-/// its body.
+/// Fits the head of an answer to GET or HEAD in transit to the form in which it is sent; `transform` is the
+/// transformation of its body.
 pub fn fit(
     head: &mut ResponseHeader,
     request: &HeaderMap,
@@ -53,8 +53,8 @@ pub fn fit(
     tag_as_held(head, request);
 }
 
-/// Gives a 304 the tag of the answer that its client holds (RFC 9111, 4.3.4): where that went out in another coding than
-/// it came in, its tag is weak, and the strong one would be that of none that the client has.
+/// Gives a 304 the tag of the answer that its client holds (RFC 9111, 4.3.4): if that was sent in another
+/// coding than it was received in, its tag is weak, and the client holds no answer with the strong one.
 fn tag_as_held(head: &mut ResponseHeader, request: &HeaderMap) {
     if head.status != StatusCode::NOT_MODIFIED {
         return;
@@ -66,8 +66,9 @@ fn tag_as_held(head: &mut ResponseHeader, request: &HeaderMap) {
     }
 }
 
-/// What to do with an origin's answer on its way to the client; `None`: it passes as it is. An event stream does:
-/// an encoder would hold its events back. A HEAD's head is that of the answer to GET (RFC 9110, 9.3.2).
+/// Plans the transformation of an origin's answer on its way to the client; `None`: it passes as it is. So
+/// does an event stream: an encoder would hold back its events. A HEAD's head is that of the answer to GET
+/// (RFC 9110, 9.3.2).
 pub fn plan(
     request: &HeaderMap,
     status: StatusCode,
@@ -81,8 +82,8 @@ pub fn plan(
     decide(alternative, joined(request, &header::ACCEPT_ENCODING).as_deref(), rules)
 }
 
-/// The plan for an answer that was made for somebody else's request as well: where the origin chose its coding by
-/// `Accept-Encoding`, a client that says nothing takes none.
+/// The plan for an answer that was made for another request: if the origin chose its coding by
+/// `Accept-Encoding`, a client without that field accepts none.
 pub fn plan_shared(
     request: &HeaderMap,
     status: StatusCode,
@@ -96,13 +97,13 @@ pub fn plan_shared(
     plan(request, status, answer, rules)
 }
 
-/// Whether the lines of a `Vary` name `Accept-Encoding`.
+/// Returns true if the lines of a `Vary` name `Accept-Encoding`.
 pub(super) fn varies_by_encoding<'a>(lines: impl Iterator<Item = &'a [u8]>) -> bool {
     let mut names = lines.flat_map(|line| line.split(|&b| b == b','));
     names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"accept-encoding"))
 }
 
-/// What is done to content that may go out in another form.
+/// The transformation of content that may be sent in another form.
 fn decide(content: Content, accepted: Option<&[u8]>, rules: &config::Encoding) -> Option<Transform> {
     match content {
         Content::Plain => {
@@ -114,8 +115,8 @@ fn decide(content: Content, accepted: Option<&[u8]>, rules: &config::Encoding) -
     }
 }
 
-/// Changes the head of an answer that passes to what becomes of its body; `transform` is the plan for it. What
-/// another client would get in another form says so in `Vary`, also where it passes as it is.
+/// Changes the head of an answer in transit to fit its body; `transform` is the plan for it. If another
+/// client could get another form, `Vary` says so, even if this one is unchanged.
 fn adjust_head(head: &mut ResponseHeader, transform: Option<Transform>, rules: &config::Encoding) {
     if alternative(head.status, &head.headers, rules).is_some() {
         vary_by_encoding(head);
@@ -127,7 +128,7 @@ fn adjust_head(head: &mut ResponseHeader, transform: Option<Transform>, rules: &
     }
 }
 
-/// The form of an answer that may go out in another form as well.
+/// The present coding of an answer that may be sent in another form as well.
 fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding) -> Option<Content> {
     const BARE: [StatusCode; 4] = [
         StatusCode::NO_CONTENT,
@@ -144,7 +145,7 @@ fn alternative(status: StatusCode, answer: &HeaderMap, rules: &config::Encoding)
         Content::Coded(_) => answer.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0"),
         Content::Foreign => false,
     };
-    // Asked last: most answers are too short, or in a form already.
+    // Tested last: most answers are too short, or encoded already.
     let may_change = || {
         !answer.contains_key(header::CONTENT_RANGE) && !no_transform(lines(answer, &header::CACHE_CONTROL))
     };
@@ -166,7 +167,7 @@ fn is_worth_encoding(answer: &HeaderMap, rules: &config::Encoding) -> bool {
     !events && encoding::worth_encoding(rules, kind, false, false, length)
 }
 
-/// In which coding the lines of a `Content-Encoding` say that a body is.
+/// The coding of a body according to the lines of `Content-Encoding`.
 pub(super) fn content<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Content {
     let members = lines.flat_map(|line| line.split(|&b| b == b','));
     let mut codings = members
@@ -179,7 +180,7 @@ pub(super) fn content<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Content {
     }
 }
 
-/// Whether the lines of a `Cache-Control` forbid to change the coding.
+/// Returns true if the lines of a `Cache-Control` forbid a change of the coding.
 pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a [u8]>) -> bool {
     let mut directives = lines.flat_map(|line| line.split(|&b| b == b','));
     directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
@@ -189,7 +190,7 @@ fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
     headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
-/// All lines of a field as one; `None` where it isn't there.
+/// All lines of a field joined; `None` if it is absent.
 pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = lines.next()?;
@@ -201,14 +202,14 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [
     })
 }
 
-/// Whether a client that says `accepted` can't take `coding`, but can take the content without it. A client that
-/// says nothing takes everything.
+/// Returns true if a client with this `Accept-Encoding` can't accept `coding`, but accepts identity. A client
+/// without the field accepts everything.
 pub(super) fn refuses(accepted: Option<&[u8]>, coding: Coding) -> bool {
     accepted.is_some_and(|value| !encoding::accepts(value, coding) && encoding::accepts_identity(value))
 }
 
-/// Makes the head of content that was not encoded here that of the same content in another coding, or in none: the
-/// bytes are others, so nothing may be left that was said of them, and a tag that was strong is weak.
+/// Changes a head for the same content in another coding, or in none: the bytes differ, so fields about the
+/// original bytes are removed, and a strong tag becomes weak.
 pub(super) fn recode(head: &mut ResponseHeader, coding: Option<Coding>) {
     for name in OF_THE_BYTES.iter().chain(&DIGESTS) {
         head.remove_header(name);
@@ -227,7 +228,7 @@ pub(super) fn weakened(etag: &HeaderValue) -> Option<HeaderValue> {
     strong.then(|| HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()).ok())?
 }
 
-/// Adds `Accept-Encoding` to `Vary`, unless that says it already.
+/// Adds `Accept-Encoding` to `Vary`, unless it is there.
 pub(super) fn vary_by_encoding(head: &mut ResponseHeader) {
     let Some(names) = joined(&head.headers, &header::VARY) else {
         return super::set(head, header::VARY, HeaderValue::from_static("Accept-Encoding"));

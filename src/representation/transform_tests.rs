@@ -1,4 +1,4 @@
-//! Tests of what is planned for an answer that passes, and of the changes to its head.
+//! Tests of the plan for an answer in transit, and of the changes to its head.
 
 use super::*;
 use Transform::{Decode, Encode};
@@ -60,7 +60,7 @@ fn what_a_client_cannot_take_is_decoded() {
     assert_eq!(planned("identity", 200, &image), Some(Decode(Coding::Gzip)));
     assert_eq!(planned("br, gzip;q=0.1", 200, &gzip), None);
     assert_eq!(planned("*", 200, &gzip), None);
-    // Neither form is taken: it stays as it is.
+    // No form is accepted: it stays as it is.
     assert_eq!(planned("br, identity;q=0", 200, &gzip), None);
     assert_eq!(planned("br", 200, &[JSON, ("content-encoding", "gzip, br")]), None);
     assert_eq!(planned("br", 200, &[JSON, ("content-encoding", "deflate")]), None);
@@ -93,7 +93,7 @@ fn a_304_has_the_tag_that_is_held() {
         ("W/\"a\"", "\"a\"", "W/\"a\""),
         ("\"b\", W/\"a\"", "\"a\"", "W/\"a\""),
         ("\"a\"", "\"a\"", "\"a\""),
-        // It holds both, and the strong one is the better.
+        // The client holds both, and the strong one is better.
         ("W/\"a\", \"a\"", "\"a\"", "\"a\""),
         ("*", "\"a\"", "\"a\""),
         ("W/\"b\"", "\"a\"", "\"a\""),
@@ -138,7 +138,7 @@ fn a_head_says_nothing_of_bytes_that_are_gone() {
     let coded = [JSON, ("content-length", "9"), ("content-encoding", "gzip"), ("etag", "\"x\"")];
     let decoded = [JSON, ("etag", "W/\"x\""), ("vary", "Accept-Encoding")];
     assert_eq!(adjusted(&coded, Some(Decode(Coding::Gzip))), fields(&decoded));
-    // A tag that is weak already, or none, is left alone.
+    // A tag that is weak already, or malformed, is left alone.
     for etag in ["W/\"x\"", "x"] {
         assert_eq!(adjusted(&[JSON, ("etag", etag)], Some(Encode(Coding::Gzip)))["etag"], *etag);
     }
