@@ -1,7 +1,8 @@
-//! `X-Accel-Redirect` and its family: what an origin orders, and which internal location it means.
+//! `X-Accel-Redirect` and related fields: the instructions of an origin, and the internal location of the
+//! file.
 //!
-//! Pure. What a client sends is never read here. The fields and their meaning are nginx's; where they differ, the
-//! difference stands in `docs/files.md`.
+//! Pure. Fields of a client are never read here. The fields and their meaning are nginx's; `docs/files.md`
+//! lists the differences.
 
 use super::path::{self, PathError};
 use http::{header, HeaderMap, HeaderName, HeaderValue};
@@ -14,22 +15,22 @@ const LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
 
-/// Whether a field is an order to the gateway, which no client may see, nor give.
+/// Returns true if a field is an instruction to the gateway, which no client may see or send.
 pub fn is_order(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-accel-")
 }
 
-/// What an origin orders besides the file.
+/// The instructions of an origin besides the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// `X-Accel-Limit-Rate`: bytes a second; 0 and what is no number: no limit.
+    /// `X-Accel-Limit-Rate`: bytes a second; 0, or a value that is no number: no limit.
     pub rate: Option<u64>,
-    /// `X-Accel-Buffering: no`: what there is goes out at once.
+    /// `X-Accel-Buffering: no`: data is sent as soon as it arrives.
     pub at_once: bool,
 }
 
 impl Orders {
-    /// Those of an answer.
+    /// Reads the instructions of an answer.
     pub fn of(answer: &HeaderMap) -> Self {
         let text = |name| answer.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         Self {
@@ -39,7 +40,7 @@ impl Orders {
     }
 }
 
-/// `Content-Type` with the charset that `X-Accel-Charset` names; `None` where it stays as it is.
+/// `Content-Type` with the charset of `X-Accel-Charset`; `None` if it stays as it is.
 pub fn recharset(answer: &HeaderMap) -> Option<HeaderValue> {
     let charset = answer.get(&CHARSET)?.to_str().ok()?.trim();
     let token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'+');
@@ -57,8 +58,8 @@ pub fn recharset(answer: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(parts.join("; ")).ok()
 }
 
-/// The fields of an origin's answer that the file goes out with: all but what describes the answer's own message, and
-/// the orders.
+/// The fields of an origin's answer that are sent with the file: all except the instructions and those that
+/// describe the answer's own message.
 pub fn kept(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let of_its_message = [
         "age",
@@ -106,7 +107,7 @@ pub fn kept(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
 pub struct Internal(Vec<String>);
 
 impl Internal {
-    /// `/protected/`, in a spelling that was checked.
+    /// Parses a location such as `/protected/`, in a spelling that was checked.
     ///
     /// # Errors
     /// If it is no path.
@@ -116,26 +117,26 @@ impl Internal {
     }
 }
 
-/// Why the one file that an origin names is not found among the locations.
+/// The reason why the file that an origin names is in no location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotLocated {
-    /// It is no path, or there are several.
+    /// The value is no path, or there are several.
     Malformed,
-    /// No location has it.
+    /// No location contains it.
     Nowhere,
 }
 
-/// Which location an answer means, and where in the text the path below it stands.
+/// The location of a file, and the path below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// Its place in the list.
+    /// Its index in the list.
     pub location: usize,
     /// The path and query, as the origin wrote them, without the location's own part.
     pub rest: Vec<u8>,
 }
 
 impl Located {
-    /// The path below the location, without a query.
+    /// The path below the location, without the query.
     pub fn path(&self) -> &[u8] {
         &self.rest[..self.path_end()]
     }
@@ -150,10 +151,10 @@ impl Located {
     }
 }
 
-/// Finds the location of what an answer names; the longest that fits. `None`: it names nothing.
+/// Finds the longest location that contains the file an answer names. `None`: it names none.
 ///
 /// # Errors
-/// If it names nothing that may be sent.
+/// If it names no file that may be sent.
 pub fn locate(answer: &HeaderMap, locations: &[Internal]) -> Option<Result<Located, NotLocated>> {
     let mut lines = answer.get_all(&REDIRECT).iter();
     let target = lines.next()?.as_bytes().trim_ascii();
@@ -167,7 +168,7 @@ pub fn locate(answer: &HeaderMap, locations: &[Internal]) -> Option<Result<Locat
     )
 }
 
-/// The location and where the path below it begins.
+/// The index of the location, and the offset of the path below it.
 fn find(path: &[u8], locations: &[Internal]) -> Result<(usize, usize), NotLocated> {
     let segments = path::segments(path).map_err(|_| NotLocated::Malformed)?;
     let fits = |internal: &Internal| {
@@ -188,7 +189,7 @@ fn find(path: &[u8], locations: &[Internal]) -> Result<(usize, usize), NotLocate
     }
 }
 
-/// Where the segments of a path stand in it.
+/// The ranges of a path's segments.
 fn spans(path: &[u8]) -> Vec<Range<usize>> {
     let mut begin = 0;
     let mut spans = Vec::new();
@@ -201,8 +202,8 @@ fn spans(path: &[u8]) -> Vec<Range<usize>> {
     spans
 }
 
-/// What another origin is asked for: its prefix and the path and query below it, as they were written. What can't
-/// stand in a request is encoded.
+/// The target for another origin: its prefix with the path and query below the location, as they were
+/// written. Octets that are not allowed in a request target are escaped.
 pub fn target(prefix: &str, located: &Located) -> String {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'/')

@@ -1,8 +1,8 @@
-//! What is sent of a file: conditions, ranges, HEAD.
+//! The answer with a file: conditions, ranges, HEAD.
 //!
-//! Pure: a request's method and fields, and what is known of the file, in; a head and a list of pieces out. Nothing is
-//! read here. RFC 9110: 8.8 (validators), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206), 15.4.5 (304),
-//! 15.5.13 (412), 15.5.17 (416).
+//! Pure: a request's method and fields, and the file's facts, in; a head and a list of pieces out. No file is
+//! read here. RFC 9110: 8.8 (validators), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206), 15.4.5
+//! (304), 15.5.13 (412), 15.5.17 (416).
 
 use crate::representation::{
     append, blank,
@@ -19,41 +19,43 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The system's record of a file. Another file has another stamp, and so has the same one with another content.
+/// The system's metadata of a file. A change of the file, or another file in its place, changes the stamp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// Its length in bytes.
     pub length: u64,
-    /// When its content was changed last: seconds since 1970, and nanoseconds. Who makes a file may say any time here.
+    /// The time of the last change of the content (mtime): seconds since 1970, and nanoseconds. The file's
+    /// owner can set it.
     pub modified: (i64, u32),
-    /// When anything of it was changed last: this the system says itself.
+    /// The time of the last change of content or metadata (ctime), which only the system sets.
     pub changed: (i64, u32),
-    /// Its number on its file system.
+    /// The inode number.
     pub inode: u64,
 }
 
-/// Times before 1981, in seconds since 1970, are no dates: archives and package managers write them where they know none
-/// (0 and 1; zip: 1980).
+/// Times before 1981, in seconds since 1970, are no dates: archives and package managers write them for an
+/// unknown time (0 and 1; zip: 1980).
 const FIRST_DATE: u64 = 347_155_200;
 
-/// What is known of a file.
+/// The length and validators of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Its length in bytes.
     pub length: u64,
     /// A strong tag, with its quotes.
     pub etag: HeaderValue,
-    /// When it was changed last; `None`: nobody knows.
+    /// The time of the last change; `None` if unknown.
     pub modified: Option<SystemTime>,
 }
 
 impl Facts {
-    /// Of a file with this content. `suffix` tells its forms apart (`-br`). Two machines with a copy of it say the same tag.
+    /// The facts of a file with this content. `suffix` distinguishes its forms (`-br`). Two machines with a
+    /// copy of it make the same tag.
     pub fn of_content(content: &[u8], stamp: &Stamp, suffix: &str) -> Self {
         Self::tagged(xxh3_128(content), stamp, suffix)
     }
 
-    /// Of a file whose content is not looked at. Each copy of it has a tag of its own.
+    /// The facts of a file whose content is not read. Each copy of it has a tag of its own.
     pub fn of_file(stamp: &Stamp, suffix: &str) -> Self {
         Self::tagged(xxh3_128(format!("{stamp:?}").as_bytes()), stamp, suffix)
     }
@@ -72,7 +74,7 @@ impl Facts {
     }
 }
 
-/// What goes out.
+/// The planned answer.
 #[derive(Debug)]
 pub struct Plan {
     /// The head, with its length.
@@ -84,18 +86,18 @@ pub struct Plan {
 /// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// These bytes.
+    /// Bytes in memory.
     Here(Bytes),
-    /// These of the file, at least one.
+    /// A range of the file, not empty.
     File(Range<u64>),
 }
 
-/// Fields that describe the bytes that a 200 would have: a 304, a 412 and a 416 have none of them (15.4.5).
+/// Fields that describe the bytes of a 200: a 304, a 412 and a 416 have none of them (15.4.5).
 static OF_CONTENT: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION];
 
-/// Chooses what to send of a file that is described by these fields. `now` says how old its date of change is; one that is
-/// still to come is told as now (RFC 9110, 8.8.2.1).
+/// Plans the answer with a file that has these fields. `now` gives the age of its date of change; a date in
+/// the future is sent as now (RFC 9110, 8.8.2.1).
 pub fn plan(
     method: &Method,
     request: &HeaderMap,
@@ -130,7 +132,7 @@ pub fn plan(
     plan
 }
 
-/// Whether who describes the file wants no parts of it sent.
+/// Returns true if the fields forbid ranges (`Accept-Ranges: none`).
 fn refuses_ranges(fields: &[(HeaderName, HeaderValue)]) -> bool {
     fields.iter().any(|(name, value)| *name == header::ACCEPT_RANGES && value.as_bytes() == b"none")
 }
@@ -179,7 +181,7 @@ fn single(range: Range<u64>, facts: &Facts, fields: &[(HeaderName, HeaderValue)]
 
 fn several(ranges: &[Range<u64>], facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
     let kind = fields.iter().find(|(name, _)| *name == header::CONTENT_TYPE).map(|(_, value)| value);
-    // Whoever writes it into the file deceives the readers of that file alone.
+    // An author who writes it into the file misleads the readers of that file alone.
     let boundary = format!("{:032x}", xxh3_128(format!("{:?} {ranges:?}", facts.etag).as_bytes()));
     let frame = range::frame(facts.length, ranges, kind, &boundary);
     let mut head = head(StatusCode::PARTIAL_CONTENT, facts, fields, &[header::CONTENT_TYPE]);
@@ -199,7 +201,7 @@ fn unsatisfiable(facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
     plan
 }
 
-/// How long a body of these pieces is, in bytes.
+/// The length in bytes of a body of these pieces.
 pub fn length(pieces: &[Piece]) -> u64 {
     let of = |piece: &Piece| match piece {
         Piece::Here(bytes) => bytes.len() as u64,
@@ -208,7 +210,7 @@ pub fn length(pieces: &[Piece]) -> u64 {
     pieces.iter().map(of).sum()
 }
 
-/// A value of digits and signs.
+/// A field value of digits and signs.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
 }

@@ -149,7 +149,7 @@ fn a_tag_tells_files_contents_and_forms_apart() {
         Facts::of_file(&first, "-br").etag,
         Facts::of_file(&Stamp { length: 11, ..first }, "").etag,
         Facts::of_file(&Stamp { modified: at(2), ..first }, "").etag,
-        // Of two releases with a fixed time and the same length.
+        // Two releases with a fixed mtime and the same length.
         Facts::of_file(&Stamp { changed: at(2), ..first }, "").etag,
         Facts::of_file(&Stamp { inode: 8, ..first }, "").etag,
         Facts::of_content(b"release 1", &first, "").etag,

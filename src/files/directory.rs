@@ -1,8 +1,8 @@
-//! A route's directory: which file answers a path, in which form, and what is said of it.
+//! The directory of a route: the file for a path, its form and its fields.
 //!
-//! A path that ends with a slash means the directory's index; a directory without the slash is told to come again with
-//! it. Forms that were made beforehand (`app.js.br` beside `app.js`) are chosen by `Accept-Encoding`. There are no
-//! listings.
+//! A path that ends with a slash names the directory's index; a directory without the slash is answered with
+//! a redirect. Precompressed forms (`app.js.br` beside `app.js`) are chosen by `Accept-Encoding`. There are
+//! no listings.
 
 use super::{
     answer::Facts,
@@ -17,72 +17,72 @@ use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue};
 use std::{sync::Arc, time::Instant};
 
-/// What is no larger than this, in bytes, is read at once and kept for a moment.
+/// The largest file, in bytes, that is read at once and kept in memory for a moment.
 pub const SMALL: u64 = 64 * 1024;
 
-/// The codings that a client takes, the most welcome first.
+/// The codings that a client accepts, by its preference.
 pub type Ranked = [Option<Coding>; 3];
 
-/// What a name that holds its content's hash is told: it never changes.
+/// `Cache-Control` for a name that holds its content's hash: such a file never changes.
 const NEVER_CHANGES: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
-/// The same for what not everyone may see.
+/// The same for files that need a token.
 const NEVER_CHANGES_FOR_ONE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 
-/// A directory that a route sends files of.
+/// A directory whose files a route serves.
 #[derive(Debug)]
 pub struct Directory {
     root: Root,
     rules: Files,
-    /// Whether only some may see it.
+    /// True if the files need a token.
     private: bool,
     shelf: Shelf,
 }
 
-/// What answers a path.
+/// The answer for a path.
 #[derive(Debug)]
 pub enum Answer {
-    /// A file.
+    /// Send a file.
     File(Arc<Chosen>),
-    /// The same path with a slash at its end.
+    /// Redirect to the same path with a slash at its end.
     Slash,
 }
 
-/// A file, and what is said of it.
+/// A file and its fields.
 #[derive(Debug)]
 pub struct Chosen {
     /// Its bytes.
     pub source: Source,
     /// Its length and validators.
     pub facts: Facts,
-    /// Its type, its coding, and how long it may be kept.
+    /// Its type, its coding and its lifetime in caches.
     pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Where the bytes of a file are.
+/// The place of a file's bytes.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// In the file.
     File(Arc<Opened>),
-    /// In memory, all of them: it is small.
+    /// In memory, whole: it is small.
     Here(Bytes),
 }
 
 impl Directory {
-    /// The directory of these rules. `private`: the route asks for a token.
+    /// The directory with these rules. `private`: the route requires a token.
     pub fn new(rules: Files, private: bool) -> Self {
         Self { root: Root::new(rules.root.clone(), rules.symlinks), rules, private, shelf: Shelf::new() }
     }
 
-    /// Whether names that begin with a dot are sent.
+    /// Returns true if names that begin with a dot are sent.
     pub fn hidden(&self) -> bool {
         self.rules.hidden
     }
 
-    /// What answers a path, for a client that takes these codings (the most welcome first). It may be what answered a
-    /// moment ago. Waits for the disk on a thread of its own, if it has to.
+    /// Finds the answer for a path and a client that accepts these codings (by its preference). It may be the
+    /// answer from a moment ago. Waits for the disk on another thread.
     ///
     /// # Errors
-    /// If there is nothing that may be sent.
+    /// If there is no file that may be sent.
     pub async fn find(self: &Arc<Self>, path: Below, ranked: Ranked) -> Result<Answer, OpenError> {
         let (now, key) = (Instant::now(), Key { path, ranked });
         if let Some(kept) = self.shelf.find(&key, now) {
@@ -113,7 +113,7 @@ impl Directory {
         }
         match file(path.as_str()) {
             Err(OpenError::Directory) => {
-                // Only where something is: that a directory is there is nobody's business.
+                // Redirect only if there is an index: the existence of a directory is not revealed.
                 self.plain(&path.child(&self.rules.index), patience)?;
                 Ok(Answer::Slash)
             }
@@ -154,7 +154,7 @@ impl Directory {
         }
     }
 
-    /// The form beside a file that the client likes best.
+    /// The precompressed form that the client prefers.
     fn encoded(
         &self,
         path: &str,
@@ -192,14 +192,14 @@ impl Directory {
     }
 }
 
-/// Returns whether every client that takes a coding can read a file in it.
+/// Returns true if every client that accepts a coding can decode this file.
 fn is_for_everyone(coding: Coding, opened: &Opened, patience: Patience) -> Result<bool, OpenError> {
     let mut begin = [0; window::LOOKED_AT];
     let read = opened.beginning(&mut begin, patience)?;
     Ok(window::is_for_everyone(coding, &begin[..read]))
 }
 
-/// What the form of a file in a coding is called.
+/// The file name extension of a coding.
 fn extension(coding: Coding) -> &'static str {
     match coding {
         Coding::Brotli => "br",
@@ -301,14 +301,14 @@ mod tests {
             assert!(told.contains(&"vary: Accept-Encoding".to_owned()), "{encodings}");
             assert!(told.contains(&"content-type: text/javascript; charset=utf-8".to_owned()), "{encodings}");
         }
-        // What is packed already is not looked for in another form, nor is what the file says not to.
+        // A compressed type is not looked for in another form, and nothing is with `precompressed = false`.
         assert_eq!(
             told(&directory, "photo.png", "gzip"),
             ["content-type: image/png", "cache-control: no-cache"]
         );
         let never = Directory::new(Files { precompressed: false, ..rules(&dir) }, false);
         assert!(!told(&never, "app.js", "br").iter().any(|field| field.starts_with("vary")));
-        // By its own name it is a file like any other.
+        // Requested by its own name it is a file like any other.
         assert_eq!(told(&directory, "app.js.gz", "gzip")[0], "content-type: application/gzip");
     }
 

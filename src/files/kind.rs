@@ -1,10 +1,11 @@
-//! What a file's name tells: its content type, whether it is worth encoding, whether it will ever change.
+//! Properties derived from a file's name: its content type, whether it is worth encoding, whether it will
+//! ever change.
 //!
-//! Pure. No file is looked into.
+//! Pure. No file is opened.
 
 use http::HeaderValue;
 
-/// What is unknown is bytes.
+/// The content type of an unknown name.
 const BYTES: &str = "application/octet-stream";
 
 /// The content type of a file of this name.
@@ -18,7 +19,7 @@ pub fn content_type(name: &str) -> HeaderValue {
 fn essence(name: &str) -> &'static str {
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     match extension {
-        // Newer than the list.
+        // Newer than the list of `mime_guess`.
         "webmanifest" => "application/manifest+json",
         "map" => "application/json",
         // RFC 9239.
@@ -27,7 +28,8 @@ fn essence(name: &str) -> &'static str {
     }
 }
 
-/// Whether content of this type may be there in a smaller form: pictures, films, music and archives are not.
+/// Returns true if content of this type may have a compressed form: images, video, audio and archives have
+/// none.
 pub(super) fn may_be_encoded(content_type: &HeaderValue) -> bool {
     let value = content_type.to_str().unwrap_or_default().to_ascii_lowercase();
     let kind = value.split(';').next().unwrap_or_default().trim();
@@ -49,15 +51,16 @@ pub(super) fn may_be_encoded(content_type: &HeaderValue) -> bool {
     }
 }
 
-/// Whether a name holds the hash of the file's content, as build tools make them: `app.3f2a91bc.js`,
+/// Returns true if a name holds a hash of the content, as build tools make them: `app.3f2a91bc.js`,
 /// `main-0ecb9ed6ce5e7dea.css`, `index-BX3kd9Xa.js`.
 ///
-/// A part of the name, after a dot or a dash and before the extension, of at least eight letters and digits, both
-/// among them, that is hexadecimal or holds capitals. Dates and version numbers are none.
+/// A hash is a part of the name, after a dot or a dash and before the extension, of at least eight letters
+/// and digits, with both among them, that is hexadecimal or holds capitals. Dates and version numbers are
+/// none.
 pub(super) fn is_hashed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
     let Some((stem, _)) = name.rsplit_once('.') else { return false };
-    // What stands before the first dot or dash is the name.
+    // The part before the first dot or dash is the plain name.
     stem.split(['.', '-']).skip(1).any(is_hash)
 }
 

@@ -1,8 +1,9 @@
-//! Files: which may be sent, what is said of them, and how they are read.
+//! Files: names, confinement, fields, and reading.
 //!
-//! `path` reads names, `root` opens what they mean and nothing else, `directory` chooses for a route of files
-//! (`shelf` remembers for a moment, `window` knows which forms everyone can read), `accel` reads what an origin orders by `X-Accel-Redirect`, `answer` decides what goes out, `send` reads it piece by
-//! piece. Nothing here knows a connection; the gateway puts these in order.
+//! `path` parses names, `root` opens files below a directory and no others, `directory` chooses the file for
+//! a route (`shelf` caches small ones for a moment, `window` tests the forms that every client can decode),
+//! `accel` reads an origin's `X-Accel-Redirect`, `answer` plans the answer, `send` reads the file piece by
+//! piece. Nothing here knows connections; the gateway calls these in order.
 
 pub mod accel;
 pub mod answer;

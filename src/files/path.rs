@@ -1,16 +1,16 @@
-//! From a path as it stands in a request, or in `X-Accel-Redirect`, to the name of a file below a root.
+//! Parses a path of a request, or of `X-Accel-Redirect`, into the name of a file below a root.
 //!
-//! Pure. Percent-encoding is taken off once, segment by segment, so that an encoded slash never separates anything.
-//! What could mean something else to another reader of the same text is refused, not repaired: dot segments,
-//! encoded slashes, backslashes, control characters, and what is no UTF-8. That nothing leaves the root is
-//! held by the kernel besides (`root.rs`).
+//! Pure. Percent-encoding is decoded once, segment by segment, so that an encoded slash never separates
+//! segments. Text that another reader could understand differently is refused, not repaired: dot segments,
+//! encoded slashes, backslashes, control characters, and invalid UTF-8. The kernel enforces the confinement
+//! to the root as well (`root.rs`).
 
 use std::borrow::Cow;
 
 /// The longest path that the system takes, in bytes.
 const LONGEST: usize = 4_000;
 
-/// Why a path names no file.
+/// The reason why a path names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// A `%` without two hexadecimal digits, or text that is no UTF-8.
@@ -33,12 +33,12 @@ pub enum PathError {
     TooLong,
 }
 
-/// The path of something below a root.
+/// A path below a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Below {
     /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the root.
     path: String,
-    /// Whether a slash stood at the end.
+    /// True if the path ended with a slash.
     directory: bool,
 }
 
@@ -48,12 +48,12 @@ impl Below {
         &self.path
     }
 
-    /// Whether a directory was asked for.
+    /// Returns true if the path names a directory.
     pub fn is_directory(&self) -> bool {
         self.directory
     }
 
-    /// The file of this name in the directory that this is.
+    /// The path of the file with this name in this directory.
     pub fn child(&self, name: &str) -> String {
         match self.path.as_str() {
             "" => name.to_owned(),
@@ -62,11 +62,11 @@ impl Below {
     }
 }
 
-/// What a path without a query names. Empty segments count for nothing. With `hidden`, names that begin with a dot
-/// are taken; without, only `.well-known` at the beginning is (RFC 8615).
+/// Parses a path without a query. Empty segments are dropped. With `hidden`, names that begin with a dot are
+/// accepted; without, only `.well-known` at the beginning is (RFC 8615).
 ///
 /// # Errors
-/// If it names nothing that may be sent.
+/// If it names no file that may be sent.
 pub fn below(raw: &[u8], hidden: bool) -> Result<Below, PathError> {
     let segments = segments(raw)?;
     for (place, segment) in segments.iter().enumerate() {
@@ -82,7 +82,7 @@ pub fn below(raw: &[u8], hidden: bool) -> Result<Below, PathError> {
 /// The segments of a path, decoded, without empty ones.
 ///
 /// # Errors
-/// If one of them is nothing that a path may hold.
+/// If one of them is not allowed in a path.
 pub fn segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
     if raw.len() > LONGEST {
         return Err(PathError::TooLong);
@@ -96,7 +96,7 @@ pub fn segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
     Ok(segments)
 }
 
-/// Takes the percent-encoding off, once.
+/// Decodes percent-encoding, once.
 fn decode(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
     if !part.contains(&b'%') {
         return std::str::from_utf8(part).map(Cow::Borrowed).map_err(|_| PathError::Malformed);
@@ -153,7 +153,7 @@ mod tests {
             ("//a//b", "a/b", false),
             ("big%20file.zip", "big file.zip", false),
             ("%E2%82%AC.txt", "€.txt", false),
-            // Taken off once.
+            // Decoded once.
             ("a%252e%252e", "a%2e%2e", false),
             ("100%25.txt", "100%.txt", false),
             // As X-Accel-Redirect often has it.

@@ -1,11 +1,12 @@
-//! A directory out of which files are opened, and nothing from beside it.
+//! A root directory: opens files below it, and nothing outside.
 //!
-//! The kernel holds the confinement: `openat2` with `RESOLVE_BENEATH` resolves the whole path in one call and fails
-//! where any part of it would lead out, whatever is renamed or linked meanwhile. Where there is no `openat2` (before
-//! Linux 5.6, or forbidden by a sandbox), each segment is opened by itself and no symbolic link is ever followed.
+//! The kernel enforces the confinement: `openat2` with `RESOLVE_BENEATH` resolves the whole path in one call
+//! and fails if any part of it would lead out, whatever is renamed or linked meanwhile. Without `openat2`
+//! (before Linux 5.6, or forbidden by a sandbox), each segment is opened by itself and no symbolic link is
+//! ever followed.
 //!
-//! A file is opened without waiting for its other end (`O_NONBLOCK`), so that a pipe can't hang anyone, and is
-//! looked at before anything is read.
+//! A file is opened with `O_NONBLOCK`, so that a pipe can't block, and its type is checked before anything is
+//! read.
 
 use super::{answer::Stamp, path::Below, send::now};
 use bytes::{Bytes, BytesMut};
@@ -26,25 +27,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the directory itself is kept open: a root that is a link to the newest release may be moved.
+/// The time that the directory itself is kept open: a root that is a link to the newest release may be moved.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Whether the disk may be waited for.
+/// The permission to wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Only what the kernel has in memory: for threads that serve others. Else [`OpenError::NotNow`].
+    /// Reads only from the page cache, for threads that serve other requests as well. Else
+    /// [`OpenError::NotNow`].
     None,
-    /// As long as it takes.
+    /// Waits as long as it takes.
     Any,
 }
 
-/// Why a file is not opened.
+/// The reason why a file is not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is none.
+    /// It does not exist.
     #[error("there is no such file")]
     NotFound,
-    /// A symbolic link where none is followed, or one that leads out of the root.
+    /// A symbolic link where links are not followed, or one that leads out of the root.
     #[error("a symbolic link stands in the way")]
     Link,
     /// A pipe, a socket, a device.
@@ -56,7 +58,7 @@ pub enum OpenError {
     /// The process may not read it.
     #[error("it may not be read")]
     Denied,
-    /// It is not in the kernel's memory, and waiting was not allowed.
+    /// It is not in the page cache, and waiting was not allowed.
     #[error("the disk would have to be waited for")]
     NotNow,
     /// The system failed: too many open files, a broken disk.
@@ -64,7 +66,7 @@ pub enum OpenError {
     Io(#[source] io::Error),
 }
 
-/// What stands at a path.
+/// The kind of file at a path.
 #[derive(Debug)]
 pub enum Found {
     /// A regular file, open for reading.
@@ -78,26 +80,26 @@ pub enum Found {
 pub struct Opened {
     /// The file.
     pub file: File,
-    /// What the system said of it when it was opened.
+    /// The metadata from when it was opened.
     pub stamp: Stamp,
 }
 
 impl Opened {
-    /// All of it, at once; `None` if it is being changed.
+    /// Reads all of it at once; `None` if it is being changed.
     ///
     /// # Errors
     /// If it can't be read.
     pub(super) fn whole(&self, patience: Patience) -> Result<Option<Bytes>, OpenError> {
         let mut content = BytesMut::zeroed(usize::try_from(self.stamp.length).unwrap_or(0));
         if self.beginning(&mut content, patience)? < content.len() {
-            // Read in part: the rest is on the disk, or gone.
+            // A short read: the rest is on the disk, or the file was truncated.
             return if patience == Patience::None { Err(OpenError::NotNow) } else { Ok(None) };
         }
         let stat = fstat(&self.file).map_err(|error| OpenError::Io(error.into()))?;
         Ok((stamp_of(&stat) == self.stamp).then(|| content.freeze()))
     }
 
-    /// Reads its beginning; returns how much was read.
+    /// Reads its beginning. Returns the number of bytes read.
     ///
     /// # Errors
     /// If it can't be read.
@@ -111,19 +113,19 @@ impl Opened {
     }
 }
 
-/// A directory out of which files are opened.
+/// A directory below which files are opened.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
     symlinks: bool,
-    /// By one call of the kernel, or segment by segment.
+    /// True for `openat2`; false for segment by segment.
     whole: bool,
     open: Mutex<Option<(Arc<OwnedFd>, Instant)>>,
 }
 
 impl Root {
-    /// The directory at `path`, which need not be there yet. `symlinks`: links are followed as far as they stay
-    /// within it.
+    /// The directory at `path`, which need not exist yet. `symlinks`: links are followed if they stay within
+    /// it.
     pub fn new(path: PathBuf, symlinks: bool) -> Self {
         let whole = beneath::is_there();
         if symlinks && !whole {
@@ -132,12 +134,12 @@ impl Root {
         Self { path, symlinks, whole, open: Mutex::default() }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What stands at a path.
+    /// Opens a path.
     ///
     /// # Errors
     /// If it is nothing that may be read, or the system fails.
@@ -145,7 +147,7 @@ impl Root {
         self.open_at(path.as_str(), patience)
     }
 
-    /// The file at a path. Waits for the disk on a thread of its own, if it has to.
+    /// Opens the file at a path. Waits for the disk on another thread.
     ///
     /// # Errors
     /// If it is no file that may be read, or the system fails.
@@ -167,7 +169,7 @@ impl Root {
         }
     }
 
-    /// The same, by the text of a path that came out of a [`Below`].
+    /// The same, for the text of a [`Below`].
     pub(super) fn open_at(&self, path: &str, patience: Patience) -> Result<Found, OpenError> {
         let root = self.directory()?;
         let path = if path.is_empty() { "." } else { path };
@@ -179,7 +181,7 @@ impl Root {
         look(opened.map_err(|error| self.meaning(error, patience))?)
     }
 
-    /// The directory itself, opened anew when it has been open for a while.
+    /// The directory itself, reopened from time to time.
     fn directory(&self) -> Result<Arc<OwnedFd>, OpenError> {
         let now = Instant::now();
         let mut open = self.open.lock();
@@ -207,12 +209,12 @@ impl Root {
     }
 }
 
-/// How a file is opened.
+/// The flags for opening a file.
 fn for_reading() -> OFlags {
     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
 }
 
-/// What was opened.
+/// Checks the type of an opened file.
 fn look(opened: OwnedFd) -> Result<Found, OpenError> {
     let stat = fstat(&opened).map_err(|error| OpenError::Io(error.into()))?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -233,7 +235,7 @@ fn stamp_of(stat: &Stat) -> Stamp {
     }
 }
 
-/// Opens segment by segment: none of them is followed where it is a link, so that each step stays where it is.
+/// Opens segment by segment and never follows a link, so that no step leads out.
 fn by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     let mut segments = path.split('/');
     let Some(last) = segments.next_back() else { return Err(Errno::NOENT) };
@@ -246,17 +248,17 @@ fn by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     openat(at.as_ref().unwrap_or(root).as_fd(), last, for_reading() | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// One call of the kernel for the whole path.
+/// Resolves the whole path by one call of the kernel.
 #[cfg(target_os = "linux")]
 mod beneath {
     use super::{for_reading, Errno, Mode, OFlags, OwnedFd, Patience, CWD};
     use rustix::fs::{openat2, ResolveFlags};
     use std::sync::OnceLock;
 
-    /// How often a call is repeated that something was renamed under.
+    /// The number of attempts while something is renamed at the same time.
     const ATTEMPTS: u32 = 16;
 
-    /// Whether the kernel knows the call, and nothing forbids it.
+    /// Returns true if the kernel has the call, and no sandbox forbids it.
     pub(super) fn is_there() -> bool {
         static THERE: OnceLock<bool> = OnceLock::new();
         *THERE.get_or_init(|| {

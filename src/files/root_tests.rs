@@ -1,4 +1,4 @@
-//! A real tree with a secret beside it, and every way to ask for it.
+//! Tests with a real tree, a secret beside it, and many paths that try to reach it.
 
 use super::*;
 use crate::files::path::below;
@@ -197,7 +197,7 @@ proptest! {
         }
     }
 
-    /// The confinement holds by itself, also for what `path` would never let through.
+    /// The kernel confines paths as well, also those that `path` would refuse.
     #[test]
     fn the_system_alone_confines_as_well(raw in soup(), symlinks: bool) {
         static HOUSE: std::sync::OnceLock<House> = std::sync::OnceLock::new();

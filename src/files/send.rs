@@ -1,20 +1,21 @@
-//! Reading a file in pieces, for a connection that takes them one by one.
+//! Reads a file in pieces, for a connection that takes them one by one.
 //!
-//! What the kernel has in memory is read on the thread that serves (`RWF_NOWAIT`: the read fails where it would have
-//! to wait for the disk). Where a piece isn't, the next ones are read on threads that may wait, one piece ahead of the
-//! connection. A file never stands in memory as a whole, and a positioned read shares no state with
-//! others that read the same file.
+//! Pieces in the page cache are read on the serving thread (`RWF_NOWAIT`: the read fails if it would have to
+//! wait for the disk). If a piece isn't there, the next ones are read on threads that may block, one piece
+//! ahead of the connection. A file is never in memory as a whole, and a positioned read shares no state with
+//! other readers of the file.
 
 use super::root::Opened;
 use bytes::{Bytes, BytesMut};
 use std::{io, ops::Range, os::unix::fs::FileExt, sync::Arc};
 use tokio::task::JoinHandle;
 
-/// How much is read at once, in bytes. Pieces of 64 KiB cost some 8 % more CPU time per byte, of 1 MiB some 5 % less.
+/// The size of one read in bytes. Pieces of 64 KiB cost some 8 % more CPU time per byte, of 1 MiB some 5 %
+/// less.
 pub const PIECE: usize = 256 * 1024;
 
-/// How many pieces are read on other threads before it is tried again without: what follows a piece that had to be
-/// waited for is likely to be on the disk as well.
+/// The number of pieces read on other threads before the page cache is tried again: the pieces after one on
+/// the disk are likely to be on the disk as well.
 const COLD: u32 = 32;
 
 /// A part of a file, read piece by piece.
@@ -24,15 +25,15 @@ pub struct Reader {
     at: u64,
     end: u64,
     most: usize,
-    /// Where the next piece is read into.
+    /// The buffer for the next piece.
     spare: Option<BytesMut>,
-    /// How many pieces are still read on other threads, since the disk had to be waited for.
+    /// The number of pieces that are still to be read on other threads.
     cold: u32,
     ahead: Option<JoinHandle<io::Result<BytesMut>>>,
 }
 
 impl Reader {
-    /// These bytes of a file, in pieces of at most `most` bytes.
+    /// Reads these bytes of a file, in pieces of at most `most` bytes.
     pub fn new(opened: Arc<Opened>, range: Range<u64>, most: usize) -> Self {
         let most = most.clamp(1, PIECE);
         Self { opened, at: range.start, end: range.end, most, spare: None, cold: 0, ahead: None }
@@ -63,7 +64,7 @@ impl Reader {
         Ok(Some(piece.freeze()))
     }
 
-    /// Takes a piece back that nobody needs any longer: the next one is read into its memory.
+    /// Takes back a piece that is no longer used: the next one is read into its memory.
     pub fn recycle(&mut self, piece: Bytes) {
         self.spare = piece.try_into_mut().ok();
     }
@@ -81,7 +82,7 @@ impl Reader {
         self.fetch().await?
     }
 
-    /// Reads the next piece on a thread that may wait.
+    /// Reads the next piece on a thread that may block.
     fn fetch(&mut self) -> JoinHandle<io::Result<BytesMut>> {
         let (opened, at, mut buffer) = (self.opened.clone(), self.at, self.buffer());
         tokio::task::spawn_blocking(move || {
@@ -91,7 +92,7 @@ impl Reader {
         })
     }
 
-    /// As much memory as the next piece needs.
+    /// A buffer for the next piece.
     fn buffer(&mut self) -> BytesMut {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let length = left.min(self.most);
@@ -110,26 +111,26 @@ fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Reads what the kernel has in memory.
+/// Reads from the page cache.
 pub(super) mod now {
     use std::{fs::File, io};
 
-    /// How much was read, at least a byte but at the end of the file; `None`: the disk would have to be waited for, or
-    /// it can't be told.
+    /// Returns the number of bytes read, at least one except at the end of the file; `None` if the read would
+    /// wait for the disk, or that is unknown.
     #[cfg(target_os = "linux")]
     pub(in crate::files) fn read(file: &File, into: &mut [u8], at: u64) -> io::Result<Option<usize>> {
         use rustix::io::{preadv2, Errno, ReadWriteFlags};
         use std::os::unix::fs::FileExt;
         match preadv2(file, &mut [io::IoSliceMut::new(into)], at, ReadWriteFlags::NOWAIT) {
             Ok(read) => Ok(Some(read)),
-            // Some file systems don't know the flag. Where there is no disk, there is nothing to wait for.
+            // Some file systems don't support the flag. One in memory never waits.
             Err(Errno::OPNOTSUPP) if is_in_memory(file) => file.read_at(into, at).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// tmpfs or ramfs.
+    /// Returns true for tmpfs and ramfs.
     #[cfg(target_os = "linux")]
     fn is_in_memory(file: &File) -> bool {
         const TMPFS: u32 = 0x0102_1994;
@@ -143,11 +144,11 @@ pub(super) mod now {
     }
 }
 
-/// Whether a part of a file can be had without waiting for the disk, as far as a look here and there tells: what the
-/// kernel takes into memory, and out of it, is seldom a single page.
+/// Returns true if a part of a file is probably in the page cache, by a few samples: the kernel seldom reads
+/// or evicts a single page.
 ///
 /// # Errors
-/// If the file can't be read, or ends before.
+/// If the file can't be read, or is shorter.
 pub fn is_at_hand(opened: &Opened, range: &Range<u64>) -> io::Result<bool> {
     const EVERY: usize = 128 * 1024;
     let last = range.end.saturating_sub(1);
@@ -165,14 +166,14 @@ fn shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter while it was sent")
 }
 
-/// How long who has sent `sent` bytes in `elapsed` waits before more, to stay at `rate` bytes a second.
+/// The time to wait after `sent` bytes in `elapsed` to stay at `rate` bytes a second.
 pub fn pause(sent: u64, rate: u64, elapsed: std::time::Duration) -> std::time::Duration {
     let due = u128::from(sent) * 1_000_000_000 / u128::from(rate.max(1));
     let due = std::time::Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX));
     due.saturating_sub(elapsed)
 }
 
-/// How large pieces are at a rate in bytes a second: a fifth of a second's worth, so that it flows.
+/// The size of pieces at a rate in bytes a second: a fifth of a second's worth, for a steady flow.
 pub fn piece_at(rate: u64) -> usize {
     usize::try_from(rate / 5).unwrap_or(PIECE).clamp(1024, PIECE)
 }
@@ -200,7 +201,7 @@ mod tests {
         read
     }
 
-    /// Where there is a file system in memory, as on every Linux with /dev/shm.
+    /// Needs a file system in memory, as on every Linux with /dev/shm.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_file_in_memory_is_always_at_hand() {

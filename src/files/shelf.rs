@@ -1,8 +1,8 @@
-//! Small files, kept in memory for a moment.
+//! A cache of small files in memory, for a moment.
 //!
-//! A file that is asked for often costs no system call but once a second. What is older than that is read again,
-//! whether it has changed or not, so that nothing here ever has to be told of a change. Bounded by weight; no file is
-//! kept open.
+//! A file that is requested often costs system calls once a second only. After that time it is read again,
+//! whether it has changed or not, so that changes need no notification. Bounded by weight; no file is kept
+//! open.
 
 use super::{directory::Chosen, path::Below};
 use crate::config::Coding;
@@ -17,14 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a file is taken to be unchanged.
+/// The time for which a file is assumed to be unchanged.
 const FOR: Duration = Duration::from_secs(1);
-/// What is kept of one directory, in bytes.
+/// The capacity per directory, in bytes.
 const CAPACITY: u64 = 16 << 20;
-/// The size of an entry that is expected.
+/// The expected size of an entry, in bytes.
 const USUAL: u64 = 8 << 10;
 
-/// What was asked for.
+/// The path and the codings of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) path: Below,
@@ -52,18 +52,18 @@ impl Shelf {
             .weight_capacity(CAPACITY)
             .estimated_items_capacity(usize::try_from(CAPACITY / USUAL).unwrap_or(1024))
             .build();
-        // Both are set; without a shelf every file is read each time.
+        // Both are set; without a cache every file is read each time.
         let lifecycle = DefaultLifecycle::default();
         Self(options.ok().map(|options| Cache::with_options(options, Weigh, RandomState::new(), lifecycle)))
     }
 
-    /// What was kept less than a moment before `now`.
+    /// The file that was kept less than a moment before `now`.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Chosen>> {
         let (chosen, since) = self.0.as_ref()?.get(key)?;
         (now.saturating_duration_since(since) < FOR).then_some(chosen)
     }
 
-    /// Keeps what was read after `since`.
+    /// Keeps a file that was read after `since`.
     pub(super) fn keep(&self, key: Key, chosen: &Arc<Chosen>, since: Instant) {
         if let Some(kept) = &self.0 {
             kept.insert(key, (chosen.clone(), since));

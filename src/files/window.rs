@@ -1,35 +1,36 @@
-//! The window that a form made beforehand asks of its reader.
+//! The decoder window that a precompressed file requires.
 //!
-//! Pure: the beginning of a file in. As content codings, zstd has a window of 8 MB at most (RFC 9659), and brotli one of
-//! 16 MB (RFC 7932, 9.1). Browsers refuse what asks for more: `zstd --ultra` and `--long`, `brotli --large_window`.
+//! Pure: the beginning of a file in. As content codings, zstd has a window of 8 MB at most (RFC 9659), and
+//! brotli one of 16 MB (RFC 7932, 9.1). Browsers refuse larger ones: `zstd --ultra` and `--long`, `brotli
+//! --large_window`.
 
 use crate::config::Coding;
 
-/// The largest window of zstd that a client has to accept, in bytes.
+/// The largest window of zstd that every client has to support, in bytes.
 const LARGEST: u64 = 8 << 20;
 
-/// Bytes of a file that are looked at: small frames that are to be skipped may stand before the content.
+/// Bytes of a file that are read: small skippable frames may come before the content.
 pub(super) const LOOKED_AT: usize = 128;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Returns whether a file in this coding that begins so can be read by every client that takes the coding. Of zstd the first frame
-/// is looked at.
+/// Returns true if every client that accepts the coding can decode a file that begins so. For zstd the first
+/// frame is checked.
 pub(super) fn is_for_everyone(coding: Coding, begin: &[u8]) -> bool {
     match coding {
         Coding::Zstd => content_frame(begin).and_then(window).is_some_and(|window| window <= LARGEST),
-        // Seven bits that stand for no window in RFC 7932.
+        // Seven bits that encode no window in RFC 7932.
         Coding::Brotli => begin.first().is_some_and(|first| first & 0x7f != 0x11),
         Coding::Gzip => true,
     }
 }
 
-/// The first frame that holds content, behind its magic number.
+/// The first frame with content, after its magic number.
 fn content_frame(begin: &[u8]) -> Option<&[u8]> {
     let (magic, rest) = begin.split_first_chunk::<4>()?;
     match magic {
         _ if *magic == MAGIC => Some(rest),
-        // To be skipped (3.1.2).
+        // A skippable frame (3.1.2).
         [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             let (length, rest) = rest.split_first_chunk::<4>()?;
             content_frame(rest.get(usize::try_from(u32::from_le_bytes(*length)).ok()?..)?)
@@ -38,7 +39,7 @@ fn content_frame(begin: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The window of a frame, in bytes; `None` where there is none, or only a dictionary makes it readable.
+/// The window of a frame, in bytes; `None` if it is malformed, or needs a dictionary.
 fn window(frame: &[u8]) -> Option<u64> {
     let (descriptor, rest) = frame.split_first()?;
     let is_single = descriptor & 0x20 != 0;
@@ -56,7 +57,7 @@ fn window(frame: &[u8]) -> Option<u64> {
             let base = 1_u64 << (10 + (window >> 3));
             base + base / 8 * u64::from(window & 7)
         }
-        // The content is its own window.
+        // A single segment: the window is the size of the content.
         None => {
             let size = rest.get(..1 << (descriptor >> 6))?;
             let number = size.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -75,7 +76,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write;
 
-    /// 9 MiB that can't be told from noise, or less.
+    /// 9 MiB of noise, or less.
     fn content(length: usize) -> Vec<u8> {
         (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
