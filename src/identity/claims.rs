@@ -1,7 +1,7 @@
-//! What a genuine token must say: times, audience, issuer, and who its bearer is (RFC 7519, 4.1).
+//! The checks of a genuine token's claims: times, audience, issuer and bearer (RFC 7519, 4.1).
 //!
-//! Pure: claims in, a verdict out. It is only asked about claims whose signature has been verified. Every form that
-//! it doesn't know is refused, for what passes here becomes part of a cache key and a header for the origin.
+//! Pure: claims in, a verdict out. Called only with claims whose signature has been verified. Unknown forms
+//! are refused, since accepted values become part of a cache key and of a header for the origin.
 
 use super::{memory::Known, Identity, TokenError};
 use crate::{config::Jwt, name::Tenant};
@@ -14,7 +14,7 @@ const MAX_TEXT: usize = 256;
 /// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
 
-/// What the configuration asks of claims.
+/// The configured rules for claims.
 pub(super) struct Rules {
     tenant_claim: String,
     default_tenant: Option<Tenant>,
@@ -39,7 +39,7 @@ impl Rules {
         }
     }
 
-    /// Whom the claims name, when they are acceptable at `now` (Unix milliseconds).
+    /// The identity in the claims, if they are acceptable at `now` (Unix milliseconds).
     pub(super) fn check(&self, claims: &Claims, now: u64) -> Result<Known, TokenError> {
         let expires = numeric_date(claims.get("exp").ok_or(TokenError::NoExpiry)?)?;
         let not_before = claims.get("nbf").map_or(Ok(0), numeric_date)?;
@@ -60,7 +60,7 @@ impl Rules {
         Ok(Known { identity: Arc::new(identity), not_before })
     }
 
-    /// Returns whether `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
+    /// Returns true if `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
     pub(super) fn check_times(&self, expires: u64, not_before: u64, now: u64) -> Result<(), TokenError> {
         if now >= expires.saturating_add(self.leeway) {
             return Err(TokenError::Expired);
@@ -74,26 +74,26 @@ impl Rules {
 
 /// A NumericDate (seconds, with or without a fraction) in milliseconds.
 fn numeric_date(value: &Value) -> Result<u64, TokenError> {
-    // Beyond this, a float doesn't tell seconds apart.
+    // Beyond this, a float can't represent every second.
     const LAST: f64 = 9_007_199_254_740_992.0;
     if let Some(seconds) = value.as_u64() {
         return Ok(seconds.saturating_mul(1_000));
     }
     match value.as_f64() {
-        // In range, so the cast is exact but for the fraction of a millisecond.
+        // In range, so the cast is exact except for the fraction of a millisecond.
         Some(seconds) if (0.0..LAST).contains(&seconds) => Ok((seconds * 1_000.0).round() as u64),
         _ => Err(TokenError::Claims),
     }
 }
 
-/// The claim of this name; where that begins with `/`, the one that it points to (RFC 6901).
+/// The claim of this name; a name that begins with `/` is a JSON pointer (RFC 6901).
 fn find<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
     let Some(pointer) = name.strip_prefix('/') else { return claims.get(name) };
     let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
     claims.get(&unescaped(first))?.pointer(rest)
 }
 
-/// Puts a claim where [`find`] finds it.
+/// Puts a claim where [`find`] looks for it.
 pub(super) fn put(claims: &mut Claims, name: &str, value: Value) {
     let Some(pointer) = name.strip_prefix('/') else {
         claims.insert(name.to_owned(), value);
@@ -110,12 +110,12 @@ pub(super) fn put(claims: &mut Claims, name: &str, value: Value) {
     }
 }
 
-/// A token of a JSON pointer as it is meant.
+/// Unescapes a token of a JSON pointer.
 fn unescaped(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
-/// `aud` is one string or a list of them; one match is enough.
+/// Returns true if `aud`, one string or a list of them, names one of these.
 fn names_one_of(claim: Option<&Value>, accepted: &[String]) -> bool {
     let accepts = |value: &Value| value.as_str().is_some_and(|name| accepted.iter().any(|a| a == name));
     match claim {
@@ -134,7 +134,8 @@ fn tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
     }
 }
 
-/// A user or a role: text or an integer of 64 bits; absent, null and empty mean none. `None`: it is neither.
+/// A user or a role: text or an integer of 64 bits; absent, null and empty mean none. `None`: the value has
+/// another type.
 fn text(claim: Option<&Value>) -> Option<Option<String>> {
     let text = match claim {
         None | Some(Value::Null) => return Some(None),
@@ -143,8 +144,8 @@ fn text(claim: Option<&Value>) -> Option<Option<String>> {
         Some(Value::Number(number)) if !number.is_f64() => number.to_string(),
         Some(_) => return None,
     };
-    // The origin gets the text as a header, and a receiver strips spaces off a header's ends: with them, two
-    // users of ours would be one of the origin's.
+    // The origin gets the text as a header, and a receiver strips spaces off a header's ends: two users that
+    // differ only in them would be one user of the origin's.
     let fits =
         text.len() <= MAX_TEXT && text.trim().len() == text.len() && !text.chars().any(char::is_control);
     fits.then(|| Some(text).filter(|text| !text.is_empty()))

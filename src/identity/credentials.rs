@@ -1,8 +1,9 @@
-//! Where a request carries its token: the `Authorization` header (RFC 6750, 2.1) or `?token=` (2.3, under a shorter
-//! name).
+//! The place of a request's token: the `Authorization` header (RFC 6750, 2.1) or `?token=` (2.3, under a
+//! shorter name).
 //!
-//! Finds the text of a token, and takes it out of a query before that is logged or sent on. It never verifies. What
-//! an origin might take for a bearer token although we would not is refused: the two must see the same bearer.
+//! Finds the text of a token, and removes it from a query before that is logged or forwarded. It never
+//! verifies. Credentials that an origin might accept as a bearer token although the gateway does not are
+//! refused: both must see the same bearer.
 
 use super::TokenError;
 use http::{header::AUTHORIZATION, HeaderMap};
@@ -14,15 +15,15 @@ const PARAMETER: &[u8] = b"token";
 /// The bearer token of `Authorization`; `None` without the header or with another scheme.
 ///
 /// # Errors
-/// [`TokenError::Malformed`] for several such headers, several credentials in one, or a bearer token of characters
-/// that no token has.
+/// [`TokenError::Malformed`] for several such headers, several credentials in one, or a bearer token with
+/// characters that no token has.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(TokenError::Malformed);
     }
-    // Some frameworks look for a bearer token behind a comma, too.
+    // Some frameworks look for a bearer token after a comma, too.
     if !value.as_bytes().split(|byte| *byte == b',').any(|part| after_bearer(part).is_some()) {
         return Ok(None);
     }
@@ -33,15 +34,15 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
         .ok_or(TokenError::Malformed)
 }
 
-/// The token of a value of `Authorization` in the form that nearly everyone sends: `Bearer`, one space, a token. `None`
-/// says no more than that it is not of this form.
+/// The token of a value of `Authorization` in the usual form: `Bearer`, one space, a token. `None` only means
+/// another form.
 pub fn plain_bearer(value: &[u8]) -> Option<&str> {
     let token = value.strip_prefix(b"Bearer ")?;
     let sound = !token.is_empty() && token.iter().all(|byte| is_token_byte(*byte));
     std::str::from_utf8(token).ok().filter(|_| sound)
 }
 
-/// What follows the scheme `Bearer`; `None` for another scheme.
+/// The credentials of the scheme `Bearer`; `None` for another scheme.
 fn after_bearer(credentials: &[u8]) -> Option<&[u8]> {
     let credentials = credentials.trim_ascii();
     let end = credentials.iter().position(u8::is_ascii_whitespace).unwrap_or(credentials.len());
@@ -54,14 +55,14 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
 }
 
-/// The first `token` of a query, percent-decoded; a `token` without a value is an empty token, not none.
+/// The first `token` of a query, percent-decoded; a `token` without a value is an empty token.
 pub fn query_token(query: &str) -> Option<Cow<'_, str>> {
     let parameter = query.split('&').find(|parameter| is_token(parameter))?;
     let value = parameter.split_once('=').map_or("", |(_, value)| value);
     Some(percent_decode_str(value).decode_utf8_lossy())
 }
 
-/// The query without any `token`; all else stays as it was, byte for byte.
+/// The query without any `token`; the rest is unchanged, byte for byte.
 pub fn without_query_token(query: &str) -> Cow<'_, str> {
     if !query.split('&').any(is_token) {
         return Cow::Borrowed(query);
@@ -69,7 +70,7 @@ pub fn without_query_token(query: &str) -> Cow<'_, str> {
     Cow::Owned(query.split('&').filter(|parameter| !is_token(parameter)).collect::<Vec<_>>().join("&"))
 }
 
-/// Whether a parameter is called `token`, however that is written.
+/// Returns true if a parameter's name is `token`, in any spelling.
 fn is_token(parameter: &str) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
     percent_decode_str(name).eq(PARAMETER.iter().copied())

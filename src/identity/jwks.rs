@@ -1,8 +1,8 @@
-//! Public keys out of a JWKS document (RFC 7517, RFC 7518, RFC 8037).
+//! Public keys from a JWKS document (RFC 7517, RFC 7518, RFC 8037).
 //!
-//! Decides which keys of a set may verify which algorithms. A key that is not understood is passed over, as RFC 7517
-//! (section 5) asks; one for encryption, a symmetric one (`oct`), a malformed or a weak one (RSA below 2,048 bits)
-//! is not usable. It never fetches anything.
+//! Decides which keys of a set may verify which algorithms. An unknown kind of key is ignored, as RFC 7517
+//! (section 5) asks; one for encryption, a symmetric one (`oct`), a malformed or a weak one (RSA below 2,048
+//! bits) is not usable. It never fetches anything.
 
 use super::{IdentityError, MAX_JWKS};
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 /// The sizes of an RSA modulus that are accepted, in bits.
 const RSA_BITS: RangeInclusive<usize> = 2_048..=8_192;
 
-/// A public key and what it may verify.
+/// A public key and the algorithms that it may verify.
 pub(super) struct PublicKey {
     source: Jwk,
     algorithms: Vec<Algorithm>,
@@ -24,7 +24,7 @@ pub(super) struct PublicKey {
 }
 
 impl PublicKey {
-    /// Whether it has that `kid`, where the token names one, and may verify that algorithm.
+    /// Returns true if it has that `kid`, if the token names one, and may verify that algorithm.
     pub(super) fn fits(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
         kid.is_none_or(|kid| self.source.common.key_id.as_deref() == Some(kid))
             && self.algorithms.contains(&algorithm)
@@ -34,7 +34,7 @@ impl PublicKey {
         &self.decoding
     }
 
-    /// `None`: not usable for any of the `accepted` algorithms.
+    /// Parses a key. `None`: not usable for any of the `accepted` algorithms.
     fn new(source: Jwk, accepted: &[Algorithm]) -> Option<Self> {
         let common = &source.common;
         let signs = common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
@@ -55,7 +55,7 @@ impl PublicKey {
     }
 }
 
-/// The same document entry is the same key.
+/// Two keys are equal if their entries in the document are.
 impl PartialEq for PublicKey {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
@@ -76,7 +76,7 @@ pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>
     Ok(understood.filter_map(|jwk| PublicKey::new(jwk, accepted)).collect())
 }
 
-/// The algorithms that a key of this type and size is made for, and the key.
+/// The algorithms for a key of this type and size, and the key.
 fn material(parameters: &AlgorithmParameters) -> Option<(&'static [Algorithm], DecodingKey)> {
     match parameters {
         AlgorithmParameters::RSA(rsa) => {

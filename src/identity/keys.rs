@@ -1,8 +1,8 @@
-//! The keys, and whether one of them signed a token (RFC 7515, 5.2).
+//! The keys, and the verification of signatures (RFC 7515, 5.2).
 //!
-//! A key only ever checks the algorithms it is made for: secrets the `HS…` family, a public key those that its type
-//! and its `alg` allow. The token's header chooses among what is allowed, it never widens it. Keys that a token
-//! brings along (`jwk`, `jku`, `x5c`) are not looked at.
+//! A key only ever verifies the algorithms it is made for: secrets the `HS…` family, a public key those that
+//! its type and its `alg` allow. The token's header chooses among the allowed ones, it never adds one. Keys
+//! inside a token (`jwk`, `jku`, `x5c`) are ignored.
 
 use super::{claims::Claims, jwks::PublicKey, IdentityError, TokenError};
 use crate::config::Secret;
@@ -10,10 +10,10 @@ use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
 use jsonwebtoken::{crypto, Algorithm, AlgorithmFamily, DecodingKey};
 use serde::{de::IgnoredAny, Deserialize};
 
-/// How many public keys are tried for one token.
+/// The most public keys that are tried for one token.
 const MAX_TRIED: usize = 16;
 
-/// A token's parts; nothing of it is verified.
+/// The parts of a token, none of them verified.
 pub(super) struct Token<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
@@ -22,7 +22,7 @@ pub(super) struct Token<'a> {
     signature: &'a str,
 }
 
-/// The header parameters that matter here (RFC 7515, 4.1).
+/// The header parameters that are read here (RFC 7515, 4.1).
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -31,7 +31,7 @@ struct Header {
 }
 
 impl<'a> Token<'a> {
-    /// Takes a JWS in compact form apart.
+    /// Parses a JWS in compact form.
     pub(super) fn parse(token: &'a str) -> Result<Self, TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
@@ -39,7 +39,7 @@ impl<'a> Token<'a> {
             return Err(TokenError::Malformed);
         }
         let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenError::Malformed)?;
-        // `crit` lists extensions that must be understood, and we understand none.
+        // `crit` lists extensions that must be understood, and none is supported.
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
@@ -54,7 +54,7 @@ impl<'a> Token<'a> {
     }
 
     fn signed_by(&self, key: &DecodingKey) -> bool {
-        // The library errs where a key is not of the algorithm's family: then it didn't sign either.
+        // The library returns an error if a key is not of the algorithm's family: then it didn't sign either.
         crypto::verify(self.signature, self.message.as_bytes(), key, self.algorithm).unwrap_or(false)
     }
 }
@@ -65,7 +65,7 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
 
 /// Either secrets or public keys, never both.
 pub(super) enum Keys {
-    /// Tried in order; a token's `kid` doesn't matter.
+    /// Tried in order; a token's `kid` is ignored.
     Secrets(Vec<DecodingKey>),
     /// Chosen by `kid` and algorithm.
     Public(Vec<PublicKey>),
@@ -83,12 +83,12 @@ impl Keys {
         Ok(Self::Secrets(secrets.iter().map(|secret| DecodingKey::from_secret(secret.reveal())).collect()))
     }
 
-    /// Whether keys of this kind may be used with `algorithm` at all.
+    /// Returns true if keys of this kind may be used with `algorithm` at all.
     pub(super) fn admit(&self, algorithm: Algorithm) -> bool {
         matches!(self, Self::Secrets(_)) == (algorithm.family() == AlgorithmFamily::Hmac)
     }
 
-    /// Returns whether there is none: no token can be genuine.
+    /// Returns true if there are no keys: no token can be genuine.
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Secrets(secrets) => secrets.is_empty(),
@@ -96,7 +96,7 @@ impl Keys {
         }
     }
 
-    /// Whether one of the keys that fit the token signed it.
+    /// Checks that one of the keys that fit the token signed it.
     pub(super) fn check(&self, token: &Token<'_>) -> Result<(), TokenError> {
         let signed = match self {
             Self::Secrets(secrets) => secrets.iter().any(|key| token.signed_by(key)),

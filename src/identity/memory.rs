@@ -1,21 +1,21 @@
 //! The memory of verified tokens: bounded, and keyed by the whole token.
 //!
-//! It never decides whether a token is still valid: its reader checks the times anew. The whole text is compared,
-//! so that no collision of hashes can show one bearer the other's identity.
+//! It never decides whether a token is still valid: the caller checks the times again. The whole text is
+//! compared, so that a hash collision can't give one bearer the other's identity.
 
 use super::Identity;
 use quick_cache::{sync::Cache, Weighter};
 use std::sync::Arc;
 
-/// Bytes of token text that count as one entry: few tokens are longer, and those that are can't make the memory
-/// sixteen times as large as it seems.
+/// Bytes of token text that count as one entry. Few tokens are longer; those count for more, or they could
+/// make the memory sixteen times as large as intended.
 const SLOT: usize = 512;
 
-/// What verifying a token taught.
+/// The verified claims of a token.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) identity: Arc<Identity>,
-    /// `nbf`, Unix milliseconds; 0 where the token has none.
+    /// `nbf`, Unix milliseconds; 0 if the token has none.
     pub(super) not_before: u64,
 }
 
@@ -31,7 +31,7 @@ impl Weighter<Box<str>, Known> for Slots {
 }
 
 impl Memory {
-    /// Room for `capacity` tokens shorter than [`SLOT`].
+    /// A memory for `capacity` tokens shorter than [`SLOT`].
     pub(super) fn new(capacity: usize) -> Self {
         Self(Cache::with_weighter(capacity, capacity as u64, Slots))
     }

@@ -1,4 +1,4 @@
-//! Making tokens for tests, demos and the command line: `HS…` only.
+//! Makes tokens for tests, demos and the command line: `HS…` only.
 
 use super::{claims, IdentityError};
 use crate::{
@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
 use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Who is to bear a token.
+/// The bearer of a new token.
 #[derive(Debug, Clone, Copy)]
 pub struct Bearer<'a> {
     /// The tenant.
@@ -18,13 +18,13 @@ pub struct Bearer<'a> {
     pub user: Option<&'a str>,
     /// The role.
     pub role: Option<&'a str>,
-    /// How long it is valid, in whole seconds.
+    /// The time for which it is valid, in whole seconds.
     pub lifetime: Duration,
 }
 
 impl Bearer<'_> {
-    /// What a token says that is good for `jwt` from `now` on: under its names of claims, for the first of its
-    /// audiences and from the first of its issuers. Without one, under the default names.
+    /// The claims of a token that `jwt` accepts from `now` on: under its claim names, for the first of its
+    /// audiences and from the first of its issuers. Without a `jwt`, under the default names.
     fn claims(&self, jwt: Option<&Jwt>, now: SystemTime) -> Map<String, Value> {
         let issued = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let named = |name: fn(&Jwt) -> &str, default| jwt.map_or(default, name).to_owned();
@@ -46,10 +46,10 @@ impl Bearer<'_> {
     }
 }
 
-/// A token that is valid from `now` on.
+/// Makes a token that is valid from `now` on.
 ///
 /// # Errors
-/// When `algorithm` is not one of the `HS…` family or the secret is empty.
+/// If `algorithm` is not one of the `HS…` family or the secret is empty.
 pub fn mint(
     secret: &Secret,
     algorithm: Algorithm,

@@ -1,9 +1,10 @@
-//! Who is asking: from a token to a tenant, a user and a role (RFC 7515, 7517, 7519, 6750).
+//! Authentication: from a token to a tenant, a user and a role (RFC 7515, 7517, 7519, 6750).
 //!
-//! Decides whether a token is genuine, meant for us and valid at a given second, and keeps what it verified in a
-//! bounded memory until the token expires, so that a hit doesn't pay for the signature. It fails closed: a token
-//! that breaks a rule is an error, never an anonymous request. It never fetches a key by itself, but has whoever keeps the
-//! key set read it again where a token's key is not known (`renewal.rs`). No error of it holds token text.
+//! Decides whether a token is genuine, meant for this gateway and valid at a given second, and remembers
+//! verified tokens in bounded memory until they expire, so that a hit doesn't pay for the signature. It fails
+//! closed: a token that breaks a rule is an error, never an anonymous request. It never fetches a key itself:
+//! for an unknown key it asks the keeper of the key set to read it again (`renewal.rs`). No error holds token
+//! text.
 
 mod claims;
 mod credentials;
@@ -40,29 +41,29 @@ use std::{
     time::Duration,
 };
 
-/// How many tokens of ordinary length (up to 511 bytes) are remembered; longer ones count for more.
+/// The number of tokens of ordinary length (up to 511 bytes) that are remembered; longer ones count for more.
 pub const MAX_REMEMBERED: usize = 65_536;
 /// The longest JWKS document that is accepted, in bytes.
 pub const MAX_JWKS: usize = 256 * 1024;
 
-/// What a verified token says about its bearer.
+/// The identity in a verified token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The tenant, where the token or the configuration names one.
+    /// The tenant, if the token or the configuration names one.
     pub tenant: Option<Tenant>,
     /// The user: 1 to 256 bytes without control characters or spaces at either end.
     pub user: Option<String>,
     /// The role, held to the same rules as the user.
     pub role: Option<String>,
-    /// `exp`: the first millisecond (Unix time) at which the token is no longer valid, leeway apart.
+    /// `exp`: the first millisecond (Unix time) at which the token is no longer valid, without leeway.
     pub expires: u64,
 }
 
 impl Identity {
-    /// Checks that it names all that answers of this scope are told apart by.
+    /// Checks that it has all that this scope requires.
     ///
     /// # Errors
-    /// What it lacks.
+    /// The reason, [`TokenError::NoTenant`] or [`TokenError::NoUser`].
     pub fn check_scope(&self, scope: Option<Scope>) -> Result<(), TokenError> {
         match scope {
             Some(Scope::Tenant) if self.tenant.is_none() => Err(TokenError::NoTenant),
@@ -72,7 +73,7 @@ impl Identity {
     }
 }
 
-/// Whether a verdict came from memory or paid for a signature.
+/// The source of a verdict: memory, or a verification of the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remembered {
     /// Verified before; only its times were checked again.
@@ -81,11 +82,11 @@ pub enum Remembered {
     No,
 }
 
-/// Declares the reasons for which a token is refused: each with the word of access records and `Cache-Status`, and the
-/// text for people.
+/// Declares the reasons why a token is refused: each with the word of access records and `Cache-Status`, and
+/// the text for people.
 macro_rules! token_errors {
     ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
-        /// Why a token is refused.
+        /// The reason why a token is refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
         pub enum TokenError {
             $($(#[$doc])* #[error($text)] $name,)*
@@ -115,29 +116,29 @@ macro_rules! token_errors {
 token_errors! {
     /// Not a JWS in compact form, or credentials that are no bearer token.
     Malformed => "token_malformed", "the token is malformed";
-    /// An algorithm that is not configured; `none` is one of them.
+    /// An algorithm that is not configured, `none` among them.
     Algorithm => "token_algorithm", "the token's algorithm is not accepted";
-    /// No key confirms the signature.
+    /// No key verifies the signature.
     Signature => "token_signature", "the token's signature does not verify";
-    /// `exp` has come.
+    /// `exp` has passed.
     Expired => "token_expired", "the token has expired";
-    /// `nbf` has not come.
+    /// `nbf` is in the future.
     NotYetValid => "token_not_yet_valid", "the token is not valid yet";
     /// `aud` is absent or names someone else.
     Audience => "token_audience", "the token is meant for another audience";
-    /// `iss` is absent or not one of ours.
+    /// `iss` is absent or not one of the configured ones.
     Issuer => "token_issuer", "the token is from another issuer";
     /// `exp` is missing.
     NoExpiry => "token_no_expiry", "the token has no exp";
-    /// `exp` or `nbf` is no time.
+    /// `exp` or `nbf` is no number of seconds.
     Claims => "token_claims", "the token's exp or nbf is no number of seconds";
-    /// The tenant's claim is no name.
+    /// The tenant's claim is no valid name.
     Tenant => "token_tenant", "the token's tenant is no valid name";
-    /// The answer is one tenant's, and the token names none.
+    /// The scope needs a tenant, and the token names none.
     NoTenant => "token_no_tenant", "the token names no tenant";
     /// The user's claim is neither text nor an integer of 64 bits, or too long.
     User => "token_user", "the token's user is neither plain text nor an integer of 64 bits";
-    /// The answer is one user's, and the token names none.
+    /// The scope needs a user, and the token names none.
     NoUser => "token_no_user", "the token names no user";
     /// The role's claim is neither text nor an integer of 64 bits, or too long.
     Role => "token_role", "the token's role is neither plain text nor an integer of 64 bits";
@@ -149,7 +150,7 @@ token_errors! {
     TooLong => "token_too_long", "the token is too long";
 }
 
-/// Why keys can't be used.
+/// The reason why keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// An empty list of algorithms.
@@ -158,7 +159,7 @@ pub enum IdentityError {
     /// `HS…` with a JWKS, or any other algorithm with a secret.
     #[error("{0:?} does not fit the kind of key that is configured")]
     Mixed(Algorithm),
-    /// An empty list of secrets, or a secret without a byte: anyone could sign with it.
+    /// An empty list of secrets, or an empty secret: anyone could sign with it.
     #[error("a secret must not be empty")]
     EmptySecret,
     /// A secret in PEM form: most likely a public key, with which anyone could sign.
@@ -179,9 +180,9 @@ pub enum IdentityError {
     /// The JWKS file can't be read, or is not usable.
     #[error("can't use {}: {source}", path.display())]
     File {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What went wrong.
+        /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A token can't be made; the library's reason.
@@ -196,19 +197,19 @@ pub struct Verifier {
     max_token: usize,
     capacity: usize,
     ring: ArcSwap<Ring>,
-    /// The time for which a key set that can't be read is believed.
+    /// The time for which a key set that can't be read again is trusted.
     max_age: Duration,
-    /// Until when the keys are believed, by the clock that never goes back.
+    /// The time until which the keys are trusted, by the monotonic clock of [`crate::clock`].
     good_until: AtomicU64,
     renewal: Arc<Renewal>,
-    /// The document that the keys are from.
+    /// The document that holds the keys.
     document: ArcSwapOption<String>,
-    /// Why the key set could not be read the last time.
+    /// The reason why the key set could not be read the last time.
     unread: ArcSwapOption<String>,
 }
 
-/// Keys, and what they verified. They are replaced together, so that a token of a key that is gone is forgotten
-/// even when its verification was under way during the change.
+/// The keys, and the tokens that they verified. They are replaced together, so that a token of a removed key
+/// is forgotten even if its verification was under way during the change.
 struct Ring {
     keys: Keys,
     memory: Memory,
@@ -221,11 +222,12 @@ impl Ring {
 }
 
 impl Verifier {
-    /// A verifier for `[jwt]`. With a JWKS it has no keys, and refuses every token with [`TokenError::NoKey`],
-    /// until [`replace_jwks`](Self::replace_jwks) or [`load_jwks_file`](Self::load_jwks_file) succeeds.
+    /// A verifier for `[jwt]`. With a JWKS it has no keys, and refuses every token with
+    /// [`TokenError::NoKey`], until [`replace_jwks`](Self::replace_jwks) or
+    /// [`load_jwks_file`](Self::load_jwks_file) succeeds.
     ///
     /// # Errors
-    /// When the algorithms don't fit the kind of key, or a secret is none.
+    /// If the algorithms don't fit the kind of key, or a secret is not usable.
     pub fn new(config: &Jwt) -> Result<Self, IdentityError> {
         Self::with_capacity(config, MAX_REMEMBERED)
     }
@@ -259,10 +261,10 @@ impl Verifier {
         })
     }
 
-    /// Whose token this is, at `now`.
+    /// The identity of a token's bearer at `now`.
     ///
     /// # Errors
-    /// The reason for which the token is refused. Refusals are not remembered.
+    /// The reason why the token is refused. Refusals are not remembered.
     pub fn verify(&self, token: &str, now: Reading) -> Result<(Arc<Identity>, Remembered), TokenError> {
         if token.len() > self.max_token {
             return Err(TokenError::TooLong);
@@ -286,50 +288,52 @@ impl Verifier {
         Ok((identity, Remembered::No))
     }
 
-    /// Whose token this is, at `now`, if it was verified before and still is valid. Anything else [`Self::verify`] has to
-    /// judge; this changes nothing.
+    /// The identity of a token's bearer at `now`, if the token was verified before and is still valid;
+    /// `None`: call [`Self::verify`]. Changes nothing.
     pub fn remembers(&self, token: &str, now: Reading) -> Option<Arc<Identity>> {
         let known = self.ring.load().memory.recall(token).filter(|_| !self.is_outdated(now.now_ms))?;
         let times = self.rules.check_times(known.identity.expires, known.not_before, unix_ms(now));
         times.ok().map(|()| known.identity)
     }
 
-    /// Returns whether another reading of the key set could make a token good that was refused for this reason.
+    /// Returns true if a token that was refused for this reason could verify after the key set is read again.
     pub fn may_lack_key(&self, token: &str, refused: TokenError) -> bool {
         if matches!(self.ring.load().keys, Keys::Secrets(_)) {
             return false;
         }
         match refused {
             TokenError::NoKey | TokenError::OldKeys => true,
-            // Issuers who name no keys change them as well.
+            // Issuers without key ids change their keys as well.
             TokenError::Signature => Token::parse(token).is_ok_and(|token| token.kid.is_none()),
             _ => false,
         }
     }
 
-    /// Has the key set read again, at once unless that was done a moment ago; whether it was.
+    /// Requests that the key set is read again, at once unless it was a moment ago. Returns true if it was
+    /// read.
     pub async fn renew(&self) -> bool {
         self.renewal.renew().await
     }
 
-    /// Where whoever keeps the key set hears that it is to be read again.
+    /// The channel by which the keeper of the key set is asked to read it again.
     pub fn renewal(&self) -> Arc<Renewal> {
         self.renewal.clone()
     }
 
-    /// The key set was read at `now_ms`, whether it has changed or not: it is believed for `max_age` from then on.
+    /// Records that the key set was read at `now_ms`, changed or not: it is trusted for `max_age` from then
+    /// on.
     pub fn confirm(&self, now_ms: u64) {
         self.unread.store(None);
         let max_age = u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX);
         self.good_until.store(now_ms.saturating_add(max_age), Ordering::Relaxed);
     }
 
-    /// The key set could not be read, for this reason.
+    /// Records that the key set could not be read, for this reason.
     pub fn read_failed(&self, reason: &dyn std::fmt::Display) {
         self.unread.store(Some(Arc::new(reason.to_string())));
     }
 
-    /// Returns what is wrong with the key set, at `now_ms`, in a sentence.
+    /// The fault of the key set at `now_ms`, as a sentence, if there is one.
     pub fn trouble(&self, now_ms: u64) -> Option<String> {
         let has_keys = !self.ring.load().keys.is_empty();
         let Some(reason) = self.unread.load_full() else {
@@ -341,7 +345,7 @@ impl Verifier {
         Some(format!("the key set can't be read, {instead}: {reason}"))
     }
 
-    /// Returns whether the keys are believed no longer, at `now_ms`.
+    /// Returns true if the keys are no longer trusted at `now_ms`.
     pub fn is_outdated(&self, now_ms: u64) -> bool {
         now_ms > self.good_until.load(Ordering::Relaxed)
     }
@@ -355,12 +359,12 @@ impl Verifier {
         self.rules.check(&token.payload()?, now)
     }
 
-    /// Puts the keys of a JWKS document in the place of those in use and forgets every verified token; a document
-    /// with the keys that are in use already changes nothing. Returns how many keys are usable: with none, the issuer has
-    /// revoked those that were in use, and every token is refused.
+    /// Replaces the keys by those of a JWKS document and forgets every verified token; a document with the
+    /// same keys changes nothing. Returns the number of usable keys: with none, the issuer has revoked those in
+    /// use, and every token is refused.
     ///
     /// # Errors
-    /// When the document is no key set: the keys in use stay.
+    /// If the document is no key set: the keys in use stay.
     pub fn replace_jwks(&self, text: &str) -> Result<usize, IdentityError> {
         let ring = self.ring.load();
         let Keys::Public(current) = &ring.keys else { return Err(IdentityError::NotJwks) };
@@ -373,7 +377,7 @@ impl Verifier {
         Ok(usable)
     }
 
-    /// Takes the keys of another verifier, with what is left of the time for which they are believed.
+    /// Takes over the keys of another verifier, with the rest of the time for which they are trusted.
     pub fn take_over(&self, other: &Self) {
         let Some(text) = other.document.load_full() else { return };
         if self.replace_jwks(&text).is_ok() {
@@ -397,7 +401,7 @@ impl Verifier {
     /// [`replace_jwks`](Self::replace_jwks) with the content of a file. Blocks while it reads.
     ///
     /// # Errors
-    /// When the file can't be read, is not UTF-8, or as `replace_jwks`: the keys in use stay.
+    /// If the file can't be read or is not UTF-8, and those of `replace_jwks`: the keys in use stay.
     pub fn load_jwks_file(&self, path: &Path) -> Result<usize, IdentityError> {
         let mut text = String::new();
         let named = |source| IdentityError::File { path: path.to_owned(), source };
@@ -407,14 +411,14 @@ impl Verifier {
         self.replace_jwks(&text).map_err(|error| named(error.into()))
     }
 
-    /// How many tokens are remembered, for the metrics.
+    /// The number of remembered tokens, for the metrics.
     pub fn remembered(&self) -> usize {
         self.ring.load().memory.len()
     }
 }
 
-/// The time that tokens are held against. A clock before 1970 is broken; as the end of time it makes every token an expired
-/// one.
+/// The time by which tokens are checked. A clock before 1970 is broken; the end of time in its place makes
+/// every token an expired one.
 fn unix_ms(now: Reading) -> u64 {
     match now.wall_ms {
         0 => u64::MAX,

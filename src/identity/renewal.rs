@@ -1,8 +1,8 @@
-//! Reading a key set again because of a token: at once where its key is not known, and seldom enough that invented
-//! tokens make no load on the issuer.
+//! Reads a key set again for a token: at once if its key is unknown, but so seldom that invented tokens put
+//! no load on the issuer.
 //!
-//! Requests ask and wait; whoever keeps the key set reads it. Between two readings that tokens have caused lies
-//! [`PAUSE`]: who asks within it isn't kept waiting, and has the set read when the pause is over.
+//! Requests ask and wait; the keeper of the key set reads it. There is at least [`PAUSE`] between two
+//! readings that tokens cause: a request within it doesn't wait, and has the set read when the pause is over.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::{
     time::{sleep, timeout, Instant},
 };
 
-/// The least time between two readings that tokens have caused.
+/// The least time between two readings that tokens cause.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The time for which a request waits for a reading.
+/// The longest time that a request waits for a reading.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where requests and the keeper of a key set meet.
+/// The state shared by requests and the keeper of a key set.
 #[derive(Debug, Default)]
 pub struct Renewal {
     told: Notify,
     state: Mutex<State>,
-    /// Readings that have ended.
+    /// The number of readings that have ended.
     ended: watch::Sender<u64>,
 }
 
@@ -29,7 +29,7 @@ pub struct Renewal {
 struct State {
     wanted: bool,
     reading: bool,
-    /// When the last reading that a token has caused began.
+    /// The start of the last reading that a token caused.
     caused: Option<Instant>,
 }
 
@@ -40,7 +40,7 @@ impl State {
 }
 
 impl Renewal {
-    /// Has the set read, and waits for that; whether it was read.
+    /// Requests a reading, and waits for it. Returns true if the set was read.
     pub(super) async fn renew(&self) -> bool {
         let mut ended = self.ended.subscribe();
         let waits = {
@@ -54,15 +54,15 @@ impl Renewal {
         waits && timeout(PATIENCE, ended.changed()).await.is_ok_and(|changed| changed.is_ok())
     }
 
-    /// Returns when a token wants the set to be read, and the pause since the last such reading is over. The keeper then
-    /// has to call [`Self::reading`].
+    /// Waits until a token needs the set to be read, and the pause since the last such reading is over. The
+    /// keeper then has to call [`Self::reading`].
     pub async fn asked(&self) {
         loop {
             let left = {
                 let mut state = self.state.lock();
                 let left = state.wanted.then(|| state.pause_left());
                 if left.is_some_and(|left| left.is_zero()) {
-                    // From here on whoever asks waits for this reading.
+                    // From here on, requests wait for this reading.
                     (state.reading, state.caused) = (true, Some(Instant::now()));
                     return;
                 }
@@ -75,7 +75,7 @@ impl Renewal {
         }
     }
 
-    /// The set is being read until the guard is dropped.
+    /// Marks the set as being read until the guard is dropped.
     pub fn reading(&self) -> Reading<'_> {
         let mut state = self.state.lock();
         (state.wanted, state.reading) = (false, true);
@@ -129,7 +129,7 @@ mod tests {
             assert!(!renewal.renew().await);
             assert!(began.elapsed() < Duration::from_millis(1));
         }
-        // What was asked for within the pause is done when it is over.
+        // A reading requested within the pause is done when it is over.
         sleep(PAUSE).await;
         assert_eq!(readings.load(Ordering::SeqCst), 2);
         sleep(2 * PAUSE).await;

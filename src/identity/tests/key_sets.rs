@@ -1,4 +1,4 @@
-//! Which keys of a JWKS count, how one is chosen, and what happens when they change.
+//! Tests of the usable keys of a JWKS, the choice among them, and their replacement.
 
 use super::*;
 use std::io::Write;
@@ -169,7 +169,7 @@ fn keys_that_were_not_read_for_too_long_verify_nothing() {
     assert!(verifier.verify(&token, last).is_ok());
     assert!(verifier.remembers(&token, last).is_some());
     assert!(verifier.is_outdated(over.now_ms) && !verifier.is_outdated(last.now_ms));
-    // Nor are they believed for longer because the wall clock was set back.
+    // Nor are they trusted for longer because the wall clock was set back.
     let set_back = Reading { wall_ms: last.wall_ms, ..over };
     assert_eq!(verifier.verify(&token, set_back).unwrap_err(), TokenError::OldKeys);
     for token in [&token, &other] {
@@ -179,7 +179,7 @@ fn keys_that_were_not_read_for_too_long_verify_nothing() {
     assert!(verifier.may_lack_key(&token, TokenError::OldKeys));
     verifier.confirm(over.now_ms);
     assert!(verifier.verify(&token, over).is_ok());
-    // Secrets don't grow old.
+    // Secrets don't expire.
     let by_secret = with_secrets(&[HS256], &[SECRET]);
     assert!(!by_secret.is_outdated(at(NOW * 2).now_ms));
 }

@@ -1,4 +1,4 @@
-//! The verifier against real signatures, and against those who try to get around them.
+//! Tests of the verifier against real signatures, and against attempts to bypass them.
 
 mod key_sets;
 mod test_keys;
@@ -91,7 +91,7 @@ fn hs(secret: &str, claims: &Value) -> String {
     signed(&EncodingKey::from_secret(secret.as_bytes()), HS256, None, claims)
 }
 
-/// A token with a header of its own making, signed by HMAC-SHA256 whatever the header says.
+/// A token with an arbitrary header, signed by HMAC-SHA256 whatever the header says.
 fn forged(header: &Value, secret: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", part(header), part(&claims()));
@@ -151,7 +151,7 @@ fn every_algorithm_makes_the_round_trip_and_is_remembered() {
     }
 }
 
-/// A token is made for the gateway whose configuration is at hand: its names of claims, its audience, its issuer.
+/// A token for a given configuration: its claim names, its audience, its issuer.
 #[test]
 fn what_is_minted_for_a_configuration_verifies_there() {
     let mut jwt = jwt(&[HS256], secrets(&[SECRET]));
@@ -212,7 +212,7 @@ fn the_header_does_not_widen_what_is_configured() {
 fn a_key_serves_only_what_it_is_made_for() {
     let all = [RS256, RS384, PS256, ES256, ES384, EdDSA];
     let token = |pem, algorithm| signed(&private(pem, algorithm), algorithm, Some("k"), &claims());
-    // Each key is asked under an algorithm of another family, by the same `kid`.
+    // Each key is tried under an algorithm of another family, by the same `kid`.
     for (pem, of) in [(RSA, RS256), (P256, ES256), (P384, ES384), (ED_1, EdDSA)] {
         let verifier = with_jwks(&all, &[public(pem, of, Some("k"))]);
         for (other, algorithm) in [(RSA, RS256), (P256, ES256), (P384, ES384), (ED_1, EdDSA)] {
