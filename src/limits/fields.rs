@@ -1,26 +1,27 @@
-//! What clients are told of limits: `RateLimit-Policy` and `RateLimit`, in the form of
+//! The rate limit fields of answers: `RateLimit-Policy` and `RateLimit`, in the form of
 //! draft-ietf-httpapi-ratelimit-headers-11, both lists of structured fields (RFC 9651).
 //!
-//! Pure. `r` requests may be sent at this moment. `t` is chosen so that `r` requests in `t` seconds are no more than the
-//! rate; where `r` is 0, it is the time until the next is let through. The draft asks for such a bound: a client that
-//! spreads what is left over that time stays within the limit, however full its bucket was.
+//! Pure. `r` requests may be sent at this moment. `t` is chosen so that `r` requests in `t` seconds do not
+//! exceed the rate; if `r` is 0, it is the time until the next one is allowed. The draft asks for such a
+//! bound: a client that spreads the remaining requests over that time stays within the limit, however full
+//! its bucket was.
 
 use super::gcra::{Rate, Standing};
 use crate::{config::Limit, name::Name};
 use http::{HeaderName, HeaderValue};
 use std::{fmt::Write as _, time::Duration};
 
-/// What limits there are.
+/// The field with the limits.
 pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// What is left of them.
+/// The field with the remaining requests.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// The type of the problem document that goes with a refusal.
 pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
-/// The longest time that is told, in seconds.
+/// The longest time in the fields, in seconds.
 const LONGEST: u64 = 999_999_999;
 
-/// `"address";q=100;w=60, …`
+/// Formats the policy: `"address";q=100;w=60, …`
 pub fn policy(limits: &[Limit]) -> HeaderValue {
     list(limits.iter(), |text, limit| {
         let window = limit.window.as_secs().clamp(1, LONGEST);
@@ -29,7 +30,7 @@ pub fn policy(limits: &[Limit]) -> HeaderValue {
     })
 }
 
-/// `"address";r=50;t=30, …`
+/// Formats the rest: `"address";r=50;t=30, …`
 pub fn left<'l>(limits: impl Iterator<Item = (&'l Name, Rate, Standing)>) -> HeaderValue {
     list(limits, |text, (name, rate, standing)| {
         let time = window(rate, standing);
@@ -37,7 +38,7 @@ pub fn left<'l>(limits: impl Iterator<Item = (&'l Name, Rate, Standing)>) -> Hea
     })
 }
 
-/// A time in whole seconds: rounded up, at least one.
+/// Converts a time to whole seconds: rounded up, at least one.
 pub fn seconds(time: Duration) -> u64 {
     let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     whole.clamp(1, LONGEST)

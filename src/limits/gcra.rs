@@ -1,45 +1,46 @@
-//! The generic cell rate algorithm (ITU-T I.371): a bucket that leaks, kept as one number.
+//! The generic cell rate algorithm (ITU-T I.371): a leaky bucket, kept as one number.
 //!
-//! Pure. What is kept of a client is the time at which its bucket will be empty. A request pours in one *interval* and
-//! is refused where the bucket can't hold it; time pours out. So that a client who keeps to the rate is never refused, one
-//! who asks for more gets exactly the rate, and nothing has to be done at the turn of a window.
+//! Pure. The state of a client is the time at which its bucket will be empty. A request adds one *interval*
+//! and is refused if the bucket would overflow; the bucket drains with time. So a client within the rate is
+//! never refused, one above it gets exactly the rate, and nothing happens at the boundary of a window.
 //!
 //! Times are nanoseconds on any clock that never goes back; 0 is before all of them.
 
 use std::time::Duration;
 
-/// How many requests in which time, and how many of them at once.
+/// A rate: requests per time, and a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// What one request pours in, in nanoseconds; never 0.
+    /// The amount that one request adds, in nanoseconds; never 0.
     interval: u64,
-    /// What the bucket holds, in nanoseconds.
+    /// The capacity of the bucket, in nanoseconds.
     capacity: u64,
 }
 
-/// What became of a request.
+/// The decision on a request, and the state of the bucket after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it is let through.
+    /// True if the request is allowed.
     pub passed: bool,
-    /// How many more would be let through at this moment.
+    /// The number of further requests that would be allowed at this moment.
     pub remaining: u64,
-    /// How long until one more would be.
+    /// The time until one more would be allowed.
     pub wait: Duration,
-    /// How long until the bucket is empty.
+    /// The time until the bucket is empty.
     pub busy: Duration,
 }
 
 impl Rate {
-    /// `requests` in `window`, at most `burst` of them at once. None of them may be 0; the least interval is 1 ns.
+    /// A rate of `requests` in `window`, at most `burst` of them at once. None of them may be 0; the least
+    /// interval is 1 ns.
     pub fn new(requests: u32, window: Duration, burst: u32) -> Self {
         let window = nanoseconds(window);
         let interval = (window / u64::from(requests.max(1))).max(1);
         Self { interval, capacity: interval.saturating_mul(u64::from(burst.max(1))) }
     }
 
-    /// Decides on one more request at `now` of a client whose bucket is empty at `empty_at`. The second is when it will
-    /// be empty then: the same where the request is refused.
+    /// Decides on one more request at `now` of a client whose bucket is empty at `empty_at`. The second value
+    /// is the time when it will be empty then; unchanged if the request is refused.
     pub fn take(self, empty_at: u64, now: u64) -> (Standing, u64) {
         let busy = self.busy(empty_at, now);
         let poured = busy.saturating_add(self.interval);
@@ -48,22 +49,22 @@ impl Rate {
         (self.standing(passed, busy), now.saturating_add(busy))
     }
 
-    /// Takes a request back that was let through.
+    /// Takes back a request that was allowed.
     pub fn give_back(self, empty_at: u64) -> u64 {
         empty_at.saturating_sub(self.interval)
     }
 
-    /// What is to be said of a bucket that will be empty after `busy`, of whomever filled it.
+    /// The state of a bucket that will be empty after `busy`, for requests of any node.
     pub fn told(self, passed: bool, busy: Duration) -> Standing {
         self.standing(passed, nanoseconds(busy).min(self.capacity))
     }
 
-    /// What one request pours in.
+    /// The amount that one request adds.
     pub fn interval(self) -> Duration {
         Duration::from_nanos(self.interval)
     }
 
-    /// What the bucket holds.
+    /// The capacity of the bucket.
     pub fn capacity(self) -> Duration {
         Duration::from_nanos(self.capacity)
     }
@@ -79,7 +80,7 @@ impl Rate {
         }
     }
 
-    /// How full the bucket is. It never holds more than it can: the rate may have been another one before.
+    /// The content of the bucket, at most its capacity: the rate may have changed.
     fn busy(self, empty_at: u64, now: u64) -> u64 {
         empty_at.saturating_sub(now).min(self.capacity)
     }
@@ -148,7 +149,7 @@ mod tests {
     }
 
     proptest! {
-        /// In any time t no more pass than the burst and t times the rate.
+        /// In any time t, no more requests pass than the burst and t times the rate.
         #[test]
         fn no_more_pass_than_the_rate(
             requests in 1_u32..50, seconds in 1_u64..20, burst in 1_u32..30,
@@ -160,7 +161,7 @@ mod tests {
                 now += pause;
                 let (standing, after) = rate.take(empty_at, now);
                 prop_assert_eq!(standing.passed, after != empty_at || standing.passed);
-                // What is told is true.
+                // The reported values hold.
                 let again = rate.take(after, now + u64::try_from(standing.wait.as_nanos()).unwrap()).0;
                 prop_assert!(again.passed);
                 let ahead = standing.remaining;
@@ -178,7 +179,7 @@ mod tests {
             prop_assert!(passed <= u64::from(burst) + (now - SECOND) / interval);
         }
 
-        /// Whoever keeps to the rate is never refused.
+        /// A client within the rate is never refused.
         #[test]
         fn who_keeps_to_the_rate_passes(requests in 1_u32..50, burst in 1_u32..5, count in 1_usize..100) {
             let rate = rate(requests, 1, burst);

@@ -1,8 +1,9 @@
-//! What is too much: of one request, and of many.
+//! Limits: of one request, and of many.
 //!
-//! [`request`] says what a request may look like. [`rate`] says how many there may be of one client in a time: by the
-//! pure [`gcra`], over a [`table`] of those that have asked of late, whom [`who`] tells apart; [`fields`] is how clients
-//! are told. Nothing here reads a clock or asks the store: whoever orders a request does, and brings the answers back.
+//! [`request`] limits the size and form of a request. [`rate`] limits the requests of one client in a time:
+//! by the pure [`gcra`], over a [`table`] of the clients seen lately, which [`who`] tells apart; [`fields`]
+//! reports the limits to clients. Nothing here reads a clock or calls the store: the caller does, and passes
+//! the results in.
 
 pub mod fields;
 pub mod gcra;

@@ -1,11 +1,11 @@
-//! The limits of a route: what a request takes from each, and what is given back where one refuses.
+//! The rate limits of a route: a request counts against each, and is taken back if one refuses.
 //!
-//! All of a route's limits have to let a request through. Those that go by the address or by a key are asked before a
-//! token is looked at, so that trying tokens is limited too; those that go by the tenant or the user after it.
+//! A request must pass all limits of its route. Those by address or key are checked before a token is
+//! verified, so that guessing tokens is limited too; those by tenant or user after it.
 //!
-//! A limit that is shared is asked on this node first. What a node has let through the store has counted as well, so
-//! that the store would refuse what this node refuses; a flood never gets there. What the store says is learned: a node
-//! that has lost the store goes on from there, by itself.
+//! A shared limit is checked on this node first. The store has counted all requests that this node allowed,
+//! so it would refuse whatever this node refuses; a flood never reaches it. The store's answers update this
+//! node's state: if the store is lost, the node goes on from there by itself.
 
 use super::{
     fields,
@@ -25,14 +25,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Clients that are kept in mind, over all limits together. One costs at most some 70 bytes.
+/// The most clients that are remembered, over all limits together. Each costs at most some 70 bytes.
 const MOST: usize = 1 << 20;
-/// The most and the least of them that one limit has room for.
+/// The most and the fewest clients that one limit has room for.
 const MOST_OF_ONE: usize = 1 << 17;
 const LEAST_OF_ONE: usize = 1 << 12;
 
-/// The state of all limits. Outlives the configuration: a limit of the same name on a route of the same name goes on
-/// with what it knows, also at another rate.
+/// The state of all limits. It outlives the configuration: a limit of the same name on a route of the same
+/// name keeps its state, even at another rate.
 #[derive(Default)]
 pub struct Limiters(Mutex<HashMap<(Name, Name), Weak<Table>>>);
 
@@ -52,42 +52,42 @@ struct Limit {
     most: usize,
 }
 
-/// When a limit is asked.
+/// The stage at which a limit is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Before a token is looked at.
+    /// Before a token is verified.
     Anyone,
-    /// When it is known who asks.
+    /// After the client is identified.
     Identified,
 }
 
-/// What a request took from one limit.
+/// The part of a request that counts against one limit.
 #[derive(Debug, Clone)]
 pub struct Taken {
     index: usize,
     who: Partition,
-    /// What became of it.
+    /// The decision and the bucket's state.
     pub standing: Standing,
 }
 
-/// What the store is asked of a limit.
+/// A shared limit that the store has to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Shared<'l> {
     /// The route that the limit belongs to.
     pub route: &'l Name,
     /// The limit's name on it.
     pub limit: &'l Name,
-    /// Whose bucket.
+    /// The client.
     pub who: Partition,
-    /// How fast it leaks and what it holds.
+    /// The rate.
     pub rate: Rate,
 }
 
 impl Limiters {
-    /// The state of a limit: the one that there is, or a new one.
+    /// The state of a limit: the present one, or a new one.
     fn table(&self, route: &Name, limit: &Name) -> Arc<Table> {
         let mut tables = self.0.lock();
-        // What no configuration names any more is gone.
+        // Drops the state of limits that no configuration has any more.
         tables.retain(|_, table| table.strong_count() > 0);
         let place = tables.entry((route.clone(), limit.clone())).or_default();
         if let Some(table) = place.upgrade() {
@@ -98,7 +98,7 @@ impl Limiters {
         table
     }
 
-    /// The limits of routes, in their order; nothing for a route without any.
+    /// The limits of routes, in their order; `None` for a route without any.
     pub fn of(&self, routes: &[Route]) -> Vec<Option<Limits>> {
         let count: usize = routes.iter().map(|route| route.limits.len()).sum();
         let most = (MOST / count.max(1)).clamp(LEAST_OF_ONE, MOST_OF_ONE);
@@ -129,13 +129,13 @@ impl Limits {
         &self.policy
     }
 
-    /// Whether any of them asks who it is.
+    /// Returns true if any of them needs the client to be identified.
     pub fn asks_who(&self) -> bool {
         self.limits.iter().any(|limit| limit.stage() == Stage::Identified)
     }
 
-    /// One more request, as far as this node knows. What it takes is added to `taken`; where a limit refuses, the
-    /// others are given back what was taken from them. Returns how many clients were driven out of their places.
+    /// Counts one more request on this node. Adds its counts to `taken`; if a limit refuses, the others take
+    /// theirs back. Returns the number of clients that were evicted.
     pub fn take(&self, stage: Stage, who: &Who<'_>, now: u64, taken: &mut Vec<Taken>) -> u64 {
         let mut driven_out = 0;
         for (index, limit) in self.limits.iter().enumerate().filter(|(_, limit)| limit.stage() == stage) {
@@ -149,7 +149,7 @@ impl Limits {
         driven_out
     }
 
-    /// What the store has to be asked, with the places in `taken`: nothing where this node refuses.
+    /// The limits that the store has to check, with their indices in `taken`: empty if this node refuses.
     pub fn shared<'l>(&'l self, stage: Stage, taken: &[Taken]) -> Vec<(usize, Shared<'l>)> {
         if refuses(taken) {
             return Vec::new();
@@ -166,8 +166,8 @@ impl Limits {
         taken.iter().enumerate().filter_map(|(place, t)| Some((place, of_stage(t)?))).collect()
     }
 
-    /// The store has answered: for each place whether its limit lets the request through, and for how long the bucket
-    /// is not empty. Where one does not, it has taken nothing, and nothing is taken here.
+    /// Applies the store's answer: for each index, whether its limit allows the request, and the time until
+    /// the bucket is empty. If one refuses, the store has counted nothing, and nothing is counted here.
     pub fn told(&self, told: &[(usize, bool, Duration)], now: u64, taken: &mut [Taken]) {
         let refused = told.iter().any(|(_, passed, _)| !passed);
         if refused {
@@ -187,12 +187,12 @@ impl Limits {
         taken.iter().filter(|taken| !taken.standing.passed).map(|taken| &self.limits[taken.index].name)
     }
 
-    /// What goes by which: for the metrics.
+    /// The key of the limit, for the metrics.
     pub fn by(&self, taken: &Taken) -> &LimitBy {
         &self.limits[taken.index].by
     }
 
-    /// `RateLimit`: what is left of each limit that was asked, or of those alone that refuse.
+    /// `RateLimit`: the rest of each checked limit, or only of those that refuse.
     pub fn left(&self, taken: &[Taken]) -> HeaderValue {
         let refused = refuses(taken);
         let told = taken.iter().filter(|taken| !(refused && taken.standing.passed));
@@ -220,18 +220,18 @@ impl Limit {
     }
 }
 
-/// Whether any limit refuses.
+/// Returns true if any limit refuses.
 pub fn refuses(taken: &[Taken]) -> bool {
     taken.iter().any(|taken| !taken.standing.passed)
 }
 
-/// How long a client that is refused should wait, in whole seconds, at least one.
+/// The time that a refused client should wait, in whole seconds, at least one.
 pub fn retry_after(taken: &[Taken]) -> u64 {
     let refusing = taken.iter().filter(|taken| !taken.standing.passed);
     refusing.map(|taken| fields::seconds(taken.standing.wait)).max().unwrap_or(1)
 }
 
-/// The nanoseconds of the clock that limits go by. Never 0.
+/// Nanoseconds of the clock for limits. Never 0.
 pub fn nanoseconds(since: Instant, now: Instant) -> u64 {
     let elapsed = now.saturating_duration_since(since).as_nanos();
     u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(1)

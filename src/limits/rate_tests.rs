@@ -1,4 +1,4 @@
-//! What several limits of a route do together.
+//! Tests of several limits on one route.
 
 use super::*;
 use crate::config::{self, Auth, CacheMode, PathPattern};
@@ -36,7 +36,7 @@ fn limits(limiters: &Limiters, limits: Vec<config::Limit>) -> Limits {
     limiters.of(&[route("r", limits)]).remove(0).unwrap()
 }
 
-/// A request, as both stages see it. Returns what it took, and whether it passed.
+/// A request through both stages. Returns its counts, and true if it passed.
 fn ask(limits: &Limits, who: &Who<'_>, now: u64) -> (Vec<Taken>, bool) {
     let mut taken = Vec::new();
     limits.take(Stage::Anyone, who, now, &mut taken);
@@ -69,7 +69,7 @@ fn all_have_to_pass_and_a_refusal_takes_nothing_from_the_others() {
         assert_eq!(limits.refusing(&taken).map(Name::as_str).collect::<Vec<_>>(), ["tenant"]);
         assert_eq!(retry_after(&taken), 30);
     }
-    // Eight are left to the address, of which the tenant's refusals took none.
+    // The address has eight left: the tenant's refusals took none of them.
     let other = |tenant| Who { tenant: Some(tenant), ..who(&headers) };
     for tenant in ["b", "b", "c", "c", "d", "d", "e", "e"] {
         assert!(ask(&limits, &other(tenant), SECOND).1, "{tenant}");
@@ -109,14 +109,14 @@ fn what_the_store_says_counts_here() {
     assert_eq!(wanted.len(), 1);
     assert_eq!((wanted[0].0, wanted[0].1.route.as_str(), wanted[0].1.limit.as_str()), (1, "r", "address"));
     assert!(limits.shared(Stage::Identified, &taken).is_empty());
-    // Other nodes have let four through by now.
+    // Other nodes have allowed four by now.
     limits.told(&[(1, true, Duration::from_secs(50))], SECOND, &mut taken);
     assert_eq!(limits.left(&taken), "\"key\";r=99;t=60, \"address\";r=1;t=10");
     // Without the store this node goes on from there.
     assert!(ask(&limits, &who, SECOND).1);
     let (refused, passed) = ask(&limits, &who, SECOND);
     assert!(!passed && limits.shared(Stage::Anyone, &refused).is_empty());
-    // In ten seconds one would pass here, and the store refuses it: it took nothing, and neither did this node.
+    // In ten seconds one would pass here, and the store refuses it: neither has counted it.
     let now = 11 * SECOND;
     let mut taken = Vec::new();
     limits.take(Stage::Anyone, &who, now, &mut taken);

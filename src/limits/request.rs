@@ -1,7 +1,7 @@
-//! What a request may look like before anything else is asked of it.
+//! Limits on the form and size of a request, checked before anything else.
 //!
-//! Pure. Pingora has parsed the request by now (RFC 9112 framing is its part); these are the gateway's own limits. Of
-//! HTTP/1 a head that is larger has been turned away while it came (see `listen::head`).
+//! Pure. Pingora has parsed the request by now (including RFC 9112 framing); these are the gateway's own
+//! limits. A larger HTTP/1 head has already been refused while it was read (see `listen::head`).
 
 use crate::{authority::is_host, cache::key::count_parameters, telemetry::labels::RejectReason};
 use http::{header, HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -10,9 +10,9 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, Uri, Version};
 pub const LONGEST_TARGET: usize = 16 * 1024;
 /// The most header fields. Pingora reads no more in HTTP/1; in HTTP/2 it counts their bytes alone.
 pub const MOST_FIELDS: usize = 256;
-/// The most bytes of their names and values. In HTTP/2 Pingora goes by the same number (RFC 9113, 6.5.2).
+/// The most bytes of their names and values. In HTTP/2 Pingora uses the same number (RFC 9113, 6.5.2).
 pub const LARGEST_FIELDS: usize = 64 * 1024;
-/// The most bytes of a head that is read before it is known what it says: target, fields, and what separates them.
+/// The most bytes of a head that are read before it is parsed: target, fields, and separators.
 pub const LARGEST_HEAD: usize = LONGEST_TARGET + LARGEST_FIELDS + 8 * MOST_FIELDS;
 /// The most query parameters.
 pub const MOST_PARAMETERS: usize = 1_000;
@@ -20,17 +20,17 @@ pub const MOST_PARAMETERS: usize = 1_000;
 /// Checks a request's target, the size of its header, and `Host`.
 ///
 /// # Errors
-/// The reason for which it is refused.
+/// The reason why it is refused.
 pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
     if path.len() + query.len() > LONGEST_TARGET {
         return Err(RejectReason::UriTooLong);
     }
-    // `*` is about the server (RFC 9112, 3.2.4); with which methods, was checked.
+    // `*` means the server (RFC 9112, 3.2.4); its methods were checked before.
     if !path.starts_with('/') && path != "*" {
         return Err(RejectReason::BadRequest);
     }
-    // No parameters are as many as their separators at least: most requests are through here.
+    // There are at most as many parameters as bytes: this decides most requests.
     if !query.is_empty() && query.len() > MOST_PARAMETERS && count_parameters(query) > MOST_PARAMETERS {
         return Err(RejectReason::TooManyParameters);
     }
@@ -41,7 +41,7 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        // RFC 9112, 3.2: only HTTP/1.1 has to say it; HTTP/2 puts the host into the target.
+        // RFC 9112, 3.2: only HTTP/1.1 requires it; HTTP/2 puts the host into the target.
         (None, None) if version != Version::HTTP_11 => match uri.authority() {
             Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(RejectReason::BadHost),
             _ => Ok(()),

@@ -1,10 +1,11 @@
-//! Those who have asked of late, and how full their buckets are: the state of one limit, on this node.
+//! The clients seen lately and their buckets: the state of one limit, on this node.
 //!
-//! Bounded. An empty bucket is as good as none, so that whoever has not asked for a while costs nothing once its place
-//! is wanted. Where more clients ask at once than there is room for, those go whose buckets are nearest to empty: what
-//! they lose is the least, and a flood of addresses that ask once each drives nobody out who is being held back.
+//! Bounded. An empty bucket needs no entry, so a client that has been quiet for a while costs nothing once
+//! its place is needed. If more clients are active than there is room for, those with the emptiest buckets
+//! are evicted: they lose the least, and a flood of addresses with one request each does not evict a client
+//! that is being held back.
 //!
-//! Told the time; what it means is for [`super::gcra`] to say.
+//! The time is an argument; [`super::gcra`] interprets it.
 
 use super::{
     gcra::{Rate, Standing},
@@ -14,35 +15,35 @@ use ahash::RandomState;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// Locks, so that threads seldom wait for each other.
+/// The number of locks, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
-/// Clients in a shard below which nobody looks for empty buckets.
+/// Clients in a shard below which it is not searched for empty buckets.
 const FEW: usize = 64;
 
 /// The state of one limit.
 pub struct Table {
-    /// Keyed anew with each process: nobody chooses a neighbour.
+    /// Seeded anew in each process, so that no client can choose its shard.
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 struct Shard {
-    /// When each client's bucket is empty.
+    /// The time at which each client's bucket is empty.
     empty_at: HashMap<Partition, u64, RandomState>,
-    /// With so many, empty buckets are looked for.
+    /// The number of clients at which empty buckets are searched for.
     sweep_at: usize,
 }
 
 impl Table {
-    /// A table without anyone.
+    /// An empty table.
     pub fn new() -> Self {
         let hasher = RandomState::new();
         let shard = || Shard { empty_at: HashMap::with_hasher(hasher.clone()), sweep_at: FEW };
         Self { shards: std::array::from_fn(|_| Mutex::new(shard())), hasher }
     }
 
-    /// One more request of a client. Keeps at most `most` clients; how many were let go who still had something in
-    /// their buckets is added to `driven_out`.
+    /// Counts one more request of a client. Keeps at most `most` clients; the number of those evicted with a
+    /// bucket that was not empty is added to `driven_out`.
     pub fn take(&self, who: Partition, rate: Rate, now: u64, most: usize, driven_out: &mut u64) -> Standing {
         let mut shard = self.shard(who).lock();
         if let Some(empty_at) = shard.empty_at.get_mut(&who) {
@@ -56,27 +57,27 @@ impl Table {
         standing
     }
 
-    /// Takes back what [`Table::take`] let through.
+    /// Takes back a request that [`Table::take`] allowed.
     pub fn give_back(&self, who: Partition, rate: Rate) {
         if let Some(empty_at) = self.shard(who).lock().empty_at.get_mut(&who) {
             *empty_at = rate.give_back(*empty_at);
         }
     }
 
-    /// A client's bucket is at least this full: others have seen requests of it too. Of one who is not here nothing is
-    /// learned, so that this never needs room.
+    /// Raises the content of a client's bucket: other nodes have seen requests of it too. An unknown client
+    /// is not added, so that this never needs room.
     pub fn learn(&self, who: Partition, empty_at: u64) {
         if let Some(known) = self.shard(who).lock().empty_at.get_mut(&who) {
             *known = empty_at.max(*known);
         }
     }
 
-    /// How many clients are here.
+    /// The number of clients.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().empty_at.len()).sum()
     }
 
-    /// Whether nobody is here.
+    /// Returns true if there are no clients.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -95,7 +96,7 @@ impl Default for Table {
 }
 
 impl Shard {
-    /// Makes room for one more where there are `most`. Seldom does anything, and then for many at once.
+    /// Makes room for one more if there are `most`. Seldom does anything, and then for many at once.
     fn make_room(&mut self, now: u64, most: usize) -> u64 {
         if self.empty_at.len() < self.sweep_at.min(most) {
             return 0;
@@ -109,7 +110,7 @@ impl Shard {
         driven_out
     }
 
-    /// Lets the eighth go whose buckets are empty first.
+    /// Evicts the eighth of the clients whose buckets are empty first.
     fn drive_out(&mut self, most: usize) -> u64 {
         let mut times: Vec<u64> = self.empty_at.values().copied().collect();
         let surplus = times.len() + 1 - most.min(times.len());
@@ -117,7 +118,7 @@ impl Shard {
         let last = go - 1;
         let latest = *times.select_nth_unstable(last).1;
         let before = self.empty_at.len();
-        // Of those that are empty at the same moment not all need to go.
+        // Of those that are empty at the same moment, not all need to go.
         self.empty_at.retain(|_, empty_at| {
             *empty_at > latest || go == 0 || {
                 go -= 1;
@@ -164,7 +165,7 @@ mod tests {
         assert!(!take(&table, 2, SECOND).0.passed);
         table.learn(who(2), 3 * SECOND);
         assert!(!take(&table, 2, SECOND).0.passed);
-        // Of those who never asked nothing is kept.
+        // An unknown client is not added.
         table.learn(who(3), 6 * SECOND);
         table.give_back(who(3), per_minute(5));
         assert_eq!(table.len(), 2);

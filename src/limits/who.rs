@@ -1,24 +1,25 @@
-//! Whose bucket a request fills: its address, its tenant, its user, or a key that it shows.
+//! The client that a request is counted for: its address, tenant, user, or a key in the request.
 //!
-//! Pure. A client is a number here. Of a tenant, a user or a key that number is a part of a SHA-256, so that no key
-//! stands in memory, in the store or in a log as it was sent. Who shows nothing, or shows the same key twice, counts by
-//! its address: otherwise all of them would share one bucket, or each would have as many as it likes.
+//! Pure. A client is a number here. For a tenant, a user or a key that number is a part of a SHA-256, so that
+//! no key is in memory, in the store or in a log as it was sent. A request without the key, or with the same
+//! key twice, is counted by its address: otherwise all such clients would share one bucket, or each could
+//! have any number of them.
 
 use crate::{address, cache::key::canonical_query, config::LimitBy};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use std::{fmt, net::IpAddr};
 
-/// Who fills a bucket.
+/// The client that a bucket belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Partition(u128);
 
-/// What tells clients apart.
+/// The properties that tell clients apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Who<'r> {
     /// The client's address.
     pub address: IpAddr,
-    /// Its tenant, where a token that verifies names one.
+    /// Its tenant, if a verified token names one.
     pub tenant: Option<&'r str>,
     /// Its user, likewise.
     pub user: Option<&'r str>,
@@ -29,7 +30,7 @@ pub struct Who<'r> {
 }
 
 impl Partition {
-    /// Whose bucket a request fills.
+    /// The client that a request is counted for.
     pub fn of(by: &LimitBy, who: &Who<'_>) -> Self {
         let shown = match by {
             LimitBy::Address => None,
@@ -54,7 +55,7 @@ impl Partition {
         shown.unwrap_or_else(|| Self::of_address(who.address))
     }
 
-    /// As it stands in the name of a key of the store: 32 hexadecimal digits.
+    /// Formats it for the name of a key in the store: 32 hexadecimal digits.
     pub fn digits(self) -> String {
         format!("{:032x}", self.0)
     }
@@ -72,7 +73,7 @@ impl Partition {
         let mut hash = Sha256::new();
         hash.update([kind]);
         for part in parts {
-            // With its length before it no part can pose as another.
+            // With its length before it, no part can pose as another.
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
