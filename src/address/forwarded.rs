@@ -1,13 +1,13 @@
 //! The `Forwarded` field (RFC 7239): `for=192.0.2.60;proto=http;by=203.0.113.43, for="[2001:db8::17]:4711"`.
 //!
-//! Read from its end. Each proxy adds an element there, so that nothing which a client has begun, a quoted text that
-//! never ends say, can swallow what a proxy added after it.
+//! Parsed from the end, where each proxy appends its element: nothing that a client has written, such as an
+//! unclosed quote, can swallow what a proxy appended.
 
 use super::{host, scheme, text, Scheme};
 use http::{header, HeaderMap};
 use std::borrow::Cow;
 
-/// One element: what one proxy says.
+/// One element, written by one proxy.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Element<'h> {
     node: Option<Cow<'h, str>>,
@@ -16,22 +16,22 @@ pub(super) struct Element<'h> {
 }
 
 impl<'h> Element<'h> {
-    /// From whom the proxy got the request.
+    /// `for`: the node that the proxy received the request from.
     pub(super) fn node(self) -> Option<Cow<'h, str>> {
         self.node
     }
 
-    /// How the proxy got it.
+    /// `proto`: the scheme of the request that the proxy received.
     pub(super) fn proto(&self) -> Option<Scheme> {
         scheme(self.proto.as_deref()?)
     }
 
-    /// For which host.
+    /// `host`: the host of that request.
     pub(super) fn host(&self) -> Option<Box<str>> {
         host(self.host.as_deref()?)
     }
 
-    /// Reads `name=value;name=value`; nothing where it is not well-formed, or names one twice.
+    /// Parses `name=value;name=value`; `None` if it is malformed, or has a name twice.
     fn read(text: &'h str) -> Option<Self> {
         let mut element = Self::default();
         let pairs = Split::new(text.as_bytes(), b';').map(self::text);
@@ -53,7 +53,7 @@ impl<'h> Element<'h> {
     }
 }
 
-/// The elements of all lines, the last first; nothing for one that can't be read.
+/// The elements of all lines, the last first; `None` for a malformed one.
 pub(super) fn from_the_end(headers: &HeaderMap) -> impl Iterator<Item = Option<Element<'_>>> {
     let lines = headers.get_all(header::FORWARDED).iter().rev();
     let elements = lines.flat_map(|line| Split::new(line.as_bytes(), b','));
@@ -93,7 +93,7 @@ impl<'h> Iterator for Split<'h> {
     }
 }
 
-/// Whether what comes next is escaped: an odd number of backslashes stands before it.
+/// Returns true if the next byte is escaped: an odd number of backslashes precedes it.
 fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
 }
@@ -101,7 +101,7 @@ fn is_escaped(before: &[u8]) -> bool {
 /// A value, without its quotes and escapes.
 fn value_of(text: &str) -> Option<Cow<'_, str>> {
     let Some(open) = text.strip_prefix('"') else {
-        // Strictly only a token. An address with a port or brackets is common without the quotes it needs.
+        // Strictly only a token. Addresses with a port or brackets are common without the required quotes.
         let common = |b: u8| is_token_byte(b) || matches!(b, b':' | b'[' | b']');
         return (!text.is_empty() && text.bytes().all(common)).then(|| text.into());
     };

@@ -1,13 +1,15 @@
-//! Whose request it is: the client's address, its scheme and its host, from the peer and from what trusted proxies say.
+//! The client of a request: its address, scheme and host, from the peer and from the fields of trusted
+//! proxies.
 //!
-//! Pure. A proxy names in `X-Forwarded-For` (or in `Forwarded`, RFC 7239) whom it got a request from. Such a word is
-//! worth as much as the one who gives it: the way is walked from the peer outwards for as long as each hop is one of
-//! `server.trusted_proxies`, and the first that is not is the client. What stands beyond it the client may have written
-//! itself. Of a peer that is not trusted no field is read at all.
+//! Pure. A proxy adds the address that it received a request from to `X-Forwarded-For` (or to `Forwarded`,
+//! RFC 7239). An entry is only as trustworthy as the proxy that wrote it: the list is read from right to
+//! left, from the peer outwards, as long as each hop is one of `server.trusted_proxies`; the first address
+//! that isn't is the client. Entries beyond it may have been written by the client itself. If the peer is not
+//! trusted, no field is read at all.
 //!
-//! One field decides. `X-Forwarded-For` wins over `Forwarded`, and both over `X-Real-IP`: nearly every proxy writes the
-//! first and passes the second on as the client sent it. A hop that gives no address (`unknown`, an obfuscated
-//! identifier, nonsense) ends the way: the request is then the one's who told so.
+//! One field decides. `X-Forwarded-For` wins over `Forwarded`, and both over `X-Real-IP`: nearly every proxy
+//! writes the first and forwards the second as the client sent it. An entry that is no address (`unknown`, an
+//! obfuscated identifier, a malformed one) ends the walk: the proxy that wrote it counts as the client.
 
 mod forwarded;
 mod node;
@@ -27,7 +29,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Whose fields are believed.
+/// The proxies whose fields are trusted.
 #[derive(Debug, Clone, Default)]
 pub struct Trusted(Vec<IpNet>);
 
@@ -37,13 +39,13 @@ impl Trusted {
         Self(networks.iter().map(|network| canonical(*network)).collect())
     }
 
-    /// Whether an address lies within one of the networks. Expects it in its canonical form.
+    /// Returns true if an address, in its canonical form, lies within one of the networks.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 }
 
-/// IPv4 networks that are written as IPv6 ones, as the addresses they are compared with.
+/// Converts IPv4-mapped IPv6 networks to IPv4, the form of the addresses that they are compared with.
 fn canonical(network: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let IpNet::V6(v6) = network else { return network };
@@ -51,32 +53,33 @@ fn canonical(network: IpNet) -> IpNet {
     narrowed.and_then(|(prefix, address)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
 }
 
-/// Whose request it is.
+/// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// The client's address, in its canonical form.
     pub address: IpAddr,
-    /// How the client sent the request: to the outermost proxy that is believed, or to the gateway.
+    /// The scheme of the client's request to the outermost trusted proxy, or to the gateway.
     pub scheme: Scheme,
-    /// The host that the client named, where a trusted proxy tells. Made of the characters of a host and a port, and
-    /// nothing else is known of it.
+    /// The host that the client named, if a trusted proxy reports it. Checked to have the syntax of a host
+    /// and a port, and nothing else.
     pub host: Option<Box<str>>,
-    /// The trusted proxies between the client and the gateway, the peer last; none where the peer is the client.
+    /// The trusted proxies between the client and the gateway, the peer last; empty if the peer is the
+    /// client.
     pub proxies: Vec<IpAddr>,
 }
 
 impl Client {
-    /// Whoever is at the other end of the connection, which is of this scheme.
+    /// The peer as the client, over a connection of this scheme.
     pub fn peer(address: IpAddr, scheme: Scheme) -> Self {
         Self { address: address.to_canonical(), scheme, host: None, proxies: Vec::new() }
     }
 
-    /// Where nothing is known of the other end.
+    /// A client of unknown address.
     pub fn unknown() -> Self {
         Self::peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Scheme::Http)
     }
 
-    /// Whose request it is that `peer` sent with these headers, over a connection of this scheme.
+    /// The client of a request that `peer` sent with these headers, over a connection of this scheme.
     pub fn of(peer: IpAddr, scheme: Scheme, headers: &HeaderMap, trusted: &Trusted) -> Self {
         let peer = Self::peer(peer, scheme);
         if !trusted.contains(peer.address) {
@@ -86,7 +89,7 @@ impl Client {
         let (mut client, mut speakers) = (peer, 0);
         for hop in said.hops() {
             speakers += 1;
-            // Whoever does not say from whom it came answers for it.
+            // A proxy that does not name the address before it counts as the client.
             let Some(address) = hop else { break };
             client.proxies.push(std::mem::replace(&mut client.address, address));
             if !trusted.contains(address) {
@@ -100,7 +103,8 @@ impl Client {
         client
     }
 
-    /// Writes the value of `X-Forwarded-For` for an origin: the client, then the proxies in the order of the way.
+    /// Writes the value of `X-Forwarded-For` for an origin: the client, then the proxies from the outermost
+    /// to the peer.
     pub fn write_forwarded_for(&self, text: &mut String) {
         write(text, self.address);
         for proxy in &self.proxies {
@@ -109,8 +113,8 @@ impl Client {
         }
     }
 
-    /// Writes the value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first tells how and for
-    /// which host the client asked.
+    /// Writes the value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first has the
+    /// scheme and the host of the client's request.
     pub fn write_forwarded(&self, host: Option<&str>, text: &mut String) {
         push_node(text, self.address);
         [";proto=", self.scheme.as_str()].iter().for_each(|part| text.push_str(part));
@@ -124,7 +128,7 @@ impl Client {
     }
 }
 
-/// RFC 7239, 6: an IPv6 address stands in brackets and quotes.
+/// Appends a node: an IPv6 address is in brackets and quotes (RFC 7239, 6).
 fn push_node(text: &mut String, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -143,7 +147,8 @@ pub fn write(text: &mut String, address: IpAddr) {
     }
 }
 
-/// As its `Display` writes it, without the machinery of formats: every proxied request tells an address three times.
+/// Appends an IPv4 address like its `Display`, but faster: every proxied request writes an address three
+/// times.
 fn push_v4(text: &mut String, address: Ipv4Addr) {
     for (place, octet) in address.octets().into_iter().enumerate() {
         if place > 0 {
@@ -168,7 +173,7 @@ fn append(text: &mut String, what: fmt::Arguments<'_>) {
     text.write_fmt(what).unwrap_or_default();
 }
 
-/// The network that one customer of a provider has: an IPv4 address, or the first half of an IPv6 one.
+/// The network of one customer of a provider: an IPv4 address, or the first half of an IPv6 one.
 pub fn network(address: IpAddr) -> IpAddr {
     const CUSTOMER: u128 = !0 << 64;
     match address {
@@ -184,7 +189,7 @@ enum Said<'h> {
     RealIp(&'h HeaderMap),
 }
 
-/// What the proxies say of the request besides the client's address.
+/// The scheme and the host of the request according to the proxies.
 #[derive(Default)]
 struct Told {
     scheme: Option<Scheme>,
@@ -202,7 +207,8 @@ impl<'h> Said<'h> {
         }
     }
 
-    /// Whom each hop got the request from, the nearest hop's word first; nothing for a word that is no address.
+    /// The addresses that the hops received the request from, the nearest hop's entry first; `None` for an
+    /// entry that is no address.
     fn hops(&self) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'h> {
         match self {
             Self::For(headers) => Box::new(from_the_end(headers, &FORWARDED_FOR).map(node::address)),
@@ -212,7 +218,7 @@ impl<'h> Said<'h> {
                     elements.map(|element| element.and_then(|e| e.node()).and_then(|n| node::address(&n))),
                 )
             }
-            // It names the client and no way: one line, and no list.
+            // It holds the client alone: one line, and no list.
             Self::RealIp(headers) => {
                 let last = headers.get_all(REAL_IP).iter().next_back();
                 Box::new(last.map(|value| value.to_str().ok().and_then(node::address)).into_iter())
@@ -220,8 +226,8 @@ impl<'h> Said<'h> {
         }
     }
 
-    /// What the outermost of so many believed speakers says of the request. A list may be shorter than the way: many
-    /// proxies replace these two instead of adding to them.
+    /// The scheme and the host from the outermost of this number of trusted hops. A list may be shorter than
+    /// that: many proxies replace these two fields instead of appending to them.
     fn told(&self, headers: &HeaderMap, speakers: usize) -> Told {
         let hop = speakers.max(1);
         let mut told = match self {
@@ -241,13 +247,13 @@ impl<'h> Said<'h> {
     }
 }
 
-/// The member of a list that the hop of this number (from 1, the nearest) wrote, or the outermost there is.
+/// The member of a list that the hop of this number (from 1, the nearest) wrote, or the outermost one.
 fn at_hop<'h>(headers: &'h HeaderMap, name: &HeaderName, hop: usize) -> Option<&'h str> {
     from_the_end(headers, name).take(hop).last()
 }
 
-/// The members of a comma-separated list on any number of lines, the last first. What is no text is a member that means
-/// nothing, and no harm to those beside it.
+/// The members of a comma-separated list on any number of lines, the last first. One that is no text becomes
+/// a member without meaning, and does not affect those beside it.
 fn from_the_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
@@ -263,7 +269,7 @@ fn scheme(word: &str) -> Option<Scheme> {
     [Scheme::Http, Scheme::Https].into_iter().find(named)
 }
 
-/// A host that a proxy tells: what is none is not believed, and the root's dot is taken off as of `Host`.
+/// A host from a proxy's field: `None` if it is malformed; the root's dot is removed as for `Host`.
 fn host(text: &str) -> Option<Box<str>> {
     let named = || authority::without_root_dot(text).map_or(text.into(), String::into_boxed_str);
     authority::is_host(text.as_bytes()).then(named)

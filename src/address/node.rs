@@ -1,9 +1,10 @@
-//! One hop as a proxy writes it: an address, with or without a port, or a word that hides it (RFC 7239, 6).
+//! One hop as a proxy writes it: an address, with or without a port, or an identifier that hides it (RFC
+//! 7239, 6).
 
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The address of a node, in its canonical form: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`,
-/// `[2001:db8::1]:80`. Nothing for `unknown`, for an obfuscated identifier (`_hidden`) and for nonsense.
+/// `[2001:db8::1]:80`. `None` for `unknown`, an obfuscated identifier (`_hidden`) or a malformed node.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     if let Some(inside) = text.strip_prefix('[') {
         let (address, rest) = inside.split_once(']')?;
@@ -14,7 +15,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
         return address.parse::<Ipv6Addr>().ok().map(|address| IpAddr::V6(address).to_canonical());
     }
     let address = match text.split_once(':') {
-        // With a single colon it stands before a port; an IPv6 address has two at least.
+        // A single colon precedes a port; an IPv6 address has at least two.
         Some((address, port)) if !port.contains(':') => Some(address).filter(|_| is_port(port))?,
         _ => text,
     };

@@ -1,4 +1,4 @@
-//! Ways, and those who lie about them.
+//! Tests of forwarding fields, true and forged.
 
 use super::*;
 use http::HeaderValue;
@@ -47,7 +47,7 @@ fn from(peer: &str, fields: &[(&str, &str)]) -> Client {
     Client::of(address(peer), Scheme::Http, &headers(fields), &trusted())
 }
 
-/// The client and the proxies, as an origin is told.
+/// The client and the proxies, in the form that an origin gets.
 fn way(peer: &str, fields: &[(&str, &str)]) -> String {
     forwarded_for(&from(peer, fields))
 }
@@ -102,7 +102,7 @@ fn one_field_decides() {
     assert_eq!(way("10.0.0.1", &[real]), "3.3.3.3, 10.0.0.1");
     assert_eq!(way("10.0.0.1", &[]), "10.0.0.1");
     assert_eq!(way("10.0.0.1", &[("x-real-ip", "3.3.3.3, 4.4.4.4")]), "10.0.0.1");
-    // What was there decides even where it says nothing.
+    // A field that is present decides, even without an address.
     assert_eq!(way("10.0.0.1", &[("x-forwarded-for", "unknown"), forwarded]), "10.0.0.1");
 }
 
@@ -177,7 +177,7 @@ fn any_fields() -> impl Strategy<Value = Vec<(&'static str, Vec<u8>)>> {
 fn sent(fields: &[(&str, Vec<u8>)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        // What can't be a header's value never gets here.
+        // A value that is not allowed in a header never gets here.
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(name.parse::<HeaderName>().unwrap(), value);
         }
