@@ -1,9 +1,9 @@
-//! Signed events: `POST /internal/events/<name>` moves versions.
+//! Signed events: `POST /internal/events/<name>` bumps versions.
 //!
-//! The scheme is Standard Webhooks (see [`signature`]). An event is remembered by its id only after its bumps are
-//! recorded: a sender that was told 503, or nothing, sends it again, and at worst a version moves twice. An event
-//! that was taken before changes nothing, and of those that come at once with one id one acts: the others wait for what
-//! becomes of it, on this node and on all.
+//! The scheme is Standard Webhooks (see [`signature`]). An event's id is remembered only after its bumps are
+//! recorded: a sender that got a 503, or no answer, sends it again, and at worst a version is bumped twice. A
+//! repeated event changes nothing. Of concurrent events with one id one is processed; the others wait for its
+//! result, on this node and on all.
 
 mod replay;
 pub mod signature;
@@ -28,22 +28,23 @@ use std::{
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long an id is remembered: twice the tolerance of an event's timestamp.
+/// The time for which an id is remembered: twice the tolerance of an event's timestamp.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// The time for which an event waits for the end of the same one: senders give up after 15 s and more.
+/// The time for which an event waits for a concurrent one with the same id: senders give up after 15 s and
+/// more.
 const WAIT: Duration = Duration::from_secs(10);
-/// The interval at which it is asked what has become of it on another node.
+/// The interval at which the store is asked for the result of another node.
 const LOOK: Duration = Duration::from_millis(25);
 
 /// One `[[event]]`.
 pub struct Endpoint {
-    /// What the configuration says.
+    /// The configuration of the event.
     pub settings: config::Event,
     keys: Vec<SigningKey>,
     bucket: Arc<Mutex<Bucket>>,
 }
 
-/// Tokens, and when they were counted.
+/// The tokens of a rate limit, and the time when they were counted.
 struct Bucket {
     tokens: f64,
     counted: Instant,
@@ -57,12 +58,12 @@ pub struct Events {
     cache: Arc<Cache>,
 }
 
-/// Why an event is not the caller's to act on.
+/// The reason why the caller must not process an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untaken {
-    /// Its sender has not signed it.
+    /// The signature is missing or wrong.
     Unsigned(SignatureError),
-    /// This has become of it.
+    /// The event was already processed, or failed: its result.
     Ended(EventResult),
 }
 
@@ -79,10 +80,11 @@ impl From<EventResult> for Untaken {
 }
 
 impl Events {
-    /// The endpoints of a configuration. What the one before knows of events, and of who has sent many, goes on.
+    /// The endpoints of a configuration. The ids that the previous one remembers, and its rate limits, are
+    /// kept.
     ///
     /// # Errors
-    /// If a secret says that it is base64 and isn't.
+    /// If a secret is marked as base64 and isn't.
     pub fn new(
         events: &[config::Event],
         cache: Arc<Cache>,
@@ -108,11 +110,11 @@ impl Events {
         self.by_path.get(path).map(|i| &self.endpoints[*i])
     }
 
-    /// Takes an event: checks it and moves the versions. The caller has it remembered with [`EventClaim::remember`] when
-    /// nothing can fail any more. Where the same event is under way, its end is waited for.
+    /// Takes an event: checks it and bumps the versions. The caller calls [`EventClaim::remember`] once
+    /// nothing can fail any more. Waits for a concurrent event with the same id.
     ///
     /// # Errors
-    /// What becomes of an event that is not the caller's to act on.
+    /// The reason why the caller must not process the event.
     pub async fn take(
         &self,
         endpoint: &Endpoint,
@@ -120,7 +122,7 @@ impl Events {
         body: &[u8],
     ) -> Result<EventClaim, Untaken> {
         verify(endpoint, headers, body, wall_ms()).inspect_err(|error| complain(endpoint, error))?;
-        // Counted only now: whoever can't sign can't use up what those who can are allowed.
+        // Counted after the signature is checked: senders without a key can't use up the rate of the others.
         if !endpoint.admits(Instant::now()) {
             return Err(EventResult::RateLimited.into());
         }
@@ -131,7 +133,7 @@ impl Events {
         if claimed.as_ref().is_err_and(|why| *why != EventResult::StoreDown) {
             return Ok(claimed?);
         }
-        // Where the store can't tell whether it is new, moving on is harmless; saying that it is done is not.
+        // If the store can't tell whether the event is new, bumping is harmless; reporting it as done is not.
         match (self.bump_all(endpoint, &tenant).await, claimed) {
             (true, claimed) => Ok(claimed?),
             (false, Ok(claim)) => {
@@ -142,10 +144,10 @@ impl Events {
         }
     }
 
-    /// Waits until nobody else is at work on an event, and claims it.
+    /// Waits until no other request processes the event, and claims it.
     ///
     /// # Errors
-    /// If it was taken before, or the store can't tell.
+    /// If it was processed before, or the store can't tell.
     async fn claim(&self, id: EventId) -> Result<EventClaim, EventResult> {
         let turn = self.seen.turn(&id).await;
         if self.seen.knows(&id, now_ms()) {
@@ -155,7 +157,7 @@ impl Events {
             EventClaim { id, cache: self.cache.clone(), seen: self.seen.clone(), _turn: turn, held: None };
         let Some(redis) = self.cache.redis() else { return Ok(claim) };
         let token = format!("{:032x}", rand::random::<u128>());
-        // Before the store is asked: where the answer to it is lost, the claim is given back all the same.
+        // Before the store is called: if its answer is lost, the claim is released all the same.
         claim.hold(token.clone());
         let EventId { endpoint, id } = claim.id.clone();
         loop {
@@ -168,7 +170,7 @@ impl Events {
         }
     }
 
-    /// Whether all bumps were recorded. All are tried, whatever becomes of the first.
+    /// Bumps all namespaces of the event, even if one fails. Returns true if all bumps were recorded.
     async fn bump_all(&self, endpoint: &Endpoint, tenant: &Tenant) -> bool {
         let mut recorded = true;
         for namespace in &endpoint.settings.bump {
@@ -181,18 +183,18 @@ impl Events {
     }
 }
 
-/// An event that is the holder's to act on. Once this is dropped it is the next one's who has sent it.
+/// The right to process an event. When it is dropped, a waiting request with the same id gets it.
 pub struct EventClaim {
     id: EventId,
     cache: Arc<Cache>,
     seen: Arc<SeenEvents>,
     _turn: Turn,
-    /// What other nodes are told by: the token, and who renews it.
+    /// The claim in the store: its token, and the task that renews it.
     held: Option<(String, AbortOnDropHandle<()>)>,
 }
 
 impl EventClaim {
-    /// Has a token renewed for as long as the claim lasts.
+    /// Renews a token for as long as the claim lasts.
     fn hold(&mut self, token: String) {
         let Some(redis) = self.cache.redis().cloned() else { return };
         let (EventId { endpoint, id }, renewed) = (self.id.clone(), token.clone());
@@ -200,10 +202,10 @@ impl EventClaim {
         self.held = Some((token, AbortOnDropHandle::new(renewing)));
     }
 
-    /// Remembers the event, so that it changes nothing when it comes again.
+    /// Remembers the event, so that it changes nothing when it is sent again.
     pub async fn remember(mut self) -> EventResult {
         let keep_ms = REMEMBER.as_secs() * 1_000;
-        // Here in any case: the sender of what the store did not take sends it again.
+        // On this node in any case: if the store did not take it, its sender sends it again.
         self.seen.remember(self.id.clone(), now_ms(), keep_ms);
         let Some(redis) = self.cache.redis() else { return EventResult::Accepted };
         match redis.remember_event(&self.id.endpoint, &self.id.id, REMEMBER).await {
@@ -215,7 +217,7 @@ impl EventClaim {
         }
     }
 
-    /// Leaves the event to who sends it again.
+    /// Releases the claim for the sender's next attempt.
     pub async fn release(mut self) {
         if let (Some((token, _)), Some(redis)) = (self.held.take(), self.cache.redis()) {
             redis.release_event(&self.id.endpoint, &self.id.id, &token).await;
@@ -224,7 +226,7 @@ impl EventClaim {
 }
 
 impl Drop for EventClaim {
-    /// Who has gone, or has panicked, leaves it to others as well.
+    /// Releases the claim as well if the request was dropped or panicked.
     fn drop(&mut self) {
         let (Some((token, _)), Some(redis)) = (self.held.take(), self.cache.redis().cloned()) else { return };
         let EventId { endpoint, id } = self.id.clone();
@@ -234,7 +236,7 @@ impl Drop for EventClaim {
     }
 }
 
-/// Tells the log which check an event failed.
+/// Logs the check that an event failed.
 fn complain(endpoint: &Endpoint, error: &dyn std::fmt::Display) {
     tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
 }
@@ -243,7 +245,8 @@ fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
-/// Verifies an event by its fields. Of two lines of one of them the origin could read the one that was not signed.
+/// Verifies an event by its fields. A repeated field is refused: an origin could read the line that was not
+/// signed.
 ///
 /// # Errors
 /// The first check that it fails.
@@ -256,7 +259,7 @@ fn verify(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8], wall_ms: u64) -
     signature::verify(&endpoint.keys, id, timestamp, signatures, body, wall_ms / 1_000)
 }
 
-/// Whose versions an event moves: the `tenant` of its JSON object, `public` where it names none.
+/// The tenant whose versions an event bumps: `tenant` of its JSON object, or `public` without one.
 fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
     let object: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|_| EventResult::BadBody)?;
     match object.get("tenant") {
@@ -267,7 +270,7 @@ fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
 }
 
 impl Endpoint {
-    /// Whether one more event is taken now.
+    /// Returns true if the rate allows one more event now.
     fn admits(&self, now: Instant) -> bool {
         let mut bucket = self.bucket.lock();
         let elapsed = now.saturating_duration_since(bucket.counted).as_secs_f64();

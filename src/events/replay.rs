@@ -1,6 +1,6 @@
-//! Events that are under way, and those that were taken, so that each of them acts once.
+//! Events that are being processed, and those that were, so that each takes effect once.
 //!
-//! The knowledge of this node by itself; what other nodes have taken is asked of the store. It outlives a reload.
+//! The state of this node; the store holds that of other nodes. It outlives a reload.
 
 use parking_lot::Mutex;
 use std::{
@@ -9,31 +9,31 @@ use std::{
 };
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 
-/// Events that are remembered here; beyond, the oldest go first.
+/// The most events that are remembered here; the oldest are dropped first.
 const MOST: usize = 100_000;
 
-/// An event at an endpoint: a message may go to several endpoints under one id.
+/// An event at an endpoint: a message may be sent to several endpoints under one id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct EventId {
     pub(super) endpoint: String,
     pub(super) id: String,
 }
 
-/// What this node knows of events.
+/// The events that this node knows.
 #[derive(Default)]
 pub(super) struct SeenEvents(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
     under_way: HashMap<EventId, Arc<Gate<()>>>,
-    /// Until when each is remembered, in milliseconds by the clock that never goes back.
+    /// The time until which each is remembered, in milliseconds by the monotonic clock of [`crate::clock`].
     taken: HashMap<EventId, u64>,
     /// The oldest first.
     order: VecDeque<EventId>,
 }
 
 impl SeenEvents {
-    /// Waits until the same event is not under way here any more.
+    /// Waits until no other request processes the same event on this node.
     pub(super) async fn turn(self: &Arc<Self>, id: &EventId) -> Turn {
         let gate = self.0.lock().under_way.entry(id.clone()).or_default().clone();
         let mut turn = Turn { seen: self.clone(), id: id.clone(), gate: Some(gate.clone()), guard: None };
@@ -41,7 +41,7 @@ impl SeenEvents {
         turn
     }
 
-    /// Returns whether an event was taken before.
+    /// Returns true if an event was processed before.
     pub(super) fn knows(&self, id: &EventId, now_ms: u64) -> bool {
         self.0.lock().taken.get(id).is_some_and(|until| *until > now_ms)
     }
@@ -50,7 +50,7 @@ impl SeenEvents {
     pub(super) fn remember(&self, id: EventId, now_ms: u64, keep_ms: u64) {
         let mut table = self.0.lock();
         let Table { taken, order, .. } = &mut *table;
-        // All are remembered for the same time: the oldest is the first that is over.
+        // All are remembered for the same time: the oldest expires first.
         while let Some(oldest) = order.front() {
             let over = taken.get(oldest).is_none_or(|until| *until <= now_ms);
             if !over && taken.len() < MOST {
@@ -65,7 +65,7 @@ impl SeenEvents {
     }
 }
 
-/// The right to act on an event; the next one that waits for it has it once this is dropped.
+/// The right to process an event; the next waiting request gets it when this is dropped.
 pub(super) struct Turn {
     seen: Arc<SeenEvents>,
     id: EventId,
@@ -78,7 +78,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut table = self.seen.0.lock();
         drop((self.guard.take(), self.gate.take()));
-        // Nobody else waits, and nobody can begin to: that takes the table.
+        // No other request waits, and none can begin to: that needs the lock of the table.
         if table.under_way.get(&self.id).is_some_and(|gate| Arc::strong_count(gate) == 1) {
             table.under_way.remove(&self.id);
         }

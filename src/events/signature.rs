@@ -1,7 +1,8 @@
-//! The signature of an event: the Standard Webhooks scheme, version `v1` (HMAC-SHA256 over `id.timestamp.body`).
+//! The signature of an event: the Standard Webhooks scheme, version `v1` (HMAC-SHA256 over
+//! `id.timestamp.body`).
 //!
-//! Pure: decides whether an event was signed with one of our secrets within five minutes of `now`. It doesn't know
-//! which ids were seen before; a replay within the tolerance is for its caller to notice, by the id.
+//! Pure: decides if an event was signed with one of the configured secrets within five minutes of `now`. It
+//! keeps no ids: the caller has to detect a replay within the tolerance, by the id.
 
 use crate::config::Secret;
 use base64::{
@@ -14,26 +15,26 @@ use sha2::Sha256;
 use std::fmt;
 use subtle::ConstantTimeEq;
 
-/// How far a timestamp may be from `now`, either way, in seconds.
+/// The largest difference between a timestamp and `now`, either way, in seconds.
 pub const TOLERANCE: u64 = 300;
 /// The longest id, in bytes.
 pub const MAX_ID: usize = 256;
 
-/// The mark of a secret that is written in base64.
+/// The prefix of a secret in base64.
 const ENCODED: &[u8] = b"whsec_";
-/// The mark of the signatures that this file understands.
+/// The prefix of the supported signatures.
 const VERSION: &str = "v1,";
-/// Secrets are copied by hand, and their padding gets lost on the way.
+/// Accepts base64 without padding: secrets are copied by hand, and it gets lost.
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Declares why an event is not accepted: each reason with the word of access records and `Cache-Status`, and the text
-/// for people.
+/// Declares the reasons why an event is refused: each with the word of access records and `Cache-Status`, and
+/// the text for people.
 macro_rules! signature_errors {
     ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
-        /// Why an event is not accepted.
+        /// The reason why an event is refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
         pub enum SignatureError {
             $($(#[$doc])* #[error($text)] $name,)*
@@ -63,7 +64,7 @@ macro_rules! signature_errors {
 signature_errors! {
     /// There is no id.
     NoId => "webhook_no_id", "webhook-id is missing";
-    /// One of the fields stands there twice: for the caller to notice, who has them.
+    /// One of the fields is repeated: only the caller, which has the fields, can find that.
     Repeated => "webhook_repeated", "webhook-id, webhook-timestamp and webhook-signature may stand there once each";
     /// The id is longer than [`MAX_ID`], or holds a `.` or anything but visible ASCII.
     Id => "webhook_id", "webhook-id must be 1 to 256 visible ASCII characters other than '.'";
@@ -79,22 +80,22 @@ signature_errors! {
     NoSignature => "webhook_no_signature", "webhook-signature is missing";
     /// No `v1` signature that can be decoded.
     Version => "webhook_version", "webhook-signature has no v1 signature in base64";
-    /// None of the signatures is from one of our secrets.
+    /// None of the signatures is from one of the configured secrets.
     Mismatch => "webhook_signature", "webhook-signature does not verify";
 }
 
-/// Why a secret can't sign.
+/// The reason why a secret can't sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// What follows `whsec_` is not base64.
+    /// The text after `whsec_` is not base64.
     #[error("what follows whsec_ is not base64")]
     Encoding,
-    /// Not one byte of secret.
+    /// The secret is empty.
     #[error("the secret is empty")]
     Empty,
 }
 
-/// A secret, decoded and ready to sign. Its `Debug` shows nothing of it.
+/// A secret, decoded and ready to sign. Its `Debug` hides it.
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 
@@ -105,10 +106,10 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// `whsec_<base64>` is decoded, anything else taken as it is.
+    /// Makes a key of a secret: `whsec_<base64>` is decoded, any other text is used as it is.
     ///
     /// # Errors
-    /// When the base64 is bad or nothing is left.
+    /// If the base64 is malformed or the secret is empty.
     pub fn new(secret: &Secret) -> Result<Self, SecretError> {
         let bytes = match secret.reveal().strip_prefix(ENCODED) {
             Some(encoded) => FORGIVING.decode(encoded).map_err(|_| SecretError::Encoding)?,
@@ -130,8 +131,8 @@ impl SigningKey {
     }
 }
 
-/// Whether one of the `signatures` (the text of `webhook-signature`: several may stand there, separated by spaces)
-/// is from one of the keys, and `timestamp` is within [`TOLERANCE`] of `now_unix` (seconds).
+/// Checks that one of the `signatures` (the text of `webhook-signature`, separated by spaces) is from one of
+/// the keys, and that `timestamp` is within [`TOLERANCE`] of `now_unix` (seconds).
 ///
 /// # Errors
 /// The first reason found, in the order: id, timestamp, signatures.
