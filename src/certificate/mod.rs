@@ -1,8 +1,7 @@
-//! Certificates as PEM files hold them: for which names one speaks, until when, whether its key belongs to it, and
-//! whose subject it names.
+//! Certificates in PEM files: their names, validity, keys and subjects.
 //!
-//! Reads files and judges what is in them; decides nothing about connections, and never shows a key. A certificate is
-//! not verified against any authority: that is for clients to do (RFC 5280). Keys are PKCS#8, PKCS#1 or SEC1.
+//! Reads and checks files; makes no decisions about connections, and never shows a key. A certificate is not
+//! verified against an authority: clients do that (RFC 5280). Keys are PKCS#8, PKCS#1 or SEC1.
 
 mod subject;
 
@@ -21,7 +20,7 @@ use std::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-/// A file of certificates or of a key is not larger than this, in bytes.
+/// The largest size of a file of certificates or of a key, in bytes.
 const LARGEST: u64 = 1 << 20;
 
 /// The cryptography of every listener: aws-lc-rs, with the post-quantum key exchange first.
@@ -31,37 +30,37 @@ pub fn provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }
 
-/// Makes it the cryptography of everything in this process that doesn't choose for itself (Redis, origins). Whoever
-/// comes second finds it done.
+/// Makes it the default of the process, for code that doesn't choose for itself (Redis, origins). Later calls
+/// have no effect.
 pub fn provide() {
     aws_lc_rs::default_provider().install_default().unwrap_or_default();
 }
 
-/// Where a certificate is.
+/// The paths of a certificate's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate and those between it and its authority, in this order.
+    /// The certificate and its intermediates, in this order.
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// What its authority says of it: an OCSP response in DER.
+    /// The OCSP response of its authority, in DER.
     pub ocsp: Option<PathBuf>,
 }
 
-/// A certificate that can be shown to clients.
+/// A certificate that a listener can use.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     /// The chain, the key and the staple.
     pub key: Arc<CertifiedKey>,
-    /// The DNS names that it speaks for, in lower case; `*.` stands for one label.
+    /// The DNS names that it is valid for, in lower case; `*.` stands for one label.
     pub names: Vec<String>,
-    /// From when it is valid, in seconds since 1970.
+    /// The start of its validity, in seconds since 1970.
     pub not_before: i64,
-    /// Until when, the same.
+    /// The end of its validity, in seconds since 1970.
     pub not_after: i64,
 }
 
-/// Which of the files something is about.
+/// The kind of file that a fault is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The certificate.
@@ -74,50 +73,50 @@ pub enum Part {
     Ca,
 }
 
-/// Why a file can't be used.
+/// The reason why a file can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {fault}", path.display())]
 pub struct CertificateError {
-    /// What it should have held.
+    /// The expected content.
     pub part: Part,
     /// The file.
     pub path: PathBuf,
-    /// What is wrong.
+    /// The fault.
     #[source]
     pub fault: Unusable,
 }
 
-/// What is wrong with a file.
+/// A fault of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// It is not there, or may not be read.
+    /// It does not exist, or may not be read.
     #[error("can't be read: {0}")]
     Unread(#[from] io::Error),
     /// It is far larger than such files are.
     #[error("is larger than 1 MiB")]
     TooLarge,
-    /// What stands behind a byte order mark is not read: a certificate there would be missed without a word.
+    /// The data after a byte order mark is not parsed: a certificate there would be ignored silently.
     #[error("has a byte order mark (U+FEFF) in line {0}: save it as UTF-8 without one, or as ASCII")]
     ByteOrderMark(usize),
-    /// It is text of two bytes a character.
+    /// It is UTF-16.
     #[error("is UTF-16: save it as ASCII")]
     Utf16,
     /// It is not PEM.
     #[error("is damaged: {0}")]
     Damaged(String),
-    /// It has no certificate.
+    /// It holds no certificate.
     #[error("holds no certificate (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// It has something else than a certificate where one should be.
+    /// A certificate in it can't be parsed.
     #[error("holds a certificate that can't be parsed")]
     Unparsable,
-    /// It has no key.
+    /// It holds no key.
     #[error("holds no private key (-----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY)")]
     NoKey,
     /// The key needs a passphrase.
     #[error("holds an encrypted key: nobody could type the passphrase at a start, store it decrypted")]
     Encrypted,
-    /// The key is of no kind that TLS takes.
+    /// The type of the key is not supported.
     #[error("holds a key that can't be used: RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) and Ed25519 can")]
     Kind,
     /// The key belongs to another certificate.
@@ -135,7 +134,7 @@ impl Certificate {
     /// Reads a certificate, its key and its staple.
     ///
     /// # Errors
-    /// The first file that can't be used, and why.
+    /// The first file that can't be used, with the reason.
     pub fn load(files: &Files) -> Result<Self, CertificateError> {
         let at = |part, path: &Path| {
             let path = path.to_owned();
@@ -153,10 +152,10 @@ impl Certificate {
     }
 }
 
-/// Reads the authorities that clients' certificates have to come from.
+/// Reads the authorities that must have issued clients' certificates.
 ///
 /// # Errors
-/// Why the file can't be used.
+/// The reason why the file can't be used.
 pub fn authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
     let roots = || {
         let mut roots = RootCertStore::empty();
@@ -168,9 +167,9 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
     roots().map_err(|fault| CertificateError { part: Part::Ca, path: path.to_owned(), fault })
 }
 
-/// Reads a file that may be expected to be small.
+/// Reads a file that is expected to be small.
 fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
-    // What is no file would be read for ever.
+    // A device or a pipe could be endless.
     let about = std::fs::metadata(path)?;
     if about.is_dir() {
         return Err(io::Error::from(io::ErrorKind::IsADirectory).into());
@@ -181,10 +180,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
     Ok(std::fs::read(path)?)
 }
 
-/// Finds what some editors put into text, and what PEM (RFC 7468) has no place for.
+/// Finds bytes that some editors add to text, and that PEM (RFC 7468) does not allow.
 ///
 /// # Errors
-/// If a line begins with a byte order mark, the first as well as those of files that were joined.
+/// If a line begins with a byte order mark: the first one, or another one in files that were joined.
 pub fn check_encoding(pem: &[u8]) -> Result<(), Unusable> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if pem.starts_with(b"\xff\xfe") || pem.starts_with(b"\xfe\xff") {
@@ -213,7 +212,8 @@ fn key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Unusable> {
     let found = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound if is_encrypted(pem) => Unusable::Encrypted,
         rustls::pki_types::pem::Error::NoItemsFound => Unusable::NoKey,
-        // An encrypted key of the old form has lines that are no base64. The text itself may be a key: it is not shown.
+        // An encrypted key in the old form has lines that are no base64. The text itself may be a key: it is
+        // not shown.
         _ if is_encrypted(pem) => Unusable::Encrypted,
         _ => Unusable::Damaged("it is no PEM".to_owned()),
     })?;
@@ -225,10 +225,10 @@ fn is_encrypted(pem: &[u8]) -> bool {
     holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED")
 }
 
-/// A chain with the key of its first certificate.
+/// Combines a chain with the key of its first certificate.
 fn pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<CertifiedKey, Unusable> {
     let fits = |chain: &CertifiedKey| match chain.keys_match() {
-        // Some keys can't be compared; a handshake would show it.
+        // Some keys can't be compared; a handshake would show a mismatch.
         Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(true),
         Err(TlsError::InconsistentKeys(_)) => Ok(false),
         Err(_) => Err(Unusable::Unparsable),
@@ -246,7 +246,7 @@ fn pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result
     Err(Unusable::Mismatch)
 }
 
-/// What a certificate says of itself.
+/// The names and the validity of a certificate.
 struct Facts {
     names: Vec<String>,
     not_before: i64,
@@ -274,7 +274,7 @@ fn facts(chain: &[CertificateDer<'_>]) -> Result<Facts, Unusable> {
     })
 }
 
-/// An OCSP response is a SEQUENCE that fills the file (RFC 6960, 4.2.1), and its status is `successful`.
+/// Checks that a file is a successful OCSP response: a SEQUENCE that fills the file (RFC 6960, 4.2.1).
 fn staple(der: Vec<u8>) -> Result<Vec<u8>, Unusable> {
     const STATUS_SUCCESSFUL: [u8; 3] = [0x0a, 0x01, 0x00];
     let content = match der.get(..2) {

@@ -1,7 +1,7 @@
-//! Whom a certificate is about, as text (RFC 4514): the form in which an origin is told of a client.
+//! The subject of a certificate as text (RFC 4514): the form in which an origin gets a client's identity.
 //!
-//! The text is ASCII and a valid field value whatever the certificate holds: what is not printable, and what is not
-//! ASCII, is written as `\` and two hexadecimal digits for each byte of its UTF-8 (RFC 4514, 2.4).
+//! The text is ASCII and a valid field value for any certificate: characters that are not printable or not
+//! ASCII are written as `\` and two hexadecimal digits for each byte of their UTF-8 (RFC 4514, 2.4).
 
 use std::fmt::Write as _;
 use x509_parser::{
@@ -11,7 +11,8 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
-/// The types that have a name (RFC 4514, 3, and what else is common); any other is written as its number.
+/// The attribute types that have a name (RFC 4514, 3, and other common ones); any other is written as its
+/// number.
 const NAMES: [(&str, &str); 11] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
@@ -26,13 +27,14 @@ const NAMES: [(&str, &str); 11] = [
     ("1.2.840.113549.1.9.1", "emailAddress"),
 ];
 
-/// The subject of a certificate (DER): `CN=kiosk 7,OU=Shops,O=Example`. `None` where the certificate can't be parsed.
+/// The subject of a certificate (DER): `CN=kiosk 7,OU=Shops,O=Example`. `None` if the certificate can't be
+/// parsed.
 pub fn subject(certificate: &[u8]) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(written(parsed.subject()))
 }
 
-/// The last element comes first (RFC 4514, 2.1).
+/// Formats a name; the last element comes first (RFC 4514, 2.1).
 fn written(name: &X509Name<'_>) -> String {
     let mut text = String::new();
     let elements: Vec<_> = name.iter_rdn().collect();
@@ -54,7 +56,7 @@ fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
     text.push_str(name.unwrap_or(&number));
     text.push('=');
-    // What has no name is written in its encoding (RFC 4514, 2.4), and so is what is no text.
+    // A value of a type without a name, or one that is no text, is written in its encoding (RFC 4514, 2.4).
     match decoded(attribute.attr_value()).filter(|_| name.is_some()) {
         Some(value) => push_value(text, &value),
         None => push_encoding(text, attribute.attr_value()),
@@ -95,7 +97,7 @@ fn push_value(text: &mut String, value: &str) {
     }
 }
 
-/// `#` and the BER encoding in hexadecimal digits.
+/// Appends `#` and the BER encoding in hexadecimal digits.
 fn push_encoding(text: &mut String, value: &Any<'_>) {
     let class = match value.class() {
         Class::Universal => 0x00,
@@ -104,7 +106,7 @@ fn push_encoding(text: &mut String, value: &Any<'_>) {
         Class::Private => 0xc0,
     };
     let constructed = if value.header.is_constructed() { 0x20 } else { 0 };
-    // A number above 30 takes more than a byte; no attribute has one.
+    // A tag number above 30 takes more than a byte; no attribute has one.
     let number = u8::try_from(value.tag().0).unwrap_or(0) & 0x1f;
     let length = value.data.len();
     let mut head = vec![class | constructed | number];

@@ -30,7 +30,7 @@ impl Directory {
         Certificate::load(&Files { cert, key, ocsp: None })
     }
 
-    /// Which file is at fault, and what is said of it.
+    /// The faulty file, and the text of the fault.
     fn fault(&self, cert: &str, key: &str) -> (Part, String) {
         let error = self.load(cert, key).unwrap_err();
         (error.part, error.fault.to_string())
@@ -95,7 +95,7 @@ fn what_is_wrong_is_said_of_the_right_file() {
     assert!(directory.load(&format!("{cert}{other}"), &key).is_ok());
 }
 
-/// A certificate behind it would be passed over: with a chain, the next one would be taken for the server's.
+/// A certificate after it would be skipped: in a chain, the next one would be taken for the server's.
 #[test]
 fn a_byte_order_mark_is_named() {
     let directory = Directory::new();
