@@ -1,9 +1,10 @@
-//! The host that a request names: its syntax (RFC 9110, 7.2) and its one form. Routes, keys, rules and origins go by the same
-//! reading of it. Pure.
+//! The host that a request names: its syntax (RFC 9110, 7.2) and its canonical form. Routes, keys, rules and
+//! origins use the same parser. Pure.
 
 use memchr::memrchr;
 
-/// Returns whether a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6 address.
+/// Returns true if a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6
+/// address.
 pub fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.first() {
         Some(b'[') => match text.iter().position(|b| *b == b']') {
@@ -36,7 +37,8 @@ pub fn is_host(text: &[u8]) -> bool {
     host.len() <= 253 && numbered
 }
 
-/// The length of the name that a text begins with. `None` if it has an empty label; the root's, behind a last dot, may be.
+/// The length of the name that a text begins with. `None` if it has an empty label; one is allowed after the
+/// last dot, for the root.
 fn name_length(text: &[u8]) -> Option<usize> {
     let mut begins_label = true;
     for (at, byte) in text.iter().enumerate() {
@@ -61,15 +63,15 @@ static NAMED: [bool; 256] = {
     }
 };
 
-/// A host in one form (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without a default port of either scheme, without
-/// the root's dot.
+/// Normalizes a host (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without the default port of either scheme,
+/// without the root's dot.
 pub fn normalize(text: &str) -> String {
     let mut host = String::with_capacity(text.len());
     push_normalized(&mut host, text);
     host
 }
 
-/// Adds the form that [`normalize`] gives to a text.
+/// Appends a host in the form that [`normalize`] returns.
 pub fn push_normalized(out: &mut String, text: &str) {
     let (name, port) = split(text);
     let begin = out.len();
@@ -81,13 +83,13 @@ pub fn push_normalized(out: &mut String, text: &str) {
     }
 }
 
-/// The name alone of `name[:port]`, without the root's dot; an IPv6 address keeps its brackets.
+/// The name of `name[:port]`, without the root's dot; an IPv6 address keeps its brackets.
 pub fn host_name(text: &str) -> &str {
     split(text).0
 }
 
-/// `name[:port]` without the root's dot: with it and without it a host is the same one (RFC 1034, 3.1). `None`: it has
-/// none.
+/// `name[:port]` without the root's dot: the host is the same with and without it (RFC 1034, 3.1). `None`: it
+/// has none.
 pub fn without_root_dot(text: &str) -> Option<String> {
     let (name, port) = split(text);
     let has_dot = text.get(name.len()..)?.starts_with('.');

@@ -1,24 +1,24 @@
-//! The canonical form of a request's path, by which every rule is chosen: routes, events, preflights, limits, files and
-//! the keys of namespaces. An application behind the gateway decodes the path and often merges its slashes; a rule that
-//! looked at the bytes as they came could be passed by with another spelling.
+//! The canonical form of a request's path, to which every rule is applied: routes, events, preflights,
+//! limits, files and the keys of namespaces. An application behind the gateway decodes the path and often
+//! merges its slashes; a rule on the bytes as they came could be bypassed with another spelling.
 //!
-//! The form: percent-encoding is taken off once and put on again wherever RFC 3986 asks for it (section 3.3), in capitals;
-//! runs of slashes become one. Two paths that a server decodes to the same octets have the same form. Dot segments, NUL
-//! and broken percent-encoding are refused, as most clients resolve the first and no client sends the others. What is sent to
-//! an origin that is proxied or followed stays as it came.
+//! The form: percent-encoding is decoded once and encoded again where RFC 3986 requires it (section 3.3), in
+//! upper case; runs of slashes become one. Two paths that a server decodes to the same octets have the same
+//! form. Dot segments, NUL and broken percent-encoding are refused: most clients resolve the first, and no
+//! client sends the others. A request to an origin that is proxied or followed keeps its path unchanged.
 //!
-//! An escaped slash (`%2F`) and a backslash stay escaped: they are octets of a segment. A server may read them as
-//! separators: [`CanonicalPath::unescaped`] is what such a server sees. Pure.
+//! An escaped slash (`%2F`) and a backslash stay escaped: they are octets of a segment. A server may read
+//! them as separators: [`CanonicalPath::unescaped`] is the path for such a server. Pure.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Why a path has no canonical form.
+/// The reason why a path has no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
     /// It does not begin with a slash.
     #[error("must begin with \"/\"")]
     Relative,
-    /// A `%` without two hexadecimal digits behind it.
+    /// A `%` without two hexadecimal digits after it.
     #[error("holds a \"%\" that begins no percent-encoding")]
     Escape,
     /// A NUL octet.
@@ -27,7 +27,7 @@ pub enum PathFault {
     /// A `.` or `..` segment, in any spelling, with or without parameters (`..;x`).
     #[error("holds a dot segment")]
     DotSegment,
-    /// `/\` at the beginning, which some readers of URLs take for `//` and so for the beginning of a host.
+    /// `/\` at the beginning, which some URL parsers take for `//`, and so for the beginning of a host.
     #[error("begins with \"/\\\"")]
     Backslash,
 }
@@ -35,9 +35,9 @@ pub enum PathFault {
 /// The canonical form of a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CanonicalPath {
-    /// `None`: it is the path that came.
+    /// `None`: the path is in canonical form already.
     text: Option<Box<str>>,
-    /// For a server that takes escaped slashes and backslashes for slashes. `None`: the path has neither.
+    /// The path with escaped slashes and backslashes as slashes. `None`: it has neither.
     unescaped: Option<Box<str>>,
 }
 
@@ -45,13 +45,13 @@ impl CanonicalPath {
     /// Makes the form of a path without its query.
     ///
     /// # Errors
-    /// Why the path has none.
+    /// The reason why the path has none.
     pub fn of(raw: &str) -> Result<Self, PathFault> {
         if Self::is_plain(raw) {
             return Ok(Self::default());
         }
         let text = rewrite(raw)?;
-        // Every octet that is escaped is so in capitals by now.
+        // Every escaped octet is in upper case by now.
         let has_other_slashes = text.contains("%2F") || text.contains("%5C");
         let unescaped =
             has_other_slashes.then(|| merge_slashes(&text.replace("%2F", "/").replace("%5C", "/")));
@@ -63,8 +63,8 @@ impl CanonicalPath {
         Ok(Self { text, unescaped: unescaped.map(Into::into) })
     }
 
-    /// Returns whether a path is in its form already, as most are. One with a segment that begins with a dot is looked at more
-    /// closely.
+    /// Returns true if a path is certainly in canonical form, as most are. False for a segment that begins
+    /// with a dot, which needs a closer look.
     pub fn is_plain(raw: &str) -> bool {
         let mut after_slash = false;
         for byte in raw.bytes() {
@@ -76,19 +76,21 @@ impl CanonicalPath {
         raw.starts_with('/')
     }
 
-    /// The form; `raw` is the path that it was made of.
+    /// The canonical form; `raw` is the path that it was made from.
     pub fn as_str<'p>(&'p self, raw: &'p str) -> &'p str {
         self.text.as_deref().unwrap_or(raw)
     }
 
-    /// The form that the path has for servers that take escaped slashes and backslashes for slashes. `None`: it has neither.
+    /// The canonical form for servers that read escaped slashes and backslashes as slashes. `None`: it has
+    /// neither.
     pub fn unescaped(&self) -> Option<&str> {
         self.unescaped.as_deref()
     }
 }
 
-/// A path and query in one form, without a change of what they mean (RFC 3986, 6.2.2): escapes in capitals, none of
-/// unreserved characters, one wherever a character may not stand in a URL. Broken escapes stay as they are.
+/// Normalizes a path and query without a change of their meaning (RFC 3986, 6.2.2): escapes in upper case,
+/// none for unreserved characters, one for each character that is not allowed in a URL. Broken escapes stay
+/// as they are.
 pub fn normalize_escapes(target: &str) -> Cow<'_, str> {
     if target.bytes().all(|b| b.is_ascii_graphic() && b != b'%') {
         return target.into();
@@ -112,7 +114,7 @@ pub fn normalize_escapes(target: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// The octet that an escape stands for: `byte` is `%`, and two hexadecimal digits follow.
+/// The octet of an escape: `byte` is `%`, and two hexadecimal digits follow.
 fn escaped(byte: u8, behind: &[u8]) -> Option<u8> {
     let digit = |at: usize| behind.get(at).and_then(|digit| char::from(*digit).to_digit(16));
     match byte {
@@ -145,7 +147,7 @@ fn rewrite(raw: &str) -> Result<String, PathFault> {
     Ok(out)
 }
 
-/// Adds an octet of a segment, escaped where it has to be: a slash that is one would be a separator.
+/// Adds an octet of a segment, escaped if necessary: an unescaped slash would be a separator.
 fn push_octet(out: &mut String, octet: u8) -> Result<(), PathFault> {
     match octet {
         0 => return Err(PathFault::Nul),
@@ -171,7 +173,7 @@ fn merge_slashes(path: &str) -> String {
     merged
 }
 
-/// Parameters of a segment are taken off by some servers before they look for dots.
+/// Returns true for a dot segment, with or without parameters: some servers remove these first.
 fn is_dot_segment(segment: &str) -> bool {
     matches!(segment.split(';').next(), Some("." | ".."))
 }
@@ -185,7 +187,7 @@ const fn is_path_character(byte: u8) -> bool {
         )
 }
 
-/// A look-up is less than a comparison with each sign.
+/// A table look-up is cheaper than a comparison with each character.
 static IN_PATH: [bool; 256] = {
     let (mut table, mut byte) = ([false; 256], 0_u8);
     loop {
@@ -298,7 +300,7 @@ mod tests {
             ("/%7Ea?%7e", "/~a?~"),
             ("/%c3?%c3", "/%C3?%C3"),
             ("/ä?ö", "/%C3%A4?%C3%B6"),
-            // What is reserved means something else escaped.
+            // An escaped reserved character has another meaning than a plain one.
             ("/%2f%3F?%26%3d", "/%2F%3F?%26%3D"),
             ("//a", "//a"),
             ("/%?%2", "/%?%2"),
@@ -308,7 +310,7 @@ mod tests {
         }
     }
 
-    /// A path of pieces that are spelled in many ways.
+    /// A path of pieces in various spellings.
     fn any_path() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "a", "%61", "A", "/", "//", "%2f", "%2F", "\\", "%5c", "%", "%2", "%252f", "~", "%7e", ".",

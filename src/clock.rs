@@ -1,10 +1,11 @@
-//! The time, by two clocks: one for what lasts, one for what is told.
+//! The time, by two clocks: one for durations, one for dates.
 //!
-//! [`now_ms`] counts lifetimes, pauses and marks. It begins at the wall clock of the process's start and goes on by the
-//! monotonic clock, so that a wall clock that is set back makes nothing younger. Where the wall clock is found ahead of it
-//! (set forward, or the machine has slept), it follows, within [`LOOK`]: what is over by the wall clock is over.
-//! [`wall_ms`] is the wall clock itself: for what other machines say and are told, in dates, tokens, signatures, logs, and
-//! in the envelopes of the store. A [`Reading`] holds both, and converts one into the other.
+//! [`now_ms`] is for lifetimes, pauses and marks. It starts at the wall clock of the process's start and
+//! advances with the monotonic clock, so that setting the wall clock back makes no answer younger. If the
+//! wall clock is ahead of it (set forward, or the machine has slept), it catches up, within [`LOOK`]: a
+//! lifetime that has ended by the wall clock has ended. [`wall_ms`] is the wall clock itself: for times
+//! exchanged with other machines, in dates, tokens, signatures, logs, and in the envelopes of the store. A
+//! [`Reading`] holds both, and converts one into the other.
 
 use std::{
     sync::{
@@ -14,11 +15,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// The interval at which the wall clock is looked at.
+/// The interval at which the wall clock is read.
 pub const LOOK: Duration = Duration::from_secs(1);
-/// The difference between two machines' clocks that is no fault, in milliseconds.
+/// The tolerated difference between two machines' clocks, in milliseconds.
 const TOLERANCE_MS: u64 = 2_000;
-/// A step of the wall clock that is worth a line in the log.
+/// The smallest step of the wall clock that is logged.
 const STEP: Duration = Duration::from_millis(500);
 const NANOS_PER_MS: u64 = 1_000_000;
 
@@ -44,16 +45,16 @@ pub fn reading() -> Reading {
     Reading { now_ms: now_ms(), wall_ms: wall_ms() }
 }
 
-/// The time by both clocks at an instant, without reading either: the wall clock as it was set at the last look.
+/// The time by both clocks at an instant, without reading either: the wall clock as of the last look.
 pub fn reading_at(instant: Instant) -> Reading {
     CLOCK.reading_at(instant)
 }
 
-/// Looks at the wall clock from time to time, for ever.
+/// Reads the wall clock at intervals, for ever.
 pub async fn keep() {
     loop {
         tokio::time::sleep(LOOK).await;
-        // In this order a thread that is held up in between takes the wall clock for late, never for early.
+        // In this order a thread that is delayed in between sees the wall clock as late, never as early.
         let wall = since_1970(wall());
         match CLOCK.look(Instant::now(), wall) {
             Step::None => {}
@@ -83,13 +84,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The wall clock's time of a moment that has passed by the other clock.
+    /// The wall clock's time at a moment given by the other clock.
     pub fn to_wall(self, then_ms: u64) -> u64 {
         self.wall_ms.saturating_sub(self.now_ms.saturating_sub(then_ms))
     }
 
-    /// The moment that another machine's wall clock told: now where it is a little ahead of this one's.
-    /// `None`: it is further ahead than clocks that are right, and how long ago it was can't be told.
+    /// Converts a time by another machine's wall clock; a time slightly in the future becomes now. `None`: it
+    /// is further ahead than the tolerance, so its age can't be determined.
     pub fn from_wall(self, told_ms: u64) -> Option<u64> {
         let is_right = told_ms <= self.wall_ms.saturating_add(TOLERANCE_MS);
         is_right.then(|| self.now_ms.saturating_sub(self.wall_ms.saturating_sub(told_ms)))
@@ -109,12 +110,12 @@ enum Step {
     Back(Duration),
 }
 
-/// A clock that never goes back. It is told the monotonic clock's instants and the wall clock's time.
+/// A clock that never goes back. It gets the monotonic clock's instants and the wall clock's time.
 struct Clock {
     zero: Instant,
-    /// The time at `zero`, in nanoseconds since 1970; grows where the wall clock is set forward.
+    /// The time at `zero`, in nanoseconds since 1970; grows when the wall clock is set forward.
     at_zero: AtomicU64,
-    /// Nanoseconds for which it is ahead of the wall clock.
+    /// Nanoseconds by which it is ahead of the wall clock.
     ahead: AtomicU64,
 }
 
@@ -135,14 +136,14 @@ impl Clock {
         Reading { now_ms: now / NANOS_PER_MS, wall_ms: wall / NANOS_PER_MS }
     }
 
-    /// Notes what the wall clock showed at an instant. One caller at a time.
+    /// Records the wall clock's time at an instant. One caller at a time.
     fn look(&self, at: Instant, wall: Duration) -> Step {
         let (now, wall) = (self.at(at), nanos(wall));
         let late_by = wall.saturating_sub(now);
         self.at_zero.fetch_add(late_by, Ordering::Relaxed);
         let ahead = now.saturating_sub(wall);
         let was_ahead = self.ahead.swap(ahead, Ordering::Relaxed);
-        // Forward by less than it was ahead is forward as well, and changes nothing that lasts.
+        // A step forward by less than it was ahead is a step as well, and changes no duration.
         let forward = Duration::from_nanos(late_by.saturating_add(was_ahead.saturating_sub(ahead)));
         let back = Duration::from_nanos(ahead.saturating_sub(was_ahead));
         match (forward >= STEP, back >= STEP) {
@@ -157,7 +158,7 @@ fn since_1970(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// As many as fit: until the year 2554.
+/// Converts to nanoseconds, at most those of the year 2554.
 fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
 }
@@ -174,7 +175,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Returns what the clock shows two seconds after the wall clock was set, by so much, at the tenth second.
+    /// The clock's reading two seconds after the wall clock was set, by this many seconds, at the tenth
+    /// second.
     fn after_step(by_seconds: i64) -> Reading {
         let zero = Instant::now();
         let clock = Clock::new(zero, START);

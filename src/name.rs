@@ -18,13 +18,13 @@ pub struct Name(Arc<str>);
 
 /// A namespace of the cache (`kpi`, `chart`).
 pub type Namespace = Name;
-/// A tenant, as a token or an event names it.
+/// A tenant, named by a token or an event.
 pub type Tenant = Name;
 
-/// Why a text is not a [`Name`].
+/// The reason why a text is not a [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
     /// Longer than [`MAX_NAME`] bytes.
@@ -36,7 +36,7 @@ pub enum NameError {
 }
 
 impl Name {
-    /// The tenant of whoever shows no token.
+    /// The tenant of requests without a token.
     pub fn public() -> &'static Self {
         static PUBLIC: LazyLock<Name> = LazyLock::new(|| Name(Arc::from("public")));
         &PUBLIC
