@@ -1,4 +1,4 @@
-//! Credentials that change while there is a link: a link by the new ones is made beside it, and takes its place.
+//! Credentials that change during a link: a link with the new ones is made beside it, and replaces it.
 
 use super::{
     link::{Link, OnPush, Servers},
@@ -11,24 +11,24 @@ use redis::{PushInfo, PushKind, RedisResult};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
-/// Pause before refused credentials are tried again: the server may get to know them later than the gateway.
+/// The pause before refused credentials are tried again: the server may learn them later than the gateway.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// A link by other credentials.
+/// A link with other credentials.
 pub(super) struct Renewed {
     pub(super) target: config::Redis,
     pub(super) servers: Servers,
     pub(super) made: Made,
 }
 
-/// A link, and when its making began.
+/// A link, and the time when its making began.
 pub(super) struct Made {
     pub(super) link: Link,
     pub(super) began_ms: u64,
 }
 
 impl Redis {
-    /// Goes by the credentials of `target`, which are the same servers: with the next link, and with one that is made now.
+    /// Uses the credentials of `target`, whose servers are the same, for the next link, and makes one now.
     pub fn authenticate(&self, target: &config::Redis) {
         self.target.send_if_modified(|now| {
             let differs = now.as_ref() != Some(target);
@@ -39,12 +39,12 @@ impl Redis {
         });
     }
 
-    /// The servers under other credentials than those of `current`, if there are any.
+    /// The servers with other credentials than those of `current`, if there are any.
     pub(super) fn other_than(&self, current: &config::Redis) -> Option<config::Redis> {
         self.target.borrow().clone().filter(|target| target != current)
     }
 
-    /// Makes a link. Each has a signal of its own: what befell the last one must not end the next.
+    /// Makes a link. Each has a signal of its own: a failure of the last one must not end the next.
     pub(super) async fn connect(
         self: &Arc<Self>,
         shard: &Arc<Shard>,
@@ -63,13 +63,13 @@ impl Redis {
         Ok(Made { link, began_ms })
     }
 
-    /// Waits for other credentials than those of `current`, and for a link by them. Refused ones change nothing: they are
-    /// told, and tried again.
+    /// Waits for other credentials than those of `current`, and for a link with them. Refused ones change
+    /// nothing: they are logged, and tried again.
     pub(super) async fn renewed(self: &Arc<Self>, shard: &Arc<Shard>, current: &config::Redis) -> Renewed {
         let mut targets = self.target.subscribe();
         loop {
             if targets.borrow().as_ref() == Some(current) {
-                // What was refused meanwhile is no longer asked for.
+                // Refused credentials may have been withdrawn meanwhile.
                 shard.troubles.authenticated();
             }
             let other = targets.wait_for(|target| target.as_ref() != Some(current)).await;

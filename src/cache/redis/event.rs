@@ -1,5 +1,5 @@
-//! Events that were taken, and those that a node is at work on: under one name, so that of several nodes that get the
-//! same event at once one acts on it.
+//! Processed events, and claims of nodes that process one: both under one key, so that only one of several
+//! nodes processes the same event.
 
 use super::{Redis, RELEASE, RENEW};
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
 use redis::cmd;
 use std::time::Duration;
 
-/// What stands under the name of an event that was taken.
+/// The value of the key of a processed event.
 const TAKEN: &str = "1";
-/// Claims an event unless it was taken, or another node has claimed it.
+/// Claims an event unless it was processed, or another node has claimed it.
 const CLAIM: &str = r"
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[3] then return 1 end
@@ -20,19 +20,19 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 0
 ";
 
-/// What a node finds that wants to act on an event.
+/// The state of an event for a node that wants to process it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventStanding {
-    /// It is this node's for as long as a lease, to be renewed.
+    /// Claimed by this node for the time of a lease, to be renewed.
     Claimed,
-    /// It was taken before.
+    /// It was processed before.
     Taken,
-    /// Another node is at work on it.
+    /// Another node is processing it.
     UnderWay,
 }
 
 impl Redis {
-    /// Claims an event, by a token of the caller's.
+    /// Claims an event with a token of the caller's.
     ///
     /// # Errors
     /// If the store can't be asked.
@@ -53,29 +53,30 @@ impl Redis {
         })
     }
 
-    /// Prolongs a claim for as long as it is polled.
+    /// Renews a claim for as long as it is polled.
     pub async fn renew_event(&self, endpoint: &str, id: &str, token: &str) {
         let lease_ms = millis(self.lease);
         loop {
             tokio::time::sleep(self.lease / 3).await;
             let (name, token) = (self.names.event(endpoint, id), token.to_owned());
-            // A claim that could not be prolonged may be taken over: the event acts twice at worst.
+            // If a claim could not be renewed, another node may take it: the event is processed twice at
+            // worst.
             let mut renew = cmd("EVAL");
             renew.arg(RENEW).arg(1).arg(&name).arg(token).arg(lease_ms);
             self.ask::<()>(StoreCall::Event, &name, renew).await.unwrap_or_default();
         }
     }
 
-    /// Gives a claim back, if it is still ours.
+    /// Releases a claim, if it is still this node's.
     pub async fn release_event(&self, endpoint: &str, id: &str, token: &str) {
         let (name, token) = (self.names.event(endpoint, id), token.to_owned());
-        // A claim that could not be given back ends by itself.
+        // A claim that could not be released expires by itself.
         let mut release = cmd("EVAL");
         release.arg(RELEASE).arg(1).arg(&name).arg(token);
         self.ask::<()>(StoreCall::Event, &name, release).await.unwrap_or_default();
     }
 
-    /// Remembers an event that was taken.
+    /// Remembers a processed event.
     ///
     /// # Errors
     /// If the store did not take it.

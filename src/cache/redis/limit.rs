@@ -1,9 +1,10 @@
-//! Rate limits that all nodes share: their buckets, kept by the store.
+//! Rate limits that all nodes share: their buckets, kept in the store.
 //!
-//! One script decides on all limits of a request at once: either each lets it through, and each takes it, or none takes
-//! it. It goes by the store's clock, so that those of the nodes need not agree. A bucket is one key, whose value is the
-//! time at which it will be empty, in microseconds since 1970, and which expires then. See `limits::gcra` for the rule.
-//! In a cluster the keys lie apart, and each is asked by itself: what one took is not given back where another refuses.
+//! One script decides on all limits of a request at once: either each allows it and counts it, or none counts
+//! it. It uses the store's clock, so that those of the nodes need not agree. A bucket is one key, whose value
+//! is the time at which it will be empty, in microseconds since 1970, and which expires then. See
+//! `limits::gcra` for the rule. In a cluster each key is asked by itself: a limit that counted the request
+//! keeps the count if another refuses it.
 
 use super::Redis;
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 use redis::{cmd, Cmd, ErrorKind, RedisResult, Script, ServerErrorKind};
 use std::{sync::LazyLock, time::Duration};
 
-/// For each key: whether it lets the request through, and for how many microseconds its bucket is not empty. What is kept
-/// is rounded to whole ones, hence the one that a bucket holds more than it should.
+/// Returns for each key: 1 if it allows the request, and the microseconds until its bucket is empty. Stored
+/// values are rounded to whole ones, so a bucket may hold one microsecond more than its capacity.
 const TAKE: &str = r"
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -38,26 +39,27 @@ end
 return told
 ";
 
-/// Under which the store remembers [`TAKE`].
+/// The digest under which the store caches [`TAKE`].
 static DIGEST: LazyLock<String> = LazyLock::new(|| Script::new(TAKE).get_hash().to_owned());
 
-/// A bucket, as the store has to know it.
+/// A bucket, for the store.
 #[derive(Debug, Clone)]
 pub struct Bucket<'a> {
     /// The route that the limit belongs to.
     pub route: &'a Name,
     /// The limit's name on it.
     pub limit: &'a Name,
-    /// Whose: made of characters that need no escaping.
+    /// The client, in characters that need no escaping.
     pub whose: &'a str,
-    /// What one request pours in.
+    /// The amount that one request adds.
     pub interval: Duration,
-    /// What it holds.
+    /// Its capacity.
     pub capacity: Duration,
 }
 
 impl Redis {
-    /// One more request. For each bucket: whether it lets the request through, and for how long it is not empty.
+    /// Counts one more request. Returns for each bucket: true if it allows the request, and the time until it
+    /// is empty.
     ///
     /// # Errors
     /// If the store can't be asked.
@@ -65,7 +67,7 @@ impl Redis {
         let keys: Vec<String> = buckets.iter().map(|b| self.names.limit(b.route, b.limit, b.whose)).collect();
         let sizes: Vec<String> =
             buckets.iter().flat_map(|b| [b.interval, b.capacity]).map(microseconds).collect();
-        // In a cluster each lies where it lies.
+        // In a cluster each key has its own server.
         let at_once = if self.shards.is_one() { keys.len() } else { 1 };
         let mut told = Vec::with_capacity(keys.len());
         for (keys, sizes) in keys.chunks(at_once.max(1)).zip(sizes.chunks(2 * at_once.max(1))) {
@@ -84,7 +86,7 @@ async fn take(
 ) -> RedisResult<Vec<(bool, Duration)>> {
     let remembered = script("EVALSHA", &DIGEST, keys, sizes).query_async::<Vec<u64>>(commands).await;
     let told = match remembered {
-        // A server that has just begun learns it with this call.
+        // A restarted server learns the script with this call.
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
             script("EVAL", TAKE, keys, sizes).query_async(commands).await?
         }
@@ -102,7 +104,7 @@ fn script(how: &str, what: &str, keys: &[String], sizes: &[String]) -> Cmd {
     script
 }
 
-/// Of a bucket that takes many in a second an interval is a fraction.
+/// Formats microseconds: for a bucket with a high rate an interval is a fraction of one.
 fn microseconds(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
     format!("{}.{:03}", nanoseconds / 1_000, nanoseconds % 1_000)

@@ -1,7 +1,9 @@
-//! The log of purges: a stream that every node reads and that this node, `tidegate purge` and the application write.
+//! The purge log: a stream that every node reads and that this node, `tidegate purge` and the application
+//! write.
 //!
-//! A report on its key means that it has grown; the link reads it then, and so does whoever needs to know at once
-//! ([`Redis::catch_up`]). What the records mean for answers is told in [`crate::cache::purge`].
+//! A report on its key means that it has grown; the link reads it then, and so does a request that needs to
+//! know at once ([`Redis::catch_up`]). [`crate::cache::purge`] describes the effect of its records on
+//! answers.
 
 use super::{shard::Shard, Redis, PAY_AGAIN};
 use crate::{
@@ -12,26 +14,28 @@ use crate::{
 use redis::{cmd, from_redis_value, Cmd, ErrorKind, RedisResult, Value};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-/// Records that are read at once.
+/// The number of records in one read.
 const PAGE: usize = 1_000;
-/// Records that are written at once, so that a deadline is enough for them.
+/// The number of records in one write, so that it fits into a deadline.
 const BATCH: usize = 250;
 
 impl Redis {
-    /// Reads the log of purges up to its end as of now, for a request: unless another caller's reading has done that. Those
-    /// who ask at the same moment share one.
+    /// Reads the purge log up to its present end, for a request, unless another caller's reading has done
+    /// that. Requests at the same moment share one reading.
     ///
     /// # Errors
-    /// If the store can't be asked within the deadline. The last knowledge goes on then.
+    /// If the store can't be asked within the deadline. The last knowledge stays in use then.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
         if self.is_log_untold() {
-            // Nobody reports: each asker is a reason to read. One reading serves all who asked before it began.
+            // Without reports each request is a reason to read. One reading serves all requests from before
+            // it began.
             self.purges.grown();
         }
-        // The page that is being read may be read behind requests, and take longer.
+        // The page being read may be read in the background, and take longer.
         match tokio::time::timeout(self.deadline, self.read_to_the_end(self.deadline)).await {
             Ok(read) => read,
-            // Whether the store is slow is for its calls to say: this one may have waited for another's reading alone.
+            // Its calls record if the store is slow: this one may have waited for another caller's reading
+            // alone.
             Err(_) => {
                 self.purges.could_not_read();
                 Err(StoreError::Timeout)
@@ -76,7 +80,7 @@ impl Redis {
         let (name, mut range) = (self.names.purge_log(), cmd("XRANGE"));
         range.arg(&name);
         match from {
-            // With the last one that is known: it must still be there.
+            // From the last known record, inclusive: it must still be there.
             Some(id) => range.arg(id.number()),
             None => range.arg("-"),
         };
@@ -87,7 +91,7 @@ impl Redis {
         .await
     }
 
-    /// Writes what is owed to the log and reads it back; then it is settled.
+    /// Writes a debt to the log and reads it back; then it is settled.
     ///
     /// # Errors
     /// If the store did not take all of it. It stays owed, and is paid when there is a link.
@@ -115,7 +119,7 @@ impl Redis {
         self.append(vec![append(&self.names.purge_log(), &beginning(rand::random()))], at_most).await
     }
 
-    /// All of them under one key: a cluster takes them at once too.
+    /// Appends records, all under one key: a cluster takes them at once too.
     async fn append(&self, records: Vec<Cmd>, at_most: Duration) -> Result<(), StoreError> {
         self.call_within(at_most, StoreCall::Purge, &self.names.purge_log(), |mut c| async move {
             let mut pipeline = redis::pipe();
@@ -127,7 +131,7 @@ impl Redis {
         .await
     }
 
-    /// Pays what others could not.
+    /// Pays the debts of earlier failures.
     pub(super) async fn pay_purges(&self) {
         loop {
             let debt = self.purges.unpaid(BATCH);
@@ -137,12 +141,12 @@ impl Redis {
         }
     }
 
-    /// Reads the log whenever it grows, whether or not anyone asks: who asks finds it read, as a rule.
+    /// Reads the log whenever it grows, even without a request, so that requests as a rule find it read.
     pub(super) async fn keep_reading(&self, shard: &Arc<Shard>) -> Infallible {
         let mut told = false;
         loop {
             if !self.has_log(shard) {
-                // It may come to lie here: slots of a cluster move.
+                // The log may move here: slots of a cluster move.
                 tokio::time::sleep(PAY_AGAIN).await;
                 continue;
             }
@@ -151,7 +155,7 @@ impl Redis {
                     told = false;
                     self.log_grown.notified().await;
                     if !self.has_log(shard) {
-                        // Whoever reads it now wants to know.
+                        // Requests may wait for the result.
                         self.log_grown.notify_one();
                     }
                 }
@@ -177,7 +181,8 @@ fn append(name: &str, fields: &[(&'static str, String)]) -> Cmd {
     append
 }
 
-/// A record: its number, then its fields and their values in turn. One that orders nothing known has its place too.
+/// Parses a record: its number, then its fields and their values in turn. An unknown order keeps its position
+/// too.
 fn record(parts: Vec<Value>) -> RedisResult<Record> {
     let mut parts = parts.into_iter();
     let number: String = from_redis_value(parts.next().unwrap_or(Value::Nil))?;

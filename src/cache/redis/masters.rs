@@ -1,4 +1,4 @@
-//! The masters of a cluster: who they are, and a link with each that is kept by itself.
+//! The masters of a cluster: their list, and a link with each, maintained separately.
 
 use super::{
     link::{list, newest, Seeds, Servers, Topology},
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 const LIST_MASTERS: Duration = Duration::from_millis(900);
 
 impl Redis {
-    /// Returns the way to a server, by these credentials.
+    /// Returns the way to a server, with these credentials.
     pub(super) fn servers(&self, shard: &Shard, target: &config::Redis) -> Servers {
         match target {
             config::Redis::Cluster(seeds) => {
@@ -27,8 +27,8 @@ impl Redis {
         }
     }
 
-    /// Keeps a link with each master of a cluster. The masters are listed every second, and at once where there is a
-    /// reason to.
+    /// Maintains a link with each master of a cluster. The masters are listed every second, and at once if
+    /// there is a reason to.
     pub(super) async fn keep_cluster(self: &Arc<Self>, mut target: config::Redis) {
         let (mut kept, mut current) = (BTreeMap::<String, AbortOnDropHandle<()>>::new(), Topology::default());
         loop {
@@ -36,7 +36,7 @@ impl Redis {
                 target = other;
             }
             match self.list_masters(&target).await {
-                // One that slept through a change does not bring the old masters back.
+                // A node that slept through a change must not bring the old masters back.
                 Ok(listed) if listed.epoch >= current.epoch || !self.shards.is_any_linked() => {
                     self.shards.troubles.linked();
                     if listed.ranges != current.ranges {
@@ -60,7 +60,7 @@ impl Redis {
         }
     }
 
-    /// Goes by these masters from now on.
+    /// Uses these masters from now on.
     fn follow(
         self: &Arc<Self>,
         listed: &Topology,
@@ -78,12 +78,12 @@ impl Redis {
                 AbortOnDropHandle::new(tokio::spawn(self.clone().keep_shard(shard.clone(), target.clone())))
             });
         }
-        // The log may lie elsewhere now.
+        // The log may be on another master now.
         self.read_log_again();
         self.count_links();
     }
 
-    /// Returns what the linked masters say of the cluster; where none of them says anything, what other nodes do.
+    /// Returns the topology according to the linked masters, or to other nodes if none of them answers.
     async fn list_masters(&self, target: &config::Redis) -> RedisResult<Topology> {
         let shards = self.shards.all();
         let linked = shards.iter().filter_map(|shard| Some((shard, shard.link.load_full()?)));

@@ -1,5 +1,5 @@
-//! A store that reports no changes: versions and the purge log are read again after a while (`poll` of `[store]`), and
-//! nodes tell each other on a channel which keys they have changed.
+//! A store that reports no changes: versions and the purge log are read again after a while (`poll` of
+//! `[store]`), and nodes announce the keys that they have changed to each other on a channel.
 
 use super::{link::Link, shard::Shard, Redis};
 use crate::{cache::version::Slot, telemetry::labels::StoreCall};
@@ -7,7 +7,7 @@ use redis::{cmd, Cmd, PushInfo};
 use std::sync::Arc;
 
 impl Redis {
-    /// Tells how old an answer may be by this link, where it may be older than a change that was reported would leave it.
+    /// Logs how old an answer may be with this link, if that is older than with reported changes.
     pub(super) fn tell_bound(&self, shard: &Shard, link: &Link) {
         if link.tracked {
             return;
@@ -28,14 +28,14 @@ impl Redis {
         shard.troubles.unreported(told);
     }
 
-    /// Another node, or this one, has changed the key that the message names.
+    /// Handles the announcement that another node, or this one, has changed a key.
     pub(super) fn told(&self, push: &PushInfo) {
         if let Some(key) = push.data.get(1) {
             self.reported(key);
         }
     }
 
-    /// Tells other nodes that these versions have moved.
+    /// Announces to other nodes that these versions have changed.
     pub(super) async fn tell_moved(&self, slots: &[&Slot]) {
         let (_, are_tracked) = self.shards.are_linked();
         if !are_tracked {
@@ -44,12 +44,13 @@ impl Redis {
         }
     }
 
-    /// Tells other nodes that these keys have changed, where the store does not. What gets lost is found by reading.
+    /// Announces changed keys to other nodes, if the store does not. A lost message is made up for by the
+    /// next read.
     pub(super) async fn tell(&self, keys: Vec<String>) {
         drop(self.send_all(StoreCall::Bump, self.untold(keys)).await);
     }
 
-    /// What there is to tell of these keys.
+    /// The announcements of those keys whose changes the store does not report.
     fn untold(&self, mut keys: Vec<String>) -> Vec<(String, Cmd)> {
         let is_untold = |shard: Arc<Shard>| shard.is_linked() && !shard.is_tracked();
         keys.retain(|key| self.shards.of_key(key).is_some_and(is_untold));

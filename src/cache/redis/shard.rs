@@ -1,8 +1,8 @@
-//! The servers of the store: one, or the masters of a cluster, each with its link, what is wrong with it, and the
+//! The servers of the store: one, or the masters of a cluster, each with its link, its faults, and the
 //! partitions that depend on it.
 //!
-//! Here what happens to a link becomes doubt of the right partitions. A partition is sure while each server that serves some
-//! of it is linked and answers; few depend on more than one.
+//! Turns events of a link into doubt of the right partitions. A partition is sure while each server with some
+//! of its slots is linked and answers; few depend on more than one.
 
 use super::{
     link::{Confirmation, Elsewhere, Link, Redirection, Topology},
@@ -27,19 +27,19 @@ use tokio::sync::Notify;
 pub(super) struct Shard {
     pub(super) troubles: Troubles,
     pub(super) link: ArcSwapOption<Link>,
-    /// When the last heartbeat was sent that was answered.
+    /// The time when the last answered heartbeat was sent.
     beat_ms: AtomicU64,
-    /// When most of the sentinels stood by it last; [`u64::MAX`]: there are none.
+    /// The time of the last confirmation by most of the sentinels; [`u64::MAX`]: there are none.
     confirmed_ms: AtomicU64,
     /// True if calls are not answered within their deadline.
     is_silent: AtomicBool,
-    /// When the log was told so last, and whether it is to be told when that is over.
+    /// The time of the last warning in the log, and a flag that its end is to be logged.
     warned_ms: AtomicU64,
     is_warned: AtomicBool,
 }
 
 impl Shard {
-    /// A server that is not linked, at this place.
+    /// A server that is not linked, at this address.
     pub(super) fn new(place: String) -> Arc<Self> {
         Arc::new(Self {
             troubles: Troubles::new(place),
@@ -52,8 +52,8 @@ impl Shard {
         })
     }
 
-    /// Returns whether to tell the log that calls are not answered in time: not again within ten seconds, for they may be
-    /// just as long as the deadline.
+    /// Returns true if it should be logged that calls are not answered in time: not again within ten seconds,
+    /// since their times may be close to the deadline.
     pub(super) fn begin_warning(&self, now_ms: u64) -> bool {
         const BETWEEN_MS: u64 = 10_000;
         let last = self.warned_ms.load(Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Shard {
         is_due
     }
 
-    /// Returns whether to tell the log that they are again.
+    /// Returns true if it should be logged that calls are answered again.
     pub(super) fn end_warning(&self) -> bool {
         self.is_warned.swap(false, Ordering::Relaxed)
     }
@@ -75,7 +75,7 @@ impl Shard {
         self.troubles.place()
     }
 
-    /// Returns whether a request may wait for it: its calls are answered within the deadline.
+    /// Returns true if a request may wait for it: its calls are answered within the deadline.
     pub(super) fn is_answering(&self) -> bool {
         !self.is_silent.load(Ordering::Relaxed)
     }
@@ -99,23 +99,23 @@ pub(super) struct Shards {
     partitions: Arc<Partitions>,
     /// Held for writing while a link begins or ends, or slots move.
     map: RwLock<Map>,
-    /// Told when the masters of a cluster should be listed anew.
+    /// Notified when the masters of a cluster should be listed again.
     pub(super) outdated: Notify,
-    /// The troubles of a cluster as a whole.
+    /// The faults of a cluster as a whole.
     pub(super) troubles: Troubles,
 }
 
 #[derive(Default)]
 struct Map {
     shards: Vec<Arc<Shard>>,
-    /// The place in `shards` for each hash slot; empty where there is one server.
+    /// The index in `shards` for each hash slot; empty if there is one server.
     of_slot: Vec<Option<u16>>,
-    /// Those that each partition depends on.
+    /// The servers that each partition depends on.
     of_partition: Vec<(Arc<Doubt>, Vec<Arc<Shard>>)>,
 }
 
 impl Map {
-    /// The partitions that depend on a server, each with all that it depends on.
+    /// The partitions that depend on a server, each with all its servers.
     fn of<'m>(
         &'m self,
         shard: &'m Arc<Shard>,
@@ -138,7 +138,7 @@ impl Shards {
         Self::with(partitions, map, String::new())
     }
 
-    /// A cluster whose nodes are at this place, and whose masters are not known yet.
+    /// A cluster whose nodes are at this address, and whose masters are not known yet.
     pub(super) fn of_cluster(partitions: Arc<Partitions>, place: String) -> Arc<Self> {
         let map = Map { of_slot: vec![None; usize::from(HASH_SLOTS)], ..Map::default() };
         Self::with(partitions, map, place)
@@ -149,7 +149,7 @@ impl Shards {
         Arc::new(Self { partitions, map: RwLock::new(map), outdated: Notify::new(), troubles })
     }
 
-    /// Returns the way to the masters that commands are sent on to.
+    /// Returns the way to the masters that commands are redirected to.
     pub(super) fn elsewhere(self: &Arc<Self>) -> Elsewhere {
         let shards = Arc::downgrade(self);
         Arc::new(move |address, why| {
@@ -161,12 +161,12 @@ impl Shards {
         })
     }
 
-    /// All that are known.
+    /// All known servers.
     pub(super) fn all(&self) -> Vec<Arc<Shard>> {
         self.map.read().shards.clone()
     }
 
-    /// The server that a key lies on; none: it is not known.
+    /// The server that holds a key; `None`: it is unknown.
     pub(super) fn of_key(&self, key: &str) -> Option<Arc<Shard>> {
         let map = self.map.read();
         match map.of_slot.is_empty() {
@@ -175,17 +175,17 @@ impl Shards {
         }
     }
 
-    /// The server at this place.
+    /// The server at this address.
     fn at(&self, place: &str) -> Option<Arc<Shard>> {
         self.map.read().shards.iter().find(|shard| shard.place() == place).cloned()
     }
 
-    /// Returns whether all keys lie on one server: then one call may be about several.
+    /// Returns true if all keys are on one server: then one call may name several.
     pub(super) fn is_one(&self) -> bool {
         self.map.read().of_slot.is_empty()
     }
 
-    /// Returns whether all are linked, and whether all of them report changes.
+    /// Returns two flags: all are linked, and all of them report changes.
     pub(super) fn are_linked(&self) -> (bool, bool) {
         let map = self.map.read();
         let is_any = !map.shards.is_empty();
@@ -193,7 +193,7 @@ impl Shards {
         (are(Shard::is_linked), are(Shard::is_tracked))
     }
 
-    /// Returns whether one of them is linked.
+    /// Returns true if one of them is linked.
     pub(super) fn is_any_linked(&self) -> bool {
         self.map.read().shards.iter().any(|shard| shard.is_linked())
     }
@@ -203,7 +203,7 @@ impl Shards {
         self.map.read().of(shard).map(|(doubt, _)| doubt.clone()).collect()
     }
 
-    /// There is a link to a server, made since `began_ms`.
+    /// Records a link to a server, whose making began at `began_ms`.
     pub(super) fn begin(&self, shard: &Arc<Shard>, link: Arc<Link>, began_ms: u64) {
         let map = self.map.write();
         shard.is_silent.store(false, Ordering::Relaxed);
@@ -215,7 +215,7 @@ impl Shards {
         }
     }
 
-    /// The link to a server is lost.
+    /// Records the loss of the link to a server.
     pub(super) fn end(&self, shard: &Arc<Shard>, now_ms: u64) {
         let map = self.map.write();
         shard.link.store(None);
@@ -224,7 +224,8 @@ impl Shards {
         }
     }
 
-    /// A heartbeat of a server that was sent at `sent_ms` was answered, while its sentinels stood by it so far.
+    /// Records the answer to a heartbeat of a server that was sent at `sent_ms`, with the confirmation by its
+    /// sentinels.
     pub(super) fn beat(&self, shard: &Arc<Shard>, sent_ms: u64, confirmation: Option<Confirmation>) {
         shard.confirm(confirmation);
         shard.beat_ms.fetch_max(sent_ms, Ordering::AcqRel);
@@ -236,7 +237,7 @@ impl Shards {
         }
     }
 
-    /// A call to a server was answered within its deadline. Returns whether that is news.
+    /// Records a call that was answered within its deadline. Returns true if this is a change.
     pub(super) fn answered(&self, shard: &Arc<Shard>) -> bool {
         if shard.is_answering() || !shard.is_silent.swap(false, Ordering::AcqRel) {
             return false;
@@ -249,10 +250,11 @@ impl Shards {
         true
     }
 
-    /// A call that was sent to a server at `sent_ms` was not answered within its deadline. Returns whether that is news.
+    /// Records a call, sent to a server at `sent_ms`, that was not answered within its deadline. Returns true
+    /// if this is a change.
     pub(super) fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) -> bool {
         let map = self.map.read();
-        // A link that has ended meanwhile has nothing to answer.
+        // A link that has ended meanwhile can't answer.
         if !shard.is_linked() || shard.is_silent.swap(true, Ordering::AcqRel) {
             return false;
         }
@@ -262,8 +264,8 @@ impl Shards {
         true
     }
 
-    /// Takes over who serves which slots of a cluster. What depends on other servers than before is in doubt until it was
-    /// read again.
+    /// Takes over the assignment of a cluster's slots. Partitions that depend on other servers than before
+    /// are in doubt until they are read again.
     pub(super) fn remap(&self, topology: &Topology, now_ms: u64) {
         let mut map = self.map.write();
         let places: BTreeSet<&String> = topology.ranges.iter().map(|(_, _, place)| place).collect();
@@ -305,7 +307,7 @@ impl Shards {
     }
 }
 
-/// Ends that nothing is known of a partition, if all servers that it depends on are linked.
+/// Ends the state of no link for a partition, if all servers that it depends on are linked.
 fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
     if !shards.is_empty() && shards.iter().all(|shard| shard.is_linked()) {
         doubt.confirm(last_confirmed_ms(shards));
@@ -320,7 +322,7 @@ fn last_beat_ms(shards: &[Arc<Shard>]) -> u64 {
     shards.iter().map(|shard| shard.beat_ms.load(Ordering::Acquire)).min().unwrap_or_default()
 }
 
-/// When all that has to stand by these servers did last; `None`: nobody has to.
+/// The earliest of the last confirmations of these servers; `None`: none needs to be confirmed.
 fn last_confirmed_ms(shards: &[Arc<Shard>]) -> Option<u64> {
     let times = shards.iter().map(|shard| shard.confirmed_ms.load(Ordering::Acquire));
     times.min().filter(|at_ms| *at_ms < u64::MAX)

@@ -1,5 +1,5 @@
-//! Troubles of Redis, in its own words and with its place: told in the log when it begins, and on `/readyz` for as
-//! long as it lasts.
+//! Faults of Redis, in its own words and with its address: logged when they begin, and shown on `/readyz` for
+//! as long as they last.
 
 use super::link::Confirmation;
 use crate::{cache::doubt::BELIEVED_MS, telemetry::labels::StoreCall};
@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is wrong at present.
+/// The present faults.
 #[derive(Debug)]
 pub(super) struct Troubles {
     /// Host and port.
     place: String,
-    /// A bit for each kind of call that was refused: the usual answer is found without a lock.
+    /// A bit for each kind of call that was refused: the usual case needs no lock.
     any: AtomicU32,
     state: Mutex<State>,
 }
@@ -25,15 +25,17 @@ struct State {
     away: Option<String>,
     not_authenticated: Option<String>,
     unreported: Option<String>,
-    /// Of the sentinels, so many answer.
+    /// The number of sentinels that answer, and of all.
     unconfirmed: Option<(usize, usize)>,
     refused: Vec<(StoreCall, String)>,
-    /// When the log was told of each kind of call last, and whether it is to be told that it is taken again.
+    /// For each kind of call: the time of the last warning in the log, and a flag that its end is to be
+    /// logged.
     told: Vec<(StoreCall, Instant, bool)>,
 }
 
 impl State {
-    /// Returns whether to tell the log that such a call is refused: calls of one kind may be refused and taken in turn.
+    /// Returns true if the refusal of such a call should be logged: calls of one kind may be refused and
+    /// accepted in turn.
     fn begin_warning(&mut self, call: StoreCall) -> bool {
         const BETWEEN: Duration = Duration::from_secs(10);
         let before = self.told.iter().find(|(of, ..)| *of == call);
@@ -45,7 +47,7 @@ impl State {
         true
     }
 
-    /// Returns whether to tell the log that such a call is taken again.
+    /// Returns true if it should be logged that such a call is accepted again.
     fn end_warning(&mut self, call: StoreCall) -> bool {
         let told = self.told.iter_mut().find(|(of, ..)| *of == call);
         told.is_some_and(|(.., is_open)| std::mem::take(is_open))
@@ -62,33 +64,34 @@ impl Troubles {
         &self.place
     }
 
-    /// There is no link. Returns whether that is news: these words were not the last ones.
+    /// Records that there is no link. Returns true if the error is a new one.
     pub(super) fn away(&self, error: &RedisError) -> bool {
         is_news(&mut self.state.lock().away, error)
     }
 
-    /// There is a link, but none by the newest credentials. Returns whether that is news.
+    /// Records that there is a link, but none with the newest credentials. Returns true if the error is a new
+    /// one.
     pub(super) fn not_authenticated(&self, error: &RedisError) -> bool {
         is_news(&mut self.state.lock().not_authenticated, error)
     }
 
-    /// The newest credentials are those of the link.
+    /// Records that the link uses the newest credentials.
     pub(super) fn authenticated(&self) {
         self.state.lock().not_authenticated = None;
     }
 
-    /// There is a link; it has refused nothing yet.
+    /// Records a new link; it has refused nothing yet.
     pub(super) fn linked(&self) {
         *self.state.lock() = State::default();
         self.any.store(0, Ordering::Relaxed);
     }
 
-    /// The link reports no changes; with what that means.
+    /// Records that the link reports no changes, with the consequence.
     pub(super) fn unreported(&self, told: String) {
         self.state.lock().unreported = Some(told);
     }
 
-    /// The sentinels, where there are any, stood by the server so far.
+    /// Records the last confirmation of the server by the sentinels, if there are any.
     pub(super) fn confirmed(&self, confirmation: Option<Confirmation>, now_ms: u64) {
         let Some(Confirmation { at_ms, answering, known }) = confirmation else { return };
         let is_confirmed = now_ms < at_ms.saturating_add(BELIEVED_MS);
@@ -107,7 +110,7 @@ impl Troubles {
         }
     }
 
-    /// A call was refused.
+    /// Records a refused call.
     pub(super) fn refused(&self, call: StoreCall, error: &RedisError) {
         let said = words(error);
         let mut state = self.state.lock();
@@ -122,7 +125,7 @@ impl Troubles {
         self.any.fetch_or(bit(call), Ordering::Relaxed);
     }
 
-    /// A call was answered.
+    /// Records an answered call.
     pub(super) fn worked(&self, call: StoreCall) {
         if self.any.load(Ordering::Relaxed) & bit(call) == 0 {
             return;
@@ -135,7 +138,7 @@ impl Troubles {
         }
     }
 
-    /// What is wrong, a sentence each.
+    /// The present faults, a sentence each.
     pub(super) fn list(&self) -> Vec<String> {
         let (state, place) = (self.state.lock(), &self.place);
         let away = state.away.iter().map(|said| format!("the store is away: redis at {place}: {said}"));
@@ -160,7 +163,7 @@ impl Troubles {
     }
 }
 
-/// Notes what is wrong; returns whether something else was, or nothing.
+/// Records a fault. Returns true if it is a new one.
 fn is_news(known: &mut Option<String>, error: &RedisError) -> bool {
     let said = Some(words(error));
     std::mem::replace(known, said.clone()) != said
@@ -174,9 +177,9 @@ fn writes(call: StoreCall) -> bool {
     !matches!(call, StoreCall::ReadVersion | StoreCall::Get | StoreCall::ReadPurges)
 }
 
-/// What Redis said, or what became of the attempt to hear it.
+/// The error message of Redis, or that of the connection.
 pub(super) fn words(error: &RedisError) -> String {
-    // Of several commands that went together, the first that was refused.
+    // Of several commands sent together, the first that was refused.
     let said = error.clone().into_server_errors();
     match said.as_deref().and_then(<[_]>::first) {
         Some((_, error)) => format!("{} {}", error.code(), error.details().unwrap_or_default()),

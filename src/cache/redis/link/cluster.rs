@@ -1,4 +1,4 @@
-//! The masters of a cluster, and which hash slots each has.
+//! The masters of a cluster, and the hash slots of each.
 
 use super::{client, is_refusal, silent, CONNECT};
 use futures_util::future::join_all;
@@ -8,21 +8,21 @@ use redis::{
 };
 use std::time::Duration;
 
-/// The time that one node may take to list the masters.
+/// The time in which a node must list the masters.
 const LIST: Duration = Duration::from_millis(250);
 
-/// A cluster as one of its nodes sees it.
+/// The state of a cluster according to one of its nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::cache::redis) struct Topology {
     /// First and last hash slot, and the `host:port` of their master; sorted.
     pub(in crate::cache::redis) ranges: Vec<(u16, u16, String)>,
-    /// The newest configuration epoch; 0 where the node doesn't tell.
+    /// The newest configuration epoch; 0 if the node doesn't report it.
     pub(in crate::cache::redis) epoch: u64,
-    /// The node does not reach most of the masters: another one may have been made master in its place.
+    /// The node does not reach most of the masters: a failover may have happened without it.
     pub(in crate::cache::redis) is_cut_off: bool,
 }
 
-/// The nodes that a configuration names, and how to speak to each node.
+/// The nodes that a configuration names, and the way to connect to each node.
 #[derive(Debug, Clone)]
 pub(in crate::cache::redis) struct Seeds {
     urls: Vec<String>,
@@ -31,7 +31,7 @@ pub(in crate::cache::redis) struct Seeds {
 }
 
 impl Seeds {
-    /// The nodes at these URLs: the user of the first and its kind of connection go for all nodes.
+    /// The nodes at these URLs: the user and the scheme of the first are used for all nodes.
     pub(in crate::cache::redis) fn new(urls: Vec<String>) -> Self {
         let first = urls.first().map_or("", String::as_str);
         let settings =
@@ -45,10 +45,10 @@ impl Seeds {
         (format!("{}://{address}", self.scheme), self.settings.clone())
     }
 
-    /// Returns what the seeds and these nodes say, each on a new connection.
+    /// Returns the answers of the seeds and these nodes, each over a new connection.
     ///
     /// # Errors
-    /// If none of them says anything.
+    /// If none of them answers.
     pub(in crate::cache::redis) async fn ask(&self, addresses: Vec<String>) -> RedisResult<Vec<Topology>> {
         let of_seed = |url: &String| (url.clone(), self.settings.clone());
         let nodes = self.urls.iter().map(of_seed).chain(addresses.iter().map(|address| self.node(address)));
@@ -67,17 +67,17 @@ impl Seeds {
     }
 }
 
-/// The topology to go by, of what several nodes say: the newest of those that reach most masters.
+/// The topology to use, from the answers of several nodes: the newest of those that reach most masters.
 pub(in crate::cache::redis) fn newest(said: impl IntoIterator<Item = Topology>) -> Option<Topology> {
     let believed = said.into_iter().filter(|topology| !topology.is_cut_off && !topology.ranges.is_empty());
     // Of equals the first.
     believed.reduce(|best, other| if other.epoch > best.epoch { other } else { best })
 }
 
-/// Returns what the node at `address` (`host:port`) says.
+/// Returns the topology according to the node at `address` (`host:port`).
 ///
 /// # Errors
-/// If it says nothing.
+/// If it doesn't answer.
 pub(in crate::cache::redis) async fn list<C: ConnectionLike + Clone>(
     connection: &C,
     address: &str,
@@ -99,14 +99,15 @@ pub(in crate::cache::redis) async fn list<C: ConnectionLike + Clone>(
     ranges.sort();
     let (epoch, is_cut_off) = match nodes {
         Ok(nodes) => read_nodes(&nodes),
-        // A user without the right to ask.
+        // The user lacks the permission.
         Err(error) if is_refusal(&error) => (0, false),
         Err(error) => return Err(error),
     };
     Ok(Topology { ranges, epoch, is_cut_off })
 }
 
-/// First slot, last slot, the master as host, port and more, then its replicas. Without a host it is the one that was asked.
+/// Parses first slot, last slot, the master as host, port and more, then its replicas. A missing host means
+/// the node that was asked.
 fn read_range(range: Vec<Value>, asked: &str) -> RedisResult<(u16, u16, String)> {
     let bad = || RedisError::from((redis::ErrorKind::UnexpectedReturnType, "CLUSTER SLOTS"));
     let mut parts = range.into_iter();
@@ -121,8 +122,8 @@ fn read_range(range: Vec<Value>, asked: &str) -> RedisResult<(u16, u16, String)>
     Ok((first, last, format!("{host}:{port}")))
 }
 
-/// The newest epoch, and whether half of the masters or more are not reached: of lines of id, address, flags, master, ping,
-/// pong, epoch, link and slots.
+/// The newest epoch, and true if half of the masters or more can't be reached: from lines of id, address,
+/// flags, master, ping, pong, epoch, link and slots.
 fn read_nodes(text: &str) -> (u64, bool) {
     let (mut epoch, mut masters, mut failing) = (0, 0, 0);
     for line in text.lines() {

@@ -1,4 +1,4 @@
-//! The connection for commands. In a cluster it goes where a master sends it on to.
+//! The connection for commands. In a cluster it follows the redirections of a master.
 
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
@@ -6,11 +6,11 @@ use redis::{
 };
 use std::sync::Arc;
 
-/// The number of times that a command goes elsewhere: its slot moved, then its key is on the way to yet another master.
+/// The most redirections of a command: its slot has moved, then its key is being moved to yet another master.
 const HOPS: usize = 3;
 
-/// Finds the connection to another master of the cluster, by its address. A slot that has moved for good is a reason to
-/// list the masters anew.
+/// Finds the connection to another master of the cluster, by its address. A slot that has moved for good
+/// causes a new list of the masters.
 pub(in crate::cache::redis) type Elsewhere =
     Arc<dyn Fn(&str, Redirection) -> Option<MultiplexedConnection> + Send + Sync>;
 
@@ -27,12 +27,12 @@ pub(in crate::cache::redis) enum Redirection {
 #[derive(Clone)]
 pub(in crate::cache::redis) struct Commands {
     connection: MultiplexedConnection,
-    /// In a cluster.
+    /// The way to other masters, in a cluster.
     elsewhere: Option<Elsewhere>,
 }
 
 impl Commands {
-    /// To this server alone.
+    /// A connection to this server alone.
     pub(super) fn new(connection: MultiplexedConnection) -> Self {
         Self { connection, elsewhere: None }
     }
@@ -42,7 +42,7 @@ impl Commands {
         Self { elsewhere: Some(elsewhere), ..self }
     }
 
-    /// The connection to the server itself, for another master's commands that are sent on.
+    /// The connection to the server itself, for commands that another master has redirected.
     pub(in crate::cache::redis) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
     }
@@ -76,7 +76,7 @@ impl Commands {
         said
     }
 
-    /// Sends all commands of a pipeline elsewhere if one of them is sent on: they are about one key.
+    /// Sends all commands of a pipeline elsewhere if one of them is redirected: they are about one key.
     async fn run_all(&mut self, pipeline: &Pipeline, offset: usize, count: usize) -> RedisResult<Vec<Value>> {
         let mut said = self.connection.req_packed_commands(pipeline, offset, count).await;
         for _ in 0..HOPS {
@@ -96,7 +96,7 @@ impl Commands {
     }
 }
 
-/// The commands, each of a key that is on the way.
+/// The commands, each after `ASKING`, for keys that are being moved.
 fn asking<'a>(commands: impl Iterator<Item = &'a Cmd>) -> Pipeline {
     let mut asked = redis::pipe();
     for command in commands {

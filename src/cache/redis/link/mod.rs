@@ -1,9 +1,9 @@
 //! The connections to Redis: how they are made, watched and made again.
 //!
-//! A [`Link`] is two connections to one server: one for commands and one for reports (`CLIENT TRACKING ON BCAST` over
-//! RESP3). Both live and die together: whatever goes wrong with either, the whole link is dropped, every version that lies
-//! there is doubted, and a new link is made. A heartbeat on the reporting connection notices a silent one within a
-//! second; because replies and reports share the connection, an answered heartbeat also means that all earlier
+//! A [`Link`] is two connections to one server: one for commands and one for reports (`CLIENT TRACKING ON
+//! BCAST` over RESP3). If either fails, the whole link is dropped, every version on that server is in doubt,
+//! and a new link is made. A heartbeat on the reporting connection detects a silent one within a second;
+//! because replies and reports share the connection, an answered heartbeat also means that all earlier
 //! reports have arrived. In a cluster there is a link with each master.
 
 mod cluster;
@@ -31,27 +31,28 @@ use tokio::sync::Notify;
 
 /// The time that making a connection may take.
 const CONNECT: Duration = Duration::from_millis(500);
-/// The time for which a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent connection is believed.
+/// The time for which a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent
+/// connection is trusted.
 const PULSE: Duration = Duration::from_millis(500);
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// The receiver of reports.
+/// The callback for reports.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// An answered heartbeat.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Beat {
-    /// Of all connections that reports come by, where there are any: what was reported before it has arrived.
+    /// Of all reporting connections, if there are any: all earlier reports have arrived.
     Reports {
-        /// When it was sent.
+        /// The time when it was sent.
         sent_ms: u64,
-        /// The extent to which the sentinels stand by this master, where there are any.
+        /// The confirmation of this master by the sentinels, if there are any.
         confirmation: Option<Confirmation>,
     },
     /// Of the connection for commands.
     Commands {
-        /// When it was sent.
+        /// The time when it was sent.
         sent_ms: u64,
         /// The time that the answer took.
         took: Duration,
@@ -64,22 +65,22 @@ pub(super) struct Link {
     pub(super) commands: Commands,
     /// True if changes are reported.
     pub(super) tracked: bool,
-    /// Told when the link is of no more use.
+    /// Notified when the link is of no more use.
     pub(super) given_up: Arc<Notify>,
     report: Option<MultiplexedConnection>,
-    /// On which other nodes tell what they have changed, where changes are not reported.
+    /// The connection for other nodes' announcements of changes, if the server does not report them.
     pub(super) channel: Option<MultiplexedConnection>,
-    /// Those who named the server, and what they named.
+    /// The sentinels that named the server, and their answer.
     named_by: Option<(Arc<Sentinels>, Naming)>,
 }
 
-/// The servers to link with, and how they are found.
+/// The servers to link with, and the way to find them.
 pub(super) enum Servers {
     /// One server.
     One(String),
-    /// The master that sentinels name.
+    /// The master that sentinels name, with the database and the user on the master.
     ///
-    /// Shared with each link: it ends when they name another one. With the database and the user on the master.
+    /// Shared with each link, which ends when they name another master.
     Sentinels(Arc<Sentinels>, RedisConnectionInfo),
     /// A master of a cluster.
     Node {
@@ -87,13 +88,13 @@ pub(super) enum Servers {
         url: String,
         /// The user on it.
         settings: RedisConnectionInfo,
-        /// The masters that it sends commands on to.
+        /// The other masters, for redirected commands.
         elsewhere: Elsewhere,
     },
 }
 
 impl Servers {
-    /// The server of a configuration, which is not that of a cluster. Sentinels are asked from now on.
+    /// The server of a configuration other than a cluster. Starts to ask sentinels.
     pub(super) fn new(target: config::Redis) -> Self {
         match target {
             config::Redis::Single(url) => Self::One(url),
@@ -111,10 +112,10 @@ impl Servers {
         }
     }
 
-    /// Makes a link: reports first, so that whatever is read afterwards is reported on.
+    /// Makes a link: reports first, so that changes of all later reads are reported.
     ///
     /// # Errors
-    /// If a server can't be reached or refuses us. Refused tracking is no error.
+    /// If a server can't be reached or refuses the connection. Refused tracking is no error.
     pub(super) async fn connect(
         &self,
         (prefixes, channel): (&[String], &str),
@@ -142,7 +143,8 @@ impl Servers {
                 Ok(Link { commands: link.commands.in_cluster(elsewhere.clone()), ..link })
             }
         }?;
-        // A replica takes no writes: a link to it would end with the first heartbeat, and be made anew for ever.
+        // A replica takes no writes: a link to it would end with the first heartbeat, and be made again for
+        // ever.
         link.beat(&|_| ()).await?;
         Ok(Link { given_up, ..link })
     }
@@ -180,7 +182,7 @@ fn client<T: IntoConnectionInfo>(at: T, settings: Option<RedisConnectionInfo>) -
     Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
-/// A connection that reports changes, or none where the server refuses to.
+/// A connection that reports changes, or `None` if the server refuses to.
 async fn report_on(
     client: &Client,
     prefixes: &[String],
@@ -202,7 +204,7 @@ async fn report_on(
     }
 }
 
-/// A connection on which other nodes tell what they have changed, or none where the server refuses that as well.
+/// A connection for other nodes' announcements of changes, or `None` if the server refuses that as well.
 async fn listen_on(
     client: &Client,
     channel: &str,
@@ -219,7 +221,7 @@ async fn listen_on(
     }
 }
 
-/// A connection that hands on what the server pushes, or none where it can't.
+/// A connection that passes on pushed messages, or `None` if there can't be one.
 async fn pushing(client: &Client, on_push: &OnPush) -> RedisResult<Option<MultiplexedConnection>> {
     let on_push = on_push.clone();
     let config = AsyncConnectionConfig::new()
@@ -235,7 +237,7 @@ async fn pushing(client: &Client, on_push: &OnPush) -> RedisResult<Option<Multip
     }
 }
 
-/// Returns whether a server that works would not do it.
+/// Returns true if a working server refused the command.
 fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
@@ -245,12 +247,12 @@ fn refuses_resp3(error: &RedisError) -> bool {
 }
 
 impl Link {
-    /// The extent to which the sentinels stand by this master; `None`: there are no sentinels.
+    /// The confirmation of this master by the sentinels; `None`: there are no sentinels.
     pub(super) fn confirmation(&self) -> Option<Confirmation> {
         self.named_by.as_ref().map(|(sentinels, _)| sentinels.confirmation())
     }
 
-    /// Tells of each heartbeat that is answered. Returns when the link is no longer to be believed; says why.
+    /// Calls back for each answered heartbeat. Returns the reason when the link can't be trusted any more.
     pub(super) async fn watch(&self, heard: impl Fn(Beat)) -> RedisError {
         let left = async {
             match &self.named_by {
@@ -267,7 +269,7 @@ impl Link {
     async fn keep_beating(&self, heard: impl Fn(Beat)) -> RedisError {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            // Beside one another: commands that take their time delay no report.
+            // Concurrently: slow commands delay no report.
             if let Err(error) = tokio::try_join!(self.beat(&heard), self.beat_commands(&heard)) {
                 return error;
             }
@@ -281,10 +283,10 @@ impl Link {
         Ok(())
     }
 
-    /// Hears the reports of all changes up to now: the reporting connection has answered.
+    /// Waits for the reports of all changes up to now: the reporting connection has answered.
     ///
     /// # Errors
-    /// If it did not, or is no longer a master's.
+    /// If it did not, or its server is no longer a master.
     pub(super) async fn hear_all(&self) -> RedisResult<()> {
         match &self.report {
             Some(report) => pulse(&mut report.clone()).await,
@@ -303,12 +305,12 @@ impl Link {
     }
 }
 
-/// Asks for the role, so that a master that was demoted is noticed as well.
+/// Asks for the role, so that a demoted master is detected as well.
 async fn pulse(connection: &mut impl ConnectionLike) -> RedisResult<()> {
     let role = redis::cmd("ROLE");
     let answer = tokio::time::timeout(PULSE, role.query_async::<Vec<Value>>(connection));
     let answer = match answer.await.map_err(|_| silent())? {
-        // Users without the right to ask for the role still get their pulse.
+        // A user without the permission for `ROLE` still gets a heartbeat.
         Err(error) if is_refusal(&error) => return Ok(()),
         answer => answer?,
     };

@@ -1,7 +1,7 @@
-//! The sayings of sentinels: which master they name by now, and whether most of them still answer.
+//! The answers of sentinels: the master that they name, and the number of those that still answer.
 //!
-//! Of several configurations that they name the newest counts, as among the sentinels themselves: [`elect`]. While most of
-//! them don't answer, they may have made another server the master: [`Known::confirmed_ms`]. No I/O and no clock.
+//! Of several configurations the newest counts, as among the sentinels themselves: [`elect`]. While most of
+//! them don't answer, they may have promoted another server: [`Known::confirmed_ms`]. No I/O and no clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,17 +23,17 @@ pub(super) struct Known {
     newest: u64,
 }
 
-/// One sentinel, as it was last heard.
+/// One sentinel, with its last answers.
 #[derive(Default)]
 pub(super) struct Sentinel {
     /// True if the configuration names it.
     pub(super) is_configured: bool,
-    /// Its name among the sentinels; none: it has never answered. It may be known under two URLs.
+    /// Its name among the sentinels; `None`: it has never answered. It may be known under two URLs.
     pub(super) id: Option<String>,
-    /// When the last try to ask it began that has ended by now.
+    /// The start of the last question that has ended by now.
     pub(super) tried: Option<Instant>,
     pub(super) named: Option<Naming>,
-    /// When it was asked last of the times that it named a master; 0: it never has.
+    /// The time of the last question that it answered with a master; 0: none.
     pub(super) named_ms: u64,
     /// The names of the others that it knows of.
     pub(super) others: BTreeSet<String>,
@@ -43,24 +43,25 @@ pub(super) struct Sentinel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cache::redis) struct Naming {
     pub(super) master: Address,
-    /// Rises with each failover; 0 where the sentinel doesn't tell.
+    /// Rises with each failover; 0 if the sentinel doesn't report it.
     pub(super) epoch: u64,
 }
 
-/// The extent to which sentinels stand by what they have named.
+/// The extent to which sentinels confirm the master that they named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache::redis) struct Confirmation {
-    /// The last time at which so many named a master that the others could not make another one; 0: there was none.
+    /// The last time at which so many named a master that the others could not promote another one; 0: never.
     pub(in crate::cache::redis) at_ms: u64,
-    /// The number of those that named one when they were asked last.
+    /// The number of those that answered the last question.
     pub(in crate::cache::redis) answering: usize,
     /// The number of all.
     pub(in crate::cache::redis) known: usize,
 }
 
-/// The master to go by, of what the sentinels name: that of the newest epoch; of several the one which most name, of equals
-/// the one that is `linked`. A configuration older than the `newest` ever named counts only if more than half of all
-/// `sentinels` name such: one that slept through a failover does not bring the old master back.
+/// The master to use, from the answers of sentinels: that of the newest epoch; of several the one that most
+/// name, of equals the one that is `linked`. A configuration older than the `newest` ever named counts only
+/// if more than half of all `sentinels` name such: one that slept through a failover must not bring the old
+/// master back.
 fn elect(named: &[Naming], newest: u64, sentinels: usize, linked: Option<&Address>) -> Option<Naming> {
     let epoch = named.iter().map(|naming| naming.epoch).max()?;
     if epoch < newest && named.len() * 2 <= sentinels {
@@ -72,13 +73,13 @@ fn elect(named: &[Naming], newest: u64, sentinels: usize, linked: Option<&Addres
 }
 
 impl Known {
-    /// Those that the configuration names, by their URLs.
+    /// The sentinels in the configuration, by their URLs.
     pub(super) fn new(urls: &[String]) -> Self {
         let configured = || Sentinel { is_configured: true, ..Sentinel::default() };
         Self { sentinels: urls.iter().map(|url| (url.clone(), configured())).collect(), newest: 0 }
     }
 
-    /// Notes what became of a question to one of them.
+    /// Records the result of a question to one of them.
     pub(super) fn record(&mut self, url: &str, heard: impl FnOnce(&mut Sentinel)) {
         if let Some(sentinel) = self.sentinels.get_mut(url) {
             heard(sentinel);
@@ -87,7 +88,7 @@ impl Known {
         }
     }
 
-    /// Takes in a sentinel that another one knows of. Returns whether it is to be asked from now on.
+    /// Adds a sentinel that another one knows. Returns true if it is to be asked from now on.
     pub(super) fn add(&mut self, url: String) -> bool {
         let is_new = self.sentinels.len() < MOST_SENTINELS && !self.sentinels.contains_key(&url);
         if is_new {
@@ -96,7 +97,7 @@ impl Known {
         is_new
     }
 
-    /// Returns what was named by an answer to a question of `since` or later, each sentinel once.
+    /// Returns the masters named in answers to questions of `since` or later, each sentinel once.
     fn named_since(&self, since: Instant) -> Vec<Naming> {
         let fresh = self.sentinels.values().filter(|sentinel| sentinel.tried >= Some(since));
         let by_id: BTreeMap<_, _> =
@@ -104,8 +105,8 @@ impl Known {
         by_id.into_values().collect()
     }
 
-    /// The number of all sentinels: those that answer and those that they know of, or those of the configuration, if there
-    /// are more. One that was taken away is forgotten as soon as the others have forgotten it.
+    /// The number of all sentinels: those that answer and those that they know, or those of the
+    /// configuration, if there are more. A removed one is forgotten as soon as the others have forgotten it.
     fn electorate(&self) -> usize {
         let all = || self.sentinels.values();
         let is_any_heard = all().any(|sentinel| sentinel.named.is_some());
@@ -118,7 +119,7 @@ impl Known {
         named.len().max(ids.len() + unheard)
     }
 
-    /// The extent to which they stand by what they have named. Others than half of them can make no other server the master.
+    /// The extent to which they confirm the master. A minority of them can't promote another server.
     pub(super) fn confirmation(&self) -> Confirmation {
         let known = self.electorate();
         let mut last = BTreeMap::<&str, u64>::new();
@@ -140,7 +141,8 @@ impl Known {
         elect(&self.named_since(since), self.newest, self.electorate(), linked)
     }
 
-    /// Returns whether nothing more is to be expected than what was heard since then: from most, or tried of all.
+    /// Returns true if no further answers are worth waiting for: most have answered since then, or all were
+    /// asked.
     pub(super) fn is_settled(&self, since: Instant) -> bool {
         let named = self.named_since(since).len();
         named * 2 > self.sentinels.len() || self.sentinels.values().all(|one| one.tried >= Some(since))
@@ -203,8 +205,8 @@ mod tests {
         assert!(known.is_settled(now), "all were tried");
     }
 
-    /// Sentinels by what they are: `id/others/asked at`; without an id: never heard. `!`: it no longer answers, `*`: it is
-    /// not in the configuration.
+    /// Builds sentinels from texts: `id/others/asked at`; without an id: never answered. `!`: it no longer
+    /// answers, `*`: it is not in the configuration.
     fn known(all: &[&str]) -> Known {
         let of = |text: &&str| {
             let words: Vec<_> = text.trim_matches(['!', '*']).split('/').collect();

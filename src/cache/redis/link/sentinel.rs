@@ -1,7 +1,7 @@
-//! The master that sentinels watch: each sentinel is asked for it with every heartbeat, and tells when it changes.
+//! The master that sentinels watch: each sentinel is asked for it with every heartbeat, and reports changes.
 //!
-//! Each sentinel has a connection and a task of its own, so that one which hangs costs nothing. Those that the configured
-//! ones know of are asked as well. [`Known`] says what follows from what they answer.
+//! Each sentinel has a connection and a task of its own, so that one which hangs costs nothing. Those known
+//! to the configured ones are asked as well. [`Known`] evaluates their answers.
 
 use super::{
     is_refusal,
@@ -26,20 +26,20 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The time for which what a sentinel named is believed, unless it is asked again.
+/// The time for which a sentinel's answer is trusted, unless it is asked again.
 const BELIEVED: Duration = Duration::from_secs(1);
 /// The time for which a new link waits for sentinels that are slow to answer.
 const ELECTION: Duration = Duration::from_millis(250);
-/// Every so many heartbeats a sentinel is asked for the other sentinels.
+/// The number of heartbeats between two questions for the other sentinels.
 const DISCOVERY_EVERY: u32 = 8;
-/// Channels on which a sentinel tells that the master is another one. The first comes before the second by the time that
-/// the other replicas need.
+/// Channels on which a sentinel reports another master. The first precedes the second by the time that the
+/// other replicas need.
 const CHANNELS: [&str; 2] = ["+promoted-slave", "+switch-master"];
 
 /// The sentinels of one master.
 pub(in crate::cache::redis) struct Sentinels {
     shared: Arc<Shared>,
-    /// Ends the asking when it is dropped.
+    /// Ends the questions when it is dropped.
     _asking: JoinSet<()>,
 }
 
@@ -47,16 +47,17 @@ struct Shared {
     /// The name of the master.
     master: String,
     known: Mutex<Known>,
-    /// Told when all sentinels are to be asked at once.
+    /// Notified when all sentinels are to be asked at once.
     hurry: watch::Sender<()>,
-    /// Told when a sentinel has answered, or has not.
+    /// Notified when a sentinel has answered, or has not.
     heard: watch::Sender<()>,
-    /// Told when there are more sentinels to ask.
+    /// Notified when there are more sentinels to ask.
     discovered: Notify,
 }
 
 impl Sentinels {
-    /// Asks the sentinels at these URLs, and all that they know of, for the master of this name, until it is dropped.
+    /// Asks the sentinels at these URLs, and all that they know, for the master of this name, until it is
+    /// dropped.
     pub(super) fn new(urls: &[String], master: &str) -> Self {
         let shared = Arc::new(Shared {
             master: master.to_owned(),
@@ -70,7 +71,8 @@ impl Sentinels {
         Self { shared, _asking: asking }
     }
 
-    /// The master that the sentinels name now: asks them anew, and waits for most of them, but not for those that hang.
+    /// The master that the sentinels name now: asks them again, and waits for most of them, but not for those
+    /// that hang.
     ///
     /// # Errors
     /// If none names any.
@@ -82,19 +84,19 @@ impl Sentinels {
             async { while !self.shared.known.lock().is_settled(began) && heard.changed().await.is_ok() {} };
         tokio::select! {
             () = settled => {}
-            // Those who have answered by then are enough.
+            // The answers so far are enough then.
             () = tokio::time::sleep(ELECTION) => {}
         }
         let named = self.shared.known.lock().elect(began, None);
         named.ok_or_else(|| (ErrorKind::MasterNameNotFoundBySentinel, "no sentinel names the master").into())
     }
 
-    /// The extent to which they stand by what they have named.
+    /// The extent to which they confirm the master that they named.
     pub(super) fn confirmation(&self) -> Confirmation {
         self.shared.known.lock().confirmation()
     }
 
-    /// Returns when the sentinels name another master than this one.
+    /// Waits until the sentinels name another master than this one. Returns that as an error.
     pub(super) async fn left(&self, linked: &Naming) -> RedisError {
         let mut heard = self.shared.heard.subscribe();
         loop {
@@ -107,7 +109,7 @@ impl Sentinels {
         }
     }
 
-    /// The other master that the sentinels name by now, as an error.
+    /// An error if the sentinels name another master by now.
     fn has_left(&self, linked: &Naming) -> Option<RedisError> {
         let since = Instant::now().checked_sub(BELIEVED)?;
         let (host, port) = self.shared.known.lock().elect(since, Some(&linked.master))?.master;
@@ -145,7 +147,7 @@ impl Shared {
             self.record(&url, |sentinel| {
                 (sentinel.tried, sentinel.named) = (Some(began.max(sentinel.tried.unwrap_or(began))), None);
             });
-            // One that was slow once is asked again before what it named is no longer believed.
+            // One that was slow once is asked again before its answer is too old.
             let since = if was_heard { began } else { Instant::now() };
             pause(since, &mut hurry).await;
         }
@@ -183,7 +185,7 @@ impl Shared {
         }
     }
 
-    /// A connection to a sentinel, on which it tells of failovers. One that speaks no RESP3 is asked only.
+    /// A connection to a sentinel, on which it reports failovers. One without RESP3 is only asked.
     async fn listen(&self, url: &str) -> RedisResult<MultiplexedConnection> {
         let hurry = self.hurry.clone();
         let config = AsyncConnectionConfig::new()
@@ -208,7 +210,7 @@ impl Shared {
             }
             other => other?,
         };
-        // A user without the right to listen may still ask.
+        // A user without the permission to subscribe may still ask.
         optional(connection.subscribe(&CHANNELS[..]).await)?;
         Ok(connection)
     }
@@ -218,7 +220,7 @@ impl Shared {
         self.heard.send_replace(());
     }
 
-    /// Takes in the other sentinels that one knows of.
+    /// Adds the other sentinels that one knows.
     fn discover(&self, url: &str, others: &[HashMap<String, String>]) {
         let mut known = self.known.lock();
         let ids = others.iter().filter_map(|other| other.get("runid").filter(|id| !id.is_empty()).cloned());
@@ -235,7 +237,7 @@ impl Shared {
     }
 }
 
-/// Waits for the next heartbeat, so long after the one of `since`, or until there is a reason to ask before.
+/// Waits for the next heartbeat, due after the one of `since`, or until there is a reason to ask earlier.
 async fn pause(since: Instant, hurry: &mut watch::Receiver<()>) {
     tokio::select! {
         () = tokio::time::sleep_until((since + HEARTBEAT).into()) => {}
@@ -243,7 +245,8 @@ async fn pause(since: Instant, hurry: &mut watch::Receiver<()>) {
     }
 }
 
-/// Returns what a sentinel names now. Both answers are of one moment: the questions go out together.
+/// Returns the master that a sentinel names now. Both answers are of one moment: the questions are sent
+/// together.
 async fn ask(connection: &MultiplexedConnection, master: &str) -> RedisResult<Option<Naming>> {
     let (mut first, mut second) = (connection.clone(), connection.clone());
     let address = ["GET-MASTER-ADDR-BY-NAME", master];
@@ -268,7 +271,8 @@ fn query<'a, T: redis::FromRedisValue>(
     }
 }
 
-/// Takes a refusal for no answer: an older sentinel, one that knows no such master, a user without the right.
+/// Converts a refusal to `None`: an older sentinel, one that does not know the master, a user without the
+/// permission.
 fn optional<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
