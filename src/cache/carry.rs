@@ -1,5 +1,5 @@
-//! Carrying a body from the origin to those who read it, and telling them of it: whole where it comes quickly, else
-//! while it arrives.
+//! Delivers a body from the origin to its readers, and announces it: whole if it arrives quickly, else while
+//! it arrives.
 
 use super::{
     draft::{Draft, Verdict},
@@ -15,36 +15,38 @@ use tokio::{
     time::{sleep_until, Instant},
 };
 
-/// How long a body may take behind its head to be answered as a whole, with its length, its tag and its encodings.
+/// The time after the head in which a body must arrive to be answered as a whole, with its length, its tag
+/// and its encodings.
 const GRACE: Duration = Duration::from_millis(5);
 
-/// How a body ended.
+/// The end of a body.
 pub(super) enum Carried {
-    /// It is whole, and all of it is here.
+    /// It is complete, and all of it is in memory.
     Whole(Body),
-    /// It is whole, and went by.
+    /// It is complete, and has passed through.
     Passed,
     /// It broke off.
     Broken(FetchError),
-    /// Nobody wanted it any more.
+    /// It was given up: no reader is left.
     Unwanted,
 }
 
-/// What a fill has to give, each once: to its leader, to those who follow, to those who read.
+/// The outputs of a fill, each given once: to its leader, to its followers, to readers of the body.
 pub(super) struct Hands {
     lead: Option<Leading>,
     own: Option<oneshot::Sender<Led>>,
     writer: Option<Writer>,
-    /// `None`: nobody has asked.
+    /// `None` if no one waits for it.
     left: Option<watch::Sender<Option<Left>>>,
 }
 
-/// Nobody joins any more, though the body still arrives: other nodes have nothing to wait for.
+/// The signal that no request joins any more, though the body still arrives: other nodes have nothing to wait
+/// for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
-    /// The next answer may be for them.
+    /// The next answer may be shareable again.
     ThisTime,
-    /// Nor will the next answer be for them.
+    /// The next answer won't be shareable either.
     EachTime,
 }
 
@@ -53,7 +55,7 @@ impl Hands {
         Self { lead, own: Some(own), writer: Some(writer), left: None }
     }
 
-    /// Who wants to hear that nobody joins any more.
+    /// The channel that signals that no request joins any more.
     pub(super) fn left(&mut self) -> watch::Receiver<Option<Left>> {
         self.left.get_or_insert_with(|| watch::Sender::new(None)).subscribe()
     }
@@ -64,12 +66,12 @@ impl Hands {
         }
     }
 
-    /// Whether the leader has got nothing yet, and so nobody has seen anything of the body.
+    /// Returns true if the leader has no answer yet, so that no part of the body has been seen.
     pub(super) fn are_full(&self) -> bool {
         self.own.is_some()
     }
 
-    /// Waits until nobody has waited for so long. From then on nobody can join.
+    /// Waits until the body has had no reader for this long. From then on no request can join.
     pub(super) async fn forsaken(&self, so_long: Option<Duration>) {
         match (&self.writer, so_long) {
             (Some(writer), Some(so_long)) => writer.forsaken(so_long).await,
@@ -77,17 +79,17 @@ impl Hands {
         }
     }
 
-    /// The leader's answer. One who has left doesn't want it any more.
+    /// Gives the leader its answer; ignored if the leader has gone.
     pub(super) fn give(&mut self, led: Led) {
         if let Some(own) = self.own.take() {
             drop(own.send(led));
         }
     }
 
-    /// The outcome, for all who have none yet; nobody joins any more.
+    /// Gives the outcome to all who have none yet; no request joins any more.
     pub(super) fn land(&mut self, landing: Landing) {
         let told = self.own.is_none();
-        // Those who follow, first: when the leader's client has its answer, nobody may join any more.
+        // Followers first: once the leader's client has its answer, no request may join.
         match self.lead.take() {
             Some(mut lead) if told => lead.leave(),
             Some(lead) => lead.land(landing.clone()),
@@ -101,7 +103,7 @@ impl Hands {
         self.land(Landing::Failed(error));
     }
 
-    /// Those who follow get nothing.
+    /// Releases the followers without an answer.
     pub(super) fn release(&mut self, why: FillOutcome, status: StatusCode, left: Left) {
         self.tell_that_nobody_joins(left);
         if let Some(lead) = self.lead.take() {
@@ -109,12 +111,12 @@ impl Hands {
         }
     }
 
-    /// Other nodes have nothing to wait for: the answer will not be where they look.
+    /// Signals that other nodes have nothing to wait for: the answer will not be stored for them.
     pub(super) fn let_go_of_the_lease(&self) {
         self.tell_that_nobody_joins(Left::ThisTime);
     }
 
-    /// Tells of an answer while it arrives.
+    /// Announces an answer while it arrives.
     fn announce(&mut self, draft: &Draft, rules: &config::Encoding) {
         if self.own.is_none() {
             return;
@@ -142,7 +144,7 @@ impl Hands {
 }
 
 impl Cache {
-    /// Carries a body of which up to `keep` bytes are kept. After `deadline` nobody new joins.
+    /// Delivers a body of which up to `keep` bytes are kept. After `deadline` no request can join.
     pub(super) async fn carry(
         self: &Arc<Self>,
         hands: &mut Hands,
@@ -153,7 +155,7 @@ impl Cache {
     ) -> Carried {
         let Some(writer) = hands.writer.take() else { return Carried::Unwanted };
         writer.keep(keep);
-        // What is for nobody who waits, nor for those who will ask, is not for the origin to go on with.
+        // If neither waiting nor later requests can have the body, the origin need not go on sending it.
         let is_stored = keep > 0 && draft.verdict == Verdict::Keep && !draft.is_event_stream();
         let grace = Instant::now() + GRACE;
         let mut passing = false;
@@ -179,7 +181,8 @@ impl Cache {
                     }
                     if !passing {
                         passing = true;
-                        // First of all: who isn't told doesn't read, and would be waited for without end.
+                        // Announced first: a follower that isn't told doesn't read, and would be waited for
+                        // for ever.
                         hands.announce(draft, &self.encoding.load());
                         hands.leave(match draft.verdict {
                             Verdict::Keep | Verdict::AskerAlways(_) => Left::EachTime,
@@ -198,7 +201,7 @@ impl Cache {
             Ok(()) => match writer.finish() {
                 Some(body) => Carried::Whole(body),
                 None => {
-                    // One that is the asker's alone, and short, is over before it was told of.
+                    // A short body that is the leader's alone is complete before it was announced.
                     hands.announce(draft, &self.encoding.load());
                     Carried::Passed
                 }

@@ -1,12 +1,14 @@
-//! Doubt: what this node may believe of the store, and for how long answers are served while it may not be sure.
+//! Doubt: how far this node may trust its view of the store, and for how long it serves answers when it can't
+//! be sure.
 //!
-//! A node is *sure* while the store reports changes to it, the last heartbeat of the connection that they come by was
-//! answered a moment ago, the sentinels, where there are any, stand by its server, and all that was reported has been
-//! read. Otherwise it is in *doubt*: a change may have been missed. Answers from before the doubt are then served for `outage_ttl` more, counted from the last moment at which
-//! the node was sure; what is filled in doubt is *provisional*: fresh for `outage_ttl` at most, and kept on this node.
+//! A node is *sure* while the store reports changes, the last heartbeat on the connection of the reports was
+//! answered recently, the sentinels, if there are any, confirm its server, and everything reported has been
+//! read. Otherwise it is in *doubt*: it may have missed a change. Answers from before the doubt are then
+//! served for another `outage_ttl`, counted from the last moment at which the node was sure; an answer that
+//! is filled in doubt is *provisional*: fresh for `outage_ttl` at most, and kept on this node only.
 //!
-//! There is one [`Doubt`] for each server that reports. Versions and the purge log ask it; the link tells it what happens.
-//! No I/O and no clock: times are milliseconds of [`crate::clock::now_ms`], handed in.
+//! There is one [`Doubt`] for each server that reports. Versions and the purge log query it; the link updates
+//! it. No I/O and no clock: times are milliseconds of [`crate::clock::now_ms`], passed as arguments.
 
 use super::policy::millis;
 use parking_lot::Mutex;
@@ -15,22 +17,22 @@ use std::{
     time::Duration,
 };
 
-/// The time for which an answered heartbeat is believed, in milliseconds from when it was sent.
+/// The time for which an answered heartbeat counts, in milliseconds from when it was sent.
 pub const BELIEVED_MS: u64 = 1_000;
-/// Later than any time.
+/// A time after all others.
 const NEVER: u64 = u64::MAX;
 
-/// The degree to which what is known may be believed.
+/// The state of the connection to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Coherence {
-    /// There is no store: this node is the truth.
+    /// There is no store: this node's state is authoritative.
     Alone = 0,
     /// The store reports changes.
     Tracked = 1,
-    /// The store doesn't report changes: what was read is believed for a while.
+    /// The store doesn't report changes: a value that was read is trusted for a while.
     Untracked = 2,
-    /// The store is away.
+    /// The store can't be reached.
     Away = 3,
 }
 
@@ -38,46 +40,47 @@ pub enum Coherence {
 #[derive(Debug)]
 pub struct Doubt {
     coherence: AtomicU8,
-    /// The present epoch: nothing that was read in another one is believed.
+    /// The present epoch: a value that was read in another one is not trusted.
     epoch: AtomicU64,
-    /// The number of links so far.
+    /// The number of links made so far.
     links: AtomicU64,
-    /// True if changes are, or were by the last link, reported.
+    /// True if the link reports changes, or the last one did.
     is_reported: AtomicBool,
-    /// Until when the last answered heartbeat is believed.
+    /// The time until which the last answered heartbeat counts.
     sure_until_ms: AtomicU64,
-    /// Until when the server is believed to be the master; [`NEVER`]: no sentinels have to confirm it.
+    /// The time until which the server counts as the master; [`NEVER`] if there are no sentinels to confirm
+    /// it.
     confirmed_until_ms: AtomicU64,
-    /// Since when what was not read again is in doubt; 0: all of it was read.
+    /// The time since which values that were not read again are in doubt; 0: all were read.
     unread_since_ms: AtomicU64,
-    /// Since when calls are not answered within their deadline; 0: they are.
+    /// The time since which calls are not answered within their deadline; 0: they are.
     silent_since_ms: AtomicU64,
-    /// The last epoch in which all versions were read, and in which the purge log was.
+    /// The last epoch in which all versions were read, and the last in which the purge log was.
     versions_read_in: AtomicU64,
     log_read_in: AtomicU64,
-    /// True if the purge log lies here.
+    /// True if this server holds the purge log.
     has_log: AtomicBool,
-    /// The time for which an answer is served in doubt.
+    /// The time for which answers are served in doubt, in milliseconds.
     outage_ttl_ms: u64,
-    /// The time for which what was read is believed where nothing is reported.
+    /// The time for which a value is trusted if the store reports no changes, in milliseconds.
     poll_ms: u64,
-    /// Held while an epoch begins, or what was read in one is settled.
+    /// Held while an epoch begins, or reads of one are settled.
     changing: Mutex<()>,
 }
 
 impl Doubt {
-    /// Without a store there is none.
+    /// The doubt without a store: there is none.
     pub fn none() -> Self {
         Self::new(Coherence::Alone, NEVER, NEVER)
     }
 
-    /// Of a store that is not linked yet at `now_ms`. `outage_ttl`: how long an answer is served in doubt; `None`: without
-    /// a limit.
+    /// The doubt of a store that is not linked yet at `now_ms`. `outage_ttl`: the time for which answers are
+    /// served in doubt; `None`: without a limit.
     pub fn of_store(outage_ttl: Option<Duration>, now_ms: u64) -> Self {
         Self::new(Coherence::Away, now_ms, outage_ttl.map_or(NEVER, millis))
     }
 
-    /// The same, of which what was read is believed for so long where the store reports no changes.
+    /// The same, with values trusted for `poll` if the store reports no changes.
     #[must_use]
     pub fn polling(self, poll: Duration) -> Self {
         Self { poll_ms: millis(poll), ..self }
@@ -102,7 +105,7 @@ impl Doubt {
         }
     }
 
-    /// The degree to which what is known may be believed.
+    /// The state of the connection to the store.
     #[inline]
     pub fn coherence(&self) -> Coherence {
         match self.coherence.load(Ordering::Acquire) {
@@ -113,52 +116,53 @@ impl Doubt {
         }
     }
 
-    /// The epoch in which is read what is read now.
+    /// The present epoch, to be noted with a read.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Returns whether all that the store has reported until a moment ago has arrived.
+    /// Returns true if all that the store reported until a moment ago has arrived.
     #[inline]
     pub fn is_heard(&self, now_ms: u64) -> bool {
         now_ms < self.sure_until_ms.load(Ordering::Relaxed)
     }
 
-    /// Returns whether what was read at `read_ms` is believed where the store reports no changes.
+    /// Returns true if a value read at `read_ms` is still trusted, for a store that reports no changes.
     pub fn is_polled(&self, read_ms: u64, now_ms: u64) -> bool {
         now_ms < read_ms.saturating_add(self.poll_ms)
     }
 
-    /// Returns whether the server may be believed to be the master. Looked at where the store is about to be asked: a
-    /// heartbeat doesn't count for longer, so that [`Self::is_heard`] says it already.
+    /// Returns true if the server counts as the master. Checked before a call to the store: a heartbeat
+    /// doesn't count for longer, so [`Self::is_heard`] implies it.
     pub fn is_confirmed(&self, now_ms: u64) -> bool {
         now_ms < self.confirmed_until_ms.load(Ordering::Relaxed)
     }
 
-    /// Returns whether a request may wait for the store, and go by what it says.
+    /// Returns true if a request may wait for the store and trust its answer.
     pub fn may_be_asked(&self, now_ms: u64) -> bool {
         self.is_answering() && self.is_confirmed(now_ms)
     }
 
-    /// Returns whether calls are answered within the deadline.
+    /// Returns true if calls are answered within the deadline.
     #[inline]
     pub fn is_answering(&self) -> bool {
         self.silent_since_ms.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns whether an answer may be served in doubt. `read_ms`: when what ends it was read last, the version or the log.
+    /// Returns true if an answer may be served in doubt. `read_ms`: the last read of its version, or of the
+    /// log.
     pub fn allows(&self, is_provisional: bool, read_ms: u64, now_ms: u64) -> bool {
         let since = match (self.since_ms(now_ms), self.is_reported.load(Ordering::Relaxed)) {
             (since, true) => since,
-            // Nobody would have said that it has changed since.
+            // A later change would not have been reported.
             (since, false) => Some(since.map_or(read_ms, |since| since.min(read_ms))),
         };
-        // A provisional one has its own, shorter lifetime.
+        // A provisional answer has a shorter lifetime of its own.
         is_provisional || since.is_none_or(|since| now_ms <= since.saturating_add(self.outage_ttl_ms))
     }
 
-    /// Since when this node is not sure; `None`: it is.
+    /// The time since which this node is not sure; `None`: it is sure.
     pub fn since_ms(&self, now_ms: u64) -> Option<u64> {
         let unread = self.unread_since_ms.load(Ordering::Acquire);
         let silent = self.silent_since_ms.load(Ordering::Relaxed);
@@ -166,12 +170,13 @@ impl Doubt {
         [unread, silent, unheard].into_iter().filter(|since| *since > 0).min()
     }
 
-    /// The time for which an answer is served in doubt, in milliseconds; `None`: without a limit.
+    /// The time for which answers are served in doubt, in milliseconds; `None`: without a limit.
     pub fn outage_ttl_ms(&self) -> Option<u64> {
         Some(self.outage_ttl_ms).filter(|ttl| *ttl < NEVER)
     }
 
-    /// The number of the time of `outage_ttl` that this moment lies in: what began in an earlier one is too old to be joined.
+    /// The number of the present period of `outage_ttl`: a flight that began in an earlier one is too old to
+    /// be joined.
     pub fn period(&self, now_ms: u64) -> u64 {
         now_ms / self.outage_ttl_ms.max(1)
     }
@@ -180,16 +185,16 @@ impl Doubt {
         self.sure_until_ms.load(Ordering::Relaxed).saturating_sub(BELIEVED_MS)
     }
 
-    /// The sentinels stood by the server at `at_ms` last; `None`: there are no sentinels.
+    /// Records that the sentinels confirmed the server at `at_ms` last; `None`: there are no sentinels.
     pub fn confirm(&self, at_ms: Option<u64>) {
-        // A beat counts as far as it was confirmed: this node was sure until the last one.
+        // A heartbeat counts only as long as the confirmation: this node was sure until the last one.
         let until_ms =
             at_ms.map_or(NEVER, |at_ms| at_ms.max(self.last_beat_ms()).saturating_add(BELIEVED_MS));
         self.confirmed_until_ms.store(until_ms, Ordering::Relaxed);
     }
 
-    /// A heartbeat that was sent at `sent_ms` was answered: whatever was reported before it has arrived. It is believed for
-    /// as long as the server is.
+    /// Records the answer to a heartbeat that was sent at `sent_ms`: all earlier reports have arrived. It
+    /// counts for as long as the server counts as the master.
     pub fn beat(&self, sent_ms: u64) {
         if self.coherence() != Coherence::Alone {
             let confirmed_ms = self.confirmed_until_ms.load(Ordering::Relaxed).saturating_sub(BELIEVED_MS);
@@ -198,7 +203,7 @@ impl Doubt {
         }
     }
 
-    /// There is a link, made since `began_ms`; what was known before it has to be read again.
+    /// Records a new link, whose making began at `began_ms`; all that was known before has to be read again.
     pub fn link(&self, is_tracked: bool, began_ms: u64) {
         let coherence = if is_tracked { Coherence::Tracked } else { Coherence::Untracked };
         self.links.fetch_add(1, Ordering::AcqRel);
@@ -209,19 +214,19 @@ impl Doubt {
         self.beat(began_ms);
     }
 
-    /// The number of the last link: while there was none, the store may have lost anything.
+    /// The number of the last link: while there was none, the store may have lost data.
     pub fn links(&self) -> u64 {
         self.links.load(Ordering::Acquire)
     }
 
-    /// The link is lost.
+    /// Records the loss of the link.
     pub fn lose(&self, now_ms: u64) {
-        // What was reported since the last answered heartbeat may be lost with it.
+        // Reports since the last answered heartbeat may be lost with it.
         self.begin_epoch(now_ms.min(self.last_beat_ms()));
         self.coherence.store(Coherence::Away as u8, Ordering::Release);
     }
 
-    /// Everything known by `now_ms` has to be read again.
+    /// Begins an epoch: all that was known at `now_ms` has to be read again.
     pub fn begin_epoch(&self, now_ms: u64) {
         let _changing = self.changing.lock();
         // Of several losses the first counts, until everything was read again.
@@ -230,17 +235,17 @@ impl Doubt {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The purge log lies here: the doubt does not end before it was read as well.
+    /// Records that this server holds the purge log: the doubt lasts until that was read as well.
     pub fn hold_log(&self) {
         self.has_log.store(true, Ordering::Release);
     }
 
-    /// Every version that is known was read again in this epoch.
+    /// Records that all known versions were read again in this epoch.
     pub fn settle(&self, epoch: u64) {
         self.settle_part(&self.versions_read_in, epoch);
     }
 
-    /// The purge log was read to its end in this epoch.
+    /// Records that the purge log was read to its end in this epoch.
     pub fn settle_log(&self, epoch: u64) {
         if self.log_read_in.load(Ordering::Acquire) != epoch {
             self.settle_part(&self.log_read_in, epoch);
@@ -260,12 +265,13 @@ impl Doubt {
         }
     }
 
-    /// A call was answered within its deadline. Returns whether that is news.
+    /// Records a call that was answered within its deadline. Returns true if this is a change.
     pub fn answered(&self) -> bool {
         !self.is_answering() && self.silent_since_ms.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// A call was not answered within its deadline, though it was sent at `sent_ms`. Returns whether that is news.
+    /// Records a call, sent at `sent_ms`, that was not answered within its deadline. Returns true if this is
+    /// a change.
     pub fn unanswered(&self, sent_ms: u64) -> bool {
         let silent = &self.silent_since_ms;
         silent.compare_exchange(0, sent_ms.max(1), Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -278,7 +284,7 @@ mod tests {
 
     const NOW: u64 = 100_000;
 
-    /// A server that is linked, and of which everything was read.
+    /// A linked server of which everything was read.
     fn linked(confirmed_ms: Option<u64>) -> Doubt {
         let doubt = Doubt::of_store(Some(Duration::from_secs(5)), NOW);
         doubt.confirm(confirmed_ms);

@@ -1,4 +1,4 @@
-//! An answer whose head has come and whose body hasn't: who may have it, and what it will be.
+//! An answer whose head has arrived and whose body hasn't: the decision on who may have it, and its entry.
 
 use super::{
     entry::{Entry, Part, Standing},
@@ -13,16 +13,16 @@ use crate::{
 use http::{header::CONTENT_TYPE, HeaderName, HeaderValue, StatusCode};
 use std::{sync::Arc, time::SystemTime};
 
-/// Who may have an answer.
+/// The requests that may have an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Everyone, also later.
+    /// All requests, also later ones.
     Keep,
-    /// Everyone who waits.
+    /// All requests that wait.
     Everyone(FillOutcome),
-    /// The one who asked, this time.
+    /// The leader alone, for this answer.
     Asker(FillOutcome),
-    /// The one who asked, each time.
+    /// The leader alone, as with every answer here.
     AskerAlways(FillOutcome),
 }
 
@@ -39,34 +39,34 @@ impl Verdict {
     }
 }
 
-/// An answer whose head has come: all of an entry but its body.
+/// An answer whose head has arrived: all of an entry except its body.
 pub(super) struct Draft {
     pub(super) verdict: Verdict,
     pub(super) status: StatusCode,
-    /// The fields that are kept, or passed on.
+    /// The fields that are stored, or passed on.
     pub(super) fields: Vec<(HeaderName, HeaderValue)>,
-    /// Further fields, for the asker alone.
+    /// Further fields, for the leader alone.
     pub(super) own: Vec<(HeaderName, HeaderValue)>,
-    /// Who describes it.
+    /// The kind of its description.
     pub(super) described: Described,
-    /// The length that the head tells.
+    /// The length in the head.
     pub(super) length: Option<u64>,
     pub(super) terms: Terms,
     pub(super) standing: Standing,
     pub(super) selecting: Option<Selecting>,
     pub(super) part: Option<Part>,
-    /// It is known to be larger than what may be kept.
+    /// It is known to be larger than may be stored.
     pub(super) too_large: bool,
-    /// It is not stored, and what is stored for the same request is over all the same.
+    /// It is not stored, but ends the stored answer for the same request.
     pub(super) ends_stored: bool,
 }
 
-/// Who describes an answer.
+/// The kind of an answer's description.
 #[derive(Clone)]
 pub(super) enum Described {
-    /// The gateway, for these caches outside, with what the origin said of its last change.
+    /// Described by the gateway, with these fields for downstream caches and the origin's `Last-Modified`.
     ByUs(Arc<Outside>, Option<SystemTime>),
-    /// The origin.
+    /// Verbatim, as the origin described it.
     Verbatim,
 }
 
@@ -86,7 +86,7 @@ impl Described {
 }
 
 impl Draft {
-    /// Returns whether its body has no end of its own (EventSource).
+    /// Returns true if its body has no end of its own (EventSource).
     pub(super) fn is_event_stream(&self) -> bool {
         let mut kinds = self.fields.iter().filter(|(name, _)| *name == CONTENT_TYPE);
         kinds.any(|(_, kind)| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
@@ -97,14 +97,14 @@ impl Draft {
         self.described.clone().represent(self.status, self.fields.clone(), body, rules)
     }
 
-    /// The entry that it is with its body.
+    /// The entry with this body.
     pub(super) fn entry(self, body: Body, rules: &config::Encoding) -> Entry {
         let Self { status, fields, described, terms, standing, selecting, part, .. } = self;
         let representation = described.represent(status, fields, body, rules);
         Entry::new(representation, &terms, standing).narrowed(selecting, part)
     }
 
-    /// What is told of it before its body is whole.
+    /// The announcement of an answer before its body is complete.
     pub(super) fn arriving(&self, rules: &config::Encoding) -> Arc<Arriving> {
         let mut headers = match self.described {
             Described::ByUs(..) => self.representation(Body::new(), rules).fields_while_arriving(),

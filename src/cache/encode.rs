@@ -1,4 +1,4 @@
-//! Encodings of entries, made behind the answers of those who ask again.
+//! Encodings of entries, made in the background after a later request.
 
 use super::{
     entry::{Encodings, Entry},
@@ -9,13 +9,13 @@ use crate::config::{self, Coding};
 use std::sync::Arc;
 
 impl Cache {
-    /// Encodes by these rules from now on.
+    /// Sets the rules for encodings from now on.
     pub fn encode_by(&self, rules: config::Encoding) {
         self.encoding.store(Arc::new(rules));
     }
 
-    /// Has the encodings of an entry made, behind the answer to a request that would have one of them. What is never
-    /// asked for again is never encoded.
+    /// Makes the encodings of an entry in the background, after a request that would get one of them. An
+    /// entry that is not requested again is never encoded.
     pub fn encode_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>) {
         if Self::is_worth_encoding(entry) && entry.encodings.begin() {
             let (cache, key, entry) = (self.clone(), key.clone(), entry.clone());
@@ -23,23 +23,23 @@ impl Cache {
         }
     }
 
-    /// Whether [`Self::encode_behind`] would have the encodings of an entry made now.
+    /// Returns true if [`Self::encode_behind`] would make the encodings of an entry now.
     pub fn would_encode(entry: &Entry) -> bool {
         !entry.encodings.have_begun() && Self::is_worth_encoding(entry)
     }
 
     fn is_worth_encoding(entry: &Entry) -> bool {
-        /// A larger body would keep an encoder busy for too long.
+        /// The largest body that is encoded: a larger one would keep an encoder busy for too long.
         const LARGEST: u64 = 8 << 20;
         let what = &entry.representation;
-        // What was validated has the codings that it had before.
+        // A validated entry has the codings that it had before.
         let is_encoded = || Coding::ALL.iter().any(|coding| what.encoded(*coding).is_some());
         what.is_encodable() && !is_encoded() && what.body().len() <= LARGEST && entry.part().is_none()
     }
 
-    /// Makes the encodings of an entry, off the async threads, and puts them in its place.
+    /// Makes the encodings of an entry, off the async threads, and replaces the entry.
     async fn encode(&self, key: Key, entry: Arc<Entry>) {
-        // Beyond a certain number of waiters an answer stays plain: it costs bandwidth, not memory.
+        // With too many waiting, an answer stays plain: that costs bandwidth, not memory.
         let Ok(_place) = self.encoding_queue.try_acquire() else { return };
         let Ok(_permit) = self.encoders.acquire().await else { return };
         if !self.memory.holds(&key, &entry) {

@@ -1,8 +1,8 @@
-//! An entry: a representation plus when it was made and what it stands on; and the envelope in which a store keeps
-//! it.
+//! An entry: a representation with its time and the condition on which it is valid; and the envelope in which
+//! a store keeps it.
 //!
-//! The envelope is versioned and checksummed. Whatever doesn't decode, an envelope of another version, one that
-//! was damaged, a value that somebody else wrote under the same key, is a miss and never an error.
+//! The envelope is versioned and checksummed. A value that doesn't decode (an envelope of another version, a
+//! damaged one, a value that another program wrote under the same key) is a miss and never an error.
 //!
 //! ```text
 //! "TGE2"  magic and version, 4 bytes
@@ -43,22 +43,22 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A representation in the cache. There may be a million of them: what few have stands in a box.
+/// A representation in the cache. There may be a million of them: parts that few have are in a box.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// What is sent.
+    /// The answer that is sent.
     pub representation: Representation,
-    /// What it stands on.
+    /// The condition on which it is valid.
     pub standing: Standing,
-    /// The bytes of its answers' heads, as far as they were prepared.
+    /// The prepared heads of its answers.
     pub prepared: PreparedHeads,
     aside: Option<Box<Aside>>,
     terms: PackedTerms,
-    /// Whether its encodings were asked for.
+    /// The state of its encodings.
     pub encodings: Encodings,
 }
 
-/// What few entries have.
+/// The parts that few entries have.
 #[derive(Debug, Clone)]
 struct Aside {
     selecting: Option<Selecting>,
@@ -112,9 +112,9 @@ impl PackedTerms {
     }
 }
 
-/// The times of terms, and a byte with their flags.
+/// Takes terms apart: the times, and a byte with the flags.
 fn apart(terms: &Terms) -> ([u64; 5], u8) {
-    // Taken apart completely, so that a new term can't be forgotten here.
+    // Destructured completely, so that a new term can't be forgotten here.
     let Terms {
         received_ms,
         initial_age_ms,
@@ -132,7 +132,7 @@ fn apart(terms: &Terms) -> ([u64; 5], u8) {
 /// The flag of [`Terms::is_provisional`].
 const PROVISIONAL: u8 = 4;
 
-/// What [`apart`] has taken apart.
+/// The inverse of [`apart`].
 #[inline]
 fn together(times: [u64; 5], flags: u8) -> Terms {
     let [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms] = times;
@@ -148,48 +148,48 @@ fn together(times: [u64; 5], flags: u8) -> Terms {
     }
 }
 
-/// Whether the encodings of an entry were asked for, so that they are made once.
+/// A flag that an entry's encodings were requested, so that they are made once.
 #[derive(Debug, Default)]
 pub struct Encodings(AtomicBool);
 
 impl Encodings {
-    /// They are there, as far as they are worth it.
+    /// The state of an entry whose encodings are made, as far as they are worth it.
     pub fn made() -> Self {
         Self(AtomicBool::new(true))
     }
 
-    /// Whether they are still to be made; for one caller only.
+    /// Returns true, for one caller only, if they are still to be made.
     pub fn begin(&self) -> bool {
         !self.have_begun() && !self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether somebody makes them, or has made them.
+    /// Returns true if they are made, or being made.
     pub fn have_begun(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A copy has another body, or other fields: it is a thing of its own.
+/// A copy has another body or other fields, so its encodings are its own.
 impl Clone for Encodings {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// A count of the recent uses of one of several variants.
+/// The number of recent uses of one of several variants.
 #[derive(Debug, Default)]
 pub struct Uses(AtomicU8);
 
 impl Uses {
-    /// More are not counted.
+    /// The largest count.
     const MOST: u8 = 15;
 
-    /// The interval.
+    /// The number of uses.
     pub fn count(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Once more. Of two at the same moment one may count for nothing.
+    /// Adds one. Of two at the same moment one may be lost.
     #[inline]
     pub fn count_one(&self) {
         let count = self.count();
@@ -198,12 +198,12 @@ impl Uses {
         }
     }
 
-    /// Takes some of them out of the count.
+    /// Subtracts some of them.
     pub fn forget(&self, uses: u8) {
         self.0.store(self.count().saturating_sub(uses), Ordering::Relaxed);
     }
 
-    /// At least so many.
+    /// Raises the number to at least this.
     pub fn raise(&self, uses: u8) {
         self.0.fetch_max(uses, Ordering::Relaxed);
     }
@@ -215,26 +215,26 @@ impl Clone for Uses {
     }
 }
 
-/// What ends an entry before its time.
+/// The condition on which an entry is valid before its lifetime ends.
 #[derive(Debug, Clone)]
 pub enum Standing {
-    /// The version that was current when its fill began, and who knows whether it still is.
+    /// The version that was current when its fill began, and the slot that knows the present one.
     Version(Version, Arc<Slot>),
-    /// The purge log, and the last record of it that was known when its fill began.
+    /// The purge log, and its last record that was known when its fill began.
     Log(Arc<Stamp>, Option<Box<Id>>),
 }
 
 /// A part of a representation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// Its first byte.
+    /// The position of its first byte.
     pub first: u64,
-    /// Bytes of the whole.
+    /// The length of the whole in bytes.
     pub total: u64,
 }
 
 impl Part {
-    /// The part that a representation is.
+    /// This part with its representation.
     pub fn of(self, what: &Representation) -> respond::Part<'_> {
         respond::Part { fields: what.fields(), first: self.first, total: self.total, body: what.body() }
     }
@@ -253,7 +253,7 @@ impl Entry {
         }
     }
 
-    /// The same for these requests alone, where there are any, and as this part, where it is one.
+    /// The same for these requests only, and as this part, if given.
     pub fn narrowed(self, selecting: Option<Selecting>, part: Option<Part>) -> Self {
         let narrow = selecting.is_some() || part.is_some();
         let uses = self.uses().cloned().unwrap_or_default();
@@ -261,48 +261,48 @@ impl Entry {
         Self { aside, ..self }
     }
 
-    /// Which requests it answers; `None`: all for its key.
+    /// The requests that it answers; `None`: all for its key.
     pub fn selecting(&self) -> Option<&Selecting> {
         self.aside.as_ref()?.selecting.as_ref()
     }
 
-    /// Which part of the whole it is; `None`: all of it.
+    /// The part of the whole that it is; `None`: all of it.
     pub fn part(&self) -> Option<Part> {
         self.aside.as_ref()?.part
     }
 
-    /// What requests have said that it was found to fit, or not; where it does not answer all of them.
+    /// The memo of requests that were compared with it; `None` if it answers all.
     pub fn said(&self) -> Option<&Said> {
         self.aside.as_ref().map(|aside| &aside.said)
     }
 
-    /// A count of its recent uses, where it is one of several.
+    /// The number of its recent uses, if it is one of several variants.
     #[inline]
     pub fn uses(&self) -> Option<&Uses> {
         self.aside.as_ref().map(|aside| &aside.uses)
     }
 
-    /// How long it is of use.
+    /// The terms of its lifetime.
     #[inline]
     pub fn terms(&self) -> Terms {
         self.terms.unpack()
     }
 
-    /// Returns whether it was asked for in doubt.
+    /// Returns true if it was fetched in doubt.
     #[inline]
     pub fn is_provisional(&self) -> bool {
         self.terms.flags & PROVISIONAL != 0
     }
 
-    /// How old it is, in milliseconds.
+    /// Its age in milliseconds.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         self.terms.age_ms(now_ms)
     }
 
-    /// What it weighs in memory, in bytes: all that is there only because of it, as the allocator gives it out. Heads are
-    /// left out: as a rule many entries share them.
+    /// The memory it takes, in bytes: all that is allocated for it alone, by the allocator's size classes.
+    /// Heads are left out: as a rule many entries share them.
     pub fn weight(&self) -> u64 {
-        /// The counts of an `Arc`.
+        /// The reference counts of an `Arc`.
         const COUNTS: usize = 16;
         let standing = match &self.standing {
             Standing::Version(..) => 0,
@@ -316,54 +316,54 @@ impl Entry {
         allocated(size_of::<Self>() + COUNTS) + self.representation.weight() + standing + aside
     }
 
-    /// Whether it was made under this version.
+    /// Returns true if it was made under this version.
     pub fn is_of(&self, version: &Version) -> bool {
         matches!(&self.standing, Standing::Version(of, _) if of == version)
     }
 
-    /// The same, in another form.
+    /// The same, with another representation.
     pub fn with(&self, representation: Representation) -> Self {
         Self { representation, ..self.clone() }
     }
 }
 
-/// What a store holds under the key of an answer.
+/// A value in a store under the key of an answer.
 #[derive(Debug)]
 pub enum Stored {
     /// An answer.
     Answer(Opened),
-    /// The answer may not be stored: whoever waits should ask the origin itself (hit-for-miss).
+    /// The answer may not be stored: waiting requests should ask the origin themselves (hit-for-miss).
     Mark,
     /// The answer varies by these fields.
     Varies(Vec<HeaderName>),
 }
 
-/// An answer out of its envelope.
+/// An answer decoded from its envelope.
 #[derive(Debug)]
 pub struct Opened {
-    /// When and how it was made.
+    /// The time and the terms of the answer.
     pub made: Made,
     /// The status.
     pub status: StatusCode,
-    /// The headers that were kept.
+    /// The stored headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The plain body.
     pub body: Body,
 }
 
-/// When and how an answer was made.
+/// The time and the terms of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Made {
-    /// Under a version: the route's rules say how long it is of use.
+    /// Under a version: the route's rules determine the lifetime.
     Namespaced {
-        /// When it was received, by this node's clock that never goes back.
+        /// The time when it was received, by [`crate::clock::now_ms`].
         received_ms: u64,
-        /// When the origin says that the content changed last.
+        /// The time of the last change according to the origin.
         last_modified: Option<SystemTime>,
     },
-    /// As its origin's headers say.
+    /// By the headers of its origin.
     Followed {
-        /// How long it is of use.
+        /// The terms of its lifetime.
         terms: Terms,
         /// The last record of the purge log that was known when its fill began.
         since: Id,
@@ -379,16 +379,16 @@ impl Made {
     }
 }
 
-/// A value that is no envelope of ours.
+/// The reason why a value is not a valid envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Not the magic of this version.
+    /// It lacks the magic of this version.
     #[error("not an envelope of this version")]
     Foreign,
-    /// Cut short, or changed on the way.
+    /// It is truncated or corrupted.
     #[error("damaged")]
     Damaged,
-    /// By this node's clock it is yet to be made: how old it is can't be told.
+    /// It is from the future by this node's clock: its age can't be determined.
     #[error("from the future: the clocks of the nodes differ")]
     Future,
 }
@@ -397,12 +397,12 @@ const ANSWER: &[u8; 4] = b"TGE2";
 const MARK: &[u8; 4] = b"TGM1";
 const VARIES: &[u8; 4] = b"TGV1";
 
-/// The value that marks an answer as one that may not be stored.
+/// The value that marks an answer as not to be stored.
 pub fn mark() -> Bytes {
     Bytes::from_static(MARK)
 }
 
-/// The value that says by which fields an answer varies.
+/// The value that lists the fields by which an answer varies.
 pub fn varies(names: &[HeaderName]) -> Bytes {
     let mut text = BytesMut::from(&VARIES[..]);
     for name in names {
@@ -412,7 +412,7 @@ pub fn varies(names: &[HeaderName]) -> Bytes {
     text.freeze()
 }
 
-/// Puts an entry in its envelope.
+/// Encodes an entry in its envelope.
 pub fn seal(entry: &Entry, now: Reading) -> Bytes {
     let representation = &entry.representation;
     let mut inner = BytesMut::with_capacity(512 + usize::try_from(representation.body().len()).unwrap_or(0));
@@ -435,7 +435,7 @@ pub fn seal(entry: &Entry, now: Reading) -> Bytes {
         }
     }
     inner.put_u16_le(representation.status().as_u16());
-    // More headers, or longer ones, than the counters hold can't come out of an HTTP parser.
+    // An HTTP parser returns no more headers, and no longer ones, than the counters hold.
     let lines = representation.kept_lines();
     inner.put_u16_le(u16::try_from(lines.clone().count()).unwrap_or(u16::MAX));
     for line in lines.take(usize::from(u16::MAX)) {
@@ -467,10 +467,10 @@ fn take_terms(from: &mut Bytes) -> Option<Terms> {
     Some(together(times, from.try_get_u8().ok()?))
 }
 
-/// Takes what a store holds out of its envelope.
+/// Decodes a value of a store.
 ///
 /// # Errors
-/// If the value is not a whole envelope of this version, or comes from the future.
+/// If the value is not a complete envelope of this version, or is from the future.
 pub fn open(value: Bytes, now: Reading) -> Result<Stored, EnvelopeError> {
     if &value[..] == MARK {
         return Ok(Stored::Mark);
@@ -522,7 +522,7 @@ fn open_fields(mut rest: Bytes) -> Option<Opened> {
         let value = HeaderValue::from_maybe_shared(take(&mut rest, length)?).ok()?;
         headers.push((name, value));
     }
-    // The body is taken out of the envelope only by reference: it shares the value's buffer.
+    // The body is not copied: it shares the buffer of the value.
     Some(Opened { made, status, headers, body: rest.into() })
 }
 

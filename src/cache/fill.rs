@@ -1,4 +1,4 @@
-//! A fill, from the lease to the landing: the part of the cache that goes on, whoever still waits.
+//! A fill, from the lease to its outcome: the part of the cache that continues even if no request waits.
 
 use super::{
     carry::{Carried, Hands, Left},
@@ -39,71 +39,71 @@ use tokio::{
 };
 use tokio_util::task::{task_tracker::TaskTrackerToken, TaskTracker};
 
-/// How long an answer that may not be stored is remembered as such (hit-for-miss), so that those who want it don't
-/// wait for one another.
+/// The time for which an answer is remembered as one not to be stored (hit-for-miss), so that requests for it
+/// don't wait for one another.
 pub(super) const HIT_FOR_MISS: Duration = Duration::from_secs(10);
-/// How often the origin is asked in one fill: once more where a body broke off before anyone saw of it, or where a
-/// 304 does not fit what is here.
+/// The most requests to the origin in one fill: a second one if a body broke off before any of it was seen,
+/// or a 304 does not match the stored answer.
 const ATTEMPTS: u32 = 2;
 
 /// The lead of a fill.
 pub(super) type Leading = Lead<Landing, Arc<Live>>;
 
-/// What a fill works on.
+/// The work of a fill.
 pub(super) struct Job {
     pub(super) key: Key,
-    /// When it was begun, in milliseconds since the epoch.
+    /// The time when it began, in milliseconds since the epoch.
     pub(super) began_ms: u64,
-    /// Nobody waits for it, and under this name it is put off when it fails.
+    /// It is a refresh that no request waits for; if it fails, refreshes of this name pause.
     pub(super) refreshes: Option<String>,
-    /// Its leader has waited for others who got an error each: one more is the origin's own.
+    /// Its leader has waited for others that each got an error: one more is the origin's own.
     pub(super) shares_errors: bool,
-    /// True if a stale answer may be served in the place of the one that it brings.
+    /// True if a stale answer may be served in place of the new one.
     pub(super) has_stale: bool,
     pub(super) on: On,
-    /// The time for which the origin is waited for though nobody else waits, before it has said whether its answer may be stored;
-    /// `None`: for as long as it takes.
+    /// The time for which the origin is waited for while no request waits, before its head shows if the
+    /// answer may be stored; `None`: without a limit.
     pub(super) unwatched: Option<Duration>,
 }
 
-/// For which kind of route.
+/// The kind of route.
 pub(super) enum On {
     /// A namespace.
     Version { rules: Arc<CacheRules>, slot: Arc<Slot>, basis: Basis, usual: Arc<UsualTime> },
-    /// An origin that is followed.
+    /// A route that follows its origin.
     Follow {
         asking: Arc<Asking>,
-        /// What is stale, to be validated.
+        /// The stale entry to validate.
         old: Option<Arc<Entry>>,
         since: Since,
-        /// By which fields other nodes tell the variants apart, where this one doesn't know.
+        /// The fields by which other nodes tell the variants apart, if this one doesn't know any.
         told: Vec<HeaderName>,
     },
 }
 
-/// Where the purge log was when a fill began.
+/// The position in the purge log when a fill began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Since {
     pub(super) position: u64,
     pub(super) id: Option<Id>,
-    /// Nobody knew then whether the log said more.
+    /// It was unknown then if the log had more records.
     pub(super) is_doubtful: bool,
 }
 
-/// What the store is given.
+/// The value for the store.
 pub(super) enum ToStore {
     Answer(Arc<Entry>),
-    /// The answer may not be stored. With `ended`, what stands there is over as well.
+    /// A mark that the answer may not be stored. With `ended`, the stored value is removed as well.
     Mark {
         ended: bool,
     },
-    /// What stands there is over.
+    /// The stored value is removed.
     End,
     Nothing,
 }
 
 impl ToStore {
-    /// Of an answer that is for those who waited.
+    /// The value for an answer that only the waiting requests get.
     fn of(draft: &Draft) -> Self {
         if draft.ends_stored {
             Self::End
@@ -114,7 +114,7 @@ impl ToStore {
 }
 
 impl Job {
-    /// Returns whether nobody needs what it brings to be served at all.
+    /// Returns true if no request needs its result in order to be answered.
     fn is_spare(&self) -> bool {
         self.has_stale || self.refreshes.is_some()
     }
@@ -126,7 +126,7 @@ impl Job {
         }
     }
 
-    /// Returns the time that the fills of its route take.
+    /// The usual time of its route's fills.
     pub(super) fn usual(&self) -> &UsualTime {
         match &self.on {
             On::Version { usual, .. } => usual,
@@ -134,7 +134,7 @@ impl Job {
         }
     }
 
-    /// The longest that it waits for the fill of another node.
+    /// The longest time that it waits for the fill of another node.
     pub(super) fn longest_wait(&self) -> Duration {
         let configured = match &self.on {
             On::Version { rules, .. } => rules.hedge,
@@ -143,7 +143,7 @@ impl Job {
         hedge::longest_wait(configured, self.usual().mean())
     }
 
-    /// Returns whether it was begun in doubt: what it brings is provisional, and stays on this node.
+    /// Returns true if it began in doubt: its answer is provisional, and stays on this node.
     pub(super) fn is_provisional(&self) -> bool {
         match &self.on {
             On::Version { basis, .. } => basis.is_assumed,
@@ -151,7 +151,7 @@ impl Job {
         }
     }
 
-    /// The time for which it is waited, before what is stale is served.
+    /// The time that a request waits for it before a stale answer is served.
     pub(super) fn stale_after(&self) -> Option<Duration> {
         match &self.on {
             On::Version { rules, .. } => rules.stale_after,
@@ -159,7 +159,7 @@ impl Job {
         }
     }
 
-    /// The largest body that is kept.
+    /// The largest body that is stored, in bytes.
     pub(super) fn max_size(&self) -> u64 {
         match &self.on {
             On::Version { rules, .. } => rules.max_size,
@@ -167,7 +167,7 @@ impl Job {
         }
     }
 
-    /// The largest body that is kept in Redis.
+    /// The largest body that is stored in Redis, in bytes.
     fn second_tier_limit(&self) -> Option<u64> {
         match &self.on {
             On::Version { .. } => None,
@@ -175,7 +175,7 @@ impl Job {
         }
     }
 
-    /// Returns whether what the origin is asked with is more than all who wait have in common.
+    /// Returns true if its request to the origin has more than all waiting requests have in common.
     fn is_asked_as_one(&self) -> bool {
         match &self.on {
             On::Version { rules, slot, .. } => is_asked_as_one(rules.scope, slot.tenant()),
@@ -183,12 +183,12 @@ impl Job {
         }
     }
 
-    /// Returns whether a 304 may be meant for the one who asked: it asked for itself, with conditions of its own.
+    /// Returns true if a 304 may be meant for the leader, which asked for itself, with conditions of its own.
     fn passes_not_modified(&self) -> bool {
         matches!(&self.on, On::Follow { asking, .. } if asking.is_alone() && asks_if_modified(&asking.headers))
     }
 
-    /// What the origin is asked to compare.
+    /// The conditions of its request to the origin.
     fn conditions(&self) -> Vec<(HeaderName, HeaderValue)> {
         match &self.on {
             On::Follow { old: Some(old), asking, .. } if !asking.is_alone() => {
@@ -199,20 +199,20 @@ impl Job {
     }
 }
 
-/// Returns whether the answers of a scope are asked for with more than all have in common who get them: a token of a tenant is one
-/// user's. Without one nothing of a client's goes along.
+/// Returns true if a request for this scope has more than all have in common who get the answer: a token of a
+/// tenant is one user's. Without a token it has nothing of the client.
 pub(super) fn is_asked_as_one(scope: Scope, tenant: &Tenant) -> bool {
     scope == Scope::Tenant && tenant != Tenant::public()
 }
 
-/// A fill under way, and what its leader gets of it. The leader's own task drives it for as long as it waits: most
-/// fills are over then, and need no task of their own. What is left when the leader goes, early or with his answer, gets
-/// one.
+/// A fill under way, and the leader's share of it. The leader's task drives it for as long as it waits: most
+/// fills end then, and need no task of their own. If the leader goes, early or with its answer, the rest
+/// becomes a task.
 pub(super) struct Filling {
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     led: oneshot::Receiver<Led>,
     tasks: TaskTracker,
-    /// Until it has ended, or is a task, the end of the process waits for it all the same.
+    /// Makes the shutdown wait for it until it has ended or is a task.
     _counted: TaskTrackerToken,
 }
 
@@ -221,7 +221,8 @@ impl Future for Filling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(mut work) = self.work.take() {
-            // A panic is told by the process's hook, and ends the fill alone: whoever waits hears that it was abandoned.
+            // The panic hook reports a panic, which ends the fill alone: waiting requests see that it was
+            // abandoned.
             if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
                 self.work = Some(work);
             }
@@ -232,7 +233,7 @@ impl Future for Filling {
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        // Without a runtime everything ends.
+        // Without a runtime everything is shutting down.
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
             drop(self.tasks.spawn_on(work, &runtime));
         }
@@ -240,7 +241,7 @@ impl Drop for Filling {
 }
 
 impl Cache {
-    /// Begins a fill, which ends by itself whatever becomes of its leader: a client that leaves cancels nothing that may be
+    /// Begins a fill, which does not depend on its leader: a client that leaves cancels nothing that may be
     /// stored or that others wait for.
     pub(super) fn begin_fill(
         self: &Arc<Self>,
@@ -258,7 +259,7 @@ impl Cache {
     async fn fill(self: Arc<Self>, mut hands: Hands, mut job: Job, mut fetcher: Fetcher) {
         let began = Instant::now();
         let deadline = tokio::time::Instant::now() + job.timeout();
-        // Boxed, and only where there is one: most of what a fill could wait for is the second tier.
+        // Boxed only if there is a second tier: most of what a fill could wait for is there.
         let shared = self.second_tier(&job).is_some();
         let claimed = match shared {
             true => tokio::time::timeout_at(deadline, Box::pin(self.claim(&mut job))).await,
@@ -327,7 +328,7 @@ impl Cache {
                 Err(error) => return self.failed(hands, job, error),
             };
             if fetched.status == StatusCode::NOT_MODIFIED && !job.passes_not_modified() {
-                // Its end gives the connection back.
+                // Reading to the end frees the connection.
                 drop(fetched.body.next().await);
                 let asked = !conditions.is_empty();
                 match asked.then(|| self.accept(hands, job, &fetched.headers)).flatten() {
@@ -353,14 +354,14 @@ impl Cache {
             };
             if keep > 0 {
                 if let Some(whole) = fetched.body.at_hand() {
-                    // In a buffer of its own: the one that it came in is larger, and would stay as long.
+                    // Copied: its present buffer is larger, and would be kept as well.
                     return self.land(hands, job, draft, Body::from(Bytes::copy_from_slice(&whole)));
                 }
             }
             match self.carry(hands, &draft, fetched.body, keep, deadline).await {
                 Carried::Whole(body) => return self.land(hands, job, draft, body),
                 Carried::Passed => return self.passed(job, &draft),
-                // Its end is not there only because nobody waits for it: it is too large to be kept.
+                // Given up only because no request waits: it is too large to be stored.
                 Carried::Unwanted if draft.verdict == Verdict::Keep && !draft.is_event_stream() => {
                     return self.passed(job, &draft)
                 }
@@ -383,7 +384,7 @@ impl Cache {
         }
     }
 
-    /// Notes the result of a refresh: after one that failed there is a pause.
+    /// Records the result of a refresh: after a failure there is a pause.
     fn refreshed(&self, job: &Job, well: bool) {
         match &job.refreshes {
             Some(name) if well => self.pauses.end(name),
@@ -427,7 +428,7 @@ impl Cache {
         draft
     }
 
-    /// The origin says that what is here is still good. `None`: it speaks of something else.
+    /// Handles a 304: the stored answer is still good. `None`: it is about another one.
     fn accept(&self, hands: &mut Hands, job: &Job, fresh: &HeaderMap) -> Option<(FillOutcome, ToStore)> {
         let On::Follow { asking, old: Some(old), since, told } = &job.on else { return None };
         if !policy::validates(&old.representation.headers(), fresh) {
@@ -449,7 +450,8 @@ impl Cache {
         Some((FillOutcome::Validated, if stored { ToStore::Answer(entry) } else { ToStore::End }))
     }
 
-    /// Ends what was stored, before this fill began, for requests like the one that led to it (RFC 9111, 4.3.3).
+    /// Ends the stored answers, from before this fill began, for requests like the one that led to it (RFC
+    /// 9111, 4.3.3).
     fn end_stored(&self, job: &Job) {
         self.memory.end(&job.key, |entry| {
             let is_meant = match &job.on {
@@ -460,8 +462,8 @@ impl Cache {
         });
     }
 
-    /// What the head of an answer decides by itself: what is stored and over goes, and those who wait for an answer that
-    /// is the asker's alone are told at once.
+    /// Does what the head of an answer decides by itself: ends a stored answer that is over, and releases
+    /// followers at once if the answer is the leader's alone.
     fn head_has_come(&self, hands: &mut Hands, job: &Job, draft: &Draft) {
         if draft.ends_stored {
             self.end_stored(job);
@@ -473,7 +475,7 @@ impl Cache {
             Verdict::Keep | Verdict::Everyone(_) => {}
             Verdict::Asker(why) => {
                 if why == FillOutcome::Cookie {
-                    // For those alone who show one as well: see `Asking::is_marked`.
+                    // Only for requests with a token as well: see `Asking::is_marked`.
                     self.mark(&job.key, why);
                 }
                 hands.release(why, draft.status, Left::ThisTime);
@@ -490,7 +492,7 @@ impl Cache {
         self.memory.mark(key.clone(), why, now, now + millis(HIT_FOR_MISS));
     }
 
-    /// The body is whole and all of it is here.
+    /// Stores and hands out a complete body.
     fn land(
         self: &Arc<Self>,
         hands: &mut Hands,
@@ -509,7 +511,7 @@ impl Cache {
                     On::Follow { asking, told, .. } => self.keep_followed(asking, told, entry.clone()),
                 };
                 self.refreshed(job, true);
-                // A part is what was asked for, whatever it has been put together with.
+                // A follower asked for the part, even if it was combined with another.
                 hands.land(Landing::Filled(if entry.part().is_some() { entry } else { kept.clone() }));
                 (FillOutcome::Stored, ToStore::Answer(kept))
             }
@@ -518,12 +520,12 @@ impl Cache {
                 hands.land(Landing::Passing(Arc::new(draft.representation(body, &self.encoding.load()))));
                 (why, to_store)
             }
-            // What is the asker's alone is never kept: it went by.
+            // An answer for the leader alone is never kept: it passed through.
             Verdict::Asker(why) | Verdict::AskerAlways(why) => (why, ToStore::of(&draft)),
         }
     }
 
-    /// The body is whole, and went by.
+    /// Ends a fill whose body has passed through.
     fn passed(&self, job: &Job, draft: &Draft) -> (FillOutcome, ToStore) {
         match draft.verdict {
             Verdict::Keep => {

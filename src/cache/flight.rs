@@ -1,9 +1,9 @@
-//! One fill for everyone who waits: local flights.
+//! Flights: one fill for all requests that wait for it on this node (single flight).
 //!
-//! The first who asks for a name *leads*; all others *follow* and are handed the same outcome. A lead announces the
-//! outcome once. It may do so before its work is done: then whoever joins later is handed it too, until the lead
-//! leaves. A lead that is dropped without an outcome, by a panic or a cancelled task, abandons the flight: nobody
-//! hangs. What all of a flight share from its beginning is its cargo.
+//! The first request for a name *leads*; all others *follow* and get the same outcome. A lead announces the
+//! outcome once. It may do so before its work is done: then later requests get it too, until the lead leaves.
+//! A lead that is dropped without an outcome, by a panic or a cancelled task, abandons the flight, so that no
+//! follower hangs. All of a flight share its cargo from the beginning.
 
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -26,11 +26,11 @@ pub struct Flights<T, C = ()> {
     hasher: RandomState,
 }
 
-/// What a caller is.
+/// The role of a caller.
 pub enum Joined<T, C = ()> {
-    /// The first: has to find the outcome. It may wait for its own flight as a follower.
+    /// The first: has to produce the outcome. It may wait for its own flight as a follower.
     Lead(Lead<T, C>, Follow<T, C>),
-    /// One of those who wait.
+    /// One of the others, which wait.
     Follow(Follow<T, C>),
 }
 
@@ -53,8 +53,8 @@ impl<T: Clone, C: Clone> Flights<T, C> {
         }
     }
 
-    /// Begins the flight of this name, unless it is under way or `is_put_off`. That is asked when no flight of the name can
-    /// end any more: what the last one has left is seen.
+    /// Begins the flight of this name, unless it is under way or `is_put_off`. That is called while no flight
+    /// of the name can end: effects of the last one are visible.
     pub fn begin_unless(
         &self,
         name: &str,
@@ -87,7 +87,7 @@ impl<T: Clone, C: Clone> Flights<T, C> {
         self.hasher.hash_one(name) as usize % SHARDS
     }
 
-    /// How many flights are under way.
+    /// The number of flights under way.
     pub fn under_way(&self) -> usize {
         self.shards.iter().map(|s| s.lock().len()).sum()
     }
@@ -99,7 +99,7 @@ impl<T: Clone, C: Clone> Default for Flights<T, C> {
     }
 }
 
-/// The duty to find an outcome.
+/// The duty to produce an outcome.
 pub struct Lead<T, C = ()> {
     shards: Arc<[Shard<T, C>; SHARDS]>,
     shard: usize,
@@ -109,19 +109,19 @@ pub struct Lead<T, C = ()> {
 }
 
 impl<T, C> Lead<T, C> {
-    /// Hands the outcome to everyone who waits, and to whoever joins before the lead leaves.
+    /// Gives the outcome to all followers, and to those that join before the lead leaves.
     pub fn announce(&self, outcome: T) {
         self.board.put_up(Notice::Outcome(outcome));
     }
 
-    /// Hands the outcome to everyone who waits, and to nobody else: the lead leaves first, so that whoever comes
-    /// later finds what was stored or begins a flight of its own.
+    /// Gives the outcome to all present followers, and no others: the lead leaves first, so that later
+    /// requests find the stored answer or begin a flight of their own.
     pub fn land(mut self, outcome: T) {
         self.leave();
         self.announce(outcome);
     }
 
-    /// Nobody joins any more.
+    /// Lets no more requests join.
     pub fn leave(&mut self) {
         if let Some(name) = self.name.take() {
             self.shards[self.shard].lock().remove(&name);
@@ -139,7 +139,7 @@ impl<T, C> Drop for Lead<T, C> {
     }
 }
 
-/// A place among those who wait.
+/// A follower's place in a flight.
 pub struct Follow<T, C = ()> {
     board: Arc<Board<T>>,
     cargo: C,
@@ -152,7 +152,7 @@ impl<T, C: Clone> Clone for Follow<T, C> {
 }
 
 impl<T: Clone, C> Follow<T, C> {
-    /// What all of the flight share.
+    /// The cargo of the flight.
     pub fn cargo(&self) -> &C {
         &self.cargo
     }
@@ -163,7 +163,7 @@ impl<T: Clone, C> Follow<T, C> {
     /// [`Abandoned`], if the lead went away without one.
     pub async fn outcome(self) -> Result<T, Abandoned> {
         loop {
-            // First: what is put up from here on wakes it.
+            // Registered first, so that a later announcement wakes it.
             let changed = self.board.changed.notified();
             match &*self.board.notice.lock() {
                 Notice::None => {}
@@ -175,7 +175,8 @@ impl<T: Clone, C> Follow<T, C> {
     }
 }
 
-/// Where the lead tells those who follow. Much smaller than a channel, for most flights have nobody who follows.
+/// The place where the lead announces to followers. Much smaller than a channel, as most flights have no
+/// followers.
 struct Board<T> {
     notice: Mutex<Notice<T>>,
     changed: Notify,

@@ -1,9 +1,9 @@
-//! What tells one answer from another, and the names under which the store keeps it.
+//! The identity of an answer, and the names of keys in the store.
 //!
 //! Pure: a request's parts in, texts out. Two requests share a [`Key`] only if they share the namespace, the
-//! tenant, the host (where the route is bound to one), the user (scope `user`), the path and the listed query
-//! parameters; nothing else of a request enters. All text from outside is escaped, so that no part can pose as
-//! another: `:` separates the parts of a key and never stands inside one.
+//! tenant, the host (if the route is bound to one), the user (scope `user`), the path and the listed query
+//! parameters; nothing else of a request is in it. All text from outside is escaped, so that no part can pose
+//! as another: `:` separates the parts of a key and never occurs inside one.
 //!
 //! | key | holds |
 //! |---|---|
@@ -35,31 +35,33 @@ use xxhash_rust::xxh3::xxh3_128;
 /// A variant longer than this (bytes) is replaced by its SHA-256.
 const LONGEST_VARIANT: usize = 200;
 
-/// Everything but RFC 3986's unreserved characters is escaped inside a query's names and values and a user.
+/// All characters except RFC 3986's unreserved ones are escaped in the names and values of a query and in a
+/// user.
 const WORD: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// A path keeps its `/`; its own escapes are escaped once more, so that `:` and `%3A` stay apart.
+/// A path keeps its `/`; its own escapes are escaped once more, so that `:` and `%3A` stay distinct.
 const PATH: &AsciiSet =
     &WORD.remove(b'/').remove(b'!').remove(b'$').remove(b'@').remove(b'+').remove(b',').remove(b'=');
 
-/// A target keeps its `/`, its `?` and what a query is made of; its own escapes are escaped once more.
+/// A target keeps its `/`, its `?` and the delimiters of a query; its own escapes are escaped once more.
 const TARGET: &AsciiSet = &PATH.remove(b'?').remove(b'&').remove(b';').remove(b'*').remove(b'(').remove(b')');
 
 /// The identity of an answer across its generations: `<namespace>:<tenant>:<variant>`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
-/// How a request came in. An origin that is told may answer differently: with a redirect from the one to the other.
+/// The scheme of a request. An origin that sees it may answer differently, such as with a redirect from one
+/// to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scheme {
-    /// In the clear.
+    /// Without TLS.
     #[default]
     Http,
-    /// Over TLS.
+    /// With TLS.
     Https,
 }
 
 impl Scheme {
-    /// As it stands in a URL.
+    /// The scheme of a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -68,10 +70,10 @@ impl Scheme {
     }
 }
 
-/// The parts of a request that may tell answers apart.
+/// The parts of a request that may distinguish answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
-    /// The host, only where the route is bound to one.
+    /// The host, only if the route is bound to one.
     pub host: Option<&'a str>,
     /// The tenant; ignored for scope `public`.
     pub tenant: &'a Tenant,
@@ -84,15 +86,15 @@ pub struct Parts<'a> {
 }
 
 impl Key {
-    /// Derives the key. `parts` is taken apart completely, so that a new part can't be forgotten here.
+    /// Derives the key. `parts` is destructured completely, so that a new part can't be forgotten here.
     pub fn derive(rules: &CacheRules, parts: Parts<'_>) -> Self {
         let mut text = String::with_capacity(96);
         Self::spell(&mut text, rules, parts);
         Self(text.into_boxed_str())
     }
 
-    /// Puts the text of the key that [`Self::derive`] would make into `text`, which is cleared: who looks up, and no
-    /// more, needs no key of its own.
+    /// Writes the text of the key that [`Self::derive`] would make into `text`, which is cleared: a look-up
+    /// needs no key of its own.
     pub fn spell(text: &mut String, rules: &CacheRules, parts: Parts<'_>) {
         let Parts { host, tenant, user, path, query } = parts;
         let tenant = whose(rules.scope, tenant);
@@ -103,7 +105,7 @@ impl Key {
         text.push(':');
         let variant = text.len();
         if rules.scope == Scope::User {
-            // A user always leaves its mark, so that no user's variant equals one without.
+            // A user is always marked, so that no user's variant equals one without.
             text.push('~');
             push_escaped(text, user.unwrap_or_default(), WORD);
         }
@@ -125,23 +127,23 @@ impl Key {
         }
     }
 
-    /// The key of a resource of an origin that is followed: its scheme, its host and its target, which is sent as it came. No
-    /// namespace begins like it.
+    /// The key of a resource of an origin that is followed: its scheme, its host and its target as it is
+    /// sent. No namespace begins like it.
     pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
-        // Exactly as much as it mostly takes.
+        // Usually the exact length.
         let mut text = String::with_capacity(2 + scheme.as_str().len() + host.len() + target.len());
         Self::spell_resource(&mut text, scheme, host, target);
         Self(text.into_boxed_str())
     }
 
-    /// Puts the text of the key that [`Self::of_resource`] would make into `text`, which is cleared.
+    /// Writes the text of the key that [`Self::of_resource`] would make into `text`, which is cleared.
     pub fn spell_resource(text: &mut String, scheme: Scheme, host: &str, target: &str) {
         text.clear();
         text.push('@');
         text.push_str(scheme.as_str());
         text.push('/');
         authority::push_normalized(text, host);
-        // What of a target could pose as another part of a key, or as the end of one, is escaped.
+        // Characters of a target that could pose as another part of a key, or as the end of one, are escaped.
         push_escaped(text, &normalize_escapes(target), TARGET);
         if text.len() > LONGEST_VARIANT {
             let digest = Sha256::digest(text.as_bytes());
@@ -169,7 +171,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The tenant whose version counts for a scope.
+/// The tenant whose version applies to a scope.
 pub fn whose(scope: Scope, tenant: &Tenant) -> &Tenant {
     match scope {
         Scope::Public => Tenant::public(),
@@ -178,14 +180,14 @@ pub fn whose(scope: Scope, tenant: &Tenant) -> &Tenant {
 }
 
 /// The listed parameters of a query in the list's order, each with all its values in the order sent, decoded
-/// and escaped anew: what enters the key is exactly what the origin is asked.
+/// and escaped again: the key holds exactly what the origin is sent.
 pub fn canonical_query(listed: &[String], query: &str) -> String {
     let mut canonical = String::new();
     spell_query(&mut canonical, listed, query);
     canonical
 }
 
-/// Puts what [`canonical_query`] would make into `canonical`, which is cleared.
+/// Writes the result of [`canonical_query`] into `canonical`, which is cleared.
 pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
     canonical.clear();
     for name in listed {
@@ -200,9 +202,9 @@ pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
     }
 }
 
-/// A resource, whoever asks for it, by which scheme and in whichever variant: what a purge by URL is about. `host` and
-/// `target` (path and query) are as a request names them. Two resources with one number would only be purged together,
-/// as what is the same but for its scheme is.
+/// A number for a resource, whatever the client, scheme and variant: the target of a purge by URL. `host` and
+/// `target` (path and query) are as a request names them. Two resources with one number would only be purged
+/// together, as are those that differ in the scheme.
 pub fn resource(host: &str, target: &str) -> u128 {
     let mut text = String::with_capacity(host.len() + 1 + target.len());
     authority::push_normalized(&mut text, host);
@@ -211,7 +213,7 @@ pub fn resource(host: &str, target: &str) -> u128 {
     xxh3_128(text.as_bytes())
 }
 
-/// How many parameters a query has.
+/// The number of parameters in a query.
 pub fn count_parameters(query: &str) -> usize {
     pairs(query).count()
 }
@@ -247,14 +249,14 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Where the store keeps an answer.
+/// The names of an answer's keys in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The answer itself.
     pub body: String,
     /// The lease of its fill.
     pub lease: String,
-    /// What leads to it, and what stands there.
+    /// The key that leads to it, with its value.
     pub pointer: Option<(String, Bytes)>,
 }
 
@@ -270,29 +272,29 @@ impl Names {
         Self { prefix: prefix.into() }
     }
 
-    /// Where the version of a namespace and tenant stands.
+    /// The key of the version of a namespace and tenant.
     pub fn version(&self, namespace: &Namespace, tenant: &Tenant) -> String {
         format!("{}ver:{namespace}:{tenant}", self.prefix)
     }
 
-    /// Where the answer of one generation stands; `version` is [`super::version::Version::tag`].
+    /// The keys of an answer of one generation; `version` is [`super::version::Version::tag`].
     pub fn of_version(&self, key: &Key, version: &str) -> Place {
         let name = format!("{}:v{version}", key.as_str());
         let pointer = Some((self.last(key), version.to_owned().into()));
         Place { body: self.of(&name), lease: self.lease(&name), pointer }
     }
 
-    /// Where the version of the newest stored answer stands.
+    /// The key of the version of the newest stored answer.
     pub fn last(&self, key: &Key) -> String {
         self.of(&format!("{}:last", key.as_str()))
     }
 
-    /// Where the answer of a resource stands, or by what it varies.
+    /// The keys of the answer of a resource, or of the fields by which it varies.
     pub fn of_resource(&self, key: &Key) -> Place {
         Place { body: self.of(key.as_str()), lease: self.lease(key.as_str()), pointer: None }
     }
 
-    /// Where a variant of a resource stands; `varies` is what stands under the resource then.
+    /// The keys of a variant of a resource; `varies` is the value of the resource's key then.
     pub fn of_variant(&self, key: &Key, digest: &str, varies: Bytes) -> Place {
         let name = format!("{}:{digest}", key.as_str());
         Place {
@@ -310,7 +312,7 @@ impl Names {
         format!("{}lock:{name}", self.prefix)
     }
 
-    /// Where an event that was taken is remembered.
+    /// The key of an event that was processed.
     pub fn event(&self, endpoint: &str, id: &str) -> String {
         let mut name = format!("{}event:", self.prefix);
         push_escaped(&mut name, endpoint, WORD);
@@ -319,28 +321,29 @@ impl Names {
         name
     }
 
-    /// Where the log of purges stands. It has a prefix of its own like the other families of keys: reports on keys that
-    /// begin with `purge` would tell of every answer of a namespace `purges` as well.
+    /// The key of the purge log. It has a prefix of its own like the other families of keys: reports on keys
+    /// that begin with `purge` would include every answer of a namespace `purges`.
     pub fn purge_log(&self) -> String {
         format!("{}purge:log", self.prefix)
     }
 
-    /// Where a client's bucket of a shared limit stands. `whose` needs no escaping.
+    /// The key of a client's bucket of a shared limit. `whose` needs no escaping.
     pub fn limit(&self, route: &Name, limit: &Name, whose: &str) -> String {
         format!("{}limit:{route}:{limit}:{whose}", self.prefix)
     }
 
-    /// The prefixes whose keys the store is asked to report on.
+    /// The prefixes of the keys that the store is asked to report changes of.
     pub fn tracked(&self) -> [String; 3] {
         ["ver:", "lock:", "purge:"].map(|family| format!("{}{family}", self.prefix))
     }
 
-    /// The channel on which nodes tell each other which keys they have changed, where the store reports no changes.
+    /// The channel on which nodes announce the keys that they have changed, if the store does not report
+    /// changes.
     pub fn channel(&self) -> String {
         format!("{}changes", self.prefix)
     }
 
-    /// What a reported key is.
+    /// The kind of a reported key.
     pub fn recognise<'k>(&self, key: &'k str) -> Reported<'k> {
         let Some(rest) = key.strip_prefix(&*self.prefix) else { return Reported::Foreign };
         if let Some(version) = rest.strip_prefix("ver:") {
@@ -371,7 +374,7 @@ pub enum Reported<'k> {
     Lease,
     /// The log of purges.
     PurgeLog,
-    /// Nothing of ours.
+    /// A key of another application.
     Foreign,
 }
 

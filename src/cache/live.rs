@@ -1,9 +1,10 @@
 //! A body that is still arriving: one writer, any number of readers, each at its own pace.
 //!
-//! Up to `keep` bytes the whole body stays here, whoever reads it how fast: it will be stored. Beyond that it passes
-//! through, and only a window is held: whoever has been told of it may begin to read while its beginning is here. Then the fastest reader sets the pace of the
-//! writer, and a reader that falls behind by more than the window is cut off: it holds nobody up. A writer that goes
-//! away before the end breaks the body off for all, and nobody ever takes it for whole.
+//! Up to `keep` bytes the whole body stays in memory, however slow its readers: it will be stored. Beyond
+//! that it passes through, and only a window of it is kept: a request that was told of it can begin to read
+//! while its beginning is still there. Then the fastest reader sets the pace of the writer, and a reader that
+//! falls behind by more than the window is cut off: it delays no others. If the writer goes away before the
+//! end, the body breaks off for all readers, and none takes it for complete.
 
 use crate::representation::Body;
 use bytes::{Bytes, BytesMut};
@@ -18,12 +19,13 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// Smaller pieces than this are put together, so that an origin that dribbles doesn't cost a multiple of its bytes.
+/// Pieces smaller than this are joined, so that an origin that sends many small ones doesn't cost a multiple
+/// of their bytes.
 const SMALL: usize = 8 * 1024;
-/// How far the writer may be ahead of the fastest reader of a body that passes through.
+/// The most bytes by which the writer may be ahead of the fastest reader of a body that passes through.
 const AHEAD: u64 = 512 * 1024;
-/// The beginning of a body that passes through stays until so much of it has arrived, for those who have been told of
-/// it and have not come yet.
+/// The beginning of a body that passes through is kept until this many bytes have arrived, for requests that
+/// were told of it and have not begun to read.
 const BEGINNING: u64 = 1 << 20;
 /// The least window of a body that passes through.
 const WINDOW: u64 = 4 << 20;
@@ -33,7 +35,8 @@ const WINDOW: u64 = 4 << 20;
 #[error("the answer broke off")]
 pub struct BrokenOff;
 
-/// What all bodies that arrive may hold together, in bytes: beyond it the next piece makes its body pass through.
+/// The most bytes that all arriving bodies may hold together: beyond it the next piece makes its body pass
+/// through.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
@@ -41,12 +44,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Of so many bytes.
+    /// A budget of this many bytes.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { used: AtomicU64::new(0), limit })
     }
 
-    /// Whether there is room for what was taken.
+    /// Takes bytes. Returns true if there is room for them.
     fn take(&self, bytes: u64) -> bool {
         self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= self.limit
     }
@@ -71,13 +74,13 @@ pub struct Live {
 #[derive(Debug)]
 struct State {
     pieces: VecDeque<Bytes>,
-    /// Pieces that were let go at the front.
+    /// The number of pieces that were dropped at the front.
     gone: u64,
-    /// The last, small pieces, put together.
+    /// The last small pieces, joined.
     tail: BytesMut,
     /// Bytes that have arrived.
     length: u64,
-    /// Bytes that were let go.
+    /// The number of bytes that were dropped.
     forgotten: u64,
     keep: u64,
     passing: bool,
@@ -113,17 +116,17 @@ impl Live {
         Arc::new(Self { budget: budget.clone(), state: Mutex::new(state), grown, taken, began })
     }
 
-    /// When its fill began.
+    /// The time when its fill began.
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// The one who writes; there must be only one.
+    /// The writer; there must be only one.
     pub fn writer(self: &Arc<Self>) -> Writer {
         Writer { live: self.clone() }
     }
 
-    /// Another reader, from the beginning; `None` where that is no longer here, or the body broke off.
+    /// Another reader, from the beginning; `None` if that was dropped, or the body broke off.
     pub fn reader(self: &Arc<Self>) -> Option<Reader> {
         let mut state = self.state.lock();
         if state.forgotten > 0 || state.end == End::Broken {
@@ -168,7 +171,7 @@ impl State {
         self.readers.values().max().copied()
     }
 
-    /// Lets go what all readers have, and what is outside of the window.
+    /// Drops pieces that all readers have, and those outside of the window.
     fn forget(&mut self, budget: &Budget) {
         if self.forgotten == 0 && self.length <= BEGINNING {
             return;
@@ -192,7 +195,7 @@ impl State {
     }
 }
 
-/// The one who writes.
+/// The writer of a body.
 #[derive(Debug)]
 pub struct Writer {
     live: Arc<Live>,
@@ -206,15 +209,15 @@ impl Writer {
         state.passing = bytes == 0;
     }
 
-    /// Forgets what was written. Nobody may have read of it.
+    /// Discards what was written. No reader may have seen any of it.
     pub fn start_over(&self) {
         let mut state = self.live.state.lock();
         self.live.budget.give_back(state.length - state.forgotten);
         (state.pieces, state.tail, state.length) = (VecDeque::new(), BytesMut::new(), 0);
     }
 
-    /// Appends a piece. Whether the body passes through by now: then the writer has to keep in step, once its
-    /// readers know that there is something to read.
+    /// Appends a piece. Returns true if the body passes through by now: then the writer has to call
+    /// [`Self::in_step`], once its readers know that there is something to read.
     pub fn append(&self, piece: Bytes) -> bool {
         let passing = {
             let mut state = self.live.state.lock();
@@ -232,7 +235,8 @@ impl Writer {
         passing
     }
 
-    /// Waits until nobody has read for so long. From then on nobody can: the body has broken off.
+    /// Waits until there has been no reader for this long. From then on none can begin: the body has broken
+    /// off.
     pub async fn forsaken(&self, so_long: Duration) {
         loop {
             self.until(|state| state.readers.is_empty()).await;
@@ -250,7 +254,7 @@ impl Writer {
 
     async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
-            // First: what changes from here on wakes it.
+            // Registered first, so that a later change wakes it.
             let changed = self.live.taken.notified();
             if holds(&self.live.state.lock()) {
                 return;
@@ -259,10 +263,11 @@ impl Writer {
         }
     }
 
-    /// Waits until the fastest reader is close; `false` where nobody reads, and from then on nobody can.
+    /// Waits until the fastest reader is close; `false` if there is no reader, and from then on none can
+    /// begin.
     pub async fn in_step(&self) -> bool {
         loop {
-            // First: what is taken from here on wakes it.
+            // Registered first, so that a later read wakes it.
             let taken = self.live.taken.notified();
             {
                 let mut state = self.live.state.lock();
@@ -279,7 +284,7 @@ impl Writer {
         }
     }
 
-    /// The body is whole. It is returned where all of it was kept.
+    /// Ends a complete body. Returns it if all of it was kept.
     pub fn finish(self) -> Option<Body> {
         let body = {
             let mut state = self.live.state.lock();
@@ -303,16 +308,16 @@ impl Drop for Writer {
     }
 }
 
-/// One who reads.
+/// A reader of a body.
 #[derive(Debug)]
 pub struct Reader {
     live: Arc<Live>,
     id: u64,
-    /// The bytes that were read.
+    /// The number of bytes read.
     at: u64,
-    /// The piece that is read next, counted from the body's beginning.
+    /// The next piece to read, counted from the body's beginning.
     piece: u64,
-    /// What of it was read: it may have been the tail, which grows.
+    /// The number of bytes read of that piece: it may have been the tail, which grows.
     offset: usize,
 }
 
@@ -320,11 +325,11 @@ impl Reader {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// [`BrokenOff`]: what was read so far is not the whole body.
+    /// [`BrokenOff`]: the bytes read so far are not the whole body.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         loop {
             let live = self.live.clone();
-            // First: what comes from here on wakes it.
+            // Registered first, so that a later piece wakes it.
             let grown = live.grown.notified();
             match self.take() {
                 Some(taken) => return taken,
@@ -340,7 +345,7 @@ impl Reader {
                 if self.at < state.forgotten {
                     return Some(Err(BrokenOff));
                 }
-                // What was let go was read to its end, as the tail that it had been.
+                // A dropped piece was read to its end, while it was the tail.
                 (self.piece, self.offset) = (state.gone, 0);
             }
             let place = usize::try_from(self.piece - state.gone).unwrap_or(usize::MAX);
@@ -366,7 +371,7 @@ impl Reader {
                 }
                 return Some(Ok(Some(piece)));
             }
-            // An empty rest of a piece that was read as the tail: on to the next one.
+            // The empty rest of a piece that was read as the tail: on to the next one.
             if state.pieces.get(place).is_none() {
                 return match state.end {
                     End::Open => None,

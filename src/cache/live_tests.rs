@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// What became of a piece that was written.
+/// The state after a piece was written.
 #[derive(Debug, PartialEq, Eq)]
 enum Written {
     Kept,
@@ -11,7 +11,7 @@ enum Written {
 }
 
 impl Writer {
-    /// What a carrier does with a piece whose readers know that it comes.
+    /// Writes a piece like a fill whose readers know that it comes.
     async fn push(&self, piece: Bytes) -> Written {
         match self.append(piece) {
             false => Written::Kept,

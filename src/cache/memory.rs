@@ -1,10 +1,10 @@
 //! The first tier: this node's memory.
 //!
-//! Entries are weighed in bytes; when the memory is full the least valuable go (S3-FIFO-like Clock-PRO of
-//! `quick_cache`: one pass over many keys doesn't flush what is asked for often). An entry is found under its
-//! [`Key`] whatever its version: a bump touches nothing here, the old generation simply stops being current
-//! and stays until its successor replaces it, as the one to serve when the origin fails. The variants of one
-//! resource stand under one key, and go together.
+//! Entries are weighed in bytes; when the memory is full the least valuable are evicted (S3-FIFO-like
+//! Clock-PRO of `quick_cache`: one pass over many keys doesn't flush popular entries). An entry is found
+//! under its [`Key`] whatever its version: a bump changes nothing here, the old generation is simply no
+//! longer current and stays until its successor replaces it, to be served if the origin fails. The variants
+//! of one resource are kept under one key, and are evicted together.
 
 use super::{
     entry::{Entry, Standing},
@@ -23,13 +23,13 @@ use std::{
     },
 };
 
-/// What a place in the table takes, in bytes, free ones among the others.
+/// The bytes of a slot in the table, with a share of the free ones.
 const PLACE: u64 = 64;
 
-/// What stands under a key.
+/// The value under a key.
 #[derive(Debug, Clone)]
 pub enum Resource {
-    /// As a rule: one entry.
+    /// One entry, as a rule.
     One(Arc<Entry>),
     /// The variants, or parts, of one resource, the newest first.
     Several(Arc<[Arc<Entry>]>),
@@ -71,7 +71,7 @@ impl Weighter<Key, Resource> for Weigh {
 struct CountEvictions(Arc<AtomicU64>);
 
 impl Lifecycle<Key, Resource> for CountEvictions {
-    /// The key that something is kept under: what stood there is replaced, and did not have to go for others.
+    /// The key that is being written: a value replaced under it was not evicted.
     type RequestState = Option<Key>;
 
     fn on_evict(&self, kept: &mut Option<Key>, gone: Key, _: Resource) {
@@ -90,45 +90,47 @@ pub struct Memory {
     marks: Mutex<HashMap<Key, (u64, FillOutcome), RandomState>>,
 }
 
-/// Marks are short-lived; beyond this many the oldest knowledge is dropped as a whole.
+/// The most marks: beyond it all of them, which are short-lived, are dropped at once.
 const MOST_MARKS: usize = 10_000;
 
 impl Memory {
     /// An empty memory of `capacity` bytes, for answers of up to `largest` bytes.
     pub fn new(capacity: u64, largest: u64) -> Self {
-        /// What a typical entry weighs, for the size of the tables.
+        /// The weight of a typical entry, for the size of the tables.
         const TYPICAL: u64 = 4_096;
-        /// Tables for more grow when they have to: what they take would otherwise be used up by the first few entries.
+        /// The most slots that are allocated at first: the memory of more would be used up by the first few
+        /// entries.
         const MOST: u64 = 1 << 17;
-        /// Parts with a lock each. An answer lies within one, which has to have room for some of them.
+        /// The most shards, each with its lock. An answer lies within one, which must have room for some of
+        /// them.
         const MOST_PARTS: u64 = 64;
         let evictions = Arc::new(AtomicU64::new(0));
         let expected = usize::try_from((capacity / TYPICAL).clamp(64, MOST)).unwrap_or(64);
         let parts = (capacity / 2 / largest.max(1)).clamp(1, MOST_PARTS);
-        // A power of two, or rounded up to one.
+        // A power of two, since other numbers are rounded up to one.
         let parts = 1 << parts.ilog2();
         let counting = CountEvictions(evictions.clone());
         let options = OptionsBuilder::new()
             .estimated_items_capacity(expected)
-            // Of as many as that it is remembered that they were there.
+            // As many evicted keys are remembered.
             .ghost_allocation(1.0)
             .weight_capacity(capacity)
             .shards(parts)
             .build();
         let entries = match options {
             Ok(options) => Cache::with_options(options, Weigh, RandomState::new(), counting),
-            // Only a number that was left out could be refused.
+            // Fails only without one of the numbers.
             Err(_) => Cache::with(expected, capacity, Weigh, RandomState::new(), counting),
         };
         Self { entries, changing: Mutex::default(), evictions, marks: Mutex::default() }
     }
 
-    /// What stands under a key, of whichever generation.
+    /// The value under a key, of any generation.
     pub fn resource(&self, key: &str) -> Option<Resource> {
         self.entries.get(key)
     }
 
-    /// The entry under the key of a namespace, of whichever generation.
+    /// The entry under the key of a namespace, of any generation.
     pub fn entry(&self, key: &str) -> Option<Arc<Entry>> {
         match self.entries.get(key)? {
             Resource::One(entry) => Some(entry),
@@ -136,8 +138,8 @@ impl Memory {
         }
     }
 
-    /// Keeps the entry of a namespace, unless a newer one of the current generation stands there already: a fill
-    /// that a bump overtook must not push out what came after it.
+    /// Keeps the entry of a namespace, unless a newer one of the current generation is already there: a fill
+    /// that was overtaken by a bump must not replace a later one.
     pub fn keep(&self, key: Key, entry: Arc<Entry>, now_ms: u64) {
         let outdated = self.entries.peek(&key).is_some_and(|there| match &there.entries()[0].standing {
             Standing::Version(version, slot) => {
@@ -151,7 +153,8 @@ impl Memory {
         }
     }
 
-    /// Keeps a variant of a resource: returns it as it is told apart now, and how many had to go for it.
+    /// Keeps a variant of a resource. Returns it with the fields by which variants are told apart now, and
+    /// the number of variants evicted for it.
     pub(super) fn keep_variant(
         &self,
         key: Key,
@@ -175,7 +178,7 @@ impl Memory {
         });
     }
 
-    /// Drops what stands under a key and is over.
+    /// Removes the entries under a key that are over.
     pub fn end(&self, key: &Key, is_over: impl Fn(&Entry) -> bool) {
         if self.entries.peek(key).is_some_and(|there| there.entries().iter().any(|entry| is_over(entry))) {
             self.change(key.clone(), |mut entries| {
@@ -198,12 +201,12 @@ impl Memory {
         self.entries.insert_with_lifecycle(key.clone(), resource, &mut Some(key));
     }
 
-    /// Whether this very entry is kept under a key.
+    /// Returns true if this very entry is kept under a key.
     pub fn holds(&self, key: &Key, entry: &Arc<Entry>) -> bool {
         self.entries.peek(key).is_some_and(|there| there.entries().iter().any(|e| Arc::ptr_eq(e, entry)))
     }
 
-    /// Puts another form of an entry in its place, if it is still there.
+    /// Replaces an entry by another form of it, if it is still there.
     pub fn replace(&self, key: Key, old: &Arc<Entry>, new: Arc<Entry>) {
         let _changing = self.changing.lock();
         let Some(there) = self.entries.peek(&key) else { return };
@@ -211,7 +214,7 @@ impl Memory {
         let Some(place) = entries.iter_mut().find(|entry| Arc::ptr_eq(entry, old)) else { return };
         *place = new;
         if let Some(resource) = Resource::of(entries) {
-            // Refused when it has just been evicted: then there is nothing to replace.
+            // Refused if it has just been evicted: then there is nothing to replace.
             let mut kept = Some(key.clone());
             self.entries.replace_with_lifecycle(key, resource, true, &mut kept).unwrap_or_default();
         }
@@ -229,7 +232,7 @@ impl Memory {
         marks.insert(key, (until_ms, why));
     }
 
-    /// Why the answer under a key may not be stored, if it may not.
+    /// The reason why the answer under a key may not be stored, if it is marked.
     pub fn marked(&self, key: &Key, now_ms: u64) -> Option<FillOutcome> {
         let mut marks = self.marks.lock();
         let (until, why) = *marks.get(key)?;
@@ -240,7 +243,7 @@ impl Memory {
         Some(why)
     }
 
-    /// Counts the entries that are like this. Looks at all of them.
+    /// Counts the entries that match. Visits all of them.
     pub fn count(&self, is_meant: impl Fn(&Entry) -> bool) -> u64 {
         let of_resource = |resource: &Resource| resource.entries().iter().filter(|e| is_meant(e)).count();
         self.entries.iter().map(|(_, resource)| of_resource(&resource) as u64).sum()
@@ -251,7 +254,7 @@ impl Memory {
         self.entries.weight()
     }
 
-    /// Bytes there are.
+    /// The capacity in bytes.
     pub fn capacity(&self) -> u64 {
         self.entries.capacity()
     }
@@ -261,12 +264,12 @@ impl Memory {
         self.entries.len() as u64
     }
 
-    /// Whether nothing is kept.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Entries that had to go for others since the start.
+    /// The number of evictions since the start.
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }

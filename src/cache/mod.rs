@@ -1,10 +1,11 @@
-//! The cache: what stands in memory, who fills what is missing, and whether it is still true.
+//! The cache: entries in memory, fills for missing ones, and their validity.
 //!
-//! Two kinds of routes, one store, one way to fill. A route with a namespace is answered by [`Cache::look`] and
-//! [`Cache::answer`] (`versioned.rs`): its rules say how long, a version says whether. A route that follows its
-//! origin is answered by [`Cache::look_followed`] and [`Cache::answer_followed`] (`follow.rs`): the origin's headers
-//! say how long, the purge log says whether. The first of each pair answers from memory without waiting, the second
-//! does whatever else it takes. None of them ever asks an origin: they are handed a [`Fetcher`].
+//! Two kinds of routes share one memory, one store and one way to fill. A route with a namespace is answered
+//! by [`Cache::look`] and [`Cache::answer`] (`versioned.rs`): its rules set the lifetime, and a version ends
+//! it. A route that follows its origin is answered by [`Cache::look_followed`] and [`Cache::answer_followed`]
+//! (`follow.rs`): the origin's headers set the lifetime, and the purge log ends it. The first of each pair
+//! answers from memory without waiting, the second does all the rest. None of them contacts an origin itself:
+//! they are given a [`Fetcher`].
 
 mod carry;
 pub mod doubt;
@@ -72,14 +73,14 @@ use version::{Basis, Versions};
 /// A request to the origin.
 pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
 
-/// The way in which the origin is asked for the answer to a miss.
+/// The interface to the origin for a miss.
 pub trait AskOrigin: Send {
-    /// Makes the request, with these fields besides its own; the head of the answer has to be there `by` then, else it
-    /// fails. It is called again only where the first answer can't be used. `spare`: somebody is served whatever
-    /// becomes of it.
+    /// Sends the request, with these fields besides its own. The head of the answer has to be there `by`
+    /// then, or it fails. Called again only if the first answer can't be used. `spare`: its client is served
+    /// in any case.
     fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> Fetch;
 
-    /// Returns whether every server of the origin is out.
+    /// Returns true if every server of the origin is out of service.
     fn is_failing(&self) -> bool {
         false
     }
@@ -91,10 +92,10 @@ impl<F: FnMut(&[(HeaderName, HeaderValue)], Instant) -> Fetch + Send> AskOrigin 
     }
 }
 
-/// Asks the origin for the answer to a miss.
+/// The boxed interface to the origin for a miss.
 pub type Fetcher = Box<dyn AskOrigin>;
 
-/// What the origin answered: the head, and a body that is still to be read.
+/// An answer of the origin: the head, and a body that is still to be read.
 pub struct Fetched {
     /// The status.
     pub status: StatusCode,
@@ -104,7 +105,7 @@ pub struct Fetched {
     pub body: Box<dyn Incoming>,
 }
 
-/// A body as it comes from the origin.
+/// The body of an origin's answer.
 #[async_trait]
 pub trait Incoming: Send {
     /// The next piece; `None` at the end.
@@ -113,102 +114,102 @@ pub trait Incoming: Send {
     /// If it broke off.
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError>;
 
-    /// All of it, where all of it has come already; then nothing is left to be read.
+    /// All of the body, if all of it has already arrived; then nothing is left to be read.
     fn at_hand(&mut self) -> Option<Bytes> {
         None
     }
 }
 
-/// Why the origin gave no answer.
+/// The reason why the origin gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// No server could be reached, or it broke off.
+    /// No server could be reached, or the connection broke.
     #[error("the origin can't be reached")]
     Unreachable,
-    /// A server gave an answer that can't be read.
+    /// The answer of a server is malformed.
     #[error("the origin's answer is malformed")]
     Malformed,
     /// A timeout passed.
     #[error("the origin did not answer in time")]
     Timeout,
-    /// The origin failed so often that it is left alone for a moment.
+    /// The circuit breaker is open after too many failures.
     #[error("the origin is left alone after failures")]
     BreakerOpen,
     /// No server's name has an address.
     #[error("no name of the origin's servers has an address")]
     Unresolved,
-    /// All servers have as much to do as they may, and nobody could wait any longer.
+    /// All servers are at their limit of requests, and so is the queue.
     #[error("the origin has as much to do as it may have")]
     Busy,
-    /// The fill ended without a word: a panic, or a shutdown.
+    /// The fill ended without an outcome: a panic, or a shutdown.
     #[error("the fill was abandoned")]
     Abandoned,
 }
 
-/// What a caller wants of a namespace.
+/// A request for an answer of a namespace.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Under which key.
+    /// The key of the answer.
     pub key: Key,
-    /// Whose version counts.
+    /// The tenant whose version applies.
     pub tenant: Tenant,
-    /// By which rules.
+    /// The rules of the route.
     pub rules: Arc<CacheRules>,
     /// The time that the fills of its route take.
     pub usual: Arc<UsualTime>,
 }
 
-/// What memory says at once.
+/// The result of a look-up in memory.
 #[derive(Debug)]
 pub enum Look {
     /// Fresh and current.
     Hit(Arc<Entry>),
     /// Usable while it is refreshed.
     Stale(Arc<Entry>),
-    /// Nothing that may be used without asking further.
+    /// Nothing that may be used at once.
     Nothing,
 }
 
-/// What a caller gets.
+/// The result for a caller.
 #[derive(Debug)]
 pub enum Answer {
-    /// An entry, and how it was come by.
+    /// An entry, and its source.
     Entry(Arc<Entry>, CacheResult),
-    /// An entry of a past generation or a past lifetime, because this happened to the fill.
+    /// An entry of a past generation or lifetime, because the fill failed in this way.
     StaleIfError(Arc<Entry>, Failure),
-    /// A stale entry, because the fill takes its time; it goes on.
+    /// A stale entry, because the fill is slow; it goes on.
     StaleIfSlow(Arc<Entry>),
     /// An answer that is not stored.
     Passing(Arc<Representation>, FillOutcome),
     /// An answer that is still arriving.
     Arriving(Arc<Arriving>, Reader, CacheResult),
-    /// Ask the origin yourself: the answer may not be shared.
+    /// Pass: the caller has to ask the origin itself, because the answer may not be shared.
     AskYourself(FillOutcome),
-    /// The client wants nothing but what is here, and that is nothing.
+    /// The client accepts only a stored answer (`only-if-cached`), and there is none.
     NotHere,
     /// There is no answer.
     Failed(FetchError),
 }
 
-/// Why the origin had to be asked, as `Cache-Status` says it (RFC 9211, 2.2).
+/// The reason why the origin had to be asked, for `Cache-Status` (RFC 9211, 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forward {
     /// Nothing is stored under the key.
     UriMiss,
-    /// What is stored answers other requests.
+    /// The stored answers are for other requests.
     VaryMiss,
-    /// What is stored has to be validated first: it is stale, or was never to be used without.
+    /// The stored answer has to be validated first: it is stale, or may never be used without.
     Stale(policy::Why),
     /// It was marked as stale by a purge.
     Purged,
-    /// A purge that could not be read may be about it: it may not even stand in for a failure.
+    /// A purge that could not be read may be about it: it may not even be served on an error.
     Unsure,
     /// Only another part of it is stored.
     Partial,
 }
 
 impl Forward {
-    /// The value of `fwd`, and of `detail` where there is more to say.
+    /// The value of `fwd`, and of `detail` if there is more to say.
     pub const fn as_strs(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::UriMiss => ("uri-miss", None),
@@ -228,28 +229,28 @@ impl Forward {
 pub struct Arriving {
     /// The status.
     pub status: StatusCode,
-    /// What is sent of its headers, without its length.
+    /// The headers that are sent, without the length.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The length of its body, where the origin has told it.
+    /// The length of its body, if the head has one.
     pub length: Option<u64>,
-    /// How the fill will end, if nothing happens to it.
+    /// The outcome of the fill if nothing goes wrong.
     pub outcome: FillOutcome,
-    /// Which requests it answers.
+    /// The requests that it answers.
     selecting: Option<Selecting>,
-    /// What could end it before its time.
+    /// The stamp by which a purge could end it.
     stamp: Option<Arc<Stamp>>,
     terms: policy::Terms,
 }
 
 impl Arriving {
-    /// Its age in milliseconds, where it is stored, or would be if it were smaller: what isn't says itself how old it
-    /// is.
+    /// Its age in milliseconds, if it is stored, or would be if it were smaller. Other answers have the `Age`
+    /// of the origin.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
         matches!(self.outcome, FillOutcome::Stored | FillOutcome::TooLarge).then(|| self.terms.age_ms(now_ms))
     }
 }
 
-/// How a fill failed.
+/// The way in which a fill failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The origin answered with this status.
@@ -258,25 +259,25 @@ pub enum Failure {
     Fetch(FetchError),
 }
 
-/// How a flight ended, or goes on, for those who wait.
+/// The outcome of a flight, or its progress, for its followers.
 #[derive(Debug, Clone)]
 enum Landing {
     Filled(Arc<Entry>),
-    /// The origin said that this is still good.
+    /// The origin confirmed that this entry is still good.
     Validated(Arc<Entry>),
     Remote(Arc<Entry>),
     Passing(Arc<Representation>),
     Arriving(Arc<Arriving>),
-    /// The answer is its asker's alone; its status, where there is one.
+    /// The answer is for the leader alone; with its status, if there is one.
     Unshareable(FillOutcome, Option<StatusCode>),
     Failed(FetchError),
 }
 
-/// How a fill ended, or goes on, for the one who led it.
+/// The outcome of a fill, or its progress, for its leader.
 #[derive(Debug)]
 enum Led {
     Landing(Landing),
-    /// An answer that only the leader may have; it arrives.
+    /// An answer for the leader alone; it is arriving.
     Own(Arc<Arriving>),
 }
 
@@ -284,7 +285,7 @@ enum Led {
 pub struct Cache {
     memory: Memory,
     flights: Flights<Landing, Arc<Live>>,
-    /// What all flights may hold together.
+    /// The memory that all flights may use together.
     arriving: Arc<Budget>,
     reads: Flights<Basis>,
     pauses: Pauses,
@@ -294,7 +295,7 @@ pub struct Cache {
     redis: Option<Arc<redis::Redis>>,
     metrics: Arc<Metrics>,
     encoding: ArcSwap<config::Encoding>,
-    /// What was told caches outside of late.
+    /// The recent sets of fields for downstream caches.
     told: ArcSwap<Vec<Arc<Outside>>>,
     encoders: Semaphore,
     encoding_queue: Semaphore,
@@ -304,9 +305,9 @@ pub struct Cache {
 impl Cache {
     /// A cache with the store's settings. With Redis, [`Cache::keep_linked`] has to run beside it.
     pub fn new(store: &config::Store, encoding: config::Encoding, metrics: Arc<Metrics>) -> Arc<Self> {
-        /// Encodings that are made at the same time.
+        /// The number of encodings made at the same time.
         const ENCODERS: usize = 2;
-        /// Answers that wait for theirs or have them made.
+        /// The number of answers that wait for an encoding or have one made.
         const WAITING: usize = 256;
         let partitions = Partitions::of_store(store, now_ms());
         let versions = Arc::new(Versions::new(partitions.clone()));
@@ -346,21 +347,21 @@ impl Cache {
         cache
     }
 
-    /// Keeps the link to Redis, for ever; returns at once where there is none.
+    /// Maintains the link to Redis, for ever; returns at once without Redis.
     pub async fn keep_linked(self: Arc<Self>, target: Option<config::Redis>) {
         if let (Some(redis), Some(target)) = (&self.redis, target) {
             redis.clone().keep_linked(target).await;
         }
     }
 
-    /// Goes by the credentials of `target`, which are the same servers.
+    /// Uses the credentials of `target`, whose servers are the same.
     pub fn authenticate(&self, target: Option<&config::Redis>) {
         if let (Some(redis), Some(target)) = (&self.redis, target) {
             redis.authenticate(target);
         }
     }
 
-    /// What is wrong with the store, a sentence each.
+    /// The faults of the store, a sentence each.
     pub fn store_troubles(&self) -> Vec<String> {
         let mut troubles = self.redis.as_ref().map(|redis| redis.troubles()).unwrap_or_default();
         let now = now_ms();
@@ -386,23 +387,24 @@ impl Cache {
         troubles
     }
 
-    /// Returns the time for which this node has not been sure that it knows all changes in the store; zero: it is.
+    /// The time for which this node has not been sure that it knows all changes in the store; zero: it is
+    /// sure.
     fn doubt_lasts(&self, now_ms: u64) -> Duration {
         let since = self.partitions.since_ms(now_ms).into_iter().chain(self.purges.unread_since_ms()).min();
         since.map_or(Duration::ZERO, |since| lasts_since(since, now_ms))
     }
 
-    /// Whether the store is there, or none is wanted.
+    /// Returns true if the store is there, or none is configured.
     pub fn store_is_up(&self) -> bool {
         self.redis.as_ref().is_none_or(|r| r.is_up())
     }
 
-    /// Purges on every node; on this one they have an effect when this returns, or before. Says how many answers of this
-    /// node they were about.
+    /// Purges on every node; on this one it has taken effect when this returns, or before. Returns the number
+    /// of this node's answers that it affects.
     ///
     /// # Errors
-    /// If the store did not take all of it. This node has purged all the same, and makes up for it when the store is
-    /// back; the others have not.
+    /// If the store did not take all of it. This node has purged all the same, and tries again when the store
+    /// is back; the others have not purged.
     pub async fn purge(self: &Arc<Self>, wanted: Vec<Purge>) -> Result<u64, StoreError> {
         for purge in &wanted {
             self.metrics.purge(match purge.target {
@@ -413,7 +415,7 @@ impl Cache {
         }
         let (found, debt) = match self.purges.search(&wanted) {
             None => (self.found_by_url(&wanted), self.purges.order(wanted)),
-            // Not on a worker: there may be a million answers. It goes on if the one who ordered it goes away.
+            // Off the workers: there may be a million answers. It goes on if the caller goes away.
             Some(search) => {
                 let cache = self.clone();
                 let ordered = tokio::task::spawn_blocking(move || {
@@ -433,7 +435,7 @@ impl Cache {
         }
     }
 
-    /// The number of answers of this node that have one of the URLs that purges are about.
+    /// The number of answers of this node under the URLs of these purges.
     fn found_by_url(&self, wanted: &[Purge]) -> u64 {
         let mut keys = Vec::new();
         for purge in wanted {
@@ -452,7 +454,7 @@ impl Cache {
         keys.iter().map(of_key).sum()
     }
 
-    /// Returns whether an answer that follows its origin was not purged before.
+    /// Returns true if an answer that follows its origin was not purged before.
     fn is_there(&self, entry: &Entry) -> bool {
         match &entry.standing {
             Standing::Log(stamp, _) => self.purges.verdict(stamp) != purge::Verdict::Hard,
@@ -460,26 +462,26 @@ impl Cache {
         }
     }
 
-    /// Purges these resources of `host` (paths and queries), because an unsafe method succeeded (RFC 9111, 4.4): here
-    /// at once, on the other nodes behind it.
+    /// Purges these resources of `host` (paths and queries), because an unsafe method succeeded (RFC 9111,
+    /// 4.4): here at once, on the other nodes in the background.
     pub fn invalidate(self: &Arc<Self>, host: &str, targets: &[&str]) {
         targets.iter().for_each(|_| self.metrics.purge(PurgeKind::Invalidation));
         let debt =
             self.purges.order(targets.iter().map(|target| Purge::hard(Target::of(host, target))).collect());
         if let Some(redis) = self.redis.clone() {
             self.tasks.spawn(async move {
-                // What the store doesn't take stays owed.
+                // Purges that the store doesn't take stay owed.
                 redis.pay(debt).await.unwrap_or_default();
             });
         }
     }
 
-    /// What was purged, as far as this node knows.
+    /// The purges that this node knows.
     pub fn purges(&self) -> &Arc<Purges> {
         &self.purges
     }
 
-    /// The second tier, where there is one.
+    /// The second tier, if there is one.
     pub fn redis(&self) -> Option<&Arc<redis::Redis>> {
         self.redis.as_ref()
     }

@@ -1,8 +1,9 @@
-//! The partitions of the store: groups of keys, each with the doubt of the servers that they lie on.
+//! The partitions of the store: groups of keys, each with the doubt of the servers that hold them.
 //!
-//! One server is one partition. In a cluster the 16,384 hash slots make 256 partitions of 64 neighbours, whatever masters
-//! there are. So a version has its doubt for life: slots that move to another master change nothing but which connections
-//! a partition depends on. As slots lie on masters in long ranges, few partitions depend on two.
+//! One server is one partition. In a cluster the 16,384 hash slots make 256 partitions of 64 neighbours,
+//! whatever the masters are. So a version has its doubt for life: when slots move to another master, only the
+//! connections change that a partition depends on. As masters have slots in long ranges, few partitions
+//! depend on two.
 
 use super::{doubt::Doubt, key::Names};
 use crate::{
@@ -13,14 +14,14 @@ use std::sync::Arc;
 
 /// The number of hash slots of a cluster.
 pub const HASH_SLOTS: u16 = 16_384;
-/// Neighbours that share a partition.
+/// The number of neighbouring slots in a partition.
 const SLOTS_OF_ONE: u16 = 64;
 
 /// All partitions of a store.
 #[derive(Debug)]
 pub struct Partitions {
     doubts: Box<[Arc<Doubt>]>,
-    /// Needed where there are several.
+    /// The names of keys, needed if there are several partitions.
     names: Option<Names>,
 }
 
@@ -30,12 +31,12 @@ impl Partitions {
         Arc::new(Self { doubts: Box::new([doubt]), names: None })
     }
 
-    /// The one partition where there is no store: this node is the truth.
+    /// The one partition without a store: this node's state is authoritative.
     pub fn none() -> Arc<Self> {
         Self::one(Arc::new(Doubt::none()))
     }
 
-    /// Those of a store that is not linked yet at `now_ms`.
+    /// The partitions of a store that is not linked yet at `now_ms`.
     pub fn of_store(store: &config::Store, now_ms: u64) -> Arc<Self> {
         let doubt = || Doubt::of_store(store.outage_ttl, now_ms).polling(store.poll);
         match &store.redis {
@@ -45,7 +46,7 @@ impl Partitions {
         }
     }
 
-    /// Those of a cluster whose keys begin with `prefix`.
+    /// The partitions of a cluster whose keys begin with `prefix`.
     pub fn of_cluster(prefix: &str, doubt: impl Fn() -> Doubt) -> Arc<Self> {
         let doubts = (0..HASH_SLOTS / SLOTS_OF_ONE).map(|_| Arc::new(doubt())).collect();
         Arc::new(Self { doubts, names: Some(Names::new(prefix)) })
@@ -84,19 +85,19 @@ impl Partitions {
             .map(move |(first, doubt)| (first, first + width - 1, doubt))
     }
 
-    /// Since when this node is not sure of one of them or more; `None`: it is sure of all.
+    /// The time since which this node is not sure of at least one of them; `None`: it is sure of all.
     pub fn since_ms(&self, now_ms: u64) -> Option<u64> {
         self.doubts.iter().filter_map(|doubt| doubt.since_ms(now_ms)).min()
     }
 
-    /// The time for which an answer is served in doubt, in milliseconds; `None`: without a limit.
+    /// The time for which answers are served in doubt, in milliseconds; `None`: without a limit.
     pub fn outage_ttl_ms(&self) -> Option<u64> {
         self.doubts[0].outage_ttl_ms()
     }
 }
 
-/// The hash slot of a key in a cluster: of what stands between the first `{` and the next `}`, if anything does, else of
-/// the whole key.
+/// The hash slot of a key in a cluster: of the text between the first `{` and the next `}`, if that is not
+/// empty, else of the whole key.
 pub fn hash_slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % HASH_SLOTS
@@ -125,7 +126,7 @@ mod tests {
         for (key, slot) in [("foo", 12_182), ("bar", 5_061), ("{foo}x", 12_182), ("a{bar}{foo}", 5_061)] {
             assert_eq!(hash_slot(key), slot, "{key}");
         }
-        // An empty tag is none.
+        // An empty tag is ignored.
         assert_eq!(hash_slot("foo{}{bar}"), crc16(b"foo{}{bar}") % HASH_SLOTS);
         assert_eq!(hash_slot("foo{bar"), crc16(b"foo{bar") % HASH_SLOTS);
     }

@@ -1,15 +1,15 @@
-//! Pauses between refreshes that fail, each twice as long as the one before: an origin that answers with errors is not
-//! asked again with every request for what is stale.
+//! Pauses between refreshes that fail, each twice as long as the one before: an origin that answers with
+//! errors is not asked again for every request for a stale entry.
 
 use ahash::RandomState;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// After the first failure, in milliseconds.
+/// The first pause, in milliseconds.
 const FIRST: u64 = 500;
-/// However often it has failed, in milliseconds.
+/// The longest pause, in milliseconds.
 const LONGEST: u64 = 10_000;
-/// Of so many entries; beyond that those whose pauses are over are forgotten, or all.
+/// The most entries with a pause; beyond it those whose pauses are over are forgotten, or all.
 const MOST: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,12 +23,12 @@ struct Pause {
 pub(super) struct Pauses(Mutex<HashMap<Box<str>, Pause, RandomState>>);
 
 impl Pauses {
-    /// Returns whether the refresh of this name has to wait.
+    /// Returns true if the refresh of this name has to wait.
     pub(super) fn is_paused(&self, name: &str, now_ms: u64) -> bool {
         self.0.lock().get(name).is_some_and(|pause| now_ms < pause.until_ms)
     }
 
-    /// A refresh has failed.
+    /// Records a refresh that has failed.
     pub(super) fn begin(&self, name: &str, now_ms: u64) {
         let pauses = &mut *self.0.lock();
         if pauses.len() >= MOST && !pauses.contains_key(name) {
@@ -42,7 +42,7 @@ impl Pauses {
         pauses.insert(name.into(), Pause { until_ms: now_ms.saturating_add(length_ms), length_ms });
     }
 
-    /// A refresh has not failed.
+    /// Records a refresh that has succeeded.
     pub(super) fn end(&self, name: &str) {
         self.0.lock().remove(name);
     }

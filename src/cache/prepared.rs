@@ -1,9 +1,10 @@
-//! The heads of an entry's answers as bytes, for the fast lane: all that is the same each time, with holes for the rest.
+//! The heads of an entry's answers as bytes, for the fast path: the constant bytes, with holes for the rest.
 //!
-//! Who makes them decides what they say. They are good under the circumstances that they name; what the next
-//! configuration says otherwise is made anew. What an entry has for itself, its tag, its dates, its length, is a hole as
-//! well and is filled from its own fields, so that the entries of a route have heads that are alike. Such heads are kept
-//! once ([`Alike`]), and an entry that is sent a thousand times holds a pointer. A few of them are kept of each entry.
+//! The caller that makes them decides their content. They are valid for the circumstances that they name; for
+//! another configuration they are made anew. Values of the entry itself, its tag, its dates, its length, are
+//! holes as well and filled from its own fields, so that the entries of a route have equal heads. Equal heads
+//! are kept once ([`Alike`]), and an entry that is sent a thousand times holds a pointer. A few of them are
+//! kept for each entry.
 
 use crate::representation::{fields::Lines, respond::Form, Fields};
 use arc_swap::ArcSwapOption;
@@ -12,27 +13,27 @@ use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 use xxhash_rust::xxh3::Xxh3;
 
-/// So many heads of one entry are kept; where more are in use they are made anew from time to time.
+/// The most heads that are kept of one entry; if more are in use, some are made anew from time to time.
 const MOST: usize = 12;
 
-/// For which answers a head is good.
+/// The circumstances for which a head is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Circumstances {
-    /// The number of the configuration that it was made by.
+    /// The number of the configuration.
     pub site: u32,
-    /// The route's place in it.
+    /// The index of the route in it.
     pub route: u32,
-    /// The listener's place in it.
+    /// The index of the listener in it.
     pub listener: u32,
-    /// In which form the content goes out.
+    /// The form of the content.
     pub form: Form,
-    /// Whether it is a 304.
+    /// True for a 304.
     pub not_modified: bool,
-    /// Whether it is for HTTP/2: fields, not bytes.
+    /// True for HTTP/2: fields, not bytes.
     pub http2: bool,
 }
 
-/// What differs from one answer to the next.
+/// A value that differs from one answer to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hole {
     /// The value of `Date`.
@@ -43,28 +44,28 @@ pub enum Hole {
     RequestId,
     /// The length of the body.
     Length,
-    /// The value of the entry's field in this place.
+    /// The value of the entry's field at this index.
     Field(u8),
     /// The entry's tag without the closing quote.
     Tag,
 }
 
-/// What goes into the holes.
+/// The values for the holes.
 #[derive(Debug, Clone, Copy)]
 pub struct Filling<'f> {
-    /// A date as HTTP writes it.
+    /// An HTTP date.
     pub date: &'f [u8],
-    /// Seconds.
+    /// The age in seconds.
     pub age: &'f [u8],
     /// The request's id.
     pub request_id: &'f [u8],
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     pub length: &'f [u8],
     /// The entry's fields.
     pub fields: &'f Fields,
 }
 
-/// What goes into holes one after the other, whose places in the entry rise.
+/// The values for holes in order; the indices of the entry's fields rise.
 struct Values<'f> {
     filling: &'f Filling<'f>,
     lines: Lines<'f>,
@@ -96,16 +97,16 @@ impl<'f> Values<'f> {
     }
 }
 
-/// A head: as HTTP/1.1 writes it, from its first byte to the empty line behind it, or its fields.
+/// A head: either the bytes of HTTP/1.1, up to the empty line at its end, or fields.
 #[derive(Debug, PartialEq)]
 pub struct Head {
-    /// Good for these.
+    /// The circumstances for which it is valid.
     pub circumstances: Circumstances,
-    /// All that is the same each time.
+    /// The constant bytes.
     pub bytes: Box<[u8]>,
-    /// Where the rest belongs: rising places in `bytes`.
+    /// The holes, with rising positions in `bytes`.
     pub holes: Box<[(u16, Hole)]>,
-    /// For HTTP/2, in place of bytes.
+    /// The fields for HTTP/2, in place of bytes.
     pub map: Option<Box<Map>>,
 }
 
@@ -114,11 +115,11 @@ pub struct Head {
 pub struct Map {
     /// All of them.
     pub fields: HeaderMap,
-    /// Those that are not the same each time.
+    /// The fields with holes.
     pub cuts: Box<[Cut]>,
 }
 
-/// The order counts as well. What must not enter a table of HPACK is not shared.
+/// The order counts as well. Heads with values that must not enter an HPACK table are not shared.
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
         let sensitive = |map: &Self| map.fields.values().filter(|value| value.is_sensitive()).count();
@@ -134,16 +135,16 @@ impl PartialEq for Map {
 pub struct Cut {
     /// Its name.
     pub name: HeaderName,
-    /// What stands before the hole.
+    /// The text before the hole.
     pub before: Box<[u8]>,
-    /// What goes into it.
+    /// The hole.
     pub hole: Hole,
-    /// What stands behind it.
+    /// The text after the hole.
     pub after: Box<[u8]>,
 }
 
 impl Head {
-    /// Writes it out.
+    /// Writes the head with these values.
     pub fn write(&self, filling: &Filling<'_>, out: &mut Vec<u8>) {
         let (mut rest, mut from, mut values) = (&*self.bytes, 0, Values::of(filling));
         for (at, hole) in &self.holes {
@@ -157,7 +158,7 @@ impl Head {
         out.extend_from_slice(rest);
     }
 
-    /// Its fields, for HTTP/2.
+    /// The fields with these values, for HTTP/2.
     pub fn fields(&self, filling: &Filling<'_>) -> Option<HeaderMap> {
         let map = self.map.as_ref()?;
         let (mut fields, mut values) = (map.fields.clone(), Values::of(filling));
@@ -176,7 +177,7 @@ struct Link {
 }
 
 impl Link {
-    /// A number that is the same for links that are alike.
+    /// A hash that is equal for equal links.
     fn print(&self) -> u64 {
         let mut print = Xxh3::new();
         let Circumstances { site, route, listener, form: _, not_modified, http2 } = self.head.circumstances;
@@ -194,20 +195,20 @@ impl Link {
     }
 }
 
-/// Heads that are alike, each kept once. Those that were seen long ago make room for others: then heads that are alike
-/// are kept twice, and nothing else happens.
+/// Equal heads, each kept once. The oldest make room for others: then equal heads may be kept twice, which
+/// does no harm.
 pub struct Alike(Mutex<Box<[Option<Arc<Link>>]>>);
 
 impl Default for Alike {
     fn default() -> Self {
-        /// Each has one place where it may stand.
+        /// The number of slots; each head has one slot.
         const PLACES: usize = 1_024;
         Self(Mutex::new((0..PLACES).map(|_| None).collect()))
     }
 }
 
 impl Alike {
-    /// The one that is kept of those like this.
+    /// The stored link equal to this one, or this one.
     fn one(&self, link: Link) -> Arc<Link> {
         let print = link.print();
         let mut places = self.0.lock();
@@ -225,7 +226,7 @@ impl Alike {
 pub struct PreparedHeads(ArcSwapOption<Link>);
 
 impl PreparedHeads {
-    /// Writes the head for these circumstances. Returns whether there is one.
+    /// Writes the head for these circumstances. Returns true if there is one.
     pub fn write(&self, wanted: &Circumstances, filling: &Filling<'_>, out: &mut Vec<u8>) -> bool {
         let first = self.0.load();
         let found = links(first.as_ref()).find(|link| link.head.circumstances == *wanted);
@@ -239,7 +240,8 @@ impl PreparedHeads {
         found.and_then(|link| link.head.fields(filling))
     }
 
-    /// Keeps a head, or the one that is like it. Of two at the same time one may be lost, and is made again.
+    /// Keeps a head, or the stored one equal to it. Of two at the same time one may be lost, and is made
+    /// again.
     pub fn keep(&self, head: Head, alike: &Alike) {
         let next = self.0.load_full().filter(|first| {
             first.head.circumstances.site == head.circumstances.site && links(Some(first)).count() < MOST
@@ -252,7 +254,7 @@ fn links(first: Option<&Arc<Link>>) -> impl Iterator<Item = &Link> {
     std::iter::successors(first.map(|link| &**link), |link| link.next.as_deref())
 }
 
-/// A copy may be given other content.
+/// A copy may get other content, so it has no heads.
 impl Clone for PreparedHeads {
     fn clone(&self) -> Self {
         Self::default()
@@ -358,7 +360,7 @@ mod tests {
         assert!(same(&one, &other));
         other.keep(head(1, 0, b"a", &[(1, Hole::Date)]), &alike);
         assert!(!same(&one, &other));
-        // Many different ones make room for each other, and are right all the same.
+        // Many different ones evict each other, and stay correct.
         for n in 0..5_000_u32 {
             let heads = PreparedHeads::default();
             heads.keep(head(1, 0, n.to_string().as_bytes(), &[]), &alike);

@@ -1,26 +1,27 @@
-//! What requests have said to which a stored answer was found to fit (RFC 9111, 4.1).
+//! A memo of the requests that a stored answer was compared with (RFC 9111, 4.1).
 //!
-//! To compare a request's fields with those of another costs normal forms of both. Clients say the same few things over
-//! and over: what was found once is remembered by the very bytes that were said, and compared without making anything.
+//! Comparing a request's fields with those of another requires normal forms of both. Clients send the same
+//! few values over and over: a result is remembered by the very bytes that were sent, and found again without
+//! an allocation.
 
 use super::policy::Match;
 use arc_swap::ArcSwapOption;
 use std::{fmt, sync::Arc};
 
-/// So many things are remembered of one answer; then it begins anew.
+/// The most values that are remembered for one answer; then it starts anew.
 const MOST: usize = 16;
-/// What is longer is not remembered.
+/// The longest value in bytes that is remembered.
 const LONGEST: usize = 512;
 
-/// One value for each of the fields that an answer varies by; `None` where there is no such field.
+/// One value for each of the fields that an answer varies by; `None` if there is no such field.
 type Values = Box<[Option<Box<[u8]>>]>;
 
-/// What fits an answer.
+/// The results of comparisons with an answer.
 #[derive(Default)]
 pub struct Said(ArcSwapOption<Vec<(Values, Match)>>);
 
 impl Said {
-    /// How an answer fits what is said now, if that was found out before. `values` are those of the fields that it
+    /// The known result for these values, if there is one. `values` are those of the fields that the answer
     /// varies by, in their order.
     pub fn known<'v>(&self, values: impl Iterator<Item = Option<&'v [u8]>> + Clone) -> Option<Match> {
         let known = self.0.load();
@@ -31,7 +32,7 @@ impl Said {
         known.as_ref()?.iter().find(|(said, _)| is_same(said)).map(|(_, found)| *found)
     }
 
-    /// Remembers what was found out.
+    /// Remembers a result.
     pub fn learn<'v>(&self, values: impl Iterator<Item = Option<&'v [u8]>>, found: Match) {
         let values: Values = values.map(|value| value.map(Box::from)).collect();
         if values.iter().flatten().map(|value| value.len()).sum::<usize>() > LONGEST {
@@ -45,7 +46,7 @@ impl Said {
     }
 }
 
-/// A copy may have other content, which fits otherwise.
+/// A copy may have other content, with other results.
 impl Clone for Said {
     fn clone(&self) -> Self {
         Self::default()

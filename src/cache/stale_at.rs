@@ -1,6 +1,7 @@
-//! When a request that waits for a fill is served what is stale instead, while the fill goes on.
+//! The time at which a request that waits for a fill is served a stale answer instead, while the fill goes
+//! on.
 //!
-//! Pure, but for [`or_stale`], which waits.
+//! Pure, except for [`or_stale`], which waits.
 
 use super::{entry::Entry, policy::Freshness, Answer, Failure, FetchError};
 use std::{
@@ -15,11 +16,11 @@ use std::{
 pub(super) enum Haste {
     /// The fill takes longer than the route's `stale_after`.
     Slow,
-    /// Every server of the origin is out: what is stale would be served in the end.
+    /// Every server of the origin is out of service: the stale answer would be served in the end.
     Failing,
 }
 
-/// When it is served, and why.
+/// The time, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StaleAt {
     pub(super) at: Instant,
@@ -27,7 +28,7 @@ pub(super) struct StaleAt {
 }
 
 impl StaleAt {
-    /// For a fill that began then; `None`: it is waited for.
+    /// The time for a fill that began at `began`; `None`: it is waited for.
     pub(super) fn of(began: Instant, stale_after: Option<Duration>, is_failing: bool) -> Option<Self> {
         match (is_failing, stale_after) {
             (true, _) => Some(Self { at: began, haste: Haste::Failing }),
@@ -38,7 +39,7 @@ impl StaleAt {
 }
 
 impl Haste {
-    /// Returns whether an entry may be served at this time.
+    /// Returns true if an entry may be served for this reason.
     pub(super) fn allows(self, entry: &Entry, now_ms: u64) -> bool {
         match self {
             Self::Slow => entry.terms().freshness(now_ms) != Freshness::Expired,
@@ -46,7 +47,7 @@ impl Haste {
         }
     }
 
-    /// Returns what is told of it.
+    /// The answer with this entry, and the reason in it.
     pub(super) fn answer(self, entry: Arc<Entry>) -> Answer {
         match self {
             Self::Slow => Answer::StaleIfSlow(entry),
@@ -55,10 +56,10 @@ impl Haste {
     }
 }
 
-/// Waits for `work`; from then on for what is stale as well, which is looked for meanwhile.
+/// Waits for `work`; from the given time on for a stale answer as well, which is looked for meanwhile.
 ///
 /// # Errors
-/// The stale answer, where that is there first. Then `work` is dropped.
+/// The stale answer, if it is there first. Then `work` is dropped.
 pub(super) async fn or_stale<T, F: Future<Output = Option<Arc<Entry>>>>(
     stale_at: Option<StaleAt>,
     work: impl Future<Output = T>,

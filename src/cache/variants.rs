@@ -1,9 +1,10 @@
-//! The variants of one resource (RFC 9111, 4.1): by which fields they are told apart, and which one goes for another.
+//! The variants of one resource (RFC 9111, 4.1): the fields that tell them apart, and the choice of one to
+//! evict.
 //!
-//! All variants of a resource are told apart by the same fields: by those that the `Vary` of any of them names. So an
-//! answer that came without `Vary` is not taken for a request that a later answer was told apart by: a storage that says
-//! `Vary: Origin` only where it is asked with `Origin`. What an answer was asked with is known of those fields alone that
-//! were known when it came; of the others it is taken to have been asked without.
+//! All variants of a resource are told apart by the same fields: those in the `Vary` of any of them. So an
+//! answer that came without `Vary` is not used for a request that differs in a field that a later answer
+//! varies by: some servers send `Vary: Origin` only in answers to requests with `Origin`. The request of an
+//! answer is known only in the fields that were known when it came; it counts as one without the others.
 
 use super::{
     entry::{Entry, Uses},
@@ -18,7 +19,7 @@ pub(super) fn named(entry: &Entry) -> Vec<HeaderName> {
     policy::named(lines.map(|line| line.value)).unwrap_or_default()
 }
 
-/// An entry told apart by these fields.
+/// An entry that is told apart by these fields.
 pub(super) fn told_apart(entry: Arc<Entry>, names: &[HeaderName], request: Option<&HeaderMap>) -> Arc<Entry> {
     if entry.selecting().map_or(&[][..], |selecting| selecting.names()) == names {
         return entry;
@@ -27,19 +28,19 @@ pub(super) fn told_apart(entry: Arc<Entry>, names: &[HeaderName], request: Optio
     Arc::new(Entry::clone(&entry).narrowed(selecting, entry.part()))
 }
 
-/// What is known when another variant comes.
+/// The state when another variant arrives.
 pub(super) struct Arrival<'a> {
-    /// What it was asked with.
+    /// The fields of its request.
     pub(super) request: &'a HeaderMap,
-    /// By which fields others are known to be told apart, that are not here.
+    /// The fields that tell other variants apart, which are not here.
     pub(super) told: &'a [HeaderName],
     /// The most that are kept.
     pub(super) most: usize,
     pub(super) now_ms: u64,
 }
 
-/// The variants of a resource with another one, the newest first, in the place of those that answer the same requests;
-/// and how many had to go for want of room.
+/// The variants of a resource with another one, the newest first, without those that answer the same
+/// requests; and the number of those evicted for want of room.
 pub(super) fn with(
     mut there: Vec<Arc<Entry>>,
     new: Arc<Entry>,
@@ -59,7 +60,7 @@ pub(super) fn with(
             inherit(&new, &old);
             continue;
         }
-        // They differed in what nobody tells apart any more: the newer one counts.
+        // They differed in a field that no longer tells variants apart: the newer one counts.
         if !all[1..].iter().any(|kept| is_same(kept) && kept.part().is_some() == old.part().is_some()) {
             all.push(old);
         }
@@ -73,11 +74,11 @@ pub(super) fn with(
     (all, gone)
 }
 
-/// The one that has been used least. Of several one by chance: where more are asked for in turn than are kept, the oldest
-/// would always be the next one that is wanted.
+/// The least used variant. Of several one at random: if more are requested in turn than are kept, the oldest
+/// would always be the next one to be requested.
 fn least_used(entries: &[Arc<Entry>]) -> usize {
     let least = entries.iter().map(|entry| uses(entry)).min().unwrap_or(0);
-    // What was wanted once is not wanted for ever.
+    // Old uses lose their weight.
     entries.iter().filter_map(|entry| entry.uses()).for_each(|uses| uses.forget(least));
     let candidates: Vec<usize> = (0..entries.len()).filter(|at| uses(&entries[*at]) == 0).collect();
     match candidates.len() {
@@ -90,14 +91,14 @@ fn uses(entry: &Entry) -> u8 {
     entry.uses().map_or(0, Uses::count)
 }
 
-/// What was wanted is likely to be wanted when it is new.
+/// Carries over the uses: a popular answer is likely to be popular when it is replaced.
 fn inherit(new: &Entry, old: &Entry) {
     if let Some(own) = new.uses() {
         own.raise(uses(old) / 2);
     }
 }
 
-/// Returns whether an answer may still be served or validated.
+/// Returns true if an answer may still be served or validated.
 fn is_of_use(entry: &Entry, now_ms: u64) -> bool {
     let what = &entry.representation;
     let has_validator = [header::ETAG, header::LAST_MODIFIED].iter().any(|name| what.header(name).is_some());
@@ -162,7 +163,7 @@ mod tests {
         })
     }
 
-    /// In whichever order they came.
+    /// In any order of arrival.
     #[test]
     fn an_answer_without_vary_is_not_for_whom_another_names() {
         let (plain, named) = (entry(None, 60_000), entry(Some("Origin"), 60_000));

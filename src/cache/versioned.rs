@@ -1,4 +1,4 @@
-//! Routes with a namespace: the order of look-up, version, flight and fall-back.
+//! Routes with a namespace: look-up, version, flight and fallback.
 
 use super::{
     doubt::Coherence,
@@ -30,7 +30,7 @@ use http::{header, HeaderMap, HeaderValue, StatusCode};
 use std::{sync::Arc, time::Instant};
 
 impl Cache {
-    /// What memory says of a namespace's answer, without waiting for anything.
+    /// Looks up an answer of a namespace in memory, without waiting.
     pub fn look(&self, key: &str, now_ms: u64) -> Look {
         let Some(entry) = self.memory.entry(key) else { return Look::Nothing };
         match &entry.standing {
@@ -43,7 +43,7 @@ impl Cache {
         }
     }
 
-    /// The terms of an answer that was asked for at `asked_ms`, in doubt or not.
+    /// The terms of an answer that was fetched at `asked_ms`, in doubt or not.
     pub(super) fn terms_since(
         &self,
         asked_ms: u64,
@@ -64,7 +64,7 @@ impl Cache {
         }
     }
 
-    /// Refreshes a stale entry behind an answer, unless that is under way already.
+    /// Refreshes a stale entry in the background, unless that is under way already.
     pub fn refresh(self: &Arc<Self>, wanted: &Wanted, entry: &Entry, fetcher: Fetcher) {
         let Standing::Version(version, slot) = &entry.standing else { return };
         let is_read = matches!(slot.standing(now_ms()), version::Standing::Current(_));
@@ -87,8 +87,8 @@ impl Cache {
         }
     }
 
-    /// Answers what memory could not: joins the flight or begins it, and falls back on what is left of the past
-    /// when the fill fails.
+    /// Answers a request that memory could not: joins or begins the flight, and falls back on the last
+    /// generation if the fill fails.
     pub async fn answer(self: &Arc<Self>, wanted: &Wanted, mut fetcher: Fetcher) -> Answer {
         let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
         let mut errors = 0;
@@ -96,14 +96,14 @@ impl Cache {
             match self.answer_as_one(wanted, &slot, fetcher, errors).await {
                 Ok(answer) => return answer,
                 Err(_) if errors >= MOST_ERRORS_OF_OTHERS => return Answer::AskYourself(FillOutcome::Status),
-                // It asks as well, one after the other: the next one's may be another.
+                // It asks as well, after the failed one: its error may be another.
                 Err(unused) => (fetcher, errors) = (unused, errors + 1),
             }
         }
     }
 
-    /// The same, once; the fetcher comes back where another one was waited for who got an error that may have been of
-    /// its own making. `errors`: how often that was so before.
+    /// One attempt of the same; the fetcher is returned if the request waited for another one that got an
+    /// error which may have been its own. `errors`: the number of such attempts before.
     async fn answer_as_one(
         self: &Arc<Self>,
         wanted: &Wanted,
@@ -170,7 +170,7 @@ impl Cache {
                     Ok(landing) => landing,
                 };
                 let landing = match landing {
-                    // It was given up at this very moment, for nobody had waited.
+                    // It was given up at this very moment, because no request had waited.
                     Err(_) if reader.is_none() => return Ok(Answer::AskYourself(FillOutcome::Cancelled)),
                     landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
                 };
@@ -211,7 +211,7 @@ impl Cache {
         }
     }
 
-    /// The last generation in the place of a server's error, if it still may.
+    /// The last generation in place of a server's error, if it may still be served.
     async fn stand_in(&self, wanted: &Wanted, status: StatusCode) -> Option<Answer> {
         if !status.is_server_error() {
             return None;
@@ -227,7 +227,7 @@ impl Cache {
         }
     }
 
-    /// The last generation, if it may be used in the place of an answer that could not be had, or not yet.
+    /// The last generation, if it may be served in place of an answer that failed, or is late.
     async fn past(&self, wanted: &Wanted, haste: Haste) -> Option<Arc<Entry>> {
         let usable = |entry: &Entry| haste.allows(entry, now_ms());
         if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|entry| usable(entry)) {
@@ -243,7 +243,7 @@ impl Cache {
         })
     }
 
-    /// An entry made of what a store kept.
+    /// An entry from a value of a store.
     pub(super) fn reopened(
         &self,
         rules: &CacheRules,
@@ -263,7 +263,7 @@ impl Cache {
         Some(Arc::new(Entry::new(representation, &terms, standing)))
     }
 
-    /// The version that a request goes by. Requests that ask at the same moment share one read.
+    /// The version for a request. Requests at the same moment share one read.
     async fn version(self: &Arc<Self>, slot: &Arc<Slot>) -> Basis {
         let Some(redis) = &self.redis else { return Basis::read(slot.assumed()) };
         match slot.standing(now_ms()) {
@@ -272,7 +272,7 @@ impl Cache {
             version::Standing::Ask(_) => {}
         }
         if slot.doubt().coherence() == Coherence::Untracked {
-            // A read that is under way may have looked before a bump that this request came after.
+            // A read that is under way may be older than a bump before this request.
             return redis.version(slot).await;
         }
         let (epoch, changes) = slot.moment();
@@ -288,7 +288,8 @@ impl Cache {
         reading.outcome().await.unwrap_or_else(|_| Basis::assumed(slot.assumed()))
     }
 
-    /// Whoever asks in doubt doesn't join what began too long ago.
+    /// The name of a flight. In doubt it holds the period, so that a request doesn't join a flight that began
+    /// too long ago.
     fn flight_name(key: &Key, slot: &Slot, basis: &Basis) -> String {
         let name = format!("{}:v{}", key.as_str(), basis.version.tag());
         match basis.is_assumed {
@@ -297,11 +298,11 @@ impl Cache {
         }
     }
 
-    /// Moves the version of a namespace and tenant: every node drops the generation.
+    /// Bumps the version of a namespace and tenant: every node discards the generation.
     ///
     /// # Errors
-    /// If the store did not record it. This node has moved on all the same, and makes up for it when the store
-    /// is back; the others have not.
+    /// If the store did not record it. This node has bumped all the same, and tries again when the store is
+    /// back; the others have not.
     pub async fn bump(&self, namespace: &Namespace, tenant: &Tenant) -> Result<Version, StoreError> {
         self.metrics.bump();
         let slot = self.versions.slot(namespace, tenant);
@@ -315,7 +316,7 @@ impl Cache {
         }
     }
 
-    /// What becomes of an answer whose head has come.
+    /// Decides on an answer whose head has arrived.
     pub(super) fn draft_of_namespace(
         &self,
         rules: &CacheRules,
@@ -327,7 +328,7 @@ impl Cache {
         let storable = namespaced::storable(rules, status, headers);
         let told = match storable {
             Ok(()) => self.outside(rules, status),
-            // What is not stored here is not ours to recommend to others.
+            // An answer that is not stored here is not recommended to other caches.
             Err(_) => Arc::new(Outside {
                 cache_control: headers
                     .get(header::CACHE_CONTROL)
@@ -353,7 +354,7 @@ impl Cache {
             }
         };
         let (fields, described) = match storable {
-            // All of it is for the file that goes out instead.
+            // All fields are for the file that is sent instead.
             Err(FillOutcome::Accel) => (kept::passed_fields(headers), Described::Verbatim),
             _ => (
                 representation::content_fields(headers),
@@ -376,9 +377,9 @@ impl Cache {
         }
     }
 
-    /// What caches outside are told of an answer; answers of which the same is told share it.
+    /// The fields for downstream caches; equal ones are shared.
     fn outside(&self, rules: &CacheRules, status: StatusCode) -> Arc<Outside> {
-        /// Beyond this many it begins anew: then some are kept twice.
+        /// The most that are shared; beyond it the list starts anew, and some are kept twice.
         const MOST: usize = 64;
         let wanted = outside(rules, status);
         let told = self.told.load();
@@ -392,7 +393,7 @@ impl Cache {
     }
 }
 
-/// The length of a body, where the head tells it.
+/// The length of a body, if the head has it.
 pub(super) fn told_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -413,7 +414,7 @@ impl Job {
     }
 }
 
-/// What caches outside are told of an answer.
+/// The fields for downstream caches.
 fn outside(rules: &CacheRules, status: StatusCode) -> Outside {
     let text = namespaced::outside(rules, status);
     Outside {

@@ -1,12 +1,12 @@
-//! What is purged, in the words of those who order it: a URL, a tag, everything; hard or soft.
+//! Purge orders: a URL, a tag or everything; hard or soft.
 //!
-//! Pure: texts in, orders out, and back into the fields of a record of the log. A URL stands for all variants of
-//! the resource, whatever its scheme: one answer may be cached for `http` and `https` alike. Its host,
-//! path and query are brought to one form each (RFC 3986, 6.2.2). Tags are what `Cache-Tag` and
-//! `Surrogate-Key` of an answer say, upper and lower case apart.
+//! Pure: texts in, orders out, and back into the fields of a record of the log. A URL stands for all variants
+//! of the resource, whatever its scheme: one answer may be cached for `http` and `https`. Its host, path and
+//! query are normalized (RFC 3986, 6.2.2). Tags are those in `Cache-Tag` and `Surrogate-Key` of an answer,
+//! case-sensitive.
 //!
-//! A record of the log has a bound: whoever may send a POST has one written. A URL that is longer stands there as a
-//! digest of its resource.
+//! The size of a record is limited, because any client with an unsafe method can cause one. A longer URL is
+//! recorded as a digest of its resource.
 
 use crate::{authority, cache::key, canonical_path::normalize_escapes};
 use http::HeaderMap;
@@ -17,12 +17,12 @@ use xxhash_rust::xxh3::Xxh3;
 pub const LONGEST_TAG: usize = 1_024;
 /// The most tags of one answer.
 pub const MOST_TAGS: usize = 1_024;
-/// The most that they may be together (bytes).
+/// The most bytes of the tags of one answer together.
 const MOST_TAG_BYTES: usize = 16 * 1_024;
-/// The longest host and target that stand in a record of the log as they are (bytes).
+/// The longest host and target, in bytes, that are recorded as they are.
 const LONGEST_URL: usize = 128;
 
-/// What a purge is about.
+/// The target of a purge.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// All variants of a resource.
@@ -32,7 +32,7 @@ pub enum Target {
         /// The path and the query, in the form of [`normalize_escapes`].
         target: Box<str>,
     },
-    /// All variants of a resource, as [`key::resource`] names it.
+    /// All variants of a resource, by the number of [`key::resource`].
     Resource(u128),
     /// Every answer with this tag.
     Tag(Box<str>),
@@ -43,33 +43,34 @@ pub enum Target {
 /// A purge that was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Purge {
-    /// Of what.
+    /// Its target.
     pub target: Target,
-    /// Whether what is purged counts as stale (it may be validated, and stand in for an error) or as gone.
+    /// True if the answers become stale (they may be validated, and served on an error); false if they are
+    /// removed.
     pub soft: bool,
 }
 
-/// Why a text orders nothing.
+/// The reason why a text is no order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Not `http://…` or `https://…`.
     #[error("a URL has to begin with http:// or https://")]
     Relative,
-    /// No host, or a user beside it.
+    /// No host, or user information.
     #[error("a URL needs a host, and no user or password")]
     Host,
-    /// Characters that no request's target has.
+    /// Characters that are not allowed in a request target.
     #[error(
         "a URL has no blanks, no control characters and nothing but ASCII: escape them as the client does"
     )]
     Characters,
-    /// An empty tag, a long one, one that no answer can have.
+    /// An empty tag, one that is too long, or one that no answer can have.
     #[error("a tag has 1 to 1,024 bytes, no control characters, no blanks around it")]
     Tag,
-    /// A digest that is none.
+    /// A malformed digest.
     #[error("the digest of a resource has 32 hexadecimal digits")]
     Digest,
-    /// A record of the log of a kind that is not known.
+    /// A record of an unknown kind.
     #[error("the kind of a purge is url, resource, tag or all")]
     Kind,
 }
@@ -80,7 +81,7 @@ impl Target {
         Self::Url { host: authority::normalize(host).into(), target: normalize_escapes(target).into() }
     }
 
-    /// The resource at an absolute URL. Its fragment is left out.
+    /// The resource at an absolute URL. A fragment is ignored.
     ///
     /// # Errors
     /// If it is no such URL.
@@ -115,12 +116,12 @@ impl Target {
 }
 
 impl Purge {
-    /// A purge after which what it is about is gone.
+    /// A purge that removes its target.
     pub fn hard(target: Target) -> Self {
         Self { target, soft: false }
     }
 
-    /// The same in few bytes, however long the URL is.
+    /// The same in few bytes: a long URL becomes a digest.
     pub fn bounded(self) -> Self {
         let target = match self.target {
             Target::Url { host, target } if host.len() + target.len() > LONGEST_URL => {
@@ -142,11 +143,11 @@ impl Purge {
         [("k", kind.to_owned()), ("v", value), ("soft", u8::from(self.soft).to_string())]
     }
 
-    /// What a record of the log orders; `None`: it is a beginning. Anything but `1` under `soft` is hard: what
-    /// is purged too thoroughly costs a fill, what is purged too little is wrong.
+    /// Reads a record of the log; `None`: it is the beginning of a log. Any value of `soft` but `1` means
+    /// hard: purging too much costs a fill, purging too little is wrong.
     ///
     /// # Errors
-    /// If it orders nothing that is known.
+    /// If the order is unknown.
     pub fn read(fields: &[(String, String)]) -> Result<Option<Self>, Refused> {
         let field = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let value = field("v").unwrap_or_default();
@@ -162,11 +163,11 @@ impl Purge {
     }
 }
 
-/// The kind of a record that orders nothing. A log that is found empty is begun with it, so that there is a record whose
-/// absence tells that the log was lost.
+/// The kind of a record without an order. An empty log is begun with one, so that its absence shows later
+/// that the log was lost.
 const BEGINNING: &str = "begin";
 
-/// The fields of the record that begins a log; `nonce` makes it another one than that of any log before.
+/// The fields of the record that begins a log; `nonce` makes it different from that of any earlier log.
 pub fn beginning(nonce: u64) -> [(&'static str, String); 2] {
     [("k", BEGINNING.to_owned()), ("v", format!("{nonce:016x}"))]
 }
@@ -185,11 +186,12 @@ fn is_tag(text: &str) -> bool {
 pub struct Tags<'a> {
     /// Each once, sorted; at most [`MOST_TAGS`].
     pub kept: Vec<Cow<'a, str>>,
-    /// The number of those that were too long, too many or no text. A purge of them would not find the answer.
+    /// The number of tags that were too long, too many or no text. A purge of them would not find the answer.
     pub ignored: usize,
 }
 
-/// Reads `Cache-Tag` (separated by commas) and `Surrogate-Key` (by blanks). What is not UTF-8 is taken for ISO 8859-1.
+/// Reads `Cache-Tag` (separated by commas) and `Surrogate-Key` (by blanks). Text that is not UTF-8 is taken
+/// as ISO 8859-1.
 pub fn tags_of(headers: &HeaderMap) -> Tags<'_> {
     let mut all: Vec<Cow<'_, str>> = Vec::new();
     for (name, separator) in [("cache-tag", b','), ("surrogate-key", b' ')] {
@@ -216,8 +218,8 @@ fn text_of(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The name of a record of the log: its number in the stream, which rises, and a print of what it says. A log that was
-/// lost and begun anew may give out a number again; that would be another record.
+/// The name of a record of the log: its number in the stream, which rises, and a hash of its content. A log
+/// that was lost and begun anew may use a number again, for another record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     ms: u64,
@@ -225,13 +227,14 @@ pub struct Id {
     print: u64,
 }
 
-/// A text that names no record.
+/// The text is no name of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no name of a record of the log")]
 pub struct NoId;
 
 impl Id {
-    /// The name of a record with this number (`<ms>-<seq>`) and these fields and values, in the order of the log.
+    /// The name of a record with this number (`<ms>-<seq>`) and these fields and values, in the order of the
+    /// log.
     ///
     /// # Errors
     /// If that is no number of a record.
@@ -262,7 +265,7 @@ impl FromStr for Id {
     }
 }
 
-/// For an answer that is stored, which names the record after which it was filled; read by `from_str`.
+/// The form in a stored answer, which names the record after which it was filled; `from_str` reads it.
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}-{:x}", self.ms, self.seq, self.print)

@@ -1,12 +1,12 @@
-//! Fences: which reports of changes are of a change after a read.
+//! Fences: they tell reports of changes after a read from those before it.
 //!
-//! Reports and replies come over different connections, so that a report may come after a read that has seen its change
-//! already. A *fence* is a question on the reporting connections. Its answer comes behind the reports of all changes that
-//! were made before it was asked: what is reported after the answer was changed after the read.
+//! Reports and replies come over different connections, so that a report may arrive after a read that has
+//! already seen its change. A *fence* is a question on the reporting connections. Its answer follows the
+//! reports of all earlier changes: a change that is reported after the answer was made after the read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Numbers the fences of a store.
+/// The fences of a store, numbered.
 #[derive(Debug, Default)]
 pub struct Fences {
     begun: AtomicU64,
@@ -19,17 +19,17 @@ impl Fences {
         self.begun.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The question of this fence was answered.
+    /// Records that the question of this fence was answered.
     pub fn pass(&self, fence: u64) {
         self.passed.fetch_max(fence, Ordering::AcqRel);
     }
 
-    /// The last fence that has begun: one that comes after a read has a higher number.
+    /// The last fence that has begun: one that begins after a read has a higher number.
     pub(super) fn last(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Returns whether a fence was passed that began after this one.
+    /// Returns true if a fence was passed that began after this one.
     pub(super) fn is_past(&self, last: u64) -> bool {
         self.passed.load(Ordering::Acquire) > last
     }

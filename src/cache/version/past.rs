@@ -1,12 +1,12 @@
-//! The versions that a slot has had before the one that it has now.
+//! The previous versions of a slot.
 
 use super::Version;
 
-/// The number of those that are remembered.
+/// The number of versions that are remembered.
 const REMEMBERED: usize = 8;
 
-/// Hashes of the last versions that were replaced by another. Two versions of one hash are taken for the same: then a
-/// version that could have been believed is moved on.
+/// Hashes of the last versions that were replaced by another. Versions with equal hashes count as the same:
+/// then a version that could have been trusted is replaced.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     /// 0: none.
@@ -30,7 +30,7 @@ impl Past {
         self.hashes.iter_mut().filter(|one| **one == hash).for_each(|one| *one = 0);
     }
 
-    /// Returns whether a version was replaced before.
+    /// Returns true if a version was replaced before.
     pub(super) fn has(&self, version: &Version) -> bool {
         self.hashes.contains(&hash(version))
     }

@@ -1,13 +1,14 @@
 //! The number inside a Python pickle of an `int` or a `str`, as Flask-Caching writes a version.
 //!
-//! cachelib's Redis backend puts `!` before the pickle. Read are the few opcodes that one number or one text of digits
-//! needs, in protocols 0 to 5 (Python's `Lib/pickletools.py` describes them); nothing is unpickled. Whatever else there
-//! is, before or behind, makes it no number.
+//! cachelib's Redis backend puts `!` before the pickle. Only the few opcodes for one number or one text of
+//! digits are read, in protocols 0 to 5 (Python's `Lib/pickletools.py` describes them); nothing is unpickled.
+//! With anything else, before or after, the value is no number.
 
 /// Longer than the longest pickle of a number: a frame, a text of 20 digits and its memo.
 const LONGEST: usize = 64;
 
-/// Reads the number. Negative ones, those of 2⁶⁴ and more, booleans and everything that is not pickled are none.
+/// Reads the number. `None` for negative ones, those of 2⁶⁴ and more, booleans and values that are not
+/// pickled.
 pub(super) fn number(value: &[u8]) -> Option<u64> {
     let pickle = value.strip_prefix(b"!").unwrap_or(value);
     let mut bytes = Bytes((pickle.len() <= LONGEST).then_some(pickle)?);

@@ -1,4 +1,4 @@
-//! The value of a version key: what tells one generation from another, and which of two came first.
+//! The value of a version key: the identity of a generation, and the order of two.
 
 use super::pickle;
 use sha2::{Digest, Sha256};
@@ -9,11 +9,11 @@ use std::{
 
 /// The version of an absent key.
 const ABSENT: &str = "1";
-/// A version from here on is no number: it is too near to what Redis can't count any more (2⁶³), and what follows it is the
-/// time. Nanoseconds since 1970 get there in 2116.
+/// The end of numbers: a version from here on is too close to the limit of Redis (2⁶³), and its successor is
+/// the time. Nanoseconds since 1970 get there in 2116.
 const END: u64 = 1 << 62;
 
-/// The value of a version key, as opaque bytes. Any change of bytes is another version; those that hold a number, in
+/// The value of a version key, as opaque bytes. Other bytes are another version; those that hold a number, in
 /// plain digits or pickled, are compared by it.
 #[derive(Clone)]
 pub struct Version {
@@ -21,14 +21,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// The version that an absent key means.
+    /// The version of an absent key.
     pub fn absent() -> Self {
-        // Where nothing was ever bumped, each entry would have one of its own.
+        // Shared: without any bump, each entry would have one of its own.
         static SHARED: LazyLock<Version> = LazyLock::new(|| Version::new(ABSENT.as_bytes()));
         SHARED.clone()
     }
 
-    /// Returns whether it is that of an absent key.
+    /// Returns true if it is that of an absent key.
     pub fn is_absent(&self) -> bool {
         &*self.tag == ABSENT
     }
@@ -38,7 +38,7 @@ impl Version {
         if pickle::digits(value).is_some() {
             return Self::named(String::from_utf8_lossy(value).into_owned());
         }
-        // Begins with a letter: no digits can pose as it, nor it as digits.
+        // It begins with a letter: no digits can pose as it, nor it as digits.
         let tag =
             Sha256::digest(value).iter().take(12).fold(String::from("x"), |t, b| t + &format!("{b:02x}"));
         match pickle::number(value) {
@@ -47,34 +47,36 @@ impl Version {
         }
     }
 
-    /// The version of this tag: one that stood in the key of an answer, or a name that this node makes up for what it
-    /// could not read. No value of a key has one that begins with another letter than `x`.
+    /// The version with this tag: one from the key of an answer, or a name that this node makes up for a
+    /// version that it could not read. No value of a key has a tag that begins with a letter other than `x`.
     pub fn named(tag: String) -> Self {
         Self { tag: tag.into() }
     }
 
-    /// Returns whether it is a time, in milliseconds since 1970 or less than that: nobody counts to it again.
+    /// Returns true if it is a time, in milliseconds since 1970 or finer: counting never reaches such a
+    /// number.
     pub fn is_time(&self) -> bool {
         const EARLIEST: u64 = 1_000_000_000_000;
         self.number().is_some_and(|number| number >= EARLIEST)
     }
 
-    /// The text behind `:v` in the key of an answer: the digits themselves, else `x`, a hash, and the number that is pickled.
+    /// The text after `:v` in the key of an answer: the digits themselves, else `x`, a hash, and the pickled
+    /// number.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// The version that a bump at `now_ms` leads to: never backwards, whatever happened to the store.
+    /// The version after a bump at `now_ms`: never lower, whatever happened to the store.
     pub fn bumped(&self, now_ms: u64) -> Self {
         Self::new(self.successor().max(now_ms).to_string().as_bytes())
     }
 
-    /// The next number; that of a version which is no number is 1.
+    /// The next number; 1 for a version that is no number.
     pub fn successor(&self) -> u64 {
         self.number().unwrap_or(0).saturating_add(1)
     }
 
-    /// Returns whether this comes before `other`: a lower number, or an absent key where there was a value.
+    /// Returns true if this comes before `other`: a lower number, or an absent key where there was a value.
     pub fn is_behind(&self, other: &Self) -> bool {
         match (self.number(), other.number()) {
             (Some(this), Some(other)) if this < other => true,
