@@ -1,32 +1,32 @@
-//! What `X-Accel-Redirect` and `X-Accel-Expires` mean for a cache.
+//! The meaning of `X-Accel-Redirect` and `X-Accel-Expires` for a cache.
 //!
-//! Pure. An answer that orders a file is for the one who asked: its file is sent, and nothing of it is stored. Of the
-//! lifetimes that an origin may tell, `X-Accel-Expires` comes first: it speaks to this cache alone.
+//! Pure. An answer that names a file is for its client alone: the file is sent, and nothing of the answer is
+//! stored. Of all lifetimes in an answer, `X-Accel-Expires` has priority: it is meant for this cache alone.
 
 use super::directives;
 use http::{HeaderMap, HeaderName};
 
 static REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
-/// The lifetime, in a field of its own.
+/// The field with the lifetime.
 pub(super) static EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 
-/// Whether an answer orders a file to be sent in its stead.
+/// Returns true if an answer names a file to be sent in its place.
 pub fn orders_a_file(answer: &HeaderMap) -> bool {
     answer.contains_key(&REDIRECT)
 }
 
-/// What `X-Accel-Expires` says.
+/// The meaning of `X-Accel-Expires`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expires {
     /// `0`: not to be stored.
     Never,
-    /// For so many seconds.
+    /// Fresh for this many seconds.
     For(u64),
-    /// `@`: until these seconds since 1970.
+    /// `@`: fresh until these seconds since 1970.
     Until(u64),
 }
 
-/// What an answer says; what is no number says nothing.
+/// Reads the field of an answer; `None` if it is missing or no number.
 pub fn expires(answer: &HeaderMap) -> Option<Expires> {
     let value = answer.get(&EXPIRES)?.as_bytes().trim_ascii();
     match value.strip_prefix(b"@") {

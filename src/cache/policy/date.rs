@@ -1,7 +1,7 @@
-//! Reading dates as strictly as RFC 9110, 5.6.7 writes them, in its three forms: what is no date there makes an
-//! answer stale (RFC 9111, 5.3), so that leniency would keep what should go.
+//! Parses dates as strictly as RFC 9110, 5.6.7 defines them, in its three forms: an invalid date makes an
+//! answer stale (RFC 9111, 5.3), so that leniency would keep an answer too long.
 //!
-//! Case alone is forgiven. The name of the day is read, and not compared to the date.
+//! Only the case may differ. The name of the day is parsed, and not compared to the date.
 
 use http::HeaderValue;
 use std::{
@@ -10,27 +10,27 @@ use std::{
 };
 use time::{Date, Month, OffsetDateTime};
 
-/// How far ahead a year of two digits may lie: fifty years, in seconds.
+/// The most that a year of two digits may lie in the future: fifty years, in seconds.
 const FIFTY_YEARS: u64 = 50 * 31_556_952;
-/// The last second that four digits can write, in seconds since the epoch.
+/// The last second of a year of four digits, in seconds since the epoch.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
-/// The seconds since the epoch that a date of HTTP means (0 for one before it), or `None` if it is no date.
+/// The seconds since the epoch of an HTTP date (0 for an earlier one), or `None` if it is invalid.
 ///
-/// `now_ms` decides the century where a date has a year of two digits.
+/// `now_ms` decides the century of a year of two digits.
 pub fn read(text: &[u8], now_ms: u64) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']).to_ascii_lowercase();
     imf_fixdate(&text).or_else(|| rfc_850(&text, now_ms)).or_else(|| asctime(&text))
 }
 
-/// The date that is sent for a point in time (IMF-fixdate).
+/// Formats a time as an HTTP date (IMF-fixdate).
 pub fn write(at_ms: u64) -> HeaderValue {
     thread_local! {
-        /// The last date that was made, and its second.
+        /// The last formatted date, and its second.
         static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
     }
     let seconds = (at_ms / 1_000).min(LAST_SECOND);
@@ -81,7 +81,7 @@ fn asctime(text: &str) -> Option<u64> {
         return None;
     }
     let date = part(8..10)?;
-    // A day of one digit has a space where the others have their first digit.
+    // A one-digit day has a space in place of the first digit.
     let date = date.strip_prefix(' ').map_or_else(|| digits(date, 2), |one| digits(one, 1))?;
     seconds(digits(part(20..24)?, 4)?, part(4..7)?, date, part(11..19)?)
 }
@@ -98,7 +98,7 @@ fn digits(text: &str, length: usize) -> Option<u32> {
     all.then(|| text.parse().ok()).flatten()
 }
 
-/// A point in time; `time` is `08:49:37`, with a second 60 where one leaps.
+/// A time; `time` is `08:49:37`, with 60 as the second of a leap second.
 fn seconds(year: u32, month: &str, date: u32, time: &str) -> Option<u64> {
     let month = MONTHS.iter().position(|name| *name == month)?;
     let month = Month::try_from(u8::try_from(month + 1).ok()?).ok()?;

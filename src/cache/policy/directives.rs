@@ -1,21 +1,21 @@
-//! What an answer says about caching it, and what a request asks of a cache: `Cache-Control` (RFC 9111, 5.2),
-//! `CDN-Cache-Control` (RFC 9213) and `Pragma`.
+//! The cache directives of answers and requests: `Cache-Control` (RFC 9111, 5.2), `CDN-Cache-Control` (RFC
+//! 9213) and `Pragma`.
 //!
-//! Reads only; what follows from it is decided in [`super::freshness`] and [`super::follow`]. What is malformed is
-//! read as its strictest meaning: a lifetime that is no number is 0, of two lifetimes the shorter counts.
-//! `CDN-Cache-Control` is a structured field and forgives nothing: malformed, it is as if it were not there.
+//! Parses only; [`super::freshness`] and [`super::follow`] decide. A malformed directive gets its strictest
+//! meaning: a lifetime that is no number is 0, of two lifetimes the shorter counts. `CDN-Cache-Control` is a
+//! structured field: malformed, it counts as absent.
 
 use super::accel::{self, Expires};
 use http::{header, HeaderMap, HeaderName};
 use sfv::{BareItem, ListEntry, Parser};
 use std::borrow::Cow;
 
-/// Longer than any cache lives, in seconds: what is above counts as this (RFC 9111, 1.2.2).
+/// The longest time in seconds: a greater one counts as this (RFC 9111, 1.2.2).
 pub const LONGEST: u64 = 1 << 31;
 
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// What an answer allows and forbids a shared cache. Times are seconds, at most [`LONGEST`].
+/// The directives of an answer for a shared cache. Times are seconds, at most [`LONGEST`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `no-store`
@@ -34,7 +34,7 @@ pub struct Directives {
     pub must_understand: bool,
     /// `no-transform`
     pub no_transform: bool,
-    /// `immutable` (RFC 8246): says what browsers need not ask; a cache's own rules stay as they are.
+    /// `immutable` (RFC 8246): for browsers; the rules of this cache stay the same.
     pub immutable: bool,
     /// `max-age`
     pub max_age: Option<u64>,
@@ -44,17 +44,17 @@ pub struct Directives {
     pub stale_while_revalidate: Option<u64>,
     /// `stale-if-error` (RFC 5861)
     pub stale_if_error: Option<u64>,
-    /// The fields that `private="…"` and `no-cache="…"` name: the answer may be stored, these may not.
+    /// The fields in `private="…"` and `no-cache="…"`: the answer may be stored without them.
     pub omit: Vec<HeaderName>,
-    /// Until when it is fresh, in seconds since 1970, where the origin says that (`X-Accel-Expires: @…`).
+    /// The end of its freshness, in seconds since 1970, for `X-Accel-Expires: @…`.
     pub until: Option<u64>,
-    /// It was `CDN-Cache-Control` or `X-Accel-Expires` that said so: `Cache-Control`, `Expires` and `Pragma` are for
-    /// others.
+    /// True if `CDN-Cache-Control` or `X-Accel-Expires` set them: `Cache-Control`, `Expires` and `Pragma` are
+    /// for other caches then.
     pub targeted: bool,
 }
 
-/// What an answer says. A valid `CDN-Cache-Control` stands for `Cache-Control` altogether, and `X-Accel-Expires` for
-/// both.
+/// Reads the directives of an answer. A valid `CDN-Cache-Control` replaces `Cache-Control` altogether, and
+/// `X-Accel-Expires` both.
 pub fn of_answer(headers: &HeaderMap) -> Directives {
     of_accel(headers).or_else(|| of_target(headers)).unwrap_or_else(|| {
         let mut said = Directives::default();
@@ -63,24 +63,24 @@ pub fn of_answer(headers: &HeaderMap) -> Directives {
     })
 }
 
-/// What a request asks of a cache. Times are seconds; the default asks nothing.
+/// The directives of a request. Times are seconds; the default has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asked {
     /// `only-if-cached`: a stored answer, or 504.
     pub only_if_cached: bool,
-    /// `no-cache`: nothing that was not validated for this request.
+    /// `no-cache`: only an answer that was validated for this request.
     pub no_cache: bool,
-    /// `no-store`: the answer is not to be stored.
+    /// `no-store`: the answer must not be stored.
     pub no_store: bool,
-    /// `max-age`: nothing older, and nothing stale.
+    /// `max-age`: no older answer, and no stale one.
     pub max_age: Option<u64>,
-    /// `max-stale`: stale by as much is welcome; `u64::MAX` without a number.
+    /// `max-stale`: an answer stale by at most this; `u64::MAX` without a number.
     pub max_stale: Option<u64>,
-    /// `min-fresh`: nothing that will be stale before.
+    /// `min-fresh`: only an answer that stays fresh for this time.
     pub min_fresh: Option<u64>,
 }
 
-/// What a request asks. `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111, 5.4).
+/// Reads the directives of a request. `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111, 5.4).
 pub fn asked(request: &HeaderMap) -> Asked {
     let mut asked = Asked::default();
     if !request.contains_key(header::CACHE_CONTROL) {
@@ -100,22 +100,22 @@ pub fn asked(request: &HeaderMap) -> Asked {
     asked
 }
 
-/// Whether `Pragma` says `no-cache`.
+/// Returns true if `Pragma` has `no-cache`.
 pub fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
     let mut found = false;
     each(&joined(headers, &header::PRAGMA), |name, _| found |= name == "no-cache");
     found
 }
 
-/// The seconds that digits say, [`LONGEST`] at most; `None` for anything else (RFC 9111, 1.2.2).
+/// Parses seconds, at most [`LONGEST`]; `None` for anything but digits (RFC 9111, 1.2.2).
 pub fn delta_seconds(text: &[u8]) -> Option<u64> {
     let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let add = |sum: u64, digit: &u8| (sum * 10 + u64::from(digit - b'0')).min(LONGEST);
     all.then(|| text.iter().fold(0, add))
 }
 
-/// The members of a list field, without the space around them. A comma in a quoted string separates nothing,
-/// unless the string never ends.
+/// The members of a list field, without the space around them. A comma in a quoted string does not separate,
+/// unless the string is unterminated.
 pub(super) fn members(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut left = Some(text);
     std::iter::from_fn(move || {
@@ -126,7 +126,7 @@ pub(super) fn members(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where the comma behind the first member stands.
+/// The offset of the comma after the first member.
 fn end_of_member(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     while at < text.len() {
@@ -140,7 +140,7 @@ fn end_of_member(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// All lines of a field as one, as RFC 9110, 5.3 joins them.
+/// All lines of a field joined, as RFC 9110, 5.3 joins them.
 pub(super) fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [u8]> {
     let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
     match (lines.next(), lines.next()) {
@@ -153,7 +153,7 @@ pub(super) fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [
     }
 }
 
-/// Where the quoted string that `text` begins with has its last quote.
+/// The offset of the closing quote of the quoted string at the beginning of `text`.
 fn quoted(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     while at < text.len() {
@@ -166,19 +166,19 @@ fn quoted(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// What stands behind a directive's `=`.
+/// The value after a directive's `=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Value<'a> {
     /// There is no `=`.
     None,
-    /// A token, or what a quoted string holds.
+    /// A token, or the content of a quoted string.
     Text(&'a [u8]),
     /// Neither.
     Malformed,
 }
 
 impl Value<'_> {
-    /// A time; what is none is over already (RFC 9111, 4.2.1).
+    /// A time; an invalid one counts as 0 (RFC 9111, 4.2.1).
     fn seconds(self) -> u64 {
         match self {
             Self::Text(text) => delta_seconds(text).unwrap_or(0),
@@ -187,7 +187,7 @@ impl Value<'_> {
     }
 }
 
-/// Hands out each directive: its name in lower case, and its value.
+/// Calls `take` for each directive, with its name in lower case and its value.
 fn each(text: &[u8], mut take: impl FnMut(&str, Value<'_>)) {
     for member in members(text) {
         let end = member.iter().position(|b| !is_token(*b)).unwrap_or(member.len());
@@ -220,7 +220,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Of two times that were said, the shorter counts.
+/// Of two times in one answer, the shorter counts.
 fn shorten(time: &mut Option<u64>, said: u64) {
     *time = Some(time.map_or(said, |before| before.min(said)));
 }
@@ -234,7 +234,7 @@ impl Directives {
             "must-understand" => self.must_understand = true,
             "no-transform" => self.no_transform = true,
             "immutable" => self.immutable = true,
-            // It only allows: with an argument nobody has defined it allows nothing.
+            // It grants a permission: with an undefined argument it grants none.
             "public" => self.public |= value == Value::None,
             "no-cache" => self.no_cache |= !self.omits(value),
             "private" => self.private |= !self.omits(value),
@@ -246,8 +246,8 @@ impl Directives {
         }
     }
 
-    /// Notes the fields that a qualified directive names; false where it names none that could be left out, and
-    /// so means the whole answer.
+    /// Adds the fields of a qualified directive. Returns false if it has none that could be left out: then it
+    /// applies to the whole answer.
     fn omits(&mut self, value: Value<'_>) -> bool {
         let Value::Text(text) = value else { return false };
         let names: Result<Vec<HeaderName>, _> =
@@ -259,7 +259,7 @@ impl Directives {
     }
 }
 
-/// What `X-Accel-Expires` says; `None` where it says nothing.
+/// Reads `X-Accel-Expires`; `None` if it has no meaning.
 fn of_accel(headers: &HeaderMap) -> Option<Directives> {
     let targeted = Directives { targeted: true, ..Directives::default() };
     Some(match accel::expires(headers)? {
@@ -269,7 +269,7 @@ fn of_accel(headers: &HeaderMap) -> Option<Directives> {
     })
 }
 
-/// What `CDN-Cache-Control` says; `None` where it is missing, empty or malformed in any part (RFC 9213, 2.1).
+/// Reads `CDN-Cache-Control`; `None` if it is missing, empty or malformed in any part (RFC 9213, 2.1).
 fn of_target(headers: &HeaderMap) -> Option<Directives> {
     if !headers.contains_key(&CDN_CACHE_CONTROL) {
         return None;
@@ -282,11 +282,11 @@ fn of_target(headers: &HeaderMap) -> Option<Directives> {
     (!dictionary.is_empty()).then_some(said)
 }
 
-/// What a directive's value has to be.
+/// The type of a directive's value.
 enum Kind {
     /// An integer.
     Seconds,
-    /// A boolean: there or not.
+    /// A boolean: present or not.
     Flag,
     /// A boolean, or a string with names of fields.
     Fields,
@@ -303,12 +303,12 @@ fn kind(name: &str) -> Option<Kind> {
 }
 
 impl Directives {
-    /// As [`Directives::take`], with the value's type checked; `None` where it is another than the directive's.
+    /// Like [`Directives::take`], with the type of the value checked; `None` if it is not the directive's.
     fn take_typed(&mut self, name: &str, entry: &ListEntry) -> Option<()> {
         let Some(kind) = kind(name) else { return Some(()) };
         let ListEntry::Item(item) = entry else { return None };
         match (kind, &item.bare_item) {
-            // A negative time is over already.
+            // A negative time counts as 0.
             (Kind::Seconds, BareItem::Integer(n)) => {
                 self.take(name, Value::Text(n.max(&0).to_string().as_bytes()));
             }

@@ -1,7 +1,7 @@
-//! Which fields of an answer are stored (RFC 9111, 3.1), how a 304 or a HEAD's 200 renews them (3.2, 4.3.4,
-//! 4.3.5), and what a validation asks with (4.3.1).
+//! The stored fields of an answer (RFC 9111, 3.1), their update by a 304 or a HEAD's 200 (3.2, 4.3.4, 4.3.5),
+//! and the conditions of a validation (4.3.1).
 //!
-//! Never touches a body. Fields that speak of one connection or of one message's framing are never stored.
+//! Never touches a body. Fields of one connection or of one message's framing are never stored.
 
 use super::{
     accel, date,
@@ -12,11 +12,11 @@ use super::{
 use crate::{config::FollowRules, telemetry::labels::FillOutcome};
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// A field as it is stored.
+/// A stored field.
 pub type Field = (HeaderName, HeaderValue);
 
-/// What is stored of an answer: all but what is of one connection or one message, what the origin wants left
-/// out, what the gateway says itself and, unless the route keeps it, `Set-Cookie`.
+/// The fields of an answer that are stored: all except those of one connection or one message, those that the
+/// origin excludes, those that the gateway sets itself and, unless the route keeps it, `Set-Cookie`.
 pub fn kept_fields(answer: &HeaderMap, said: &Directives, rules: &FollowRules) -> Vec<Field> {
     let dropped = connection_names(answer);
     let keeps =
@@ -24,15 +24,15 @@ pub fn kept_fields(answer: &HeaderMap, said: &Directives, rules: &FollowRules) -
     answer.iter().filter(|(name, _)| keeps(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Fields that are right of the stored body alone, and would be wrong of it with another's value.
+/// Fields that describe the stored body, and would be wrong with another answer's value.
 fn describes_the_body(name: &HeaderName) -> bool {
     let of_the_body =
         ["content-encoding", "content-range", "content-md5", "digest", "content-digest", "repr-digest"];
     of_the_body.contains(&name.as_str())
 }
 
-/// The stored fields with those of a 304, or of a HEAD's 200, laid over them (RFC 9111, 3.2). What describes the
-/// stored body stays as it is.
+/// Updates the stored fields with those of a 304, or of a HEAD's 200 (RFC 9111, 3.2). Fields that describe
+/// the stored body stay.
 pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Field> {
     let dropped = connection_names(fresh);
     let replaces = |name: &HeaderName| {
@@ -46,7 +46,7 @@ pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Fi
         if !replaces(name) {
             merged.push((name.clone(), value.clone()));
         } else if !merged.iter().any(|(before, _)| before == name) {
-            // All new lines stand where the first old one stood.
+            // All new lines are put in place of the first old one.
             merged.extend(fresh.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
     }
@@ -60,10 +60,11 @@ pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Fi
     merged
 }
 
-/// A stored answer after its validation: its new fields, and its new terms, or why it may not be kept any longer.
+/// A stored answer after its validation: its new fields, with its new terms, or the reason why it may not be
+/// stored any longer.
 ///
 /// `exchange` is that of the 304, or of the HEAD; `status` is that of the stored answer. The age starts anew:
-/// with the `Date` and `Age` that came now, not with those that were stored.
+/// with the `Date` and `Age` of the new message, not the stored ones.
 pub fn renewed(
     rules: &FollowRules,
     exchange: &Exchange<'_>,
@@ -91,8 +92,8 @@ pub fn renewed(
     (fields, terms)
 }
 
-/// Whether a 304 speaks of the stored answer (RFC 9111, 4.3.4): its tag, else its `Last-Modified`, is the stored
-/// one's, or it names neither.
+/// Returns true if a 304 is about the stored answer (RFC 9111, 4.3.4): its tag, or else its `Last-Modified`,
+/// matches, or it has neither.
 pub fn validates(stored: &[Field], fresh: &HeaderMap) -> bool {
     if let Some(tag) = fresh.get(header::ETAG) {
         return find(stored, &header::ETAG).is_some_and(|kept| {
@@ -106,19 +107,19 @@ pub fn validates(stored: &[Field], fresh: &HeaderMap) -> bool {
     }
 }
 
-/// What a HEAD's answer means for a stored answer to GET.
+/// The effect of a HEAD's answer on a stored answer to GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadEffect {
     /// It is the same representation: [`renewed`] applies.
     Update,
     /// It is another one: the stored answer is stale.
     Invalidate,
-    /// It says nothing about it.
+    /// It has no effect.
     Nothing,
 }
 
-/// What a HEAD's answer means for a stored answer of `stored_status` with a body of `length` bytes
-/// (RFC 9111, 4.3.5).
+/// The effect of a HEAD's answer on a stored answer of `stored_status` with a body of `length` bytes (RFC
+/// 9111, 4.3.5).
 pub fn head_effect(
     stored_status: StatusCode,
     stored: &[Field],
@@ -138,14 +139,14 @@ pub fn head_effect(
     }
 }
 
-/// The conditions that ask whether a stored answer is still true; empty where it has no validator.
+/// The conditions that validate a stored answer; empty if it has no validator.
 pub fn conditions(stored: &[Field]) -> Vec<Field> {
     let asks = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
     let value = |(validator, condition)| Some((condition, find(stored, &validator)?.clone()));
     asks.into_iter().filter_map(value).filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// Whether an answer has anything to be validated by.
+/// Returns true if an answer has a validator.
 pub(super) fn has_validator(answer: &HeaderMap) -> bool {
     let there = |name| answer.get(name).is_some_and(|value| !value.is_empty());
     there(header::ETAG) || there(header::LAST_MODIFIED)
@@ -157,7 +158,7 @@ fn connection_names(answer: &HeaderMap) -> Vec<HeaderName> {
     directives::members(&listed).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
-/// Whether a field may be stored, whatever this answer says.
+/// Returns true if a field may be stored in general, whatever the directives of the answer.
 fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
     match name.as_str() {
         // Of one connection (RFC 9110, 7.6.1; RFC 9111, 3.1).
@@ -171,10 +172,10 @@ fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
         | "proxy-authenticate"
         | "proxy-authentication-info"
         | "proxy-authorization" => false,
-        // Of one message, and said anew by the gateway with each.
+        // Of one message, and made anew by the gateway for each.
         "content-length" | "age" | "x-request-id" => false,
         "set-cookie" => rules.set_cookie,
-        // Commands to the gateway.
+        // Instructions to the gateway.
         name => !name.starts_with("x-accel-"),
     }
 }
@@ -183,7 +184,7 @@ fn find<'a>(stored: &'a [Field], name: &HeaderName) -> Option<&'a HeaderValue> {
     stored.iter().find(|(kept, _)| kept == name).map(|(_, value)| value)
 }
 
-/// A tag without the mark of a weak one.
+/// A tag without `W/`.
 fn opaque(tag: &HeaderValue) -> &[u8] {
     tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes())
 }

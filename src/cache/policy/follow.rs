@@ -1,8 +1,9 @@
-//! Routes that follow their origin: may an answer be stored (RFC 9111, 3), and may a stored one be used (4)?
+//! Routes that follow their origin: the decisions whether an answer may be stored (RFC 9111, 3), and whether
+//! a stored one may be used (4).
 //!
-//! A shared cache's decisions, each with a reason that `Cache-Status`, the access record and the metrics name
-//! alike. What is stored of an answer is said in [`super::fields`], what ends it in [`super::invalidation`],
-//! for whom it is in [`super::vary`].
+//! Those of a shared cache, each with a reason in the words of `Cache-Status`, the access record and the
+//! metrics. [`super::fields`] selects the stored fields, [`super::invalidation`] ends stored answers,
+//! [`super::vary`] decides for which requests they are.
 
 use super::{
     accel,
@@ -27,31 +28,31 @@ pub struct Exchange<'a> {
     pub request: &'a HeaderMap,
     /// The request carried `Authorization` or a token.
     pub authorized: bool,
-    /// The answer names the request's target as its own place: [`super::invalidation::content_is_of_target`].
-    /// Read for POST alone.
+    /// True if the answer names the request's target in `Content-Location`:
+    /// [`super::invalidation::content_is_of_target`]. Read for POST only.
     pub content_location_is_target: bool,
     /// The answer's status.
     pub status: StatusCode,
     /// The answer's fields.
     pub answer: &'a HeaderMap,
-    /// When the request was sent, by the clock that never goes back.
+    /// The time when the request was sent, by [`crate::clock::now_ms`].
     pub requested_ms: u64,
-    /// When the answer's head had come. The origin's dates are compared with the wall clock.
+    /// The time when the answer's head arrived. The origin's dates are compared with the wall clock.
     pub received: Reading,
 }
 
-/// Whether an answer may be stored, and on which terms.
+/// Decides if an answer may be stored, and on which terms.
 ///
 /// # Errors
-/// Why not, as metrics and `Cache-Status` name it.
+/// The reason why not, in the words of metrics and `Cache-Status`.
 pub fn storable(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<Terms, FillOutcome> {
     storable_as(rules, exchange, &directives::of_answer(exchange.answer))
 }
 
-/// The same, where it is known already what the answer says.
+/// The same with the directives of the answer, which are already parsed.
 ///
 /// # Errors
-/// Why not, as metrics and `Cache-Status` name it.
+/// The reason why not, in the words of metrics and `Cache-Status`.
 pub fn storable_as(
     rules: &FollowRules,
     exchange: &Exchange<'_>,
@@ -64,8 +65,9 @@ pub fn storable_as(
     }
 }
 
-/// Returns whether an answer may be that of one client's cookie alone: nobody said for how long it is fresh, nor that it is for
-/// all, nor that it varies by the cookie. A tag tells it from that of another cookie when it is validated; a date doesn't.
+/// Returns true if an answer may be specific to one client's cookie: it has no explicit lifetime, is not
+/// `public`, and does not vary by the cookie. With a tag, a validation can tell it from the answer to another
+/// cookie; with a date it can't.
 fn is_made_for_a_cookie(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> bool {
     let varies = || match vary::varies(exchange.answer, exchange.request) {
         Varies::By(selecting) => selecting.names().contains(&header::COOKIE),
@@ -79,10 +81,10 @@ fn is_made_for_a_cookie(rules: &FollowRules, exchange: &Exchange<'_>, said: &Dir
     exchange.request.contains_key(header::COOKIE) && !said.public && is_guessed() && !varies()
 }
 
-/// Returns whether what is stored, whoever asked for it first, may be kept on the terms of this exchange.
+/// Decides if a stored answer, whatever request led to it, may be kept on the terms of this exchange.
 ///
 /// # Errors
-/// Why not, as metrics and `Cache-Status` name it.
+/// The reason why not, in the words of metrics and `Cache-Status`.
 pub(super) fn still_storable(
     rules: &FollowRules,
     exchange: &Exchange<'_>,
@@ -108,10 +110,10 @@ pub(super) fn still_storable(
     }
 }
 
-/// GET, or POST where the answer stands for the target; whole and final.
+/// Checks the kind of answer: to a GET, or to a POST if it stands for its target; complete and final.
 fn is_kind_that_is_stored(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<(), FillOutcome> {
     let Exchange { method, status, content_location_is_target, .. } = *exchange;
-    // What a GET finds after a POST is a 200 (RFC 9110, 9.3.3).
+    // A GET after the POST would be answered with 200 (RFC 9110, 9.3.3).
     let posted = method == Method::POST && content_location_is_target && status == StatusCode::OK;
     if method != Method::GET && !posted {
         return Err(FillOutcome::Method);
@@ -119,12 +121,12 @@ fn is_kind_that_is_stored(rules: &FollowRules, exchange: &Exchange<'_>) -> Resul
     match status {
         StatusCode::PARTIAL_CONTENT => Err(FillOutcome::Partial),
         StatusCode::NOT_MODIFIED => Err(FillOutcome::Status),
-        // They refuse what one request said beside its target: the next one doesn't say it.
+        // They refuse a part of one request beside its target, which the next request may not have.
         StatusCode::PRECONDITION_FAILED
         | StatusCode::RANGE_NOT_SATISFIABLE
         | StatusCode::EXPECTATION_FAILED => Err(FillOutcome::Status),
         status if status.is_informational() => Err(FillOutcome::Status),
-        // Nor these, as a rule.
+        // The same is usually true of these.
         status if REFUSALS.contains(&status.as_u16()) && !rules.statuses.contains(&status.as_u16()) => {
             Err(FillOutcome::Status)
         }
@@ -132,13 +134,13 @@ fn is_kind_that_is_stored(rules: &FollowRules, exchange: &Exchange<'_>) -> Resul
     }
 }
 
-/// What the origin, and the client where it is heard, forbid.
+/// Checks the directives of the origin, and those of the client on a route that honours them.
 fn is_allowed(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> Result<(), FillOutcome> {
     let Exchange { request, authorized, status, answer, .. } = *exchange;
     if said.must_understand && !is_understood(status) {
         return Err(FillOutcome::MustUnderstand);
     }
-    // Who understands the status may store, whatever `no-store` tells those who don't (5.2.2.3).
+    // A cache that understands the status may store the answer, whatever `no-store` says to others (5.2.2.3).
     if said.no_store && !said.must_understand {
         return Err(FillOutcome::NoStore);
     }
@@ -161,14 +163,14 @@ fn is_allowed(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -
     }
 }
 
-/// Whether an entry without a validator would ever answer anyone.
+/// Returns true if an entry could ever be used, in case it has no validator.
 fn is_of_use(rules: &FollowRules, terms: &Terms, lifetime: Lifetime) -> bool {
     if lifetime == Lifetime::Unsaid || terms.always_validate {
         return false;
     }
     let grace = terms.stale_while_revalidate_ms.max(terms.stale_if_error_ms);
     let until = terms.lifetime_ms.saturating_add(grace);
-    // A client that is heard may take it however stale it is (`max-stale`).
+    // Clients whose directives are honoured may accept it stale (`max-stale`).
     let may_be_welcome = rules.request_directives && !terms.never_stale && until > 0;
     may_be_welcome || terms.initial_age_ms < until
 }
@@ -178,38 +180,38 @@ fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }
 
-/// What a stored answer is good for now.
+/// The permitted use of a stored answer now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
     /// It is fresh.
     Serve,
     /// It is stale and may be served all the same, while one fill refreshes it (`stale-while-revalidate`).
     ServeStale,
-    /// It is stale, and the client takes it so (`max-stale`).
+    /// It is stale, and the client accepts that (`max-stale`).
     Allowed,
-    /// The origin is to be asked first.
+    /// The origin has to be asked first.
     Validate(Why),
 }
 
-/// Why a stored answer is not used without asking the origin.
+/// The reason why a stored answer is not used without asking the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// It is stale.
     Stale,
-    /// The origin said `no-cache`.
+    /// The origin's `no-cache`.
     NoCache,
-    /// The client said `no-cache`.
+    /// The client's `no-cache`.
     Request,
     /// It is older than the client's `max-age`.
     MaxAge,
     /// It will be stale sooner than the client's `min-fresh`.
     MinFresh,
-    /// Nobody knows whether it is still current: the store can't be asked.
+    /// The store can't be asked, so it may be outdated.
     Doubt,
 }
 
 impl Why {
-    /// The word for it in `Cache-Status` and the access record.
+    /// The word in `Cache-Status` and the access record.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stale => "stale",
@@ -222,9 +224,9 @@ impl Why {
     }
 }
 
-/// Whether a stored answer may be used now (RFC 9111, 4; what the client asks: 5.2.1).
+/// Decides if a stored answer may be used now (RFC 9111, 4; the directives of the client: 5.2.1).
 ///
-/// `asked` is the default where the route doesn't hear its clients.
+/// `asked` is the default on a route that ignores its clients' directives.
 pub fn reuse(terms: &Terms, asked: &Asked, now_ms: u64) -> Reuse {
     let (age, left) = (terms.age_ms(now_ms), terms.ttl_ms(now_ms));
     let ms = |seconds: u64| seconds.saturating_mul(1_000);
@@ -237,7 +239,7 @@ pub fn reuse(terms: &Terms, asked: &Asked, now_ms: u64) -> Reuse {
     if asked.max_age.is_some_and(|most| age > ms(most)) {
         return Reuse::Validate(Why::MaxAge);
     }
-    // What is stale has no freshness left, however little is asked for.
+    // A stale answer has no freshness left, however little is requested.
     if asked.min_fresh.is_some_and(|least| u64::try_from(left).is_ok_and(|left| left < ms(least))) {
         return Reuse::Validate(Why::MinFresh);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 const TAG: (&str, &str) = ("etag", "\"a\"");
 
-/// Whether a 200 to a GET with these fields is stored.
+/// Decides if a 200 to a GET with these fields is stored.
 fn stored(lines: &[(&str, &str)]) -> Result<Terms, FillOutcome> {
     storable(&rules(), &exchange(&fields(lines)))
 }

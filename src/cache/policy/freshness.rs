@@ -1,8 +1,8 @@
-//! How old an answer is and how long it is fresh: the arithmetic of RFC 9111, 4.2, and what RFC 5861 allows
-//! beyond it. All of it is computed once, when an answer is stored; a hit compares two numbers.
+//! Age and freshness of answers: the arithmetic of RFC 9111, 4.2, and the extensions of RFC 5861. All of it
+//! is computed once, when an answer is stored; a hit compares two numbers.
 //!
-//! Times are milliseconds. Lifetimes go by a clock that never goes back; the origin's dates are compared with the wall
-//! clock, and one that is set back makes an answer younger than it is when it comes, and not afterwards.
+//! Times are milliseconds. Lifetimes use a clock that never goes back; the origin's dates are compared with
+//! the wall clock: if that was set back, an answer is too young when it arrives, and not afterwards.
 
 use super::{
     date,
@@ -13,17 +13,18 @@ use super::{
 use crate::config::FollowRules;
 use http::{header, HeaderMap, HeaderName, StatusCode};
 
-/// A tenth of the time since the last change is how long an answer is fresh that doesn't say (RFC 9111, 4.2.2).
+/// The part of the time since the last change that an answer without a lifetime is fresh: a tenth (RFC 9111,
+/// 4.2.2).
 const HEURISTIC_PART: u64 = 10;
-/// The longest time that is guessed: a day.
+/// The longest heuristic lifetime: a day.
 const HEURISTIC_MOST: u64 = 86_400_000;
-/// `Date` is cut to whole seconds: what it says may be this much later in truth.
+/// The rounding of `Date` to whole seconds: the true time may be this much later.
 const DATE_IS_CUT_BY: u64 = 999;
-/// A stale answer with a validator is kept as long again as it was fresh, but at least and at most so long:
-/// a 304 is cheaper than the answer.
+/// A stale answer with a validator is kept for as long as it was fresh once more, within these bounds: a 304
+/// is cheaper than the answer.
 const VALIDATABLE: std::ops::RangeInclusive<u64> = 600_000..=86_400_000;
 
-/// How an entry may be used at an age.
+/// The permitted use of an entry at an age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
     /// As it is.
@@ -36,29 +37,32 @@ pub enum Freshness {
     Expired,
 }
 
-/// What an entry's freshness hangs on, computed once when it is stored. Used for both kinds of routes.
+/// The terms of an entry's freshness, computed once when it is stored. Used for both kinds of routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// When the answer was received, in milliseconds since the epoch by the clock that never goes back.
+    /// The time when the answer was received, in milliseconds since the epoch by [`crate::clock::now_ms`].
     pub received_ms: u64,
-    /// How old it was then, in milliseconds (RFC 9111, 4.2.3: `corrected_initial_age`).
+    /// Its age then, in milliseconds (RFC 9111, 4.2.3: `corrected_initial_age`).
     pub initial_age_ms: u64,
-    /// Until which age it is fresh, in milliseconds.
+    /// The age until which it is fresh, in milliseconds.
     pub lifetime_ms: u64,
-    /// How long it may be served stale while it is refreshed, in milliseconds; 0 where that is forbidden.
+    /// The time for which it may be served stale while it is refreshed, in milliseconds; 0 if that is
+    /// forbidden.
     pub stale_while_revalidate_ms: u64,
-    /// How long it may be served stale because a fill failed, in milliseconds; 0 where that is forbidden.
+    /// The time for which it may be served stale because a fill failed, in milliseconds; 0 if that is
+    /// forbidden.
     pub stale_if_error_ms: u64,
-    /// `no-cache`: never used without being validated, stale or not.
+    /// `no-cache`: must be validated for each use, stale or not.
     pub always_validate: bool,
-    /// `must-revalidate`, `proxy-revalidate`, `s-maxage`, `no-cache`: no client's `max-stale` counts.
+    /// `must-revalidate`, `proxy-revalidate`, `s-maxage`, `no-cache`: a client's `max-stale` is ignored.
     pub never_stale: bool,
-    /// It was asked for while nobody knew whether what is stored is still current (see [`crate::cache::doubt`]).
+    /// It was requested in doubt (see [`crate::cache::doubt`]).
     pub is_provisional: bool,
 }
 
 impl Terms {
-    /// The terms of an answer that was asked for in doubt, at `asked_ms`: fresh for `ttl_ms` from then at most.
+    /// The terms of an answer that was requested in doubt, at `asked_ms`: fresh for `ttl_ms` from then at
+    /// most.
     pub fn provisional(self, asked_ms: u64, ttl_ms: u64) -> Self {
         let left_ms = asked_ms.saturating_add(ttl_ms).saturating_sub(self.received_ms);
         Self {
@@ -69,12 +73,12 @@ impl Terms {
         }
     }
 
-    /// How old the answer is, in milliseconds (`current_age`).
+    /// The age of the answer, in milliseconds (`current_age`).
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         self.initial_age_ms.saturating_add(now_ms.saturating_sub(self.received_ms))
     }
 
-    /// How the entry may be used now, where nothing has gone wrong.
+    /// The permitted use of the entry now, without a failure.
     pub fn freshness(&self, now_ms: u64) -> Freshness {
         let age = self.age_ms(now_ms);
         if self.always_validate {
@@ -88,7 +92,7 @@ impl Terms {
         }
     }
 
-    /// How the entry may be used now that a fill failed.
+    /// The permitted use of the entry after a fill failed.
     pub fn on_error(&self, now_ms: u64) -> Freshness {
         let until = self.lifetime_ms.saturating_add(self.stale_if_error_ms);
         match !self.always_validate && self.age_ms(now_ms) < until {
@@ -97,20 +101,20 @@ impl Terms {
         }
     }
 
-    /// How long a store has to keep the entry from [`Terms::received_ms`] on, in milliseconds, at least 1;
-    /// longer where it has a validator, and so is of use when it is stale.
+    /// The time for which a store has to keep the entry from [`Terms::received_ms`] on, in milliseconds, at
+    /// least 1; longer if it has a validator, with which it is of use when it is stale.
     pub fn keep_ms(&self, has_validator: bool) -> u64 {
         let validatable = match has_validator {
             true => self.lifetime_ms.clamp(*VALIDATABLE.start(), *VALIDATABLE.end()),
             false => 0,
         };
         let stale = self.stale_while_revalidate_ms.max(self.stale_if_error_ms).max(validatable);
-        // What is old already when it comes is worth no less to a validation.
+        // The age on arrival does not reduce its worth for a validation.
         let left = self.lifetime_ms.saturating_add(stale).saturating_sub(self.initial_age_ms);
         left.max(validatable).max(1)
     }
 
-    /// The milliseconds for which the entry stays fresh; negative since it is stale (`ttl` of `Cache-Status`,
+    /// The milliseconds for which the entry stays fresh; negative if it is stale (`ttl` of `Cache-Status`,
     /// RFC 9211, which counts seconds).
     pub fn ttl_ms(&self, now_ms: u64) -> i64 {
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
@@ -118,14 +122,14 @@ impl Terms {
     }
 }
 
-/// How long an answer is fresh, and by whose word. Milliseconds.
+/// The freshness lifetime of an answer in milliseconds, and its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lifetime {
-    /// The origin said so.
+    /// Set by the origin.
     Explicit(u64),
-    /// Guessed from the last change.
+    /// Derived from the last change.
     Heuristic(u64),
-    /// Nobody said anything.
+    /// Unknown.
     Unsaid,
 }
 
@@ -138,7 +142,7 @@ impl Lifetime {
     }
 }
 
-/// RFC 9111, 4.2.1: `s-maxage`, `max-age`, `Expires`, and last a guess.
+/// The freshness lifetime (RFC 9111, 4.2.1): `s-maxage`, `max-age`, `Expires`, and last the heuristic.
 pub(super) fn lifetime(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> Lifetime {
     if let Some(until) = said.until {
         return Lifetime::Explicit(until.saturating_mul(1_000).saturating_sub(made_ms(exchange)));
@@ -174,12 +178,12 @@ pub(super) fn terms(
     let grace = |said_seconds: Option<u64>, of_route: u64| match (said_seconds, said.s_maxage) {
         _ if never => 0,
         (Some(seconds), _) => seconds * 1_000,
-        // `s-maxage` forbids what the origin doesn't allow itself (RFC 9111, 5.2.2.10).
+        // `s-maxage` forbids stale use that the origin doesn't allow itself (RFC 9111, 5.2.2.10).
         (None, Some(_)) => 0,
         (None, None) => of_route,
     };
     let while_revalidate = match lifetime {
-        // An answer of which nobody ever said that it is fresh isn't served without asking.
+        // An answer that was never declared fresh isn't served without validation.
         Lifetime::Unsaid => 0,
         Lifetime::Explicit(_) | Lifetime::Heuristic(_) => millis(rules.stale_while_revalidate),
     };
@@ -195,8 +199,8 @@ pub(super) fn terms(
     }
 }
 
-/// RFC 9110, 15.1: statuses that may be kept without a word of the origin. The 206 is missing: parts are not
-/// kept by these rules.
+/// Statuses that are cacheable without a lifetime from the origin (RFC 9110, 15.1). The 206 is missing: parts
+/// are not stored by these rules.
 pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
@@ -209,19 +213,19 @@ fn initial_age_ms(exchange: &Exchange<'_>) -> u64 {
     apparent.max(said_age_ms(exchange.answer).saturating_add(delay))
 }
 
-/// `Age`, of which the first member of the first line counts (RFC 9111, 5.1); 0 where that is no number.
+/// `Age`, the first member of the first line (RFC 9111, 5.1); 0 if that is no number.
 fn said_age_ms(answer: &HeaderMap) -> u64 {
     let first = answer.get(header::AGE).and_then(|line| line.as_bytes().split(|b| *b == b',').next());
     first.and_then(|age| directives::delta_seconds(age.trim_ascii())).unwrap_or(0) * 1_000
 }
 
-/// When the origin made the answer, by the wall clock: its `Date`; without a valid one, when it was received (RFC 9110,
-/// 6.6.1).
+/// The time when the origin made the answer, by the wall clock: its `Date`; without a valid one, when it was
+/// received (RFC 9110, 6.6.1).
 fn made_ms(exchange: &Exchange<'_>) -> u64 {
     date_of(exchange, &header::DATE).unwrap_or(exchange.received.wall_ms)
 }
 
-/// What a field's date means, in milliseconds since the epoch; `None` where it is missing, or none, or several.
+/// Reads a field's date, in milliseconds since the epoch; `None` if it is missing, invalid or repeated.
 fn date_of(exchange: &Exchange<'_>, field: &HeaderName) -> Option<u64> {
     let mut lines = exchange.answer.get_all(field).iter();
     let first = lines.next()?;

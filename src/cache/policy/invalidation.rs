@@ -1,18 +1,19 @@
-//! What an unsafe request ends: the answers stored for its target, and for the places that its own answer names
-//! (RFC 9111, 4.4), on the same authority only.
+//! Invalidation by unsafe requests: of the answers stored for the target, and for the targets that the answer
+//! names (RFC 9111, 4.4), on the same authority only.
 
 use http::{header, HeaderMap, HeaderName, Method, StatusCode};
 use url::Url;
 
-/// Whether a request's success ends what is stored for its target: any method but the safe ones of IANA's
-/// registry, and an answer that is no error.
+/// Returns true if a request invalidates the answers stored for its target: any method but the safe ones of
+/// IANA's registry, with an answer that is no error.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
     let safe = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY", "PRI"];
     !safe.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
 }
 
-/// The other targets (path and query) that an answer to an unsafe request ends: those of `Location` and
-/// `Content-Location` on the same authority. The scheme is not compared: the gateway keeps one answer for both.
+/// The other targets (path and query) that an answer to an unsafe request invalidates: those of `Location`
+/// and `Content-Location` on the same authority. The scheme is ignored: the gateway keeps one answer for
+/// both.
 pub fn also_invalidated(host: &str, target: &str, answer: &HeaderMap) -> Vec<String> {
     let Some(base) = base(host, target) else { return Vec::new() };
     let mut targets: Vec<String> = [header::LOCATION, header::CONTENT_LOCATION]
@@ -27,7 +28,7 @@ pub fn also_invalidated(host: &str, target: &str, answer: &HeaderMap) -> Vec<Str
     targets
 }
 
-/// Whether `Content-Location` says that the answer is what a GET of the target finds (RFC 9110, 8.7).
+/// Returns true if, by `Content-Location`, the answer is that to a GET of the target (RFC 9110, 8.7).
 pub fn content_is_of_target(host: &str, target: &str, answer: &HeaderMap) -> bool {
     let Some(base) = base(host, target) else { return false };
     let places = places(&base, answer, &header::CONTENT_LOCATION);
@@ -39,7 +40,7 @@ fn base(host: &str, target: &str) -> Option<Url> {
     Url::parse(&format!("http://{host}{target}")).ok().filter(|_| target.starts_with('/'))
 }
 
-/// The places that a field names, as seen from `base` (RFC 3986, 5.2); what is no reference names none.
+/// The URLs in a field, relative to `base` (RFC 3986, 5.2); an invalid reference is ignored.
 fn places(base: &Url, answer: &HeaderMap, field: &HeaderName) -> Vec<Url> {
     let texts = answer.get_all(field).iter().filter_map(|line| line.to_str().ok());
     texts.filter_map(|text| base.join(text).ok()).collect()
@@ -49,7 +50,7 @@ fn is_same_authority(place: &Url, base: &Url) -> bool {
     matches!(place.scheme(), "http" | "https") && place.host() == base.host() && place.port() == base.port()
 }
 
-/// Path and query.
+/// The path and query.
 fn origin_form(url: &Url) -> String {
     url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()
 }

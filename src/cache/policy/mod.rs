@@ -1,13 +1,13 @@
-//! What may be stored, shared and served, at which age. Every decision of the cache is made here, and only made
-//! here: values in, a verdict with a named reason out. Nothing here waits, reads a clock or keeps anything.
+//! The policy of the cache: what may be stored, shared and served, and at which age. All such decisions are
+//! made here: values in, a verdict with a named reason out. Nothing here waits, reads a clock or keeps state.
 //!
-//! Two kinds of routes come with two sets of rules, and share [`freshness::Terms`]:
+//! Two kinds of routes have two sets of rules, and share [`freshness::Terms`]:
 //!
 //! - [`namespaced`]: answers under version keys. The route decides how long, the origin whether at all.
 //! - [`follow`]: the origin's headers decide (RFC 9111, with 5861, 8246 and 9213); [`directives`] reads them,
 //!   [`vary`] tells the variants of one resource apart, [`date`] reads HTTP's dates.
 //!
-//! [`status`] says for both what an answer that is not stored means for one that is.
+//! [`status`] decides for both if an answer that is not stored ends a stored one.
 
 pub mod accel;
 pub mod date;

@@ -40,7 +40,7 @@ struct Answer {
     etag: bool,
     vary_any: bool,
     pragma: bool,
-    /// How long the origin took.
+    /// The time that the origin took.
     delay: i64,
 }
 
@@ -56,7 +56,7 @@ struct World {
     /// After so many seconds, a 304.
     renewal: Option<(i64, Answer)>,
     asked: Asked,
-    /// How many seconds after the last answer the request comes.
+    /// The seconds from the last answer to the request.
     after: i64,
 }
 
@@ -226,7 +226,7 @@ impl Answer {
     }
 }
 
-/// What is sent. `at` is the second at which it is received.
+/// Builds an answer. `at` is the second at which it is received.
 impl Answer {
     fn headers(&self, at: u64, set_cookie: bool) -> HeaderMap {
         let date_at = |offset: i64| date(at.checked_add_signed(offset).unwrap());

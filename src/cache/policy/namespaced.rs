@@ -1,7 +1,8 @@
-//! What may be stored, and for how long it answers: the decisions for routes with version keys.
+//! The decisions for routes with version keys: if an answer may be stored, and its lifetime.
 //!
-//! Pure. The route's rules decide the lifetime; the origin decides whether an answer is for others at all:
-//! `no-store`, `X-Accel-Expires: 0`, `Set-Cookie`, `Vary: *` and (outside of scope `user`) `private` are always obeyed.
+//! Pure. The route's rules set the lifetime; the origin decides if an answer may be shared at all:
+//! `no-store`, `X-Accel-Expires: 0`, `Set-Cookie`, `Vary: *` and (outside of scope `user`) `private` are
+//! always obeyed.
 
 use super::{
     accel::{self, Expires},
@@ -13,7 +14,8 @@ use crate::{
 };
 use http::{header, HeaderMap, StatusCode};
 
-/// The terms of an answer that was made at `made_ms`, in milliseconds since the epoch: it is as old as it is here.
+/// The terms of an answer that was made at `made_ms`, in milliseconds since the epoch: its age counts from
+/// then.
 pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
     Terms {
         received_ms: made_ms,
@@ -27,7 +29,7 @@ pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
     }
 }
 
-/// How long an answer of this status is fresh, in milliseconds.
+/// The freshness lifetime of an answer with this status, in milliseconds.
 pub fn lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
     millis(match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => rules.negative_ttl,
@@ -35,10 +37,10 @@ pub fn lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
     })
 }
 
-/// Whether an answer may be stored under a namespace; if not, why.
+/// Decides if an answer may be stored under a namespace.
 ///
 /// # Errors
-/// The reason, as metrics and `Cache-Status` name it.
+/// The reason why not, in the words of metrics and `Cache-Status`.
 pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> Result<(), FillOutcome> {
     if accel::orders_a_file(headers) {
         return Err(FillOutcome::Accel);
@@ -60,25 +62,25 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
     if lists(headers, header::CACHE_CONTROL, "no-store") || accel::expires(headers) == Some(Expires::Never) {
         return Err(FillOutcome::NoStore);
     }
-    // `private="field"` forbids the field only; taking it for the whole is the safe reading.
+    // `private="field"` forbids the field only; applying it to the whole answer is the safe reading.
     if rules.scope != Scope::User && lists(headers, header::CACHE_CONTROL, "private") {
         return Err(FillOutcome::Private);
     }
     Ok(())
 }
 
-/// Who may have an answer that is not stored.
+/// The requests that may have an answer that is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// Everyone who waited: the origin failed, or has nothing there, for all of them.
+    /// All waiting requests: the origin failed, or has nothing there, for all of them.
     Everyone,
-    /// The one who asked, this time: the next answer may be another (a refusal of this user, a redirect).
+    /// The leader alone, for this answer: the next one may differ (a refusal of this user, a redirect).
     Asker,
-    /// The one who asked, each time: the resource is not for sharing.
+    /// The leader alone, each time: the resource can't be shared.
     AskerAlways,
 }
 
-/// Who may have an answer of `status` that is not stored for this reason.
+/// Decides which requests may have an answer of `status` that is not stored for this reason.
 pub fn sharing(why_not_stored: FillOutcome, status: StatusCode) -> Sharing {
     match why_not_stored {
         FillOutcome::Status
@@ -91,24 +93,24 @@ pub fn sharing(why_not_stored: FillOutcome, status: StatusCode) -> Sharing {
     }
 }
 
-/// `Cache-Control` for the outside.
+/// `Cache-Control` for downstream caches.
 pub fn outside(rules: &CacheRules, status: StatusCode) -> String {
     match (&rules.cache_control, rules.scope) {
         (Some(text), _) => text.clone(),
         (None, Scope::Public) => {
             format!("public, max-age=0, s-maxage={}", lifetime(rules, status) / 1_000)
         }
-        // A browser asks again each time, and is answered by a 304: it sees a bump at once.
+        // A browser revalidates each time, and gets a 304: it sees a bump at once.
         (None, Scope::Tenant | Scope::User) => "private, max-age=0, must-revalidate".to_owned(),
     }
 }
 
-/// A duration in whole milliseconds.
+/// Converts a duration to whole milliseconds.
 pub fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether a comma-separated field names `member`, with or without an argument.
+/// Returns true if a comma-separated field has `member`, with or without an argument.
 fn lists(headers: &HeaderMap, field: header::HeaderName, member: &str) -> bool {
     headers.get_all(field).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|m| {
         let name = m.split('=').next().unwrap_or_default().trim();

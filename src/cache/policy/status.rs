@@ -1,33 +1,35 @@
 //! The meaning of a status: for a resource, for one request for it, or for the server.
 //!
-//! Pure. An answer that is not stored may all the same end what is (RFC 9111, 4.3.3): it is newer, and it is the truth.
+//! Pure. An answer that is not stored may still end a stored one (RFC 9111, 4.3.3), because it is newer.
 
 use crate::telemetry::labels::FillOutcome;
 use http::StatusCode;
 
-/// Returns whether an answer that is not stored, for this reason, ends what is stored for the same request. A server's error
-/// doesn't, nor does a refusal of what one request said beside its target. What a request with credentials gets is about its
-/// sender, unless the resource is gone: otherwise anyone could end what others are served with a bad token.
+/// Returns true if an answer that is not stored, for this reason, ends the stored one for the same request. A
+/// server's error doesn't, nor does a refusal of a part of one request beside its target. An answer to a
+/// request with credentials is about its sender, unless the resource is gone: otherwise any client could end
+/// a shared answer with a bad token.
 pub fn ends_stored(why: FillOutcome, status: StatusCode, with_credentials: bool) -> bool {
     match status.as_u16() {
         404 | 410 => true,
         _ if with_credentials => false,
         200..=299 => !matches!(
             why,
-            // Made for credentials, for a cookie, or a part: others may still get what there was.
+            // Made for credentials, for a cookie, or a part: the stored answer may still be right for others.
             FillOutcome::Authorization | FillOutcome::Cookie | FillOutcome::Partial
         ),
-        // A 304 says nothing of what it is not compared with.
+        // A 304 is only about the answer that it was compared with.
         304 => false,
-        // RFC 9110, 15.5: the syntax, the preferences, the preconditions, the pace or the size of one request.
+        // RFC 9110, 15.5: the syntax, the preferences, the preconditions, the rate or the size of one
+        // request.
         400 | 406..=408 | 411..=413 | 415..=417 | 421 | 422 | 425 | 428 | 429 | 431 => false,
         300..=499 => true,
         _ => false,
     }
 }
 
-/// Returns whether a server's error may come of what this very request said: an application that stumbles over a field. One that
-/// speaks of the server's own state (502, 503, 504) does not.
+/// Returns true if a server's error may be caused by this very request: an application that fails on a field.
+/// One about the server's own state (502, 503, 504) is not.
 pub fn may_be_the_requests_own(status: StatusCode) -> bool {
     status.is_server_error() && !matches!(status.as_u16(), 502..=504)
 }

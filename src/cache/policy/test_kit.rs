@@ -1,4 +1,4 @@
-//! What the tests of the policy share: fields, rules and exchanges in one line.
+//! Helpers of the policy's tests: fields, rules and exchanges in one line.
 
 use super::follow::Exchange;
 use crate::{clock::Reading, config::FollowRules};

@@ -1,9 +1,9 @@
-//! Which requests a stored answer is for (RFC 9111, 4.1): the fields that its `Vary` names, as the request that
-//! led to it had them.
+//! The requests that a stored answer is for (RFC 9111, 4.1): by the fields in its `Vary`, as the original
+//! request had them.
 //!
-//! Values are compared in a normal form: lines joined, no space around commas. Of `Accept-Encoding` counts which
-//! codings of the gateway's it allows, of `Accept-Language` what is wanted how much. Nothing else is normalised:
-//! of other fields nobody here knows what they mean.
+//! Values are compared in a normal form: lines joined, no space around commas. `Accept-Encoding` is reduced
+//! to the known codings that it accepts, `Accept-Language` to its weights. No other field is normalised,
+//! since its syntax is unknown here.
 
 use super::directives;
 use crate::config::Coding;
@@ -11,18 +11,18 @@ use http::{header, HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeSet;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// What `Vary` says of an answer.
+/// The meaning of `Vary` in an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Varies {
     /// It is for all requests.
     Never,
-    /// It is for requests like the one that led to it.
+    /// It is for requests like the original one.
     By(Selecting),
-    /// It is for no other request: `*`, or a name that is none.
+    /// It is for no other request: `*`, or an invalid name.
     Always,
 }
 
-/// What `Vary` says of the answer to `request`.
+/// Reads `Vary` of the answer to `request`.
 pub fn varies(answer: &HeaderMap, request: &HeaderMap) -> Varies {
     let lines = answer.get_all(header::VARY).iter().map(HeaderValue::as_bytes);
     match named(lines) {
@@ -31,7 +31,7 @@ pub fn varies(answer: &HeaderMap, request: &HeaderMap) -> Varies {
     }
 }
 
-/// The fields that these lines of `Vary` name, sorted, each once; `None`: `*`, or a name that is none.
+/// The fields in these lines of `Vary`, sorted, each once; `None`: `*`, or an invalid name.
 pub fn named<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Option<Vec<HeaderName>> {
     let members = lines.flat_map(directives::members).filter(|member| !member.is_empty());
     let names = members.map(|member| HeaderName::from_bytes(member).ok().filter(|name| name != "*"));
@@ -41,28 +41,28 @@ pub fn named<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Option<Vec<HeaderName
     Some(names)
 }
 
-/// The fields that tell the variants of a resource apart, and the values that one of them is for.
+/// The fields that tell the variants of a resource apart, with the values of one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selecting {
     /// Sorted, unique, in lower case.
     names: Vec<HeaderName>,
-    /// One for each name; `None` where the request had no such field.
+    /// One for each name; `None` if the request had no such field.
     values: Vec<Option<Vec<u8>>>,
 }
 
-/// What a stored answer is, as far as it may be right for requests that differ from the one that led to it.
+/// The properties of a stored answer that may make it right for requests other than the original one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content<'a> {
-    /// `Content-Encoding`; empty where it has several lines, which no request is taken to allow.
+    /// `Content-Encoding`; empty if it has several lines, which no request is assumed to accept.
     pub coding: Option<&'a [u8]>,
     /// `Content-Language`
     pub language: Option<&'a [u8]>,
-    /// The gateway may encode and decode it: its coding is none or one of ours, and `no-transform` isn't said.
+    /// The gateway may encode and decode it: its coding is none or a known one, and `no-transform` is absent.
     pub transformable: bool,
 }
 
 impl<'a> Content<'a> {
-    /// Of an answer's stored fields.
+    /// Reads the stored fields of an answer.
     pub fn of(stored: &'a [(HeaderName, HeaderValue)]) -> Self {
         let all =
             |name: HeaderName| stored.iter().filter(move |(n, _)| *n == name).map(|(_, v)| v.as_bytes());
@@ -81,15 +81,15 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Whether a stored answer is for a request; a later one is the better.
+/// The result of matching a stored answer with a request; the later values are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Match {
     /// It isn't.
     No,
-    /// The request asks otherwise, and this is a right answer all the same: another coding of the same content,
-    /// or the one language it wants most.
+    /// The request differs, and the answer is still right: another coding of the same content, or the one
+    /// language that it prefers.
     Fits,
-    /// The request asks as the one did that led to it.
+    /// The request equals the original one.
     Exact,
 }
 
@@ -99,8 +99,8 @@ impl Selecting {
         &self.names
     }
 
-    /// What tells an answer apart by these fields, which are sorted: as it was told apart before, and by what the
-    /// request says in the others; without a request that is nothing. `None` where there are no fields.
+    /// The values that tell an answer apart by these fields, which are sorted: its previous ones, and for
+    /// other fields those of the request, or none without a request. `None` if there are no fields.
     pub fn by(before: Option<&Self>, names: &[HeaderName], request: Option<&HeaderMap>) -> Option<Self> {
         let value = |name: &HeaderName| {
             let known =
@@ -114,17 +114,17 @@ impl Selecting {
         (!names.is_empty()).then(|| Self { names: names.to_vec(), values })
     }
 
-    /// What it weighs in memory beside itself, in bytes.
+    /// The memory that it takes beside itself, in bytes.
     pub fn weight(&self) -> u64 {
         let values = self.values.iter().flatten().map(Vec::len).sum::<usize>();
         (size_of_val(&*self.names) + size_of_val(&*self.values) + values) as u64
     }
 
-    /// Whether the answer is for this request.
+    /// Matches the answer with a request.
     pub fn matches(&self, request: &HeaderMap, answer: Content<'_>) -> Match {
         let each = self.names.iter().zip(&self.values).map(|(name, stored)| {
             if normal(name, request) == *stored {
-                // The normal form tells the gateway's codings apart, and no others.
+                // The normal form keeps the known codings only.
                 let foreign = *name == header::ACCEPT_ENCODING && !answer.transformable;
                 return match answer.coding {
                     Some(coding) if foreign && !allows(coding, request) => Match::No,
@@ -150,7 +150,7 @@ impl Selecting {
         digest(self.names.iter().zip(self.values.iter().cloned()))
     }
 
-    /// A name for what a request says in these fields: 32 hexadecimal digits, the same for requests that are
+    /// A name for a request's values of these fields: 32 hexadecimal digits, the same for requests that are
     /// [`Match::Exact`] to each other.
     pub fn digest(names: &[HeaderName], request: &HeaderMap) -> String {
         digest(names.iter().map(|name| (name, normal(name, request))))
@@ -161,7 +161,7 @@ fn digest<'n>(fields: impl Iterator<Item = (&'n HeaderName, Option<Vec<u8>>)>) -
     let mut hash = Xxh3Default::new();
     for (name, value) in fields {
         hash.update(name.as_str().as_bytes());
-        // Lengths keep one value's end from posing as the next one's beginning; no value is that long.
+        // With its length before it, no value can pose as the next one; no value is that long.
         let length = value.as_ref().map_or(u64::MAX, |value| value.len() as u64);
         hash.update(&length.to_le_bytes());
         hash.update(&value.unwrap_or_default());
@@ -169,7 +169,7 @@ fn digest<'n>(fields: impl Iterator<Item = (&'n HeaderName, Option<Vec<u8>>)>) -
     format!("{:032x}", hash.digest128())
 }
 
-/// The normal form of a request's field; `None` where it has none.
+/// The normal form of a request's field; `None` if it is absent.
 fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
     if !request.contains_key(name) {
         return None;
@@ -190,7 +190,7 @@ fn members(value: &[u8]) -> Vec<u8> {
     directives::members(value).collect::<Vec<_>>().join(&b","[..])
 }
 
-/// What `Accept-Encoding` says of codings: whether one is allowed.
+/// The codings in `Accept-Encoding`, each with true if it is accepted.
 struct Accepted(Vec<(Vec<u8>, bool)>);
 
 impl Accepted {
@@ -209,14 +209,14 @@ impl Accepted {
     }
 }
 
-/// Which of the gateway's codings `Accept-Encoding` allows.
+/// The known codings that `Accept-Encoding` accepts.
 fn codings(value: &[u8]) -> Vec<u8> {
     let accepted = Accepted::read(value);
     let ours = Coding::ALL.iter().map(|coding| coding.token().as_bytes());
     ours.filter(|coding| accepted.allows(coding)).collect::<Vec<_>>().join(&b","[..])
 }
 
-/// Whether a request takes content with this `Content-Encoding`, whoever made it.
+/// Returns true if a request accepts content with this `Content-Encoding`.
 fn allows(coding: &[u8], request: &HeaderMap) -> bool {
     if !request.contains_key(header::ACCEPT_ENCODING) {
         return true;
@@ -225,8 +225,8 @@ fn allows(coding: &[u8], request: &HeaderMap) -> bool {
     directives::members(coding).all(|coding| accepted.allows(&coding.to_ascii_lowercase()))
 }
 
-/// The languages that `Accept-Language` names, in lower case, with their weights in thousandths: the most wanted
-/// first, by name where two are wanted alike. `None` where a member can't be read.
+/// The languages in `Accept-Language`, in lower case, with their weights in thousandths: the highest first,
+/// by name at equal weights. `None` if a member is malformed.
 fn languages(value: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
     let members = directives::members(value).filter(|member| !member.is_empty());
     let wanted: Option<BTreeSet<_>> =
@@ -239,7 +239,7 @@ fn text(wanted: &[(u16, Vec<u8>)]) -> Vec<u8> {
     each.collect::<Vec<_>>().join(&b","[..])
 }
 
-/// Whether there is one language that the request wants most, and `language` is it.
+/// Returns true if the request prefers one language to all others, and `language` is it.
 fn is_most_wanted(language: &[u8], request: &HeaderMap) -> bool {
     let wanted = languages(&directives::joined(request, &header::ACCEPT_LANGUAGE)).unwrap_or_default();
     match wanted.as_slice() {
@@ -251,8 +251,8 @@ fn is_most_wanted(language: &[u8], request: &HeaderMap) -> bool {
     }
 }
 
-/// A member `name` or `name;q=0.5` in lower case with its weight in thousandths (RFC 9110, 12.4.2); `None` where
-/// it has another form.
+/// Parses a member `name` or `name;q=0.5` in lower case with its weight in thousandths (RFC 9110, 12.4.2);
+/// `None` if it has another form.
 fn weighed(member: &[u8]) -> Option<(Vec<u8>, u16)> {
     let mut parts = member.split(|b| *b == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().filter(|name| !name.is_empty())?.to_ascii_lowercase();
@@ -264,7 +264,7 @@ fn weighed(member: &[u8]) -> Option<(Vec<u8>, u16)> {
     Some((name, weight))
 }
 
-/// `0`, `0.5`, `1.000` …: three digits behind the point, 1 at most.
+/// Parses `0`, `0.5`, `1.000` …: at most three digits after the point, at most 1.
 fn thousandths(weight: &[u8]) -> Option<u16> {
     let (whole, part) = match weight {
         [whole] => (whole, &[][..]),

@@ -12,7 +12,7 @@ fn selecting(vary: &str, request: &[(&str, &str)]) -> Selecting {
     }
 }
 
-/// Whether what `first` led to is for `second`.
+/// Matches the answer to `first` with `second`.
 fn is_for(vary: &str, first: &[(&str, &str)], second: &[(&str, &str)], answer: Content<'_>) -> Match {
     let stored = selecting(vary, first);
     let found = stored.matches(&fields(second), answer);
