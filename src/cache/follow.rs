@@ -1,9 +1,10 @@
-//! Routes that follow their origin (RFC 9111): which stored answer a request may have, and what is done where there
-//! is none.
+//! Routes that follow their origin (RFC 9111): look-up of a stored answer for a request, and the steps if
+//! there is none.
 //!
-//! The decisions are `policy`'s; here is their order: select a variant, ask the purge log, judge its age, revalidate
-//! or fetch, and fall back on what is stale where that is allowed. Requests that name an `Authorization` or a `Range`
-//! ask the origin by themselves: what they get is as a rule for them alone, and nobody should wait for it.
+//! `policy` makes the decisions; here is their order: select a variant, ask the purge log, check its age,
+//! revalidate or fetch, and fall back on a stale answer if that is allowed. Requests with an `Authorization`
+//! or a `Range` ask the origin by themselves: their answers are as a rule for them alone, and no other
+//! request should wait for them.
 
 use super::{
     entry::{Entry, Standing},
@@ -32,15 +33,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a request joins a flight whose answer turns out to be for others, before it asks by itself.
+/// The number of flights that a request joins whose answers turn out to be for others, before it asks by
+/// itself.
 const JOINS: u32 = 3;
-/// The time for which an origin is waited for though nobody else waits, and nobody knows whether its answer may be stored: who
-/// asks again at once finds the flight under way.
+/// The time for which an origin is waited for while no request waits, and it is unknown if its answer may be
+/// stored: a client that asks again at once finds the flight under way.
 const UNWATCHED: Duration = Duration::from_secs(2);
-/// The most of those who were waited for that get a server's error that may have been of their own making: the next one gets it
-/// for all who wait.
+/// The most leaders in a row that get a server's error which may be caused by their own request: the next one
+/// gets it for all that wait.
 pub(super) const ERRORS_OF_OTHERS: u32 = 8;
-/// However many more there were: then a request asks by itself.
+/// The same, whatever the number of waiting requests: after it a request asks by itself.
 pub(super) const MOST_ERRORS_OF_OTHERS: u32 = 4 * ERRORS_OF_OTHERS;
 
 /// A request for a resource of an origin that is followed.
@@ -48,55 +50,55 @@ pub(super) const MOST_ERRORS_OF_OTHERS: u32 = 4 * ERRORS_OF_OTHERS;
 pub struct Asking {
     /// The resource.
     pub key: Key,
-    /// The resource, as the purge log names it.
+    /// The resource, by its number in the purge log.
     pub resource: u128,
-    /// The host, as it was asked for.
+    /// The host as requested.
     pub host: String,
     /// Path and query.
     pub target: String,
-    /// GET, or POST where its answer may be kept.
+    /// GET, or POST if its answer may be stored.
     pub method: Method,
     /// The client's fields.
     pub headers: HeaderMap,
-    /// The fields that the origin is told by the gateway, whatever the client said.
+    /// The fields that the gateway sets for the origin, whatever the client sent.
     pub ours: Arc<[HeaderName]>,
-    /// Whether it shows an `Authorization` or a token.
+    /// True if it has an `Authorization` or a token.
     pub authorized: bool,
-    /// What it asks of caches; nothing where the route doesn't listen.
+    /// Its cache directives; none on a route that ignores them.
     pub asked: Asked,
-    /// By which rules.
+    /// The rules of the route.
     pub rules: Arc<FollowRules>,
     /// The time that the fills of its route take.
     pub usual: Arc<UsualTime>,
 }
 
 impl Asking {
-    /// Returns whether it is one of those for whom the answers to a resource may not be stored.
+    /// Returns true if it is one of the requests whose answers are marked as not to be stored.
     fn is_marked(&self, why: FillOutcome) -> bool {
         why != FillOutcome::Cookie || self.headers.contains_key(header::COOKIE)
     }
 
-    /// Whether what it gets is as a rule for it alone.
+    /// Returns true if its answer is as a rule for it alone.
     pub fn is_alone(&self) -> bool {
         self.authorized || self.asked.no_store || self.headers.contains_key(header::RANGE)
     }
 }
 
-/// What memory has for a request.
+/// The result of a look-up in memory.
 enum Found {
     Serve(Arc<Entry>),
     ServeStale(Arc<Entry>),
-    /// It has to be validated first, or can only stand in for a failure.
+    /// It has to be validated first, or can only be served on an error.
     Old(Arc<Entry>, Forward),
     Nothing(Forward),
 }
 
-/// What a request says in a field can't be told in one value.
+/// The value of a request's field can't be given as one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Untold;
 
 impl Cache {
-    /// What memory says of a resource, without waiting for anything.
+    /// Looks up a resource in memory, without waiting.
     pub fn look_followed(&self, key: &Key, headers: &HeaderMap, asked: &Asked, now_ms: u64) -> Look {
         let knowledge = self.purges.knowledge(now_ms);
         if knowledge == Knowledge::Behind {
@@ -109,9 +111,9 @@ impl Cache {
         }
     }
 
-    /// The answer that may be served as it is to a request that asks nothing of caches: what [`Self::look_followed`] would
-    /// say then. `said` tells the value of a field, `None` where it isn't there; and fails where that can't be told.
-    /// `None` says nothing.
+    /// The answer that may be served as it is to a request without cache directives: that of
+    /// [`Self::look_followed`]. `said` returns the value of a field, `None` if it is absent; it fails if
+    /// there is no single value. `None` is no statement.
     pub fn look_swiftly<'r>(
         &self,
         key: &str,
@@ -125,7 +127,7 @@ impl Cache {
         let resource = self.memory.resource(key)?;
         let entry = match &resource {
             Resource::One(entry) => (found(entry, &said)? != Match::No).then_some(entry),
-            // Of variants by the same fields only one is an exact one; which of others fits best is not for here.
+            // Of variants by the same fields at most one is exact; the best of others is not chosen here.
             Resource::Several(entries) => {
                 let first = entries.first()?.selecting()?.names();
                 let is_like = |entry: &Entry| entry.selecting().is_some_and(|s| s.names() == first);
@@ -185,8 +187,8 @@ impl Cache {
         }
     }
 
-    /// Refreshes a stale entry behind an answer, unless that is under way already, or the origin would be asked for a
-    /// part only: others may join.
+    /// Refreshes a stale entry in the background, unless that is under way already, or the origin would be
+    /// asked for a part only: others may join.
     pub fn refresh_followed(self: &Arc<Self>, asking: Arc<Asking>, entry: Arc<Entry>, fetcher: Fetcher) {
         if asking.headers.contains_key(header::RANGE) {
             return;
@@ -208,7 +210,8 @@ impl Cache {
         }
     }
 
-    /// Answers what memory could not; and says why it had to be asked for, if it had to be.
+    /// Answers a request that memory could not. Returns the reason why the origin had to be asked, if it had
+    /// to be.
     pub async fn answer_followed(
         self: &Arc<Self>,
         asking: Arc<Asking>,
@@ -237,7 +240,7 @@ impl Cache {
             if asking.asked.only_if_cached {
                 return (Answer::NotHere, forward);
             }
-            // What may stand in for a failure.
+            // The entry for the case of a failure.
             let past = old.clone().filter(|_| forward != Forward::Unsure);
             if asking.is_alone() {
                 let unwatched = unwatched(&asking, old.is_some());
@@ -245,7 +248,7 @@ impl Cache {
                 let live = Live::begin(&self.arriving);
                 return (self.lead(None, live, job, (past, forward), fetcher).await, forward);
             }
-            // What is here is validated all the same.
+            // A stored answer is validated all the same.
             let marked = self.memory.marked(&asking.key, now_ms());
             if let Some(why) = marked.filter(|why| old.is_none() && asking.is_marked(*why)) {
                 return (Answer::AskYourself(why), forward);
@@ -272,7 +275,7 @@ impl Cache {
                         Ok(landing) => landing,
                     };
                     let landing = match landing {
-                        // It was given up at this very moment, for nobody had waited.
+                        // It was given up at this very moment, because no request had waited.
                         Err(_) if reader.is_none() => {
                             joins += 1;
                             continue;
@@ -280,7 +283,7 @@ impl Cache {
                         landing => landing.unwrap_or(Landing::Failed(FetchError::Abandoned)),
                     };
                     if is_an_error_of_its_own(&landing, &past) {
-                        // It asks as well, one after the other: the next one's may be another.
+                        // It asks as well, after the failed one: its error may be another.
                         errors += 1;
                         continue;
                     }
@@ -298,7 +301,7 @@ impl Cache {
         }
     }
 
-    /// Returns the extent of what is known of purges for a request that asks now; waits for the log where that helps.
+    /// Returns the knowledge of purges for a request that arrives now; waits for the log if that helps.
     async fn known_purges(&self) -> Knowledge {
         let (Knowledge::Behind, Some(redis)) = (self.purges.knowledge(now_ms()), &self.redis) else {
             return self.purges.knowledge(now_ms());
@@ -340,8 +343,8 @@ impl Cache {
         }
     }
 
-    /// Whether what a flight brought answers this request too: nobody knew before by what it varies, nor what it is
-    /// tagged with.
+    /// Returns true if the result of a flight answers this request too: before, the fields by which it varies
+    /// and its tags were unknown.
     fn is_for(&self, landing: &Landing, asking: &Asking) -> bool {
         match landing {
             Landing::Filled(entry) | Landing::Validated(entry) | Landing::Remote(entry) => {
@@ -393,14 +396,15 @@ impl Cache {
         }
     }
 
-    /// The name of the flight for a request: the resource, the fields that are known to tell its answers apart, and
-    /// its last purge, after which nobody may join what began before it; in doubt, also what may have been one.
+    /// The name of the flight for a request: the resource, the fields that are known to tell its answers
+    /// apart, and its last purge, after which no request may join an earlier flight; in doubt, also a
+    /// possible purge.
     fn flight_of(&self, asking: &Asking, knowledge: Knowledge) -> String {
         let names = self.known_names(&asking.key);
         let purge = self.purges.last_purge(asking.resource);
         let mut name = String::with_capacity(asking.key.as_str().len() + 40);
         name.push_str(asking.key.as_str());
-        // Read from its end, it can't be taken for another.
+        // Parsed from its end, it can't be taken for another.
         name.push('|');
         if !names.is_empty() {
             name.push_str(&Selecting::digest(&names, &asking.headers));
@@ -449,19 +453,19 @@ impl Cache {
         }
     }
 
-    /// Returns whether any answer of a resource that is here names fields by which it varies.
+    /// Returns true if any stored answer of a resource has fields by which it varies.
     pub(super) fn names_variants(&self, key: &Key) -> bool {
         let resource = self.memory.resource(key.as_str());
         resource.is_some_and(|resource| resource.entries().iter().any(|entry| !named(entry).is_empty()))
     }
 
-    /// What of a stored entry may be used for a request.
+    /// The result for a request from an entry of the store.
     pub(super) fn usable_followed(
         &self,
         asking: &Asking,
         entry: Arc<Entry>,
     ) -> Result<Arc<Entry>, Option<Arc<Entry>>> {
-        // The name it was found under tells the gateway's codings apart, and no others.
+        // The key it was found under distinguishes the known codings only.
         if fits(&entry, &asking.headers) == Match::No {
             return Err(None);
         }
@@ -474,8 +478,8 @@ impl Cache {
     }
 }
 
-/// The time for which an origin is waited for though the client has left and nobody else waits. What is asked for by one alone is
-/// hardly ever stored; events never end; what is validated is wanted.
+/// The time for which an origin is waited for after the client has left and while no request waits. An answer
+/// for one client alone is hardly ever stored; events never end; a validation is always wanted.
 fn unwatched(asking: &Asking, is_validation: bool) -> Option<Duration> {
     let accepts = asking.headers.get_all(header::ACCEPT).iter();
     let events =
@@ -487,14 +491,14 @@ fn unwatched(asking: &Asking, is_validation: bool) -> Option<Duration> {
     }
 }
 
-/// Of several variants the one that is used least goes first.
+/// Counts a use: of several variants the least used is evicted first.
 fn count_use(resource: &Resource, entry: &Entry) {
     if let (Resource::Several(_), Some(uses)) = (resource, entry.uses()) {
         uses.count_one();
     }
 }
 
-/// How an answer fits a request that says this. `None`: it can't be told.
+/// Matches an answer with a request's values. `None`: they are unknown.
 fn found<'r>(
     entry: &Entry,
     said: &impl Fn(&HeaderName) -> Result<Option<&'r [u8]>, Untold>,
@@ -523,8 +527,8 @@ fn found<'r>(
     Some(fits)
 }
 
-/// The variant for a request: one whose fields are the same, else one that fits; the newest first. A part only where
-/// the request asks for no more.
+/// The variant for a request: one whose fields are equal, else one that fits; the newest first. A part only
+/// if the request needs no more.
 pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<&'r Arc<Entry>> {
     let mut fitting = None;
     for entry in resource.entries() {
@@ -537,7 +541,7 @@ pub(super) fn select<'r>(resource: &'r Resource, headers: &HeaderMap) -> Option<
     fitting
 }
 
-/// Returns whether an answer, or a part of it, is stored for requests like this one.
+/// Returns true if an answer, or a part of it, is stored for requests like this one.
 pub(super) fn is_stored_for(entry: &Entry, headers: &HeaderMap) -> bool {
     let stored = entry.representation.headers();
     entry
@@ -556,7 +560,8 @@ pub(super) fn fits(entry: &Entry, headers: &HeaderMap) -> Match {
     selecting.matches(headers, policy::Content::of(&stored))
 }
 
-/// Returns whether the one who was waited for got a server's error that may have been of its own making, and nothing stands in.
+/// Returns true if the leader got a server's error that may be caused by its own request, and there is no
+/// stale answer.
 fn is_an_error_of_its_own(landing: &Landing, old: &Option<Arc<Entry>>) -> bool {
     match landing {
         Landing::Unshareable(FillOutcome::Status | FillOutcome::NoFreshness, Some(status)) => {
@@ -566,15 +571,15 @@ fn is_an_error_of_its_own(landing: &Landing, old: &Option<Arc<Entry>>) -> bool {
     }
 }
 
-/// Under which name the refreshes of an entry are put off: one for each, and one more for those who bring what others
-/// don't. What they get may not be stored, and says nothing of what others get.
+/// The name under which refreshes of an entry pause: one for each, and another for requests with properties
+/// that others lack. Their answers may not be stored, and say nothing of those for others.
 fn pause_of(asking: &Asking, entry: &Entry) -> String {
     let variant = entry.selecting().map(Selecting::name).unwrap_or_default();
     let own = if asking.is_alone() || asking.headers.contains_key(header::COOKIE) { "own" } else { "" };
     format!("{}|{variant}|{own}", asking.key.as_str())
 }
 
-/// What is stale in the place of a server's error, if it may.
+/// The stale answer in place of a server's error, if it may be served.
 fn stand_in(old: &Option<Arc<Entry>>, status: StatusCode) -> Option<Answer> {
     let past = old.as_ref().filter(|_| status.is_server_error()).filter(|old| stands_in(old))?;
     Some(Answer::StaleIfError(past.clone(), Failure::Status(status)))
@@ -587,8 +592,8 @@ fn fallen(old: &Option<Arc<Entry>>, error: FetchError) -> Answer {
     }
 }
 
-/// Returns the stale entry in the place of an answer that takes its time, if it may. A client that asked for another answer waits for
-/// it, unless there will be none.
+/// Returns the stale entry in place of a slow answer, if it may be served. A client that asked for another
+/// answer waits for it, unless there will be none.
 fn stale_of(old: &Option<Arc<Entry>>, forward: Forward, haste: Haste) -> Option<Arc<Entry>> {
     let is_stale = matches!(forward, Forward::Stale(policy::Why::Stale) | Forward::Purged);
     let may = |old: &Arc<Entry>| (is_stale || haste == Haste::Failing) && haste.allows(old, now_ms());

@@ -1,21 +1,22 @@
 //! The time for which a fill waits for that of another node, before it asks the origin itself (a hedged request).
 //!
-//! Leases save requests to the origin; they must never cost a client more than the origin would. So a wait is bounded by
-//! what fills of the route usually take, and a key that stands in a lease's place and would never end is none.
-//! Decides by what it is told. [`UsualTime`] holds state, and reads no clock.
+//! Leases save requests to the origin; they must never cost a client more than the origin would. So a wait is
+//! bounded by the usual time of the route's fills, and a key in place of a lease that would never expire is
+//! ignored. Decides by its arguments. [`UsualTime`] holds state, and reads no clock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The shortest wait, where the route says nothing: a fill that took a millisecond may take a hundred the next time.
+/// The shortest wait, unless the route sets one: a fill that took a millisecond may take a hundred the next
+/// time.
 const LEAST: Duration = Duration::from_millis(500);
-/// The pause between two looks at a lease where no report tells of its end.
+/// The interval at which a lease is looked at, if no report announces its end.
 const LOOK: Duration = Duration::from_millis(25);
 /// The multiple of the usual time that is waited for.
 const USUAL_TIMES: u32 = 2;
-/// The weight of what is known already against that of one more fill, 1.
+/// The weight of the mean against that of one more fill, 1.
 const WEIGHT: u64 = 7;
 
 /// The time that the fills of a route take: an exponentially weighted mean.
@@ -23,7 +24,7 @@ const WEIGHT: u64 = 7;
 pub struct UsualTime(AtomicU64);
 
 impl UsualTime {
-    /// Notes a fill that came to an answer. Of two at the same moment one may count for nothing.
+    /// Adds the time of a fill that got an answer. Of two at the same moment one may be lost.
     pub fn learn(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, u64::MAX / (WEIGHT + 1));
         let next = match self.0.load(Ordering::Relaxed) {
@@ -39,23 +40,24 @@ impl UsualTime {
     }
 }
 
-/// The longest that a fill waits for another node's: what the route says, else by what its fills usually take.
+/// The longest time that a fill waits for another node's: the configured one, else by the usual time of its
+/// fills.
 pub fn longest_wait(configured: Option<Duration>, usual: Option<Duration>) -> Duration {
     configured.unwrap_or_else(|| (usual.unwrap_or_default() * USUAL_TIMES).max(LEAST))
 }
 
-/// The value in the place of the lease that a fill has asked for.
+/// The state of the lease that a fill has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseState {
-    /// This fill has it.
+    /// This fill holds it.
     Ours,
-    /// Another one has it, and will lose it if it does not prolong it.
+    /// Another fill holds it, until it expires or is released.
     Theirs,
-    /// It has just gone.
+    /// It has just ended.
     Gone,
-    /// A key that would never end, or of another type: nobody holds a lease.
+    /// The key would never expire, or has another type: it is no lease.
     Invalid,
-    /// The store did not answer in time: this fill may have it, and others wait until it is given back.
+    /// The store did not answer in time: this fill may hold it, and others wait until it is released.
     Unheard,
     /// The store can't be asked.
     Unreachable,
@@ -66,26 +68,26 @@ pub enum LeaseState {
 pub enum Turn {
     /// Asks the origin, and others wait for it.
     Fill,
-    /// Asks the origin, and nobody knows of it.
+    /// Asks the origin, unknown to other nodes.
     Alone,
     /// Asks the store again at once.
     Again,
-    /// Waits for the end of the lease, at most so long, then asks the store again.
+    /// Waits for the end of the lease, at most this long, then asks the store again.
     Wait(Duration),
-    /// Asks the origin beside the other one.
+    /// Asks the origin beside the other fill.
     Hedge(Why),
 }
 
-/// The reason why a fill does not wait for the lease any longer.
+/// The reason why a fill no longer waits for the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
-    /// The other one takes too long.
+    /// The other fill takes too long.
     Slow,
     /// There is a value, but no lease.
     NoLease,
 }
 
-/// Decides what a fill does that has `waited` so long, and may wait for `at_most`.
+/// Decides the next step of a fill that has `waited` this long, and may wait for `at_most`.
 pub fn turn(lease: LeaseState, waited: Duration, at_most: Duration) -> Turn {
     match lease {
         LeaseState::Ours | LeaseState::Unheard => Turn::Fill,
@@ -97,14 +99,14 @@ pub fn turn(lease: LeaseState, waited: Duration, at_most: Duration) -> Turn {
     }
 }
 
-/// The time after which a fill that waits asks for the lease again, though nobody has said that it has ended: a `lease`, by
-/// which time the present one has ended or was prolonged; where the store reports nothing, a moment.
+/// The time after which a waiting fill asks for the lease again without a report of its end: a `lease`, after
+/// which the present one has expired or was renewed; a moment if the store reports nothing.
 pub fn patience(is_reported: bool, lease: Duration, at_most: Duration) -> Duration {
     let patience = if is_reported { lease } else { LOOK };
     patience.min(at_most)
 }
 
-/// The times at which a fill that asks the origin looks for the answer of another node's.
+/// The times at which a fill that asks the origin looks for the answer of another node's fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LooksBeside {
     /// The time until the first look.
@@ -113,8 +115,8 @@ pub struct LooksBeside {
     pub pause: Duration,
 }
 
-/// Decides when a fill looks for another's answer: at once where the other one was there first, else once this one takes so
-/// long that others no longer wait for it.
+/// Decides when a fill looks for another's answer: at once if the other one was first, else once this one
+/// takes so long that others no longer wait for it.
 pub fn looks_beside(has_lease: bool, longest_wait: Duration) -> LooksBeside {
     match has_lease {
         true => LooksBeside { first: longest_wait, pause: longest_wait },

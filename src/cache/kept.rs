@@ -1,5 +1,5 @@
-//! What is kept of an origin that is followed: from the head of an answer, from a 304, from a part, from a HEAD and from
-//! an answer that passes by.
+//! Stored answers of an origin that is followed: from the head of an answer, a 304, a part, a HEAD and an
+//! answer that passes through.
 
 use super::{
     draft::{Described, Draft, Verdict},
@@ -22,14 +22,14 @@ use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 
-/// When a request went to the origin that the gateway only passes on.
+/// The state when a request went to the origin that the gateway only proxies.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
     pub(super) at_ms: u64,
     pub(super) since: Since,
 }
 
-/// An answer that passes by and is kept.
+/// An answer that passes through and is stored.
 pub struct Capture {
     asking: Asking,
     draft: Draft,
@@ -39,7 +39,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// The next piece of its body.
+    /// Adds the next piece of its body.
     pub fn push(&mut self, piece: &Bytes) {
         self.length += piece.len() as u64;
         if self.length <= self.keep {
@@ -49,7 +49,7 @@ impl Capture {
 }
 
 impl Cache {
-    /// A request goes to the origin now.
+    /// Notes the state for a request that goes to the origin now.
     pub fn sent(&self) -> Sent {
         Sent { at_ms: now_ms(), since: self.since() }
     }
@@ -59,13 +59,13 @@ impl Cache {
     }
 
     pub(super) fn since(&self) -> Since {
-        // First the position: a purge in between then speaks against the answer on every node.
+        // First the position: a purge in between then counts against the answer on every node.
         let position = self.purges.position();
         let is_doubtful = self.purges.knowledge(now_ms()) == Knowledge::Doubtful;
         Since { position, id: self.purges.log_id(), is_doubtful }
     }
 
-    /// The stamp of an answer, and whether all of its tags are on it.
+    /// The stamp of an answer, and true if it has all of its tags.
     fn stamp(&self, since: Since, asking: &Asking, answer: &HeaderMap) -> (Arc<Stamp>, bool) {
         let tags = purge::tags_of(answer);
         self.metrics.tags_ignored(tags.ignored);
@@ -73,7 +73,7 @@ impl Cache {
         (Arc::new(self.purges.stamp(since.position, asking.resource, &kept)), tags.ignored == 0)
     }
 
-    /// What becomes of an answer whose head has come.
+    /// Decides on an answer whose head has arrived.
     pub(super) fn draft_of_origin(
         &self,
         asking: &Asking,
@@ -93,7 +93,7 @@ impl Cache {
             authorized: asking.authorized,
             content_location_is_target: asking.method == Method::POST
                 && policy::content_is_of_target(&asking.host, &asking.target, headers),
-            // A part is kept on the terms of the whole.
+            // A part is stored on the terms of the whole.
             status: if part.is_some() { StatusCode::OK } else { status },
             answer: headers,
             requested_ms,
@@ -105,7 +105,7 @@ impl Cache {
             other => other,
         };
         let storable = match storable {
-            // Its cookie is left out of what is kept, and the one who asked wants it.
+            // Its cookie is not stored, and the leader gets it.
             Ok(_) if headers.contains_key(header::SET_COOKIE) && !asking.rules.set_cookie => {
                 Err(FillOutcome::SetCookie)
             }
@@ -113,14 +113,14 @@ impl Cache {
         };
         let mut kept = policy::kept_fields(headers, &directives, &asking.rules);
         if !headers.contains_key(header::DATE) {
-            // RFC 9110, 6.6.1: whoever has a clock and receives it without says when that was.
+            // RFC 9110, 6.6.1: a recipient with a clock adds a missing `Date`.
             kept.push((header::DATE, policy::date::write(exchange.received.wall_ms)));
         }
         let selecting = match policy::varies(headers, &asking.headers) {
             Varies::By(selecting) => Some(selecting),
             Varies::Never | Varies::Always => None,
         };
-        // What the gateway itself tells the origin can't be compared with what a client says.
+        // Values that the gateway sets for the origin can't be compared with those of a client.
         let ours = |selecting: &Selecting| selecting.names().iter().any(|name| asking.ours.contains(name));
         let storable = match storable {
             Ok(_) if selecting.as_ref().is_some_and(ours) => Err(FillOutcome::VaryAny),
@@ -132,7 +132,7 @@ impl Cache {
             Ok(_) if !is_tagged => Err(FillOutcome::Tags),
             other => other,
         };
-        // What a client doesn't want to be stored says nothing against what is.
+        // A client that forbids storing its answer does not end a stored one.
         let by_client = asking.asked.no_store && status.is_success();
         let ends_stored =
             storable.is_err_and(|why| !by_client && policy::ends_stored(why, status, asking.authorized));
@@ -144,9 +144,9 @@ impl Cache {
                 true => (Verdict::Everyone(why), NEVER),
                 false => (Verdict::Asker(why), NEVER),
             },
-            // A refusal, a redirection: the next answer may be another.
+            // A refusal, a redirection: the next answer may differ.
             Err(why @ FillOutcome::Status) => (Verdict::Asker(why), NEVER),
-            // The next one may come without.
+            // The next request may come without one.
             Err(why @ FillOutcome::Cookie) => (Verdict::Asker(why), NEVER),
             Err(why) => (Verdict::AskerAlways(why), NEVER),
         };
@@ -171,8 +171,8 @@ impl Cache {
         }
     }
 
-    /// A stored answer that the origin has just called good, with the fields that came with that; and whether it may
-    /// still be kept.
+    /// A stored answer that the origin has just validated, with the fields of the 304; and the decision if it
+    /// may still be stored.
     pub(super) fn validated(
         &self,
         asking: &Asking,
@@ -195,7 +195,7 @@ impl Cache {
         let (fields, terms) = policy::renewed(&asking.rules, &exchange, what.status(), &what.headers());
         let answer: HeaderMap = fields.iter().cloned().collect();
         let selecting = match policy::varies(&answer, &asking.headers) {
-            // It may vary by more than it did.
+            // It may vary by more fields than before.
             Varies::By(now) if named(old) != now.names() => Some(now),
             _ => old.selecting().cloned(),
         };
@@ -209,8 +209,8 @@ impl Cache {
         (entry, terms.map(|_| ()))
     }
 
-    /// Keeps an answer, put together with the part that is there. `told`: by which fields other nodes tell the variants
-    /// of the resource apart, where this one doesn't know.
+    /// Stores an answer, combined with the part that is there. `told`: the fields by which other nodes tell
+    /// the variants of the resource apart, if this one doesn't know any.
     pub(super) fn keep_followed(
         &self,
         asking: &Asking,
@@ -224,7 +224,7 @@ impl Cache {
         let entry = match entry.part() {
             None => entry,
             Some(part) => {
-                // Told apart as the part that it may be put together with.
+                // By the fields of the part that it may be combined with.
                 let mut names = [self.known_names(&asking.key), named(&entry)].concat();
                 names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
                 names.dedup();
@@ -235,7 +235,7 @@ impl Cache {
         self.keep_variant(asking, told, entry)
     }
 
-    /// Keeps an answer beside the other variants of its resource.
+    /// Stores an answer beside the other variants of its resource.
     pub(super) fn keep_variant(&self, asking: &Asking, told: &[HeaderName], entry: Arc<Entry>) -> Arc<Entry> {
         let most = asking.rules.variants;
         let arrival = Arrival { request: &asking.headers, told, most, now_ms: now_ms() };
@@ -244,8 +244,8 @@ impl Cache {
         kept
     }
 
-    /// RFC 9111, 3.4: parts with the same strong tag are put together, up to `max_size` bytes; all parts make the
-    /// whole. What was purged is no part of it.
+    /// Combines parts with the same strong tag, up to `max_size` bytes (RFC 9111, 3.4); all parts make the
+    /// whole. Purged parts are not used.
     fn combined(&self, key: &Key, entry: &Entry, part: Part, max_size: u64) -> Option<Entry> {
         let resource = self.memory.resource(key.as_str())?;
         let tag = entry.representation.header(&header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
@@ -271,7 +271,7 @@ impl Cache {
         Some(entry.with(representation).narrowed(entry.selecting().cloned(), part))
     }
 
-    /// An entry made of what a store kept; `None` where nobody can say whether it was purged.
+    /// An entry from a value of the store; `None` if it is unknown whether it was purged.
     pub(super) fn reopened_followed(&self, asking: &Asking, opened: Opened) -> Option<Arc<Entry>> {
         let Opened { made: Made::Followed { terms, since }, status, headers, body } = opened else {
             return None;
@@ -290,9 +290,9 @@ impl Cache {
         Some(Arc::new(Entry::new(representation, &terms, standing).narrowed(selecting, None)))
     }
 
-    /// Keeps the answer to a request that was proxied, if the origin's headers say that it may stand for the answer to
-    /// GET: that of a POST whose `Content-Location` is its own target. To be asked before the POST invalidates what is
-    /// stored: what was purged since it was sent is not kept.
+    /// Captures the answer to a proxied request, if the origin's headers allow to store it for GET: that of a
+    /// POST whose `Content-Location` is its own target. Must be called before the POST invalidates stored
+    /// answers: an answer from before a purge is not stored.
     pub fn capture(
         &self,
         asking: Asking,
@@ -313,7 +313,7 @@ impl Cache {
         })
     }
 
-    /// What the POST itself has invalidated just now doesn't speak against its answer.
+    /// Excludes the invalidation by the POST itself from the purges that count against its answer.
     pub fn invalidated(&self, capture: &mut Capture) {
         let since = self.since();
         let fields: HeaderMap = capture.draft.fields.iter().cloned().collect();
@@ -321,7 +321,7 @@ impl Cache {
             Standing::Log(self.stamp(since, &capture.asking, &fields).0, since.id.map(Box::new));
     }
 
-    /// Keeps what was captured, which is whole now.
+    /// Stores a captured answer, which is complete now.
     pub fn keep_captured(&self, capture: Capture) {
         let Capture { asking, draft, pieces, length, keep } = capture;
         if length <= keep && draft.length.is_none_or(|told| told == length) {
@@ -330,11 +330,10 @@ impl Cache {
         }
     }
 
-    /// What a stored answer to GET learns from an answer to HEAD (RFC 9111, 4.3.5): nothing where it was purged,
-    /// however little the HEAD says against it.
+    /// Updates a stored answer to GET by an answer to HEAD (RFC 9111, 4.3.5); has no effect if it was purged.
     pub fn head_seen(&self, asking: &Asking, sent: Sent, status: StatusCode, answer: &HeaderMap) {
         let Some(resource) = self.memory.resource(asking.key.as_str()) else { return };
-        // What a HEAD says in another coding or language is not said of this.
+        // A HEAD's answer in another coding or language is not about this one.
         let is_meant = |entry: &&Arc<Entry>| {
             entry.part().is_none()
                 && fits(entry, &asking.headers) == Match::Exact
@@ -353,7 +352,7 @@ impl Cache {
     }
 }
 
-/// Terms of what is not kept.
+/// The terms of an answer that is not stored.
 const NEVER: policy::Terms = policy::Terms {
     received_ms: 0,
     initial_age_ms: 0,
@@ -365,7 +364,7 @@ const NEVER: policy::Terms = policy::Terms {
     is_provisional: false,
 };
 
-/// All fields of an answer that is not kept, but for those of its connection and its length.
+/// All fields of an answer that is not stored, except those of its connection and its length.
 pub(super) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let nominated = nominated_by_connection(headers);
     let framing = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
@@ -378,14 +377,14 @@ pub(super) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue
     fields.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The orders to the gateway in an answer, for the one who asked: they end there.
+/// The instructions to the gateway in an answer, for the leader: they are not forwarded.
 pub(super) fn orders(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let orders = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-accel-"));
     orders.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The part that a 206 holds, if it says so. It ends where its body ends: one that is shorter than it says, and says
-/// that it reaches the end, is the end all the same. One that says it is the whole, and is shorter, is nothing.
+/// The part in a 206, if it names one. It ends where its body ends: a body that is shorter than named, of a
+/// part up to the end, still reaches the end. One that is named as the whole, and is shorter, is invalid.
 fn part_of(headers: &HeaderMap, length: Option<u64>) -> Option<Part> {
     let (said, total) = range::parse_content_range(headers.get(header::CONTENT_RANGE)?.as_bytes())?;
     let length = length?;
@@ -395,7 +394,8 @@ fn part_of(headers: &HeaderMap, length: Option<u64>) -> Option<Part> {
     (length > 0 && end <= said.end && !cut_short).then_some(Part { first: said.start, total })
 }
 
-/// Whether a server's error that isn't stored is the same for all who wait: nothing in it is one client's.
+/// Returns true if a server's error that isn't stored is the same for all waiting requests: it is not
+/// specific to a client.
 fn is_for_all(why: FillOutcome, headers: &HeaderMap, selecting: Option<&Selecting>) -> bool {
     let unsaid = matches!(why, FillOutcome::Status | FillOutcome::NoFreshness);
     let alike = selecting.is_none_or(|s| s.names().iter().all(|name| *name == header::ACCEPT_ENCODING));

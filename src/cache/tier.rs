@@ -1,6 +1,6 @@
-//! The second tier in a fill: the lease and what it may find, and what is handed on to the other nodes.
+//! The second tier in a fill: the lease, a look-up in the store, and the hand-over to the other nodes.
 //!
-//! A store that can't be asked, or does not take something, costs the nodes a fill each and nothing else.
+//! A store that can't be asked, or refuses a value, costs each node a fill and nothing else.
 
 use super::{
     carry::Left,
@@ -26,7 +26,7 @@ use std::{
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Where the answer to a request stands that varies by these fields.
+/// The keys of the answer to a request that varies by these fields.
 fn place_of(redis: &Redis, key: &Key, names: &[HeaderName], headers: &HeaderMap) -> Place {
     match names {
         [] => redis.names().of_resource(key),
@@ -34,7 +34,7 @@ fn place_of(redis: &Redis, key: &Key, names: &[HeaderName], headers: &HeaderMap)
     }
 }
 
-/// The keys under which what a job ends is found: of a namespace in whichever generation.
+/// The keys of the answers that a job ends: of a namespace in any generation.
 fn over(redis: &Redis, job: &Job, place: &Place) -> Vec<String> {
     match &job.on {
         On::Version { .. } => vec![place.body.clone(), redis.names().last(&job.key)],
@@ -42,27 +42,27 @@ fn over(redis: &Redis, job: &Job, place: &Place) -> Vec<String> {
     }
 }
 
-/// The place of a fill's answer in the store, and its lease.
+/// The keys of a fill's answer in the store, with its lease.
 pub(super) struct Lease {
     place: Place,
-    /// `None`: another node has it, or nobody, and this fill asks the origin beside it.
+    /// `None`: this fill has no lease, and asks the origin beside another node's.
     token: Option<String>,
 }
 
-/// The answer of another node's fill, which this one may find in the store before the origin has answered it.
+/// The answer of another node's fill, which may be in the store before the origin has answered this one.
 pub(super) struct Beside {
     redis: Arc<Redis>,
     place: Place,
-    /// When it is looked for first.
+    /// The time of the first look.
     at: Instant,
     /// The longest pause between two looks.
     pause: Duration,
-    /// The hash of what was found last: that was of no use.
+    /// The hash of the last value, which was of no use.
     seen: Option<u64>,
 }
 
 impl Beside {
-    /// The next value that stands in its place, never the same twice in a row.
+    /// The next value under its key, never the same twice in a row.
     async fn next(&mut self) -> Bytes {
         tokio::time::sleep_until(self.at.into()).await;
         loop {
@@ -79,7 +79,7 @@ impl Beside {
     }
 }
 
-/// The next answer of another node's fill; never where there is none.
+/// The next answer of another node's fill; never ready if there is none.
 pub(super) async fn next_of(beside: &mut Option<Beside>) -> Bytes {
     match beside {
         Some(beside) => beside.next().await,
@@ -87,7 +87,7 @@ pub(super) async fn next_of(beside: &mut Option<Beside>) -> Bytes {
     }
 }
 
-/// Prolongs a lease for as long as it is polled, where there is one.
+/// Renews a lease, if there is one, for as long as it is polled.
 async fn prolonged(redis: &Redis, place: &Place, token: Option<&str>) {
     match token {
         Some(token) => redis.renew(place, token).await,
@@ -95,9 +95,9 @@ async fn prolonged(redis: &Redis, place: &Place, token: Option<&str>) {
     }
 }
 
-/// What came of asking for the lease.
+/// The result of asking for the lease.
 pub(super) enum Claimed {
-    /// The answer is there.
+    /// The answer is in the store.
     Found(Arc<Entry>),
     /// The answer may not be stored.
     Marked,
@@ -106,7 +106,7 @@ pub(super) enum Claimed {
 }
 
 impl Claimed {
-    /// Returns what those who wait get; `None`: the origin is to be asked.
+    /// Returns the outcome for waiting requests; `None`: the origin has to be asked.
     pub(super) fn landing(self) -> Option<Landing> {
         match self {
             Self::Found(entry) => Some(Landing::Remote(entry)),
@@ -117,18 +117,19 @@ impl Claimed {
 }
 
 impl Cache {
-    /// Redis, where it is there and this job's answers are kept in it. What is asked for in doubt stays on this node.
+    /// Redis, if it is there and stores this job's answers. An answer that is requested in doubt stays on
+    /// this node.
     pub(super) fn second_tier(&self, job: &Job) -> Option<&Arc<Redis>> {
         let wanted = match &job.on {
             On::Version { .. } => true,
             On::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),
         };
-        // The name of an assumed version may mean another one on other nodes, and nobody knows what was purged.
+        // An assumed version may have another meaning on other nodes, and purges may be unknown.
         self.redis.as_ref().filter(|redis| wanted && !job.is_provisional() && redis.is_reachable())
     }
 
-    /// Gets hold of the lease, unless the answer turns up before. Where the store can't be asked, or another node takes
-    /// too long, the fill goes on without one.
+    /// Acquires the lease, unless the answer appears before. If the store can't be asked, or another node
+    /// takes too long, the fill goes on without one.
     pub(super) async fn claim(self: &Arc<Self>, job: &mut Job) -> Claimed {
         let Some(redis) = self.second_tier(job).cloned() else { return Claimed::Fill(None) };
         let Some(place) = self.place(job, &redis).await else { return Claimed::Fill(None) };
@@ -149,7 +150,7 @@ impl Cache {
                 return usable;
             }
             let lease = match lease {
-                // What can't be looked at is waited for as well, and for no longer.
+                // A lease that can't be looked at is waited for as well, and no longer than another.
                 LeaseState::Theirs => redis.look_at_lease(&place).await.unwrap_or(LeaseState::Theirs),
                 known => known,
             };
@@ -169,15 +170,15 @@ impl Cache {
         }
     }
 
-    /// Returns the wait for the answer of another node's fill, beside which this one asks the origin: from now on where the
-    /// other one was there first, else once this one takes so long that others no longer wait for it.
+    /// Returns the wait for the answer of another node's fill, beside which this one asks the origin: from
+    /// now on if the other one was first, else once this one takes so long that others no longer wait for it.
     pub(super) fn beside(&self, lease: &Lease, longest_wait: Duration) -> Option<Beside> {
         let (redis, place) = (self.redis.clone()?, lease.place.clone());
         let LooksBeside { first, pause } = hedge::looks_beside(lease.token.is_some(), longest_wait);
         Some(Beside { redis, place, at: Instant::now().checked_add(first)?, pause, seen: None })
     }
 
-    /// Where the store keeps a job's answer. That of a resource which varies is found by asking how.
+    /// The keys of a job's answer. For a resource that varies, the store is asked for the fields.
     async fn place(&self, job: &mut Job, redis: &Redis) -> Option<Place> {
         match &mut job.on {
             On::Version { basis, .. } => Some(redis.names().of_version(&job.key, basis.version.tag())),
@@ -197,14 +198,14 @@ impl Cache {
         }
     }
 
-    /// What was found in the store, if it makes the fill unnecessary.
+    /// The result from a value of the store, if it makes the fill unnecessary.
     pub(super) fn usable(self: &Arc<Self>, job: &mut Job, value: Bytes) -> Option<Claimed> {
         if value == entry::mark() {
-            // What is refreshed has been served since: this node has to hear itself that it is over.
+            // A refreshed entry has been served since: this node has to learn itself that it is over.
             if job.refreshes.is_some() {
                 return None;
             }
-            // The node that knows why has it in its own memory.
+            // The node that knows the reason has it in its own memory.
             self.mark(&job.key, FillOutcome::Private);
             return Some(Claimed::Marked);
         }
@@ -245,8 +246,8 @@ impl Cache {
         }
     }
 
-    /// Prolongs the lease until nobody may join any more, then gives it back: what goes by is nothing that other nodes
-    /// should wait for, least of all for a slow client of this one. Never returns.
+    /// Renews the lease until no request may join any more, then releases it: other nodes should not wait for
+    /// a body that passes through, least of all for a slow client of this one. Never returns.
     pub(super) async fn hold(&self, lease: Option<&Lease>, mut left: watch::Receiver<Option<Left>>) {
         if let (Some(redis), Some(Lease { place, token })) = (&self.redis, lease) {
             let left = tokio::select! {
@@ -263,8 +264,8 @@ impl Cache {
         std::future::pending().await
     }
 
-    /// Stores what the other nodes wait for, then wakes them by giving back the lease. A store that does not take
-    /// it costs them a fill of their own, and nothing else.
+    /// Stores the answer that the other nodes wait for, then wakes them by releasing the lease. A store that
+    /// does not take it costs them a fill of their own, and nothing else.
     pub(super) async fn hand_on(&self, job: &Job, what: &ToStore, lease: Option<&Lease>) {
         let Some(redis) = self.second_tier(job) else { return };
         let stored = match what {
@@ -310,7 +311,7 @@ impl Cache {
                 let names = selecting.map_or(&[][..], |s| s.names());
                 let mut place = place_of(redis, &job.key, names, &asking.headers);
                 if told.iter().any(|name| !named(entry).contains(name)) {
-                    // Another answer names these fields, and says for how long they count.
+                    // Another answer names these fields, and sets the time for which they count.
                     place.pointer = None;
                 }
                 place

@@ -1,22 +1,23 @@
-//! The versions that this node knows, and whether it may believe them.
+//! The versions that this node knows, and the conditions under which it trusts them.
 //!
-//! A version is read from the store once and then believed until the store says that it changed, or until the
-//! connection that would say so is lost. That makes a hit cost no round trip. The rules:
+//! A version is read from the store once and then trusted until the store reports a change, or until the
+//! connection for reports is lost. So a hit needs no round trip. The rules:
 //!
-//! - A [`Slot`] holds what is known of one namespace and tenant. An entry of the cache keeps its slot, so that
-//!   a hit asks the slot and not the table.
-//! - What is known carries the *epoch* in which it was read. A lost connection, a FLUSHALL or a reconnection
-//!   begins a new epoch: everything known is doubted at once, at the price of one addition.
-//! - A read notes the slot's change count before it asks. If a change was reported meanwhile, the answer serves
-//!   the request that asked, but is not believed any longer than that.
-//! - What a read names and the store can't mean is moved on instead of believed: a number below the known one, a value
-//!   that was replaced before (`version/past.rs`), and the known one where it was written again ([`Fences`]).
-//! - While the store can't be asked, the last known version is *assumed*, within the bounds of [`super::doubt`]: a hit
-//!   needs no store. A bump that could not be recorded moves the version here and is made up for when the store is back.
-//! - A change that was reported and could not be read ends the generation before it. What is filled then has a name of
-//!   this node's, another one after each further report.
+//! - A [`Slot`] holds the known version of one namespace and tenant. An entry of the cache keeps its slot, so
+//!   that a hit asks the slot and not the table.
+//! - A version is known with the *epoch* in which it was read. A lost connection, a FLUSHALL or a reconnection
+//!   begins a new epoch: all known versions are in doubt at once, at the price of one addition.
+//! - A read notes the slot's number of changes before it asks. If a change is reported meanwhile, the answer is
+//!   used by the request that asked, and not trusted any longer.
+//! - A version that was read but can't be right is bumped instead of trusted: a number below the known one, a
+//!   value that was replaced before (`version/past.rs`), and the known one if it was written again ([`Fences`]).
+//! - While the store can't be asked, the last known version is *assumed*, within the bounds of
+//!   [`super::doubt`]: a hit needs no store. A bump that could not be recorded raises the version here, and is
+//!   made up for when the store is back.
+//! - A change that was reported and could not be read ends the generation before it. Later fills have a
+//!   made-up name of this node as their version, another one after each further report.
 //!
-//! No I/O happens here: `redis.rs` reads, writes and reports. Times are handed in.
+//! No I/O happens here: `redis.rs` reads, writes and reports. Times are arguments.
 
 mod fences;
 mod past;
@@ -46,28 +47,28 @@ use std::{
     },
 };
 
-/// What a request learns from a slot.
+/// The version that a slot gives a request, or the need to read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Believe this.
+    /// Trust this one.
     Current(Version),
     /// Ask the store, with this ticket.
     Ask(Ticket),
-    /// Nobody can be asked: assume this.
+    /// The store can't be asked: assume this one.
     Assumed(Version),
 }
 
-/// The version that a request goes by.
+/// The version that a request uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basis {
     /// The version.
     pub version: Version,
-    /// It could not be read: what is filled under it is provisional, and stays on this node.
+    /// It could not be read: answers filled under it are provisional, and stay on this node.
     pub is_assumed: bool,
 }
 
 impl Basis {
-    /// A version that the store named, or that this node is the truth of.
+    /// A version that the store named, or that is this node's own without a store.
     pub fn read(version: Version) -> Self {
         Self { version, is_assumed: false }
     }
@@ -90,46 +91,47 @@ pub struct Ticket {
 struct Known {
     version: Version,
     epoch: u64,
-    /// When it was asked for, or moved here.
+    /// The time when it was requested, or bumped here.
     read_ms: u64,
     /// The last fence that had begun when it was read; `None`: it was never read.
     fence: Option<u64>,
-    /// By which link it was read, or moved.
+    /// The link by which it was read or bumped.
     link: u64,
 }
 
-/// What is known of one namespace and tenant.
+/// The version of one namespace and tenant, as this node knows it.
 pub struct Slot {
     namespace: Namespace,
     tenant: Tenant,
     known: ArcSwapOption<Known>,
     changes: AtomicU64,
-    /// The number of bumps that were made here without the store, and of how many of them the store knows.
+    /// The number of bumps made here without the store, and the number of those that the store knows.
     debts: AtomicU64,
     paid: AtomicU64,
-    /// Whether it is in the list of those who owe; changed under that list's lock only.
+    /// True if it is in the list of slots that owe; changed under that list's lock only.
     listed: AtomicBool,
     /// The epoch in which a change was last reported and not yet read; 0: none.
     doubted_in: AtomicU64,
-    /// True if what is known was written again: a change was reported after a fence that came after its read.
+    /// True if the known version was written again: a change was reported after a fence that followed its
+    /// read.
     rewritten: AtomicBool,
     detached: AtomicBool,
-    /// Held while a read's answer is judged against changes that arrive on another thread.
+    /// Held while a read's answer is checked against changes that arrive on another thread.
     judging: Mutex<Past>,
     fences: Arc<Fences>,
-    /// Of the server that its key lies on.
+    /// The doubt of the server that holds its key.
     doubt: Arc<Doubt>,
     owing: Owing,
-    /// True if it is among those that were touched.
+    /// True if it is in the list of touched slots.
     is_touched: AtomicBool,
     touched: Touched,
     me: Weak<Self>,
 }
 
-/// Slots whose bump the store has missed; they are kept until it has it.
+/// Slots whose bump the store has missed; the list keeps them until it has it.
 type Owing = Arc<Mutex<Vec<Arc<Slot>>>>;
 
-/// Slots that have become unread since somebody looked; they are not kept by it.
+/// Slots that have become unread since the last look; the list doesn't keep them.
 type Touched = Arc<Mutex<Vec<Weak<Slot>>>>;
 
 impl Slot {
@@ -143,17 +145,17 @@ impl Slot {
         &self.tenant
     }
 
-    /// Returns the state by which what is known of it may be believed.
+    /// Returns the doubt that decides if its version may be trusted.
     pub fn doubt(&self) -> &Doubt {
         &self.doubt
     }
 
-    /// Returns whether it lies in one of the partitions of these doubts.
+    /// Returns true if it is in one of the partitions of these doubts.
     pub fn is_in(&self, doubts: &[Arc<Doubt>]) -> bool {
         doubts.iter().any(|doubt| Arc::ptr_eq(doubt, &self.doubt))
     }
 
-    /// What a request may go by now.
+    /// The version that a request may use now.
     pub fn standing(&self, now_ms: u64) -> Standing {
         let ticket = self.ticket(now_ms);
         match self.doubt.coherence() {
@@ -174,7 +176,7 @@ impl Slot {
         }
     }
 
-    /// Returns whether what was read in this epoch is believed still.
+    /// Returns true if a version that was read in this epoch is still trusted.
     fn is_believed(&self, coherence: Coherence, known: &Known, now_ms: u64) -> bool {
         match coherence {
             Coherence::Tracked => self.doubt.is_heard(now_ms),
@@ -191,15 +193,15 @@ impl Slot {
         Ticket { epoch, changes, asked_ms: now_ms, rewritten: self.rewritten.load(Ordering::Acquire) }
     }
 
-    /// Returns whether the store has to be asked what is known in this epoch: nobody has read it since, or a change
-    /// was reported.
+    /// Returns true if the version has to be read in this epoch: it has not been read since, or a change was
+    /// reported.
     pub fn is_unread(&self) -> bool {
         let known = self.known.load();
         known.as_ref().is_none_or(|known| known.epoch != self.doubt.epoch()) || self.is_superseded()
     }
 
-    /// Notes that it has to be read. Where there is no link nobody would look: what was known is looked through with the
-    /// next one.
+    /// Notes that it has to be read. Ignored without a link: the next one goes through all known versions
+    /// anyway.
     pub fn touch(&self) {
         let is_linked = matches!(self.doubt.coherence(), Coherence::Tracked | Coherence::Untracked);
         if is_linked && !self.is_touched.swap(true, Ordering::AcqRel) {
@@ -207,8 +209,8 @@ impl Slot {
         }
     }
 
-    /// Returns whether an answer made under `version` is of the current generation, without asking anyone. `None`: the
-    /// store has to be asked. `is_provisional`: it was made in doubt.
+    /// Returns true if an answer made under `version` is of the current generation, without a call. `None`:
+    /// the store has to be asked. `is_provisional`: it was made in doubt.
     #[inline]
     pub fn is_current(&self, version: &Version, is_provisional: bool, now_ms: u64) -> Option<bool> {
         let coherence = self.doubt.coherence();
@@ -224,7 +226,7 @@ impl Slot {
         self.is_assumed(coherence, version, is_provisional, now_ms)
     }
 
-    /// The same where the version is not known for sure.
+    /// The same if the version is not certain.
     fn is_assumed(
         &self,
         coherence: Coherence,
@@ -247,13 +249,13 @@ impl Slot {
         Some(self.allows(is_provisional, now_ms) && self.assumed() == *version)
     }
 
-    /// Returns whether an answer may be served while the version is not known for sure.
+    /// Returns true if an answer may be served while the version is not certain.
     pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
         let read_ms = self.known.load().as_ref().map_or(0, |known| known.read_ms);
         self.doubt.allows(is_provisional, read_ms, now_ms)
     }
 
-    /// The epoch and the count of changes: a read that began at another moment may not speak for this one.
+    /// The epoch and the number of changes: a read that began at another moment is not valid for this one.
     pub fn moment(&self) -> (u64, u64) {
         (self.doubt.epoch(), self.changes.load(Ordering::Acquire))
     }
@@ -262,16 +264,16 @@ impl Slot {
         self.detached.load(Ordering::Acquire) || self.owes_bump()
     }
 
-    /// The last version that was known here, believed or not; an unknown one counts as absent.
+    /// The last known version, trusted or not; an unknown one counts as absent.
     pub fn last_known(&self) -> Version {
         self.known.load().as_ref().map_or_else(Version::absent, |k| k.version.clone())
     }
 
-    /// What a request goes by that can't ask: the last known version or, after a change was reported that nobody could
-    /// read yet, a name for what comes after it, another one after each report. The generation before the change is over
-    /// in any case.
+    /// The version for a request that can't ask the store: the last known one or, after a reported change
+    /// that could not be read yet, a made-up name for the next one, another after each report. The generation
+    /// before the change is over in any case.
     pub fn assumed(&self) -> Version {
-        // Asked first: what is known is replaced before this ends.
+        // Checked first: the known version is replaced before this ends.
         match self.is_superseded() {
             true => {
                 let changes = self.changes.load(Ordering::Acquire);
@@ -285,10 +287,10 @@ impl Slot {
         self.doubted_in.load(Ordering::Acquire) != 0
     }
 
-    /// The store answered a read that began with `ticket`.
+    /// Records the store's answer to a read that began with `ticket`.
     pub fn learned(&self, ticket: Ticket, version: &Version) {
         let mut past = self.judging.lock();
-        // Neither what a change has overtaken nor what was read before another link was made.
+        // Ignores an answer that a change has overtaken, and one from before another link.
         if self.moment() == (ticket.epoch, ticket.changes) {
             let known = Known {
                 version: version.clone(),
@@ -312,7 +314,7 @@ impl Slot {
         self.doubted_in.store(0, Ordering::Release);
     }
 
-    /// Moves the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
+    /// Bumps the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
     pub fn bump_here(self: &Arc<Self>, now_ms: u64) -> Version {
         let mut past = self.judging.lock();
         let version = self.last_known().bumped(now_ms);
@@ -331,23 +333,24 @@ impl Slot {
         version
     }
 
-    /// Whether a bump made here has not reached the store yet. Reading the version must bump it instead.
+    /// Returns true if a bump made here has not reached the store yet. A read of the version must bump it
+    /// instead.
     pub fn owes_bump(&self) -> bool {
         self.debt() != self.paid.load(Ordering::Acquire)
     }
 
-    /// The number of bumps that were made here without the store, paid or not.
+    /// The number of bumps made here without the store, paid or not.
     pub fn debt(&self) -> u64 {
         self.debts.load(Ordering::Acquire)
     }
 
-    /// The store has moved the version to this one. It is known from now on, but not believed before it was read:
-    /// others may be moving it at the same time.
+    /// Records that the store has bumped the version to this one. It is known from now on, but not trusted
+    /// before it was read: others may bump it at the same time.
     pub fn moved(&self, to: &Version) {
         self.paid(to, self.debt());
     }
 
-    /// The same by a call that was sent when this was the debt: what was bumped here since is owed still.
+    /// The same by a call that was sent when this was the debt: later bumps are still owed.
     pub fn paid(&self, to: &Version, debt: u64) {
         let mut past = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -360,29 +363,31 @@ impl Slot {
         self.touch();
     }
 
-    /// Returns whether what was read is not to be believed, because the store has lost what came after it. `known`: the
-    /// last known version when the read began.
+    /// Returns true if a version that was read must not be trusted, because the store has lost a later one.
+    /// `known`: the last known version when the read began.
     pub fn is_lost(&self, ticket: Ticket, known: &Version, read: &Version) -> bool {
         let is_past = || read != known && self.judging.lock().has(read);
         read.is_behind(known) || self.missed_a_change(ticket, read) || is_past()
     }
 
-    /// Returns whether what is read now is what was known before, and stands for a later change all the same: one was reported,
-    /// and it was written again; or that was in an epoch that is over, and the store has lost the change; or it was counted anew.
+    /// Returns true if the version read is the same as before, although there was a change: it was reported,
+    /// and the version was written again; or the store has lost the change in an earlier epoch; or counting
+    /// has started anew.
     fn missed_a_change(&self, ticket: Ticket, read: &Version) -> bool {
         let doubted = self.doubted_in.load(Ordering::Acquire);
         let is_over = doubted != 0 && doubted < ticket.epoch;
         (is_over || ticket.rewritten || self.is_counted_anew(read)) && *read == self.last_known()
     }
 
-    /// Returns whether a version of this value may be another one than it was: while there was no link the store may have
-    /// been emptied, and whoever counts may have got to the same number again. Moved on, it is a time: this happens once.
+    /// Returns true if a version with this value may be another one than before: without a link the store may
+    /// have been emptied, and counting may have reached the same number again. Bumped, it is a time: this
+    /// happens once.
     fn is_counted_anew(&self, read: &Version) -> bool {
         let known = self.known.load();
         known.as_ref().is_some_and(|known| known.link != self.doubt.links()) && !read.is_time()
     }
 
-    /// A change was reported.
+    /// Records a reported change.
     fn changed(&self) {
         let _judging = self.judging.lock();
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -418,11 +423,11 @@ pub struct Versions {
     sweep_at: AtomicU64,
 }
 
-/// Slots that nobody uses are swept when their number has doubled; below this it is not worth it.
+/// The number of slots at the first sweep; each later one is when the number has doubled.
 const FIRST_SWEEP: u64 = 65_536;
 
 impl Versions {
-    /// An empty table of what a store knows better, as far as the doubts of its partitions say.
+    /// An empty table for a store with these partitions.
     pub fn new(partitions: Arc<Partitions>) -> Self {
         Self {
             slots: Mutex::default(),
@@ -434,7 +439,7 @@ impl Versions {
         }
     }
 
-    /// The fences behind reads.
+    /// The fences for reads.
     pub fn fences(&self) -> &Fences {
         &self.fences
     }
@@ -480,20 +485,20 @@ impl Versions {
 
     /// The slots of these partitions that have to be read again, found by a look at all: see [`Unread`].
     pub fn unread(&self, doubts: &[Arc<Doubt>]) -> Vec<Arc<Slot>> {
-        // The table is held for as long as it takes to copy it.
+        // The table is locked only while it is copied.
         let mut slots: Vec<_> = self.slots.lock().values().cloned().collect();
         slots.retain(|slot| slot.is_unread() && slot.is_in(doubts));
         slots
     }
 
-    /// The slots of these partitions that were touched, once.
+    /// Takes the slots of these partitions that were touched, each once.
     fn take_touched(&self, doubts: &[Arc<Doubt>]) -> Vec<Arc<Slot>> {
         let touched = std::mem::take(&mut *self.touched.lock());
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for slot in touched.iter().filter_map(Weak::upgrade) {
             match slot.is_in(doubts) {
                 true => {
-                    // Before it is looked at: what happens from now on touches it again.
+                    // Before it is looked at: a later event touches it again.
                     slot.is_touched.store(false, Ordering::Release);
                     ours.push(slot);
                 }
@@ -506,7 +511,7 @@ impl Versions {
         ours
     }
 
-    /// Strikes those off the list that no longer owe.
+    /// Removes the slots that no longer owe from the list.
     pub fn settle(&self) {
         self.owing.lock().retain(|slot| {
             let owes = slot.owes_bump();
@@ -515,7 +520,7 @@ impl Versions {
         });
     }
 
-    /// A change of this version was reported.
+    /// Records the reported change of a version.
     pub fn changed(&self, namespace: &str, tenant: &str) {
         let (Ok(namespace), Ok(tenant)) = (namespace.parse(), tenant.parse()) else { return };
         let slot = self.slots.lock().get(&(namespace, tenant)).cloned();
@@ -524,11 +529,12 @@ impl Versions {
         }
     }
 
-    /// These partitions of the store were emptied: everything known of them is doubted, and each version is moved on when it is read next, so
-    /// that no generation from before comes back under a number that is counted anew.
+    /// Records that these partitions of the store were emptied: all their versions are in doubt, and each is
+    /// bumped when it is read next, so that no earlier generation comes back under a number that is counted
+    /// anew.
     pub fn forget_all(&self, doubts: &[Arc<Doubt>], now_ms: u64) {
         let slots = self.slots.lock();
-        // First the debts: nobody may read in the new epoch without paying.
+        // First the debts: no read in the new epoch may miss them.
         for slot in slots.values().filter(|slot| slot.is_in(doubts)) {
             slot.debts.fetch_add(1, Ordering::AcqRel);
         }
@@ -537,8 +543,8 @@ impl Versions {
         }
     }
 
-    /// Drops the slots that no entry and no request holds. A slot that is dropped while someone is about to
-    /// clone it can't be: the table's lock is held.
+    /// Drops the slots that no entry and no request holds. No slot can be cloned meanwhile: the table's lock
+    /// is held.
     fn sweep(slots: &mut HashMap<Family, Arc<Slot>, RandomState>) {
         slots.retain(|_, slot| {
             let used = Arc::strong_count(slot) > 1 || slot.owes_bump();

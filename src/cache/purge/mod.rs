@@ -1,25 +1,26 @@
-//! What has been purged, as far as this node knows, and whether it knows all of it.
+//! The purges that this node knows, and the state of its knowledge.
 //!
-//! An answer's tags are known only when it has come, so no version can be read before a fill. Instead purges are
-//! written to a log that every node reads (a stream in the store), and each answer is judged by what was purged
-//! since its fill began:
+//! The tags of an answer are known only when it arrives, so no version can be read before a fill. Instead
+//! purges are written to a log that every node reads (a stream in the store), and each answer is checked
+//! against the purges since its fill began:
 //!
-//! - Each purge that is applied here gets a *position*, counted from 1. A fill notes the position when it begins.
-//!   A purge with a higher one speaks against its answer.
-//! - A mark holds the positions at which one URL or tag was purged last. An answer's [`Stamp`] holds its marks,
-//!   so that a hit asks them and not a table, and only where anything was purged since it was asked last.
-//! - The log's records are applied in its order, the node's own as well. So "known up to this record" means the
-//!   same on each node, and an answer in the store that names the record at which its fill began can be judged
-//!   anywhere. Positions are not the records' names: those are no single number, and a purge counts here before it has one.
-//! - A purge that is ordered here applies at once and is *owed* until the store has it and this node has read it back
-//!   ([`Debt`]): if the store loses it later, this node misses it in the log.
-//! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If the
-//!   log has older records all the same, the store has lost its end: the other nodes are told.
-//! - The same is true of a node that knows no record, because it has just begun or the store was emptied: what it has filled
-//!   meanwhile is purged with the first reading.
-//! - While the store can't be asked the last knowledge goes on, within the bounds of [`super::doubt`]: a hit needs no
-//!   store. But a purge that was reported and could not be read may be about any answer: each one from before it is
-//!   *unsure*, and has to be validated, until the log was read.
+//! - Each purge that is applied here gets a *position*, counted from 1. A fill notes the position when it
+//!   begins. Purges with a higher one apply to its answer.
+//! - A mark holds the positions of the last purges of one URL or tag. An answer's [`Stamp`] holds its marks, so
+//!   that a hit asks them and not a table, and only if anything was purged since they were asked last.
+//! - The log's records are applied in its order, the node's own as well. So "known up to this record" has the
+//!   same meaning on each node, and an answer in the store that names the record at which its fill began can be
+//!   checked anywhere. Positions are not the names of records: those are no single number, and a purge counts
+//!   here before it has one.
+//! - A purge that is ordered here applies at once and is *owed* until the store has it and this node has read it
+//!   back ([`Debt`]): if the store loses it later, this node finds that it is missing from the log.
+//! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If
+//!   the log still has older records, the store has lost its end, and the other nodes are told.
+//! - The same is true of a node that knows no record, because it has just started or the store was emptied: its
+//!   fills up to then are purged with the first reading.
+//! - While the store can't be asked, the last knowledge stays in use, within the bounds of [`super::doubt`]: a
+//!   hit needs no store. But a purge that was reported and could not be read may be about any answer: each one
+//!   from before it is *unsure*, and has to be validated, until the log is read.
 //!
 //! No I/O happens here: `redis/log.rs` reads, writes and reports.
 
@@ -43,25 +44,25 @@ use std::{
 };
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// So many purges are remembered, and about as many records the log has.
+/// The number of purges that are remembered, and about the number of records in the log.
 pub const REMEMBERED: u64 = 65_536;
-/// Marks that nobody uses are swept when their number has doubled; below this it is not worth it.
+/// The number of marks at the first sweep of unused ones; each later one is when the number has doubled.
 const FIRST_SWEEP: usize = 65_536;
-/// So many purges may be owed; past it everything is owed instead.
+/// The most purges that may be owed; beyond it a purge of everything is owed instead.
 const MOST_OWED: usize = 16_384;
-/// Tags are hashed apart from resources.
+/// The seed of the hashes of tags, which differs from that of resources.
 const TAG_SEED: u64 = 1;
 
-/// What purges say of an answer.
+/// The effect of purges on an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// None.
     Current,
-    /// It counts as stale.
+    /// It is stale.
     Soft,
-    /// Something was purged, and nobody could read what: it has to be validated.
+    /// There was a purge that could not be read: it has to be validated.
     Unsure,
-    /// It is gone.
+    /// It is purged.
     Hard,
 }
 
@@ -73,18 +74,18 @@ pub struct Beginning {
     at_ms: u64,
 }
 
-/// The extent of what is known of the log.
+/// The state of what is known of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knowledge {
     /// To its end.
     Complete,
-    /// It may hold what this node has not read, and can be read.
+    /// It may have unread records, and can be read.
     Behind,
-    /// It may hold what this node has not read, and can't be read now.
+    /// It may have unread records, and can't be read now.
     Doubtful,
 }
 
-/// The positions at which something was purged last; 0: never.
+/// The positions of the last purges of one target; 0: never.
 #[derive(Debug, Default)]
 struct Mark {
     hard: AtomicU64,
@@ -102,23 +103,23 @@ impl Mark {
     }
 }
 
-/// By what an answer is judged. Stands beside it as long as it is kept.
+/// The marks that an answer is checked by. Kept beside it.
 pub struct Stamp {
     since: u64,
     marks: Box<[Arc<Mark>]>,
-    /// The position at which it was found current last.
+    /// The last position at which it was found current.
     current_at: AtomicU64,
 }
 
 impl Stamp {
-    /// What it weighs in memory, in bytes: with the mark of its resource, which as a rule is there for it alone, and those
-    /// of very many tags.
+    /// The memory that it takes, in bytes: with the mark of its resource, which as a rule is there for it
+    /// alone, and those of very many tags.
     pub fn weight(&self) -> u64 {
-        /// A mark, and its place in the table of them.
+        /// A mark, with its slot in the table.
         const MARK: u64 = 96;
         /// The counts of an `Arc`.
         const COUNTS: usize = 16;
-        /// The number of tags that are taken to be shared with other answers.
+        /// The number of tags that are assumed to be shared with other answers.
         const SHARED: usize = 64;
         let own = 1 + self.marks.len().saturating_sub(1 + SHARED) as u64;
         (size_of::<Self>() + COUNTS + size_of_val(&*self.marks)) as u64 + own * MARK
@@ -131,7 +132,7 @@ impl fmt::Debug for Stamp {
     }
 }
 
-/// What purges would find among the answers of this node.
+/// The purges that are found by visiting each answer of this node.
 #[derive(Debug)]
 pub struct Search {
     marks: Vec<Arc<Mark>>,
@@ -139,49 +140,49 @@ pub struct Search {
 }
 
 impl Search {
-    /// Returns whether one of them is about this answer.
+    /// Returns true if one of them affects this answer.
     pub fn finds(&self, stamp: &Stamp) -> bool {
         let is_wanted = |mark: &Arc<Mark>| self.marks.iter().any(|wanted| Arc::ptr_eq(wanted, mark));
         self.all || stamp.marks.iter().any(is_wanted)
     }
 }
 
-/// A record of the log, as it was read.
+/// A record of the log.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// Its name.
     pub id: Id,
-    /// What it orders; `None`: nothing.
+    /// Its order; `None`: none.
     pub purge: Option<Purge>,
 }
 
-/// What came of reading the log.
+/// The result of a reading of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// The records were taken over.
+    /// The records were applied.
     Taken,
     /// There is no log: it has to be begun.
     Empty,
     /// Records are missing: everything is purged, and the log has to be read from its beginning.
     Gap,
-    /// Something else was read meanwhile: read again.
+    /// Another reading was faster: read again.
     Overtaken,
 }
 
 #[derive(Debug)]
 struct Owed {
-    /// The position of the first of its orders: what is older may not be believed.
+    /// The position of the first of its orders: an older answer may not be trusted.
     first: u64,
-    /// The position of the last one: who has paid an earlier one has not paid it all.
+    /// The position of the last one: paying an earlier one does not pay it all.
     last: u64,
-    /// Nobody is about to pay it.
+    /// No task is about to pay it.
     waits: bool,
 }
 
 struct State {
     marks: HashMap<u128, Arc<Mark>, RandomState>,
     sweep_at: usize,
-    /// Marks that nobody held may have been swept with positions up to this one.
+    /// Unused marks with positions up to this one may have been swept.
     forgotten: u64,
     /// The records that were read, rising, each with the position after it.
     log: VecDeque<(Id, u64)>,
@@ -194,28 +195,28 @@ struct State {
 pub struct Purges {
     position: AtomicU64,
     everything: Mark,
-    /// Of the server that the log lies on.
+    /// The doubt of the server that holds the log.
     doubt: Arc<Doubt>,
     /// The position of the last purge that could not be read; 0: there is none.
     unread: AtomicU64,
-    /// The number of times that there was reason to read the log.
+    /// The number of reasons to read the log so far.
     reports: AtomicU64,
-    /// How many of these were over when the last reading began.
+    /// The number of these before the last reading began.
     heeded: AtomicU64,
-    /// Their number when the store itself said last that the log has grown.
+    /// Their number at the last report of the store that the log has grown.
     told: AtomicU64,
     /// Their number when answers became unsure last.
     unsure_of: AtomicU64,
-    /// When the log was read to its end last.
+    /// The time when the log was last read to its end.
     read_ms: AtomicU64,
-    /// Since when it can't be read, though there is reason to; 0: it can.
+    /// The time since which it can't be read, though there is reason to; 0: it can.
     unread_since_ms: AtomicU64,
     state: Mutex<State>,
     remembered: u64,
 }
 
 impl Purges {
-    /// Nothing was purged yet.
+    /// A state without purges.
     pub fn new(doubt: Arc<Doubt>) -> Self {
         Self::remembering(doubt, REMEMBERED, FIRST_SWEEP)
     }
@@ -249,13 +250,13 @@ impl Purges {
         }
     }
 
-    /// Where a fill that begins now stands.
+    /// The present position, for a fill that begins now.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
     }
 
-    /// The last record that is known: what an answer that is stored for other nodes has to name, noted when its fill
-    /// begins. `None`: the log was never read.
+    /// The last known record, noted when a fill begins: an answer that is stored for other nodes has to name
+    /// it. `None`: the log was never read.
     pub fn log_id(&self) -> Option<Id> {
         self.state.lock().log.back().map(|(id, _)| *id)
     }
@@ -265,12 +266,12 @@ impl Purges {
         self.stamped(&mut self.state.lock(), since, resource, tags)
     }
 
-    /// The stamp of an answer out of the store whose fill began when `id` was the last known record. `None`: this node
-    /// doesn't know that record (any longer, or yet), so the answer can't be judged.
+    /// The stamp of an answer from the store whose fill began when `id` was the last known record. `None`:
+    /// this node doesn't know that record (any longer, or yet), so the answer can't be checked.
     pub fn stamp_from(&self, id: Id, resource: u128, tags: &[&str]) -> Option<Stamp> {
         let state = &mut *self.state.lock();
         let place = state.log.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        // What is owed has no record yet: an answer from before it may name a record that came after it.
+        // An owed purge has no record yet: an answer from before it may name a record that came after it.
         let owed = state.owed.values().map(|owed| owed.first.saturating_sub(1)).min();
         let since = state.log[place].1.min(owed.unwrap_or(u64::MAX));
         Some(self.stamped(state, since, resource, tags))
@@ -284,12 +285,12 @@ impl Purges {
         Stamp { since, marks, current_at: AtomicU64::new(0) }
     }
 
-    /// The position at which a resource was purged by its name last; 0: never, as far as is remembered.
+    /// The position of the last purge of a resource by its URL; 0: none, as far as is remembered.
     pub fn last_purge(&self, resource: u128) -> u64 {
         self.state.lock().marks.get(&resource).map_or(0, |mark| mark.last())
     }
 
-    /// Returns what is known against an answer. Believe it as far as [`Self::knowledge`] goes.
+    /// Returns the effect of known purges on an answer. [`Self::knowledge`] tells how far to trust it.
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
         let position = self.position();
         if stamp.current_at.load(Ordering::Relaxed) == position {
@@ -311,7 +312,7 @@ impl Purges {
         verdict
     }
 
-    /// What these purges would find, as far as it is found by looking at each answer; `None`: nothing.
+    /// The purges among these that are found by visiting each answer; `None`: none.
     pub fn search(&self, wanted: &[Purge]) -> Option<Search> {
         let state = self.state.lock();
         let mut search = Search { marks: Vec::new(), all: false };
@@ -325,7 +326,7 @@ impl Purges {
         (search.all || !search.marks.is_empty()).then_some(search)
     }
 
-    /// Returns the extent of what is known at this moment.
+    /// Returns the state of what is known at this moment.
     #[inline]
     pub fn knowledge(&self, now_ms: u64) -> Knowledge {
         let is_read = match self.doubt.coherence() {
@@ -352,13 +353,13 @@ impl Purges {
         Knowledge::Doubtful
     }
 
-    /// Returns whether an answer may be served while what is known is doubtful.
+    /// Returns true if an answer may be served while the knowledge is doubtful.
     pub fn allows(&self, is_provisional: bool, now_ms: u64) -> bool {
         self.doubt.allows(is_provisional, self.read_ms.load(Ordering::Relaxed), now_ms)
     }
 
-    /// Tells apart fills that nobody may join: those from before a purge that could not be read, and those that began too
-    /// long ago for who asks in doubt.
+    /// Distinguishes fills that must not be joined: those from before a purge that could not be read and, in
+    /// doubt, those that began too long ago.
     pub fn doubtful_period(&self, now_ms: u64) -> (u64, u64) {
         (self.unread.load(Ordering::Acquire), self.doubt.period(now_ms))
     }
@@ -379,7 +380,7 @@ impl Purges {
         Debt { purges: self.clone(), owed }
     }
 
-    /// Some of what is owed and nobody is about to pay, at most so many.
+    /// Purges that are owed and that no task is about to pay, at most this many.
     pub fn unpaid(self: &Arc<Self>, at_most: usize) -> Debt {
         let state = &mut *self.state.lock();
         let waiting = state.owed.iter_mut().filter(|(_, owed)| owed.waits).take(at_most);
@@ -392,12 +393,12 @@ impl Purges {
         Debt { purges: self.clone(), owed }
     }
 
-    /// There may be reason to read the log: there is a new link, or whoever asks wants to know.
+    /// Notes a reason to read the log: a new link, or a request that wants to know.
     pub fn grown(&self) {
         self.reports.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The store says that the log has grown.
+    /// Records the store's report that the log has grown.
     pub fn reported(&self) {
         let reports = self.reports.fetch_add(1, Ordering::AcqRel) + 1;
         self.told.fetch_max(reports, Ordering::AcqRel);
@@ -406,11 +407,11 @@ impl Purges {
         }
     }
 
-    /// The log could not be read. What the store has said of it since it was read last is about any answer.
+    /// Records that the log could not be read. Purges reported since the last reading may affect any answer.
     pub fn could_not_read(&self) {
         let _state = self.state.lock();
         let told = self.told.load(Ordering::Acquire);
-        // Once for each report: what was filled since is sure to be newer.
+        // Once for each report: answers filled since are certainly newer.
         if self.unsure_of.fetch_max(told, Ordering::AcqRel) < told && !self.has_heeded(told) {
             let position = self.position() + 1;
             self.unread.store(position, Ordering::Release);
@@ -418,18 +419,18 @@ impl Purges {
         }
     }
 
-    /// The log is refused, as of now; whoever says so tries again until it is read.
+    /// Records that the log is refused, as of now; the caller tries again until it is read.
     pub fn is_refused(&self, now_ms: u64) {
         let since = &self.unread_since_ms;
         since.compare_exchange(0, now_ms.max(1), Ordering::AcqRel, Ordering::Acquire).unwrap_or_default();
     }
 
-    /// Since when the log can't be read, though there is reason to; `None`: it can.
+    /// The time since which the log can't be read, though there is reason to; `None`: it can.
     pub fn unread_since_ms(&self) -> Option<u64> {
         Some(self.unread_since_ms.load(Ordering::Acquire)).filter(|since| *since > 0)
     }
 
-    /// The store was emptied: everything is purged, and so is what the log said.
+    /// Records that the store was emptied: everything is purged, as are the records of the log.
     pub fn emptied(&self) {
         let state = &mut *self.state.lock();
         state.log.clear();
@@ -438,22 +439,22 @@ impl Purges {
         self.grown();
     }
 
-    /// The number of times that there was reason to read the log.
+    /// The number of reasons to read the log so far.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Acquire)
     }
 
-    /// A reading of the log begins now.
+    /// Begins a reading of the log.
     pub fn begin_reading(&self, now_ms: u64) -> Beginning {
         Beginning { reports: self.reports(), epoch: self.doubt.epoch(), at_ms: now_ms }
     }
 
-    /// Whether the log was read to its end since there were so many reports.
+    /// Returns true if the log was read to its end since this number of reports.
     pub fn has_heeded(&self, reports: u64) -> bool {
         self.heeded.load(Ordering::Acquire) >= reports
     }
 
-    /// The log was read to its end by a reading that began so.
+    /// Records that this reading reached the end of the log.
     pub fn heed(&self, reading: Beginning) {
         self.doubt.settle_log(reading.epoch);
         self.read_ms.fetch_max(reading.at_ms, Ordering::Relaxed);
@@ -465,7 +466,7 @@ impl Purges {
         }
     }
 
-    /// Takes over what was read of the log: the records from `from` on, itself included, or all of them.
+    /// Applies the records of a reading: from `from` on, inclusive, or all of them.
     pub fn read(&self, from: Option<Id>, records: &[Record]) -> Reading {
         let state = &mut *self.state.lock();
         if state.log.back().map(|(id, _)| *id) != from {
@@ -477,7 +478,7 @@ impl Purges {
                 return Reading::Empty;
             }
             (None, Some(_)) => {
-                // What was recorded before and is lost by now may be about any answer filled since the log was known last.
+                // Lost records may be about any answer filled since the log was known last.
                 self.apply(state, &Purge::hard(Target::All));
                 records
             }
@@ -502,8 +503,8 @@ impl Purges {
         Reading::Taken
     }
 
-    /// A log that begins before the record that is missing was not just trimmed or emptied: it lost its end, perhaps
-    /// in a failover, and who had not read that doesn't notice.
+    /// Reports a loss to other nodes: a log that begins before the missing record was not just trimmed or
+    /// emptied, it lost its end, perhaps in a failover. A node that had not read that end would not notice.
     fn tell_of_loss(&self, state: &mut State, from: Option<Id>, records: &[Record]) {
         let (None, Some(first), Some(missed)) = (from, records.first(), state.missed.take()) else { return };
         if first.id < missed {
@@ -513,7 +514,7 @@ impl Purges {
         }
     }
 
-    /// Marks what is purged, then moves the position: who sees the position sees the marks.
+    /// Marks the targets of a purge, then moves the position: a thread that sees the position sees the marks.
     fn apply(&self, state: &mut State, purge: &Purge) -> u64 {
         let position = self.position() + 1;
         let name = match &purge.target {
@@ -559,7 +560,7 @@ impl State {
             return mark.clone();
         }
         if self.marks.len() >= self.sweep_at {
-            // Who holds a mark has it through the table, whose lock is held: one that nobody holds stays alone.
+            // Marks are acquired through the table, whose lock is held: an unused one stays unused.
             let forgotten = position.saturating_sub(remembered);
             self.marks.retain(|_, mark| Arc::strong_count(mark) > 1 || mark.last() > forgotten);
             self.forgotten = forgotten;
@@ -587,8 +588,8 @@ impl State {
     }
 }
 
-/// Purges that the store has to be told. One that is dropped before it is settled is left to whoever pays next: an
-/// order is not lost because the one who gave it went away.
+/// Purges that are owed to the store. If it is dropped before it is settled, the next payment includes them:
+/// an order is not lost when its client goes away.
 #[must_use = "what is dropped unsettled is paid later"]
 pub struct Debt {
     purges: Arc<Purges>,
@@ -596,17 +597,17 @@ pub struct Debt {
 }
 
 impl Debt {
-    /// Whether nothing is owed.
+    /// Returns true if nothing is owed.
     pub fn is_empty(&self) -> bool {
         self.owed.is_empty()
     }
 
-    /// What has to be written to the log.
+    /// The orders to be written to the log.
     pub fn orders(&self) -> impl Iterator<Item = &Purge> {
         self.owed.iter().map(|(purge, _)| purge)
     }
 
-    /// All of it is in the log, and was read there.
+    /// Settles the debt: all of it is in the log, and was read there.
     pub fn settle(mut self) {
         let owed = &mut self.purges.state.lock().owed;
         for (purge, position) in self.owed.drain(..) {

@@ -1,4 +1,4 @@
-//! Bumps: a version moves forward in the store, whatever stands there.
+//! Bumps: raise a version in the store, whatever its present value.
 
 use super::Redis;
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
 use redis::{cmd, Cmd, Script, Value};
 use std::{sync::LazyLock, time::Duration};
 
-/// `max(current + 1, at)`, atomically; the key no longer expires. Where Redis can't count what stands there, and where
-/// that is no longer the value that was judged (`ARGV[2]`), nothing is written, and the value comes back in an array: what
-/// comes after it is decided here. A key of another type counts as empty.
+/// `max(current + 1, at)`, atomically; the key no longer expires. If Redis can't count the present value, or
+/// that is no longer the value that was read (`ARGV[2]`), nothing is written, and the value is returned in an
+/// array: its successor is decided here. A key of another type counts as empty.
 const BUMP: &str = r"
 local at, judged = ARGV[1], ARGV[2]
 local value = redis.pcall('GET', KEYS[1])
@@ -31,18 +31,18 @@ redis.call('SET', KEYS[1], at)
 return at
 ";
 
-/// The number of times that a bump is tried of a value that others change at the same time.
+/// The number of attempts to bump a value that others change at the same time.
 const ATTEMPTS: u32 = 4;
 
-/// The outcome of an attempt to move a version.
+/// The outcome of an attempt to bump a version.
 pub(super) enum Moved {
     To(Version),
-    /// This stands there: it is not what was judged, or Redis can't count it.
+    /// The present value: it is not the one that was read, or Redis can't count it.
     Not(Vec<u8>),
 }
 
 impl Moved {
-    /// Reads what [`BUMP`] returns.
+    /// Parses the result of [`BUMP`].
     pub(super) fn of(value: Value) -> Option<Self> {
         match value {
             Value::BulkString(value) => Some(Self::To(Version::new(&value))),
@@ -62,7 +62,7 @@ pub(super) fn command(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVAL", BUMP, name, at, judged)
 }
 
-/// The same, for a server that has got it by [`command`] on this connection.
+/// The same, for a server that has got the script by [`command`] on this connection.
 pub(super) fn by_digest(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVALSHA", &DIGEST, name, at, judged)
 }
@@ -77,7 +77,7 @@ fn call(by: &str, script: &str, name: &str, at: u64, judged: Option<&[u8]>) -> C
 }
 
 impl Redis {
-    /// Moves a version for all nodes.
+    /// Bumps a version for all nodes.
     ///
     /// # Errors
     /// If the store did not take it.
@@ -85,7 +85,7 @@ impl Redis {
         self.bump_within(self.deadline, slot, at_ms).await
     }
 
-    /// The same, of which a call may take this long.
+    /// The same, with calls that may take this long.
     pub(super) async fn bump_within(
         &self,
         at_most: Duration,
@@ -106,11 +106,12 @@ impl Redis {
         Err(StoreError::Protocol)
     }
 
-    /// Judges the value that a read with `ticket` gave, `None` for an absent key, against what was known when the read
-    /// began. What the store can't mean is moved on, once for all nodes that find it. A call may take `at_most`.
+    /// Checks the value that a read with `ticket` gave, `None` for an absent key, against the known version
+    /// when the read began. A wrong version is bumped, once for all nodes that find it. A call may take
+    /// `at_most`.
     ///
     /// # Errors
-    /// If it has to be moved, and the store did not take that.
+    /// If it has to be bumped, and the store did not take that.
     pub(super) async fn believe_or_move(
         &self,
         at_most: Duration,

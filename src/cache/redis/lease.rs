@@ -1,8 +1,8 @@
 //! Leases: one fill across all nodes, for efficiency. Correctness never depends on them.
 //!
-//! A lease is `SET NX PX` with a token, prolonged while the fill runs and deleted by compare-and-delete. Who did
-//! not get it is woken by the report of its deletion, not by polling; where reports are not to be had, and as a
-//! fallback for a report that was lost, it looks again after a while.
+//! A lease is `SET NX PX` with a token, renewed while the fill runs and deleted by compare-and-delete. A
+//! waiting fill is woken by the report of its deletion, not by polling; without reports, and as a fallback
+//! for a lost report, it looks again after a while.
 
 use super::{waiters::Seat, Claim, Redis, RELEASE, RENEW};
 use crate::{
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use redis::cmd;
 use std::time::Duration;
 
-/// A wait for the end of a lease, begun before the lease is asked for, so that no report is missed.
+/// A wait for the end of a lease, begun before the lease is requested, so that no report is missed.
 pub struct Wait<'a> {
     store: &'a Redis,
     seat: Seat,
@@ -28,20 +28,20 @@ impl Wait<'_> {
     pub async fn until_ended(mut self, at_most: Duration) {
         let tracked = self.store.shards.of_key(self.seat.name()).is_some_and(|shard| shard.is_tracked());
         let patience = hedge::patience(tracked, self.store.lease, at_most);
-        // Woken, or too long: either way the caller looks again.
+        // Woken, or timed out: in both cases the caller looks again.
         drop(tokio::time::timeout(patience, self.seat.woken()).await);
     }
 }
 
 impl Redis {
-    /// Takes a place among those who wait for the lease on this answer.
+    /// Takes a seat among the waiters for the lease of this answer.
     pub fn wait(&self, place: &Place) -> Wait<'_> {
         Wait { store: self, seat: self.waiters.take(&place.lease) }
     }
 
-    /// Asks for the lease, and looks whether the answer is there by now. The look comes after the asking: who
-    /// gets the lease right after another's fill finds what that fill stored. The token is the caller's: a lease
-    /// whose grant was not heard of in time can be given back all the same.
+    /// Requests the lease, and looks for the answer. The look comes after the request: a fill that gets the
+    /// lease right after another's finds the answer stored by that one. The caller makes the token: a lease
+    /// whose grant was not reported in time can be released all the same.
     ///
     /// # Errors
     /// If the store can't be asked.
@@ -63,12 +63,12 @@ impl Redis {
         Ok(Claim { found, ours: taken.is_some() })
     }
 
-    /// Looks what stands in the place of a lease that was not to be had.
+    /// Looks at the key of a lease that was not granted.
     ///
     /// # Errors
     /// If the store can't be asked.
     pub async fn look_at_lease(&self, place: &Place) -> Result<LeaseState, StoreError> {
-        /// Redis's words for a key that is gone, and for one that never ends.
+        /// Redis's results for a missing key, and for one without expiry.
         const GONE: i64 = -2;
         const ENDLESS: i64 = -1;
         let (mut kind, mut left) = (cmd("TYPE"), cmd("PTTL"));
@@ -86,23 +86,23 @@ impl Redis {
         })
     }
 
-    /// Prolongs a lease for as long as it is polled.
+    /// Renews a lease for as long as it is polled.
     pub async fn renew(&self, place: &Place, token: &str) {
         let lease_ms = millis(self.lease);
         loop {
             tokio::time::sleep(self.lease / 3).await;
             let (name, token) = (place.lease.clone(), token.to_owned());
-            // A lease that could not be prolonged costs a second fill at worst.
+            // A lease that could not be renewed costs a second fill at worst.
             let mut order = cmd("EVAL");
             order.arg(RENEW).arg(1).arg(&name).arg(token).arg(lease_ms);
             self.ask::<()>(StoreCall::Lease, &name, order).await.unwrap_or_default();
         }
     }
 
-    /// Gives a lease back, if it is still ours.
+    /// Releases a lease, if it is still this node's.
     pub async fn release(&self, place: &Place, token: &str) {
         let (name, token) = (place.lease.clone(), token.to_owned());
-        // A lease that could not be given back ends by itself.
+        // A lease that could not be released expires by itself.
         let mut order = cmd("EVAL");
         order.arg(RELEASE).arg(1).arg(&name).arg(token);
         self.ask::<()>(StoreCall::Release, &name, order).await.unwrap_or_default();

@@ -1,9 +1,9 @@
 //! The second tier: Redis, shared by all nodes.
 //!
-//! What it holds is told in [`super::key`]. Every call passes through one wrapper that gives it a deadline, a
-//! measured duration, and a breaker: after one that got no answer in time, requests don't wait for the store
-//! until a heartbeat on the same connection is answered in time ([`super::doubt`]). What runs behind requests may take longer. Nothing here ever makes a request fail: a call that did not work is an
-//! error for the caller to go around.
+//! [`super::key`] describes its keys. Every call passes through one wrapper with a deadline, a measured
+//! duration, and a breaker: after a call without an answer in time, requests don't wait for the store until a
+//! heartbeat on the same connection is answered in time ([`super::doubt`]). Calls in the background may take
+//! longer. Nothing here ever makes a request fail: the caller has to do without the result of a failed call.
 
 mod bump;
 mod credentials;
@@ -55,14 +55,14 @@ use std::{
 use tokio::sync::{watch, Mutex, Notify};
 use troubles::words;
 
-/// The time that a call may take that no request waits for.
+/// The time that a call may take in the background.
 const UNHURRIED: Duration = Duration::from_millis(500);
-/// Pause before the link is made anew.
+/// The pause before the link is made again.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// Pause between two looks for bumps and purges that the store has missed.
+/// The pause between two looks for bumps and purges that the store has missed.
 const PAY_AGAIN: Duration = Duration::from_millis(100);
 
-/// Deletes or prolongs a lease only if it is still ours.
+/// Deletes or renews a lease only if it is still this node's.
 const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const RENEW: &str =
@@ -80,21 +80,21 @@ pub struct Redis {
     poll: Duration,
     shards: Arc<Shards>,
     waiters: Arc<Waiters>,
-    /// Held while the log of purges is read.
+    /// Held while the purge log is read.
     log_reading: Mutex<()>,
     log_grown: Notify,
-    /// A version was read and is believed.
+    /// Notified when a version was read and is trusted.
     read: Notify,
-    /// The servers, under the newest credentials.
+    /// The servers, with the newest credentials.
     target: watch::Sender<Option<config::Redis>>,
 }
 
-/// What a node finds when it wants to fill.
+/// The state of an answer and its lease for a node that wants to fill.
 #[derive(Debug)]
 pub struct Claim {
-    /// What stands under the answer's key by now.
+    /// The value under the answer's key by now.
     pub found: Option<Bytes>,
-    /// Whether the lease is ours.
+    /// True if this node has the lease.
     pub ours: bool,
 }
 
@@ -133,17 +133,17 @@ impl Redis {
         }
     }
 
-    /// Returns whether all servers are linked.
+    /// Returns true if all servers are linked.
     pub fn is_up(&self) -> bool {
         self.shards.are_linked().0
     }
 
-    /// Returns whether some server is linked.
+    /// Returns true if some server is linked.
     pub fn is_reachable(&self) -> bool {
         self.shards.is_any_linked()
     }
 
-    /// What is wrong with the store, a sentence each.
+    /// The faults of the store, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
         self.shards
             .all()
@@ -153,7 +153,7 @@ impl Redis {
             .collect()
     }
 
-    /// Makes the links, watches them and makes them anew, for ever.
+    /// Makes the links, watches them and makes them again, for ever.
     pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
         let linking = async {
             match (&target, self.shards.all().first()) {
@@ -201,13 +201,14 @@ impl Redis {
                     }
                 }
             }
-            // Who serves its slots may be another one by now.
+            // Another server may have its slots by now.
             self.shards.outdated.notify_one();
             tokio::time::sleep(RECONNECT).await;
         }
     }
 
-    /// Lives with a link until it is lost, or until there is one by other credentials than those of `target`.
+    /// Runs with a link until it is lost, or until there is one with other credentials than those of
+    /// `target`.
     async fn live(
         self: &Arc<Self>,
         shard: &Arc<Shard>,
@@ -220,7 +221,8 @@ impl Redis {
         self.tell_bound(shard, &link);
         let of_log = self.partitions.of_purge_log();
         let has_log = self.shards.doubts(shard).iter().any(|doubt| Arc::ptr_eq(doubt, of_log));
-        // Before the link, so that nobody takes the log for read; and after it, so that it is read in the new epoch.
+        // Before the link, so that the log does not count as read; and after it, so that it is read in the
+        // new epoch.
         if has_log {
             self.purges.grown();
         }
@@ -255,7 +257,7 @@ impl Redis {
         self.metrics.store_tracking(are_tracked);
     }
 
-    /// Returns whether the log of purges lies on this server.
+    /// Returns true if this server holds the purge log.
     fn has_log(&self, shard: &Arc<Shard>) -> bool {
         self.shards.of_key(&self.names.purge_log()).is_some_and(|of_log| Arc::ptr_eq(&of_log, shard))
     }
@@ -288,7 +290,7 @@ impl Redis {
         }
     }
 
-    /// Puts a fence behind the reads of versions, for as long as there is a store.
+    /// Begins and passes fences for the reads of versions, for as long as there is a store.
     async fn keep_fencing(&self) -> std::convert::Infallible {
         loop {
             self.read.notified().await;
@@ -300,7 +302,7 @@ impl Redis {
             if try_join_all(links.iter().map(|link| link.hear_all())).await.is_ok() {
                 self.versions.fences().pass(fence);
             } else {
-                // Without the one that does not answer, once its link has ended.
+                // Without the server that does not answer, once its link has ended.
                 tokio::time::sleep(PAY_AGAIN).await;
                 self.read.notify_one();
             }
@@ -335,13 +337,13 @@ impl Redis {
         }
     }
 
-    /// Returns whether nobody reports that the log of purges has grown.
+    /// Returns true if the growth of the purge log is not reported.
     fn is_log_untold(&self) -> bool {
         let of_log = self.partitions.of_purge_log();
         of_log.coherence() == Coherence::Untracked || !of_log.is_heard(now_ms())
     }
 
-    /// FLUSHALL or FLUSHDB: nothing that is known may be believed, nor come back.
+    /// Handles FLUSHALL or FLUSHDB: no known version or answer may be trusted, nor come back.
     fn flushed(&self, shard: &Arc<Shard>) {
         self.versions.forget_all(&self.shards.doubts(shard), now_ms());
         if self.has_log(shard) {
@@ -352,8 +354,8 @@ impl Redis {
         self.metrics.invalidation(Invalidation::Flush);
     }
 
-    /// The way to the store of a request about a key: it waits for the deadline at most, and not at all while calls to that
-    /// server take longer.
+    /// Makes a call of a request about a key: it waits until the deadline at most, and not at all while calls
+    /// to that server take longer.
     async fn call<T, F: Future<Output = RedisResult<T>>>(
         &self,
         what: StoreCall,
@@ -378,7 +380,7 @@ impl Redis {
         self.call(what, key, |mut c| async move { command.query_async(&mut c).await }).await
     }
 
-    /// Returns the time that a call may take that no request waits for.
+    /// Returns the time that a call may take in the background.
     fn unhurried(&self) -> Duration {
         self.deadline.max(UNHURRIED)
     }
@@ -398,7 +400,7 @@ impl Redis {
                 let mut running = pin!(run(link.commands.clone()));
                 let mut answer = tokio::time::timeout(self.deadline.min(at_most), &mut running).await.ok();
                 if answer.is_none() {
-                    // Others don't wait for what this one waits for.
+                    // Others don't wait as well.
                     self.unanswered(&shard, sent_ms);
                     let left = at_most.saturating_sub(began.elapsed());
                     answer = tokio::time::timeout(left, running).await.ok();
@@ -417,7 +419,7 @@ impl Redis {
         result
     }
 
-    /// The version that a request goes by: the believed one, else the store's, else the one that is assumed.
+    /// The version for a request: the trusted one, else the store's, else the assumed one.
     pub async fn version(&self, slot: &Slot) -> Basis {
         let ticket = match slot.standing(now_ms()) {
             Standing::Current(version) => return Basis::read(version),
@@ -443,7 +445,7 @@ impl Redis {
         self.ask(StoreCall::ReadVersion, &name, get(&name)).await
     }
 
-    /// What stands under a name.
+    /// The value under a key.
     ///
     /// # Errors
     /// If the store can't be asked.
@@ -451,7 +453,7 @@ impl Redis {
         self.ask(StoreCall::Get, &name, get(&name)).await
     }
 
-    /// The newest answer that was stored under the key of a namespace, of whichever generation, with its version.
+    /// The newest answer that was stored under the key of a namespace, of any generation, with its version.
     ///
     /// # Errors
     /// If the store can't be asked.
@@ -488,14 +490,14 @@ impl Redis {
         self.put(name, point).await
     }
 
-    /// Writes, behind requests.
+    /// Writes in the background.
     async fn put(&self, name: &str, put: Cmd) -> Result<(), StoreError> {
         let put = |mut c| async move { put.exec_async(&mut c).await };
         self.call_within(self.unhurried(), StoreCall::Put, name, put).await
     }
 
-    /// Marks an answer that may not be stored; with `over`, in the place of one that stands there. Without, that one may
-    /// still serve when the origin fails.
+    /// Marks an answer as not to be stored; with `over`, in place of a stored one. Without, that one may
+    /// still be served if the origin fails.
     ///
     /// # Errors
     /// If the store did not take it.
@@ -514,7 +516,7 @@ impl Redis {
     /// If the store did not take it.
     pub async fn forget(&self, names: &[String]) -> Result<(), StoreError> {
         for name in names {
-            // One by one: in a cluster they need not lie together.
+            // One by one: in a cluster they may be on several servers.
             let mut delete = cmd("DEL");
             delete.arg(name);
             self.put(name, delete).await?;
@@ -541,7 +543,8 @@ impl Redis {
     }
 }
 
-/// Returns whether a call is tried however long others have taken: an order, or what other nodes wait for.
+/// Returns true for calls that are tried however long others have taken: orders, and values that other nodes
+/// wait for.
 fn orders(what: StoreCall) -> bool {
     matches!(what, StoreCall::Event | StoreCall::Release)
 }

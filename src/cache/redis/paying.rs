@@ -1,6 +1,6 @@
-//! Making up for what was missed, as soon as there is a link: bumps and purges that this node owes, and beside them the
-//! versions that it knew, read again. In batches, so that other commands are not held up, and whatever the number of the
-//! ones, the others don't wait for it.
+//! Makes up for missed writes and reads as soon as there is a link: bumps and purges that this node owes, and
+//! concurrently the versions that it knew, read again. In batches, so that other commands are not delayed,
+//! and independently, so that a large number of one kind does not delay the other.
 
 use super::{
     bump::{self, Moved},
@@ -20,12 +20,12 @@ use parking_lot::Mutex;
 use redis::{cmd, Cmd, FromRedisValue, Value};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-/// Versions that are read or moved by one message.
+/// The number of versions that one message reads or bumps.
 const BATCH: usize = 256;
-/// Pause after versions could not be read again.
+/// The pause after versions could not be read again.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
-/// A version that is to be moved.
+/// A version that is to be bumped.
 struct Due<'a> {
     slot: &'a Slot,
     at: u64,
@@ -34,7 +34,7 @@ struct Due<'a> {
     lost: Option<Lost>,
 }
 
-/// The result of a read that is not to be believed.
+/// The result of a read that must not be trusted.
 struct Lost {
     ticket: Ticket,
     known: Version,
@@ -42,8 +42,8 @@ struct Lost {
 }
 
 impl Redis {
-    /// Makes up for bumps and purges that a server has missed, whether or not anyone asks for them on this node: the other
-    /// nodes wait for them.
+    /// Makes up for bumps and purges that a server has missed, even if no request needs them on this node:
+    /// the other nodes wait for them.
     pub(super) async fn keep_paying(&self, shard: &Arc<Shard>) -> Infallible {
         loop {
             let doubts = self.shards.doubts(shard);
@@ -71,9 +71,9 @@ impl Redis {
         self.move_all(due.collect()).await
     }
 
-    /// Reads again what was known, whenever this node is in doubt, so that the doubt ends.
+    /// Reads known versions again, whenever this node is in doubt, so that the doubt ends.
     pub(super) async fn keep_rereading(&self, shard: &Arc<Shard>) -> Infallible {
-        // What is owed goes first.
+        // Debts go first.
         tokio::task::yield_now().await;
         let mut unread = Unread::default();
         loop {
@@ -85,7 +85,7 @@ impl Redis {
         }
     }
 
-    /// Reads the versions that are known from before, in an epoch that has just begun or while requests don't wait for it.
+    /// Reads the versions known from before, in a new epoch or while requests don't wait for the store.
     async fn read_again(&self, all: &[Arc<Doubt>], unread: &mut Unread) -> Result<(), StoreError> {
         let now_ms = now_ms();
         let doubts: Vec<_> = all.iter().filter(|doubt| doubt.since_ms(now_ms).is_some()).cloned().collect();
@@ -103,7 +103,7 @@ impl Redis {
 
     async fn read_slots(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
         let batches = Mutex::new(slots.chunks(BATCH));
-        // Moves take the server longer than reads: one message at a time leaves room for others.
+        // Bumps take the server longer than reads: one message at a time leaves room for others.
         let moving = tokio::sync::Mutex::new(());
         let reader = || async {
             loop {
@@ -114,11 +114,11 @@ impl Redis {
                 }
             }
         };
-        // While one waits for its answer, another one works on what has come.
+        // While one waits for its answer, another one processes its own.
         tokio::try_join!(reader(), reader(), reader(), reader()).map(drop)
     }
 
-    /// Reads the versions of these slots, and moves on those that the store has lost.
+    /// Reads the versions of these slots, and bumps those that the store has lost.
     async fn read_versions(
         &self,
         slots: &[Arc<Slot>],
@@ -132,7 +132,7 @@ impl Redis {
         for ((slot, (ticket, known, debt)), value) in slots.iter().zip(before).zip(values) {
             let read = value.as_deref().map_or_else(Version::absent, Version::new);
             if slot.owes_bump() {
-                // It is paid by another.
+                // Another task pays it.
             } else if !slot.is_lost(ticket, &known, &read) {
                 slot.learned(ticket, &read);
             } else {
@@ -144,7 +144,8 @@ impl Redis {
         self.read.notify_one();
         let _alone = moving.lock().await;
         match self.move_all(due).await {
-            // Refused, for a store that takes no writes: what is lost is not believed, and the others are read all the same.
+            // Refused, by a store that takes no writes: lost versions are not trusted, and the others are
+            // read all the same.
             Err(StoreError::Protocol) => {
                 slots.iter().filter(|slot| slot.is_unread()).for_each(|slot| slot.touch());
                 Ok(())
@@ -153,7 +154,7 @@ impl Redis {
         }
     }
 
-    /// Moves versions; one of which something else is found than was judged is judged anew, by itself.
+    /// Bumps versions; one whose value has changed since it was read is checked again, by itself.
     async fn move_all(&self, due: Vec<Due<'_>>) -> Result<(), StoreError> {
         if due.is_empty() {
             return Ok(());
@@ -161,7 +162,7 @@ impl Redis {
         let is_one = self.shards.is_one();
         let command = |(number, due): (usize, &Due<'_>)| {
             let name = self.names.version(due.slot.namespace(), due.slot.tenant());
-            // One server gets the script with the first.
+            // A single server gets the script with the first.
             let form = if is_one && number > 0 { bump::by_digest } else { bump::command };
             let bump = form(&name, due.at, due.lost.as_ref().map(|lost| &lost.value[..]));
             (name, bump)
@@ -193,7 +194,7 @@ impl Redis {
         Ok(())
     }
 
-    /// Reads keys: of one server by one command, in a cluster beside one another.
+    /// Reads keys: from one server by one command, in a cluster concurrently.
     async fn read_all(&self, names: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let what = StoreCall::ReadVersion;
         match (self.shards.is_one(), names.first().cloned()) {
@@ -212,7 +213,7 @@ impl Redis {
         }
     }
 
-    /// Sends commands about a key each at once: to one server in one pipeline, in a cluster beside one another.
+    /// Sends commands about one key each at once: to one server in one pipeline, in a cluster concurrently.
     pub(super) async fn send_all(
         &self,
         what: StoreCall,

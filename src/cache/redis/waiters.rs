@@ -1,31 +1,31 @@
-//! Those who wait for leases to end.
+//! The waiters for the ends of leases.
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::oneshot;
 
-/// Those who wait for a lease to end, by its name. Several of one node may wait for the same: the leads of flights from before
-/// and after a purge, and fills that look for another node's answer.
+/// The waiters for the end of a lease, by its name. Several of one node may wait for the same: the leads of
+/// flights from before and after a purge, and fills that look for another node's answer.
 #[derive(Debug, Default)]
 pub struct Waiters(Mutex<HashMap<String, Vec<oneshot::Sender<()>>>>);
 
 impl Waiters {
-    /// Takes a seat among those who wait for this lease.
+    /// Takes a seat among the waiters for this lease.
     pub fn take(self: &Arc<Self>, name: &str) -> Seat {
         let (wake, woken) = oneshot::channel();
         self.0.lock().entry(name.to_owned()).or_default().push(wake);
         Seat { waiters: self.clone(), name: name.to_owned(), woken }
     }
 
-    /// Wakes all who wait for this lease.
+    /// Wakes all waiters for this lease.
     pub fn wake(&self, name: &str) {
         for waiter in self.0.lock().remove(name).into_iter().flatten() {
-            // Whoever no longer listens needs no waking.
+            // A waiter that has gone needs no waking.
             waiter.send(()).unwrap_or_default();
         }
     }
 
-    /// Wakes everyone.
+    /// Wakes all waiters.
     pub fn wake_all(&self) {
         for waiter in self.0.lock().drain().flat_map(|(_, waiters)| waiters) {
             waiter.send(()).unwrap_or_default();
@@ -33,7 +33,7 @@ impl Waiters {
     }
 }
 
-/// A seat among those who wait. It is free again when it is dropped.
+/// A seat among the waiters, which is freed when it is dropped.
 #[derive(Debug)]
 pub struct Seat {
     waiters: Arc<Waiters>,
@@ -49,11 +49,11 @@ impl Seat {
 
     /// Waits to be woken.
     pub async fn woken(&mut self) {
-        // Nobody drops the other end without a word.
+        // The other end is never dropped without a message.
         (&mut self.woken).await.unwrap_or_default();
     }
 
-    /// Returns whether it was woken.
+    /// Returns true if it was woken.
     pub fn is_woken(&mut self) -> bool {
         self.woken.try_recv() != Err(oneshot::error::TryRecvError::Empty)
     }

@@ -4,13 +4,13 @@ use super::{Slot, Versions};
 use crate::cache::doubt::{Coherence, Doubt};
 use std::sync::Arc;
 
-/// The unread versions of the partitions that are in doubt. All slots are looked through once for each partition and
-/// epoch; later ones are told by the slots themselves ([`Slot::touch`]).
+/// The unread versions of the partitions that are in doubt. All slots are visited once for each partition and
+/// epoch; later ones report themselves ([`Slot::touch`]).
 #[derive(Debug, Default)]
 pub struct Unread {
-    /// The partitions whose slots were looked through, and in which epoch.
+    /// The partitions whose slots were visited, with the epoch.
     scanned: Vec<Moment>,
-    /// Those that could not be read.
+    /// The slots that could not be read.
     left: Vec<Arc<Slot>>,
 }
 
@@ -33,14 +33,14 @@ impl Moment {
 }
 
 impl Unread {
-    /// Takes the slots that have to be read, where `doubtful` are those of the partitions `all` that are in doubt.
+    /// Takes the slots that have to be read; `doubtful` are those of the partitions `all` that are in doubt.
     pub fn take(
         &mut self,
         versions: &Versions,
         all: &[Arc<Doubt>],
         doubtful: &[Arc<Doubt>],
     ) -> Vec<Arc<Slot>> {
-        // Asked first: what becomes unread later is touched, or belongs to another epoch.
+        // Read first: a slot that becomes unread later is touched, or belongs to another epoch.
         let moments: Vec<_> = doubtful.iter().map(Moment::of).collect();
         let is_scanned = |now: &&Moment| self.scanned.iter().any(|before| before.is(now));
         let anew: Vec<_> =
@@ -55,7 +55,7 @@ impl Unread {
         slots
     }
 
-    /// Gives back what could not be read.
+    /// Returns slots that could not be read.
     pub fn leave(&mut self, slots: Vec<Arc<Slot>>) {
         self.left = slots;
     }
