@@ -61,7 +61,7 @@ pub async fn keep() {
             Step::Forward(by) => {
                 tracing::warn!(
                     by_ms = by.as_millis(),
-                    "the clock was set forward: what is over by it has ended"
+                    "the clock was set forward: lifetimes that are over by it have ended"
                 );
             }
             Step::Back(by) => {

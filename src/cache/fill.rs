@@ -376,7 +376,7 @@ impl Cache {
                 Carried::Broken(error)
                     if hands.are_full() && attempt < ATTEMPTS && draft.verdict.is_shared() =>
                 {
-                    tracing::debug!(%error, "a body broke off before anyone saw of it");
+                    tracing::debug!(%error, "a body broke off before any of it was seen");
                     attempt += 1;
                 }
                 Carried::Broken(error) => return self.failed(hands, job, error),

@@ -240,7 +240,7 @@ impl Cache {
             Ok(Stored::Mark | Stored::Varies(_)) => None,
             Err(error) => {
                 self.metrics.envelope_refused();
-                tracing::debug!(%error, key = key.as_str(), "an envelope was not understood");
+                tracing::debug!(%error, key = key.as_str(), "a value in the store is no valid envelope");
                 None
             }
         }

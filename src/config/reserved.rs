@@ -100,12 +100,12 @@ fn is_of_proxies(name: &str) -> bool {
     OF_PROXIES.iter().any(|begin| begin.as_bytes().get(2) == letter && name.starts_with(begin))
 }
 
-/// Returns whether CGI and WSGI make the same variable of two names (lower case).
+/// Returns true if CGI and WSGI turn two names (lower case) into the same variable.
 pub fn same_to_cgi(one: &str, other: &str) -> bool {
     one.len() == other.len() && begins_to_cgi(one, other)
 }
 
-/// Returns whether a name begins like this (both lower case) once CGI or WSGI has made a variable of it.
+/// Returns true if a name begins like this (both lower case) once CGI or WSGI has turned it into a variable.
 pub fn begins_to_cgi(name: &str, begin: &str) -> bool {
     let same = |(n, b): (u8, u8)| n == b || !n.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
     name.len() >= begin.len() && name.bytes().zip(begin.bytes()).all(same)

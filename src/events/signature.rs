@@ -65,7 +65,7 @@ signature_errors! {
     /// There is no id.
     NoId => "webhook_no_id", "webhook-id is missing";
     /// One of the fields is repeated: only the caller, which has the fields, can find that.
-    Repeated => "webhook_repeated", "webhook-id, webhook-timestamp and webhook-signature may stand there once each";
+    Repeated => "webhook_repeated", "webhook-id, webhook-timestamp and webhook-signature must each be sent once";
     /// The id is longer than [`MAX_ID`], or holds a `.` or anything but visible ASCII.
     Id => "webhook_id", "webhook-id must be 1 to 256 visible ASCII characters other than '.'";
     /// There is no timestamp.

@@ -169,7 +169,7 @@ impl Directory {
                 Ok(_) => tracing::debug!(
                     path,
                     ?coding,
-                    "a form asks for more than every client has, and is not sent"
+                    "a precompressed file needs a larger window than every client has, and is not sent"
                 ),
                 Err(OpenError::NotNow) => return Err(OpenError::NotNow),
                 Err(_) => {}

@@ -20,13 +20,13 @@ pub enum PathError {
     #[error("holds a dot segment")]
     Dots,
     /// An encoded slash or a backslash.
-    #[error("holds a foreign separator")]
+    #[error("holds an escaped slash or a backslash")]
     Separator,
     /// A control character, NUL among them.
     #[error("holds a control character")]
     Control,
     /// A name that begins with a dot.
-    #[error("names what is hidden")]
+    #[error("names a hidden file")]
     Hidden,
     /// Longer than any file's path.
     #[error("is too long")]

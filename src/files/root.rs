@@ -47,7 +47,7 @@ pub enum OpenError {
     #[error("there is no such file")]
     NotFound,
     /// A symbolic link where links are not followed, or one that leads out of the root.
-    #[error("a symbolic link stands in the way")]
+    #[error("the path holds a symbolic link that may not be followed")]
     Link,
     /// A pipe, a socket, a device.
     #[error("it is no regular file")]
@@ -59,7 +59,7 @@ pub enum OpenError {
     #[error("it may not be read")]
     Denied,
     /// It is not in the page cache, and waiting was not allowed.
-    #[error("the disk would have to be waited for")]
+    #[error("the file is not in the page cache")]
     NotNow,
     /// The system failed: too many open files, a broken disk.
     #[error("{0}")]

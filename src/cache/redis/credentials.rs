@@ -84,7 +84,7 @@ impl Redis {
                 }
                 Err(error) if shard.troubles.not_authenticated(&error) => {
                     let (redis, error) = (shard.place(), words(&error));
-                    tracing::warn!(redis, error, "redis can't be reached by the new credentials; trying on");
+                    tracing::warn!(redis, error, "redis can't be reached with the new credentials; retrying");
                 }
                 Err(_) => {}
             }

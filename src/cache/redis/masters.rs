@@ -48,7 +48,7 @@ impl Redis {
                 Err(error) => {
                     if self.shards.troubles.away(&error) {
                         let (redis, error) = (self.shards.troubles.place(), words(&error));
-                        tracing::warn!(redis, error, "the masters of the cluster can't be listed; trying on");
+                        tracing::warn!(redis, error, "the masters of the cluster can't be listed; retrying");
                     }
                 }
             }

@@ -196,7 +196,7 @@ impl Redis {
                         tracing::warn!(
                             redis = place,
                             error = words(&error),
-                            "redis can't be reached; trying on"
+                            "redis can't be reached; retrying"
                         );
                     }
                 }

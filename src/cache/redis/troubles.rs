@@ -134,7 +134,7 @@ impl Troubles {
         state.refused.retain(|(of, _)| *of != call);
         self.any.fetch_and(!bit(call), Ordering::Relaxed);
         if state.end_warning(call) {
-            tracing::info!(redis = self.place, call = call.as_str(), "redis takes such calls again");
+            tracing::info!(redis = self.place, call = call.as_str(), "redis accepts such calls again");
         }
     }
 

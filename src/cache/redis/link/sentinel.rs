@@ -142,7 +142,7 @@ impl Shared {
             let Err(error) = self.converse(&url, &mut hurry, &mut was_heard).await;
             if was_heard || !told {
                 told = true;
-                tracing::warn!(sentinel = url, %error, "a sentinel doesn't answer; asking on");
+                tracing::warn!(sentinel = url, %error, "a sentinel doesn't answer; still asking");
             }
             self.record(&url, |sentinel| {
                 (sentinel.tried, sentinel.named) = (Some(began.max(sentinel.tried.unwrap_or(began))), None);
