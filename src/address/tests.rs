@@ -205,7 +205,8 @@ proptest! {
         prop_assert_eq!(client, Client::peer(peer, Scheme::Https));
     }
 
-    /// The proxy in front adds the client's address to the end of what the client sent, on its line or on a new one.
+    /// The proxy in front adds the client's address to the end of what the client sent, on its line or on a
+    /// new one.
     #[test]
     fn a_client_behind_a_proxy_can_not_pose_as_another(
         client in any_address(),

@@ -18,8 +18,8 @@
 //! …       the plain body
 //! ```
 //!
-//! An answer that varies stands under a key of its own; under the resource's key stands `"TGV1"` and the names of the
-//! fields it varies by, each ended by a line feed.
+//! An answer that varies stands under a key of its own; under the resource's key stands `"TGV1"` and the
+//! names of the fields it varies by, each ended by a line feed.
 
 use super::{
     policy::{Selecting, Terms},

@@ -113,7 +113,8 @@ proptest! {
     }
 }
 
-/// The envelope tells the wall clock's time, which may have been set back since, or differ from that of the node that opens it.
+/// The envelope holds the wall clock's time, which may have been set back since, or differ from that of the
+/// node that opens it.
 #[test]
 fn times_are_told_by_the_wall_clock() {
     let sealed = |wall_ms| {

@@ -1,4 +1,5 @@
-//! The time for which a fill waits for that of another node, before it asks the origin itself (a hedged request).
+//! The time for which a fill waits for that of another node, before it asks the origin itself (a hedged
+//! request).
 //!
 //! Leases save requests to the origin; they must never cost a client more than the origin would. So a wait is
 //! bounded by the usual time of the route's fills, and a key in place of a lease that would never expire is

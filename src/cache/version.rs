@@ -5,15 +5,16 @@
 //!
 //! - A [`Slot`] holds the known version of one namespace and tenant. An entry of the cache keeps its slot, so
 //!   that a hit asks the slot and not the table.
-//! - A version is known with the *epoch* in which it was read. A lost connection, a FLUSHALL or a reconnection
-//!   begins a new epoch: all known versions are in doubt at once, at the price of one addition.
-//! - A read notes the slot's number of changes before it asks. If a change is reported meanwhile, the answer is
-//!   used by the request that asked, and not trusted any longer.
+//! - A version is known with the *epoch* in which it was read. A lost connection, a FLUSHALL or a
+//!   reconnection begins a new epoch: all known versions are in doubt at once, at the price of one addition.
+//! - A read notes the slot's number of changes before it asks. If a change is reported meanwhile, the answer
+//!   is used by the request that asked, and not trusted any longer.
 //! - A version that was read but can't be right is bumped instead of trusted: a number below the known one, a
-//!   value that was replaced before (`version/past.rs`), and the known one if it was written again ([`Fences`]).
+//!   value that was replaced before (`version/past.rs`), and the known one if it was written again
+//!   ([`Fences`]).
 //! - While the store can't be asked, the last known version is *assumed*, within the bounds of
-//!   [`super::doubt`]: a hit needs no store. A bump that could not be recorded raises the version here, and is
-//!   made up for when the store is back.
+//!   [`super::doubt`]: a hit needs no store. A bump that could not be recorded raises the version here, and
+//!   is made up for when the store is back.
 //! - A change that was reported and could not be read ends the generation before it. Later fills have a
 //!   made-up name of this node as their version, another one after each further report.
 //!

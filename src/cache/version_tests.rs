@@ -110,7 +110,7 @@ fn a_store_that_lost_an_acknowledged_bump_is_found_out() {
     versions.doubt.lose(NOW);
     versions.doubt.link(true, NOW);
     assert!(Version::absent().is_behind(&slot.last_known()));
-    // A node that heard of a change and never read it.
+    // A node that got the report of a change and never read it.
     slot.learned(ask(&slot), &Version::new(b"2000"));
     versions.changed("kpi", "acme");
     let same = Version::new(b"2000");
@@ -291,7 +291,7 @@ fn in_doubt_an_answer_from_before_is_served_for_the_time_of_an_outage() {
     assert_eq!(at(NOW + 250 + OUTAGE_TTL), Some(true));
     assert_eq!(at(NOW + 251 + OUTAGE_TTL), Some(false));
     assert_eq!(slot.is_current(&version, true, NOW + 251 + OUTAGE_TTL), Some(true), "it was filled since");
-    // A new link that nobody could read by changes nothing of that.
+    // A new link without a successful read changes nothing of that.
     versions.doubt.link(true, NOW + 4_000);
     versions.doubt.unanswered(NOW + 4_000);
     assert_eq!(at(NOW + 251 + OUTAGE_TTL), Some(false));

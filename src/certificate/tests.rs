@@ -2,7 +2,8 @@ use super::*;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use tempfile::TempDir;
 
-/// RSA in both forms, and ECDSA in the form of SEC 1, as `openssl genrsa -traditional` and `openssl ecparam` write.
+/// RSA in both forms, and ECDSA in the form of SEC 1, as `openssl genrsa -traditional` and `openssl ecparam`
+/// write.
 const RSA_PKCS1: &str = include_str!("test_keys/rsa_pkcs1.pem");
 const RSA_PKCS8: &str = include_str!("test_keys/rsa_pkcs8.pem");
 const EC_SEC1: &str = include_str!("test_keys/ec_sec1.pem");

@@ -11,8 +11,8 @@ pub struct Cors {
     pub methods: HeaderValue,
     /// `headers` of requests, as a preflight's answer names them; `None`: those that need no permission.
     pub headers: Option<HeaderValue>,
-    /// `expose`: the fields of answers that scripts may read, as answers name them; `None`: those that need no
-    /// permission.
+    /// `expose`: the fields of answers that scripts may read, as answers name them; `None`: those that need
+    /// no permission.
     pub expose: Option<HeaderValue>,
     /// `credentials`: cookies and the like may go along (false).
     pub credentials: bool,

@@ -1,5 +1,5 @@
-//! Other people's words: nginx's keys and the ways in which other programs write addresses and variables, with what
-//! they are called here; and which words of a file may be shown in a message.
+//! Hints for terms of other programs: nginx's keys, other forms of addresses and variables, with their names
+//! here; and the choice of words of a file that a message may show.
 
 /// The key here that does what a key of nginx does.
 pub(super) fn of_nginx(key: &str) -> Option<&'static str> {
@@ -50,8 +50,8 @@ pub(super) fn of_nginx(key: &str) -> Option<&'static str> {
     })
 }
 
-/// The name in `$NAME` or `${NAME}`, as a shell or a template would replace it. Variables of header rules are in small
-/// letters.
+/// The name in `$NAME` or `${NAME}`, as a shell or a template would replace it. Variables of header rules are
+/// in lower case.
 pub(super) fn shell_variable(text: &str) -> Option<&str> {
     let name = text.split_once('$')?.1;
     let end = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
@@ -62,8 +62,8 @@ pub(super) fn shell_variable(text: &str) -> Option<&str> {
     (is_variable_name(name)).then_some(name)
 }
 
-/// Returns whether a text is the name of a variable as people choose them (`JWT_SECRET`), and hardly a secret that was put in the
-/// place of one: those are no capitals, or capitals and digits without a `_`.
+/// Returns true if a text is probably the name of a variable (`JWT_SECRET`), and not a secret in its place:
+/// those have lower case letters, or capitals and digits without a `_`.
 pub(super) fn is_variable_name(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     let begins = text.bytes().next().is_some_and(|b| b.is_ascii_uppercase() || b == b'_');
@@ -71,7 +71,7 @@ pub(super) fn is_variable_name(text: &str) -> bool {
     begins && plain && text.len() <= 64 && text.bytes().all(fits)
 }
 
-/// Returns whether a text is a path, and hardly a secret that was put in the place of one.
+/// Returns true if a text is a path, and probably not a secret in its place.
 pub(super) fn is_plain_path(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     let begins = ["/", "./", "../"].iter().any(|begin| text.starts_with(begin));

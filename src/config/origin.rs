@@ -1,5 +1,5 @@
-//! `[[origin]]`, checked: the servers, how one of them is chosen, how they are reached, and how much they are asked
-//! at once. Each field names its key in the file and its default.
+//! `[[origin]]`, checked: the servers, the choice among them, the connections to them, and the limits of
+//! requests. Each field names its key in the file and its default.
 
 use super::types::Secret;
 use crate::name::Name;

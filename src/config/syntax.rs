@@ -22,7 +22,7 @@ pub(super) fn unclosed(text: &str) -> Option<usize> {
     open.last().copied()
 }
 
-/// Returns whether a line begins something that can't stand within the bracket that is open.
+/// Returns true if a line begins a key or table that can't be within the open bracket.
 fn begins_anew(line: &str, open: Option<&str>) -> bool {
     let line = line.trim_start();
     is_header(line) || open.is_some_and(|open| open.starts_with('[')) && is_assignment(line)

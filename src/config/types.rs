@@ -87,9 +87,11 @@ pub struct Clients {
     pub send_timeout: Duration,
     /// Bytes a second that a client has to take of an answer (`send_min_rate`, 256; `0`: any).
     pub send_min_rate: u64,
-    /// Connections at a time; `None`: half of the files that may be open (`max_connections`, `0` in the file).
+    /// The most connections at a time; `None`: half of the limit on open files (`max_connections`, `0` in the
+    /// file).
     pub max_connections: Option<u32>,
-    /// Connections at a time of one address; `None`: any number (`max_connections_per_address`, `0` in the file).
+    /// The most connections of one address at a time; `None`: any number (`max_connections_per_address`, `0`
+    /// in the file).
     pub max_per_address: Option<u32>,
 }
 
@@ -100,7 +102,7 @@ pub struct Listener {
     pub address: SocketAddr,
     /// `certificates`, `client_certificates`; without certificates there is no TLS.
     pub tls: Option<ListenerTls>,
-    /// `http2`: by ALPN where there is TLS (default true), with prior knowledge where there is none (default false).
+    /// `http2`: by ALPN with TLS (true), with prior knowledge without TLS (false).
     pub http2: bool,
     /// `redirect_to_https`: the index of the listener with TLS that requests are sent to.
     pub redirect_to: Option<usize>,
@@ -203,7 +205,8 @@ pub enum Redis {
 }
 
 impl Redis {
-    /// The same servers under another user and password; a password is needed for a user. `None` for both: without any.
+    /// The same servers under another user and password; a password is needed for a user. `None` for both:
+    /// without any.
     #[must_use]
     pub fn known_as(self, user: Option<&str>, password: Option<&str>) -> Self {
         let of = |url: String| match url.parse::<url::Url>() {
@@ -485,11 +488,14 @@ pub struct FollowRules {
     pub stale_if_error: Duration,
     /// `max_size` of a kept body (16 MiB).
     pub max_size: u64,
-    /// `fill_timeout`: how long the origin may take to begin its answer, and how long others may join it (30 s).
+    /// `fill_timeout`: how long the origin may take to begin its answer, and how long others may join it (30
+    /// s).
     pub fill_timeout: Duration,
-    /// `hedge`: how long the fill of another node is waited for; `None`: by how long fills of the route usually take.
+    /// `hedge`: how long the fill of another node is waited for; `None`: derived from the usual time of the
+    /// route's fills.
     pub hedge: Option<Duration>,
-    /// `stale_after`: how long a fill is waited for before what is stale is served meanwhile; `None`: to its end.
+    /// `stale_after`: how long a fill is waited for before the stale answer is served meanwhile; `None`: to
+    /// its end.
     pub stale_after: Option<Duration>,
     /// `redis`: bodies up to this size are kept in Redis as well (0: none).
     pub redis: u64,

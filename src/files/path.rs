@@ -36,7 +36,8 @@ pub enum PathError {
 /// A path below a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Below {
-    /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the root.
+    /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the
+    /// root.
     path: String,
     /// True if the path ended with a slash.
     directory: bool,

@@ -360,8 +360,8 @@ impl Verifier {
     }
 
     /// Replaces the keys by those of a JWKS document and forgets every verified token; a document with the
-    /// same keys changes nothing. Returns the number of usable keys: with none, the issuer has revoked those in
-    /// use, and every token is refused.
+    /// same keys changes nothing. Returns the number of usable keys: with none, the issuer has revoked those
+    /// in use, and every token is refused.
     ///
     /// # Errors
     /// If the document is no key set: the keys in use stay.
@@ -385,7 +385,8 @@ impl Verifier {
         }
     }
 
-    /// [`load_jwks_file`](Self::load_jwks_file) before the first request: a set without a usable key is a fault.
+    /// [`load_jwks_file`](Self::load_jwks_file) before the first request: a set without a usable key is a
+    /// fault.
     ///
     /// # Errors
     /// As there, and [`IdentityError::NoUsableKey`].

@@ -160,8 +160,8 @@ impl Encoder {
     }
 }
 
-/// The smallest window (RFC 7932, 9.1: 2^n − 16 bytes, n from 10 to 24) that sees all of `length` bytes, up to
-/// brotli's default of 22: neither side then sets memory aside that it can't use.
+/// The smallest window (RFC 7932, 9.1: 2^n − 16 bytes, n from 10 to 24) that sees all of `length` bytes, up
+/// to brotli's default of 22: neither side then sets memory aside that it can't use.
 fn window(length: u64) -> u32 {
     (10..LARGEST_WINDOW).find(|&bits| length <= (1_u64 << bits) - 16).unwrap_or(LARGEST_WINDOW)
 }

@@ -1,7 +1,7 @@
 //! Content codings of answers in transit, and the effect of a change of coding on a head.
 //!
-//! Pure: a request and an answer's head in, a verdict or a changed head out; the codecs themselves are in `stream`.
-//! RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
+//! Pure: a request and an answer's head in, a verdict or a changed head out; the codecs themselves are in
+//! `stream`. RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
 //! (`Accept-Encoding`), 12.5.5 (`Vary`); RFC 9530 (digests).
 
 use super::{conditional, encoding};

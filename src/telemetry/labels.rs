@@ -461,8 +461,8 @@ labels! {
         Full => "max_connections",
         /// As many as one address may have are open.
         Address => "max_connections_per_address",
-        /// A connection of HTTP/2 has as many requests under way as it may have, those that its client has reset among
-        /// them.
+        /// An HTTP/2 connection has reached its limit of requests under way, including those that its client
+        /// has reset.
         Streams => "streams",
     }
     /// The outcome of a request to an origin.

@@ -1,4 +1,5 @@
-//! The line of an access record, written straight into a buffer: JSON (RFC 8259), or text as `tracing` writes it.
+//! The line of an access record, written straight into a buffer: JSON (RFC 8259), or text as `tracing` writes
+//! it.
 //!
 //! Both begin with the time of the record's end in the same form and length, so that lines can be sorted.
 //! Text from outside is escaped: a line never breaks early, and bytes that are no UTF-8 become U+FFFD. Reads
@@ -281,8 +282,8 @@ fn format_second(second: u64) -> Second {
     text
 }
 
-/// Year, month and day of the Gregorian calendar, from days since 1970: years are counted from March on, in eras of 400
-/// years, all of one length.
+/// Year, month and day of the Gregorian calendar, from days since 1970: years are counted from March on, in
+/// eras of 400 years, all of one length.
 fn civil(days: u64) -> (u64, u64, u64) {
     const ERA: u64 = 146_097;
     let days = days + 719_468;

@@ -1,4 +1,4 @@
-//! Tests of the queue of log lines: nobody waits for it, nothing is lost unseen, and what happened first stands first.
+//! Tests of the queue of log lines: no caller waits for it, no loss is uncounted, and lines are in order.
 
 use super::*;
 use crate::telemetry::CacheResult;

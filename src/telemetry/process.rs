@@ -2,7 +2,8 @@
 
 use std::fs;
 
-/// `/proc/self/stat` counts in ticks of `USER_HZ`, which is 100 on every architecture Rust's Linux targets have.
+/// `/proc/self/stat` counts in ticks of `USER_HZ`, which is 100 on every architecture Rust's Linux targets
+/// have.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident memory in bytes.
@@ -22,7 +23,8 @@ fn parse_resident(status: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Fields 14 and 15 of proc_pid_stat(5), counted behind the command's name, which may itself hold `)` and spaces.
+/// Fields 14 and 15 of proc_pid_stat(5), counted behind the command's name, which may itself hold `)` and
+/// spaces.
 fn parse_cpu(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);

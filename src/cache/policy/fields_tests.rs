@@ -161,7 +161,8 @@ fn a_validation_asks_with_what_is_there() {
 }
 
 proptest! {
-    /// Whatever a 304 says: a field is as it was, as the 304 has it, or gone, and the body's description stays.
+    /// Whatever a 304 says: a field is as it was, as the 304 has it, or gone, and the body's description
+    /// stays.
     #[test]
     fn a_merge_makes_nothing_up(
         before in proptest::collection::vec((0..6_usize, 0..3_u8), 0..8),

@@ -1,8 +1,8 @@
-//! The policy against a model of a shared cache: RFC 9111's prose, one sentence a line, slow and without parsing.
-//! The model reads what the test meant to send; the policy reads the headers.
+//! The policy against a model of a shared cache: RFC 9111's prose, one sentence a line, slow and without
+//! parsing. The model reads what the test meant to send; the policy reads the headers.
 //!
-//! Answers come, some are renewed by a 304, and requests come at any time after: both must agree on whether the
-//! cache answers without asking the origin.
+//! Answers come, some are renewed by a 304, and requests come at any time after: both must agree on whether
+//! the cache answers without asking the origin.
 
 use super::{
     directives::{self, Asked},
@@ -28,7 +28,8 @@ enum Directive {
     BadMaxAge(&'static str),
 }
 
-/// Times are seconds; `date`, `expires` and `last_modified` count from the second in which the answer is received.
+/// Times are seconds; `date`, `expires` and `last_modified` count from the second in which the answer is
+/// received.
 #[derive(Debug, Clone)]
 struct Answer {
     cache_control: Option<Vec<Directive>>,
@@ -78,7 +79,8 @@ impl World {
         // 3: public, or a lifetime, or a status that is cacheable by itself.
         let by_itself = [200, 203, 204, 301, 404].contains(&self.status);
         let said = has("public") || answer.explicit_lifetime().is_some() || by_itself;
-        // Ours: no cookies, unless the route keeps them, and nothing that can't be used and can't be validated.
+        // Ours: no cookies, unless the route keeps them, and nothing that can't be used and can't be
+        // validated.
         let cookie = self.set_cookie && !self.rules.set_cookie;
         let never_used = self.lifetime(answer).is_none() && !answer.has_validator();
         // Ours: what refuses one request, unless the route names it.
@@ -210,7 +212,8 @@ impl Answer {
         self.etag || self.last_modified.is_some()
     }
 
-    /// 3.2: a 304 replaces what it brings. Its age is its own. `before` is how long ago this one was received.
+    /// 3.2: a 304 replaces what it brings. Its age is its own. `before` is how long ago this one was
+    /// received.
     fn renewed_by(&self, by: &Answer, before: i64) -> Answer {
         let aged = |time: i64| time - before;
         Answer {

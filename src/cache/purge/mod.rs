@@ -6,21 +6,21 @@
 //!
 //! - Each purge that is applied here gets a *position*, counted from 1. A fill notes the position when it
 //!   begins. Purges with a higher one apply to its answer.
-//! - A mark holds the positions of the last purges of one URL or tag. An answer's [`Stamp`] holds its marks, so
-//!   that a hit asks them and not a table, and only if anything was purged since they were asked last.
+//! - A mark holds the positions of the last purges of one URL or tag. An answer's [`Stamp`] holds its marks,
+//!   so that a hit asks them and not a table, and only if anything was purged since they were asked last.
 //! - The log's records are applied in its order, the node's own as well. So "known up to this record" has the
-//!   same meaning on each node, and an answer in the store that names the record at which its fill began can be
-//!   checked anywhere. Positions are not the names of records: those are no single number, and a purge counts
-//!   here before it has one.
-//! - A purge that is ordered here applies at once and is *owed* until the store has it and this node has read it
-//!   back ([`Debt`]): if the store loses it later, this node finds that it is missing from the log.
+//!   same meaning on each node, and an answer in the store that names the record at which its fill began can
+//!   be checked anywhere. Positions are not the names of records: those are no single number, and a purge
+//!   counts here before it has one.
+//! - A purge that is ordered here applies at once and is *owed* until the store has it and this node has read
+//!   it back ([`Debt`]): if the store loses it later, this node finds that it is missing from the log.
 //! - A node whose last record is no longer in the log can't know what it has missed: everything is purged. If
 //!   the log still has older records, the store has lost its end, and the other nodes are told.
-//! - The same is true of a node that knows no record, because it has just started or the store was emptied: its
-//!   fills up to then are purged with the first reading.
-//! - While the store can't be asked, the last knowledge stays in use, within the bounds of [`super::doubt`]: a
-//!   hit needs no store. But a purge that was reported and could not be read may be about any answer: each one
-//!   from before it is *unsure*, and has to be validated, until the log is read.
+//! - The same is true of a node that knows no record, because it has just started or the store was emptied:
+//!   its fills up to then are purged with the first reading.
+//! - While the store can't be asked, the last knowledge stays in use, within the bounds of [`super::doubt`]:
+//!   a hit needs no store. But a purge that was reported and could not be read may be about any answer: each
+//!   one from before it is *unsure*, and has to be validated, until the log is read.
 //!
 //! No I/O happens here: `redis/log.rs` reads, writes and reports.
 

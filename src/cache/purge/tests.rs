@@ -74,7 +74,7 @@ fn a_purge_during_a_fill_speaks_against_its_answer() {
     let purges = alone();
     let since = purges.position();
     apply(&purges, soft(tag("t")));
-    // Nobody had asked for the tag before the answer came.
+    // The tag was unknown before the answer arrived.
     assert_eq!(purges.verdict(&purges.stamp(since, 7, &["t"])), Verdict::Soft);
     assert_eq!(purges.verdict(&purges.stamp(since, 7, &["other"])), Verdict::Current);
 }

@@ -162,7 +162,8 @@ fn what_is_read_is_what_python_reads() {
 proptest! {
     #[test]
     fn hostile_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-        // Found by chance, it would have to be a pickle of a number all the same: a stop at its end, an opcode before it.
+        // Found by chance, it would have to be a pickle of a number all the same: a stop at its end, an
+        // opcode before it.
         if number(&bytes).is_some() {
             prop_assert_eq!(bytes.last(), Some(&STOP));
         }

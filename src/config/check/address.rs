@@ -28,8 +28,8 @@ pub(super) fn check_address(address: &At<SocketAddr>, taken: &[Option<SocketAddr
     );
 }
 
-/// Returns whether both are the address of some connection. An IPv6 listener takes no IPv4 connection where another one listed
-/// does. Port 0 is another one each time.
+/// Returns true if some connection matches both addresses. An IPv6 listener takes no IPv4 connections if
+/// another listener has them. Port 0 is a new port each time.
 fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), two.ip().to_canonical());
     one.port() == two.port()
@@ -38,7 +38,7 @@ fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
         && (is_whole(one) || is_whole(two) || (a == b && scope(one) == scope(two)))
 }
 
-/// Returns whether it is every address of its family.
+/// Returns true if it stands for every address of its family.
 fn is_whole(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_unspecified()
 }

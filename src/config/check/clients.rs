@@ -6,8 +6,8 @@ use super::{
 };
 use std::{mem::take, time::Duration};
 
-/// Bytes a second: a tenth of what the slowest phone network brings, far more than an attacker wants to spend on each
-/// of thousands of connections.
+/// The default rate in bytes a second: a tenth of that of the slowest phone network, and far more than an
+/// attacker wants to spend on each of thousands of connections.
 const MIN_RATE: Size = Size(256);
 
 /// Takes its keys out of `[server]`.

@@ -1,4 +1,4 @@
-//! Fields of requests that something in the configuration goes by, and that are dropped before anything reads them.
+//! Warns of request fields that the configuration uses, but that are dropped before anything reads them.
 
 use crate::config::{
     fault::Report,

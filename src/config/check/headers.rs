@@ -1,5 +1,5 @@
-//! `[headers]`, and a route's `request_headers` and `response_headers`: fields that rules may touch, values that can
-//! be made, and on cached routes none of one request's own in what is asked for everyone.
+//! `[headers]`, and a route's `request_headers` and `response_headers`: the fields that rules may touch, the
+//! values that they can have and, on cached routes, no value of a single request in a fetch for all.
 
 use super::host::host_and_port;
 use crate::config::{
@@ -44,8 +44,8 @@ pub(super) fn for_all(raw: Field<raw::Headers>, tokens: bool, report: &mut Repor
     Some(checked)
 }
 
-/// Checks a route's tables, and the rules for all as far as they depend on it. `of`: the route, if the rest of it that
-/// matters here has no fault.
+/// Checks a route's tables, and how the rules for all routes fit it. `of`: the route, if its keys that matter
+/// here have no fault.
 pub(super) fn of_route(
     raw: raw::Headers,
     all: &Checked,

@@ -1,5 +1,5 @@
 //! `[jwt]`: algorithms and keys that fit each other. Shared secrets and public keys are never mixed (RFC
-//! 8725, 2.1 and 3.1): whoever knows a public key could otherwise sign with it as a secret.
+//! 8725, 2.1 and 3.1): otherwise anyone who knows a public key could sign with it as a secret.
 
 use super::{host::host_and_port, secret::secrets, Surroundings, NOT_ZERO};
 use crate::config::{

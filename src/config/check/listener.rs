@@ -1,5 +1,5 @@
-//! The listeners: where, with which certificates, what they send elsewhere. Certificates are read, so that one that
-//! can't be used is a fault of the file and no surprise at the first handshake.
+//! The listeners: their addresses, certificates and redirects. Certificates are read during the check, so
+//! that an unusable one is a fault of the file and no surprise at the first handshake.
 
 use super::{address::check_address, Surroundings};
 use crate::{

@@ -187,7 +187,7 @@ fn server(raw: raw::OriginServer, place: Place, report: &mut Report) -> Option<(
     }
 }
 
-/// `http://host[:port]`, `https://host[:port]` or `unix:/path`. Complaints don't quote the URL, which may hold a
+/// `http://host[:port]`, `https://host[:port]` or `unix:/path`. Faults don't quote the URL, which may hold a
 /// password.
 fn address(url: &str) -> Result<ServerAddress, &'static str> {
     const FORM: &str = "must be http://host:port, https://host:port or unix:/path";

@@ -1,8 +1,8 @@
 //! `origin.tls`: authorities, the gateway's own certificate, and names that can be verified.
 //!
 //! What is wrong with a file is found here, before anything listens. What Pingora would meet with a panic (a
-//! certificate that it can't read), or with a verification of less than was meant (a name without letters, a name with
-//! an underscore), is a fault.
+//! certificate that it can't read), or with a verification of less than was meant (a name without letters, a
+//! name with an underscore), is a fault.
 
 use super::Surroundings;
 use crate::{

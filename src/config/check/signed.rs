@@ -13,7 +13,8 @@ const SHORT_SECRET: usize = 32;
 /// The parameters of a signature.
 const PARAMETERS: [&str; 3] = ["expires", "signature", "signed_path"];
 
-/// Checks the table, if it is there. `query`: the route's `cache.query`; `any_method`: the route has no `methods`.
+/// Checks the table, if it is there. `query`: the route's `cache.query`; `any_method`: the route has no
+/// `methods`.
 pub(super) fn signed(
     raw: Field<raw::Signed>,
     query: &[At<String>],

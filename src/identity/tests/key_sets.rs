@@ -109,7 +109,7 @@ fn a_bad_set_leaves_the_last_good_one() {
     assert_eq!(verdict(&verifier, &token), Ok(Remembered::Yes));
 }
 
-/// Whoever reads `/readyz` learns why tokens are refused.
+/// `/readyz` shows why tokens are refused.
 #[test]
 fn a_set_without_a_usable_key_revokes_and_says_so() {
     let good = public(ED_1, EdDSA, None);

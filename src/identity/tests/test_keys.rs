@@ -1,4 +1,5 @@
-//! Test keys, made for these tests alone. They guard nothing and are known to everyone: never use them elsewhere.
+//! Test keys, made for these tests alone. They guard nothing and are known to everyone: never use them
+//! elsewhere.
 
 /// Test key: RSA, 2,048 bits.
 pub(super) const RSA: &str = "\
