@@ -6,13 +6,13 @@
 //! - A *head* has one deadline, from the accept or from the first byte of a further request to its end:
 //!   single bytes don't extend it (slow loris).
 //! - A *body* that the gateway waits for, and an *answer* that the client doesn't read, have a time budget
-//!   ([`Patience`]): waiting spends it, and bytes refund it according to the least rate. One deadline covers
+//!   (`Patience`): waiting spends it, and bytes refund it according to the least rate. One deadline covers
 //!   both a stalled and a slow transfer, and a fast beginning earns no right to be slow for long.
 //! - An idle connection between two requests is not limited here (keep-alive), unless places run short.
 //!
 //! Progress of an answer is measured by what the client's system has acknowledged, not by what the kernel has
 //! buffered: a buffer of a megabyte reports room only after a third of it is sent, which an honest slow
-//! client may need minutes for. The enforcing code checks it from time to time ([`LOOK`]).
+//! client may need minutes for. The enforcing code checks it from time to time (`LOOK`).
 //!
 //! Performs no I/O and reads no clock.
 

@@ -79,7 +79,7 @@ static KNOWN: [HeaderName; 46] = [
 /// The name of a packed field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'f> {
-    /// A name in [`KNOWN`].
+    /// A name in `KNOWN`.
     Known(&'static HeaderName),
     /// Any other, in lower case.
     Other(&'f [u8]),
