@@ -22,7 +22,7 @@
 //! names of the fields it varies by, each ended by a line feed.
 
 use super::{
-    policy::{Selecting, Terms},
+    policy::{self, Selecting, Terms},
     prepared::PreparedHeads,
     purge::{Id, Stamp},
     said::Said,
@@ -259,6 +259,11 @@ impl Entry {
         let uses = self.uses().cloned().unwrap_or_default();
         let aside = narrow.then(|| Box::new(Aside { selecting, part, said: Said::default(), uses }));
         Self { aside, ..self }
+    }
+
+    /// Returns true if it may be the answer to a request with credentials.
+    pub fn may_be_for_credentials(&self) -> bool {
+        policy::may_be_for_credentials(&self.representation.headers().into_iter().collect())
     }
 
     /// The requests that it answers; `None`: all for its key.

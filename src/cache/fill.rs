@@ -5,7 +5,7 @@ use super::{
     draft::{Draft, Verdict},
     entry::Entry,
     flight::Lead,
-    follow::{is_stored_for, Asking},
+    follow::Asking,
     hedge::{self, UsualTime},
     kept::Sent,
     key::Key,
@@ -453,13 +453,27 @@ impl Cache {
     /// Ends the stored answers, from before this fill began, for requests like the one that led to it (RFC
     /// 9111, 4.3.3).
     fn end_stored(&self, job: &Job) {
-        self.memory.end(&job.key, |entry| {
-            let is_meant = match &job.on {
-                On::Version { .. } => true,
-                On::Follow { asking, .. } => is_stored_for(entry, &asking.headers),
-            };
-            is_meant && entry.terms().received_ms <= job.began_ms
-        });
+        match &job.on {
+            On::Version { .. } => {
+                self.memory.end(&job.key, |entry| entry.terms().received_ms <= job.began_ms);
+            }
+            On::Follow { asking, .. } => {
+                // A fill with a lease deletes it from the store at its end.
+                if asking.is_alone() {
+                    self.forget_followed(asking);
+                }
+                self.end_followed(asking, job.began_ms, |_| true);
+            }
+        }
+    }
+
+    /// Ends the stored answers that a part shows to be of an older representation. A part for credentials alone has
+    /// no effect.
+    fn part_has_come(&self, job: &Job, draft: &Draft) {
+        let On::Follow { asking, .. } = &job.on else { return };
+        if draft.verdict == Verdict::Keep || !asking.authorized {
+            self.end_others(asking, job.began_ms, &draft.fields.iter().cloned().collect());
+        }
     }
 
     /// Does what the head of an answer decides by itself: ends a stored answer that is over, and releases
@@ -467,6 +481,8 @@ impl Cache {
     fn head_has_come(&self, hands: &mut Hands, job: &Job, draft: &Draft) {
         if draft.ends_stored {
             self.end_stored(job);
+        } else if draft.status == StatusCode::PARTIAL_CONTENT {
+            self.part_has_come(job, draft);
         }
         if draft.verdict != Verdict::Keep {
             self.refreshed(job, draft.ends_stored);

@@ -188,9 +188,11 @@ impl Cache {
     }
 
     /// Refreshes a stale entry in the background, unless that is under way already, or the origin would be
-    /// asked for a part only: others may join.
+    /// asked for what only one client may have: a part, an answer that it does not want stored, or one to its
+    /// credentials.
     pub fn refresh_followed(self: &Arc<Self>, asking: Arc<Asking>, entry: Arc<Entry>, fetcher: Fetcher) {
-        if asking.headers.contains_key(header::RANGE) {
+        let is_ones_own = asking.authorized && !entry.may_be_for_credentials();
+        if asking.headers.contains_key(header::RANGE) || asking.asked.no_store || is_ones_own {
             return;
         }
         let put_off = pause_of(&asking, &entry);

@@ -5,7 +5,7 @@ use super::{
     draft::{Described, Draft, Verdict},
     entry::{Entry, Made, Opened, Part, Standing},
     fill::Since,
-    follow::{fits, Asking},
+    follow::{fits, is_stored_for, Asking},
     key::Key,
     policy::{self, Exchange, HeadEffect, Match, Selecting, Varies},
     purge::{self, Knowledge, Stamp, Verdict as Purged},
@@ -83,10 +83,9 @@ impl Cache {
     ) -> Draft {
         let Sent { at_ms: requested_ms, since } = sent;
         let length = told_length(headers);
-        let part = match status {
-            StatusCode::PARTIAL_CONTENT => part_of(headers, length),
-            _ => None,
-        };
+        // A 206 without a range in the request is not stored.
+        let is_part = status == StatusCode::PARTIAL_CONTENT && asking.headers.contains_key(header::RANGE);
+        let part = if is_part { part_of(headers, length) } else { None };
         let exchange = Exchange {
             method: &asking.method,
             request: &asking.headers,
@@ -101,10 +100,6 @@ impl Cache {
         };
         let directives = policy::of_answer(headers);
         let storable = match policy::follow::storable_as(&asking.rules, &exchange, &directives) {
-            Ok(_) if asking.asked.no_store => Err(FillOutcome::NoStore),
-            other => other,
-        };
-        let storable = match storable {
             // Its cookie is not stored, and the leader gets it.
             Ok(_) if headers.contains_key(header::SET_COOKIE) && !asking.rules.set_cookie => {
                 Err(FillOutcome::SetCookie)
@@ -133,9 +128,11 @@ impl Cache {
             other => other,
         };
         // A client that forbids storing its answer does not end a stored one.
-        let by_client = asking.asked.no_store && status.is_success();
-        let ends_stored =
-            storable.is_err_and(|why| !by_client && policy::ends_stored(why, status, asking.authorized));
+        let by_client = storable.is_ok() && asking.asked.no_store;
+        let storable = if by_client { Err(FillOutcome::NoStore) } else { storable };
+        let ends_stored = storable.is_err_and(|why| {
+            !(by_client && status.is_success()) && policy::ends_stored(why, status, asking.authorized)
+        });
         let orders_a_file = matches!(storable, Err(FillOutcome::Accel));
         let (verdict, terms) = match storable {
             Ok(terms) => (Verdict::Keep, self.terms_since(requested_ms, since.is_doubtful, terms)),
@@ -330,8 +327,45 @@ impl Cache {
         }
     }
 
-    /// Updates a stored answer to GET by an answer to HEAD (RFC 9111, 4.3.5); has no effect if it was purged.
+    /// Ends the answers to requests like this one that were received before then, if `is_over` is true of them
+    /// (RFC 9111, 4.3.3).
+    pub(super) fn end_followed(&self, asking: &Asking, before_ms: u64, is_over: impl Fn(&Entry) -> bool) {
+        self.memory.end(&asking.key, |entry| {
+            is_stored_for(entry, &asking.headers) && entry.terms().received_ms <= before_ms && is_over(entry)
+        });
+    }
+
+    /// Ends the stored answers with another representation than the one that this part belongs to.
+    pub(super) fn end_others(&self, asking: &Asking, before_ms: u64, part: &HeaderMap) {
+        let is_over = |entry: &Entry| policy::is_part_of_another(&entry.representation.headers(), part);
+        let resource = self.memory.resource(asking.key.as_str());
+        if resource.is_some_and(|resource| resource.entries().iter().any(|entry| is_over(entry))) {
+            self.forget_followed(asking);
+            self.end_followed(asking, before_ms, is_over);
+        }
+    }
+
+    /// Updates or ends a stored answer to GET by an answer to HEAD (RFC 9111, 4.3.5); has no effect if it was
+    /// purged.
     pub fn head_seen(&self, asking: &Asking, sent: Sent, status: StatusCode, answer: &HeaderMap) {
+        let exchange = Exchange {
+            method: &asking.method,
+            request: &asking.headers,
+            authorized: asking.authorized,
+            content_location_is_target: false,
+            status,
+            answer,
+            requested_ms: sent.at_ms,
+            received: clock::reading(),
+        };
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            // The status is that of the resource, in each of its codings and languages.
+            if policy::head_ends(&asking.rules, &exchange) {
+                self.forget_followed(asking);
+                self.end_followed(asking, sent.at_ms, |_| true);
+            }
+            return;
+        }
         let Some(resource) = self.memory.resource(asking.key.as_str()) else { return };
         // A HEAD's answer in another coding or language is not about this one.
         let is_meant = |entry: &&Arc<Entry>| {
@@ -341,13 +375,22 @@ impl Cache {
         };
         let Some(entry) = resource.entries().iter().find(is_meant) else { return };
         let what = &entry.representation;
-        match policy::head_effect(what.status(), &what.headers(), what.body().len(), status, answer) {
-            HeadEffect::Nothing => {}
-            HeadEffect::Invalidate => self.memory.drop_entry(&asking.key, entry),
+        let (fields, length) = (what.headers(), what.body().len());
+        let ended = match policy::head_effect(&asking.rules, &exchange, what.status(), &fields, length) {
+            HeadEffect::Nothing => false,
+            HeadEffect::Invalidate => true,
             HeadEffect::Update => match self.validated(asking, entry, sent, answer) {
-                (fresh, Ok(())) => drop(self.keep_variant(asking, &[], Arc::new(fresh))),
-                (_, Err(_)) => self.memory.drop_entry(&asking.key, entry),
+                (fresh, Ok(())) => {
+                    self.keep_variant(asking, &[], Arc::new(fresh));
+                    false
+                }
+                (_, Err(why)) => policy::ends_stored(why, status, asking.authorized),
             },
+        };
+        // An answer that was received after the HEAD was sent is newer than that.
+        if ended && entry.terms().received_ms <= sent.at_ms {
+            self.forget_followed(asking);
+            self.memory.drop_entry(&asking.key, entry);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     carry::Left,
     entry::{self, Entry, Opened, Stored},
     fill::{Job, On, ToStore, HIT_FOR_MISS},
+    follow::Asking,
     hedge::{self, LeaseState, LooksBeside, Turn, Why},
     key::Key,
     policy::{self, millis, Freshness, Selecting},
@@ -286,6 +287,19 @@ impl Cache {
         if let Some(Lease { place, token: Some(token) }) = lease {
             redis.release(place, token).await;
         }
+    }
+
+    /// Deletes from the store the answer to requests like this one, after an answer that ends it came outside of a
+    /// fill with a lease.
+    pub(super) fn forget_followed(&self, asking: &Asking) {
+        let redis = self.redis.as_ref().filter(|redis| asking.rules.redis > 0 && redis.is_reachable());
+        let Some(redis) = redis.cloned() else { return };
+        let place = place_of(&redis, &asking.key, &self.known_names(&asking.key), &asking.headers);
+        self.tasks.spawn(async move {
+            if let Err(error) = redis.forget(&[place.body]).await {
+                tracing::debug!(%error, "an answer that has ended was not deleted from Redis");
+            }
+        });
     }
 
     async fn mark_there(

@@ -180,6 +180,7 @@ impl Gateway {
             return Ok(());
         }
         self.heed(session, head, ctx);
+        self.head_is_read(session.req_header(), head, ctx)?;
         if self.takes_order(session, head, ctx) {
             return Ok(());
         }

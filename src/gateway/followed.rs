@@ -52,19 +52,15 @@ impl Gateway {
             return Ok(Next::Proxy);
         }
         let key = Key::of_resource(ctx.scheme(), host(request).unwrap_or_default(), &target(route, request));
-        let asked = match rules.request_directives {
-            true => policy::asked(&request.headers),
-            false => policy::Asked::default(),
-        };
+        let asked = asked(rules, request);
         let now = now_ms();
         let cache = &self.parts.cache;
         let choosing = dress::choosing(route, &request.method, &request.headers);
         match cache.look_followed(&key, &choosing, &asked, now) {
             Look::Hit(entry) => self.send_hit(session, ctx, &key, &entry).await,
             Look::Stale(entry) => {
-                let wish = Wish { route, rules, key, asked };
-                // Others are served from it: a part, or a condition of this client, is of no use to them.
-                let (asking, fetcher) = self.ask(&forward::of_the_whole(request), ctx, wish, None);
+                let wish = Wish { route, rules, key, asked: policy::Asked::default() };
+                let (asking, fetcher) = self.ask_for_all(request, ctx, wish, entry.may_be_for_credentials());
                 cache.refresh_followed(asking, entry.clone(), fetcher);
                 ctx.result = CacheResult::Stale;
                 let status = stale(&entry.terms(), now);
@@ -118,6 +114,30 @@ impl Gateway {
         };
         send_interim(session, interim.take()).await?;
         self.send_answer(session, ctx, answer, forward).await
+    }
+
+    /// The cache's request for the refresh of a stale answer, and the origin's. Ranges, conditions and
+    /// directives of the client are left out: the answer is for others too. Its credentials are sent only if
+    /// the stale answer may have been made for some.
+    fn ask_for_all(
+        &self,
+        request: &RequestHeader,
+        ctx: &mut Context,
+        wish: Wish<'_>,
+        for_credentials: bool,
+    ) -> (Arc<Asking>, Fetcher) {
+        let mut whole = forward::of_the_whole(request);
+        if for_credentials {
+            return self.ask(&whole, ctx, wish, None);
+        }
+        whole.remove_header(&header::AUTHORIZATION);
+        let target = target(wish.route, request);
+        // Without the token of the query.
+        whole.set_raw_path(target.as_bytes()).unwrap_or_default();
+        let shown = (ctx.identity.take(), ctx.shown.take());
+        let asked = self.ask(&whole, ctx, wish, None);
+        (ctx.identity, ctx.shown) = shown;
+        asked
     }
 
     /// What the cache is asked, and how the origin would be.
@@ -192,6 +212,14 @@ pub(super) struct Wish<'r> {
     pub(super) rules: &'r Arc<FollowRules>,
     pub(super) key: Key,
     pub(super) asked: policy::Asked,
+}
+
+/// The client's directives for caches, on a route that honours them.
+pub(super) fn asked(rules: &FollowRules, request: &RequestHeader) -> policy::Asked {
+    match rules.request_directives {
+        true => policy::asked(&request.headers),
+        false => policy::Asked::default(),
+    }
 }
 
 /// What the cache is asked.

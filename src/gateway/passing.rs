@@ -109,6 +109,26 @@ impl Gateway {
         Ok(false)
     }
 
+    /// Reads the head of a proxied answer as the origin sent it, with the fields for the gateway alone.
+    pub(super) fn head_is_read(
+        &self,
+        request: &RequestHeader,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if let Some(kind) = recharset(&head.headers) {
+            // What was a value is one.
+            head.insert_header(header::CONTENT_TYPE, kind).unwrap_or_default();
+        }
+        if let Some(Mode::Follow(rules)) = ctx.at_hand().map(|at_hand| &at_hand.mode) {
+            for line in claims::vary(&rules.key_headers) {
+                head.append_header(header::VARY, line)?;
+            }
+        }
+        self.learn(request, head, ctx);
+        Ok(())
+    }
+
     /// Takes an order out of the head of a proxied answer. The answer is then for nobody: its head becomes one that
     /// Pingora passes over, its body is dropped, and the client hears nothing until the exchange is over.
     pub(super) fn takes_order(
@@ -118,19 +138,10 @@ impl Gateway {
         ctx: &mut Context,
     ) -> bool {
         ctx.passing.orders = Orders::of(&head.headers);
-        if let Some(kind) = recharset(&head.headers) {
-            // What was a value is one.
-            head.insert_header(header::CONTENT_TYPE, kind).unwrap_or_default();
-        }
         let Some(ordered) = self.ordered(ctx, head.status, &head.headers) else {
             ctx.passing.order = None;
             return false;
         };
-        let request = session.req_header();
-        if let Some(route) = ctx.routed() {
-            let target = followed::target(route, request);
-            self.invalidate(&ctx.site, request, host(request).unwrap_or_default(), &target, head);
-        }
         ctx.passing.order = Some(Box::new(ordered));
         *head = blank(StatusCode::EARLY_HINTS);
         session.ignore_interim();
@@ -159,12 +170,6 @@ impl Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let request = session.req_header();
-        if let Some(Mode::Follow(rules)) = ctx.at_hand().map(|at_hand| &at_hand.mode) {
-            for line in claims::vary(&rules.key_headers) {
-                head.append_header(header::VARY, line)?;
-            }
-        }
-        self.learn(request, head, ctx);
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             // An offer to the gateway, not to its client.
             head.remove_header(&header::UPGRADE);
@@ -245,7 +250,7 @@ impl Gateway {
         };
         let asking = || {
             let key = Key::of_resource(ctx.scheme(), host, &target);
-            let asked = policy::Asked::default();
+            let asked = followed::asked(rules, request);
             followed::asking(request, ctx, followed::Wish { route, rules, key, asked })
         };
         if request.method == Method::HEAD {

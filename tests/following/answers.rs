@@ -202,19 +202,20 @@ async fn a_target_that_names_a_host_spoils_no_other_hosts_answer() {
 #[tokio::test]
 async fn an_answer_to_post_is_kept_where_it_says_so() {
     let origin = TestOrigin::start().await;
-    for path in ["/whole", "/cut", "/elsewhere", "/cookie"] {
+    for path in ["/whole", "/cut", "/elsewhere", "/cookie", "/accel-expires"] {
         origin.on(path, move |seen| {
             let place = if path == "/elsewhere" { "/other" } else { path };
             let answer = fresh(seen.method.as_str()).header("content-location", place);
             match (path, seen.method.as_str()) {
                 ("/cut", "POST") => answer.chunked().broken(),
                 ("/cookie", _) => answer.header("set-cookie", "session=1"),
+                ("/accel-expires", _) => answer.header("x-accel-expires", "0"),
                 _ => answer,
             }
         });
     }
     let gateway = gateway(&origin).start().await;
-    for path in ["/whole", "/cut", "/elsewhere", "/cookie"] {
+    for path in ["/whole", "/cut", "/elsewhere", "/cookie", "/accel-expires"] {
         let sent = client::try_send(gateway.request("POST", path).body("x")).await;
         let whole = sent.as_ref().is_ok_and(|reply| reply.status == 200);
         assert_eq!(whole, path != "/cut", "{path}: {sent:?}");

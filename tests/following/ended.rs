@@ -1,6 +1,10 @@
 //! What ends a stored answer before its time: a newer one that is no error, whether it is stored itself or not.
 
-use crate::{fresh, gateway, says, stale, support::*, with, MINUTE};
+use crate::{
+    fresh, gateway, says, stale,
+    support::{gateway::token, *},
+    with, HEARS, MINUTE,
+};
 use std::sync::{
     atomic::{AtomicUsize, Ordering},
     Arc,
@@ -9,7 +13,7 @@ use std::sync::{
 /// What an origin says to a refresh or a validation, and whether it ends what is stored.
 type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 26] = [
     ("/404", 404, &[], true),
     ("/404-short", 404, &[("cache-control", "max-age=0")], true),
     ("/410", 410, &[], true),
@@ -25,6 +29,13 @@ const CASES: [Case; 19] = [
     ("/validated-private", 304, &[("cache-control", "private")], true),
     ("/validated-no-store", 304, &[("cache-control", "no-store")], true),
     ("/accel", 200, &[("x-accel-redirect", "/nowhere/x")], true),
+    ("/accel-expires", 200, &[MINUTE, ("etag", "\"v1\""), ("x-accel-expires", "0")], true),
+    ("/301", 301, &[MINUTE, ("location", "/x")], true),
+    ("/405", 405, &[("allow", "POST")], true),
+    ("/451", 451, &[], true),
+    ("/other-part", 206, &[MINUTE, ("etag", "\"v2\""), ("content-range", "bytes 0-4/9")], true),
+    ("/same-part", 206, &[MINUTE, ("etag", "\"v1\""), ("content-range", "bytes 0-4/9")], false),
+    ("/502", 502, &[], false),
     ("/503", 503, &[], false),
     ("/500", 500, &[], false),
     ("/429", 429, &[("retry-after", "1")], false),
@@ -75,7 +86,7 @@ async fn a_validation_that_is_answered_ends_what_was_stale() {
         gateway.get(path).await.ok();
         let reply = gateway.get(path).await;
         let expected = match status {
-            304 | 500 | 503 => "old",
+            304 | 500 | 502 | 503 => "old",
             204 => "",
             _ if path == "/accel" => reply.text(),
             _ => "newer",
@@ -86,6 +97,79 @@ async fn a_validation_that_is_answered_ends_what_was_stale() {
             assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
         }
     }
+}
+
+/// RFC 9111, 4.3.5: what a HEAD gets is what a GET would.
+#[tokio::test]
+async fn a_head_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    // A 304 is none to a request without conditions.
+    for case in CASES.into_iter().filter(|(_, status, ..)| *status != 304) {
+        let (path, status, _, ends) = case;
+        program(&origin, case, ", stale-if-error=600");
+        gateway.get(path).await.ok();
+        let head = gateway.send_with("HEAD", path, &[]).await;
+        assert!(path == "/accel" || head.status == status, "{path}: {head:?}");
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// The refresh behind an answer is the gateway's own request: it is not decided by what one client shows, or asks of caches.
+#[tokio::test]
+async fn a_refresh_is_not_asked_for_with_what_is_ones_own() {
+    let token = token("acme", "ann");
+    let bearer = format!("Bearer {token}");
+    let targets = [
+        ("/x".to_owned(), vec![("authorization", "Basic YW5u")]),
+        ("/x".to_owned(), vec![("authorization", "Bearer a.b.c")]),
+        ("/x".to_owned(), vec![("authorization", bearer.as_str())]),
+        ("/x".to_owned(), vec![("cache-control", "no-store")]),
+        (format!("/x?token={token}"), vec![]),
+    ];
+    let origin = TestOrigin::start().await;
+    let route = format!("auth = \"optional\"\ntoken_query = true\n{HEARS}");
+    for (status, says) in [(403, "no-store"), (301, "max-age=0"), (200, "no-store"), (200, "private")] {
+        for (target, fields) in &targets {
+            let asked = AtomicUsize::new(0);
+            origin.on("/x", move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => stale("old", ", stale-while-revalidate=600, stale-if-error=600"),
+                _ => with("newer", &[("cache-control", says)]).status(status),
+            });
+            origin.forget();
+            let gateway = Gateway::with(&origin).origin("retries = 0").route("/*", &route).start().await;
+            gateway.get("/x").await.ok();
+            assert_eq!(gateway.get_with(target, fields).await.ok().text(), "old", "{target} {fields:?}");
+            until(&format!("{status} {says} to {target} {fields:?} ends what was stale"), SOON, || async {
+                gateway.get_with(target, fields).await.text() != "old"
+            })
+            .await;
+            let refresh = &origin.seen("/x")[1];
+            let shown = (refresh.header("authorization"), refresh.header("x-user"));
+            assert_eq!(shown, (None, None), "{refresh:?}");
+        }
+    }
+}
+
+/// What may have been made for credentials can't be had without any.
+#[tokio::test]
+async fn a_refresh_of_what_is_shared_despite_credentials_is_asked_for_with_them() {
+    let origin = TestOrigin::start().await;
+    origin.on("/x", |seen| match (seen.number, seen.header("authorization")) {
+        (1, _) => stale("old", ", public, stale-while-revalidate=600"),
+        (_, Some(_)) => with("new", &[("cache-control", "public, max-age=60")]),
+        (_, None) => with("who are you?", &[]).status(401),
+    });
+    let gateway = gateway(&origin).start().await;
+    let shown = [("authorization", "Basic YW5u")];
+    gateway.get_with("/x", &shown).await.ok();
+    assert_eq!(gateway.get_with("/x", &shown).await.ok().text(), "old");
+    until("it is refreshed", SOON, || async { gateway.get_with("/x", &shown).await.ok().text() == "new" })
+        .await;
+    assert_eq!(origin.count("/x"), 2);
 }
 
 /// A fresh answer is over as well where a client had it validated, on this node and in Redis.
@@ -112,6 +196,27 @@ async fn what_is_over_does_not_come_back_out_of_redis() {
             !redis.keys().await.iter().any(|key| key.contains("lock:"))
         })
         .await;
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+    }
+    // What ends it beside any fill that has a lease.
+    for (path, method, field) in [
+        ("/head", "HEAD", ("cache-control", "no-cache")),
+        ("/ranged", "GET", ("range", "bytes=0-1")),
+        ("/credentials", "GET", ("authorization", "Basic YW5u")),
+    ] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => fresh("old"),
+            _ => with("newer", &[]).status(404),
+        });
+        let kept =
+            || async { redis.keys().await.iter().any(|key| key.ends_with(path) && !key.contains("lock:")) };
+        gateway.get(path).await.ok();
+        until("it is in redis", SOON, &kept).await;
+        let reply = gateway.send_with(method, path, &[field, ("cache-control", "no-cache")]).await;
+        assert_eq!(reply.status, 404, "{path}: {reply:?}");
+        until(&format!("{path}: it is out of redis"), SOON, || async { !kept().await }).await;
         let reply = gateway.get(path).await;
         assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
     }
@@ -198,13 +303,15 @@ async fn what_is_for_credentials_alone_leaves_what_others_get() {
             None => stale("old", "").header("etag", "\"v1\""),
         });
     }
-    let gateway = gateway(&origin).start().await;
-    for (path, status) in CREDENTIALS {
-        let forward = if status == 404 { "fwd=uri-miss" } else { "fwd=stale" };
-        gateway.get(path).await.ok();
-        gateway.get_with(path, &[("authorization", "Basic YW5u")]).await;
-        let reply = gateway.get(path).await.ok();
-        assert!(says(&reply, forward), "{path}: {reply:?}");
+    for method in ["GET", "HEAD"] {
+        let gateway = gateway(&origin).start().await;
+        for (path, status) in CREDENTIALS {
+            let forward = if status == 404 { "fwd=uri-miss" } else { "fwd=stale" };
+            gateway.get(path).await.ok();
+            gateway.send_with(method, path, &[("authorization", "Basic YW5u")]).await;
+            let reply = gateway.get(path).await.ok();
+            assert!(says(&reply, forward), "{method} {path}: {reply:?}");
+        }
     }
 }
 

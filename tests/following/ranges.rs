@@ -1,7 +1,7 @@
 //! Parts: of what is stored, of what isn't, put together only where they belong together, and never a failed range in
 //! the place of the whole.
 
-use crate::{fresh, gateway, support::*, with, MINUTE};
+use crate::{fresh, gateway, stale, support::*, with, MINUTE};
 use std::sync::{
     atomic::{AtomicBool, Ordering},
     Arc,
@@ -305,4 +305,49 @@ async fn several_parts_that_nobody_has_come_from_the_origin() {
         assert_eq!((reply.status.as_u16(), reply.text()), (206, PARTS), "{reply:?}");
     }
     assert_eq!(gateway.get("/x").await.ok().text(), TEXT);
+}
+
+/// A part of something else says that the whole is no longer what there is; in another coding it is not said of this.
+#[tokio::test]
+async fn a_part_with_another_tag_ends_the_whole() {
+    type Fields = &'static [(&'static str, &'static str)];
+    // What the origin says with the part, what the client says, and the end.
+    let cases: [(Fields, Fields, bool); 7] = [
+        (&[MINUTE, ("etag", "\"v2\"")], &[], true),
+        (&[("cache-control", "no-store"), ("etag", "\"v2\"")], &[], true),
+        (&[MINUTE, ("etag", "\"v1\"")], &[], false),
+        (&[MINUTE, ("etag", "W/\"v1\"")], &[], false),
+        (&[MINUTE, ("etag", "\"v2\""), ("content-encoding", "gzip")], &[], false),
+        (&[MINUTE, ("etag", "\"v2\"")], &[("authorization", "Basic YW5u")], false),
+        (&[MINUTE], &[], false),
+    ];
+    for (says, shown, ends) in cases {
+        let origin = TestOrigin::start().await;
+        let gateway = gateway(&origin).start().await;
+        origin.on("/x", move |seen| match (seen.number, seen.header("range")) {
+            (1, _) => stale(TEXT, ", stale-if-error=600").header("etag", "\"v1\""),
+            (_, Some(_)) => with("01", says).status(206).header("content-range", "bytes 0-1/10"),
+            (_, None) => with("down", &[]).status(503),
+        });
+        gateway.get("/x").await.ok();
+        let part = gateway.get_with("/x", &[shown, &[("range", "bytes=0-1")]].concat()).await;
+        assert_eq!(part.status, 206, "{says:?}: {part:?}");
+        let reply = gateway.get("/x").await;
+        assert_eq!(reply.text() == TEXT, !ends, "{says:?}: {reply:?}");
+    }
+}
+
+/// A 206 to a request without a range goes to the one who asked, and is not called stored.
+#[tokio::test]
+async fn a_part_that_nobody_asked_for_is_not_stored() {
+    let origin = TestOrigin::start().await;
+    origin.on("/x", |_| part(TEXT.as_bytes(), (0, 1), "\"v1\""));
+    let gateway = gateway(&origin).start().await;
+    for count in 1..=2 {
+        let reply = gateway.get("/x").await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (206, "01"), "{reply:?}");
+        assert!(!reply.cache_status().contains("stored"), "{reply:?}");
+        assert_eq!(origin.count("/x"), count);
+    }
+    assert!(!range(&gateway, "/x", "bytes=0-0").await.is_hit());
 }

@@ -8,7 +8,12 @@ use http::{HeaderMap, HeaderName};
 
 static REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 /// The field with the lifetime.
-pub(super) static EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+static EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+
+/// Returns true if a field tells a cache what it may store.
+pub(super) fn is_for_a_cache(name: &HeaderName) -> bool {
+    *name == REDIRECT || *name == EXPIRES
+}
 
 /// Returns true if an answer names a file to be sent in its place.
 pub fn orders_a_file(answer: &HeaderMap) -> bool {

@@ -80,8 +80,9 @@ pub fn renewed(
     for age in exchange.answer.get_all(header::AGE) {
         answer.append(header::AGE, age.clone());
     }
-    for expires in exchange.answer.get_all(&accel::EXPIRES) {
-        answer.append(accel::EXPIRES.clone(), expires.clone());
+    // They are never stored, and have their effect all the same.
+    for (name, value) in exchange.answer.iter().filter(|(name, _)| accel::is_for_a_cache(name)) {
+        answer.append(name.clone(), value.clone());
     }
     let method = &http::Method::GET;
     let exchange = Exchange { method, status, answer: &answer, ..*exchange };
@@ -119,23 +120,45 @@ pub enum HeadEffect {
 }
 
 /// The effect of a HEAD's answer on a stored answer of `stored_status` with a body of `length` bytes (RFC
-/// 9111, 4.3.5).
+/// 9111, 4.3.5). It updates the same representation; otherwise it ends what the answer to a GET would end or
+/// replace.
+///
+/// `exchange` is that of the HEAD.
 pub fn head_effect(
+    rules: &FollowRules,
+    exchange: &Exchange<'_>,
     stored_status: StatusCode,
     stored: &[Field],
     length: u64,
-    status: StatusCode,
-    answer: &HeaderMap,
 ) -> HeadEffect {
-    if status != StatusCode::OK || stored_status != StatusCode::OK {
-        return HeadEffect::Nothing;
-    }
+    let Exchange { status, answer, authorized, .. } = *exchange;
     let same = |name: &HeaderName| answer.get(name).is_none_or(|now| find(stored, name) == Some(now));
     let said_length = answer.get(header::CONTENT_LENGTH).map(|text| text.to_str().ok()?.parse::<u64>().ok());
     let same_length = said_length.is_none_or(|said| said == Some(length));
-    match same(&header::ETAG) && same(&header::LAST_MODIFIED) && same_length {
-        true => HeadEffect::Update,
-        false => HeadEffect::Invalidate,
+    let both_ok = status == StatusCode::OK && stored_status == StatusCode::OK;
+    if both_ok && same(&header::ETAG) && same(&header::LAST_MODIFIED) && same_length {
+        return HeadEffect::Update;
+    }
+    let part_ends =
+        status == StatusCode::PARTIAL_CONTENT && !authorized && is_part_of_another(stored, answer);
+    match part_ends || follow::head_ends(rules, exchange) {
+        true => HeadEffect::Invalidate,
+        false => HeadEffect::Nothing,
+    }
+}
+
+/// Returns true if a part belongs to another representation than the stored one: by `ETag`, or by
+/// `Last-Modified` if there is no `ETag`. Parts in another coding or language can't be compared.
+pub fn is_part_of_another(stored: &[Field], part: &HeaderMap) -> bool {
+    let same_form = |name: &HeaderName| find(stored, name) == part.get(name);
+    if !same_form(&header::CONTENT_ENCODING) || !same_form(&header::CONTENT_LANGUAGE) {
+        return false;
+    }
+    let both = |name: &HeaderName| Some((find(stored, name)?, part.get(name)?));
+    match (both(&header::ETAG), both(&header::LAST_MODIFIED)) {
+        (Some((kept, now)), _) => opaque(kept) != opaque(now),
+        (None, Some((kept, now))) => kept != now,
+        (None, None) => false,
     }
 }
 

@@ -109,6 +109,8 @@ fn a_renewed_answer_is_as_old_as_its_304() {
     assert_eq!(find(&fields, &header::DATE).unwrap(), new.as_str());
     assert_eq!(terms.unwrap().initial_age_ms, 0);
     assert_eq!(renew(&[("cache-control", "no-store")]).1, Err(FillOutcome::NoStore));
+    assert_eq!(renew(&[("x-accel-expires", "0")]).1, Err(FillOutcome::NoStore));
+    assert_eq!(renew(&[("x-accel-redirect", "/x")]).1, Err(FillOutcome::Accel));
 }
 
 #[test]
@@ -132,10 +134,12 @@ fn a_304_speaks_of_the_answer_whose_validator_it_names() {
 #[test]
 fn a_head_updates_what_it_agrees_with() {
     let before = stored(&[("etag", "\"a\""), ("last-modified", "yesterday")]);
-    let effect = |status: u16, sent: &[(&str, &str)]| {
-        let status = StatusCode::from_u16(status).unwrap();
-        head_effect(StatusCode::OK, &before, 5, status, &map_of(sent))
+    let of = |stored_status: StatusCode, authorized: bool, status: u16, sent: &[(&str, &str)]| {
+        let (answer, status) = (map_of(sent), StatusCode::from_u16(status).unwrap());
+        let exchange = Exchange { method: &Method::HEAD, status, authorized, ..exchange(&answer) };
+        head_effect(&rules(), &exchange, stored_status, &before, 5)
     };
+    let effect = |status, sent: &[(&str, &str)]| of(StatusCode::OK, false, status, sent);
     for agreeing in
         [&[][..], &[("etag", "\"a\""), ("content-length", "5")], &[("last-modified", "yesterday")]]
     {
@@ -146,9 +150,47 @@ fn a_head_updates_what_it_agrees_with() {
     {
         assert_eq!(effect(200, &[other]), HeadEffect::Invalidate, "{other:?}");
     }
-    assert_eq!(effect(410, &[("etag", "\"b\"")]), HeadEffect::Nothing);
-    let gone = head_effect(StatusCode::GONE, &before, 5, StatusCode::OK, &HeaderMap::new());
-    assert_eq!(gone, HeadEffect::Nothing);
+    for ended in [204, 301, 302, 308, 401, 403, 404, 405, 409, 410, 418, 451] {
+        assert_eq!(effect(ended, &[]), HeadEffect::Invalidate, "{ended}");
+        assert_eq!(effect(ended, &[("cache-control", "max-age=9")]), HeadEffect::Invalidate, "{ended}");
+    }
+    for kept in [206, 304, 400, 412, 429, 500, 503] {
+        assert_eq!(effect(kept, &[]), HeadEffect::Nothing, "{kept}");
+    }
+    assert_eq!(effect(206, &[("etag", "\"b\"")]), HeadEffect::Invalidate);
+    assert_eq!(of(StatusCode::GONE, false, 200, &[]), HeadEffect::Invalidate);
+    // With credentials.
+    let other = ("etag", "\"b\"");
+    for (status, sent, effect) in [
+        (200, &[other][..], HeadEffect::Nothing),
+        (206, &[other], HeadEffect::Nothing),
+        (403, &[], HeadEffect::Nothing),
+        (404, &[], HeadEffect::Invalidate),
+        (200, &[other, ("cache-control", "public, max-age=9")], HeadEffect::Invalidate),
+    ] {
+        assert_eq!(of(StatusCode::OK, true, status, sent), effect, "{status} {sent:?}");
+    }
+}
+
+#[test]
+fn a_part_is_of_another_representation_by_its_tag_in_the_same_form() {
+    let tagged = stored(&[("etag", "\"a\""), ("last-modified", "yesterday")]);
+    let dated = stored(&[("last-modified", "yesterday")]);
+    for (part, of_tagged, of_dated) in [
+        (&[("etag", "\"b\"")][..], true, false),
+        (&[("etag", "W/\"b\"")], true, false),
+        (&[("etag", "\"a\"")], false, false),
+        (&[("etag", "W/\"a\"")], false, false),
+        (&[("etag", "\"a\""), ("last-modified", "today")], false, true),
+        (&[("last-modified", "today")], true, true),
+        (&[("etag", "\"b\""), ("content-encoding", "gzip")], false, false),
+        (&[("etag", "\"b\""), ("content-language", "de")], false, false),
+        (&[], false, false),
+    ] {
+        let part = map_of(part);
+        let found = (is_part_of_another(&tagged, &part), is_part_of_another(&dated, &part));
+        assert_eq!(found, (of_tagged, of_dated), "{part:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{
     directives::{self, Asked, Directives},
     fields,
     freshness::{self, Freshness, Lifetime, Terms},
+    status,
     vary::{self, Varies},
 };
 use crate::{
@@ -46,10 +47,15 @@ pub struct Exchange<'a> {
 /// # Errors
 /// The reason why not, in the words of metrics and `Cache-Status`.
 pub fn storable(rules: &FollowRules, exchange: &Exchange<'_>) -> Result<Terms, FillOutcome> {
-    storable_as(rules, exchange, &directives::of_answer(exchange.answer))
+    let terms = storable_as(rules, exchange, &directives::of_answer(exchange.answer))?;
+    match rules.request_directives && directives::asked(exchange.request).no_store {
+        true => Err(FillOutcome::NoStore),
+        false => Ok(terms),
+    }
 }
 
-/// The same with the directives of the answer, which are already parsed.
+/// The same with the directives of the answer, which are already parsed, and without the client's `no-store`:
+/// that has no effect on what is stored.
 ///
 /// # Errors
 /// The reason why not, in the words of metrics and `Cache-Status`.
@@ -134,7 +140,27 @@ fn is_kind_that_is_stored(rules: &FollowRules, exchange: &Exchange<'_>) -> Resul
     }
 }
 
-/// Checks the directives of the origin, and those of the client on a route that honours them.
+/// Returns true if the answer to a request with credentials may be stored (RFC 9111, 3.5).
+fn is_shared_despite_credentials(said: &Directives) -> bool {
+    said.public || said.must_revalidate || said.s_maxage.is_some()
+}
+
+/// Returns true if a stored answer may be the answer to a request with credentials.
+pub fn may_be_for_credentials(stored: &HeaderMap) -> bool {
+    is_shared_despite_credentials(&directives::of_answer(stored))
+}
+
+/// Returns true if the answer to a HEAD ends the stored answer to GET: the same answer to a GET would end it, or
+/// replace it.
+pub fn head_ends(rules: &FollowRules, exchange: &Exchange<'_>) -> bool {
+    let exchange = Exchange { method: &Method::GET, ..*exchange };
+    match storable_as(rules, &exchange, &directives::of_answer(exchange.answer)) {
+        Ok(_) => status::ends_stored(FillOutcome::Stored, exchange.status, false),
+        Err(why) => status::ends_stored(why, exchange.status, exchange.authorized),
+    }
+}
+
+/// Checks the directives of the origin.
 fn is_allowed(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -> Result<(), FillOutcome> {
     let Exchange { request, authorized, status, answer, .. } = *exchange;
     if said.must_understand && !is_understood(status) {
@@ -144,13 +170,10 @@ fn is_allowed(rules: &FollowRules, exchange: &Exchange<'_>, said: &Directives) -
     if said.no_store && !said.must_understand {
         return Err(FillOutcome::NoStore);
     }
-    if rules.request_directives && directives::asked(request).no_store {
-        return Err(FillOutcome::NoStore);
-    }
     if said.private {
         return Err(FillOutcome::Private);
     }
-    if authorized && !(said.public || said.must_revalidate || said.s_maxage.is_some()) {
+    if authorized && !is_shared_despite_credentials(said) {
         return Err(FillOutcome::Authorization);
     }
     if matches!(vary::varies(answer, request), Varies::Always) {

@@ -28,8 +28,8 @@ mod test_kit;
 pub(super) use namespaced::millis;
 pub use {
     directives::{asked, of_answer, Asked},
-    fields::{conditions, head_effect, kept_fields, renewed, validates, HeadEffect},
-    follow::{reuse, Exchange, Reuse, Why},
+    fields::{conditions, head_effect, is_part_of_another, kept_fields, renewed, validates, HeadEffect},
+    follow::{head_ends, may_be_for_credentials, reuse, Exchange, Reuse, Why},
     freshness::{Freshness, Terms},
     invalidation::{also_invalidated, content_is_of_target, invalidates},
     status::{ends_stored, may_be_the_requests_own},

@@ -8,7 +8,8 @@ use http::StatusCode;
 /// Returns true if an answer that is not stored, for this reason, ends the stored one for the same request. A
 /// server's error doesn't, nor does a refusal of a part of one request beside its target. An answer to a
 /// request with credentials is about its sender, unless the resource is gone: otherwise any client could end
-/// a shared answer with a bad token.
+/// a shared answer with a bad token. An answer to HEAD is never stored: `Stored` is the reason if one to GET
+/// would be.
 pub fn ends_stored(why: FillOutcome, status: StatusCode, with_credentials: bool) -> bool {
     match status.as_u16() {
         404 | 410 => true,
