@@ -4,7 +4,7 @@
 //! A message never holds a secret: it names types, keys, variables and files, and quotes a value only where
 //! the value is a word of a known list, a number with its unit or the name of something.
 
-use super::{read::Place, syntax, Stamp};
+use super::{file_stamp::Stamp, place::Place, syntax};
 use std::{fmt, path::PathBuf};
 
 /// Why a configuration is not accepted.

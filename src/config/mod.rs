@@ -12,29 +12,34 @@
 mod check;
 mod cors;
 mod fault;
+mod file_stamp;
 mod files;
 mod headers;
 mod hints;
 mod origin;
+mod place;
 mod raw;
 mod read;
 mod reserved;
+mod secret;
 mod syntax;
 mod types;
 mod units;
 
 pub use cors::{AllowedOrigins, Cors, OriginPattern};
 pub use fault::{ConfigError, Fault, Faults};
+pub use file_stamp::{stamp, Stamp};
 pub use files::{Accel, AccelTo, Files, Immutable, Target};
 pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
 pub use origin::*;
 pub use reserved::{begins_to_cgi, claim, same_to_cgi, Claim};
+pub use secret::Secret;
 pub use types::*;
 
 use fault::Report;
-use read::{At, Place, Read};
+use place::Place;
+use read::{At, Read};
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,15 +51,6 @@ use toml::de::{DeTable, DeValue};
 /// What is wrong, for people.
 pub fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|error| error.to_string())
-}
-
-/// The identity of one state of a file, to notice a change; `None`: the file can't be read.
-pub type Stamp = Option<(u64, i64, i64, u64)>;
-
-/// The state that a file is in.
-pub fn stamp(path: &Path) -> Stamp {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
 }
 
 /// A configuration without faults, and its warnings.
@@ -101,7 +97,7 @@ impl Config {
             return Err(report.with_syntax(&errors, text).into_faults(text, file_name));
         }
         let directory = Path::new(file_name).parent().unwrap_or(Path::new(""));
-        let around = check::Surroundings { env, directory };
+        let around = check::surroundings::Surroundings { env, directory };
         let config = check::file(At { value: file, place: whole }, &around, &mut report);
         match config {
             Some(config) if report.is_clean() => {

@@ -1,7 +1,7 @@
 //! `[[origin]]`, checked: the servers, the choice among them, the connections to them, and the limits of
 //! requests. Each field names its key in the file and its default.
 
-use super::types::Secret;
+use super::secret::Secret;
 use crate::name::Name;
 use http::{HeaderName, HeaderValue};
 use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};

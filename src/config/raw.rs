@@ -8,7 +8,8 @@ use super::{
     fault::Report,
     hints,
     origin::HashBy,
-    read::{entries, field, mismatch, text, At, Field, OneOrMany, Place, Read, Size},
+    place::Place,
+    read::{entries, field, mismatch, text, At, Field, OneOrMany, Read, Size},
     types::{Auth, Coding, EscapedSlash, LogFormat, PathPattern, Scope, TokenPlace, Underscores},
     units,
 };

@@ -1,6 +1,6 @@
 //! `[admin]`: where, and by which names it is asked.
 
-use super::{address::check_address, route::host};
+use super::{address::check_address, host::host};
 use crate::config::{
     fault::Report,
     raw,

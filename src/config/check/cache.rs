@@ -1,10 +1,11 @@
 //! A route's `cache` table: the key, the lifetime and the scope of what is stored.
 
-use super::{positive, positive_if_given, positive_size};
+use super::values::{positive, positive_if_given, positive_size};
 use crate::config::{
     fault::Report,
+    place::Place,
     raw,
-    read::{At, Field, Place, Size},
+    read::{At, Field, Size},
     types::{CacheRules, FollowRules, Scope, REFUSALS, RESERVED_NAMESPACES},
     Direction,
 };

@@ -2,7 +2,7 @@
 
 use super::{
     super::{fault::Report, raw, read::Size, types::Clients},
-    positive,
+    values::positive,
 };
 use std::{mem::take, time::Duration};
 

@@ -1,6 +1,6 @@
 //! A route's `cors`: origins as browsers write them, and permissions that browsers take.
 
-use super::distinct;
+use super::values::distinct;
 use crate::config::{
     fault::Report,
     raw,

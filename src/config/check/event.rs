@@ -1,13 +1,22 @@
 //! `[[event]]`: signed calls that move versions.
 
-use super::{distinct, origin::Known, positive_size, secret::secrets, Surroundings, NOT_ZERO};
-use crate::config::{
-    fault::{nearest, Report},
-    raw,
-    read::{At, Field, OneOrMany, Place},
-    types::{CacheMode, Event, PathPattern, Route, Secret},
+use super::{
+    origin::Known,
+    secret::secrets,
+    surroundings::Surroundings,
+    values::{distinct, positive_size, NOT_ZERO},
 };
-use crate::name::Namespace;
+use crate::{
+    config::{
+        fault::{nearest, Report},
+        place::Place,
+        raw,
+        read::{At, Field, OneOrMany},
+        secret::Secret,
+        types::{CacheMode, Event, PathPattern, Route},
+    },
+    name::Namespace,
+};
 use base64::{engine::general_purpose::STANDARD, Engine};
 use std::collections::HashMap;
 

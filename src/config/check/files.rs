@@ -1,11 +1,12 @@
 //! `route.files` and `[[accel]]`: directories, and what is sent of them.
 
-use super::{origin::Known, Surroundings};
+use super::{origin::Known, surroundings::Surroundings};
 use crate::config::{
     fault::Report,
     files::{Accel, AccelTo, Files, Immutable},
+    place::Place,
     raw,
-    read::{At, Field, OneOrMany, Place},
+    read::{At, Field, OneOrMany},
 };
 use globset::{GlobBuilder, GlobSetBuilder};
 use http::HeaderValue;

@@ -4,11 +4,11 @@
 use super::host::host_and_port;
 use crate::config::{
     fault::Report,
-    headers::TemplateFault,
+    headers::{Direction, HeaderRules, Headers, NamePattern, Template, TemplateFault, Variable},
+    place::Place,
     raw,
-    read::{At, Field, OneOrMany, Place},
+    read::{At, Field, OneOrMany},
     types::{CacheMode, Scope},
-    Direction, HeaderRules, Headers, NamePattern, Template, Variable,
 };
 use http::{header, HeaderName};
 

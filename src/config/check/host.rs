@@ -30,6 +30,21 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Option<(&str, u16)
     Some((host, port))
 }
 
+/// An exact host or `*.` and one, in lower case.
+pub(super) fn host(text: &str) -> Result<String, &'static str> {
+    let text = text.to_ascii_lowercase();
+    let text = text.strip_suffix('.').unwrap_or(&text);
+    let exact = text.strip_prefix("*.").unwrap_or(text);
+    if is_name(exact) || bracketed(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    Err(match (exact.contains('*'), exact.contains(':')) {
+        (true, _) => "\"*\" may only stand at the beginning, as \"*.\"",
+        (_, true) => "must not hold a port, and an IPv6 address stands in brackets",
+        _ => "must be a host such as \"dash.example.com\" or \"*.example.com\"",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,15 @@
 //! `[jwt]`: algorithms and keys that fit each other. Shared secrets and public keys are never mixed (RFC
 //! 8725, 2.1 and 3.1): otherwise anyone who knows a public key could sign with it as a secret.
 
-use super::{host::host_and_port, secret::secrets, Surroundings, NOT_ZERO};
+use super::{host::host_and_port, secret::secrets, surroundings::Surroundings, values::NOT_ZERO};
 use crate::config::{
     fault::Report,
     hints,
+    place::Place,
     raw::{self, ClaimName},
-    read::{At, Field, OneOrMany, Place, Size},
-    types::{Jwt, JwtKeys, Secret},
+    read::{At, Field, OneOrMany, Size},
+    secret::Secret,
+    types::{Jwt, JwtKeys},
 };
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use std::time::Duration;

@@ -1,12 +1,15 @@
 //! A route's `limit`s: how many requests of one client in which time.
 
-use crate::config::{
-    fault::Report,
-    raw::{self, By, Person},
-    read::{At, Field, Place},
-    types::{Limit, LimitBy, Store},
+use crate::{
+    config::{
+        fault::Report,
+        place::Place,
+        raw::{self, By, Person},
+        read::{At, Field},
+        types::{Limit, LimitBy, Store},
+    },
+    name::Name,
 };
-use crate::name::Name;
 use std::{collections::HashSet, time::Duration};
 
 /// The most limits of one route: each is looked up with each request.
@@ -55,7 +58,7 @@ fn limit(
         check_rate(*value, place, report);
     }
     let requests = rate.as_ref().map(|rate| rate.value.requests);
-    let burst = raw.burst.or_if(requests.unwrap_or(1), |burst| *burst > 0, super::NOT_ZERO, report);
+    let burst = raw.burst.or_if(requests.unwrap_or(1), |burst| *burst > 0, super::values::NOT_ZERO, report);
     let by = by(raw.by, tokens, report);
     let name = match (raw.name.optional()?, &by) {
         (Some(At { value, .. }), _) => Some(value),

@@ -1,14 +1,16 @@
 //! The listeners: their addresses, certificates and redirects. Certificates are read during the check, so
 //! that an unusable one is a fault of the file and no surprise at the first handshake.
 
-use super::{address::check_address, Surroundings};
+use super::{address::check_address, surroundings::Surroundings};
 use crate::{
     certificate::{self, Certificate, Files, Part},
     clock::wall_ms,
     config::{
         fault::Report,
-        hints, raw,
-        read::{At, Field, Place},
+        hints,
+        place::Place,
+        raw,
+        read::{At, Field},
         types::{ClientCertificates, Listener, ListenerTls},
     },
 };

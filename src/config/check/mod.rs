@@ -21,25 +21,22 @@ mod route;
 mod secret;
 mod signed;
 mod store;
+pub(super) mod surroundings;
 mod unique;
+mod values;
 mod websocket;
 
 use super::{
     fault::Report,
+    place::Place,
     raw,
-    read::{At, Field, OneOrMany, Place, Size},
+    read::{At, Field, OneOrMany, Size},
     types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store, Underscores},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, path::Path, time::Duration};
-
-/// The environment and the directory that checks may read.
-pub(super) struct Surroundings<'a> {
-    /// Answers for the environment.
-    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
-    /// The directory that relative paths start from.
-    pub(super) directory: &'a Path,
-}
+use std::{collections::BTreeMap, time::Duration};
+use surroundings::Surroundings;
+use values::distinct;
 
 /// Checks the whole file.
 pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut Report) -> Option<Config> {
@@ -129,26 +126,6 @@ impl<T: Default> Field<T> {
     fn or_default(self) -> T {
         self.or(T::default()).unwrap_or_default()
     }
-}
-
-const NOT_ZERO: &str = "must be more than 0";
-
-/// A duration that must not be zero.
-fn positive(field: Field<Duration>, default: Duration, report: &mut Report) -> Option<Duration> {
-    field.or_if(default, |duration| !duration.is_zero(), NOT_ZERO, report)
-}
-
-/// A duration that must not be zero, and has no default.
-fn positive_if_given(field: Field<Duration>, report: &mut Report) -> Option<Option<Duration>> {
-    match field.optional()? {
-        None => Some(None),
-        Some(given) => positive(Field::Given(given), Duration::ZERO, report).map(Some),
-    }
-}
-
-/// A number of bytes that must not be zero.
-fn positive_size(field: Field<Size>, default: u64, report: &mut Report) -> Option<u64> {
-    field.or_if(Size(default), |size| size.0 > 0, NOT_ZERO, report).map(|size| size.0)
 }
 
 fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
@@ -250,16 +227,4 @@ fn media_types(raw: Vec<At<String>>, report: &mut Report) -> Option<Vec<String>>
     };
     let checked: Vec<_> = raw.into_iter().map(&mut check).collect();
     checked.into_iter().collect()
-}
-
-/// The values of a list in which none may stand twice.
-fn distinct<T: PartialEq>(raw: Vec<At<T>>, report: &mut Report) -> Option<Vec<T>> {
-    let mut values = Vec::new();
-    for At { value, place } in raw {
-        match values.contains(&value) {
-            true => report.fault(&place, "stands there twice"),
-            false => values.push(value),
-        }
-    }
-    Some(values)
 }

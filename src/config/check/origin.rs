@@ -1,15 +1,18 @@
 //! `[[origin]]`, and how routes and events refer to one.
 
-use super::{host::host_and_port, origin_tls, positive, secret, Surroundings};
-use crate::config::{
-    fault::Report,
-    hints,
-    origin::{Balance, Health, Origin, OriginServer, ServerAddress, Sticky},
-    raw,
-    read::{At, Field, OneOrMany, Place, Size},
-    types::Secret,
+use super::{host::host_and_port, origin_tls, secret, surroundings::Surroundings, values::positive};
+use crate::{
+    config::{
+        fault::Report,
+        hints,
+        origin::{Balance, Health, Origin, OriginServer, ServerAddress, Sticky},
+        place::Place,
+        raw,
+        read::{At, Field, OneOrMany, Size},
+        secret::Secret,
+    },
+    name::Name,
 };
-use crate::name::Name;
 use http::{header, HeaderName, HeaderValue};
 use std::{
     collections::{HashMap, HashSet},

@@ -4,16 +4,17 @@
 //! certificate that it can't read), or with a verification of less than was meant (a name without letters, a
 //! name with an underscore), is a fault.
 
-use super::Surroundings;
+use super::surroundings::Surroundings;
 use crate::{
     certificate,
     config::{
         fault::Report,
         hints,
         origin::{OriginServer, OriginTls, ServerAddress, TlsIdentity},
+        place::Place,
         raw,
-        read::{At, Field, Place},
-        types::Secret,
+        read::{At, Field},
+        secret::Secret,
     },
 };
 use rustls::{

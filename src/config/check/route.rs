@@ -3,18 +3,21 @@
 
 use super::{
     cache, cors, files, headers,
-    host::{bracketed, is_name},
+    host::host,
     limit,
     origin::Known,
     signed,
+    surroundings::Surroundings,
     unique::{Names, Taken},
-    websocket, Surroundings,
+    websocket,
 };
 use crate::config::{
     fault::Report,
+    place::Place,
     raw,
-    read::{At, Field, OneOrMany, Place, Size},
-    types::{Auth, CacheMode, Limit, PathPattern, Route, Scope, Secret},
+    read::{At, Field, OneOrMany, Size},
+    secret::Secret,
+    types::{Auth, CacheMode, Limit, PathPattern, Route, Scope},
     Target,
 };
 
@@ -278,19 +281,4 @@ fn with_head(methods: Vec<At<http::Method>>) -> Vec<http::Method> {
         }
     }
     all
-}
-
-/// An exact host or `*.` and one, in lower case.
-pub(super) fn host(text: &str) -> Result<String, &'static str> {
-    let text = text.to_ascii_lowercase();
-    let text = text.strip_suffix('.').unwrap_or(&text);
-    let exact = text.strip_prefix("*.").unwrap_or(text);
-    if is_name(exact) || bracketed(text).is_some() {
-        return Ok(text.to_owned());
-    }
-    Err(match (exact.contains('*'), exact.contains(':')) {
-        (true, _) => "\"*\" may only stand at the beginning, as \"*.\"",
-        (_, true) => "must not hold a port, and an IPv6 address stands in brackets",
-        _ => "must be a host such as \"dash.example.com\" or \"*.example.com\"",
-    })
 }

@@ -1,23 +1,16 @@
 //! Reads secrets from their source: the environment, another file, or the file itself. A fault names the
 //! variable or the path, never the content.
 
-use super::Surroundings;
+use super::surroundings::Surroundings;
 use crate::config::{
     fault::Report,
+    file_stamp::stamp,
     hints,
+    place::Place,
     raw::{Plain, Source, Stored},
-    read::{At, Field, OneOrMany, Place},
-    stamp,
-    types::Secret,
+    read::{At, Field, OneOrMany},
+    secret::Secret,
 };
-use std::path::PathBuf;
-
-impl Surroundings<'_> {
-    /// `path`, from the directory of the configuration if it is relative.
-    pub(super) fn resolve(&self, path: &str) -> PathBuf {
-        self.directory.join(path)
-    }
-}
 
 /// The warning about a secret that is written as plain text.
 pub(super) const BETTER_OUTSIDE: &str =

@@ -1,11 +1,11 @@
 //! A route's `signed`: the secrets of its links, and what can't go with them.
 
-use super::{secret::secrets, Surroundings};
+use super::{secret::secrets, surroundings::Surroundings};
 use crate::config::{
     fault::Report,
     raw,
     read::{At, Field},
-    types::Secret,
+    secret::Secret,
 };
 
 /// A secret of fewer bytes than this is worth a warning: HMAC-SHA256 has no more to give (RFC 2104, 3).

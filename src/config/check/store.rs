@@ -1,11 +1,17 @@
 //! `[store]`: where Redis is, and the sizes and deadlines around it. Complaints never quote a URL: it may
 //! hold a password.
 
-use super::{host::host_and_port, positive, positive_size, secret, Surroundings};
+use super::{
+    host::host_and_port,
+    secret,
+    surroundings::Surroundings,
+    values::{positive, positive_size},
+};
 use crate::config::{
     fault::Report,
+    place::Place,
     raw::{self, OneOrManyUrls, OutageTtl, Source},
-    read::{At, Field, Place},
+    read::{At, Field},
     types::{Redis, Store},
 };
 use percent_encoding::percent_decode_str;

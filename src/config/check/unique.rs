@@ -1,12 +1,15 @@
 //! Checks what must be unique to a route: its name, and its combination of host, path and method.
 
-use crate::config::{
-    fault::Report,
-    raw,
-    read::{At, Field, Place},
-    types::PathPattern,
+use crate::{
+    config::{
+        fault::Report,
+        place::Place,
+        raw,
+        read::{At, Field},
+        types::PathPattern,
+    },
+    name::{Name, MAX_NAME},
 };
-use crate::name::{Name, MAX_NAME};
 use std::collections::{HashMap, HashSet};
 
 /// The names of all routes, each once.

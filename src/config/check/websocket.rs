@@ -1,6 +1,6 @@
 //! `route.websocket`: the pages that may open a WebSocket, and the place of its token.
 
-use super::{distinct, positive};
+use super::values::{distinct, positive};
 use crate::config::{
     fault::Report,
     raw,

@@ -1,0 +1,12 @@
+//! The state of a file, by which a change to it is noticed.
+
+use std::{os::unix::fs::MetadataExt, path::Path};
+
+/// The identity of one state of a file, to notice a change; `None`: the file can't be read.
+pub type Stamp = Option<(u64, i64, i64, u64)>;
+
+/// The state that a file is in.
+pub fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+}
