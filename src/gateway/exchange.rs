@@ -16,8 +16,8 @@ use crate::{
     representation::problem::Problem,
     route::Match,
     telemetry::{
-        access::Record,
         labels::{CacheResult, CutReason, OriginOutcome, RejectReason},
+        record::Record,
     },
 };
 use bytes::Bytes;

@@ -4,9 +4,10 @@
 //! one: they have no more than the time and the client's address.
 
 use crate::telemetry::{
-    access::{AccessLog, Record},
+    access::AccessLog,
     labels::{CacheResult, CutReason, RefuseReason, RejectReason},
     metrics::Metrics,
+    record::Record,
     seldom::Seldom,
 };
 use http::{StatusCode, Version};

@@ -1,4 +1,4 @@
-//! The one place where metrics are declared: name, unit, help text, labels, buckets.
+//! The declarations of metrics: name, unit, help text, labels, buckets; those of each request stand in `by_route.rs`.
 //!
 //! Grouped by subject; `metrics.rs` has the methods that change them. `docs/metrics.md` repeats each line for
 //! operators, and a test compares the two.
@@ -15,20 +15,6 @@ use super::{
 use crate::config::Coding;
 use prometheus::{Counter, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-/// Seconds, from a hit out of memory (50 µs) to a fill that nearly failed (10 s).
-pub(super) const REQUEST_BUCKETS: [f64; 17] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
-];
-/// The same in nanoseconds.
-pub(super) const REQUEST_BOUNDS: [u64; REQUEST_BUCKETS.len()] = {
-    let (mut bounds, mut place) = ([0; REQUEST_BUCKETS.len()], 0);
-    while place < bounds.len() {
-        bounds[place] = (REQUEST_BUCKETS[place] * 1e9 + 0.5) as u64;
-        place += 1;
-    }
-    bounds
-};
 /// Seconds of work for an origin, or of waiting for it.
 const FILL_BUCKETS: &[f64] =
     &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];

@@ -5,7 +5,7 @@
 //! Text from outside is escaped: a line never breaks early, and bytes that are no UTF-8 become U+FFFD. Reads
 //! no clock.
 
-use super::Record;
+use super::record::Record;
 use std::{
     cell::Cell,
     io::Write as _,

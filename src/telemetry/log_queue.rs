@@ -11,7 +11,7 @@
 use super::{
     line::{Form, Span},
     place::{self, Apart},
-    Record,
+    record::Record,
 };
 use crate::clock;
 use parking_lot::{Condvar, Mutex};

@@ -16,10 +16,11 @@ mod log_queue;
 pub mod metrics;
 mod place;
 mod process;
+pub mod record;
 pub mod seldom;
 mod subscribe;
 
-pub use access::{AccessLog, Record};
+pub use access::AccessLog;
 pub use declare::{Family, LabelSpec, Values};
 pub use labels::{
     CacheResult, CutReason, Ejection, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
@@ -27,4 +28,5 @@ pub use labels::{
 };
 pub use log_queue::{complain, FlushGuard};
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
+pub use record::Record;
 pub use subscribe::init;

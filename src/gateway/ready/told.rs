@@ -5,7 +5,7 @@ use super::{Answered, Caller, Ready, Visit};
 use crate::{
     gateway::Site,
     name::Tenant,
-    telemetry::{access::Record, labels::CacheResult},
+    telemetry::{labels::CacheResult, record::Record},
 };
 use std::{
     sync::Arc,
