@@ -5,10 +5,10 @@
 //! (304), 15.5.13 (412), 15.5.17 (416).
 
 use crate::representation::{
-    append, blank,
     conditional::{self, Validators, Verdict},
-    format_date,
+    date::format_date,
     range::{self, Selection},
+    response_head::{append, blank},
 };
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};

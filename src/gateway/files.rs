@@ -15,7 +15,7 @@ use crate::{
         root::{OpenError, Opened},
         send::{self, Reader},
     },
-    representation::{encoding, problem::Problem, transform, Body},
+    representation::{encoding, field_lines::joined, problem::Problem, Body},
     telemetry::labels::{CacheResult, FileOutcome, RejectReason},
 };
 use bytes::Bytes;
@@ -74,7 +74,7 @@ impl Gateway {
         let Ok(path) = path::below(below.as_bytes(), at.directory.hidden()) else {
             return self.no_file(session, ctx, FileOutcome::BadPath).await;
         };
-        let accepted = transform::joined(&request.headers, &header::ACCEPT_ENCODING);
+        let accepted = joined(&request.headers, &header::ACCEPT_ENCODING);
         let ranked = encoding::ranked(accepted.as_deref(), &ctx.site.config().encoding.prefer);
         match at.directory.find(path, ranked).await {
             Ok(Answer::File(chosen)) => {

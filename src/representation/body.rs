@@ -3,7 +3,6 @@
 //! Content that arrives in pieces stays in them: a large body is never made contiguous. Cloning and slicing
 //! copy no content. A body of one piece costs as much as its `Bytes`.
 
-use super::allocated;
 use bytes::Bytes;
 use std::{ops::Range, sync::Arc};
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
@@ -152,6 +151,13 @@ impl PartialEq for Body {
 }
 
 impl Eq for Body {}
+
+/// The memory that the allocator reserves for `bytes` bytes: it has four size classes between two powers of
+/// two.
+pub fn allocated(bytes: usize) -> u64 {
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    bytes.next_multiple_of(step) as u64
+}
 
 #[cfg(test)]
 mod tests {

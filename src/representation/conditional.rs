@@ -3,6 +3,7 @@
 //! Pure: headers and validators in, a verdict out; no clock. `range` decides `If-Range`. A value with a
 //! syntax error counts as absent.
 
+use super::date::http_date;
 use crate::config::Coding;
 use http::{
     header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE},
@@ -218,7 +219,7 @@ fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<Syst
     if values.next().is_some() {
         return None;
     }
-    Some(seconds(modified) > seconds(super::http_date(value)?))
+    Some(seconds(modified) > seconds(http_date(value)?))
 }
 
 /// Whole seconds since 1970; 0 for earlier times.

@@ -3,7 +3,7 @@
 //!
 //! Negotiation is pure and allocates nothing. Nothing here knows where an encoded body is kept.
 
-use super::{body::Body, stream::Encoder};
+use super::{body::Body, field_lines::joined, stream::Encoder};
 use crate::config::{Coding, Encoding};
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue};
@@ -99,7 +99,7 @@ pub(super) fn accepts_identity(accept_encoding: &[u8]) -> bool {
 /// `Accept-Encoding` for the origin: the known codings that the client accepts, so that the answer can be
 /// recognised and recoded; `None` if the client has no such field.
 pub fn offered(headers: &HeaderMap) -> Option<HeaderValue> {
-    let accepted = super::transform::joined(headers, &header::ACCEPT_ENCODING)?;
+    let accepted = joined(headers, &header::ACCEPT_ENCODING)?;
     let accepted = Accepted::of(&accepted);
     let names: Vec<_> =
         Coding::ALL.iter().filter(|coding| accepted.weight(**coding) > 0).map(|c| c.token()).collect();

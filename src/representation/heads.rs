@@ -3,7 +3,10 @@
 //! A verbatim answer repeats the origin's fields; the gateway changes only the length and the fields that
 //! another coding makes wrong. RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
 
-use super::{append, blank, filled, set, transform, Outside, Representation};
+use super::{
+    response_head::{append, blank, filled, set},
+    transform, Outside, Representation,
+};
 use crate::config::Coding;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;

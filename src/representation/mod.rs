@@ -10,25 +10,29 @@
 
 mod body;
 pub mod conditional;
+pub mod date;
 pub mod encoding;
+pub mod field_lines;
 pub mod fields;
 mod heads;
 pub mod problem;
 pub mod range;
 pub mod respond;
+pub mod response_head;
 pub mod stream;
 pub mod transform;
 
-pub use body::Body;
+pub use body::{allocated, Body};
 pub use fields::Fields;
+pub use response_head::blank;
 
 use crate::config::{self, Coding};
 use conditional::Validators;
+use date::{date_in, format_date, http_date};
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
-use pingora_http::ResponseHeader;
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 use transform::Content;
 
@@ -327,13 +331,6 @@ impl Representation {
     }
 }
 
-/// The memory that the allocator reserves for `bytes` bytes: it has four size classes between two powers of
-/// two.
-pub fn allocated(bytes: usize) -> u64 {
-    let step = (bytes.next_power_of_two() / 8).max(16);
-    bytes.next_multiple_of(step) as u64
-}
-
 /// The fields of an origin's answer that describe its content.
 pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let nominated = nominated_by_connection(headers);
@@ -354,66 +351,8 @@ pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
     Some(made.map_or(changed, |made| changed.min(made)))
 }
 
-/// The number of fields for which a head has room at first.
-const ROOM: usize = 12;
-
-/// A head of this status without fields.
-pub fn blank(status: StatusCode) -> ResponseHeader {
-    // A status that exists already can't be refused.
-    ResponseHeader::build_no_case(status, Some(ROOM)).unwrap_or_else(|_| empty_head())
-}
-
-fn empty_head() -> ResponseHeader {
-    http::Response::new(()).into_parts().0.into()
-}
-
-/// A head of this status with these fields. Appending to a head singly would write and parse each name once
-/// more.
-fn filled(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> ResponseHeader {
-    let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = status;
-    parts.headers.reserve(ROOM);
-    for (name, value) in fields {
-        if let Err(error) = parts.headers.try_append(name, value) {
-            tracing::warn!(%error, "a field of a head was left out");
-        }
-    }
-    parts.into()
-}
-
-/// Adds a field to a head.
-pub fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
-    // Names and values are valid already; only a map of 32,768 fields could refuse one more.
-    if let Err(error) = head.append_header(name, value) {
-        tracing::warn!(%error, "a field of a head was left out");
-    }
-}
-
-fn set(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
-    if let Err(error) = head.insert_header(name, value) {
-        tracing::warn!(%error, "a field of a head was left out");
-    }
-}
-
 /// The fields that `Connection` names: they are hop-by-hop as well.
 pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect()
-}
-
-fn http_date(value: &HeaderValue) -> Option<SystemTime> {
-    date_in(value.as_bytes())
-}
-
-fn date_in(value: &[u8]) -> Option<SystemTime> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
-    httpdate::parse_http_date(text.trim()).ok()
-}
-
-/// Formats a time as an HTTP date; `None` outside of the years that it can express.
-pub fn format_date(time: SystemTime) -> Option<HeaderValue> {
-    // httpdate panics before 1970 and beyond the year 9999.
-    const LAST: u64 = 253_402_300_799;
-    let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
-    (seconds <= LAST).then(|| HeaderValue::from_str(&httpdate::fmt_http_date(time)).ok())?
 }

@@ -1,5 +1,6 @@
 //! Problem documents (RFC 9457): the gateway's own error answers.
 
+use super::response_head::{append, blank};
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
@@ -40,14 +41,14 @@ impl Problem {
     /// The head and the body.
     pub fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
         let body = document(self.status, self.detail, request_id, self.members);
-        let mut head = Box::new(super::blank(self.status));
+        let mut head = Box::new(blank(self.status));
         let fixed = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
             (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
         for (name, value) in fixed.into_iter().chain(self.headers) {
-            super::append(&mut head, name, value);
+            append(&mut head, name, value);
         }
         (head, body)
     }

@@ -8,6 +8,7 @@
 use super::{
     body::Body,
     conditional::{self, Validators},
+    date::http_date,
 };
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue};
@@ -58,7 +59,7 @@ fn is_allowed(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
     if validators.etag.is_some_and(|etag| conditional::is_same_strong(value.as_bytes(), etag)) {
         return true;
     }
-    match (super::http_date(value), validators.last_modified, validators.date) {
+    match (http_date(value), validators.last_modified, validators.date) {
         (Some(asked), Some(changed), Some(date)) => {
             conditional::seconds(asked) == conditional::seconds(changed)
                 && changed.checked_add(Duration::from_secs(1)).is_some_and(|later| later <= date)

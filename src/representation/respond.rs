@@ -5,11 +5,11 @@
 //! (ranges), 15.3.7 (206), 15.4.5 (304), 15.5.13 (412), 15.5.17 (416).
 
 use super::{
-    append, blank,
     conditional::{self, Verdict},
     encoding,
+    field_lines::joined,
     range::{self, Selection},
-    set,
+    response_head::{append, blank, set},
     transform::{self, Transform},
     Body, Fields, Representation,
 };
@@ -74,7 +74,7 @@ pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer
 /// Answers a range request from a stored part; `None`: the whole is needed, or the origin has to answer.
 pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<Reply> {
     let validators = super::validators(part.fields, false);
-    let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
+    let accepted = joined(headers, &header::ACCEPT_ENCODING);
     let readable = match transform::content(part.fields.all(&header::CONTENT_ENCODING)) {
         transform::Content::Coded(coding) => !transform::refuses(accepted.as_deref(), coding),
         transform::Content::Plain | transform::Content::Foreign => true,
@@ -122,7 +122,7 @@ pub enum Form {
 }
 
 fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Form {
-    form(what, transform::joined(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
+    form(what, joined(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
 }
 
 /// The form for a client with this `Accept-Encoding`, all lines of it joined.
@@ -246,7 +246,7 @@ fn precondition_failed() -> Reply {
 
 /// The requested ranges of a 200, of the body as it is; `None`: the whole.
 fn ranged(what: &Representation, headers: &HeaderMap) -> Option<Reply> {
-    let accepted = transform::joined(headers, &header::ACCEPT_ENCODING);
+    let accepted = joined(headers, &header::ACCEPT_ENCODING);
     let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, accepted.as_deref(), coding));
     if what.status() != StatusCode::OK || unreadable {
         return None;

@@ -4,11 +4,14 @@
 //! `stream`. RFC 9110: 7.7 (`no-transform`), 8.4 (`Content-Encoding`), 8.8.1 (strong tags name bytes), 12.5.3
 //! (`Accept-Encoding`), 12.5.5 (`Vary`); RFC 9530 (digests).
 
-use super::{conditional, encoding};
+use super::{
+    conditional, encoding,
+    field_lines::{joined, lines},
+    response_head::set,
+};
 use crate::config::{self, Coding};
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
-use std::borrow::Cow;
 
 /// The transformation of a body while it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +65,7 @@ fn tag_as_held(head: &mut ResponseHeader, request: &HeaderMap) {
     let Some(etag) = head.headers.get(header::ETAG).cloned() else { return };
     let Some(weak) = weakened(&etag) else { return };
     if let Some(held) = conditional::held(request, [etag, weak]) {
-        super::set(head, header::ETAG, held);
+        set(head, header::ETAG, held);
     }
 }
 
@@ -186,22 +189,6 @@ pub(super) fn no_transform<'a>(lines: impl Iterator<Item = &'a [u8]>) -> bool {
     directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
 }
 
-fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    headers.get_all(name).iter().map(HeaderValue::as_bytes)
-}
-
-/// All lines of a field joined; `None` if it is absent.
-pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let first = lines.next()?;
-    let rest: Vec<&[u8]> = lines.collect();
-    Some(if rest.is_empty() {
-        Cow::Borrowed(first)
-    } else {
-        Cow::Owned([&[first], &rest[..]].concat().join(&b", "[..]))
-    })
-}
-
 /// Returns true if a client with this `Accept-Encoding` can't accept `coding`, but accepts identity. A client
 /// without the field accepts everything.
 pub(super) fn refuses(accepted: Option<&[u8]>, coding: Coding) -> bool {
@@ -215,10 +202,10 @@ pub(super) fn recode(head: &mut ResponseHeader, coding: Option<Coding>) {
         head.remove_header(name);
     }
     if let Some(coding) = coding {
-        super::set(head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
+        set(head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
     }
     if let Some(weak) = head.headers.get(header::ETAG).and_then(weakened) {
-        super::set(head, header::ETAG, weak);
+        set(head, header::ETAG, weak);
     }
 }
 
@@ -231,12 +218,12 @@ pub(super) fn weakened(etag: &HeaderValue) -> Option<HeaderValue> {
 /// Adds `Accept-Encoding` to `Vary`, unless it is there.
 pub(super) fn vary_by_encoding(head: &mut ResponseHeader) {
     let Some(names) = joined(&head.headers, &header::VARY) else {
-        return super::set(head, header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        return set(head, header::VARY, HeaderValue::from_static("Accept-Encoding"));
     };
     let says = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding");
     if !names.split(|&b| b == b',').any(|name| says(name.trim_ascii())) {
         if let Ok(more) = HeaderValue::from_bytes(&[&names[..], b", Accept-Encoding"].concat()) {
-            super::set(head, header::VARY, more);
+            set(head, header::VARY, more);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the plan for an answer in transit, and of the changes to its head.
 
 use super::*;
+use crate::representation::response_head::{append, blank};
 use Transform::{Decode, Encode};
 
 fn rules() -> config::Encoding {
@@ -82,8 +83,8 @@ fn a_client_that_forbids_it_gets_it_as_it_is() {
 #[test]
 fn a_304_has_the_tag_that_is_held() {
     let tagged = |status, condition: &str, tag: &str| {
-        let mut head = super::super::blank(StatusCode::from_u16(status).unwrap());
-        super::super::set(&mut head, header::ETAG, tag.parse().unwrap());
+        let mut head = blank(StatusCode::from_u16(status).unwrap());
+        set(&mut head, header::ETAG, tag.parse().unwrap());
         let request = fields(&[("if-none-match", condition), ("accept-encoding", "br")]);
         assert_eq!(plan(&request, head.status, &head.headers, &rules()), None);
         fit(&mut head, &request, None, &rules());
@@ -105,9 +106,9 @@ fn a_304_has_the_tag_that_is_held() {
 }
 
 fn adjusted(lines: &[(&'static str, &str)], transform: Option<Transform>) -> HeaderMap {
-    let mut head = super::super::blank(StatusCode::OK);
+    let mut head = blank(StatusCode::OK);
     for (name, value) in &fields(lines) {
-        super::super::append(&mut head, name.clone(), value.clone());
+        append(&mut head, name.clone(), value.clone());
     }
     adjust_head(&mut head, transform, &rules());
     head.headers.clone()
