@@ -6,6 +6,7 @@
 
 use super::{
     answer::Facts,
+    chosen::{Chosen, Source},
     kind,
     path::Below,
     root::{Found, OpenError, Opened, Patience, Root},
@@ -13,8 +14,7 @@ use super::{
     window,
 };
 use crate::config::{Coding, Files, Immutable};
-use bytes::Bytes;
-use http::{header, HeaderName, HeaderValue};
+use http::{header, HeaderValue};
 use std::{sync::Arc, time::Instant};
 
 /// The largest file, in bytes, that is read at once and kept in memory for a moment.
@@ -45,26 +45,6 @@ pub enum Answer {
     File(Arc<Chosen>),
     /// Redirect to the same path with a slash at its end.
     Slash,
-}
-
-/// A file and its fields.
-#[derive(Debug)]
-pub struct Chosen {
-    /// Its bytes.
-    pub source: Source,
-    /// Its length and validators.
-    pub facts: Facts,
-    /// Its type, its coding and its lifetime in caches.
-    pub fields: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// The place of a file's bytes.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// In the file.
-    File(Arc<Opened>),
-    /// In memory, whole: it is small.
-    Here(Bytes),
 }
 
 impl Directory {
@@ -260,7 +240,8 @@ mod tests {
     /// The fields of the file that answers.
     fn told(directory: &Directory, path: &str, encodings: &str) -> Vec<String> {
         let Ok(Answer::File(chosen)) = look(directory, path, encodings) else { panic!("no file for {path}") };
-        let text = |(name, value): &(HeaderName, HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+        let text =
+            |(name, value): &(http::HeaderName, HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
         chosen.fields.iter().map(text).collect()
     }
 

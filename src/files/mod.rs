@@ -7,8 +7,10 @@
 
 pub mod accel;
 pub mod answer;
+pub mod chosen;
 pub mod directory;
 mod kind;
+mod nowait;
 pub mod path;
 pub mod root;
 pub mod send;

@@ -8,7 +8,7 @@
 //! A file is opened with `O_NONBLOCK`, so that a pipe can't block, and its type is checked before anything is
 //! read.
 
-use super::{answer::Stamp, path::Below, send::now};
+use super::{answer::Stamp, nowait, path::Below};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustix::{
@@ -106,7 +106,7 @@ impl Opened {
     pub(super) fn beginning(&self, into: &mut [u8], patience: Patience) -> Result<usize, OpenError> {
         let read = match patience {
             _ if into.is_empty() => Ok(Some(0)),
-            Patience::None => now::read(&self.file, into, 0),
+            Patience::None => nowait::read(&self.file, into, 0),
             Patience::Any => self.file.read_at(into, 0).map(Some),
         };
         read.map_err(OpenError::Io)?.ok_or(OpenError::NotNow)

@@ -5,7 +5,7 @@
 //! ahead of the connection. A file is never in memory as a whole, and a positioned read shares no state with
 //! other readers of the file.
 
-use super::root::Opened;
+use super::{nowait, root::Opened};
 use bytes::{Bytes, BytesMut};
 use std::{io, ops::Range, os::unix::fs::FileExt, sync::Arc};
 use tokio::task::JoinHandle;
@@ -72,7 +72,7 @@ impl Reader {
     async fn begin(&mut self) -> io::Result<BytesMut> {
         if self.cold == 0 {
             let mut buffer = self.buffer();
-            if let Some(read) = now::read(&self.opened.file, &mut buffer, self.at)? {
+            if let Some(read) = nowait::read(&self.opened.file, &mut buffer, self.at)? {
                 buffer.truncate(read);
                 return Ok(buffer);
             }
@@ -111,39 +111,6 @@ fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Reads from the page cache.
-pub(super) mod now {
-    use std::{fs::File, io};
-
-    /// Returns the number of bytes read, at least one except at the end of the file; `None` if the read would
-    /// wait for the disk, or that is unknown.
-    #[cfg(target_os = "linux")]
-    pub(in crate::files) fn read(file: &File, into: &mut [u8], at: u64) -> io::Result<Option<usize>> {
-        use rustix::io::{preadv2, Errno, ReadWriteFlags};
-        use std::os::unix::fs::FileExt;
-        match preadv2(file, &mut [io::IoSliceMut::new(into)], at, ReadWriteFlags::NOWAIT) {
-            Ok(read) => Ok(Some(read)),
-            // Some file systems don't support the flag. One in memory never waits.
-            Err(Errno::OPNOTSUPP) if is_in_memory(file) => file.read_at(into, at).map(Some),
-            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns true for tmpfs and ramfs.
-    #[cfg(target_os = "linux")]
-    fn is_in_memory(file: &File) -> bool {
-        const TMPFS: u32 = 0x0102_1994;
-        const RAMFS: u32 = 0x8584_58f6;
-        rustix::fs::fstatfs(file).is_ok_and(|system| [TMPFS, RAMFS].contains(&(system.f_type as u32)))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(in crate::files) fn read(_: &File, _: &mut [u8], _: u64) -> io::Result<Option<usize>> {
-        Ok(None)
-    }
-}
-
 /// Returns true if a part of a file is probably in the page cache, by a few samples: the kernel seldom reads
 /// or evicts a single page.
 ///
@@ -153,7 +120,7 @@ pub fn is_at_hand(opened: &Opened, range: &Range<u64>) -> io::Result<bool> {
     const EVERY: usize = 128 * 1024;
     let last = range.end.saturating_sub(1);
     for at in range.clone().step_by(EVERY).chain([last]) {
-        match now::read(&opened.file, &mut [0], at)? {
+        match nowait::read(&opened.file, &mut [0], at)? {
             None => return Ok(false),
             Some(0) => return Err(shorter()),
             Some(_) => {}

@@ -4,7 +4,7 @@
 //! whether it has changed or not, so that changes need no notification. Bounded by weight; no file is kept
 //! open.
 
-use super::{directory::Chosen, path::Below};
+use super::{chosen::Chosen, path::Below};
 use crate::config::Coding;
 use ahash::RandomState;
 use quick_cache::{

@@ -20,9 +20,8 @@ use crate::{
     files::{
         accel::{self, Internal, Located, NotLocated, Orders},
         answer::Facts,
-        content_type,
-        directory::Source,
-        path,
+        chosen::Source,
+        content_type, path,
         root::Root,
     },
     origin::client::{Answering, Ask},

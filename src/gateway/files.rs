@@ -10,7 +10,8 @@ use crate::{
     files::{
         accel::Orders,
         answer::{self, Facts, Piece},
-        directory::{Answer, Directory, Source, SMALL},
+        chosen::Source,
+        directory::{Answer, Directory, SMALL},
         path,
         root::{OpenError, Opened},
         send::{self, Reader},
