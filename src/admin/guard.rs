@@ -1,6 +1,6 @@
 //! Admission to the admin listener: refuses web pages, and requests for other hosts.
 
-use super::{hosts::KnownHosts, problem};
+use super::{hosts::KnownHosts, problem::problem};
 use axum::{
     extract::{Request, State},
     http::{

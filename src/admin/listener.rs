@@ -3,7 +3,7 @@
 //! Heads, exchanges and connections have timeouts. If too many connections are open, the oldest is closed:
 //! health probes take milliseconds. A few descriptors are reserved for this listener.
 
-use super::{guard::Local, AdminState};
+use super::{guard::Local, state::AdminState};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{

@@ -6,68 +6,23 @@
 mod guard;
 mod hosts;
 mod listener;
+mod problem;
 mod purge;
+mod state;
 
 pub use hosts::KnownHosts;
 pub use listener::serve;
+pub use state::{AdminState, NotPurged, Purging, Readiness};
 
-use crate::{
-    cache::purge::Purge,
-    telemetry::{Metrics, StoreError},
-};
 use axum::{
     extract::{DefaultBodyLimit, State},
-    http::{
-        header::{CACHE_CONTROL, CONTENT_TYPE},
-        StatusCode,
-    },
+    http::{header::CONTENT_TYPE, StatusCode},
     middleware,
-    response::{Html, IntoResponse, Response},
+    response::{Html, IntoResponse},
     routing::{get, post},
     Json, Router,
 };
-use serde::Serialize;
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
-
-/// A purge under way; its result is the number of entries of this node that were purged.
-pub type Purging = Pin<Box<dyn Future<Output = Result<u64, NotPurged>> + Send>>;
-
-/// The reason for which a purge failed, entirely or on other nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotPurged {
-    /// No entry can match it, and nothing was purged.
-    Nothing(String),
-    /// The store did not accept it; this node has purged.
-    Store(StoreError),
-}
-
-/// The readiness of this node for requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Readiness {
-    /// True if it is ready.
-    pub ready: bool,
-    /// The reasons for which it isn't; or, if it is, the parts that don't work.
-    pub reasons: Vec<String>,
-}
-
-/// The state of the admin pages.
-#[derive(Clone)]
-pub struct AdminState {
-    /// The metrics for `/metrics`.
-    pub metrics: Arc<Metrics>,
-    /// The host names that are accepted.
-    pub hosts: Arc<KnownHosts>,
-    /// Called for each `/readyz`; must return at once.
-    pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
-    /// Purges entries on all nodes.
-    pub purge: Arc<dyn Fn(Vec<Purge>) -> Purging + Send + Sync>,
-}
-
-impl fmt::Debug for AdminState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminState").finish_non_exhaustive()
-    }
-}
+use problem::{problem, NO_STORE};
 
 /// Serves `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
 fn router(state: AdminState) -> Router {
@@ -114,25 +69,16 @@ async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
     (status, NO_STORE, Json(readiness))
 }
 
-const NO_STORE: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
-
-fn problem(status: StatusCode, detail: Option<&str>) -> Response {
-    let mut body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-    });
-    if let Some(detail) = detail {
-        body["detail"] = detail.into();
-    }
-    (status, NO_STORE, [(CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        cache::purge::Purge,
+        telemetry::{Metrics, StoreError},
+    };
     use parking_lot::Mutex;
     use serde_json::{json, Value};
+    use std::sync::Arc;
 
     struct Admin {
         base: String,

@@ -5,7 +5,10 @@
 //! `application/json`: a web page that somebody on the admin network visits can send other types without a
 //! preflight.
 
-use super::{problem, AdminState, NotPurged, NO_STORE};
+use super::{
+    problem::{problem, NO_STORE},
+    state::{AdminState, NotPurged},
+};
 use crate::{
     cache::purge::{Purge, Target},
     telemetry::labels::StoreError,
