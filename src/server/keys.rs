@@ -1,6 +1,6 @@
 //! The key sets of `[jwt]`: loaded before the first request, and refreshed as long as a verifier uses them.
 
-use super::watched;
+use super::background::watched;
 use crate::{
     clock::now_ms,
     config::{JwtKeys, Origin, OriginServer},

@@ -1,5 +1,6 @@
 //! Assembly of the gateway, background tasks, and shutdown: the only module that uses all others.
 
+mod background;
 mod keys;
 pub mod manager;
 mod reload;
@@ -24,9 +25,9 @@ use crate::{
     telemetry::{access::AccessLog, metrics::Metrics},
 };
 use arc_swap::ArcSwap;
+use background::watched;
 use pingora_core::server::configuration::ServerConf;
 use std::{
-    future::Future,
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
@@ -255,17 +256,6 @@ fn trusts(config: &Config) -> Option<Trusts> {
     let networks = &config.server.trusted_proxies;
     let trusted = (!networks.is_empty()).then(|| Trusted::new(networks))?;
     Some(Arc::new(move |peer| trusted.contains(peer)))
-}
-
-/// Spawns a task whose panic is logged.
-fn watched(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-    let task = tokio::spawn(work);
-    // Ends with the task it watches, and can't panic itself.
-    drop(tokio::spawn(async move {
-        if let Err(error) = task.await {
-            tracing::error!(%error, name, "a background task failed");
-        }
-    }));
 }
 
 /// Waits a moment for Redis, so that a node that has just started doesn't answer without knowing the current
