@@ -3,7 +3,8 @@
 //! Parsed from the end, where each proxy appends its element: nothing that a client has written, such as an
 //! unclosed quote, can swallow what a proxy appended.
 
-use super::{host, scheme, text, Scheme};
+use super::value::{host, scheme, text};
+use crate::cache::key::Scheme;
 use http::{header, HeaderMap};
 use std::borrow::Cow;
 

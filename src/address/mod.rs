@@ -13,10 +13,10 @@
 
 mod forwarded;
 mod node;
+mod value;
 
 pub use crate::cache::key::Scheme;
 
-use crate::authority;
 use http::{header, HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv4Net};
 use std::{
@@ -238,10 +238,10 @@ impl<'h> Said<'h> {
             Self::For(_) | Self::RealIp(_) => Told::default(),
         };
         if told.scheme.is_none() {
-            told.scheme = at_hop(headers, &FORWARDED_PROTO, hop).and_then(self::scheme);
+            told.scheme = at_hop(headers, &FORWARDED_PROTO, hop).and_then(value::scheme);
         }
         if told.host.is_none() {
-            told.host = at_hop(headers, &FORWARDED_HOST, hop).and_then(host);
+            told.host = at_hop(headers, &FORWARDED_HOST, hop).and_then(value::host);
         }
         told
     }
@@ -257,22 +257,7 @@ fn at_hop<'h>(headers: &'h HeaderMap, name: &HeaderName, hop: usize) -> Option<&
 fn from_the_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
-    members.map(|member| text(member.trim_ascii())).filter(|member| !member.is_empty())
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap_or("?")
-}
-
-fn scheme(word: &str) -> Option<Scheme> {
-    let named = |scheme: &Scheme| word.eq_ignore_ascii_case(scheme.as_str());
-    [Scheme::Http, Scheme::Https].into_iter().find(named)
-}
-
-/// A host from a proxy's field: `None` if it is malformed; the root's dot is removed as for `Host`.
-fn host(text: &str) -> Option<Box<str>> {
-    let named = || authority::without_root_dot(text).map_or(text.into(), String::into_boxed_str);
-    authority::is_host(text.as_bytes()).then(named)
+    members.map(|member| value::text(member.trim_ascii())).filter(|member| !member.is_empty())
 }
 
 #[cfg(test)]
