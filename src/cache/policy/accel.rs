@@ -3,7 +3,7 @@
 //! Pure. An answer that names a file is for its client alone: the file is sent, and nothing of the answer is
 //! stored. Of all lifetimes in an answer, `X-Accel-Expires` has priority: it is meant for this cache alone.
 
-use super::directives;
+use super::delta_seconds::delta_seconds;
 use http::{HeaderMap, HeaderName};
 
 static REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
@@ -36,7 +36,7 @@ pub fn expires(answer: &HeaderMap) -> Option<Expires> {
     let value = answer.get(&EXPIRES)?.as_bytes().trim_ascii();
     match value.strip_prefix(b"@") {
         Some(until) => std::str::from_utf8(until).ok()?.parse().ok().map(Expires::Until),
-        None => match directives::delta_seconds(value)? {
+        None => match delta_seconds(value)? {
             0 => Some(Expires::Never),
             seconds => Some(Expires::For(seconds)),
         },

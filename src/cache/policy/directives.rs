@@ -5,17 +5,17 @@
 //! meaning: a lifetime that is no number is 0, of two lifetimes the shorter counts. `CDN-Cache-Control` is a
 //! structured field: malformed, it counts as absent.
 
-use super::accel::{self, Expires};
+use super::{
+    accel::{self, Expires},
+    delta_seconds::delta_seconds,
+};
 use http::{header, HeaderMap, HeaderName};
 use sfv::{BareItem, ListEntry, Parser};
 use std::borrow::Cow;
 
-/// The longest time in seconds: a greater one counts as this (RFC 9111, 1.2.2).
-pub const LONGEST: u64 = 1 << 31;
-
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// The directives of an answer for a shared cache. Times are seconds, at most [`LONGEST`].
+/// The directives of an answer for a shared cache. Times are seconds, as [`delta_seconds`] parses them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `no-store`
@@ -105,13 +105,6 @@ pub fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
     let mut found = false;
     each(&joined(headers, &header::PRAGMA), |name, _| found |= name == "no-cache");
     found
-}
-
-/// Parses seconds, at most [`LONGEST`]; `None` for anything but digits (RFC 9111, 1.2.2).
-pub fn delta_seconds(text: &[u8]) -> Option<u64> {
-    let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let add = |sum: u64, digit: &u8| (sum * 10 + u64::from(digit - b'0')).min(LONGEST);
-    all.then(|| text.iter().fold(0, add))
 }
 
 /// The members of a list field, without the space around them. A comma in a quoted string does not separate,

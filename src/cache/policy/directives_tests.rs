@@ -1,4 +1,4 @@
-use super::super::test_kit::fields;
+use super::super::{delta_seconds::LONGEST, test_kit::fields};
 use super::*;
 use proptest::prelude::*;
 

@@ -6,6 +6,7 @@
 
 use super::{
     date,
+    delta_seconds::delta_seconds,
     directives::{self, Directives},
     follow::Exchange,
     millis,
@@ -216,7 +217,7 @@ fn initial_age_ms(exchange: &Exchange<'_>) -> u64 {
 /// `Age`, the first member of the first line (RFC 9111, 5.1); 0 if that is no number.
 fn said_age_ms(answer: &HeaderMap) -> u64 {
     let first = answer.get(header::AGE).and_then(|line| line.as_bytes().split(|b| *b == b',').next());
-    first.and_then(|age| directives::delta_seconds(age.trim_ascii())).unwrap_or(0) * 1_000
+    first.and_then(|age| delta_seconds(age.trim_ascii())).unwrap_or(0) * 1_000
 }
 
 /// The time when the origin made the answer, by the wall clock: its `Date`; without a valid one, when it was

@@ -11,6 +11,7 @@
 
 pub mod accel;
 pub mod date;
+pub mod delta_seconds;
 pub mod directives;
 pub mod fields;
 pub mod follow;
