@@ -4,17 +4,21 @@
 //! connection or server, after a growing pause, within the origin's retry budget and its `request_timeout`.
 //! An answer that was cut short is an error, and never looks complete.
 
-pub use super::blame::{blame, is_malformed, is_unprocessed, judge, MOST_REFUSALS};
+pub use super::{
+    ask::{pause, Ask, AskError, OnInterim},
+    blame::{blame, is_malformed, is_unprocessed, judge, MOST_REFUSALS},
+};
 
 use super::{
+    ask::{failed, is_stale, passes_for_interim},
     connector, framing, plain,
-    pool::{At, Nobody, Picked, Pool},
-    session::{Choice, Chooser},
+    pool::{At, Picked, Pool},
+    session::Choice,
     state::UnderWay,
 };
 use crate::telemetry::labels::OriginOutcome;
 use bytes::{Bytes, BytesMut};
-use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{header, HeaderMap, Method, StatusCode};
 use pingora_core::{connectors::http::Connector, Error, ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use std::{
@@ -25,48 +29,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A request of the gateway's own.
-#[derive(Debug, Clone)]
-pub struct Ask {
-    /// The method.
-    pub method: Method,
-    /// Path and query.
-    pub target: String,
-    /// The `Host`; `None`: the address of the server.
-    pub host: Option<String>,
-    /// Further fields.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body.
-    pub body: Bytes,
-    /// True if a client can be answered without it (with a stale entry): servers that are out don't get it,
-    /// except as the trials of their breakers.
-    pub spare: bool,
-    /// The tenant that it is for, if any: a server may be chosen by it.
-    pub tenant: Option<String>,
-}
-
-impl Ask {
-    /// A GET for this target, without further fields.
-    pub fn get(target: impl Into<String>) -> Self {
-        Self {
-            method: Method::GET,
-            target: target.into(),
-            host: None,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            tenant: None,
-            spare: false,
-        }
-    }
-
-    fn choice(&self, pool: &Pool) -> Choice {
-        let path = self.target.split('?').next().unwrap_or_default();
-        let tenant = self.tenant.as_deref().unwrap_or_default();
-        let choice = pool.choice(&Chooser { path, tenant, ..Chooser::default() });
-        Choice { spare: self.spare, ..choice }
-    }
-}
-
 /// A complete answer.
 #[derive(Debug)]
 pub struct Got {
@@ -76,29 +38,6 @@ pub struct Got {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-}
-
-/// The reason for which there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// No server is available.
-    #[error(transparent)]
-    Nobody(#[from] Nobody),
-    /// The body is larger than the caller wants.
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(u64),
-    /// The server failed.
-    #[error("{}: {error}", outcome.as_str())]
-    Failed {
-        /// The kind of failure.
-        outcome: OriginOutcome,
-        /// Pingora's description of it.
-        #[source]
-        error: Box<Error>,
-    },
-    /// The request could not be built: its target is not valid.
-    #[error("the request is not valid")]
-    Invalid,
 }
 
 /// An answer whose head has been read. Its body is read piece by piece; dropping it before the end closes the
@@ -147,12 +86,6 @@ impl Exchange {
     }
 }
 
-/// A callback for interim answers (1xx).
-pub type OnInterim<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
-
-/// The first pause before a retry, before randomisation; doubled with each.
-const PAUSE: Duration = Duration::from_millis(20);
-
 /// Sends a request, with retries if the method is idempotent.
 ///
 /// # Errors
@@ -195,11 +128,6 @@ pub async fn begin(
             other => return other,
         }
     }
-}
-
-/// The pause before a retry: it grows with each attempt, and is randomised.
-pub fn pause(attempt: u32) -> Duration {
-    (PAUSE * 2_u32.saturating_pow(attempt.min(10))).mul_f64(rand::random_range(0.5..1.5))
 }
 
 /// The attempts so far, and the retries that are left.
@@ -434,10 +362,6 @@ pub(super) async fn once(
     Ok(status)
 }
 
-pub(super) fn failed(error: Box<Error>) -> AskError {
-    AskError::Failed { outcome: blame(&error), error }
-}
-
 /// Sends a request to one server and reads the head of its answer. If a reused connection had been closed by
 /// the server, another connection is used: that is no failure of the server.
 async fn exchange(
@@ -498,25 +422,6 @@ async fn plain_head(
         on_interim(&head);
     }
     Error::e_explain(ErrorType::InvalidHTTPHeader, "too many interim answers")
-}
-
-/// Returns true if an answer is interim.
-///
-/// # Errors
-/// For a 101 that was not asked for: the following bytes would not be HTTP.
-pub(super) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>> {
-    match status {
-        StatusCode::SWITCHING_PROTOCOLS => {
-            Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade")
-        }
-        status => Ok(status.is_informational()),
-    }
-}
-
-/// Returns true if a failure on a reused connection means that the server had closed it, and the request may
-/// be sent once more.
-pub(super) fn is_stale(ask: &Ask, error: &Error) -> bool {
-    ask.method.is_idempotent() && blame(error) != OriginOutcome::Timeout
 }
 
 fn write_request(pool: &Pool, ask: &Ask, server: usize) -> Option<Vec<u8>> {

@@ -4,8 +4,8 @@
 //! server had closed; the caller decides about retries.
 
 use super::{
+    ask::{failed, is_stale, passes_for_interim, pause, Ask, AskError, OnInterim},
     blame::{is_unprocessed, MOST_REFUSALS},
-    client::{failed, is_stale, passes_for_interim, pause, Ask, AskError, OnInterim},
     framing,
     pool::{At, Nobody, Pool},
 };

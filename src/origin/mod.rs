@@ -1,5 +1,6 @@
 //! Origins: the servers behind the gateway, and the clients for them.
 
+mod ask;
 mod balance;
 mod blame;
 mod breaker;
