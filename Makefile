@@ -84,11 +84,11 @@ SEED ?= 1
 chaos: build ## whole nodes under faults by a seed; prints how old answers were (SECONDS=600 SEED=7,8: so long for each)
 	@$(ENSURE) redis-server
 	TIDEGATE_BIN=$(TARGET)/release/tidegate CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
-		$(CARGO) test --locked --quiet --test chaos -- --ignored --nocapture long
+		$(CARGO) test --locked --quiet --test it coherence::chaos::long -- --ignored --nocapture
 
 DEPTH ?= 6
 model: tools ## all orders of events between two nodes and a store up to a depth, and many long ones (DEPTH=7)
-	MODEL_DEPTH=$(DEPTH) MODEL_WALKS=2000000 $(CARGO) test --locked --release --quiet --test model -- --nocapture
+	MODEL_DEPTH=$(DEPTH) MODEL_WALKS=2000000 $(CARGO) test --locked --release --quiet --test it coherence::model -- --nocapture
 
 fuzz: tools ## bytes at random against the readers of heads and chunks (3 minutes; SECONDS=600 for each of three)
 	@$(ENSURE) cargo-fuzz

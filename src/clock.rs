@@ -2,10 +2,10 @@
 //!
 //! [`now_ms`] is for lifetimes, pauses and marks. It starts at the wall clock of the process's start and
 //! advances with the monotonic clock, so that setting the wall clock back makes no answer younger. If the
-//! wall clock is ahead of it (set forward, or the machine has slept), it catches up, within [`LOOK`]: a
+//! wall clock is ahead of it (set forward, or the machine has slept), it catches up, within [`STEP_CHECK_INTERVAL`]: a
 //! lifetime that has ended by the wall clock has ended. [`wall_ms`] is the wall clock itself: for times
 //! exchanged with other machines, in dates, tokens, signatures, logs, and in the envelopes of the store. A
-//! [`Reading`] holds both, and converts one into the other.
+//! [`ClockReading`] holds both, and converts one into the other.
 
 use std::{
     sync::{
@@ -16,14 +16,15 @@ use std::{
 };
 
 /// The interval at which the wall clock is read.
-pub const LOOK: Duration = Duration::from_secs(1);
+pub const STEP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The tolerated difference between two machines' clocks, in milliseconds.
 const TOLERANCE_MS: u64 = 2_000;
 /// The smallest step of the wall clock that is logged.
 const STEP: Duration = Duration::from_millis(500);
 const NANOS_PER_MS: u64 = 1_000_000;
 
-static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::new(Instant::now(), since_1970(wall())));
+static CLOCK: LazyLock<MonotonicClock> =
+    LazyLock::new(|| MonotonicClock::new(Instant::now(), since_1970(wall())));
 
 /// Milliseconds since 1970 by a clock that never goes back.
 pub fn now_ms() -> u64 {
@@ -41,30 +42,30 @@ pub fn wall() -> SystemTime {
 }
 
 /// The time by both clocks.
-pub fn reading() -> Reading {
-    Reading { now_ms: now_ms(), wall_ms: wall_ms() }
+pub fn reading() -> ClockReading {
+    ClockReading { now_ms: now_ms(), wall_ms: wall_ms() }
 }
 
 /// The time by both clocks at an instant, without reading either: the wall clock as of the last look.
-pub fn reading_at(instant: Instant) -> Reading {
+pub fn reading_at(instant: Instant) -> ClockReading {
     CLOCK.reading_at(instant)
 }
 
 /// Reads the wall clock at intervals, for ever.
-pub async fn keep() {
+pub async fn watch_wall_clock() {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(STEP_CHECK_INTERVAL).await;
         // In this order a thread that is delayed in between sees the wall clock as late, never as early.
         let wall = since_1970(wall());
         match CLOCK.look(Instant::now(), wall) {
-            Step::None => {}
-            Step::Forward(by) => {
+            ClockStep::None => {}
+            ClockStep::Forward(by) => {
                 tracing::warn!(
                     by_ms = by.as_millis(),
                     "the clock was set forward: lifetimes that are over by it have ended"
                 );
             }
-            Step::Back(by) => {
+            ClockStep::Back(by) => {
                 tracing::warn!(
                     by_ms = by.as_millis(),
                     "the clock was set back: lifetimes are not prolonged by it"
@@ -76,14 +77,14 @@ pub async fn keep() {
 
 /// The time by both clocks, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     /// By the clock that never goes back: [`now_ms`].
     pub now_ms: u64,
     /// By the wall clock: [`wall_ms`].
     pub wall_ms: u64,
 }
 
-impl Reading {
+impl ClockReading {
     /// The wall clock's time at a moment given by the other clock.
     pub fn to_wall(self, then_ms: u64) -> u64 {
         self.wall_ms.saturating_sub(self.now_ms.saturating_sub(then_ms))
@@ -104,14 +105,14 @@ impl Reading {
 
 /// A step of the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ClockStep {
     None,
     Forward(Duration),
     Back(Duration),
 }
 
 /// A clock that never goes back. It gets the monotonic clock's instants and the wall clock's time.
-struct Clock {
+struct MonotonicClock {
     zero: Instant,
     /// The time at `zero`, in nanoseconds since 1970; grows when the wall clock is set forward.
     at_zero: AtomicU64,
@@ -119,7 +120,7 @@ struct Clock {
     ahead: AtomicU64,
 }
 
-impl Clock {
+impl MonotonicClock {
     fn new(zero: Instant, wall: Duration) -> Self {
         Self { zero, at_zero: AtomicU64::new(nanos(wall)), ahead: AtomicU64::new(0) }
     }
@@ -130,14 +131,14 @@ impl Clock {
         self.at_zero.load(Ordering::Relaxed).saturating_add(nanos(passed))
     }
 
-    fn reading_at(&self, instant: Instant) -> Reading {
+    fn reading_at(&self, instant: Instant) -> ClockReading {
         let now = self.at(instant);
         let wall = now.saturating_sub(self.ahead.load(Ordering::Relaxed));
-        Reading { now_ms: now / NANOS_PER_MS, wall_ms: wall / NANOS_PER_MS }
+        ClockReading { now_ms: now / NANOS_PER_MS, wall_ms: wall / NANOS_PER_MS }
     }
 
     /// Records the wall clock's time at an instant. One caller at a time.
-    fn look(&self, at: Instant, wall: Duration) -> Step {
+    fn look(&self, at: Instant, wall: Duration) -> ClockStep {
         let (now, wall) = (self.at(at), nanos(wall));
         let late_by = wall.saturating_sub(now);
         self.at_zero.fetch_add(late_by, Ordering::Relaxed);
@@ -147,9 +148,9 @@ impl Clock {
         let forward = Duration::from_nanos(late_by.saturating_add(was_ahead.saturating_sub(ahead)));
         let back = Duration::from_nanos(ahead.saturating_sub(was_ahead));
         match (forward >= STEP, back >= STEP) {
-            (true, _) => Step::Forward(forward),
-            (_, true) => Step::Back(back),
-            _ => Step::None,
+            (true, _) => ClockStep::Forward(forward),
+            (_, true) => ClockStep::Back(back),
+            _ => ClockStep::None,
         }
     }
 }
@@ -177,9 +178,9 @@ mod tests {
 
     /// The clock's reading two seconds after the wall clock was set, by this many seconds, at the tenth
     /// second.
-    fn after_step(by_seconds: i64) -> Reading {
+    fn after_step(by_seconds: i64) -> ClockReading {
         let zero = Instant::now();
-        let clock = Clock::new(zero, START);
+        let clock = MonotonicClock::new(zero, START);
         let wall = |second: u64| (START + secs(second)).as_secs().saturating_add_signed(by_seconds);
         clock.look(zero + secs(9), START + secs(9));
         clock.look(zero + secs(10), secs(wall(10)));
@@ -195,25 +196,37 @@ mod tests {
             (-600, untouched, untouched - 600_000),
             (-1, untouched, untouched - 1_000),
         ] {
-            assert_eq!(after_step(by_seconds), Reading { now_ms, wall_ms }, "{by_seconds}");
+            assert_eq!(after_step(by_seconds), ClockReading { now_ms, wall_ms }, "{by_seconds}");
         }
     }
 
     #[test]
     fn steps_are_told_once() {
         let zero = Instant::now();
-        let clock = Clock::new(zero, START);
+        let clock = MonotonicClock::new(zero, START);
         let looks = [(1, 1), (2, 2), (3, 603), (4, 604), (5, 305), (6, 306), (7, 607), (8, 608)];
         let told = looks.map(|(second, wall)| clock.look(zero + secs(second), START + secs(wall)));
-        let (forward, back) = (Step::Forward(secs(600)), Step::Back(secs(300)));
-        let again = Step::Forward(secs(300));
-        assert_eq!(told, [Step::None, Step::None, forward, Step::None, back, Step::None, again, Step::None]);
+        let (forward, back) = (ClockStep::Forward(secs(600)), ClockStep::Back(secs(300)));
+        let again = ClockStep::Forward(secs(300));
+        assert_eq!(
+            told,
+            [
+                ClockStep::None,
+                ClockStep::None,
+                forward,
+                ClockStep::None,
+                back,
+                ClockStep::None,
+                again,
+                ClockStep::None
+            ]
+        );
     }
 
     #[test]
     fn moments_are_told_by_the_wall_clock_and_never_come_from_the_future() {
         // This node's clock was set back by a minute.
-        let here = Reading { now_ms: 1_060_000, wall_ms: 1_000_000 };
+        let here = ClockReading { now_ms: 1_060_000, wall_ms: 1_000_000 };
         assert_eq!(here.to_wall(1_050_000), 990_000);
         assert_eq!(here.from_wall(990_000), Some(1_050_000));
         assert_eq!(here.from_wall(1_000_500), Some(here.now_ms), "another clock is a little ahead");
@@ -227,7 +240,7 @@ mod tests {
             steps in proptest::collection::vec((0_u64..5_000, -700_000_i64..700_000), 1..40)
         ) {
             let zero = Instant::now();
-            let clock = Clock::new(zero, START);
+            let clock = MonotonicClock::new(zero, START);
             let (mut instant, mut wall_ms, mut last) = (zero, START_MS, 0);
             for (pass_ms, step_ms) in steps {
                 instant += Duration::from_millis(pass_ms);

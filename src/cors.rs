@@ -7,14 +7,14 @@
 //! no permission occurs twice, and none that was made for another request.
 
 use crate::{
-    config::{AllowedOrigins, Cors, OriginPattern},
-    headers::Fields,
+    config::{AllowedOrigins, CorsConfig, OriginPattern},
+    headers::MessageFields,
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
 
 /// The answer to a preflight.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Preflight {
+pub enum PreflightAnswer {
     /// 204 with these fields. The browser compares the method and fields with the allowed ones, and names the
     /// one that isn't.
     Allowed(Vec<(HeaderName, HeaderValue)>),
@@ -22,49 +22,49 @@ pub enum Preflight {
     Refused,
 }
 
-const ALL: HeaderValue = HeaderValue::from_static("*");
-const YES: HeaderValue = HeaderValue::from_static("true");
+const ALLOW_ALL: HeaderValue = HeaderValue::from_static("*");
+const ALLOW_CREDENTIALS: HeaderValue = HeaderValue::from_static("true");
 /// The fields that a preflight's answer depends on, for `Vary`.
-pub const PREFLIGHT_VARIES: HeaderValue =
+pub const PREFLIGHT_VARY: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// The method that a preflight asks for; `None` if the request is not a preflight.
-pub fn preflighted(method: &Method, request: &HeaderMap) -> Option<Method> {
+pub fn preflight_method(method: &Method, request: &HeaderMap) -> Option<Method> {
     if *method != Method::OPTIONS || !request.contains_key(header::ORIGIN) {
         return None;
     }
-    let asked = only(request, &header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let asked = single_line(request, &header::ACCESS_CONTROL_REQUEST_METHOD)?;
     Method::from_bytes(asked.as_bytes()).ok()
 }
 
 /// The answer to a preflight with these fields.
-pub fn preflight(cors: &Cors, request: &HeaderMap) -> Preflight {
-    let Some(allowed) = allowed(cors, request) else { return Preflight::Refused };
+pub fn answer_preflight(cors: &CorsConfig, request: &HeaderMap) -> PreflightAnswer {
+    let Some(allowed) = allowed_origin(cors, request) else { return PreflightAnswer::Refused };
     let mut fields = vec![(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)];
     if cors.credentials {
-        fields.push((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, YES));
+        fields.push((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, ALLOW_CREDENTIALS));
     }
     fields.push((header::ACCESS_CONTROL_ALLOW_METHODS, cors.methods.clone()));
     if let Some(headers) = &cors.headers {
         fields.push((header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone()));
     }
     fields.push((header::ACCESS_CONTROL_MAX_AGE, cors.max_age.clone()));
-    fields.push((header::VARY, PREFLIGHT_VARIES));
-    Preflight::Allowed(fields)
+    fields.push((header::VARY, PREFLIGHT_VARY));
+    PreflightAnswer::Allowed(fields)
 }
 
 /// Replaces the CORS fields of an answer to a request with these fields: those of the origin server are
 /// removed, and the gateway's are added.
-pub fn dress(cors: &Cors, request: &HeaderMap, answer: &mut impl Fields) {
+pub fn apply_cors(cors: &CorsConfig, request: &HeaderMap, answer: &mut impl MessageFields) {
     let theirs = answer.names().into_iter().filter(|name| name.as_str().starts_with("access-control-"));
     theirs.for_each(|name| answer.remove(&name));
     if cors.origins != AllowedOrigins::Any {
         vary_by_origin(answer);
     }
-    let Some(allowed) = allowed(cors, request) else { return };
+    let Some(allowed) = allowed_origin(cors, request) else { return };
     answer.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     if cors.credentials {
-        answer.append(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, YES);
+        answer.append(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, ALLOW_CREDENTIALS);
     }
     if let Some(expose) = &cors.expose {
         answer.append(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
@@ -72,21 +72,21 @@ pub fn dress(cors: &Cors, request: &HeaderMap, answer: &mut impl Fields) {
 }
 
 /// The value of `Access-Control-Allow-Origin`; `None`: nothing is allowed.
-fn allowed(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
+fn allowed_origin(cors: &CorsConfig, request: &HeaderMap) -> Option<HeaderValue> {
     match &cors.origins {
         // The same for all requests, so that one answer fits all.
-        AllowedOrigins::Any => Some(ALL),
+        AllowedOrigins::Any => Some(ALLOW_ALL),
         AllowedOrigins::Listed(patterns) => {
-            let origin = only(request, &header::ORIGIN)?;
+            let origin = single_line(request, &header::ORIGIN)?;
             let text = origin.to_str().ok()?;
-            patterns.iter().any(|pattern| permits(pattern, text)).then(|| origin.clone())
+            patterns.iter().any(|pattern| matches_origin(pattern, text)).then(|| origin.clone())
         }
     }
 }
 
 /// Returns true if a pattern matches this origin. Compares bytes: browsers serialise an origin in one way
 /// only (RFC 6454, 6.2).
-pub fn permits(pattern: &OriginPattern, origin: &str) -> bool {
+pub fn matches_origin(pattern: &OriginPattern, origin: &str) -> bool {
     match pattern {
         OriginPattern::Exact(exact) => **exact == *origin,
         OriginPattern::Below { scheme, domain } => {
@@ -102,13 +102,13 @@ fn is_label(label: &str) -> bool {
 }
 
 /// The value of a field that occurs exactly once.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+fn single_line<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_| lines.next().is_none())
 }
 
 /// Adds `Origin` to `Vary`, unless it is there already.
-fn vary_by_origin(answer: &mut impl Fields) {
+fn vary_by_origin(answer: &mut impl MessageFields) {
     let said = answer.joined(&header::VARY).unwrap_or_default();
     let names = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(b"origin");
     if !said.split(|b| *b == b',').any(|name| names(name.trim_ascii())) {

@@ -11,8 +11,8 @@ fn below(scheme: &str, domain: &str) -> OriginPattern {
     OriginPattern::Below { scheme: scheme.into(), domain: domain.into() }
 }
 
-fn cors(origins: Vec<OriginPattern>) -> Cors {
-    Cors {
+fn cors(origins: Vec<OriginPattern>) -> CorsConfig {
+    CorsConfig {
         origins: if origins.is_empty() { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) },
         methods: HeaderValue::from_static("GET, PUT"),
         headers: Some(HeaderValue::from_static("Authorization")),
@@ -31,10 +31,10 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// The fields of an answer that had `before` and is for a request with `origin`.
-fn dressed(cors: &Cors, origin: Option<&str>, before: &[(&str, &str)]) -> Vec<String> {
+fn dressed(cors: &CorsConfig, origin: Option<&str>, before: &[(&str, &str)]) -> Vec<String> {
     let request = origin.map_or_else(HeaderMap::new, |origin| map(&[("origin", origin)]));
     let mut answer = map(before);
-    dress(cors, &request, &mut answer);
+    apply_cors(cors, &request, &mut answer);
     let mut lines: Vec<_> = answer.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
     lines.sort();
     lines
@@ -83,7 +83,7 @@ fn everyone_is_told_the_same() {
 
 #[test]
 fn credentials_go_along_where_the_route_says_so() {
-    let cors = Cors { credentials: true, expose: None, ..cors(vec![exact("null")]) };
+    let cors = CorsConfig { credentials: true, expose: None, ..cors(vec![exact("null")]) };
     let expected =
         ["access-control-allow-credentials: true", "access-control-allow-origin: null", "vary: Origin"];
     assert_eq!(dressed(&cors, Some("null"), &[]), expected);
@@ -94,7 +94,7 @@ fn credentials_go_along_where_the_route_says_so() {
 fn a_preflight_is_told_what_is_allowed() {
     let cors = cors(vec![exact(APP)]);
     let asks = |origin| map(&[("origin", origin), ("access-control-request-method", "DELETE")]);
-    let Preflight::Allowed(fields) = preflight(&cors, &asks(APP)) else { panic!("refused") };
+    let PreflightAnswer::Allowed(fields) = answer_preflight(&cors, &asks(APP)) else { panic!("refused") };
     let lines: Vec<_> = fields.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
     let expected = [
         "access-control-allow-origin: https://app.example.com",
@@ -104,12 +104,12 @@ fn a_preflight_is_told_what_is_allowed() {
         "vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
     ];
     assert_eq!(lines, expected);
-    assert_eq!(preflight(&cors, &asks("https://evil.example")), Preflight::Refused);
+    assert_eq!(answer_preflight(&cors, &asks("https://evil.example")), PreflightAnswer::Refused);
 }
 
 #[test]
 fn what_is_a_preflight() {
-    let asked = |method: Method, fields: &[(&str, &str)]| preflighted(&method, &map(fields));
+    let asked = |method: Method, fields: &[(&str, &str)]| preflight_method(&method, &map(fields));
     let full = [("origin", APP), ("access-control-request-method", "PUT")];
     assert_eq!(asked(Method::OPTIONS, &full), Some(Method::PUT));
     assert_eq!(asked(Method::GET, &full), None);
@@ -124,7 +124,7 @@ fn patterns_stand_for_labels() {
     let pattern = below("https://", ".example.com");
     for good in ["https://a.example.com", "https://a-1.b_2.example.com", "https://xn--bcher-kva.example.com"]
     {
-        assert!(permits(&pattern, good), "{good}");
+        assert!(matches_origin(&pattern, good), "{good}");
     }
     for bad in [
         "https://example.com",
@@ -145,19 +145,19 @@ fn patterns_stand_for_labels() {
         "null",
         "",
     ] {
-        assert!(!permits(&pattern, bad), "{bad}");
+        assert!(!matches_origin(&pattern, bad), "{bad}");
     }
-    assert!(permits(&below("https://", ".example.com:8443"), "https://a.example.com:8443"));
-    assert!(!permits(&below("https://", ".example.com:8443"), "https://a.example.com"));
+    assert!(matches_origin(&below("https://", ".example.com:8443"), "https://a.example.com:8443"));
+    assert!(!matches_origin(&below("https://", ".example.com:8443"), "https://a.example.com"));
 }
 
 #[test]
 fn several_lines_of_origin_are_nobody() {
     let mut request = map(&[("origin", APP), ("origin", APP)]);
     let cors = cors(vec![exact(APP)]);
-    assert_eq!(allowed(&cors, &request), None);
+    assert_eq!(allowed_origin(&cors, &request), None);
     request.remove("origin");
-    assert_eq!(allowed(&cors, &request), None);
+    assert_eq!(allowed_origin(&cors, &request), None);
 }
 
 /// An origin as a browser would write it, and now and then something else.
@@ -175,7 +175,7 @@ proptest! {
     /// What is allowed is what the `url` crate, a reader of its own, finds to be at home there.
     #[test]
     fn a_pattern_allows_only_what_lies_below_its_domain(origin in any_origin()) {
-        if permits(&below("https://", ".example.com"), &origin) {
+        if matches_origin(&below("https://", ".example.com"), &origin) {
             let url = url::Url::parse(&origin).expect("a URL");
             prop_assert_eq!(url.scheme(), "https");
             prop_assert_eq!(url.port(), None);
@@ -188,13 +188,13 @@ proptest! {
     /// An answer that was made for one origin, stored with all its fields and sent to another.
     #[test]
     fn an_answer_made_for_one_origin_is_never_wrong_for_another(first in any_origin(), second in any_origin()) {
-        let cors = Cors { credentials: true, ..cors(vec![exact(APP), exact("null"), below("https://", ".example.com")]) };
+        let cors = CorsConfig { credentials: true, ..cors(vec![exact(APP), exact("null"), below("https://", ".example.com")]) };
         let ask = |origin: &str| origin.parse::<HeaderValue>().map(|v| HeaderMap::from_iter([(header::ORIGIN, v)]));
         let (Ok(first), Ok(second)) = (ask(&first), ask(&second)) else { return Ok(()) };
         let (mut once, mut twice) = (HeaderMap::new(), HeaderMap::new());
-        dress(&cors, &second, &mut once);
-        dress(&cors, &first, &mut twice);
-        dress(&cors, &second, &mut twice);
+        apply_cors(&cors, &second, &mut once);
+        apply_cors(&cors, &first, &mut twice);
+        apply_cors(&cors, &second, &mut twice);
         prop_assert_eq!(&once, &twice);
         let named: Vec<_> = twice.get_all(header::ACCESS_CONTROL_ALLOW_ORIGIN).iter().collect();
         prop_assert!(named.len() <= 1);
@@ -209,8 +209,8 @@ proptest! {
             let request = HeaderMap::from_iter([(header::ORIGIN, value)]);
             let cors = cors(vec![exact(APP), below("https://", ".example.com")]);
             let mut answer = HeaderMap::new();
-            dress(&cors, &request, &mut answer);
-            prop_assert!(matches!(preflight(&cors, &request), Preflight::Refused)
+            apply_cors(&cors, &request, &mut answer);
+            prop_assert!(matches!(answer_preflight(&cors, &request), PreflightAnswer::Refused)
                 == !answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
         }
     }

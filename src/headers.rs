@@ -3,20 +3,21 @@
 //! Pure: rules and what is known of a request in, changed fields out. A value is one line of text whatever a variable
 //! stands for: one that holds a control character stands for nothing, and a field whose value comes out empty is not
 //! sent. Fields of the connection, of framing and those that only the gateway says are left alone
-//! ([`Direction::reserved`]); the configuration refuses rules that name them.
+//! ([`MessageDirection::reserved`]); the configuration refuses rules that name them.
 
 use crate::{
-    authority,
     config::{
-        begins_to_cgi, same_to_cgi, Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable,
+        begins_to_cgi, same_to_cgi, HeaderRules, HeaderTemplate, MessageDirection, NamePattern, RouteHeaders,
+        TemplateSegment, Variable,
     },
+    http::authority,
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{fmt::Write as _, net::IpAddr};
 
 /// What is known of a request, for the variables of values.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct RuleFacts<'a> {
     /// `$client_ip`
     pub client: Option<IpAddr>,
     /// `$remote_addr`
@@ -42,7 +43,7 @@ pub struct Facts<'a> {
 }
 
 /// The fields of a message, whatever holds them.
-pub trait Fields {
+pub trait MessageFields {
     /// The names that are there, each once.
     fn names(&self) -> Vec<HeaderName>;
     /// The lines of a field, joined with commas; `None` where it isn't there.
@@ -54,93 +55,98 @@ pub trait Fields {
 }
 
 /// Applies a route's rules to what the origin is told.
-pub fn to_origin(headers: &Headers, facts: &Facts<'_>, fields: &mut impl Fields) {
+pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &mut impl MessageFields) {
     for rules in &headers.request {
         let names = fields.names();
-        for name in names.iter().filter(|name| touches(rules, name)) {
+        for name in names.iter().filter(|name| is_touched(rules, name)) {
             fields.remove(name);
         }
-        set(rules, facts, fields);
-        add(rules, facts, fields, |_| true);
+        set_fields(rules, facts, fields);
+        add_fields(rules, facts, fields, |_| true);
     }
 }
 
 /// Whether a field of the client's gets to the origin as it came.
-pub fn passes(headers: &Headers, name: &HeaderName) -> bool {
-    !headers.request.iter().any(|rules| touches(rules, name))
+pub fn passes_unchanged(headers: &RouteHeaders, name: &HeaderName) -> bool {
+    !headers.request.iter().any(|rules| is_touched(rules, name))
 }
 
 /// Applies a route's rules to what the client is told with this status.
-pub fn to_client(headers: &Headers, facts: &Facts<'_>, status: StatusCode, fields: &mut impl Fields) {
+pub fn apply_to_client(
+    headers: &RouteHeaders,
+    facts: &RuleFacts<'_>,
+    status: StatusCode,
+    fields: &mut impl MessageFields,
+) {
     // A client lays the fields of a 304 over those that it keeps (RFC 9111, 3.2): what the kept ones say already, and
     // the 304 does not repeat, is not said otherwise here.
     let renews = status == StatusCode::NOT_MODIFIED;
     if headers.security && !renews && status != StatusCode::SWITCHING_PROTOCOLS {
-        secure(fields);
+        add_security_fields(fields);
     }
     for rules in &headers.response {
         for pattern in &rules.remove {
             match pattern {
                 NamePattern::Exact(name) => fields.remove(name),
                 NamePattern::Prefix(prefix) => {
-                    let hit = |name: &&HeaderName| begins(name, prefix, Direction::Response);
+                    let hit = |name: &&HeaderName| matches_prefix(name, prefix, MessageDirection::Response);
                     fields.names().iter().filter(hit).for_each(|name| fields.remove(name));
                 }
             }
         }
         rules.set.iter().for_each(|(name, _)| fields.remove(name));
-        set(rules, facts, fields);
+        set_fields(rules, facts, fields);
         let there = if renews { fields.names() } else { Vec::new() };
-        add(rules, facts, fields, |name| !renews || there.contains(name));
+        add_fields(rules, facts, fields, |name| !renews || there.contains(name));
     }
 }
 
 /// Whether rules for requests take a client's field off, or replace it. What an application behind CGI or WSGI can't
 /// tell from it (`X_Role`, `X.Role` and `X-Role`) goes as well.
-fn touches(rules: &HeaderRules, name: &HeaderName) -> bool {
+fn is_touched(rules: &HeaderRules, name: &HeaderName) -> bool {
     let alike = |other: &HeaderName| same_to_cgi(name.as_str(), other.as_str());
     rules.set.iter().any(|(set, _)| alike(set))
         || rules.remove.iter().any(|pattern| match pattern {
             NamePattern::Exact(exact) => alike(exact),
-            NamePattern::Prefix(prefix) => begins(name, prefix, Direction::Request),
+            NamePattern::Prefix(prefix) => matches_prefix(name, prefix, MessageDirection::Request),
         })
 }
 
 /// Whether a pattern's beginning is a name's, and rules may touch it.
-fn begins(name: &HeaderName, prefix: &str, direction: Direction) -> bool {
+fn matches_prefix(name: &HeaderName, prefix: &str, direction: MessageDirection) -> bool {
     let name = name.as_str();
     let begins = match direction {
-        Direction::Request => begins_to_cgi(name, prefix),
-        Direction::Response => name.starts_with(prefix),
+        MessageDirection::Request => begins_to_cgi(name, prefix),
+        MessageDirection::Response => name.starts_with(prefix),
     };
-    begins && direction.reserved(name).is_none() && !is_kept(name, direction)
+    begins && direction.reserved(name).is_none() && !is_protected(name, direction)
 }
 
 /// Fields that a pattern doesn't mean: without `Host` there is no request, and `Vary` is added to by whoever makes
 /// answers differ.
-fn is_kept(name: &str, direction: Direction) -> bool {
+fn is_protected(name: &str, direction: MessageDirection) -> bool {
     name == match direction {
-        Direction::Request => "host",
-        Direction::Response => "vary",
+        MessageDirection::Request => "host",
+        MessageDirection::Response => "vary",
     }
 }
 
-fn set(rules: &HeaderRules, facts: &Facts<'_>, fields: &mut impl Fields) {
+fn set_fields(rules: &HeaderRules, facts: &RuleFacts<'_>, fields: &mut impl MessageFields) {
     for (name, lines) in &rules.set {
-        for value in lines.iter().filter_map(|line| value(line, facts)) {
+        for value in lines.iter().filter_map(|line| render_value(line, facts)) {
             fields.append(name.clone(), value);
         }
     }
 }
 
-fn add(
+fn add_fields(
     rules: &HeaderRules,
-    facts: &Facts<'_>,
-    fields: &mut impl Fields,
+    facts: &RuleFacts<'_>,
+    fields: &mut impl MessageFields,
     wanted: impl Fn(&HeaderName) -> bool,
 ) {
     for (name, line) in rules.add.iter().filter(|(name, _)| wanted(name)) {
-        if let Some(value) = value(line, facts) {
+        if let Some(value) = render_value(line, facts) {
             fields.append(name.clone(), value);
         }
     }
@@ -148,12 +154,13 @@ fn add(
 
 const NOSNIFF: (HeaderName, HeaderValue) =
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-const FRAMES: (HeaderName, HeaderValue) = (header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
-const REFERRER: (HeaderName, HeaderValue) =
+const DEFAULT_FRAME_OPTIONS: (HeaderName, HeaderValue) =
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+const DEFAULT_REFERRER_POLICY: (HeaderName, HeaderValue) =
     (header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
 
 /// Says what the origin has left unsaid. `frame-ancestors` is a word on frames as well, and the stronger one.
-fn secure(fields: &mut impl Fields) {
+fn add_security_fields(fields: &mut impl MessageFields) {
     let framed = fields.joined(&header::CONTENT_SECURITY_POLICY).is_some_and(|policy| {
         let mut directives = policy.split(|b| matches!(b, b';' | b','));
         directives.any(|d| {
@@ -161,7 +168,7 @@ fn secure(fields: &mut impl Fields) {
             name.eq_ignore_ascii_case(b"frame-ancestors")
         })
     });
-    for (name, value) in [NOSNIFF, FRAMES, REFERRER] {
+    for (name, value) in [NOSNIFF, DEFAULT_FRAME_OPTIONS, DEFAULT_REFERRER_POLICY] {
         let said = fields.joined(&name).is_some() || (name == header::X_FRAME_OPTIONS && framed);
         if !said {
             fields.append(name, value);
@@ -170,18 +177,18 @@ fn secure(fields: &mut impl Fields) {
 }
 
 /// A value for a request; `None`: there is nothing to say.
-pub fn value(template: &Template, facts: &Facts<'_>) -> Option<HeaderValue> {
+pub fn render_value(template: &HeaderTemplate, facts: &RuleFacts<'_>) -> Option<HeaderValue> {
     let segments = match template {
-        Template::Fixed(value) => return Some(value.clone()),
-        Template::Made(segments) => segments,
+        HeaderTemplate::Fixed(value) => return Some(value.clone()),
+        HeaderTemplate::Made(segments) => segments,
     };
     let mut text = String::with_capacity(48);
     for segment in segments {
         match segment {
-            Segment::Text(fixed) => text.push_str(fixed),
-            Segment::Variable(variable) => {
+            TemplateSegment::Text(fixed) => text.push_str(fixed),
+            TemplateSegment::Variable(variable) => {
                 let begin = text.len();
-                push(&mut text, *variable, facts);
+                push_variable(&mut text, *variable, facts);
                 if text[begin..].chars().any(char::is_control) {
                     text.truncate(begin);
                 }
@@ -195,7 +202,7 @@ pub fn value(template: &Template, facts: &Facts<'_>) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-fn push(text: &mut String, variable: Variable, facts: &Facts<'_>) {
+fn push_variable(text: &mut String, variable: Variable, facts: &RuleFacts<'_>) {
     let mut address = |of: Option<IpAddr>| {
         if let Some(ip) = of {
             // Writing to a String can't fail.
@@ -227,7 +234,7 @@ fn push_path(text: &mut String, path: &str) {
     }
 }
 
-impl Fields for HeaderMap {
+impl MessageFields for HeaderMap {
     fn names(&self) -> Vec<HeaderName> {
         self.keys().cloned().collect()
     }
@@ -247,7 +254,7 @@ impl Fields for HeaderMap {
 }
 
 /// As the origin client takes them.
-impl Fields for Vec<(HeaderName, HeaderValue)> {
+impl MessageFields for Vec<(HeaderName, HeaderValue)> {
     fn names(&self) -> Vec<HeaderName> {
         let mut names: Vec<HeaderName> = Vec::with_capacity(self.len());
         for (name, _) in self {

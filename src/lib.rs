@@ -11,14 +11,12 @@
 //! → access record, metrics (telemetry)
 //! ```
 //!
-//! The modules and who may use whom are told in `docs/architecture.md`; `tests/architecture.rs` holds the
+//! The modules and who may use whom are told in `docs/architecture.md`; `tests/it/architecture.rs` holds the
 //! code to it.
 
 pub mod address;
 pub mod admin;
-pub mod authority;
 pub mod cache;
-pub mod canonical_path;
 pub mod certificate;
 pub mod cli;
 pub mod clock;
@@ -29,6 +27,7 @@ pub mod events;
 pub mod files;
 pub mod gateway;
 pub mod headers;
+pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod listen;

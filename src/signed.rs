@@ -17,15 +17,15 @@ use percent_encoding::percent_decode_str;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-const EXPIRES: &str = "expires";
-const SIGNATURE: &str = "signature";
-const PATH: &str = "signed_path";
+const EXPIRES_PARAMETER: &str = "expires";
+const SIGNATURE_PARAMETER: &str = "signature";
+const PATH_PARAMETER: &str = "signed_path";
 /// The most digits of a time.
-const LONGEST_TIME: usize = 15;
+const MAX_TIME_DIGITS: usize = 15;
 
 /// The reason for which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SignatureRefusal {
     /// No signature, one that does not verify, or parameters in another form.
     #[error("the signature does not verify")]
     Signature,
@@ -39,16 +39,16 @@ pub enum Refusal {
 ///
 /// # Errors
 /// The reason for the refusal. `Expired` is only returned for a valid signature.
-pub fn verify(secrets: &[Secret], target: &str, now_unix: u64) -> Result<String, Refusal> {
-    let parts = Parts::read(target).ok_or(Refusal::Signature)?;
-    let claimed = URL_SAFE_NO_PAD.decode(parts.signature).map_err(|_| Refusal::Signature)?;
-    let is_of = |secret| mac(secret, parts.signed).is_some_and(|mac| bool::from(mac.ct_eq(&claimed)));
+pub fn verify_target(secrets: &[Secret], target: &str, now_unix: u64) -> Result<String, SignatureRefusal> {
+    let parts = TargetParts::read(target).ok_or(SignatureRefusal::Signature)?;
+    let claimed = URL_SAFE_NO_PAD.decode(parts.signature).map_err(|_| SignatureRefusal::Signature)?;
+    let is_of = |secret| target_mac(secret, parts.signed).is_some_and(|mac| bool::from(mac.ct_eq(&claimed)));
     let signed = secrets.iter().any(is_of);
     if !signed || !parts.covers_path() {
-        return Err(Refusal::Signature);
+        return Err(SignatureRefusal::Signature);
     }
     if now_unix > parts.expires {
-        return Err(Refusal::Expired);
+        return Err(SignatureRefusal::Expired);
     }
     Ok(parts.bare())
 }
@@ -62,7 +62,7 @@ pub enum SignError {
     )]
     Target,
     /// It has a parameter of the signature already.
-    #[error("must not have parameters named {EXPIRES}, {SIGNATURE} or {PATH}")]
+    #[error("must not have parameters named {EXPIRES_PARAMETER}, {SIGNATURE_PARAMETER} or {PATH_PARAMETER}")]
     Parameter,
     /// The path to sign for does not match.
     #[error("the path to sign for must begin and end with \"/\", have no \"?\", \"&\" or \"#\", and the URL must lie below it")]
@@ -76,35 +76,40 @@ pub enum SignError {
 ///
 /// # Errors
 /// The fault in the target.
-pub fn sign(secret: &Secret, target: &str, below: Option<&str>, expires: u64) -> Result<String, SignError> {
+pub fn sign_target(
+    secret: &Secret,
+    target: &str,
+    below: Option<&str>,
+    expires: u64,
+) -> Result<String, SignError> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if !path.starts_with('/') || !is_plain(target) {
         return Err(SignError::Target);
     }
-    if query.split('&').any(is_ours) {
+    if query.split('&').any(is_own_parameter) {
         return Err(SignError::Parameter);
     }
     let join = if target.contains('?') { '&' } else { '?' };
     let (signed, whole) = match below {
         None => {
-            let signed = format!("{target}{join}{EXPIRES}={expires}");
+            let signed = format!("{target}{join}{EXPIRES_PARAMETER}={expires}");
             (signed.clone(), signed)
         }
         Some(below) => {
             if !is_directory(below) || !path.starts_with(below) {
                 return Err(SignError::Path);
             }
-            let signed = format!("{PATH}={below}&{EXPIRES}={expires}");
+            let signed = format!("{PATH_PARAMETER}={below}&{EXPIRES_PARAMETER}={expires}");
             let whole = format!("{target}{join}{signed}");
             (signed, whole)
         }
     };
-    let signature = URL_SAFE_NO_PAD.encode(mac(secret, &signed).ok_or(SignError::Secret)?);
-    Ok(format!("{whole}&{SIGNATURE}={signature}"))
+    let signature = URL_SAFE_NO_PAD.encode(target_mac(secret, &signed).ok_or(SignError::Secret)?);
+    Ok(format!("{whole}&{SIGNATURE_PARAMETER}={signature}"))
 }
 
 /// The parts of a target.
-struct Parts<'t> {
+struct TargetParts<'t> {
     path: &'t str,
     /// The parameters before those of the signature.
     others: &'t str,
@@ -115,22 +120,22 @@ struct Parts<'t> {
     signed: &'t str,
 }
 
-impl<'t> Parts<'t> {
+impl<'t> TargetParts<'t> {
     fn read(target: &'t str) -> Option<Self> {
         if !is_plain(target) {
             return None;
         }
         let (path, query) = target.split_once('?')?;
-        let (rest, signature) = last(query, SIGNATURE)?;
+        let (rest, signature) = last_parameter(query, SIGNATURE_PARAMETER)?;
         let unsigned = target.len() - query.len() + rest.len();
-        let (before, time) = last(rest, EXPIRES)?;
-        let digits = time.bytes().all(|b| b.is_ascii_digit()) && (1..=LONGEST_TIME).contains(&time.len());
+        let (before, time) = last_parameter(rest, EXPIRES_PARAMETER)?;
+        let digits = time.bytes().all(|b| b.is_ascii_digit()) && (1..=MAX_TIME_DIGITS).contains(&time.len());
         let expires = time.parse().ok().filter(|_| digits)?;
-        let (others, below) = match last(before, PATH) {
+        let (others, below) = match last_parameter(before, PATH_PARAMETER) {
             Some((others, below)) => (others, Some(below)),
             None => (before, None),
         };
-        if others.split('&').any(is_ours) {
+        if others.split('&').any(is_own_parameter) {
             return None;
         }
         let signed = match below {
@@ -155,17 +160,17 @@ impl<'t> Parts<'t> {
 }
 
 /// The value of a query's last parameter if it has this name, and the query before it, without its separator.
-fn last<'q>(query: &'q str, name: &str) -> Option<(&'q str, &'q str)> {
+fn last_parameter<'q>(query: &'q str, name: &str) -> Option<(&'q str, &'q str)> {
     let (before, parameter) = query.rsplit_once('&').unwrap_or(("", query));
     let value = parameter.strip_prefix(name)?.strip_prefix('=')?;
     Some((before, value))
 }
 
 /// Returns true for a parameter of the signature, even if its name is percent-encoded.
-fn is_ours(parameter: &str) -> bool {
+fn is_own_parameter(parameter: &str) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
     let called = |ours: &&str| percent_decode_str(name).eq(ours.bytes());
-    [EXPIRES, SIGNATURE, PATH].iter().any(called)
+    [EXPIRES_PARAMETER, SIGNATURE_PARAMETER, PATH_PARAMETER].iter().any(called)
 }
 
 /// Returns true if a target has only characters that no recipient rewrites.
@@ -178,7 +183,7 @@ fn is_directory(path: &str) -> bool {
 }
 
 /// `None` if the key can't be used. HMAC accepts keys of any length: the error is only part of the trait.
-fn mac(secret: &Secret, text: &str) -> Option<[u8; 32]> {
+fn target_mac(secret: &Secret, text: &str) -> Option<[u8; 32]> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.reveal()).ok()?;
     mac.update(text.as_bytes());
     Some(mac.finalize().into_bytes().into())

@@ -13,7 +13,7 @@ fn ours() -> [Secret; 1] {
 }
 
 fn signed(target: &str) -> String {
-    sign(&ours()[0], target, None, NOW).unwrap()
+    sign_target(&ours()[0], target, None, NOW).unwrap()
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn the_text_that_is_signed_is_the_target_as_it_is_sent() {
     //   b"/files/report%20a.pdf?day=1&x&expires=1800000000", "sha256").digest()).rstrip(b"=")
     let expected = "/files/report%20a.pdf?day=1&x&expires=1800000000&signature=CLmK6NbrXiUJ6rS7ZesTnRJjyc9rAAazHtcocaH-YjI";
     assert_eq!(signed(TARGET), expected);
-    let below = sign(&ours()[0], "/media/a/1.ts", Some("/media/a/"), NOW).unwrap();
+    let below = sign_target(&ours()[0], "/media/a/1.ts", Some("/media/a/"), NOW).unwrap();
     // The same over b"signed_path=/media/a/&expires=1800000000".
     let expected = "/media/a/1.ts?signed_path=/media/a/&expires=1800000000&signature=g1X3SCbnHBWQcS-kO2HK--TnjpaMlvNmva-z_Dtmd6s";
     assert_eq!(below, expected);
@@ -31,28 +31,28 @@ fn the_text_that_is_signed_is_the_target_as_it_is_sent() {
 #[test]
 fn a_good_link_loses_its_signature() {
     for target in [TARGET, "/x", "/x?a=1", "/x?a", "/x?a=b?c", "/?a=1&&b=2"] {
-        assert_eq!(verify(&ours(), &signed(target), NOW).as_deref(), Ok(target));
+        assert_eq!(verify_target(&ours(), &signed(target), NOW).as_deref(), Ok(target));
     }
-    assert_eq!(verify(&ours(), &signed("/x?"), NOW).as_deref(), Ok("/x"));
+    assert_eq!(verify_target(&ours(), &signed("/x?"), NOW).as_deref(), Ok("/x"));
 }
 
 #[test]
 fn a_link_ends() {
-    assert_eq!(verify(&ours(), &signed("/x"), NOW + 1), Err(Refusal::Expired));
+    assert_eq!(verify_target(&ours(), &signed("/x"), NOW + 1), Err(SignatureRefusal::Expired));
     // That it has ended is told only of one that was good.
     let forged = signed("/x").replace("expires=1800000000", "expires=1700000000");
-    assert_eq!(verify(&ours(), &forged, NOW), Err(Refusal::Signature));
-    assert_eq!(verify(&ours(), &forged, 0), Err(Refusal::Signature));
+    assert_eq!(verify_target(&ours(), &forged, NOW), Err(SignatureRefusal::Signature));
+    assert_eq!(verify_target(&ours(), &forged, 0), Err(SignatureRefusal::Signature));
 }
 
 #[test]
 fn while_a_secret_rotates_both_are_good() {
     let [old] = ours();
     let both = [secret("the new one"), old];
-    assert!(verify(&both, &signed("/x"), NOW).is_ok());
-    assert!(verify(&both, &sign(&both[0], "/x", None, NOW).unwrap(), NOW).is_ok());
-    assert_eq!(verify(&both[..1], &signed("/x"), NOW), Err(Refusal::Signature));
-    assert_eq!(verify(&[], &signed("/x"), NOW), Err(Refusal::Signature));
+    assert!(verify_target(&both, &signed("/x"), NOW).is_ok());
+    assert!(verify_target(&both, &sign_target(&both[0], "/x", None, NOW).unwrap(), NOW).is_ok());
+    assert_eq!(verify_target(&both[..1], &signed("/x"), NOW), Err(SignatureRefusal::Signature));
+    assert_eq!(verify_target(&[], &signed("/x"), NOW), Err(SignatureRefusal::Signature));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_parameters_stand_at_the_end_in_their_order_and_once() {
         good.replace("a=1", "a=%31"),
         good.replace("a=1", "a=2"),
     ] {
-        assert_eq!(verify(&ours(), &bad, NOW), Err(Refusal::Signature), "{bad}");
+        assert_eq!(verify_target(&ours(), &bad, NOW), Err(SignatureRefusal::Signature), "{bad}");
     }
     // Signed as they are, and refused all the same: whoever reads the rest would see them.
     for twice in [
@@ -86,24 +86,27 @@ fn the_parameters_stand_at_the_end_in_their_order_and_once() {
         "/x?%65xpires=5&expires=1800000000",
         "/x?signature=a&expires=1800000000",
     ] {
-        let mac = URL_SAFE_NO_PAD.encode(mac(&ours()[0], twice).unwrap());
+        let mac = URL_SAFE_NO_PAD.encode(target_mac(&ours()[0], twice).unwrap());
         let target = format!("{twice}&signature={mac}");
-        assert_eq!(verify(&ours(), &target, NOW), Err(Refusal::Signature), "{target}");
+        assert_eq!(verify_target(&ours(), &target, NOW), Err(SignatureRefusal::Signature), "{target}");
     }
 }
 
 #[test]
 fn one_signature_for_everything_below_a_path() {
-    let link = sign(&ours()[0], "/media/a/index.m3u8?q=1", Some("/media/a/"), NOW).unwrap();
+    let link = sign_target(&ours()[0], "/media/a/index.m3u8?q=1", Some("/media/a/"), NOW).unwrap();
     let query = link.split_once("?q=1&").unwrap().1;
     for (path, bare) in [
         (format!("/media/a/index.m3u8?q=1&{query}"), "/media/a/index.m3u8?q=1"),
         (format!("/media/a/b/1.ts?{query}"), "/media/a/b/1.ts"),
         (format!("/media/a/?x=2&y&{query}"), "/media/a/?x=2&y"),
     ] {
-        assert_eq!(verify(&ours(), &path, NOW).as_deref(), Ok(bare), "{path}");
+        assert_eq!(verify_target(&ours(), &path, NOW).as_deref(), Ok(bare), "{path}");
     }
-    assert_eq!(verify(&ours(), &format!("/media/a/1.ts?{query}"), NOW + 1), Err(Refusal::Expired));
+    assert_eq!(
+        verify_target(&ours(), &format!("/media/a/1.ts?{query}"), NOW + 1),
+        Err(SignatureRefusal::Expired)
+    );
     for bad in [
         format!("/media/b/1.ts?{query}"),
         format!("/media/a?{query}"),
@@ -112,7 +115,7 @@ fn one_signature_for_everything_below_a_path() {
         format!("/media/a/1.ts?signed_path=/&{query}"),
         format!("/media/%61/1.ts?{query}"),
     ] {
-        assert_eq!(verify(&ours(), &bad, NOW), Err(Refusal::Signature), "{bad}");
+        assert_eq!(verify_target(&ours(), &bad, NOW), Err(SignatureRefusal::Signature), "{bad}");
     }
 }
 
@@ -120,13 +123,17 @@ fn one_signature_for_everything_below_a_path() {
 fn a_signature_for_one_target_is_none_for_a_path_below_it() {
     // A path begins with a slash, `signed_path` doesn't: the two kinds of text never meet.
     let text = "signed_path=/&expires=1800000000";
-    let mac = URL_SAFE_NO_PAD.encode(mac(&ours()[0], &format!("/x?{text}")).unwrap());
-    assert_eq!(verify(&ours(), &format!("/x?{text}&signature={mac}"), NOW), Err(Refusal::Signature));
+    let mac = URL_SAFE_NO_PAD.encode(target_mac(&ours()[0], &format!("/x?{text}")).unwrap());
+    assert_eq!(
+        verify_target(&ours(), &format!("/x?{text}&signature={mac}"), NOW),
+        Err(SignatureRefusal::Signature)
+    );
 }
 
 #[test]
 fn what_can_not_be_signed() {
-    let refused = |target: &str, below: Option<&str>| sign(&ours()[0], target, below, NOW).unwrap_err();
+    let refused =
+        |target: &str, below: Option<&str>| sign_target(&ours()[0], target, below, NOW).unwrap_err();
     for bad in ["", "x", "/a b", "/é", "/a#b", "/a\n"] {
         assert_eq!(refused(bad, None), SignError::Target, "{bad:?}");
     }
@@ -145,27 +152,27 @@ proptest! {
         at in any::<proptest::sample::Index>(),
         put in prop_oneof!["[ -~]", "[a-z&=?]"],
     ) {
-        let Ok(link) = sign(&ours()[0], &target, None, NOW) else { return Ok(()) };
-        prop_assert_eq!(verify(&ours(), &link, NOW), Ok(target));
+        let Ok(link) = sign_target(&ours()[0], &target, None, NOW) else { return Ok(()) };
+        prop_assert_eq!(verify_target(&ours(), &link, NOW), Ok(target));
         let at = at.index(link.len());
         let changed = format!("{}{put}{}", &link[..at], &link[at + 1..]);
         if changed != link {
-            prop_assert_eq!(verify(&ours(), &changed, NOW), Err(Refusal::Signature), "{}", changed);
+            prop_assert_eq!(verify_target(&ours(), &changed, NOW), Err(SignatureRefusal::Signature), "{}", changed);
         }
     }
 
     #[test]
     fn nothing_of_the_signature_goes_on(target in "/[a-z]{0,3}(\\?[a-z=&]{0,12})?", below in any::<bool>()) {
-        if let Ok(link) = sign(&ours()[0], &target, below.then_some("/"), NOW) {
-            let bare = verify(&ours(), &link, NOW).expect("signed");
+        if let Ok(link) = sign_target(&ours()[0], &target, below.then_some("/"), NOW) {
+            let bare = verify_target(&ours(), &link, NOW).expect("signed");
             let query = bare.split_once('?').map_or("", |(_, query)| query);
-            prop_assert!(!query.split('&').any(is_ours));
+            prop_assert!(!query.split('&').any(is_own_parameter));
             prop_assert_eq!(bare.trim_end_matches(['?', '&']), target.trim_end_matches(['?', '&']));
         }
     }
 
     #[test]
     fn any_target_gets_a_verdict(target in "\\PC{0,40}|/[a-z]?\\?(signed_path=/|expires=[0-9]{0,4}|signature=[a-z]{0,3}|&){0,5}") {
-        prop_assert_eq!(verify(&ours(), &target, 0), Err(Refusal::Signature));
+        prop_assert_eq!(verify_target(&ours(), &target, 0), Err(SignatureRefusal::Signature));
     }
 }

@@ -11,15 +11,15 @@ use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
 
 /// The only version of the protocol.
-pub const VERSION: &str = "13";
+pub const WEBSOCKET_VERSION: &str = "13";
 /// The text that is hashed behind a client's key (RFC 6455, 1.3).
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The marker in front of a token in a list of subprotocols.
-const MARK: &str = "bearer";
+const TOKEN_MARK: &str = "bearer";
 
 /// The reason for which a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum HandshakeFault {
     /// It does not conform to RFC 6455.
     Malformed,
     /// It has another version of the protocol.
@@ -27,50 +27,52 @@ pub enum Fault {
 }
 
 /// Returns true if a request asks for an upgrade to a WebSocket.
-pub fn is_wanted(headers: &HeaderMap) -> bool {
-    elements(headers, &header::UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
+pub fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
+    list_elements(headers, &header::UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
 }
 
 /// Checks that a handshake is well formed.
 ///
 /// # Errors
 /// The fault in it.
-pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Fault> {
-    let hop = elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), HandshakeFault> {
+    let hop =
+        list_elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     if *method != Method::GET || version != Version::HTTP_11 || !hop || has_body(headers) {
-        return Err(Fault::Malformed);
+        return Err(HandshakeFault::Malformed);
     }
-    match only(headers, &header::SEC_WEBSOCKET_VERSION) {
-        Some(version) if version == VERSION => {}
-        _ => return Err(Fault::Version),
+    match single_value(headers, &header::SEC_WEBSOCKET_VERSION) {
+        Some(version) if version == WEBSOCKET_VERSION => {}
+        _ => return Err(HandshakeFault::Version),
     }
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key).ok());
+    let key =
+        single_value(headers, &header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key).ok());
     match key.is_some_and(|nonce| nonce.len() == 16) {
         true => Ok(()),
-        false => Err(Fault::Malformed),
+        false => Err(HandshakeFault::Malformed),
     }
 }
 
 /// Returns true if the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol,
 /// the proof that this key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A less strict client, or
 /// a proxy in between, would take the following bytes for frames.
-pub fn is_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
-    let mut protocols = elements(answer, &header::UPGRADE);
+pub fn is_upgrade_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
+    let mut protocols = list_elements(answer, &header::UPGRADE);
     let websocket = protocols.next().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
-    let hop = elements(answer, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let hop = list_elements(answer, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let proof = only(request, &header::SEC_WEBSOCKET_KEY).map(accept);
+    let proof = single_value(request, &header::SEC_WEBSOCKET_KEY).map(accept_value);
     version == Version::HTTP_11
         && websocket
         && protocols.next().is_none()
         && hop
         && !framed.iter().any(|name| answer.contains_key(name))
-        && proof.is_some_and(|proof| only(answer, &header::SEC_WEBSOCKET_ACCEPT) == Some(&proof))
+        && proof.is_some_and(|proof| single_value(answer, &header::SEC_WEBSOCKET_ACCEPT) == Some(&proof))
 }
 
 /// The value of `Sec-WebSocket-Accept` for a key.
-fn accept(key: &str) -> String {
-    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+fn accept_value(key: &str) -> String {
+    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize())
 }
 
 /// Returns true if a body precedes the first frame: the two ends could disagree on its end.
@@ -81,21 +83,21 @@ fn has_body(headers: &HeaderMap) -> bool {
 
 /// Returns true if the page that opens a WebSocket is allowed to. A request without `Origin` is not a
 /// browser's, and is allowed: its sender could as well send any `Origin`.
-pub fn may_open(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
+pub fn is_origin_allowed(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         _ if allowed.is_empty() => true,
         (None, _) => true,
-        (Some(origin), None) => {
-            origin.to_str().is_ok_and(|origin| allowed.iter().any(|pattern| cors::permits(pattern, origin)))
-        }
+        (Some(origin), None) => origin
+            .to_str()
+            .is_ok_and(|origin| allowed.iter().any(|pattern| cors::matches_origin(pattern, origin))),
         (Some(_), Some(_)) => false,
     }
 }
 
 /// A token among the offered subprotocols, and the other ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct TokenOffer {
     /// The token.
     pub token: String,
     /// The marker in front of it, as the client wrote it: a browser requires one of its offers in the answer.
@@ -109,24 +111,24 @@ pub struct Offer {
 ///
 /// # Errors
 /// If the marker has no token behind it, or occurs twice.
-pub fn offered_token(headers: &HeaderMap) -> Result<Option<Offer>, Fault> {
-    let mut offered = elements(headers, &header::SEC_WEBSOCKET_PROTOCOL);
+pub fn offered_token(headers: &HeaderMap) -> Result<Option<TokenOffer>, HandshakeFault> {
+    let mut offered = list_elements(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     let (mut others, mut found) = (Vec::new(), None);
     while let Some(element) = offered.next() {
-        if !element.eq_ignore_ascii_case(MARK) {
+        if !element.eq_ignore_ascii_case(TOKEN_MARK) {
             others.push(element);
             continue;
         }
         let token = offered.next().filter(|token| !token.is_empty() && token.bytes().all(is_token_byte));
         match (token, &found) {
             (Some(token), None) => found = Some((element, token)),
-            _ => return Err(Fault::Malformed),
+            _ => return Err(HandshakeFault::Malformed),
         }
     }
     let Some((mark, token)) = found else { return Ok(None) };
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Fault::Malformed);
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| HandshakeFault::Malformed);
     let others = if others.is_empty() { None } else { Some(value(&others.join(", "))?) };
-    Ok(Some(Offer { token: token.to_owned(), mark: value(mark)?, others }))
+    Ok(Some(TokenOffer { token: token.to_owned(), mark: value(mark)?, others }))
 }
 
 /// Returns true for a byte that is allowed in both a subprotocol (RFC 9110, 5.6.2) and a token (RFC 6750,
@@ -136,13 +138,13 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 /// The elements of a list, over all lines of the field; a line that isn't text counts as an empty one.
-fn elements<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'h str> {
+fn list_elements<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter();
     lines.flat_map(|line| line.to_str().unwrap_or_default().split(',').map(str::trim_ascii))
 }
 
 /// The value of a field that occurs exactly once.
-fn only<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
+fn single_value<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?.to_str().ok()?;
     lines.next().is_none().then_some(first.trim_ascii())
@@ -169,7 +171,7 @@ mod tests {
     }
 
     /// The handshake of RFC 6455, 1.2, with one field replaced, or omitted.
-    fn verdict(name: &str, value: Option<&str>) -> Result<(), Fault> {
+    fn verdict(name: &str, value: Option<&str>) -> Result<(), HandshakeFault> {
         let mut fields = vec![
             ("upgrade", "websocket"),
             ("connection", "Upgrade"),
@@ -178,12 +180,13 @@ mod tests {
         ];
         fields.retain(|(known, _)| *known != name);
         fields.extend(value.map(|value| (name, value)));
-        check(&Method::GET, Version::HTTP_11, &headers(&fields))
+        check_handshake(&Method::GET, Version::HTTP_11, &headers(&fields))
     }
 
     #[test]
     fn handshakes_are_well_formed() {
-        let (good, malformed, version) = (Ok(()), Err(Fault::Malformed), Err(Fault::Version));
+        let (good, malformed, version) =
+            (Ok(()), Err(HandshakeFault::Malformed), Err(HandshakeFault::Version));
         for (name, value, expected) in [
             ("origin", Some("https://a"), good),
             ("connection", Some("keep-alive, upgrade"), good),
@@ -203,8 +206,8 @@ mod tests {
             assert_eq!(verdict(name, value), expected, "{name}: {value:?}");
         }
         let all = headers(&[("connection", "upgrade"), ("sec-websocket-version", "13")]);
-        assert_eq!(check(&Method::POST, Version::HTTP_11, &all), malformed);
-        assert_eq!(check(&Method::GET, Version::HTTP_10, &all), malformed);
+        assert_eq!(check_handshake(&Method::POST, Version::HTTP_11, &all), malformed);
+        assert_eq!(check_handshake(&Method::GET, Version::HTTP_10, &all), malformed);
     }
 
     #[test]
@@ -212,7 +215,7 @@ mod tests {
         for (value, wanted) in
             [("websocket", true), ("h2c, WebSocket", true), ("h2c", false), ("websockets", false)]
         {
-            assert_eq!(is_wanted(&headers(&[("upgrade", value)])), wanted, "{value}");
+            assert_eq!(is_upgrade_wanted(&headers(&[("upgrade", value)])), wanted, "{value}");
         }
     }
 
@@ -236,8 +239,8 @@ mod tests {
             (&["https://dash.example.com", "https://evil"], false),
         ] {
             let fields: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
-            assert_eq!(may_open(&allowed, &headers(&fields)), may, "{origins:?}");
-            assert!(may_open(&[], &headers(&fields)));
+            assert_eq!(is_origin_allowed(&allowed, &headers(&fields)), may, "{origins:?}");
+            assert!(is_origin_allowed(&[], &headers(&fields)));
         }
     }
 
@@ -247,11 +250,11 @@ mod tests {
         let request = headers(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]);
         let (protocol, hop) = (("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade"));
         let proof = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        let granted = |fields: &[_]| is_granted(&request, Version::HTTP_11, &headers(fields));
+        let granted = |fields: &[_]| is_upgrade_granted(&request, Version::HTTP_11, &headers(fields));
         assert!(granted(&[protocol, hop, proof]));
         assert!(granted(&[protocol, hop, proof, ("sec-websocket-protocol", "chat")]));
-        assert!(!is_granted(&request, Version::HTTP_10, &headers(&[protocol, hop, proof])));
-        assert!(!is_granted(&headers(&[]), Version::HTTP_11, &headers(&[protocol, hop, proof])));
+        assert!(!is_upgrade_granted(&request, Version::HTTP_10, &headers(&[protocol, hop, proof])));
+        assert!(!is_upgrade_granted(&headers(&[]), Version::HTTP_11, &headers(&[protocol, hop, proof])));
         for fields in [
             &[hop, proof][..],
             &[protocol, proof],
@@ -272,7 +275,7 @@ mod tests {
         }
     }
 
-    fn offer(lines: &[&str]) -> Result<Option<(String, String, String)>, Fault> {
+    fn offer(lines: &[&str]) -> Result<Option<(String, String, String)>, HandshakeFault> {
         let fields: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
         offered_token(&headers(&fields)).map(|offer| {
@@ -292,9 +295,9 @@ mod tests {
         // The token itself may be any word.
         assert_eq!(offer(&["bearer, bearer"]), found("bearer", "bearer", ""));
         for bad in [&["bearer"][..], &["chat, bearer"], &["bearer, "], &["bearer,,a"], &["bearer, a b"]] {
-            assert_eq!(offer(bad), Err(Fault::Malformed), "{bad:?}");
+            assert_eq!(offer(bad), Err(HandshakeFault::Malformed), "{bad:?}");
         }
-        assert_eq!(offer(&["bearer, a, bearer, b"]), Err(Fault::Malformed));
+        assert_eq!(offer(&["bearer, a, bearer, b"]), Err(HandshakeFault::Malformed));
     }
 
     proptest! {
@@ -306,9 +309,9 @@ mod tests {
                     all.insert(name, value.clone());
                 }
             }
-            is_wanted(&all);
-            prop_assert!(check(&Method::GET, Version::HTTP_11, &all).is_err());
-            may_open(&[OriginPattern::Exact("https://a".into())], &all);
+            is_upgrade_wanted(&all);
+            prop_assert!(check_handshake(&Method::GET, Version::HTTP_11, &all).is_err());
+            is_origin_allowed(&[OriginPattern::Exact("https://a".into())], &all);
             if let Ok(Some(offer)) = offered_token(&all) {
                 prop_assert!(offer.token.bytes().all(is_token_byte));
             }

@@ -6,14 +6,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{hint::black_box, sync::Arc};
 use tidegate::{
     cache::{
-        entry::{Entry, Standing},
-        key::{Key, Scheme},
-        memory::Memory,
-        partitions::Partitions,
-        policy::{directives, follow, Terms},
-        version::{Version, Versions},
+        coherence::{
+            partitions::StorePartitions,
+            version::{Version, VersionTable},
+        },
+        entry::{CacheEntry, Validity},
+        key::{CacheKey, RequestScheme},
+        memory::MemoryTier,
+        policy::{
+            origin_driven::{self, directives},
+            FreshnessTerms,
+        },
     },
-    clock::Reading,
+    clock::ClockReading,
     config::{CacheMode, FollowRules},
     representation::Representation,
 };
@@ -54,9 +59,9 @@ pub(crate) fn policy(criterion: &mut Criterion) {
             ("etag", "\"one\""),
         ]);
         group.bench_function(BenchmarkId::new("read", name), |bencher| {
-            bencher.iter(|| directives::of_answer(black_box(&answer)));
+            bencher.iter(|| directives::response_directives(black_box(&answer)));
         });
-        let exchange = follow::Exchange {
+        let exchange = origin_driven::OriginExchange {
             method: &Method::GET,
             request: &request,
             authorized: false,
@@ -64,27 +69,27 @@ pub(crate) fn policy(criterion: &mut Criterion) {
             status: StatusCode::OK,
             answer: &answer,
             requested_ms: NOW_MS,
-            received: Reading { now_ms: NOW_MS, wall_ms: NOW_MS },
+            received: ClockReading { now_ms: NOW_MS, wall_ms: NOW_MS },
         };
         let rules = rules();
-        let terms = follow::storable(&rules, &exchange).unwrap();
+        let terms = origin_driven::check_storable(&rules, &exchange).unwrap();
         group.bench_function(BenchmarkId::new("may it be stored", name), |bencher| {
-            bencher.iter(|| follow::storable(&rules, black_box(&exchange)));
+            bencher.iter(|| origin_driven::check_storable(&rules, black_box(&exchange)));
         });
         group.bench_function(BenchmarkId::new("may it be used", name), |bencher| {
-            bencher.iter(|| follow::reuse(&terms, &directives::asked(black_box(&request)), NOW_MS + 1_000));
+            bencher.iter(|| origin_driven::decide_reuse(&terms, &directives::request_directives(black_box(&request)), NOW_MS + 1_000));
         });
     }
     group.finish();
 }
 
 /// An answer of 300 bytes.
-fn entry(versions: &Versions) -> Arc<Entry> {
+fn entry(versions: &VersionTable) -> Arc<CacheEntry> {
     let encoding = config("").encoding;
     let headers = vec![(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let slot = versions.slot(&"kpi".parse().unwrap(), &"acme".parse().unwrap());
     let what = Representation::verbatim(StatusCode::OK, headers, vec![b' '; 300], &encoding);
-    let terms = Terms {
+    let terms = FreshnessTerms {
         received_ms: NOW_MS,
         initial_age_ms: 0,
         lifetime_ms: 3_600_000,
@@ -94,17 +99,19 @@ fn entry(versions: &Versions) -> Arc<Entry> {
         never_stale: false,
         is_provisional: false,
     };
-    Arc::new(Entry::new(what, &terms, Standing::Version(Version::new(b"7"), slot)))
+    Arc::new(CacheEntry::new(what, &terms, Validity::Version(Version::new(b"7"), slot)))
 }
 
 /// A hit in the first tier, among few and many.
 pub(crate) fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lookup");
-    let versions = Versions::new(Partitions::none());
+    let versions = VersionTable::new(StorePartitions::none());
     for count in [1_000_usize, 100_000] {
-        let memory = Memory::new(4 << 30, 16 << 20);
-        let keys: Vec<Key> = (0..count)
-            .map(|number| Key::of_resource(Scheme::Https, "dash.example", &format!("/entry/{number}")))
+        let memory = MemoryTier::new(4 << 30, 16 << 20);
+        let keys: Vec<CacheKey> = (0..count)
+            .map(|number| {
+                CacheKey::of_resource(RequestScheme::Https, "dash.example", &format!("/entry/{number}"))
+            })
             .collect();
         for key in &keys {
             memory.keep(key.clone(), entry(&versions), 0);

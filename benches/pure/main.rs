@@ -4,17 +4,8 @@
 
 mod cache;
 mod request;
-// They are not for others to use, so that they are taken in as they stand.
-#[allow(dead_code)]
-#[path = "../../src/listen/strict.rs"]
-mod strict;
-#[allow(dead_code)]
-#[path = "../../src/listen/wire.rs"]
-mod wire;
 
 use criterion::Criterion;
-// What wire.rs knows as a part of its own crate.
-use tidegate::limits;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();

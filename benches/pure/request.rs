@@ -1,15 +1,16 @@
 //! What a request goes through before anything is looked up.
 
-use crate::{config, wire::Wire};
+use crate::config;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use http::Method;
 use std::{fmt::Write as _, hint::black_box};
 use tidegate::{
-    cache::key::{canonical_query, Key, Parts},
-    config::{CacheMode, CacheRules, Coding},
+    cache::key::{canonical_query, CacheKey, KeyParts},
+    config::{CacheMode, CacheRules, ContentCoding},
+    listen::h1::strict_reader::StrictReader,
     name::Tenant,
-    representation::{encoding::negotiate, range},
-    route::Routes,
+    representation::{encoding::negotiate_coding, range},
+    route::RouteTable,
 };
 
 const SHORT: &str = "GET /api/widgets/kpi HTTP/1.1\r\nHost: dash.example\r\n\r\n";
@@ -35,7 +36,7 @@ pub(crate) fn heads(criterion: &mut Criterion) {
     for (name, head) in [("two lines", SHORT), ("of a browser", OF_A_BROWSER)] {
         group.throughput(Throughput::Bytes(head.len() as u64));
         group.bench_function(name, |bencher| {
-            let mut wire = Wire::default();
+            let mut wire = StrictReader::default();
             bencher.iter(|| assert_eq!(wire.pass(black_box(head.as_bytes())), head.len()));
         });
     }
@@ -65,7 +66,7 @@ pub(crate) fn keys(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let query = canonical_query(&rules.query, black_box("hours=12&theme=dark"));
                 let path = black_box("/api/widgets/chart");
-                Key::derive(&rules, Parts { host: None, tenant: &tenant, user, path, query: &query })
+                CacheKey::derive(&rules, KeyParts { host: None, tenant: &tenant, user, path, query: &query })
             });
         });
     }
@@ -81,7 +82,7 @@ pub(crate) fn routes(criterion: &mut Criterion) {
             let end = if number % 5 == 0 { "/*" } else { "" };
             write!(text, "[[route]]\npath = \"/api/v1/section{number}{end}\"\norigin = \"app\"\n").unwrap();
         }
-        let routes = Routes::new(&config(&text).routes);
+        let routes = RouteTable::new(&config(&text).routes);
         let (exact, below) =
             (format!("/api/v1/section{}", count - 1), format!("/api/v1/section{}/a/b", count / 2 / 5 * 5));
         for (name, path) in [("exact", exact.as_str()), ("prefix", &below), ("none", "/elsewhere/entirely")] {
@@ -102,7 +103,8 @@ pub(crate) fn encodings(criterion: &mut Criterion) {
         ("weighed", Some("br;q=0.5, gzip;q=0.8, *;q=0.1, identity;q=0")),
     ] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| negotiate(black_box(value.map(str::as_bytes)), Coding::ALL, |_| true));
+            bencher
+                .iter(|| negotiate_coding(black_box(value.map(str::as_bytes)), ContentCoding::ALL, |_| true));
         });
     }
     group.finish();
@@ -117,7 +119,7 @@ pub(crate) fn ranges(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 || value.as_bytes(),
-                |value| range::decide(black_box(value), 100_000),
+                |value| range::decide_range(black_box(value), 100_000),
                 BatchSize::SmallInput,
             );
         });

@@ -3,42 +3,43 @@
 //! Parsed from the end, where each proxy appends its element: nothing that a client has written, such as an
 //! unclosed quote, can swallow what a proxy appended.
 
-use super::value::{host, scheme, text};
-use crate::cache::key::Scheme;
+use super::value::{parse_host, parse_scheme, text_or_empty};
+use crate::cache::key::RequestScheme;
+
 use http::{header, HeaderMap};
 use std::borrow::Cow;
 
 /// One element, written by one proxy.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Element<'h> {
+pub(super) struct ForwardedElement<'h> {
     node: Option<Cow<'h, str>>,
     proto: Option<Cow<'h, str>>,
     host: Option<Cow<'h, str>>,
 }
 
-impl<'h> Element<'h> {
+impl<'h> ForwardedElement<'h> {
     /// `for`: the node that the proxy received the request from.
     pub(super) fn node(self) -> Option<Cow<'h, str>> {
         self.node
     }
 
     /// `proto`: the scheme of the request that the proxy received.
-    pub(super) fn proto(&self) -> Option<Scheme> {
-        scheme(self.proto.as_deref()?)
+    pub(super) fn proto(&self) -> Option<RequestScheme> {
+        parse_scheme(self.proto.as_deref()?)
     }
 
     /// `host`: the host of that request.
     pub(super) fn host(&self) -> Option<Box<str>> {
-        host(self.host.as_deref()?)
+        parse_host(self.host.as_deref()?)
     }
 
     /// Parses `name=value;name=value`; `None` if it is malformed, or has a name twice.
     fn read(text: &'h str) -> Option<Self> {
         let mut element = Self::default();
-        let pairs = Split::new(text.as_bytes(), b';').map(self::text);
+        let pairs = QuotedSplit::new(text.as_bytes(), b';').map(self::text_or_empty);
         for pair in pairs.filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=')?;
-            let value = value_of(value)?;
+            let value = unquote_value(value)?;
             let place = match name {
                 _ if !is_token(name) => return None,
                 _ if name.eq_ignore_ascii_case("for") => &mut element.node,
@@ -55,25 +56,25 @@ impl<'h> Element<'h> {
 }
 
 /// The elements of all lines, the last first; `None` for a malformed one.
-pub(super) fn from_the_end(headers: &HeaderMap) -> impl Iterator<Item = Option<Element<'_>>> {
+pub(super) fn elements_from_end(headers: &HeaderMap) -> impl Iterator<Item = Option<ForwardedElement<'_>>> {
     let lines = headers.get_all(header::FORWARDED).iter().rev();
-    let elements = lines.flat_map(|line| Split::new(line.as_bytes(), b','));
-    elements.map(text).filter(|element| !element.is_empty()).map(Element::read)
+    let elements = lines.flat_map(|line| QuotedSplit::new(line.as_bytes(), b','));
+    elements.map(text_or_empty).filter(|element| !element.is_empty()).map(ForwardedElement::read)
 }
 
 /// Splits at a separator outside of quotes, from the end.
-struct Split<'h> {
+struct QuotedSplit<'h> {
     rest: Option<&'h [u8]>,
     separator: u8,
 }
 
-impl<'h> Split<'h> {
+impl<'h> QuotedSplit<'h> {
     fn new(text: &'h [u8], separator: u8) -> Self {
         Self { rest: Some(text), separator }
     }
 }
 
-impl<'h> Iterator for Split<'h> {
+impl<'h> Iterator for QuotedSplit<'h> {
     type Item = &'h [u8];
 
     fn next(&mut self) -> Option<&'h [u8]> {
@@ -100,7 +101,7 @@ fn is_escaped(before: &[u8]) -> bool {
 }
 
 /// A value, without its quotes and escapes.
-fn value_of(text: &str) -> Option<Cow<'_, str>> {
+fn unquote_value(text: &str) -> Option<Cow<'_, str>> {
     let Some(open) = text.strip_prefix('"') else {
         // Strictly only a token. Addresses with a port or brackets are common without the required quotes.
         let common = |b: u8| is_token_byte(b) || matches!(b, b':' | b'[' | b']');
@@ -140,7 +141,7 @@ mod tests {
         for line in lines {
             headers.append(header::FORWARDED, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
-        from_the_end(&headers).map(|e| e.and_then(Element::node).map(Cow::into_owned)).collect()
+        elements_from_end(&headers).map(|e| e.and_then(ForwardedElement::node).map(Cow::into_owned)).collect()
     }
 
     fn some(texts: &[&str]) -> Vec<Option<String>> {
@@ -163,8 +164,8 @@ mod tests {
         assert_eq!(nodes(&["for=a ; proto=https , ,for=b;"]), some(&["b", "a"]));
         let mut headers = HeaderMap::new();
         headers.append(header::FORWARDED, "proto=HTTPS;host=\"a.example:8443\";for=x".parse().unwrap());
-        let element = from_the_end(&headers).next().flatten().unwrap();
-        assert_eq!(element.proto(), Some(Scheme::Https));
+        let element = elements_from_end(&headers).next().flatten().unwrap();
+        assert_eq!(element.proto(), Some(RequestScheme::Https));
         assert_eq!(element.host().as_deref(), Some("a.example:8443"));
     }
 

@@ -15,7 +15,7 @@ mod forwarded;
 mod node;
 mod value;
 
-pub use crate::cache::key::Scheme;
+pub use crate::cache::key::RequestScheme;
 
 use http::{header, HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv4Net};
@@ -31,12 +31,12 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The proxies whose fields are trusted.
 #[derive(Debug, Clone, Default)]
-pub struct Trusted(Vec<IpNet>);
+pub struct TrustedProxies(Vec<IpNet>);
 
-impl Trusted {
+impl TrustedProxies {
     /// The networks of `server.trusted_proxies`.
     pub fn new(networks: &[IpNet]) -> Self {
-        Self(networks.iter().map(|network| canonical(*network)).collect())
+        Self(networks.iter().map(|network| canonical_network(*network)).collect())
     }
 
     /// Returns true if an address, in its canonical form, lies within one of the networks.
@@ -46,7 +46,7 @@ impl Trusted {
 }
 
 /// Converts IPv4-mapped IPv6 networks to IPv4, the form of the addresses that they are compared with.
-fn canonical(network: IpNet) -> IpNet {
+fn canonical_network(network: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let IpNet::V6(v6) = network else { return network };
     let narrowed = v6.prefix_len().checked_sub(MAPPED).zip(v6.addr().to_ipv4_mapped());
@@ -55,11 +55,11 @@ fn canonical(network: IpNet) -> IpNet {
 
 /// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientAddress {
     /// The client's address, in its canonical form.
     pub address: IpAddr,
     /// The scheme of the client's request to the outermost trusted proxy, or to the gateway.
-    pub scheme: Scheme,
+    pub scheme: RequestScheme,
     /// The host that the client named, if a trusted proxy reports it. Checked to have the syntax of a host
     /// and a port, and nothing else.
     pub host: Option<Box<str>>,
@@ -68,24 +68,24 @@ pub struct Client {
     pub proxies: Vec<IpAddr>,
 }
 
-impl Client {
+impl ClientAddress {
     /// The peer as the client, over a connection of this scheme.
-    pub fn peer(address: IpAddr, scheme: Scheme) -> Self {
+    pub fn peer(address: IpAddr, scheme: RequestScheme) -> Self {
         Self { address: address.to_canonical(), scheme, host: None, proxies: Vec::new() }
     }
 
     /// A client of unknown address.
     pub fn unknown() -> Self {
-        Self::peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Scheme::Http)
+        Self::peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED), RequestScheme::Http)
     }
 
     /// The client of a request that `peer` sent with these headers, over a connection of this scheme.
-    pub fn of(peer: IpAddr, scheme: Scheme, headers: &HeaderMap, trusted: &Trusted) -> Self {
+    pub fn of(peer: IpAddr, scheme: RequestScheme, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = Self::peer(peer, scheme);
         if !trusted.contains(peer.address) {
             return peer;
         }
-        let said = Said::by(headers);
+        let said = ForwardingSource::by(headers);
         let (mut client, mut speakers) = (peer, 0);
         for hop in said.hops() {
             speakers += 1;
@@ -97,7 +97,7 @@ impl Client {
             }
         }
         client.proxies.reverse();
-        let Told { scheme: told, host } = said.told(headers, speakers);
+        let ForwardedClaims { scheme: told, host } = said.told(headers, speakers);
         client.scheme = told.unwrap_or(scheme);
         client.host = host;
         client
@@ -106,10 +106,10 @@ impl Client {
     /// Writes the value of `X-Forwarded-For` for an origin: the client, then the proxies from the outermost
     /// to the peer.
     pub fn write_forwarded_for(&self, text: &mut String) {
-        write(text, self.address);
+        push_address(text, self.address);
         for proxy in &self.proxies {
             text.push_str(", ");
-            write(text, *proxy);
+            push_address(text, *proxy);
         }
     }
 
@@ -135,15 +135,15 @@ fn push_node(text: &mut String, address: IpAddr) {
             text.push_str("for=");
             push_v4(text, address);
         }
-        IpAddr::V6(address) => append(text, format_args!("for=\"[{address}]\"")),
+        IpAddr::V6(address) => append_text(text, format_args!("for=\"[{address}]\"")),
     }
 }
 
 /// Writes an address.
-pub fn write(text: &mut String, address: IpAddr) {
+pub fn push_address(text: &mut String, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => push_v4(text, v4),
-        IpAddr::V6(v6) => append(text, format_args!("{v6}")),
+        IpAddr::V6(v6) => append_text(text, format_args!("{v6}")),
     }
 }
 
@@ -168,13 +168,13 @@ fn push_digit(text: &mut String, digit: u8) {
     text.push(char::from(b'0' + digit));
 }
 
-fn append(text: &mut String, what: fmt::Arguments<'_>) {
+fn append_text(text: &mut String, what: fmt::Arguments<'_>) {
     // Writing to a String can't fail.
     text.write_fmt(what).unwrap_or_default();
 }
 
 /// The network of one customer of a provider: an IPv4 address, or the first half of an IPv6 one.
-pub fn network(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     const CUSTOMER: u128 = !0 << 64;
     match address {
         IpAddr::V4(_) => address,
@@ -183,7 +183,7 @@ pub fn network(address: IpAddr) -> IpAddr {
 }
 
 /// The field that decides.
-enum Said<'h> {
+enum ForwardingSource<'h> {
     For(&'h HeaderMap),
     Forwarded(&'h HeaderMap),
     RealIp(&'h HeaderMap),
@@ -191,12 +191,12 @@ enum Said<'h> {
 
 /// The scheme and the host of the request according to the proxies.
 #[derive(Default)]
-struct Told {
-    scheme: Option<Scheme>,
+struct ForwardedClaims {
+    scheme: Option<RequestScheme>,
     host: Option<Box<str>>,
 }
 
-impl<'h> Said<'h> {
+impl<'h> ForwardingSource<'h> {
     fn by(headers: &'h HeaderMap) -> Self {
         if headers.contains_key(FORWARDED_FOR) {
             Self::For(headers)
@@ -211,53 +211,53 @@ impl<'h> Said<'h> {
     /// entry that is no address.
     fn hops(&self) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'h> {
         match self {
-            Self::For(headers) => Box::new(from_the_end(headers, &FORWARDED_FOR).map(node::address)),
+            Self::For(headers) => Box::new(members_from_end(headers, &FORWARDED_FOR).map(node::parse_node)),
             Self::Forwarded(headers) => {
-                let elements = forwarded::from_the_end(headers);
+                let elements = forwarded::elements_from_end(headers);
                 Box::new(
-                    elements.map(|element| element.and_then(|e| e.node()).and_then(|n| node::address(&n))),
+                    elements.map(|element| element.and_then(|e| e.node()).and_then(|n| node::parse_node(&n))),
                 )
             }
             // It holds the client alone: one line, and no list.
             Self::RealIp(headers) => {
                 let last = headers.get_all(REAL_IP).iter().next_back();
-                Box::new(last.map(|value| value.to_str().ok().and_then(node::address)).into_iter())
+                Box::new(last.map(|value| value.to_str().ok().and_then(node::parse_node)).into_iter())
             }
         }
     }
 
     /// The scheme and the host from the outermost of this number of trusted hops. A list may be shorter than
     /// that: many proxies replace these two fields instead of appending to them.
-    fn told(&self, headers: &HeaderMap, speakers: usize) -> Told {
+    fn told(&self, headers: &HeaderMap, speakers: usize) -> ForwardedClaims {
         let hop = speakers.max(1);
         let mut told = match self {
             Self::Forwarded(headers) => {
-                let element = forwarded::from_the_end(headers).nth(hop - 1).flatten();
-                element.map(|e| Told { scheme: e.proto(), host: e.host() }).unwrap_or_default()
+                let element = forwarded::elements_from_end(headers).nth(hop - 1).flatten();
+                element.map(|e| ForwardedClaims { scheme: e.proto(), host: e.host() }).unwrap_or_default()
             }
-            Self::For(_) | Self::RealIp(_) => Told::default(),
+            Self::For(_) | Self::RealIp(_) => ForwardedClaims::default(),
         };
         if told.scheme.is_none() {
-            told.scheme = at_hop(headers, &FORWARDED_PROTO, hop).and_then(value::scheme);
+            told.scheme = member_at_hop(headers, &FORWARDED_PROTO, hop).and_then(value::parse_scheme);
         }
         if told.host.is_none() {
-            told.host = at_hop(headers, &FORWARDED_HOST, hop).and_then(value::host);
+            told.host = member_at_hop(headers, &FORWARDED_HOST, hop).and_then(value::parse_host);
         }
         told
     }
 }
 
 /// The member of a list that the hop of this number (from 1, the nearest) wrote, or the outermost one.
-fn at_hop<'h>(headers: &'h HeaderMap, name: &HeaderName, hop: usize) -> Option<&'h str> {
-    from_the_end(headers, name).take(hop).last()
+fn member_at_hop<'h>(headers: &'h HeaderMap, name: &HeaderName, hop: usize) -> Option<&'h str> {
+    members_from_end(headers, name).take(hop).last()
 }
 
 /// The members of a comma-separated list on any number of lines, the last first. One that is no text becomes
 /// a member without meaning, and does not affect those beside it.
-fn from_the_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+fn members_from_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
-    members.map(|member| value::text(member.trim_ascii())).filter(|member| !member.is_empty())
+    members.map(|member| value::text_or_empty(member.trim_ascii())).filter(|member| !member.is_empty())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// The address of a node, in its canonical form: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`,
 /// `[2001:db8::1]:80`. `None` for `unknown`, an obfuscated identifier (`_hidden`) or a malformed node.
-pub(super) fn address(text: &str) -> Option<IpAddr> {
+pub(super) fn parse_node(text: &str) -> Option<IpAddr> {
     if let Some(inside) = text.strip_prefix('[') {
         let (address, rest) = inside.split_once(']')?;
         let port = rest.strip_prefix(':');
@@ -49,7 +49,7 @@ mod tests {
             ("[::ffff:192.0.2.1]:1", "192.0.2.1"),
             ("::1", "::1"),
         ] {
-            assert_eq!(address(text).map(|a| a.to_string()).as_deref(), Some(expected), "{text}");
+            assert_eq!(parse_node(text).map(|a| a.to_string()).as_deref(), Some(expected), "{text}");
         }
         for text in [
             "",
@@ -76,7 +76,7 @@ mod tests {
             "::1]:80",
             "é",
         ] {
-            assert_eq!(address(text), None, "{text}");
+            assert_eq!(parse_node(text), None, "{text}");
         }
     }
 }

@@ -11,23 +11,23 @@ fn text(write: impl FnOnce(&mut String)) -> String {
 }
 
 fn written(address: IpAddr) -> String {
-    text(|text| write(text, address))
+    text(|text| push_address(text, address))
 }
 
-fn forwarded_for(client: &Client) -> String {
+fn forwarded_for(client: &ClientAddress) -> String {
     text(|text| client.write_forwarded_for(text))
 }
 
-fn forwarded(client: &Client, host: Option<&str>) -> String {
+fn forwarded(client: &ClientAddress, host: Option<&str>) -> String {
     text(|text| client.write_forwarded(host, text))
 }
 
 const FIELDS: [&str; 6] =
     ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-proto", "x-forwarded-host", "via"];
 
-fn trusted() -> Trusted {
+fn trusted() -> TrustedProxies {
     let networks = ["10.0.0.0/8", "2001:db8:aa::/48", "::ffff:172.16.0.0/108"];
-    Trusted::new(&networks.map(|network| network.parse().unwrap()))
+    TrustedProxies::new(&networks.map(|network| network.parse().unwrap()))
 }
 
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -43,8 +43,8 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn from(peer: &str, fields: &[(&str, &str)]) -> Client {
-    Client::of(address(peer), Scheme::Http, &headers(fields), &trusted())
+fn from(peer: &str, fields: &[(&str, &str)]) -> ClientAddress {
+    ClientAddress::of(address(peer), RequestScheme::Http, &headers(fields), &trusted())
 }
 
 /// The client and the proxies, in the form that an origin gets.
@@ -62,7 +62,7 @@ fn a_peer_is_the_client_unless_it_is_trusted() {
         ("x-forwarded-host", "evil"),
     ];
     let client = from("203.0.113.7", &forged);
-    assert_eq!(client, Client::peer(address("203.0.113.7"), Scheme::Http));
+    assert_eq!(client, ClientAddress::peer(address("203.0.113.7"), RequestScheme::Http));
     assert_eq!(way("10.0.0.1", &forged), "1.1.1.1, 10.0.0.1");
     assert_eq!(way("::ffff:203.0.113.7", &forged), "203.0.113.7");
     assert_eq!(way("::ffff:10.0.0.1", &forged), "1.1.1.1, 10.0.0.1");
@@ -141,8 +141,8 @@ fn the_scheme_and_the_host_are_the_outermost_trusted_ones() {
     assert_eq!(told(&both).0, "http");
     let hidden = [("forwarded", "for=_hidden;proto=https;host=a.example")];
     assert_eq!(told(&hidden), ("https", "a.example".to_owned()));
-    let own = Client::of(address("10.0.0.1"), Scheme::Https, &headers(&[]), &trusted());
-    assert_eq!(own.scheme, Scheme::Https);
+    let own = ClientAddress::of(address("10.0.0.1"), RequestScheme::Https, &headers(&[]), &trusted());
+    assert_eq!(own.scheme, RequestScheme::Https);
 }
 
 #[test]
@@ -152,13 +152,13 @@ fn an_origin_is_told_the_believed_way() {
     let expected = "for=\"[2001:db8::7]\";proto=http;host=\"a:80\", for=10.0.0.2, for=10.0.0.1";
     assert_eq!(forwarded(&client, Some("a:80")), expected);
     client.proxies.clear();
-    client.scheme = Scheme::Https;
+    client.scheme = RequestScheme::Https;
     assert_eq!(forwarded(&client, None), "for=\"[2001:db8::7]\";proto=https");
 }
 
 #[test]
 fn a_customer_of_a_provider_is_one() {
-    let of = |text: &str| network(address(text)).to_string();
+    let of = |text: &str| network_of(address(text)).to_string();
     assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     assert_eq!(of("2001:db8:1:2::9"), of("2001:db8:1:2:ffff::"));
     assert_ne!(of("2001:db8:1:2::"), of("2001:db8:1:3::"));
@@ -195,14 +195,14 @@ proptest! {
     #[test]
     fn no_field_of_an_untrusted_peer_changes_anything(peer in any_address(), fields in any_fields()) {
         prop_assume!(!trusted().contains(peer));
-        let client = Client::of(peer, Scheme::Http, &sent(&fields), &trusted());
-        prop_assert_eq!(client, Client::peer(peer, Scheme::Http));
+        let client = ClientAddress::of(peer, RequestScheme::Http, &sent(&fields), &trusted());
+        prop_assert_eq!(client, ClientAddress::peer(peer, RequestScheme::Http));
     }
 
     #[test]
     fn with_nobody_trusted_nothing_is_read(peer in any_address(), fields in any_fields()) {
-        let client = Client::of(peer, Scheme::Https, &sent(&fields), &Trusted::default());
-        prop_assert_eq!(client, Client::peer(peer, Scheme::Https));
+        let client = ClientAddress::of(peer, RequestScheme::Https, &sent(&fields), &TrustedProxies::default());
+        prop_assert_eq!(client, ClientAddress::peer(peer, RequestScheme::Https));
     }
 
     /// The proxy in front adds the client's address to the end of what the client sent, on its line or on a
@@ -233,22 +233,22 @@ proptest! {
             None => drop(headers.append(name, HeaderValue::from_str(&node).unwrap())),
         }
         let peer = address("10.0.0.1");
-        let found = Client::of(peer, Scheme::Http, &headers, &trusted());
+        let found = ClientAddress::of(peer, RequestScheme::Http, &headers, &trusted());
         prop_assert_eq!(found.address, client);
         prop_assert_eq!(found.proxies, [peer]);
         if field == "forwarded" {
-            prop_assert_eq!(found.scheme, Scheme::Https);
+            prop_assert_eq!(found.scheme, RequestScheme::Https);
         }
     }
 
     #[test]
     fn what_is_believed_is_believed_again(fields in any_fields()) {
-        let once = Client::of(address("10.0.0.1"), Scheme::Http, &sent(&fields), &trusted());
+        let once = ClientAddress::of(address("10.0.0.1"), RequestScheme::Http, &sent(&fields), &trusted());
         let on = [("x-forwarded-for", forwarded_for(&once).into_bytes())];
-        let again = Client::of(address("10.0.0.200"), Scheme::Http, &sent(&on), &trusted());
+        let again = ClientAddress::of(address("10.0.0.200"), RequestScheme::Http, &sent(&on), &trusted());
         prop_assert_eq!(again.address, once.address);
         let on = [("forwarded", forwarded(&once, None).into_bytes())];
-        let again = Client::of(address("10.0.0.200"), Scheme::Http, &sent(&on), &trusted());
+        let again = ClientAddress::of(address("10.0.0.200"), RequestScheme::Http, &sent(&on), &trusted());
         prop_assert_eq!((again.address, again.scheme), (once.address, once.scheme));
         prop_assert!(once.proxies.iter().all(|proxy| trusted().contains(*proxy)));
     }

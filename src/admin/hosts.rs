@@ -19,7 +19,7 @@ impl KnownHosts {
     pub fn new(hosts: Vec<String>) -> Self {
         let mut known = Self::default();
         for host in hosts {
-            match (address(&host), host.strip_prefix('*')) {
+            match (parse_host_address(&host), host.strip_prefix('*')) {
                 (Some(address), _) => known.addresses.push(address),
                 (None, Some(wildcard)) => known.wildcards.push(wildcard.to_owned()),
                 (None, None) => known.exact.push(host),
@@ -31,8 +31,8 @@ impl KnownHosts {
     /// Returns true if a request for this host, with or without a port, is accepted by the listener at
     /// `local`. The port doesn't matter: it may be mapped.
     pub(super) fn admits(&self, host: &str, local: IpAddr) -> bool {
-        let host = without_port(host).to_ascii_lowercase();
-        if let Some(address) = address(&host) {
+        let host = strip_port(host).to_ascii_lowercase();
+        if let Some(address) = parse_host_address(&host) {
             return address.is_loopback()
                 || address == local.to_canonical()
                 || self.addresses.contains(&address);
@@ -45,7 +45,7 @@ impl KnownHosts {
     }
 }
 
-fn without_port(host: &str) -> &str {
+fn strip_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -53,7 +53,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Parses an address as it is written in a URL; an IPv4-mapped one becomes IPv4.
-fn address(host: &str) -> Option<IpAddr> {
+fn parse_host_address(host: &str) -> Option<IpAddr> {
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let address = match bracketed {
         Some(host) => IpAddr::V6(host.parse().ok()?),

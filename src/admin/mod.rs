@@ -12,7 +12,7 @@ mod state;
 
 pub use hosts::KnownHosts;
 pub use listener::serve;
-pub use state::{AdminState, NotPurged, Purging, Readiness};
+pub use state::{AdminState, PurgeFailure, PurgeFuture, Readiness};
 
 use axum::{
     extract::{DefaultBodyLimit, State},
@@ -22,19 +22,19 @@ use axum::{
     routing::{get, post},
     Json, Router,
 };
-use problem::{problem, NO_STORE};
+use problem::{problem_response, NO_STORE};
 
 /// Serves `/metrics`, `/healthz`, `/readyz`, `/` and `POST /api/purge`.
-fn router(state: AdminState) -> Router {
+fn build_router(state: AdminState) -> Router {
     let admit = middleware::from_fn_with_state(state.hosts.clone(), guard::admit);
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/api/purge", post(purge::purge).layer(DefaultBodyLimit::max(purge::LARGEST_BODY)))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, None) })
-        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, None) })
+        .route("/api/purge", post(purge::purge).layer(DefaultBodyLimit::max(purge::MAX_BODY_BYTES)))
+        .fallback(|| async { problem_response(StatusCode::NOT_FOUND, None) })
+        .method_not_allowed_fallback(|| async { problem_response(StatusCode::METHOD_NOT_ALLOWED, None) })
         .layer(admit)
         .with_state(state)
 }
@@ -73,9 +73,10 @@ async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
 mod tests {
     use super::*;
     use crate::{
-        cache::purge::Purge,
+        cache::coherence::purge::PurgeOrder,
         telemetry::{Metrics, StoreError},
     };
+
     use parking_lot::Mutex;
     use serde_json::{json, Value};
     use std::sync::Arc;
@@ -85,8 +86,8 @@ mod tests {
         client: reqwest::Client,
         metrics: Arc<Metrics>,
         readiness: Arc<Mutex<Readiness>>,
-        purged: Arc<Mutex<Vec<Purge>>>,
-        store: Arc<Mutex<Result<u64, NotPurged>>>,
+        purged: Arc<Mutex<Vec<PurgeOrder>>>,
+        store: Arc<Mutex<Result<u64, PurgeFailure>>>,
         server: tokio::task::JoinHandle<()>,
     }
 
@@ -101,7 +102,7 @@ mod tests {
             let metrics = Arc::new(Metrics::new().expect("the declarations agree"));
             let readiness = Arc::new(Mutex::new(Readiness { ready: true, reasons: Vec::new() }));
             let asked = Arc::clone(&readiness);
-            let (purged, store) = (Arc::<Mutex<Vec<Purge>>>::default(), Arc::new(Mutex::new(Ok(7))));
+            let (purged, store) = (Arc::<Mutex<Vec<PurgeOrder>>>::default(), Arc::new(Mutex::new(Ok(7))));
             let (told, takes) = (Arc::clone(&purged), Arc::clone(&store));
             let state = AdminState {
                 metrics: Arc::clone(&metrics),
@@ -188,7 +189,10 @@ mod tests {
         let body = r#"{"tags": ["a", "b"], "soft": true}"#;
         let (status, _, answer) = admin.purge("application/json; charset=utf-8", body).await;
         assert_eq!((status, answer), (200, json!({"purged": 7, "soft": true})));
-        let tag = |text: &str| Purge { target: crate::cache::purge::Target::Tag(text.into()), soft: true };
+        let tag = |text: &str| PurgeOrder {
+            target: crate::cache::coherence::purge::PurgeTarget::Tag(text.into()),
+            soft: true,
+        };
         assert_eq!(*admin.purged.lock(), [tag("a"), tag("b")]);
     }
 
@@ -200,7 +204,7 @@ mod tests {
             (StoreError::Timeout, "Redis did not answer in time"),
             (StoreError::Protocol, "Redis refused to write it"),
         ] {
-            *admin.store.lock() = Err(NotPurged::Store(error));
+            *admin.store.lock() = Err(PurgeFailure::Store(error));
             let (status, retry, answer) = admin.purge("application/json", r#"{"all": true}"#).await;
             assert_eq!((status, retry.as_deref()), (503, Some("1")));
             assert!(answer["detail"].as_str().expect("text").contains(told), "{answer}");
@@ -210,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_purge_that_can_find_nothing_says_so() {
         let admin = Admin::start().await;
-        *admin.store.lock() = Err(NotPurged::Nothing("its route sends files".to_owned()));
+        *admin.store.lock() = Err(PurgeFailure::Nothing("its route sends files".to_owned()));
         let (status, retry, answer) = admin.purge("application/json", r#"{"url": "http://a/x"}"#).await;
         assert_eq!((status, retry), (422, None));
         assert_eq!(answer["detail"], "its route sends files");

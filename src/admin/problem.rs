@@ -10,7 +10,7 @@ use axum::{
 
 pub(super) const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
-pub(super) fn problem(status: StatusCode, detail: Option<&str>) -> Response {
+pub(super) fn problem_response(status: StatusCode, detail: Option<&str>) -> Response {
     let mut body = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),

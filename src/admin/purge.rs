@@ -6,13 +6,14 @@
 //! preflight.
 
 use super::{
-    problem::{problem, NO_STORE},
-    state::{AdminState, NotPurged},
+    problem::{problem_response, NO_STORE},
+    state::{AdminState, PurgeFailure},
 };
 use crate::{
-    cache::purge::{Purge, Target},
+    cache::coherence::purge::{PurgeOrder, PurgeTarget},
     telemetry::labels::StoreError,
 };
+
 use axum::{
     body::Bytes,
     extract::{rejection::BytesRejection, State},
@@ -26,8 +27,8 @@ use axum::{
 use serde_json::{json, Map, Value};
 
 /// The largest body, in bytes.
-pub(super) const LARGEST_BODY: usize = 1 << 20;
-const ONE_OF: &str = "say one of url, urls, tag, tags, all";
+pub(super) const MAX_BODY_BYTES: usize = 1 << 20;
+const USAGE_HINT: &str = "say one of url, urls, tag, tags, all";
 
 /// Purges entries on this node and on all others.
 pub(super) async fn purge(
@@ -36,21 +37,24 @@ pub(super) async fn purge(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     if !is_json(&headers) {
-        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("the body has to be application/json"));
+        return problem_response(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Some("the body has to be application/json"),
+        );
     }
     let orders = match body {
-        Ok(body) => orders(&body),
-        Err(rejection) => return problem(rejection.status(), Some(&rejection.body_text())),
+        Ok(body) => parse_orders(&body),
+        Err(rejection) => return problem_response(rejection.status(), Some(&rejection.body_text())),
     };
     let orders = match orders {
         Ok(orders) => orders,
-        Err(fault) => return problem(StatusCode::BAD_REQUEST, Some(&fault)),
+        Err(fault) => return problem_response(StatusCode::BAD_REQUEST, Some(&fault)),
     };
     let soft = orders.iter().all(|order| order.soft);
     match (state.purge)(orders).await {
         Ok(purged) => (NO_STORE, Json(json!({ "purged": purged, "soft": soft }))).into_response(),
-        Err(NotPurged::Nothing(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, Some(&why)),
-        Err(NotPurged::Store(error)) => {
+        Err(PurgeFailure::Nothing(why)) => problem_response(StatusCode::UNPROCESSABLE_ENTITY, Some(&why)),
+        Err(PurgeFailure::Store(error)) => {
             let why = match error {
                 StoreError::Timeout => "Redis did not answer in time",
                 StoreError::Down => "Redis can't be reached",
@@ -59,7 +63,7 @@ pub(super) async fn purge(
             let detail = format!(
                 "purged on this node, but not recorded for the others: {why}; it will be as soon as Redis takes it"
             );
-            let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, Some(&detail));
+            let mut answer = problem_response(StatusCode::SERVICE_UNAVAILABLE, Some(&detail));
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             answer
         }
@@ -73,7 +77,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Parses a body, or returns the fault in it.
-fn orders(body: &[u8]) -> Result<Vec<Purge>, String> {
+fn parse_orders(body: &[u8]) -> Result<Vec<PurgeOrder>, String> {
     let body: Map<String, Value> =
         serde_json::from_slice(body).map_err(|error| format!("the body is no JSON object: {error}"))?;
     let (mut wanted, mut soft) = (None, false);
@@ -83,42 +87,42 @@ fn orders(body: &[u8]) -> Result<Vec<Purge>, String> {
                 soft = *value;
                 continue;
             }
-            ("url", value) => vec![target(key, value, Target::url)?],
-            ("tag", value) => vec![target(key, value, Target::tag)?],
-            ("urls", value) => list(key, value, Target::url)?,
-            ("tags", value) => list(key, value, Target::tag)?,
-            ("all", Value::Bool(true)) => vec![Target::All],
+            ("url", value) => vec![parse_target(key, value, PurgeTarget::url)?],
+            ("tag", value) => vec![parse_target(key, value, PurgeTarget::tag)?],
+            ("urls", value) => parse_list(key, value, PurgeTarget::url)?,
+            ("tags", value) => parse_list(key, value, PurgeTarget::tag)?,
+            ("all", Value::Bool(true)) => vec![PurgeTarget::All],
             ("all", _) => return Err("all: only true makes sense".to_owned()),
             ("soft", _) => return Err("soft: true or false is expected".to_owned()),
-            _ => return Err(format!("{key:?} is not known: {ONE_OF}, and perhaps soft")),
+            _ => return Err(format!("{key:?} is not known: {USAGE_HINT}, and perhaps soft")),
         };
         if wanted.replace(targets).is_some() {
-            return Err(format!("{ONE_OF}, not several"));
+            return Err(format!("{USAGE_HINT}, not several"));
         }
     }
-    let targets = wanted.ok_or(ONE_OF)?;
-    Ok(targets.into_iter().map(|target| Purge { target, soft }).collect())
+    let targets = wanted.ok_or(USAGE_HINT)?;
+    Ok(targets.into_iter().map(|target| PurgeOrder { target, soft }).collect())
 }
 
-fn list<E: std::fmt::Display>(
+fn parse_list<E: std::fmt::Display>(
     key: &str,
     value: &Value,
-    parse: fn(&str) -> Result<Target, E>,
-) -> Result<Vec<Target>, String> {
+    parse: fn(&str) -> Result<PurgeTarget, E>,
+) -> Result<Vec<PurgeTarget>, String> {
     match value {
         Value::Array(items) if !items.is_empty() => {
             let each = items.iter().enumerate();
-            each.map(|(place, item)| target(&format!("{key}[{place}]"), item, parse)).collect()
+            each.map(|(place, item)| parse_target(&format!("{key}[{place}]"), item, parse)).collect()
         }
         _ => Err(format!("{key}: a list that is not empty is expected")),
     }
 }
 
-fn target<E: std::fmt::Display>(
+fn parse_target<E: std::fmt::Display>(
     place: &str,
     value: &Value,
-    parse: fn(&str) -> Result<Target, E>,
-) -> Result<Target, String> {
+    parse: fn(&str) -> Result<PurgeTarget, E>,
+) -> Result<PurgeTarget, String> {
     let text = value.as_str().ok_or_else(|| format!("{place}: text is expected"))?;
     parse(text).map_err(|error| format!("{place}: {error}"))
 }
@@ -127,23 +131,26 @@ fn target<E: std::fmt::Display>(
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<Vec<Purge>, String> {
-        orders(body.as_bytes())
+    fn read(body: &str) -> Result<Vec<PurgeOrder>, String> {
+        parse_orders(body.as_bytes())
     }
 
     #[test]
     fn a_body_orders_one_kind_of_thing() {
-        let url = Target::of("dash.example", "/x?y=1");
-        assert_eq!(read(r#"{"url": "http://dash.example/x?y=1"}"#), Ok(vec![Purge::hard(url.clone())]));
-        let soft = |target| Purge { target, soft: true };
+        let url = PurgeTarget::of("dash.example", "/x?y=1");
+        assert_eq!(read(r#"{"url": "http://dash.example/x?y=1"}"#), Ok(vec![PurgeOrder::hard(url.clone())]));
+        let soft = |target| PurgeOrder { target, soft: true };
         assert_eq!(
             read(r#"{"soft": true, "urls": ["https://Dash.example:443/x?y=1", "http://b"]}"#),
-            Ok(vec![soft(url), soft(Target::of("b", "/"))])
+            Ok(vec![soft(url), soft(PurgeTarget::of("b", "/"))])
         );
-        let tag = |text: &str| Target::Tag(text.into());
-        assert_eq!(read(r#"{"tag": "products", "soft": false}"#), Ok(vec![Purge::hard(tag("products"))]));
-        assert_eq!(read(r#"{"tags": ["a", "b"]}"#), Ok(["a", "b"].map(|t| Purge::hard(tag(t))).into()));
-        assert_eq!(read(r#"{"all": true}"#), Ok(vec![Purge::hard(Target::All)]));
+        let tag = |text: &str| PurgeTarget::Tag(text.into());
+        assert_eq!(
+            read(r#"{"tag": "products", "soft": false}"#),
+            Ok(vec![PurgeOrder::hard(tag("products"))])
+        );
+        assert_eq!(read(r#"{"tags": ["a", "b"]}"#), Ok(["a", "b"].map(|t| PurgeOrder::hard(tag(t))).into()));
+        assert_eq!(read(r#"{"all": true}"#), Ok(vec![PurgeOrder::hard(PurgeTarget::All)]));
     }
 
     #[test]

@@ -2,18 +2,19 @@
 
 use super::hosts::KnownHosts;
 use crate::{
-    cache::purge::Purge,
+    cache::coherence::purge::PurgeOrder,
     telemetry::{Metrics, StoreError},
 };
+
 use serde::Serialize;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 /// A purge under way; its result is the number of entries of this node that were purged.
-pub type Purging = Pin<Box<dyn Future<Output = Result<u64, NotPurged>> + Send>>;
+pub type PurgeFuture = Pin<Box<dyn Future<Output = Result<u64, PurgeFailure>> + Send>>;
 
 /// The reason for which a purge failed, entirely or on other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotPurged {
+pub enum PurgeFailure {
     /// No entry can match it, and nothing was purged.
     Nothing(String),
     /// The store did not accept it; this node has purged.
@@ -39,7 +40,7 @@ pub struct AdminState {
     /// Called for each `/readyz`; must return at once.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// Purges entries on all nodes.
-    pub purge: Arc<dyn Fn(Vec<Purge>) -> Purging + Send + Sync>,
+    pub purge: Arc<dyn Fn(Vec<PurgeOrder>) -> PurgeFuture + Send + Sync>,
 }
 
 impl fmt::Debug for AdminState {

@@ -1,6 +1,6 @@
 //! The identity of an answer, and the names of keys in the store.
 //!
-//! Pure: a request's parts in, texts out. Two requests share a [`Key`] only if they share the namespace, the
+//! Pure: a request's parts in, texts out. Two requests share a [`CacheKey`] only if they share the namespace, the
 //! tenant, the host (if the route is bound to one), the user (scope `user`), the path and the listed query
 //! parameters; nothing else of a request is in it. All text from outside is escaped, so that no part can pose
 //! as another: `:` separates the parts of a key and never occurs inside one.
@@ -18,9 +18,8 @@
 //! | `<prefix>limit:<route>:<limit>:<client>` | when a client's bucket is empty, in microseconds since 1970 |
 
 use crate::{
-    authority,
-    canonical_path::normalize_escapes,
-    config::{CacheRules, Scope},
+    config::{CacheRules, CacheScope},
+    http::{authority, canonical_path::normalize_escapes},
     name::{Name, Namespace, Tenant},
 };
 use bytes::Bytes;
@@ -47,12 +46,12 @@ const TARGET: &AsciiSet = &PATH.remove(b'?').remove(b'&').remove(b';').remove(b'
 
 /// The identity of an answer across its generations: `<namespace>:<tenant>:<variant>`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key(Box<str>);
+pub struct CacheKey(Box<str>);
 
 /// The scheme of a request. An origin that sees it may answer differently, such as with a redirect from one
 /// to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Scheme {
+pub enum RequestScheme {
     /// Without TLS.
     #[default]
     Http,
@@ -60,7 +59,7 @@ pub enum Scheme {
     Https,
 }
 
-impl Scheme {
+impl RequestScheme {
     /// The scheme of a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,7 +71,7 @@ impl Scheme {
 
 /// The parts of a request that may distinguish answers.
 #[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
+pub struct KeyParts<'a> {
     /// The host, only if the route is bound to one.
     pub host: Option<&'a str>,
     /// The tenant; ignored for scope `public`.
@@ -85,9 +84,9 @@ pub struct Parts<'a> {
     pub query: &'a str,
 }
 
-impl Key {
+impl CacheKey {
     /// Derives the key. `parts` is destructured completely, so that a new part can't be forgotten here.
-    pub fn derive(rules: &CacheRules, parts: Parts<'_>) -> Self {
+    pub fn derive(rules: &CacheRules, parts: KeyParts<'_>) -> Self {
         let mut text = String::with_capacity(96);
         Self::spell(&mut text, rules, parts);
         Self(text.into_boxed_str())
@@ -95,16 +94,16 @@ impl Key {
 
     /// Writes the text of the key that [`Self::derive`] would make into `text`, which is cleared: a look-up
     /// needs no key of its own.
-    pub fn spell(text: &mut String, rules: &CacheRules, parts: Parts<'_>) {
-        let Parts { host, tenant, user, path, query } = parts;
-        let tenant = whose(rules.scope, tenant);
+    pub fn spell(text: &mut String, rules: &CacheRules, parts: KeyParts<'_>) {
+        let KeyParts { host, tenant, user, path, query } = parts;
+        let tenant = tenant_of_scope(rules.scope, tenant);
         text.clear();
         text.push_str(rules.namespace.as_str());
         text.push(':');
         text.push_str(tenant.as_str());
         text.push(':');
         let variant = text.len();
-        if rules.scope == Scope::User {
+        if rules.scope == CacheScope::User {
             // A user is always marked, so that no user's variant equals one without.
             text.push('~');
             push_escaped(text, user.unwrap_or_default(), WORD);
@@ -129,7 +128,7 @@ impl Key {
 
     /// The key of a resource of an origin that is followed: its scheme, its host and its target as it is
     /// sent. No namespace begins like it.
-    pub fn of_resource(scheme: Scheme, host: &str, target: &str) -> Self {
+    pub fn of_resource(scheme: RequestScheme, host: &str, target: &str) -> Self {
         // Usually the exact length.
         let mut text = String::with_capacity(2 + scheme.as_str().len() + host.len() + target.len());
         Self::spell_resource(&mut text, scheme, host, target);
@@ -137,7 +136,7 @@ impl Key {
     }
 
     /// Writes the text of the key that [`Self::of_resource`] would make into `text`, which is cleared.
-    pub fn spell_resource(text: &mut String, scheme: Scheme, host: &str, target: &str) {
+    pub fn spell_resource(text: &mut String, scheme: RequestScheme, host: &str, target: &str) {
         text.clear();
         text.push('@');
         text.push_str(scheme.as_str());
@@ -159,23 +158,23 @@ impl Key {
     }
 }
 
-impl std::borrow::Borrow<str> for Key {
+impl std::borrow::Borrow<str> for CacheKey {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
 /// The tenant whose version applies to a scope.
-pub fn whose(scope: Scope, tenant: &Tenant) -> &Tenant {
+pub fn tenant_of_scope(scope: CacheScope, tenant: &Tenant) -> &Tenant {
     match scope {
-        Scope::Public => Tenant::public(),
-        Scope::Tenant | Scope::User => tenant,
+        CacheScope::Public => Tenant::public(),
+        CacheScope::Tenant | CacheScope::User => tenant,
     }
 }
 
@@ -191,13 +190,13 @@ pub fn canonical_query(listed: &[String], query: &str) -> String {
 pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
     canonical.clear();
     for name in listed {
-        for (_, value) in pairs(query).filter(|(n, _)| *decode(n) == *name.as_bytes()) {
+        for (_, value) in query_pairs(query).filter(|(n, _)| *decode_parameter(n) == *name.as_bytes()) {
             if !canonical.is_empty() {
                 canonical.push('&');
             }
             push_escaped(canonical, name, WORD);
             canonical.push('=');
-            push_escaped_bytes(canonical, &decode(value));
+            push_escaped_bytes(canonical, &decode_parameter(value));
         }
     }
 }
@@ -205,7 +204,7 @@ pub fn spell_query(canonical: &mut String, listed: &[String], query: &str) {
 /// A number for a resource, whatever the client, scheme and variant: the target of a purge by URL. `host` and
 /// `target` (path and query) are as a request names them. Two resources with one number would only be purged
 /// together, as are those that differ in the scheme.
-pub fn resource(host: &str, target: &str) -> u128 {
+pub fn resource_hash(host: &str, target: &str) -> u128 {
     let mut text = String::with_capacity(host.len() + 1 + target.len());
     authority::push_normalized(&mut text, host);
     text.push('\n');
@@ -215,14 +214,14 @@ pub fn resource(host: &str, target: &str) -> u128 {
 
 /// The number of parameters in a query.
 pub fn count_parameters(query: &str) -> usize {
-    pairs(query).count()
+    query_pairs(query).count()
 }
 
-fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
 }
 
-fn decode(text: &str) -> Cow<'_, [u8]> {
+fn decode_parameter(text: &str) -> Cow<'_, [u8]> {
     if !text.bytes().any(|b| matches!(b, b'+' | b'%')) {
         return text.as_bytes().into();
     }
@@ -251,7 +250,7 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
 
 /// The names of an answer's keys in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct StorePlace {
     /// The answer itself.
     pub body: String,
     /// The lease of its fill.
@@ -262,11 +261,11 @@ pub struct Place {
 
 /// The names of keys in the store, all under one prefix.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct StoreKeys {
     prefix: Box<str>,
 }
 
-impl Names {
+impl StoreKeys {
     /// Names under `prefix` (`dash:`).
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.into() }
@@ -277,27 +276,27 @@ impl Names {
         format!("{}ver:{namespace}:{tenant}", self.prefix)
     }
 
-    /// The keys of an answer of one generation; `version` is [`super::version::Version::tag`].
-    pub fn of_version(&self, key: &Key, version: &str) -> Place {
+    /// The keys of an answer of one generation; `version` is [`super::coherence::version::Version::tag`].
+    pub fn of_version(&self, key: &CacheKey, version: &str) -> StorePlace {
         let name = format!("{}:v{version}", key.as_str());
         let pointer = Some((self.last(key), version.to_owned().into()));
-        Place { body: self.of(&name), lease: self.lease(&name), pointer }
+        StorePlace { body: self.of(&name), lease: self.lease(&name), pointer }
     }
 
     /// The key of the version of the newest stored answer.
-    pub fn last(&self, key: &Key) -> String {
+    pub fn last(&self, key: &CacheKey) -> String {
         self.of(&format!("{}:last", key.as_str()))
     }
 
     /// The keys of the answer of a resource, or of the fields by which it varies.
-    pub fn of_resource(&self, key: &Key) -> Place {
-        Place { body: self.of(key.as_str()), lease: self.lease(key.as_str()), pointer: None }
+    pub fn of_resource(&self, key: &CacheKey) -> StorePlace {
+        StorePlace { body: self.of(key.as_str()), lease: self.lease(key.as_str()), pointer: None }
     }
 
     /// The keys of a variant of a resource; `varies` is the value of the resource's key then.
-    pub fn of_variant(&self, key: &Key, digest: &str, varies: Bytes) -> Place {
+    pub fn of_variant(&self, key: &CacheKey, digest: &str, varies: Bytes) -> StorePlace {
         let name = format!("{}:{digest}", key.as_str());
-        Place {
+        StorePlace {
             body: self.of(&name),
             lease: self.lease(&name),
             pointer: Some((self.of(key.as_str()), varies)),
@@ -344,25 +343,25 @@ impl Names {
     }
 
     /// The kind of a reported key.
-    pub fn recognise<'k>(&self, key: &'k str) -> Reported<'k> {
-        let Some(rest) = key.strip_prefix(&*self.prefix) else { return Reported::Foreign };
+    pub fn classify_key<'k>(&self, key: &'k str) -> ReportedKey<'k> {
+        let Some(rest) = key.strip_prefix(&*self.prefix) else { return ReportedKey::Foreign };
         if let Some(version) = rest.strip_prefix("ver:") {
             return match version.split_once(':') {
-                Some((namespace, tenant)) => Reported::Version { namespace, tenant },
-                None => Reported::Foreign,
+                Some((namespace, tenant)) => ReportedKey::Version { namespace, tenant },
+                None => ReportedKey::Foreign,
             };
         }
         match rest {
-            "purge:log" => Reported::PurgeLog,
-            _ if rest.starts_with("lock:") => Reported::Lease,
-            _ => Reported::Foreign,
+            "purge:log" => ReportedKey::PurgeLog,
+            _ if rest.starts_with("lock:") => ReportedKey::Lease,
+            _ => ReportedKey::Foreign,
         }
     }
 }
 
 /// A key that the store reported as changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reported<'k> {
+pub enum ReportedKey<'k> {
     /// The version of this namespace and tenant.
     Version {
         /// The namespace.

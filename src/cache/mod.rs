@@ -5,42 +5,27 @@
 //! it. A route that follows its origin is answered by [`Cache::look_followed`] and [`Cache::answer_followed`]
 //! (`follow.rs`): the origin's headers set the lifetime, and the purge log ends it. The first of each pair
 //! answers from memory without waiting, the second does all the rest. None of them contacts an origin itself:
-//! they are given a [`Fetcher`].
+//! they are given a [`MissFetcher`].
 
-mod carry;
-pub mod doubt;
-mod draft;
-mod encode;
+pub mod coherence;
 pub mod entry;
-mod fill;
-pub mod flight;
-mod follow;
-pub mod hedge;
-mod kept;
+pub mod fill;
 pub mod key;
-pub mod live;
 pub mod memory;
-pub mod partitions;
-mod pauses;
+pub(crate) mod mode;
 pub mod policy;
-pub mod prepared;
-pub mod purge;
 pub mod redis;
-pub mod said;
-mod stale_at;
-mod tier;
-mod variants;
-pub mod version;
-mod versioned;
 
-pub use follow::{Asking, Untold};
-pub use kept::{Capture, Sent};
+pub use mode::{
+    origin_lookup::{AmbiguousRequest, OriginLookup},
+    origin_store::{ForwardStart, ResponseCapture},
+};
 
 use crate::{
     clock::now_ms,
     config::{self, CacheRules},
     name::Tenant,
-    representation::{Outside, Representation},
+    representation::{OutsideCaching, Representation},
     telemetry::{
         labels::{CacheResult, FillOutcome, PurgeKind, StoreError},
         metrics::{MemoryStats, Metrics},
@@ -49,17 +34,24 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use entry::{Entry, Standing};
-use flight::Flights;
-use hedge::UsualTime;
+use coherence::{
+    partitions::StorePartitions,
+    purge::{PurgeOrder, PurgeStamp, PurgeTable, PurgeTarget},
+    version::{VersionBasis, VersionTable},
+};
+use entry::{CacheEntry, Validity};
+use fill::{
+    coalescing::Flights,
+    hedge::UsualFillTime,
+    refresh_backoff::RefreshPauses,
+    streaming_body::{StreamBudget, StreamReader, StreamingBody},
+};
+use key::{CacheKey, RequestScheme};
+use memory::MemoryTier;
+use policy::{millis, SelectingFields};
+
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use key::{Key, Scheme};
-use live::{Budget, Live, Reader};
-use memory::Memory;
-use partitions::Partitions;
-use pauses::Pauses;
-use policy::{millis, Selecting};
-use purge::{Purge, Purges, Stamp, Target};
+
 use std::{
     future::Future,
     pin::Pin,
@@ -68,17 +60,16 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use version::{Basis, Versions};
 
 /// A request to the origin.
-pub type Fetch = Pin<Box<dyn Future<Output = Result<Fetched, FetchError>> + Send>>;
+pub type OriginFetch = Pin<Box<dyn Future<Output = Result<FetchedHead, OriginFetchError>> + Send>>;
 
 /// The interface to the origin for a miss.
 pub trait AskOrigin: Send {
     /// Sends the request, with these fields besides its own. The head of the answer has to be there `by`
     /// then, or it fails. Called again only if the first answer can't be used. `spare`: its client is served
     /// in any case.
-    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> Fetch;
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> OriginFetch;
 
     /// Returns true if every server of the origin is out of service.
     fn is_failing(&self) -> bool {
@@ -86,33 +77,33 @@ pub trait AskOrigin: Send {
     }
 }
 
-impl<F: FnMut(&[(HeaderName, HeaderValue)], Instant) -> Fetch + Send> AskOrigin for F {
-    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, _: bool) -> Fetch {
+impl<F: FnMut(&[(HeaderName, HeaderValue)], Instant) -> OriginFetch + Send> AskOrigin for F {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, _: bool) -> OriginFetch {
         self(conditions, by)
     }
 }
 
 /// The boxed interface to the origin for a miss.
-pub type Fetcher = Box<dyn AskOrigin>;
+pub type MissFetcher = Box<dyn AskOrigin>;
 
 /// An answer of the origin: the head, and a body that is still to be read.
-pub struct Fetched {
+pub struct FetchedHead {
     /// The status.
     pub status: StatusCode,
     /// All headers.
     pub headers: HeaderMap,
     /// The body.
-    pub body: Box<dyn Incoming>,
+    pub body: Box<dyn IncomingBody>,
 }
 
 /// The body of an origin's answer.
 #[async_trait]
-pub trait Incoming: Send {
+pub trait IncomingBody: Send {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// If it broke off.
-    async fn next(&mut self) -> Result<Option<Bytes>, FetchError>;
+    async fn next(&mut self) -> Result<Option<Bytes>, OriginFetchError>;
 
     /// All of the body, if all of it has already arrived; then nothing is left to be read.
     fn at_hand(&mut self) -> Option<Bytes> {
@@ -122,7 +113,7 @@ pub trait Incoming: Send {
 
 /// The reason why the origin gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
+pub enum OriginFetchError {
     /// No server could be reached, or the connection broke.
     #[error("the origin can't be reached")]
     Unreachable,
@@ -148,58 +139,58 @@ pub enum FetchError {
 
 /// A request for an answer of a namespace.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct CacheRequest {
     /// The key of the answer.
-    pub key: Key,
+    pub key: CacheKey,
     /// The tenant whose version applies.
     pub tenant: Tenant,
     /// The rules of the route.
     pub rules: Arc<CacheRules>,
     /// The time that the fills of its route take.
-    pub usual: Arc<UsualTime>,
+    pub usual: Arc<UsualFillTime>,
 }
 
 /// The result of a look-up in memory.
 #[derive(Debug)]
-pub enum Look {
+pub enum MemoryLookup {
     /// Fresh and current.
-    Hit(Arc<Entry>),
+    Hit(Arc<CacheEntry>),
     /// Usable while it is refreshed.
-    Stale(Arc<Entry>),
+    Stale(Arc<CacheEntry>),
     /// Nothing that may be used at once.
     Nothing,
 }
 
 /// The result for a caller.
 #[derive(Debug)]
-pub enum Answer {
+pub enum CacheAnswer {
     /// An entry, and its source.
-    Entry(Arc<Entry>, CacheResult),
+    Entry(Arc<CacheEntry>, CacheResult),
     /// An entry of a past generation or lifetime, because the fill failed in this way.
-    StaleIfError(Arc<Entry>, Failure),
+    StaleIfError(Arc<CacheEntry>, FillFailure),
     /// A stale entry, because the fill is slow; it goes on.
-    StaleIfSlow(Arc<Entry>),
+    StaleIfSlow(Arc<CacheEntry>),
     /// An answer that is not stored.
     Passing(Arc<Representation>, FillOutcome),
     /// An answer that is still arriving.
-    Arriving(Arc<Arriving>, Reader, CacheResult),
+    Arriving(Arc<ArrivingHead>, StreamReader, CacheResult),
     /// Pass: the caller has to ask the origin itself, because the answer may not be shared.
-    AskYourself(FillOutcome),
+    Pass(FillOutcome),
     /// The client accepts only a stored answer (`only-if-cached`), and there is none.
     NotHere,
     /// There is no answer.
-    Failed(FetchError),
+    Failed(OriginFetchError),
 }
 
 /// The reason why the origin had to be asked, for `Cache-Status` (RFC 9211, 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forward {
+pub enum ForwardReason {
     /// Nothing is stored under the key.
     UriMiss,
     /// The stored answers are for other requests.
     VaryMiss,
     /// The stored answer has to be validated first: it is stale, or may never be used without.
-    Stale(policy::Why),
+    Stale(policy::RevalidateReason),
     /// It was marked as stale by a purge.
     Purged,
     /// A purge that could not be read may be about it: it may not even be served on an error.
@@ -208,14 +199,16 @@ pub enum Forward {
     Partial,
 }
 
-impl Forward {
+impl ForwardReason {
     /// The value of `fwd`, and of `detail` if there is more to say.
     pub const fn as_strs(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::UriMiss => ("uri-miss", None),
             Self::VaryMiss => ("vary-miss", None),
-            Self::Stale(policy::Why::Stale) => ("stale", None),
-            Self::Stale(why @ (policy::Why::NoCache | policy::Why::Doubt)) => ("stale", Some(why.as_str())),
+            Self::Stale(policy::RevalidateReason::Stale) => ("stale", None),
+            Self::Stale(why @ (policy::RevalidateReason::NoCache | policy::RevalidateReason::Doubt)) => {
+                ("stale", Some(why.as_str()))
+            }
             Self::Stale(why) => ("request", Some(why.as_str())),
             Self::Purged => ("stale", Some("purged")),
             Self::Unsure => ("stale", Some("doubt")),
@@ -226,7 +219,7 @@ impl Forward {
 
 /// The head of an answer that is still arriving.
 #[derive(Debug)]
-pub struct Arriving {
+pub struct ArrivingHead {
     /// The status.
     pub status: StatusCode,
     /// The headers that are sent, without the length.
@@ -236,13 +229,13 @@ pub struct Arriving {
     /// The outcome of the fill if nothing goes wrong.
     pub outcome: FillOutcome,
     /// The requests that it answers.
-    selecting: Option<Selecting>,
+    selecting: Option<SelectingFields>,
     /// The stamp by which a purge could end it.
-    stamp: Option<Arc<Stamp>>,
-    terms: policy::Terms,
+    stamp: Option<Arc<PurgeStamp>>,
+    terms: policy::FreshnessTerms,
 }
 
-impl Arriving {
+impl ArrivingHead {
     /// Its age in milliseconds, if it is stored, or would be if it were smaller. Other answers have the `Age`
     /// of the origin.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
@@ -252,51 +245,51 @@ impl Arriving {
 
 /// The way in which a fill failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum FillFailure {
     /// The origin answered with this status.
     Status(StatusCode),
     /// The origin did not answer.
-    Fetch(FetchError),
+    Fetch(OriginFetchError),
 }
 
 /// The outcome of a flight, or its progress, for its followers.
 #[derive(Debug, Clone)]
-enum Landing {
-    Filled(Arc<Entry>),
+pub(crate) enum FlightOutcome {
+    Filled(Arc<CacheEntry>),
     /// The origin confirmed that this entry is still good.
-    Validated(Arc<Entry>),
-    Remote(Arc<Entry>),
+    Validated(Arc<CacheEntry>),
+    Remote(Arc<CacheEntry>),
     Passing(Arc<Representation>),
-    Arriving(Arc<Arriving>),
+    Arriving(Arc<ArrivingHead>),
     /// The answer is for the leader alone; with its status, if there is one.
     Unshareable(FillOutcome, Option<StatusCode>),
-    Failed(FetchError),
+    Failed(OriginFetchError),
 }
 
 /// The outcome of a fill, or its progress, for its leader.
 #[derive(Debug)]
-enum Led {
-    Landing(Landing),
+pub(crate) enum LeadOutcome {
+    Landing(FlightOutcome),
     /// An answer for the leader alone; it is arriving.
-    Own(Arc<Arriving>),
+    Own(Arc<ArrivingHead>),
 }
 
 /// The cache of this node.
 pub struct Cache {
-    memory: Memory,
-    flights: Flights<Landing, Arc<Live>>,
+    memory: MemoryTier,
+    flights: Flights<FlightOutcome, Arc<StreamingBody>>,
     /// The memory that all flights may use together.
-    arriving: Arc<Budget>,
-    reads: Flights<Basis>,
-    pauses: Pauses,
-    partitions: Arc<Partitions>,
-    versions: Arc<Versions>,
-    purges: Arc<Purges>,
-    redis: Option<Arc<redis::Redis>>,
+    arriving: Arc<StreamBudget>,
+    reads: Flights<VersionBasis>,
+    pauses: RefreshPauses,
+    partitions: Arc<StorePartitions>,
+    versions: Arc<VersionTable>,
+    purges: Arc<PurgeTable>,
+    redis: Option<Arc<redis::RedisStore>>,
     metrics: Arc<Metrics>,
-    encoding: ArcSwap<config::Encoding>,
+    encoding: ArcSwap<config::EncodingConfig>,
     /// The recent sets of fields for downstream caches.
-    told: ArcSwap<Vec<Arc<Outside>>>,
+    told: ArcSwap<Vec<Arc<OutsideCaching>>>,
     encoders: Semaphore,
     encoding_queue: Semaphore,
     tasks: TaskTracker,
@@ -304,24 +297,28 @@ pub struct Cache {
 
 impl Cache {
     /// A cache with the store's settings. With Redis, [`Cache::keep_linked`] has to run beside it.
-    pub fn new(store: &config::Store, encoding: config::Encoding, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        store: &config::StoreConfig,
+        encoding: config::EncodingConfig,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         /// The number of encodings made at the same time.
         const ENCODERS: usize = 2;
         /// The number of answers that wait for an encoding or have one made.
         const WAITING: usize = 256;
-        let partitions = Partitions::of_store(store, now_ms());
-        let versions = Arc::new(Versions::new(partitions.clone()));
-        let purges = Arc::new(Purges::new(partitions.of_purge_log().clone()));
+        let partitions = StorePartitions::of_store(store, now_ms());
+        let versions = Arc::new(VersionTable::new(partitions.clone()));
+        let purges = Arc::new(PurgeTable::new(partitions.of_purge_log().clone()));
         let redis = store.redis.as_ref().map(|_| {
             let (partitions, versions, purges) = (partitions.clone(), versions.clone(), purges.clone());
-            Arc::new(redis::Redis::new(store, partitions, versions, purges, metrics.clone()))
+            Arc::new(redis::RedisStore::new(store, partitions, versions, purges, metrics.clone()))
         });
         let cache = Arc::new(Self {
-            memory: Memory::new(store.memory, store.largest),
+            memory: MemoryTier::new(store.memory, store.largest),
             flights: Flights::new(),
-            arriving: Budget::new(store.memory),
+            arriving: StreamBudget::new(store.memory),
             reads: Flights::new(),
-            pauses: Pauses::default(),
+            pauses: RefreshPauses::default(),
             partitions,
             versions,
             purges,
@@ -348,14 +345,14 @@ impl Cache {
     }
 
     /// Maintains the link to Redis, for ever; returns at once without Redis.
-    pub async fn keep_linked(self: Arc<Self>, target: Option<config::Redis>) {
+    pub async fn keep_linked(self: Arc<Self>, target: Option<config::RedisConfig>) {
         if let (Some(redis), Some(target)) = (&self.redis, target) {
             redis.clone().keep_linked(target).await;
         }
     }
 
     /// Uses the credentials of `target`, whose servers are the same.
-    pub fn authenticate(&self, target: Option<&config::Redis>) {
+    pub fn authenticate(&self, target: Option<&config::RedisConfig>) {
         if let (Some(redis), Some(target)) = (&self.redis, target) {
             redis.authenticate(target);
         }
@@ -405,12 +402,12 @@ impl Cache {
     /// # Errors
     /// If the store did not take all of it. This node has purged all the same, and tries again when the store
     /// is back; the others have not purged.
-    pub async fn purge(self: &Arc<Self>, wanted: Vec<Purge>) -> Result<u64, StoreError> {
+    pub async fn purge(self: &Arc<Self>, wanted: Vec<PurgeOrder>) -> Result<u64, StoreError> {
         for purge in &wanted {
             self.metrics.purge(match purge.target {
-                Target::Url { .. } | Target::Resource(_) => PurgeKind::Url,
-                Target::Tag(_) => PurgeKind::Tag,
-                Target::All => PurgeKind::All,
+                PurgeTarget::Url { .. } | PurgeTarget::Resource(_) => PurgeKind::Url,
+                PurgeTarget::Tag(_) => PurgeKind::Tag,
+                PurgeTarget::All => PurgeKind::All,
             });
         }
         let (found, debt) = match self.purges.search(&wanted) {
@@ -419,9 +416,9 @@ impl Cache {
             Some(search) => {
                 let cache = self.clone();
                 let ordered = tokio::task::spawn_blocking(move || {
-                    let is_found = |entry: &Entry| match &entry.standing {
-                        Standing::Log(stamp, _) => search.finds(stamp) && cache.is_there(entry),
-                        Standing::Version(..) => false,
+                    let is_found = |entry: &CacheEntry| match &entry.standing {
+                        Validity::Log(stamp, _) => search.finds(stamp) && cache.is_there(entry),
+                        Validity::Version(..) => false,
                     };
                     let found = cache.memory.count(is_found) + cache.found_by_url(&wanted);
                     (found, cache.purges.order(wanted))
@@ -436,18 +433,19 @@ impl Cache {
     }
 
     /// The number of answers of this node under the URLs of these purges.
-    fn found_by_url(&self, wanted: &[Purge]) -> u64 {
+    fn found_by_url(&self, wanted: &[PurgeOrder]) -> u64 {
         let mut keys = Vec::new();
         for purge in wanted {
-            if let Target::Url { host, target } = &purge.target {
+            if let PurgeTarget::Url { host, target } = &purge.target {
                 keys.extend(
-                    [Scheme::Http, Scheme::Https].map(|scheme| Key::of_resource(scheme, host, target)),
+                    [RequestScheme::Http, RequestScheme::Https]
+                        .map(|scheme| CacheKey::of_resource(scheme, host, target)),
                 );
             }
         }
         keys.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         keys.dedup();
-        let of_key = |key: &Key| {
+        let of_key = |key: &CacheKey| {
             let resource = self.memory.resource(key.as_str());
             resource.map_or(0, |all| all.entries().iter().filter(|entry| self.is_there(entry)).count() as u64)
         };
@@ -455,10 +453,10 @@ impl Cache {
     }
 
     /// Returns true if an answer that follows its origin was not purged before.
-    fn is_there(&self, entry: &Entry) -> bool {
+    fn is_there(&self, entry: &CacheEntry) -> bool {
         match &entry.standing {
-            Standing::Log(stamp, _) => self.purges.verdict(stamp) != purge::Verdict::Hard,
-            Standing::Version(..) => false,
+            Validity::Log(stamp, _) => self.purges.verdict(stamp) != coherence::purge::PurgeVerdict::Hard,
+            Validity::Version(..) => false,
         }
     }
 
@@ -466,8 +464,9 @@ impl Cache {
     /// 4.4): here at once, on the other nodes in the background.
     pub fn invalidate(self: &Arc<Self>, host: &str, targets: &[&str]) {
         targets.iter().for_each(|_| self.metrics.purge(PurgeKind::Invalidation));
-        let debt =
-            self.purges.order(targets.iter().map(|target| Purge::hard(Target::of(host, target))).collect());
+        let debt = self
+            .purges
+            .order(targets.iter().map(|target| PurgeOrder::hard(PurgeTarget::of(host, target))).collect());
         if let Some(redis) = self.redis.clone() {
             self.tasks.spawn(async move {
                 // Purges that the store doesn't take stay owed.
@@ -477,12 +476,12 @@ impl Cache {
     }
 
     /// The purges that this node knows.
-    pub fn purges(&self) -> &Arc<Purges> {
+    pub fn purges(&self) -> &Arc<PurgeTable> {
         &self.purges
     }
 
     /// The second tier, if there is one.
-    pub fn redis(&self) -> Option<&Arc<redis::Redis>> {
+    pub fn redis(&self) -> Option<&Arc<redis::RedisStore>> {
         self.redis.as_ref()
     }
 

@@ -5,7 +5,7 @@
 
 mod subject;
 
-pub use subject::subject;
+pub use subject::read_subject;
 
 use rustls::{
     crypto::{aws_lc_rs, CryptoProvider},
@@ -21,10 +21,10 @@ use std::{
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 /// The largest size of a file of certificates or of a key, in bytes.
-const LARGEST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The cryptography of every listener: aws-lc-rs, with the post-quantum key exchange first.
-pub fn provider() -> Arc<CryptoProvider> {
+pub fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
     PROVIDER.clone()
@@ -32,13 +32,13 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Makes it the default of the process, for code that doesn't choose for itself (Redis, origins). Later calls
 /// have no effect.
-pub fn provide() {
+pub fn install_provider() {
     aws_lc_rs::default_provider().install_default().unwrap_or_default();
 }
 
 /// The paths of a certificate's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub struct CertificatePaths {
     /// The certificate and its intermediates, in this order.
     pub cert: PathBuf,
     /// Its key.
@@ -49,7 +49,7 @@ pub struct Files {
 
 /// A certificate that a listener can use.
 #[derive(Debug, Clone)]
-pub struct Certificate {
+pub struct ServerCertificate {
     /// The chain, the key and the staple.
     pub key: Arc<CertifiedKey>,
     /// The DNS names that it is valid for, in lower case; `*.` stands for one label.
@@ -62,7 +62,7 @@ pub struct Certificate {
 
 /// The kind of file that a fault is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum CertificatePart {
     /// The certificate.
     Cert,
     /// The key.
@@ -78,17 +78,17 @@ pub enum Part {
 #[error("{}: {fault}", path.display())]
 pub struct CertificateError {
     /// The expected content.
-    pub part: Part,
+    pub part: CertificatePart,
     /// The file.
     pub path: PathBuf,
     /// The fault.
     #[source]
-    pub fault: Unusable,
+    pub fault: UnusableFile,
 }
 
 /// A fault of a file.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum UnusableFile {
     /// It does not exist, or may not be read.
     #[error("can't be read: {0}")]
     Unread(#[from] io::Error),
@@ -130,24 +130,29 @@ pub enum Unusable {
     NotOcsp,
 }
 
-impl Certificate {
+impl ServerCertificate {
     /// Reads a certificate, its key and its staple.
     ///
     /// # Errors
     /// The first file that can't be used, with the reason.
-    pub fn load(files: &Files) -> Result<Self, CertificateError> {
+    pub fn load(files: &CertificatePaths) -> Result<Self, CertificateError> {
         let at = |part, path: &Path| {
             let path = path.to_owned();
             move |fault| CertificateError { part, path, fault }
         };
-        let chain = read(&files.cert).and_then(|pem| chain(&pem)).map_err(at(Part::Cert, &files.cert))?;
-        let key = read(&files.key).and_then(|pem| key(&pem)).map_err(at(Part::Key, &files.key))?;
-        let facts = facts(&chain).map_err(at(Part::Cert, &files.cert))?;
-        let mut certified = pair(chain, key).map_err(at(Part::Key, &files.key))?;
+        let chain = read_file(&files.cert)
+            .and_then(|pem| parse_chain(&pem))
+            .map_err(at(CertificatePart::Cert, &files.cert))?;
+        let key = read_file(&files.key)
+            .and_then(|pem| parse_key(&pem))
+            .map_err(at(CertificatePart::Key, &files.key))?;
+        let facts = certificate_facts(&chain).map_err(at(CertificatePart::Cert, &files.cert))?;
+        let mut certified = pair_key(chain, key).map_err(at(CertificatePart::Key, &files.key))?;
         if let Some(path) = &files.ocsp {
-            certified.ocsp = Some(read(path).and_then(staple).map_err(at(Part::Ocsp, path))?);
+            certified.ocsp =
+                Some(read_file(path).and_then(check_staple).map_err(at(CertificatePart::Ocsp, path))?);
         }
-        let Facts { names, not_before, not_after } = facts;
+        let CertificateFacts { names, not_before, not_after } = facts;
         Ok(Self { key: Arc::new(certified), names, not_before, not_after })
     }
 }
@@ -156,26 +161,26 @@ impl Certificate {
 ///
 /// # Errors
 /// The reason why the file can't be used.
-pub fn authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
+pub fn read_authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
     let roots = || {
         let mut roots = RootCertStore::empty();
-        for certificate in chain(&read(path)?)? {
-            roots.add(certificate).map_err(|_| Unusable::Unparsable)?;
+        for certificate in parse_chain(&read_file(path)?)? {
+            roots.add(certificate).map_err(|_| UnusableFile::Unparsable)?;
         }
         Ok(roots)
     };
-    roots().map_err(|fault| CertificateError { part: Part::Ca, path: path.to_owned(), fault })
+    roots().map_err(|fault| CertificateError { part: CertificatePart::Ca, path: path.to_owned(), fault })
 }
 
 /// Reads a file that is expected to be small.
-fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
+fn read_file(path: &Path) -> Result<Vec<u8>, UnusableFile> {
     // A device or a pipe could be endless.
     let about = std::fs::metadata(path)?;
     if about.is_dir() {
         return Err(io::Error::from(io::ErrorKind::IsADirectory).into());
     }
-    if about.len() > LARGEST {
-        return Err(Unusable::TooLarge);
+    if about.len() > MAX_FILE_BYTES {
+        return Err(UnusableFile::TooLarge);
     }
     Ok(std::fs::read(path)?)
 }
@@ -184,40 +189,40 @@ fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
 ///
 /// # Errors
 /// If a line begins with a byte order mark: the first one, or another one in files that were joined.
-pub fn check_encoding(pem: &[u8]) -> Result<(), Unusable> {
+pub fn check_encoding(pem: &[u8]) -> Result<(), UnusableFile> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if pem.starts_with(b"\xff\xfe") || pem.starts_with(b"\xfe\xff") {
-        return Err(Unusable::Utf16);
+        return Err(UnusableFile::Utf16);
     }
     match pem.split(|byte| *byte == b'\n').position(|line| line.starts_with(MARK)) {
-        Some(line) => Err(Unusable::ByteOrderMark(line + 1)),
+        Some(line) => Err(UnusableFile::ByteOrderMark(line + 1)),
         None => Ok(()),
     }
 }
 
 /// The certificates of a file, at least one.
-fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, UnusableFile> {
     check_encoding(pem)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.map_err(|error| Unusable::Damaged(error.to_string()))?;
+    let all = all.map_err(|error| UnusableFile::Damaged(error.to_string()))?;
     if all.is_empty() {
-        return Err(Unusable::NoCertificate);
+        return Err(UnusableFile::NoCertificate);
     }
     Ok(all)
 }
 
 /// The first key of a file.
-fn key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Unusable> {
+fn parse_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, UnusableFile> {
     check_encoding(pem)?;
     let found = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        rustls::pki_types::pem::Error::NoItemsFound if is_encrypted(pem) => Unusable::Encrypted,
-        rustls::pki_types::pem::Error::NoItemsFound => Unusable::NoKey,
+        rustls::pki_types::pem::Error::NoItemsFound if is_encrypted(pem) => UnusableFile::Encrypted,
+        rustls::pki_types::pem::Error::NoItemsFound => UnusableFile::NoKey,
         // An encrypted key in the old form has lines that are no base64. The text itself may be a key: it is
         // not shown.
-        _ if is_encrypted(pem) => Unusable::Encrypted,
-        _ => Unusable::Damaged("it is no PEM".to_owned()),
+        _ if is_encrypted(pem) => UnusableFile::Encrypted,
+        _ => UnusableFile::Damaged("it is no PEM".to_owned()),
     })?;
-    provider().key_provider.load_private_key(found).map_err(|_| Unusable::Kind)
+    crypto_provider().key_provider.load_private_key(found).map_err(|_| UnusableFile::Kind)
 }
 
 fn is_encrypted(pem: &[u8]) -> bool {
@@ -226,12 +231,15 @@ fn is_encrypted(pem: &[u8]) -> bool {
 }
 
 /// Combines a chain with the key of its first certificate.
-fn pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<CertifiedKey, Unusable> {
+fn pair_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+) -> Result<CertifiedKey, UnusableFile> {
     let fits = |chain: &CertifiedKey| match chain.keys_match() {
         // Some keys can't be compared; a handshake would show a mismatch.
         Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(true),
         Err(TlsError::InconsistentKeys(_)) => Ok(false),
-        Err(_) => Err(Unusable::Unparsable),
+        Err(_) => Err(UnusableFile::Unparsable),
     };
     let certified = CertifiedKey::new(chain, key);
     if fits(&certified)? {
@@ -240,23 +248,23 @@ fn pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result
     let others = certified.cert.iter().enumerate().skip(1);
     for (place, other) in others {
         if fits(&CertifiedKey::new(vec![other.clone()], certified.key.clone())).unwrap_or(false) {
-            return Err(Unusable::Order(place + 1));
+            return Err(UnusableFile::Order(place + 1));
         }
     }
-    Err(Unusable::Mismatch)
+    Err(UnusableFile::Mismatch)
 }
 
 /// The names and the validity of a certificate.
-struct Facts {
+struct CertificateFacts {
     names: Vec<String>,
     not_before: i64,
     not_after: i64,
 }
 
-fn facts(chain: &[CertificateDer<'_>]) -> Result<Facts, Unusable> {
-    let first = chain.first().ok_or(Unusable::NoCertificate)?;
-    let (_, parsed) = X509Certificate::from_der(first).map_err(|_| Unusable::Unparsable)?;
-    let alternatives = parsed.subject_alternative_name().map_err(|_| Unusable::Unparsable)?;
+fn certificate_facts(chain: &[CertificateDer<'_>]) -> Result<CertificateFacts, UnusableFile> {
+    let first = chain.first().ok_or(UnusableFile::NoCertificate)?;
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|_| UnusableFile::Unparsable)?;
+    let alternatives = parsed.subject_alternative_name().map_err(|_| UnusableFile::Unparsable)?;
     let mut names = Vec::new();
     for name in alternatives.iter().flat_map(|names| &names.value.general_names) {
         if let GeneralName::DNSName(name) = name {
@@ -267,7 +275,7 @@ fn facts(chain: &[CertificateDer<'_>]) -> Result<Facts, Unusable> {
         }
     }
     let validity = parsed.validity();
-    Ok(Facts {
+    Ok(CertificateFacts {
         names,
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
@@ -275,7 +283,7 @@ fn facts(chain: &[CertificateDer<'_>]) -> Result<Facts, Unusable> {
 }
 
 /// Checks that a file is a successful OCSP response: a SEQUENCE that fills the file (RFC 6960, 4.2.1).
-fn staple(der: Vec<u8>) -> Result<Vec<u8>, Unusable> {
+fn check_staple(der: Vec<u8>) -> Result<Vec<u8>, UnusableFile> {
     const STATUS_SUCCESSFUL: [u8; 3] = [0x0a, 0x01, 0x00];
     let content = match der.get(..2) {
         Some([0x30, short @ 0..=0x7f]) => der.get(2..).filter(|c| c.len() == usize::from(*short)),
@@ -287,7 +295,7 @@ fn staple(der: Vec<u8>) -> Result<Vec<u8>, Unusable> {
     };
     match content.is_some_and(|content| content.starts_with(&STATUS_SUCCESSFUL)) {
         true => Ok(der),
-        false => Err(Unusable::NotOcsp),
+        false => Err(UnusableFile::NotOcsp),
     }
 }
 

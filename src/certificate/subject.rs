@@ -13,7 +13,7 @@ use x509_parser::{
 
 /// The attribute types that have a name (RFC 4514, 3, and other common ones); any other is written as its
 /// number.
-const NAMES: [(&str, &str); 11] = [
+const ATTRIBUTE_NAMES: [(&str, &str); 11] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
     ("2.5.4.8", "ST"),
@@ -29,13 +29,13 @@ const NAMES: [(&str, &str); 11] = [
 
 /// The subject of a certificate (DER): `CN=kiosk 7,OU=Shops,O=Example`. `None` if the certificate can't be
 /// parsed.
-pub fn subject(certificate: &[u8]) -> Option<String> {
+pub fn read_subject(certificate: &[u8]) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(written(parsed.subject()))
+    Some(format_name(parsed.subject()))
 }
 
 /// Formats a name; the last element comes first (RFC 4514, 2.1).
-fn written(name: &X509Name<'_>) -> String {
+fn format_name(name: &X509Name<'_>) -> String {
     let mut text = String::new();
     let elements: Vec<_> = name.iter_rdn().collect();
     for (index, element) in elements.iter().rev().enumerate() {
@@ -53,17 +53,17 @@ fn written(name: &X509Name<'_>) -> String {
 
 fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     let number = attribute.attr_type().to_id_string();
-    let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
+    let name = ATTRIBUTE_NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
     text.push_str(name.unwrap_or(&number));
     text.push('=');
     // A value of a type without a name, or one that is no text, is written in its encoding (RFC 4514, 2.4).
-    match decoded(attribute.attr_value()).filter(|_| name.is_some()) {
+    match decode_value(attribute.attr_value()).filter(|_| name.is_some()) {
         Some(value) => push_value(text, &value),
         None => push_encoding(text, attribute.attr_value()),
     }
 }
 
-fn decoded(value: &Any<'_>) -> Option<String> {
+fn decode_value(value: &Any<'_>) -> Option<String> {
     match value.tag() {
         Tag::NumericString | Tag::PrintableString | Tag::Utf8String | Tag::Ia5String | Tag::VisibleString => {
             String::from_utf8(value.data.to_vec()).ok()
@@ -138,7 +138,7 @@ mod tests {
         let mut params = CertificateParams::default();
         params.distinguished_name = name;
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        subject(certificate.der()).unwrap()
+        read_subject(certificate.der()).unwrap()
     }
 
     fn utf8(text: &str) -> DnValue {
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_has_none() {
-        assert_eq!(subject(b""), None);
-        assert_eq!(subject(b"0\x03\x02\x01\x00"), None);
+        assert_eq!(read_subject(b""), None);
+        assert_eq!(read_subject(b"0\x03\x02\x01\x00"), None);
     }
 
     proptest! {
@@ -189,7 +189,7 @@ mod tests {
             let written = of(&[(DnType::CommonName, utf8(&text))]);
             prop_assert!(http::HeaderValue::from_str(&written).is_ok());
             prop_assert!(written.is_ascii());
-            subject(&bytes);
+            read_subject(&bytes);
         }
     }
 }

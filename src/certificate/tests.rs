@@ -26,13 +26,13 @@ impl Directory {
         path
     }
 
-    fn load(&self, cert: &str, key: &str) -> Result<Certificate, CertificateError> {
+    fn load(&self, cert: &str, key: &str) -> Result<ServerCertificate, CertificateError> {
         let (cert, key) = (self.put("c.pem", cert), self.put("k.pem", key));
-        Certificate::load(&Files { cert, key, ocsp: None })
+        ServerCertificate::load(&CertificatePaths { cert, key, ocsp: None })
     }
 
     /// The faulty file, and the text of the fault.
-    fn fault(&self, cert: &str, key: &str) -> (Part, String) {
+    fn fault(&self, cert: &str, key: &str) -> (CertificatePart, String) {
         let error = self.load(cert, key).unwrap_err();
         (error.part, error.fault.to_string())
     }
@@ -67,7 +67,7 @@ fn every_form_of_a_key_is_read() {
     // One file with all of it.
     let (cert, key) = made(&["a"]);
     let both = directory.put("both.pem", format!("{key}{cert}"));
-    Certificate::load(&Files { cert: both.clone(), key: both, ocsp: None }).unwrap();
+    ServerCertificate::load(&CertificatePaths { cert: both.clone(), key: both, ocsp: None }).unwrap();
 }
 
 #[test]
@@ -75,24 +75,28 @@ fn what_is_wrong_is_said_of_the_right_file() {
     let directory = Directory::new();
     let (cert, key) = made(&["a.example"]);
     let (other, _) = made(&["b.example"]);
-    let is = |found: (Part, String), part: Part, text: &str| {
+    let is = |found: (CertificatePart, String), part: CertificatePart, text: &str| {
         assert_eq!(found.0, part, "{found:?}");
         assert!(found.1.contains(text), "{found:?}");
     };
-    is(directory.fault("", &key), Part::Cert, "holds no certificate");
-    is(directory.fault(&key, &key), Part::Cert, "holds no certificate");
-    is(directory.fault(&cert.replace("-----END", "-----DNE"), &key), Part::Cert, "is damaged");
+    is(directory.fault("", &key), CertificatePart::Cert, "holds no certificate");
+    is(directory.fault(&key, &key), CertificatePart::Cert, "holds no certificate");
+    is(directory.fault(&cert.replace("-----END", "-----DNE"), &key), CertificatePart::Cert, "is damaged");
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    is(directory.fault(nonsense, &key), Part::Cert, "can't be parsed");
-    is(directory.fault(&cert, ""), Part::Key, "holds no private key");
-    is(directory.fault(&cert, &cert), Part::Key, "holds no private key");
-    is(directory.fault(&cert, RSA_OLD_ENCRYPTED), Part::Key, "encrypted");
+    is(directory.fault(nonsense, &key), CertificatePart::Cert, "can't be parsed");
+    is(directory.fault(&cert, ""), CertificatePart::Key, "holds no private key");
+    is(directory.fault(&cert, &cert), CertificatePart::Key, "holds no private key");
+    is(directory.fault(&cert, RSA_OLD_ENCRYPTED), CertificatePart::Key, "encrypted");
     let new = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    is(directory.fault(&cert, new), Part::Key, "encrypted");
-    is(directory.fault(&cert, RSA_1024), Part::Key, "can't be used");
-    is(directory.fault(&other, &key), Part::Key, "does not belong to the certificate");
-    is(directory.fault(&format!("{other}{cert}"), &key), Part::Key, "belongs to certificate 2 of the file");
-    is(directory.fault(&cert, &"x".repeat(2 << 20)), Part::Key, "larger than 1 MiB");
+    is(directory.fault(&cert, new), CertificatePart::Key, "encrypted");
+    is(directory.fault(&cert, RSA_1024), CertificatePart::Key, "can't be used");
+    is(directory.fault(&other, &key), CertificatePart::Key, "does not belong to the certificate");
+    is(
+        directory.fault(&format!("{other}{cert}"), &key),
+        CertificatePart::Key,
+        "belongs to certificate 2 of the file",
+    );
+    is(directory.fault(&cert, &"x".repeat(2 << 20)), CertificatePart::Key, "larger than 1 MiB");
     assert!(directory.load(&format!("{cert}{other}"), &key).is_ok());
 }
 
@@ -109,18 +113,18 @@ fn a_byte_order_mark_is_named() {
         (
             format!("\u{feff}{cert}"),
             key.clone(),
-            Part::Cert,
+            CertificatePart::Cert,
             "a byte order mark (U+FEFF) in line 1:".to_owned(),
         ),
-        (joined.clone(), key.clone(), Part::Cert, format!("in line {line}:")),
-        (cert.clone(), format!("\u{feff}{key}"), Part::Key, "in line 1:".to_owned()),
+        (joined.clone(), key.clone(), CertificatePart::Cert, format!("in line {line}:")),
+        (cert.clone(), format!("\u{feff}{key}"), CertificatePart::Key, "in line 1:".to_owned()),
     ] {
         let found = directory.fault(&cert, &key);
         assert_eq!(found.0, part, "{found:?}");
         assert!(found.1.contains(&told), "{found:?}");
     }
     for (path, told) in [(directory.put("ca.pem", joined), "byte order mark"), (utf_16, "UTF-16")] {
-        let error = authorities(&path).unwrap_err().to_string();
+        let error = read_authorities(&path).unwrap_err().to_string();
         assert!(error.contains(told), "{error}");
     }
 }
@@ -130,11 +134,13 @@ fn a_file_that_is_not_there_is_named() {
     let directory = Directory::new();
     let key = directory.put("k.pem", made(&["a"]).1);
     let cert = directory.0.path().join("missing.pem");
-    let error = Certificate::load(&Files { cert: cert.clone(), key: key.clone(), ocsp: None }).unwrap_err();
-    assert_eq!(error.part, Part::Cert);
+    let error =
+        ServerCertificate::load(&CertificatePaths { cert: cert.clone(), key: key.clone(), ocsp: None })
+            .unwrap_err();
+    assert_eq!(error.part, CertificatePart::Cert);
     assert!(error.to_string().contains("missing.pem: can't be read: "), "{error}");
     let folder = directory.0.path().to_owned();
-    assert!(Certificate::load(&Files { cert: folder, key, ocsp: None }).is_err());
+    assert!(ServerCertificate::load(&CertificatePaths { cert: folder, key, ocsp: None }).is_err());
 }
 
 #[test]
@@ -158,14 +164,14 @@ fn no_message_shows_a_key() {
 #[test]
 fn a_staple_is_a_response_and_fills_its_file() {
     let answer = [&[0x30, 0x82, 0x01, 0x03, 0x0a, 0x01, 0x00][..], &[0; 256]].concat();
-    assert!(staple(answer.clone()).is_ok());
-    assert!(staple(answer[..200].to_vec()).is_err());
-    assert!(staple([&answer[..], &[0]].concat()).is_err());
-    assert!(staple(vec![0x30, 0x03, 0x0a, 0x01, 0x00]).is_ok());
+    assert!(check_staple(answer.clone()).is_ok());
+    assert!(check_staple(answer[..200].to_vec()).is_err());
+    assert!(check_staple([&answer[..], &[0]].concat()).is_err());
+    assert!(check_staple(vec![0x30, 0x03, 0x0a, 0x01, 0x00]).is_ok());
     // "Try later" is no staple.
-    assert!(staple(vec![0x30, 0x03, 0x0a, 0x01, 0x03]).is_err());
+    assert!(check_staple(vec![0x30, 0x03, 0x0a, 0x01, 0x03]).is_err());
     for nothing in [&b""[..], b"0", b"-----BEGIN OCSP RESPONSE-----", &[0x30, 0x81], &[0x30, 0x82, 0x01]] {
-        assert!(staple(nothing.to_vec()).is_err());
+        assert!(check_staple(nothing.to_vec()).is_err());
     }
 }
 
@@ -174,7 +180,7 @@ fn authorities_are_certificates() {
     let directory = Directory::new();
     let (cert, key) = made(&["a"]);
     let path = directory.put("ca.pem", format!("{cert}{cert}"));
-    assert_eq!(authorities(&path).unwrap().len(), 2);
+    assert_eq!(read_authorities(&path).unwrap().len(), 2);
     let path = directory.put("ca.pem", key);
-    assert_eq!(authorities(&path).unwrap_err().part, Part::Ca);
+    assert_eq!(read_authorities(&path).unwrap_err().part, CertificatePart::Ca);
 }

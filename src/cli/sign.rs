@@ -1,10 +1,10 @@
 //! `tidegate sign`: a signed URL for a route with `signed`, as the application would make it.
 
 use crate::{
-    canonical_path::CanonicalPath,
-    config::{Config, Route},
+    config::{Config, RouteConfig},
+    http::canonical_path::CanonicalPath,
     name::Name,
-    route::{Match, Routes},
+    route::{RouteMatch, RouteTable},
     signed,
 };
 use http::Method;
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use url::{Position, Url};
 
 /// The arguments of the command.
-pub(super) struct Wish<'a> {
+pub(super) struct SignRequest<'a> {
     /// The route whose secret signs; `None`: the one that matches the URL.
     pub(super) route: Option<&'a Name>,
     /// The path prefix that the signature is valid for, if any.
@@ -24,7 +24,7 @@ pub(super) struct Wish<'a> {
 }
 
 /// Returns the signed URL, or the fault.
-pub(super) fn sign(config: &Config, wish: &Wish<'_>, now: SystemTime) -> Result<String, String> {
+pub(super) fn sign_url(config: &Config, wish: &SignRequest<'_>, now: SystemTime) -> Result<String, String> {
     // Normalised as a browser does: characters that it would escape are signed escaped.
     let (url, is_absolute) = match wish.url.starts_with('/') {
         true => (Url::parse("http://localhost").and_then(|base| base.join(wish.url)), false),
@@ -32,35 +32,37 @@ pub(super) fn sign(config: &Config, wish: &Wish<'_>, now: SystemTime) -> Result<
     };
     let url = url.map_err(|error| format!("{}: {error}", wish.url))?;
     let route = match wish.route {
-        Some(name) => {
-            config.routes.iter().find(|route| route.name == *name).ok_or_else(|| no_route(config, name))?
-        }
-        None => leads_to(config, &url, is_absolute)?,
+        Some(name) => config
+            .routes
+            .iter()
+            .find(|route| route.name == *name)
+            .ok_or_else(|| no_route_error(config, name))?,
+        None => route_of_url(config, &url, is_absolute)?,
     };
     let secrets = route.signed.as_ref().ok_or_else(|| format!("the route {:?} has no signed", route.name))?;
     let secret = secrets.first().ok_or("the route has no secret")?;
     let until = now.checked_add(wish.lifetime).and_then(|until| until.duration_since(UNIX_EPOCH).ok());
     let expires = until.ok_or("the time can't be told")?.as_secs();
     let target = &url[Position::BeforePath..Position::AfterQuery];
-    let signed = signed::sign(secret, target, wish.under, expires)
+    let signed = signed::sign_target(secret, target, wish.under, expires)
         .map_err(|error| format!("{}: {error}", wish.url))?;
     let before = if is_absolute { &url[..Position::BeforePath] } else { "" };
     Ok(format!("{before}{signed}{}", &url[Position::AfterQuery..]))
 }
 
-fn leads_to<'c>(config: &'c Config, url: &Url, is_absolute: bool) -> Result<&'c Route, String> {
-    let routes = Routes::new(&config.routes);
+fn route_of_url<'c>(config: &'c Config, url: &Url, is_absolute: bool) -> Result<&'c RouteConfig, String> {
+    let routes = RouteTable::new(&config.routes);
     let host = url.host_str().filter(|_| is_absolute);
     let methods = [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE];
     let path = CanonicalPath::of(url.path()).map_err(|fault| format!("{}: the path {fault}", url.path()))?;
     let found = methods.iter().find_map(|method| match routes.find(host, &path, url.path(), method) {
-        Match::Found(index) => config.routes.get(index),
-        Match::MethodNotAllowed(_) | Match::NotFound | Match::Ambiguous => None,
+        RouteMatch::Found(index) => config.routes.get(index),
+        RouteMatch::MethodNotAllowed(_) | RouteMatch::NotFound | RouteMatch::Ambiguous => None,
     });
     found.ok_or_else(|| format!("no route leads to {}", url.path()))
 }
 
-fn no_route(config: &Config, name: &Name) -> String {
+fn no_route_error(config: &Config, name: &Name) -> String {
     let signed = config.routes.iter().filter(|route| route.signed.is_some());
     let names: Vec<&str> = signed.map(|route| route.name.as_str()).collect();
     format!("no route is called {:?}; with signed there are: {}", name.as_str(), names.join(", "))
@@ -94,14 +96,14 @@ signed = { secret = "for uploads" }
     fn signed(route: Option<&str>, under: Option<&str>, url: &str) -> Result<String, String> {
         let config = Config::parse(FILE, "t.toml", &|_| None).unwrap().config;
         let route = route.map(|name| name.parse::<Name>().unwrap());
-        let wish = Wish { route: route.as_ref(), under, lifetime: Duration::from_secs(60), url };
-        sign(&config, &wish, UNIX_EPOCH + Duration::from_secs(1_000))
+        let wish = SignRequest { route: route.as_ref(), under, lifetime: Duration::from_secs(60), url };
+        sign_url(&config, &wish, UNIX_EPOCH + Duration::from_secs(1_000))
     }
 
     fn verifies(link: &str, secret: &str) -> bool {
         let url = Url::parse("http://a").unwrap().join(link).unwrap();
         let secret = [crate::config::Secret::new(secret)];
-        signed::verify(&secret, &url[Position::BeforePath..Position::AfterQuery], 1_060).is_ok()
+        signed::verify_target(&secret, &url[Position::BeforePath..Position::AfterQuery], 1_060).is_ok()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 /// `cors = { origins = […], … }`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cors {
+pub struct CorsConfig {
     /// `origins`, at least one.
     pub origins: AllowedOrigins,
     /// `methods` (the route's, else `GET, HEAD, POST`), as a preflight's answer names them.

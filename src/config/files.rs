@@ -8,14 +8,14 @@ use std::path::PathBuf;
 
 /// The source of a route's answers.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub enum RouteTarget {
     /// `origin`: index into [`super::Config::origins`].
     Origin(usize),
     /// `files`
-    Files(Box<Files>),
+    Files(Box<FilesConfig>),
 }
 
-impl Target {
+impl RouteTarget {
     /// The origin, where there is one.
     pub fn origin(&self) -> Option<usize> {
         match self {
@@ -27,7 +27,7 @@ impl Target {
 
 /// `files = { root = …, … }`
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct FilesConfig {
     /// `root`: the directory.
     pub root: PathBuf,
     /// `index` (`index.html`): the file that answers for a directory.
@@ -42,12 +42,12 @@ pub struct Files {
     /// `cache_control` (`no-cache`)
     pub cache_control: HeaderValue,
     /// `immutable`: the files that never change.
-    pub immutable: Immutable,
+    pub immutable: ImmutableRule,
 }
 
 /// `files.immutable`
 #[derive(Debug, Clone)]
-pub enum Immutable {
+pub enum ImmutableRule {
     /// Left out.
     Nothing,
     /// `"hashed"`: those whose name holds a hash.
@@ -58,16 +58,16 @@ pub enum Immutable {
 
 /// `[[accel]]`: an internal location for `X-Accel-Redirect`.
 #[derive(Debug, Clone)]
-pub struct Accel {
+pub struct AccelLocation {
     /// `internal`: begins and ends with a slash.
     pub internal: String,
     /// The target of the location.
-    pub to: AccelTo,
+    pub to: AccelTarget,
 }
 
 /// The target of an internal location.
 #[derive(Debug, Clone)]
-pub enum AccelTo {
+pub enum AccelTarget {
     /// A directory.
     Root {
         /// `root`

@@ -16,9 +16,9 @@ pub struct HeaderRules {
     /// `remove`
     pub remove: Vec<NamePattern>,
     /// `set`: each name with its lines, which replace those that are there.
-    pub set: Vec<(HeaderName, Vec<Template>)>,
+    pub set: Vec<(HeaderName, Vec<HeaderTemplate>)>,
     /// `add`: further lines.
-    pub add: Vec<(HeaderName, Template)>,
+    pub add: Vec<(HeaderName, HeaderTemplate)>,
 }
 
 impl HeaderRules {
@@ -31,7 +31,7 @@ impl HeaderRules {
 
 /// The rules for the fields of a route's requests and answers: those of `[headers]`, then its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers {
+pub struct RouteHeaders {
     /// `request_headers`, in the order in which they apply; none of them is empty.
     pub request: Vec<HeaderRules>,
     /// `response_headers`, in the order in which they apply; none of them is empty.
@@ -51,16 +51,16 @@ pub enum NamePattern {
 
 /// A value of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Template {
+pub enum HeaderTemplate {
     /// The same for all.
     Fixed(HeaderValue),
     /// Made for each request: at least one variable.
-    Made(Vec<Segment>),
+    Made(Vec<TemplateSegment>),
 }
 
 /// A piece of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
+pub enum TemplateSegment {
     /// Printable ASCII.
     Text(Box<str>),
     /// A value that is known of the request.
@@ -119,7 +119,7 @@ pub(super) enum TemplateFault {
     Malformed(&'static str),
 }
 
-impl Template {
+impl HeaderTemplate {
     /// Takes a text apart.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateFault> {
         if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
@@ -132,7 +132,7 @@ impl Template {
         while !rest.is_empty() {
             let (segment, behind) = piece(rest)?;
             match (segments.last_mut(), segment) {
-                (Some(Segment::Text(before)), Segment::Text(more)) => {
+                (Some(TemplateSegment::Text(before)), TemplateSegment::Text(more)) => {
                     *before = format!("{before}{more}").into()
                 }
                 (_, segment) => segments.push(segment),
@@ -141,7 +141,7 @@ impl Template {
         }
         match segments.as_slice() {
             [] => Err(TemplateFault::Malformed("must not be empty")),
-            [Segment::Text(fixed)] => match HeaderValue::from_str(fixed) {
+            [TemplateSegment::Text(fixed)] => match HeaderValue::from_str(fixed) {
                 Ok(value) => Ok(Self::Fixed(value)),
                 Err(_) => Err(TemplateFault::Malformed("must be printable ASCII")),
             },
@@ -156,22 +156,22 @@ impl Template {
             Self::Made(segments) => segments,
         };
         segments.iter().filter_map(|segment| match segment {
-            Segment::Text(_) => None,
-            Segment::Variable(variable) => Some(*variable),
+            TemplateSegment::Text(_) => None,
+            TemplateSegment::Variable(variable) => Some(*variable),
         })
     }
 }
 
 /// The first segment of a text that is not empty, and what follows it.
-fn piece(text: &str) -> Result<(Segment, &str), TemplateFault> {
+fn piece(text: &str) -> Result<(TemplateSegment, &str), TemplateFault> {
     const DOLLAR: TemplateFault =
         TemplateFault::Malformed("\"$\" begins a variable, such as \"$host\"; a dollar is written \"$$\"");
     let Some(behind) = text.strip_prefix('$') else {
         let end = text.find('$').unwrap_or(text.len());
-        return Ok((Segment::Text(text[..end].into()), &text[end..]));
+        return Ok((TemplateSegment::Text(text[..end].into()), &text[end..]));
     };
     if let Some(rest) = behind.strip_prefix('$') {
-        return Ok((Segment::Text("$".into()), rest));
+        return Ok((TemplateSegment::Text("$".into()), rest));
     }
     let (name, rest) = match behind.strip_prefix('{') {
         Some(inner) => inner.split_once('}').ok_or(TemplateFault::Malformed("\"${\" has no \"}\""))?,
@@ -184,21 +184,21 @@ fn piece(text: &str) -> Result<(Segment, &str), TemplateFault> {
         return Err(DOLLAR);
     }
     match Variable::ALL.iter().find(|variable| variable.name() == name) {
-        Some(variable) => Ok((Segment::Variable(*variable), rest)),
+        Some(variable) => Ok((TemplateSegment::Variable(*variable), rest)),
         None => Err(TemplateFault::Unknown(name.to_owned())),
     }
 }
 
 /// The direction of the messages that rules apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum MessageDirection {
     /// To the origin.
     Request,
     /// To the client.
     Response,
 }
 
-impl Direction {
+impl MessageDirection {
     /// Why no rule may touch a field of this name (lower case); `None`: rules may.
     ///
     /// `X_Tenant` is taken for `X-Tenant`: an application behind CGI or WSGI can't tell the two apart.
@@ -228,16 +228,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn made(text: &str) -> Vec<Segment> {
-        match Template::parse(text) {
-            Ok(Template::Made(segments)) => segments,
+    fn made(text: &str) -> Vec<TemplateSegment> {
+        match HeaderTemplate::parse(text) {
+            Ok(HeaderTemplate::Made(segments)) => segments,
             other => panic!("{text}: {other:?}"),
         }
     }
 
     #[test]
     fn a_text_is_taken_apart() {
-        let (text, variable) = (|t: &str| Segment::Text(t.into()), Segment::Variable);
+        let (text, variable) = (|t: &str| TemplateSegment::Text(t.into()), TemplateSegment::Variable);
         assert_eq!(made("$client_ip"), [variable(Variable::ClientIp)]);
         assert_eq!(made("a $host:8080"), [text("a "), variable(Variable::Host), text(":8080")]);
         assert_eq!(made("${host}name"), [variable(Variable::Host), text("name")]);
@@ -245,12 +245,15 @@ mod tests {
             made("$$$tenant$user$$"),
             [text("$"), variable(Variable::Tenant), variable(Variable::User), text("$")]
         );
-        assert_eq!(Template::parse("5 $$ a$$b"), Ok(Template::Fixed(HeaderValue::from_static("5 $ a$b"))));
+        assert_eq!(
+            HeaderTemplate::parse("5 $$ a$$b"),
+            Ok(HeaderTemplate::Fixed(HeaderValue::from_static("5 $ a$b")))
+        );
     }
 
     #[test]
     fn what_is_no_template() {
-        let fault = |text: &str| Template::parse(text).expect_err(text);
+        let fault = |text: &str| HeaderTemplate::parse(text).expect_err(text);
         assert_eq!(fault("$hostname"), TemplateFault::Unknown("hostname".into()));
         assert_eq!(fault("${Host}"), TemplateFault::Unknown("Host".into()));
         for malformed in
@@ -265,25 +268,25 @@ mod tests {
         for name in
             ["x-tenant", "x_tenant", "x.tenant", "content_length", "connection", "sec-websocket-key", "range"]
         {
-            assert!(Direction::Request.reserved(name).is_some(), "{name}");
+            assert!(MessageDirection::Request.reserved(name).is_some(), "{name}");
         }
         for name in ["content-length", "x-request-id", "cache-status", "content-encoding", "date"] {
-            assert!(Direction::Response.reserved(name).is_some(), "{name}");
+            assert!(MessageDirection::Response.reserved(name).is_some(), "{name}");
         }
         for name in ["host", "authorization", "x-tenants", "accept-encoding"] {
-            assert_eq!(Direction::Request.reserved(name), None, "{name}");
+            assert_eq!(MessageDirection::Request.reserved(name), None, "{name}");
         }
         for name in ["x-tenant", "server", "cache-control", "vary"] {
-            assert_eq!(Direction::Response.reserved(name), None, "{name}");
+            assert_eq!(MessageDirection::Response.reserved(name), None, "{name}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_taken_apart_or_told(text in "[$a-z_{} ]{0,12}|.{0,20}") {
-            if let Ok(Template::Made(segments)) = Template::parse(&text) {
-                prop_assert!(segments.iter().any(|s| matches!(s, Segment::Variable(_))));
-                let twice = segments.windows(2).any(|w| matches!(w, [Segment::Text(_), Segment::Text(_)]));
+            if let Ok(HeaderTemplate::Made(segments)) = HeaderTemplate::parse(&text) {
+                prop_assert!(segments.iter().any(|s| matches!(s, TemplateSegment::Variable(_))));
+                let twice = segments.windows(2).any(|w| matches!(w, [TemplateSegment::Text(_), TemplateSegment::Text(_)]));
                 prop_assert!(!twice, "texts beside each other: {segments:?}");
             }
         }
@@ -292,8 +295,8 @@ mod tests {
         fn doubled_dollars_are_text(text in "[ -~]{1,20}") {
             let text = text.trim();
             if !text.is_empty() {
-                let expected = Template::Fixed(HeaderValue::from_str(text).unwrap());
-                prop_assert_eq!(Template::parse(&text.replace('$', "$$")), Ok(expected));
+                let expected = HeaderTemplate::Fixed(HeaderValue::from_str(text).unwrap());
+                prop_assert_eq!(HeaderTemplate::parse(&text.replace('$', "$$")), Ok(expected));
             }
         }
     }

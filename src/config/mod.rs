@@ -11,34 +11,33 @@
 
 mod check;
 mod cors;
-mod fault;
+pub(crate) mod file;
 mod file_stamp;
 mod files;
 mod headers;
-mod hints;
 mod origin;
-mod place;
-mod raw;
-mod read;
 mod reserved;
 mod secret;
-mod syntax;
 mod types;
-mod units;
 
-pub use cors::{AllowedOrigins, Cors, OriginPattern};
-pub use fault::{ConfigError, Fault, Faults};
-pub use file_stamp::{stamp, Stamp};
-pub use files::{Accel, AccelTo, Files, Immutable, Target};
-pub use headers::{Direction, HeaderRules, Headers, NamePattern, Segment, Template, Variable};
+pub use {
+    cors::{AllowedOrigins, CorsConfig, OriginPattern},
+    file::fault::{ConfigError, ConfigFault, ConfigFaults},
+    file_stamp::{file_stamp, FileStamp},
+    files::{AccelLocation, AccelTarget, FilesConfig, ImmutableRule, RouteTarget},
+    headers::{
+        HeaderRules, HeaderTemplate, MessageDirection, NamePattern, RouteHeaders, TemplateSegment, Variable,
+    },
+    reserved::{begins_to_cgi, claim_of_field, same_to_cgi, FieldClaim},
+};
+
 pub use origin::*;
-pub use reserved::{begins_to_cgi, claim, same_to_cgi, Claim};
+
 pub use secret::Secret;
 pub use types::*;
 
-use fault::Report;
-use place::Place;
-use read::{At, Read};
+use file::{fault::FaultReport, place::FilePlace, PlacedValue, ReadValue};
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -50,18 +49,18 @@ use toml::de::{DeTable, DeValue};
 /// # Errors
 /// What is wrong, for people.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).map_err(|error| error.to_string())
+    file::units::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// A configuration without faults, and its warnings.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration to run with.
     pub config: Config,
     /// One line each, `file:line:column: key: message`, in the file's order.
     pub warnings: Vec<String>,
     /// The files that secrets were read from, in the state before they were read.
-    pub secret_files: Vec<(PathBuf, Stamp)>,
+    pub secret_files: Vec<(PathBuf, FileStamp)>,
 }
 
 impl Config {
@@ -69,7 +68,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Read`] if the file can't be read as text, [`ConfigError::Faults`] with all its faults.
-    pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Ok(Self::parse(&text, &path.display().to_string(), &|name| std::env::var(name).ok())?)
@@ -85,24 +84,24 @@ impl Config {
         text: &str,
         file_name: &str,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Loaded, Faults> {
-        let mut report = Report::default();
+    ) -> Result<LoadedConfig, ConfigFaults> {
+        let mut report = FaultReport::default();
         let (document, errors) = DeTable::parse_recoverable(text);
-        let whole = Place::root();
+        let whole = FilePlace::root();
         let value = DeValue::Table(document.into_inner());
-        let Some(file) = raw::File::read(&value, &whole, &mut report) else {
+        let Some(file) = file::raw::File::read(&value, &whole, &mut report) else {
             return Err(report.into_faults(text, file_name));
         };
         if !errors.is_empty() {
             return Err(report.with_syntax(&errors, text).into_faults(text, file_name));
         }
         let directory = Path::new(file_name).parent().unwrap_or(Path::new(""));
-        let around = check::surroundings::Surroundings { env, directory };
-        let config = check::file(At { value: file, place: whole }, &around, &mut report);
+        let around = check::surroundings::CheckEnvironment { env, directory };
+        let config = check::check_file(PlacedValue { value: file, place: whole }, &around, &mut report);
         match config {
             Some(config) if report.is_clean() => {
                 let secret_files = std::mem::take(&mut report.secret_files);
-                Ok(Loaded { config, warnings: report.into_warnings(text, file_name), secret_files })
+                Ok(LoadedConfig { config, warnings: report.into_warnings(text, file_name), secret_files })
             }
             _ => Err(report.into_faults(text, file_name)),
         }

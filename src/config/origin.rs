@@ -8,15 +8,15 @@ use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// `[[origin]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct OriginConfig {
     /// `name`
     pub name: Name,
     /// `servers`, at least one, no address twice.
-    pub servers: Vec<OriginServer>,
+    pub servers: Vec<ServerEntry>,
     /// `balance` (`round-robin`)
-    pub balance: Balance,
+    pub balance: BalanceMethod,
     /// `sticky`; `None`: sessions are nothing to this origin.
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<StickyConfig>,
     /// `http2` (false): h2 by ALPN to `https`, with prior knowledge to the others.
     pub http2: bool,
     /// `tls`
@@ -40,18 +40,18 @@ pub struct Origin {
     /// `retries` of idempotent requests (2).
     pub retries: u32,
     /// `health = { path, interval, timeout, host, headers }`
-    pub health: Option<Health>,
+    pub health: Option<HealthConfig>,
     /// `panic_mode`: ask the least bad of the servers where all are out (true).
     pub panic_mode: bool,
 }
 
-impl Origin {
+impl OriginConfig {
     /// An origin of this name and these servers, with the defaults of the file in all else.
-    pub fn with_defaults(name: Name, servers: Vec<OriginServer>) -> Self {
+    pub fn with_defaults(name: Name, servers: Vec<ServerEntry>) -> Self {
         Self {
             name,
             servers,
-            balance: Balance::RoundRobin,
+            balance: BalanceMethod::RoundRobin,
             sticky: None,
             http2: false,
             tls: OriginTls::default(),
@@ -72,14 +72,14 @@ impl Origin {
 
 /// One of `servers`: a URL, or `{ url, weight }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginServer {
+pub struct ServerEntry {
     /// Its address.
     pub address: ServerAddress,
     /// `weight` (1): its share of the requests, 1 to 1,000.
     pub weight: u32,
 }
 
-impl OriginServer {
+impl ServerEntry {
     /// A server of weight 1 at `http://host:port`, or `https://` with `tls`.
     pub fn at(tls: bool, host: impl Into<String>, port: u16) -> Self {
         Self { address: ServerAddress::Tcp { tls, host: host.into(), port }, weight: 1 }
@@ -140,7 +140,7 @@ impl fmt::Display for ServerAddress {
 
 /// `balance`: the rule that chooses the server for the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
+pub enum BalanceMethod {
     /// `"round-robin"`: in turn, by weight.
     RoundRobin,
     /// `"least-connections"`: the server with the fewest requests under way, by weight.
@@ -162,7 +162,7 @@ pub enum HashBy {
 
 /// `sticky`: the requests of a session go to one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sticky {
+pub struct StickyConfig {
     /// `query`: the parameter that names the session (Socket.IO's `sid`).
     pub query: Option<String>,
     /// `cookie`: the cookie that names the server.
@@ -194,7 +194,7 @@ pub struct TlsIdentity {
 
 /// Active health checks: `GET path`, anything from 200 to 399 is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
+pub struct HealthConfig {
     /// The path that is requested.
     pub path: String,
     /// The time from one check to the next (5 s).

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 /// The party that may set a field of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum FieldClaim {
     /// Anyone.
     Free,
     /// Anyone, but it changes how an application understands the request: a fetch for others leaves it out.
@@ -22,54 +22,58 @@ pub enum Claim {
 
 /// Returns who may set the field of this name (lower case). `X_Tenant` and `X.Tenant` count as `X-Tenant`: an
 /// application behind CGI or WSGI can't tell them apart.
-pub fn claim(name: &str) -> Claim {
+pub fn claim_of_field(name: &str) -> FieldClaim {
     // This runs for each field of each request: the first letter decides most of them.
     let [b'c' | b'd' | b'f' | b'o' | b'p' | b'r' | b's' | b't' | b'v' | b'w' | b'x', ..] = name.as_bytes()
     else {
-        return Claim::Free;
+        return FieldClaim::Free;
     };
     match dashed(name) {
         // Fields that a client may set itself, except in a spelling that poses as one that the gateway sets.
-        Cow::Owned(read) if OURS_IN_REQUESTS.contains(&&*read) => Claim::Gateway,
+        Cow::Owned(read) if OURS_IN_REQUESTS.contains(&&*read) => FieldClaim::Gateway,
         read if read.starts_with('x') => of_x(&read),
         read => of_others(&read),
     }
 }
 
-fn of_x(name: &str) -> Claim {
+fn of_x(name: &str) -> FieldClaim {
     match name {
-        "x-real-ip" | "x-tenant" | "x-user" | "x-role" => Claim::Gateway,
-        "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => Claim::Gateway,
+        "x-real-ip" | "x-tenant" | "x-user" | "x-role" => FieldClaim::Gateway,
+        "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => FieldClaim::Gateway,
         // Instructions to a server that sends files.
-        "x-sendfile-type" => Claim::Gateway,
-        name if name.starts_with("x-accel-") => Claim::Gateway,
-        "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => Claim::Proxy,
-        "x-envoy-original-host" | "x-envoy-original-path" | "x-scheme" | "x-url-scheme" => Claim::Proxy,
-        "x-client-dn" | "x-ssl" => Claim::Proxy,
-        name if is_of_proxies(name) => Claim::Proxy,
-        "x-http-method" | "x-http-method-override" | "x-method-override" => Claim::Override,
-        "x-client-ip" | "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => Claim::Override,
-        "x-azure-clientip" | "x-azure-socketip" | "x-appengine-user-ip" => Claim::Override,
-        "x-envoy-external-address" | "x-forward-for" => Claim::Override,
-        _ => Claim::Free,
+        "x-sendfile-type" => FieldClaim::Gateway,
+        name if name.starts_with("x-accel-") => FieldClaim::Gateway,
+        "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => {
+            FieldClaim::Proxy
+        }
+        "x-envoy-original-host" | "x-envoy-original-path" | "x-scheme" | "x-url-scheme" => FieldClaim::Proxy,
+        "x-client-dn" | "x-ssl" => FieldClaim::Proxy,
+        name if is_of_proxies(name) => FieldClaim::Proxy,
+        "x-http-method" | "x-http-method-override" | "x-method-override" => FieldClaim::Override,
+        "x-client-ip" | "x-cluster-client-ip" | "x-originating-ip" | "x-proxyuser-ip" => FieldClaim::Override,
+        "x-azure-clientip" | "x-azure-socketip" | "x-appengine-user-ip" => FieldClaim::Override,
+        "x-envoy-external-address" | "x-forward-for" => FieldClaim::Override,
+        _ => FieldClaim::Free,
     }
 }
 
-fn of_others(name: &str) -> Claim {
+fn of_others(name: &str) -> FieldClaim {
     match name {
-        "forwarded" => Claim::Gateway,
+        "forwarded" => FieldClaim::Gateway,
         // CGI turns it into HTTP_PROXY, the variable from which many HTTP clients take their proxy (httpoxy).
-        "proxy" => Claim::Gateway,
-        "script-name" | "path-info" | "front-end-https" => Claim::Proxy,
+        "proxy" => FieldClaim::Gateway,
+        "script-name" | "path-info" | "front-end-https" => FieldClaim::Proxy,
         // The client certificate (RFC 9440) or user that a proxy has verified.
-        "client-cert" | "client-cert-chain" | "cf-access-authenticated-user-email" => Claim::Proxy,
-        name if name.starts_with("remote-") || name.starts_with("ssl-client-") => Claim::Proxy,
-        name if name.starts_with("tailscale-user-") || name.starts_with("oidc-claim-") => Claim::Proxy,
-        "client-ip" | "true-client-ip" | "fastly-client-ip" | "fly-client-ip" => Claim::Override,
-        "do-connecting-ip" | "forwarded-for" | "proxy-client-ip" | "wl-proxy-client-ip" => Claim::Override,
-        "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-visitor" => Claim::Override,
-        "cloudfront-forwarded-proto" => Claim::Override,
-        _ => Claim::Free,
+        "client-cert" | "client-cert-chain" | "cf-access-authenticated-user-email" => FieldClaim::Proxy,
+        name if name.starts_with("remote-") || name.starts_with("ssl-client-") => FieldClaim::Proxy,
+        name if name.starts_with("tailscale-user-") || name.starts_with("oidc-claim-") => FieldClaim::Proxy,
+        "client-ip" | "true-client-ip" | "fastly-client-ip" | "fly-client-ip" => FieldClaim::Override,
+        "do-connecting-ip" | "forwarded-for" | "proxy-client-ip" | "wl-proxy-client-ip" => {
+            FieldClaim::Override
+        }
+        "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-visitor" => FieldClaim::Override,
+        "cloudfront-forwarded-proto" => FieldClaim::Override,
+        _ => FieldClaim::Free,
     }
 }
 
@@ -162,9 +166,9 @@ mod tests {
 
     #[test]
     fn what_a_client_may_say() {
-        let table: [(Claim, &[&str]); 4] = [
+        let table: [(FieldClaim, &[&str]); 4] = [
             (
-                Claim::Gateway,
+                FieldClaim::Gateway,
                 &[
                     "x-tenant",
                     "x_tenant",
@@ -182,7 +186,7 @@ mod tests {
                 ],
             ),
             (
-                Claim::Proxy,
+                FieldClaim::Proxy,
                 &[
                     "x-forwarded",
                     "x-forwarded-prefix",
@@ -239,7 +243,7 @@ mod tests {
                 ],
             ),
             (
-                Claim::Override,
+                FieldClaim::Override,
                 &[
                     "x-http-method-override",
                     "x_http_method_override",
@@ -257,7 +261,7 @@ mod tests {
                 ],
             ),
             (
-                Claim::Free,
+                FieldClaim::Free,
                 &[
                     "host",
                     "accept",
@@ -281,7 +285,7 @@ mod tests {
         ];
         for (expected, names) in table {
             for name in names {
-                assert_eq!(claim(name), expected, "{name}");
+                assert_eq!(claim_of_field(name), expected, "{name}");
             }
         }
     }
@@ -311,7 +315,7 @@ mod tests {
     fn no_rule_says_what_the_gateway_tells_anew() {
         let told = OURS_IN_REQUESTS.iter().filter(|name| !matches!(**name, "via" | "x-request-id"));
         for name in told {
-            assert_eq!(claim(name), Claim::Gateway, "{name}");
+            assert_eq!(claim_of_field(name), FieldClaim::Gateway, "{name}");
         }
     }
 }

@@ -35,7 +35,7 @@ fn environment(name: &str) -> Option<String> {
     }
 }
 
-fn parse(text: &str) -> Result<Loaded, Faults> {
+fn parse(text: &str) -> Result<LoadedConfig, ConfigFaults> {
     Config::parse(text, "c.toml", &environment)
 }
 
@@ -91,7 +91,7 @@ fn the_demo_is_accepted_and_its_secrets_are_warned_about() {
     let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["api_widgets_kpi", "api_widgets_chart", "api_widgets_recent", "socket.io_any", "any"]);
     let CacheMode::Versioned(kpi) = &config.routes[0].cache else { panic!("not cached") };
-    assert_eq!((kpi.namespace.as_str(), kpi.scope), ("kpi", Scope::Tenant));
+    assert_eq!((kpi.namespace.as_str(), kpi.scope), ("kpi", CacheScope::Tenant));
     let seconds = [kpi.ttl, kpi.stale_while_revalidate, kpi.stale_if_error].map(|d| d.as_secs());
     assert_eq!(seconds, [20, 10, 600]);
     assert_eq!(config.events[0].secrets[0].reveal(), b"demo-only-event-secret-000001");
@@ -101,7 +101,7 @@ fn the_demo_is_accepted_and_its_secrets_are_warned_about() {
 fn the_origin_is_followed_as_the_document_says() {
     let follow = |cache: &str| {
         let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\ncache = {cache}\n");
-        let Loaded { config, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+        let LoadedConfig { config, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
         let CacheMode::Follow(rules) = config.routes[0].cache.clone() else { panic!("does not follow") };
         *rules
     };
@@ -116,7 +116,7 @@ fn the_origin_is_followed_as_the_document_says() {
 #[test]
 fn defaults_are_those_of_the_document() {
     let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\ncache = {{ namespace = \"n\", ttl = \"1s\" }}\n[[event]]\npath = \"/e\"\nsecret = {{ env = \"JWT\" }}\nbump = \"n\"\n");
-    let Loaded { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let LoadedConfig { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     assert!(config.server.threads > 0 && config.admin.is_none());
     let server =
@@ -130,7 +130,7 @@ fn defaults_are_those_of_the_document() {
     assert_eq!((config.store.prefix.as_str(), config.store.memory), ("dash:", 256 << 20));
     assert_eq!((config.store.deadline.as_millis(), config.store.lease.as_millis()), (50, 5000));
     assert_eq!(config.store.outage_ttl, Some(std::time::Duration::from_secs(5)));
-    assert_eq!(config.log, Log { format: LogFormat::Auto, access: true });
+    assert_eq!(config.log, LogConfig { format: LogFormat::Auto, access: true });
     let jwt = config.jwt.expect("is there");
     assert_eq!([&jwt.tenant_claim, &jwt.user_claim, &jwt.role_claim], ["tenant", "sub", "role"]);
     assert!(jwt.audience.is_empty() && jwt.issuer.is_empty() && jwt.leeway.is_zero());
@@ -139,15 +139,18 @@ fn defaults_are_those_of_the_document() {
     let origin = &config.origins[0];
     assert_eq!((origin.connect_timeout.as_secs(), origin.read_timeout.as_secs(), origin.retries), (2, 30, 2));
     let route = &config.routes[0];
-    assert_eq!((route.auth, route.token_query, route.max_body), (Auth::Optional, false, 10 << 20));
+    assert_eq!((route.auth, route.token_query, route.max_body), (AuthMode::Optional, false, 10 << 20));
     assert!(route.methods.is_empty() && route.host.is_none() && route.websocket.is_none());
     let CacheMode::Versioned(rules) = &route.cache else { panic!("not cached") };
-    assert_eq!((rules.scope, rules.max_size, rules.fill_timeout.as_secs()), (Scope::Public, 1 << 20, 30));
+    assert_eq!(
+        (rules.scope, rules.max_size, rules.fill_timeout.as_secs()),
+        (CacheScope::Public, 1 << 20, 30)
+    );
     assert!(rules.stale_while_revalidate.is_zero() && rules.stale_if_error.is_zero());
     assert!(rules.negative_ttl.is_zero() && rules.cache_control.is_none() && rules.query.is_empty());
     let event = &config.events[0];
     assert_eq!((event.rate, event.max_body, event.forward), (100, 64 << 10, None));
-    assert_eq!(config.encoding.prefer, [Coding::Brotli, Coding::Zstd, Coding::Gzip]);
+    assert_eq!(config.encoding.prefer, [ContentCoding::Brotli, ContentCoding::Zstd, ContentCoding::Gzip]);
     assert_eq!(config.encoding.levels.values().copied().collect::<Vec<_>>(), [5, 3, 6]);
     assert_eq!(config.encoding.min_size, 1024);
 }
@@ -498,7 +501,7 @@ fn secrets_come_from_the_environment_or_a_file_beside_the_configuration() {
     let text = format!("{BASE}{SECRET}[[event]]\npath = \"/e\"\nsecret = {{ env = \"ENCODED\" }}\nbump = \"n\"\n[store]\nredis = {{ env = \"REDIS\" }}\n");
     let config = parse(&text).unwrap_or_else(|faults| panic!("{faults}")).config;
     assert_eq!(config.events[0].secrets, [Secret::new(LONG)]);
-    assert!(matches!(config.store.redis, Some(Redis::Single(url)) if url.ends_with("/2")));
+    assert!(matches!(config.store.redis, Some(RedisConfig::Single(url)) if url.ends_with("/2")));
 }
 
 #[test]
@@ -565,7 +568,7 @@ fn documented(title: &str) -> Vec<&'static str> {
 
 #[test]
 fn the_document_has_every_key_and_no_other() {
-    for (title, keys) in raw::TABLES {
+    for (title, keys) in super::file::raw::TABLES {
         let mut documented = documented(title);
         let mut keys = keys.to_vec();
         documented.sort_unstable();

@@ -4,15 +4,16 @@
 //! Nothing here reads a file or makes a decision. The `Debug` of these types never shows a secret.
 
 use super::{
-    files::{Accel, Target},
-    origin::Origin,
+    files::{AccelLocation, RouteTarget},
+    origin::OriginConfig,
     secret::Secret,
-    Cors, Headers, OriginPattern,
+    CorsConfig, OriginPattern, RouteHeaders,
 };
 use crate::{
     certificate,
     name::{Name, Namespace, Tenant},
 };
+
 use ipnet::IpNet;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -20,34 +21,34 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `[server]`
-    pub server: Server,
+    pub server: GatewayConfig,
     /// `[[listener]]`, at least one.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerConfig>,
     /// `[admin]`; without it there is no admin listener.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminConfig>,
     /// `[log]`
-    pub log: Log,
+    pub log: LogConfig,
     /// `[store]`
-    pub store: Store,
+    pub store: StoreConfig,
     /// `[jwt]`; without it every token is refused on routes that need one.
-    pub jwt: Option<Jwt>,
-    /// `[[origin]]`, at least one where a route needs one; [`Target::Origin`] is an index into it.
-    pub origins: Vec<Origin>,
+    pub jwt: Option<JwtConfig>,
+    /// `[[origin]]`, at least one where a route needs one; [`RouteTarget::Origin`] is an index into it.
+    pub origins: Vec<OriginConfig>,
     /// `[[route]]`, in the file's order.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// `[[event]]`
-    pub events: Vec<Event>,
+    pub events: Vec<EventConfig>,
     /// `[encoding]`
-    pub encoding: Encoding,
-    /// `[headers]`, for answers where no route is found; each [`Route::headers`] has them already.
-    pub headers: Headers,
+    pub encoding: EncodingConfig,
+    /// `[headers]`, for answers where no route is found; each [`RouteConfig::headers`] has them already.
+    pub headers: RouteHeaders,
     /// `[[accel]]`, in the file's order.
-    pub accels: Vec<Accel>,
+    pub accels: Vec<AccelLocation>,
 }
 
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct GatewayConfig {
     /// Worker threads, at least 1 (`0` in the file: one per core).
     pub threads: usize,
     /// The time that requests and sockets have to finish on shutdown (`drain`, 30 s).
@@ -60,14 +61,14 @@ pub struct Server {
     /// (none).
     pub trusted_proxies: Vec<IpNet>,
     /// `underscores`: the treatment of a request's fields with an underscore in their name (`drop`).
-    pub underscores: Underscores,
+    pub underscores: UnderscorePolicy,
     /// The timeouts of clients and the limits on their connections.
-    pub clients: Clients,
+    pub clients: ClientTimeouts,
 }
 
 /// Treatment of a request's fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Underscores {
+pub enum UnderscorePolicy {
     /// They are dropped, as nginx does.
     Drop,
     /// They pass, except those that an application could take for a field reserved to the gateway or a
@@ -77,7 +78,7 @@ pub enum Underscores {
 
 /// The keys of `[server]` about slow clients and many of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clients {
+pub struct ClientTimeouts {
     /// For the whole head of a request (`header_timeout`, 10 s).
     pub header_timeout: Duration,
     /// Between two pieces of a request's body (`body_timeout`, 30 s).
@@ -98,7 +99,7 @@ pub struct Clients {
 
 /// `[[listener]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// The address to listen on.
     pub address: SocketAddr,
     /// `certificates`, `client_certificates`; without certificates there is no TLS.
@@ -117,7 +118,7 @@ pub struct Listener {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
     /// `certificates`, at least one; the first is the default where SNI names none of them.
-    pub certificates: Vec<certificate::Files>,
+    pub certificates: Vec<certificate::CertificatePaths>,
     /// `client_certificates`
     pub clients: Option<ClientCertificates>,
 }
@@ -136,7 +137,7 @@ pub struct ClientCertificates {
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// The address that serves metrics and health.
     pub address: SocketAddr,
     /// `hosts`: names by which it may be asked, exact or `*.example.com`, lower case (none but its own).
@@ -145,7 +146,7 @@ pub struct Admin {
 
 /// `[log]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// `format`: `auto` (text on a terminal, else JSON), `text`, `json`.
     pub format: LogFormat,
     /// `access`: write access records (default true).
@@ -165,9 +166,9 @@ pub enum LogFormat {
 
 /// `[store]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
+pub struct StoreConfig {
     /// `redis`: left out, this process's memory alone.
-    pub redis: Option<Redis>,
+    pub redis: Option<RedisConfig>,
     /// `prefix` of every key (`dash:`).
     pub prefix: String,
     /// `memory`: bytes of the first tier (256 MiB).
@@ -187,7 +188,7 @@ pub struct Store {
 
 /// The address of Redis. Its `Debug` hides passwords.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Redis {
+pub enum RedisConfig {
     /// One server: a URL as redis-rs takes it (`redis://`, `rediss://`, `unix://`).
     Single(String),
     /// `redis+sentinel://[user:password@]host:port[,host:port…]/<master name>[/<db>]`
@@ -205,7 +206,7 @@ pub enum Redis {
     Cluster(Vec<String>),
 }
 
-impl Redis {
+impl RedisConfig {
     /// The same servers under another user and password; a password is needed for a user. `None` for both:
     /// without any.
     #[must_use]
@@ -266,7 +267,7 @@ fn with_credentials(mut url: url::Url, user: Option<&str>, password: Option<&str
     url
 }
 
-impl fmt::Debug for Redis {
+impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Single(_) => "Single(…)",
@@ -278,7 +279,7 @@ impl fmt::Debug for Redis {
 
 /// `[jwt]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Jwt {
+pub struct JwtConfig {
     /// `algorithms` that are accepted, at least one; symmetric and asymmetric ones are never mixed.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// The source of the keys.
@@ -321,7 +322,7 @@ pub enum JwtKeys {
 
 /// `[[route]]`
 #[derive(Debug, Clone)]
-pub struct Route {
+pub struct RouteConfig {
     /// `name`, a metric label; derived from the path by default (`/api/widgets/kpi` → `api_widgets_kpi`).
     /// Unique over all routes.
     pub name: Name,
@@ -332,35 +333,35 @@ pub struct Route {
     /// `path`, in its canonical form.
     pub path: PathPattern,
     /// `escaped_slash`; `None`: refused where another rule could be meant.
-    pub escaped_slash: Option<EscapedSlash>,
+    pub escaped_slash: Option<EscapedSlashPolicy>,
     /// `origin` or `files`
-    pub target: Target,
+    pub target: RouteTarget,
     /// `accel`: an origin's `X-Accel-Redirect` is carried out (default true); else it is removed.
     pub accel: bool,
     /// `cache`
     pub cache: CacheMode,
     /// `auth`: `optional` (default; a token, where one is shown, must verify if the scope or `auth` reads
     /// it), `required`, `off` (tokens pass through unread; not with scope `tenant` or `user`).
-    pub auth: Auth,
+    pub auth: AuthMode,
     /// `token_query`: accept `?token=` besides the header (default false).
     pub token_query: bool,
     /// `max_body`: the largest request body (10 MiB).
     pub max_body: u64,
     /// `websocket = { … }`: WebSockets are allowed only with it.
-    pub websocket: Option<WebSocket>,
+    pub websocket: Option<WebSocketConfig>,
     /// `limit`: all of them have to let a request through. Their names are unique on the route.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<LimitConfig>,
     /// `request_headers`, `response_headers`, `security_headers`, after those of `[headers]`.
-    pub headers: Headers,
+    pub headers: RouteHeaders,
     /// `cors`
-    pub cors: Option<Box<Cors>>,
+    pub cors: Option<Box<CorsConfig>>,
     /// `signed = { secret }`: one or, while one rotates, several secrets; the first signs.
     pub signed: Option<Vec<Secret>>,
 }
 
 /// One of a route's `limit`s.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
+pub struct LimitConfig {
     /// `name`, as clients see it; by default the word of `by`, numbered from 2 if that is taken.
     pub name: Name,
     /// `rate`: this many requests, at least 1 …
@@ -392,7 +393,7 @@ pub enum LimitBy {
 
 /// The use of tokens on a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Auth {
+pub enum AuthMode {
     /// Never read.
     Off,
     /// Verified if present.
@@ -403,7 +404,7 @@ pub enum Auth {
 
 /// `websocket`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebSocket {
+pub struct WebSocketConfig {
     /// `idle_timeout`: how long a socket may stay silent in both directions (60 s).
     pub idle_timeout: Duration,
     /// `origins` of pages that may open one; empty: any.
@@ -425,7 +426,7 @@ pub enum TokenPlace {
 
 /// The policy of a route for paths that hold an escaped slash (`%2F`) or a backslash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EscapedSlash {
+pub enum EscapedSlashPolicy {
     /// 400
     Refuse,
     /// It passes as part of a segment; its meaning is up to the origin.
@@ -497,7 +498,7 @@ pub struct CacheRules {
     /// `namespace`
     pub namespace: Namespace,
     /// `scope` (`public`)
-    pub scope: Scope,
+    pub scope: CacheScope,
     /// `ttl`, required.
     pub ttl: Duration,
     /// `stale_while_revalidate` (0 s)
@@ -528,7 +529,7 @@ pub const RESERVED_NAMESPACES: [&str; 5] = ["ver", "lock", "event", "purge", "li
 
 /// The set of clients that share an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub enum CacheScope {
     /// Everyone.
     Public,
     /// Everyone of a tenant; without a token: tenant `public`.
@@ -539,7 +540,7 @@ pub enum Scope {
 
 /// `[[event]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct EventConfig {
     /// `path`, exact. The last segment is the event's name in metrics.
     pub path: String,
     /// `secret`: one or several (`whsec_…` is base64, anything else is taken as it is).
@@ -556,22 +557,22 @@ pub struct Event {
 
 /// `[encoding]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoding {
+pub struct EncodingConfig {
     /// `types` that are worth encoding, lower case, without parameters.
     pub types: Vec<String>,
     /// `min_size` in bytes (1,024).
     pub min_size: u64,
     /// `prefer`: the order at equal q-values (`["br", "zstd", "gzip"]`).
-    pub prefer: Vec<Coding>,
+    pub prefer: Vec<ContentCoding>,
     /// `levels`: per coding (`br` 5, `gzip` 6, `zstd` 3).
-    pub levels: BTreeMap<Coding, i32>,
+    pub levels: BTreeMap<ContentCoding, i32>,
     /// `memory` in bytes (128 MiB): what encoders of answers on their way may hold together.
     pub memory: u64,
 }
 
 /// A content coding that Tidegate can make (RFC 9110, 8.4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Coding {
+pub enum ContentCoding {
     /// RFC 7932
     Brotli,
     /// RFC 8878

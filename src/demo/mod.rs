@@ -13,7 +13,8 @@ mod seed;
 mod web;
 
 use crate::config::Secret;
-use orders::{At, Ledger};
+use orders::{DemoTime, ShopLedger};
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ pub struct DemoSettings {
 
 /// The demo origin.
 #[derive(Debug)]
-pub struct Origin;
+pub struct DemoOrigin;
 
 /// A running demo origin.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub struct RunningOrigin {
     tasks: [JoinHandle<()>; 2],
 }
 
-impl Origin {
+impl DemoOrigin {
     /// Starts answering on `listener`, with a day of orders for the tenants `acme`, `globex` and `public`.
     ///
     /// Must be called within a Tokio runtime; connections that were made to the listener before are served
@@ -62,15 +63,15 @@ impl Origin {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, refusal));
         }
         let (events, outbox) = outbox::Outbox::new(&settings.gateway, &settings.event_secret)?;
-        let books = seed::books(At::now()).map_err(io::Error::other)?;
-        let shop = web::Shop {
-            ledger: Ledger::of(books),
+        let books = seed::seed_books(DemoTime::now()).map_err(io::Error::other)?;
+        let shop = web::ShopState {
+            ledger: ShopLedger::of(books),
             query_cost: settings.query_cost,
             events,
             jwt_secret: settings.jwt_secret,
         };
         let stop = CancellationToken::new();
-        let serving = axum::serve(listener, web::router(Arc::new(shop)))
+        let serving = axum::serve(listener, web::build_router(Arc::new(shop)))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         let tasks = [
             tokio::spawn(async move {
@@ -120,7 +121,7 @@ mod tests {
     struct Site(RunningOrigin, Client);
 
     async fn site() -> Site {
-        let origin = Origin::start(listen("127.0.0.1:0").await, settings(Duration::ZERO)).unwrap();
+        let origin = DemoOrigin::start(listen("127.0.0.1:0").await, settings(Duration::ZERO)).unwrap();
         Site(origin, Client::new())
     }
 
@@ -188,7 +189,8 @@ mod tests {
     #[tokio::test]
     async fn a_query_costs_what_was_agreed() {
         let cost = Duration::from_millis(40);
-        let site = Site(Origin::start(listen("127.0.0.1:0").await, settings(cost)).unwrap(), Client::new());
+        let site =
+            Site(DemoOrigin::start(listen("127.0.0.1:0").await, settings(cost)).unwrap(), Client::new());
         for path in ["/api/widgets/kpi", "/api/widgets/chart", "/api/widgets/recent"] {
             let start = std::time::Instant::now();
             assert_eq!(site.fetch(path, "acme").await.status(), StatusCode::OK);
@@ -242,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_listens_on_loopback_only() {
-        let refusal = Origin::start(listen("0.0.0.0:0").await, settings(Duration::ZERO)).unwrap_err();
+        let refusal = DemoOrigin::start(listen("0.0.0.0:0").await, settings(Duration::ZERO)).unwrap_err();
         assert_eq!(refusal.kind(), io::ErrorKind::InvalidInput);
     }
 

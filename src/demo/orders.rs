@@ -17,7 +17,7 @@ pub(super) const MAX_ORDERS: usize = 10_000;
 /// Tenants kept.
 pub(super) const MAX_TENANTS: usize = 100;
 /// Rows of the recent-events table.
-pub(super) const RECENT: usize = 20;
+pub(super) const RECENT_ROWS: usize = 20;
 /// Milliseconds of an hour.
 pub(super) const HOUR: i64 = 3_600_000;
 /// Milliseconds of a day; UTC knows no other.
@@ -25,9 +25,9 @@ pub(super) const DAY: i64 = 24 * HOUR;
 
 /// A moment: milliseconds since 1970 in UTC, written as RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct At(pub(super) i64);
+pub(super) struct DemoTime(pub(super) i64);
 
-impl At {
+impl DemoTime {
     /// The wall clock.
     pub(super) fn now() -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -49,7 +49,7 @@ impl At {
     }
 }
 
-impl Serialize for At {
+impl Serialize for DemoTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .map_err(ser::Error::custom)?;
@@ -59,7 +59,7 @@ impl Serialize for At {
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct ShopOrder {
     /// Increasing by one per tenant.
     pub(super) id: u64,
     /// `order_created`, or the kind that the buyer gave.
@@ -69,46 +69,46 @@ pub(super) struct Order {
     /// The buyer.
     pub(super) user: String,
     /// The time of the order.
-    pub(super) at: At,
+    pub(super) at: DemoTime,
 }
 
 /// The answer of `/api/widgets/kpi`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Kpi {
+pub(super) struct KpiAnswer {
     orders_today: u64,
     revenue_today: u64,
     active_users: u64,
-    as_of: At,
+    as_of: DemoTime,
 }
 
 /// The answer of `/api/widgets/chart`: `to` is the beginning of the last, still running hour.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Chart {
-    from: At,
-    to: At,
-    points: Vec<Point>,
+pub(super) struct ChartAnswer {
+    from: DemoTime,
+    to: DemoTime,
+    points: Vec<ChartPoint>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Point {
-    t: At,
+struct ChartPoint {
+    t: DemoTime,
     orders: u64,
     revenue: u64,
 }
 
 /// One row of `/api/widgets/recent`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Row {
+pub(super) struct EventRow {
     id: u64,
     r#type: String,
     amount: u64,
     user: String,
-    ts: At,
+    ts: DemoTime,
 }
 
 /// The three queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Widget {
+pub(super) enum WidgetQuery {
     /// [`Book::kpi`]
     Kpi,
     /// [`Book::chart`]
@@ -119,33 +119,33 @@ pub(super) enum Widget {
 
 /// The orders of one tenant, oldest first, and the number of runs of each query.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    orders: VecDeque<Order>,
+pub(super) struct OrderBook {
+    orders: VecDeque<ShopOrder>,
     last_id: u64,
-    asked: HashMap<Widget, u64>,
+    asked: HashMap<WidgetQuery, u64>,
 }
 
-impl Book {
+impl OrderBook {
     /// Records an order and returns its id; the oldest one is removed if there are too many.
-    pub(super) fn add(&mut self, kind: Name, amount: u64, user: String, at: At) -> u64 {
+    pub(super) fn add(&mut self, kind: Name, amount: u64, user: String, at: DemoTime) -> u64 {
         self.last_id += 1;
         if self.orders.len() == MAX_ORDERS {
             self.orders.pop_front();
         }
-        self.orders.push_back(Order { id: self.last_id, kind, amount, user, at });
+        self.orders.push_back(ShopOrder { id: self.last_id, kind, amount, user, at });
         self.last_id
     }
 
     /// Counts one run of a query and returns the count, this one included.
-    pub(super) fn count(&mut self, widget: Widget) -> u64 {
+    pub(super) fn count(&mut self, widget: WidgetQuery) -> u64 {
         let asked = self.asked.entry(widget).or_default();
         *asked += 1;
         *asked
     }
 
     /// The orders and revenue of today, and the number of distinct users who ordered within the last hour.
-    pub(super) fn kpi(&self, now: At) -> Kpi {
-        let mut kpi = Kpi { orders_today: 0, revenue_today: 0, active_users: 0, as_of: now };
+    pub(super) fn kpi(&self, now: DemoTime) -> KpiAnswer {
+        let mut kpi = KpiAnswer { orders_today: 0, revenue_today: 0, active_users: 0, as_of: now };
         let mut active = HashSet::new();
         for order in &self.orders {
             if order.at.day() == now.day() {
@@ -161,11 +161,11 @@ impl Book {
     }
 
     /// Orders and revenue of each of the last `hours` hours, the running one included.
-    pub(super) fn chart(&self, hours: u16, now: At) -> Chart {
+    pub(super) fn chart(&self, hours: u16, now: DemoTime) -> ChartAnswer {
         let to = now.hour();
-        let from = At(to.0 - (i64::from(hours) - 1) * HOUR);
-        let mut points: Vec<Point> = (0..i64::from(hours))
-            .map(|i| Point { t: At(from.0 + i * HOUR), orders: 0, revenue: 0 })
+        let from = DemoTime(to.0 - (i64::from(hours) - 1) * HOUR);
+        let mut points: Vec<ChartPoint> = (0..i64::from(hours))
+            .map(|i| ChartPoint { t: DemoTime(from.0 + i * HOUR), orders: 0, revenue: 0 })
             .collect();
         for order in &self.orders {
             let bucket = usize::try_from((order.at.0 - from.0).div_euclid(HOUR));
@@ -174,19 +174,19 @@ impl Book {
                 point.revenue += order.amount;
             }
         }
-        Chart { from, to, points }
+        ChartAnswer { from, to, points }
     }
 
     /// The newest [`RECENT`] orders, newest first.
-    pub(super) fn recent(&self) -> Vec<Row> {
-        let row = |order: &Order| Row {
+    pub(super) fn recent(&self) -> Vec<EventRow> {
+        let row = |order: &ShopOrder| EventRow {
             id: order.id,
             r#type: order.kind.to_string(),
             amount: order.amount,
             user: order.user.clone(),
             ts: order.at,
         };
-        self.orders.iter().rev().take(RECENT).map(row).collect()
+        self.orders.iter().rev().take(RECENT_ROWS).map(row).collect()
     }
 }
 
@@ -197,13 +197,13 @@ pub(super) struct TooManyTenants;
 
 /// Every tenant's [`Book`].
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    books: Mutex<HashMap<Tenant, Book>>,
+pub(super) struct ShopLedger {
+    books: Mutex<HashMap<Tenant, OrderBook>>,
 }
 
-impl Ledger {
+impl ShopLedger {
     /// A ledger that begins with these books.
-    pub(super) fn of(books: HashMap<Tenant, Book>) -> Self {
+    pub(super) fn of(books: HashMap<Tenant, OrderBook>) -> Self {
         Self { books: Mutex::new(books) }
     }
 
@@ -214,7 +214,7 @@ impl Ledger {
     pub(super) fn open<T>(
         &self,
         tenant: &Tenant,
-        read: impl FnOnce(&mut Book) -> T,
+        read: impl FnOnce(&mut OrderBook) -> T,
     ) -> Result<T, TooManyTenants> {
         let mut books = self.books.lock();
         if books.len() >= MAX_TENANTS && !books.contains_key(tenant) {
@@ -231,16 +231,16 @@ mod tests {
     use std::collections::BTreeMap;
     use time::macros::datetime;
 
-    fn at(moment: OffsetDateTime) -> At {
-        At((moment.unix_timestamp_nanos() / 1_000_000) as i64)
+    fn at(moment: OffsetDateTime) -> DemoTime {
+        DemoTime((moment.unix_timestamp_nanos() / 1_000_000) as i64)
     }
 
-    fn moment(at: At) -> OffsetDateTime {
+    fn moment(at: DemoTime) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).unwrap()
     }
 
-    fn book(orders: &[(At, u64, &str)]) -> Book {
-        let mut book = Book::default();
+    fn book(orders: &[(DemoTime, u64, &str)]) -> OrderBook {
+        let mut book = OrderBook::default();
         for (at, amount, user) in orders {
             book.add("order_created".parse().unwrap(), *amount, (*user).to_owned(), *at);
         }
@@ -256,15 +256,15 @@ mod tests {
             hours in 1u16..=168,
         ) {
             let users = ["ann", "ben", "cem", "dia", "eve"];
-            let orders: Vec<_> = orders.into_iter().map(|(d, a, u)| (At(now + d), a, users[u])).collect();
-            let (book, now) = (book(&orders), At(now));
+            let orders: Vec<_> = orders.into_iter().map(|(d, a, u)| (DemoTime(now + d), a, users[u])).collect();
+            let (book, now) = (book(&orders), DemoTime(now));
 
             let today: Vec<_> = orders.iter().filter(|o| moment(o.0).date() == moment(now).date()).collect();
             let hour_ago = moment(now) - time::Duration::HOUR;
             let active = users.iter().filter(|user| {
                 orders.iter().any(|o| o.2 == **user && moment(o.0) > hour_ago && moment(o.0) <= moment(now))
             });
-            prop_assert_eq!(book.kpi(now), Kpi {
+            prop_assert_eq!(book.kpi(now), KpiAnswer {
                 orders_today: today.len() as u64,
                 revenue_today: today.iter().map(|o| o.1).sum(),
                 active_users: active.count() as u64,
@@ -312,22 +312,24 @@ mod tests {
 
     #[test]
     fn the_newest_orders_stay() {
-        let mut book = Book::default();
+        let mut book = OrderBook::default();
         for second in 0..(MAX_ORDERS as i64 + 5) {
-            book.add("order_created".parse().unwrap(), 1, "ann".into(), At(second * 1000));
+            book.add("order_created".parse().unwrap(), 1, "ann".into(), DemoTime(second * 1000));
         }
         assert_eq!(book.orders.len(), MAX_ORDERS);
         assert_eq!(book.orders.front().map(|o| o.id), Some(6));
         assert_eq!(book.recent().first().map(|r| r.id), Some(MAX_ORDERS as u64 + 5));
-        assert_eq!(book.kpi(At(DAY - 1)).orders_today, MAX_ORDERS as u64);
+        assert_eq!(book.kpi(DemoTime(DAY - 1)).orders_today, MAX_ORDERS as u64);
     }
 
     #[test]
     fn tenants_are_bounded_and_apart() {
-        let ledger = Ledger::default();
+        let ledger = ShopLedger::default();
         for i in 0..MAX_TENANTS {
             let tenant = format!("t{i}").parse().unwrap();
-            let order = |book: &mut Book| book.add("order_created".parse().unwrap(), 1, "ann".into(), At(0));
+            let order = |book: &mut OrderBook| {
+                book.add("order_created".parse().unwrap(), 1, "ann".into(), DemoTime(0))
+            };
             assert_eq!(ledger.open(&tenant, order), Ok(1));
         }
         assert_eq!(ledger.open(Name::public(), |_| ()), Err(TooManyTenants));

@@ -4,12 +4,13 @@
 //! Standard Webhooks: `webhook-id` stays the same over the tries, `webhook-timestamp` and `webhook-signature`
 //! are made anew for each. Refusals other than 429 and 503 are final: the same bytes would be refused again.
 
-use super::orders::At;
+use super::orders::DemoTime;
 use crate::{
     config::Secret,
-    events::signature::{sign, SigningKey},
+    events::signature::{sign_event, WebhookKey},
     name::Tenant,
 };
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::{header, HeaderMap, Method, Request, StatusCode, Uri};
@@ -23,9 +24,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The most events that wait for delivery; if it is full, an order is refused.
-const QUEUE: usize = 1024;
+const QUEUE_LENGTH: usize = 1024;
 /// Tries per event, the first included.
-const TRIES: u32 = 8;
+const MAX_TRIES: u32 = 8;
 /// The timeout of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first pause if the gateway named none; it doubles up to [`LONGEST_PAUSE`].
@@ -33,7 +34,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries, whatever `Retry-After` asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The most bytes of an answer that are read so that its connection can be reused.
-const ANSWER_LIMIT: usize = 64 * 1024;
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The event's body.
 #[derive(Debug, Clone, Serialize)]
@@ -55,13 +56,13 @@ fn text<S: serde::Serializer>(tenant: &Tenant, serializer: S) -> Result<S::Ok, S
 pub(super) struct Outbox {
     client: Client<HttpConnector, Body>,
     to: Uri,
-    key: SigningKey,
+    key: WebhookKey,
     queue: mpsc::Receiver<OrderCreated>,
 }
 
 /// The result of one try.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum DeliveryOutcome {
     Delivered,
     Refused(StatusCode),
     Again { why: String, after: Option<Duration> },
@@ -79,9 +80,9 @@ impl Outbox {
         if to.scheme_str() != Some("http") || to.host().is_none() {
             return Err(invalid("gateway URL: must begin with http:// and name a host".into()));
         }
-        let key = SigningKey::new(secret).map_err(|e| invalid(format!("event secret: {e}")))?;
+        let key = WebhookKey::new(secret).map_err(|e| invalid(format!("event secret: {e}")))?;
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, queue) = mpsc::channel(QUEUE_LENGTH);
         Ok((sender, Self { client, to, key, queue }))
     }
 
@@ -104,17 +105,17 @@ impl Outbox {
             Err(error) => return tracing::error!(%error, "an event can't be written as JSON"),
         };
         let id = format!("evt_{:032x}", rand::random::<u128>());
-        for attempt in 1..=TRIES {
+        for attempt in 1..=MAX_TRIES {
             match self.attempt(&id, body.clone()).await {
-                Outcome::Delivered => return tracing::debug!(%id, attempt, "event delivered"),
-                Outcome::Refused(status) => {
+                DeliveryOutcome::Delivered => return tracing::debug!(%id, attempt, "event delivered"),
+                DeliveryOutcome::Refused(status) => {
                     return tracing::error!(%id, %status, "the gateway refused the event");
                 }
-                Outcome::Again { why, .. } if attempt == TRIES => {
-                    tracing::error!(%id, why, "event given up after {TRIES} tries");
+                DeliveryOutcome::Again { why, .. } if attempt == MAX_TRIES => {
+                    tracing::error!(%id, why, "event given up after {MAX_TRIES} tries");
                 }
-                Outcome::Again { why, after } => {
-                    let pause = pause(attempt, after);
+                DeliveryOutcome::Again { why, after } => {
+                    let pause = retry_pause(attempt, after);
                     tracing::warn!(%id, attempt, why, ?pause, "event not delivered yet");
                     tokio::time::sleep(pause).await;
                 }
@@ -122,9 +123,9 @@ impl Outbox {
         }
     }
 
-    async fn attempt(&self, id: &str, body: Bytes) -> Outcome {
-        let again = |why: String| Outcome::Again { why, after: None };
-        let request = match self.request(id, At::now().seconds(), body) {
+    async fn attempt(&self, id: &str, body: Bytes) -> DeliveryOutcome {
+        let again = |why: String| DeliveryOutcome::Again { why, after: None };
+        let request = match self.request(id, DemoTime::now().seconds(), body) {
             Ok(request) => request,
             Err(error) => return again(error.to_string()),
         };
@@ -132,13 +133,13 @@ impl Outbox {
             let answer = self.client.request(request).await?;
             let (head, body) = answer.into_parts();
             // The connection can only be reused if the body was read to its end.
-            if axum::body::to_bytes(Body::new(body), ANSWER_LIMIT).await.is_err() {
+            if axum::body::to_bytes(Body::new(body), MAX_ANSWER_BYTES).await.is_err() {
                 tracing::debug!("the gateway's answer broke off; its status stands");
             }
             Ok::<_, hyper_util::client::legacy::Error>(head)
         };
         match tokio::time::timeout(TRY_TIMEOUT, exchange).await {
-            Ok(Ok(head)) => judge(head.status, &head.headers),
+            Ok(Ok(head)) => classify_answer(head.status, &head.headers),
             Ok(Err(error)) => again(error.to_string()),
             Err(_) => again(format!("no answer within {TRY_TIMEOUT:?}")),
         }
@@ -151,23 +152,23 @@ impl Outbox {
             .header(header::CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", sign(&self.key, id, timestamp, &body))
+            .header("webhook-signature", sign_event(&self.key, id, timestamp, &body))
             .body(Body::from(body))
     }
 }
 
-fn judge(status: StatusCode, headers: &HeaderMap) -> Outcome {
+fn classify_answer(status: StatusCode, headers: &HeaderMap) -> DeliveryOutcome {
     if status.is_success() {
-        return Outcome::Delivered;
+        return DeliveryOutcome::Delivered;
     }
     if status != StatusCode::SERVICE_UNAVAILABLE && status != StatusCode::TOO_MANY_REQUESTS {
-        return Outcome::Refused(status);
+        return DeliveryOutcome::Refused(status);
     }
     let seconds = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-    Outcome::Again { why: status.to_string(), after: seconds.map(Duration::from_secs) }
+    DeliveryOutcome::Again { why: status.to_string(), after: seconds.map(Duration::from_secs) }
 }
 
-fn pause(attempt: u32, asked: Option<Duration>) -> Duration {
+fn retry_pause(attempt: u32, asked: Option<Duration>) -> Duration {
     let own = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16));
     asked.unwrap_or(own).min(LONGEST_PAUSE)
 }
@@ -185,24 +186,25 @@ mod tests {
     #[test]
     fn a_pause_grows_and_obeys_but_is_bounded() {
         let second = Duration::from_secs(1);
-        assert_eq!(pause(1, None), FIRST_PAUSE);
-        assert_eq!(pause(3, None), FIRST_PAUSE * 4);
-        assert_eq!(pause(8, None), LONGEST_PAUSE);
-        assert_eq!(pause(1, Some(second)), second);
-        assert_eq!(pause(1, Some(second * 3600)), LONGEST_PAUSE);
+        assert_eq!(retry_pause(1, None), FIRST_PAUSE);
+        assert_eq!(retry_pause(3, None), FIRST_PAUSE * 4);
+        assert_eq!(retry_pause(8, None), LONGEST_PAUSE);
+        assert_eq!(retry_pause(1, Some(second)), second);
+        assert_eq!(retry_pause(1, Some(second * 3600)), LONGEST_PAUSE);
     }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
         let mut headers = HeaderMap::new();
-        assert_eq!(judge(StatusCode::NO_CONTENT, &headers), Outcome::Delivered);
+        assert_eq!(classify_answer(StatusCode::NO_CONTENT, &headers), DeliveryOutcome::Delivered);
         assert_eq!(
-            judge(StatusCode::UNAUTHORIZED, &headers),
-            Outcome::Refused(StatusCode::UNAUTHORIZED),
+            classify_answer(StatusCode::UNAUTHORIZED, &headers),
+            DeliveryOutcome::Refused(StatusCode::UNAUTHORIZED),
             "a bad signature stays bad"
         );
         headers.insert(header::RETRY_AFTER, http::HeaderValue::from_static("2"));
-        let Outcome::Again { after, .. } = judge(StatusCode::SERVICE_UNAVAILABLE, &headers) else {
+        let DeliveryOutcome::Again { after, .. } = classify_answer(StatusCode::SERVICE_UNAVAILABLE, &headers)
+        else {
             panic!("503 is tried again")
         };
         assert_eq!(after, Some(Duration::from_secs(2)));
@@ -246,7 +248,7 @@ mod tests {
         }
 
         let mut ids = Vec::new();
-        let shared = SigningKey::new(&Secret::new("shared")).unwrap();
+        let shared = WebhookKey::new(&Secret::new("shared")).unwrap();
         for order_id in [7, 7, 8] {
             let (headers, body) =
                 tokio::time::timeout(Duration::from_secs(20), seen.recv()).await.unwrap().unwrap();
@@ -255,7 +257,7 @@ mod tests {
             let text = |name| headers[name].to_str().unwrap().to_owned();
             let id = text("webhook-id");
             let timestamp: u64 = text("webhook-timestamp").parse().unwrap();
-            assert_eq!(text("webhook-signature"), sign(&shared, &id, timestamp, &body));
+            assert_eq!(text("webhook-signature"), sign_event(&shared, &id, timestamp, &body));
             ids.push(id);
         }
         assert_eq!(ids[0], ids[1], "a second try is the same event");

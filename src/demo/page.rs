@@ -4,18 +4,19 @@
 //! into the document as JSON whose `<` is escaped, so that none of them can end the element that holds it,
 //! and the page's Content-Security-Policy permits no script but its own.
 
-use super::{orders::At, seed};
+use super::{orders::DemoTime, seed};
 use crate::{config::Secret, name::Tenant};
+
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
-const PAGE: &str = include_str!("page.html");
+const PAGE_TEMPLATE: &str = include_str!("page.html");
 /// The lifetime of a page's token, in seconds.
 const TOKEN_LIFE: u64 = 6 * 3600;
 
 /// The claims that the gateway reads.
 #[derive(Serialize)]
-struct Claims<'a> {
+struct DemoClaims<'a> {
     sub: &'a str,
     tenant: &'a str,
     role: &'a str,
@@ -25,7 +26,7 @@ struct Claims<'a> {
 
 /// The initial values of the page's script.
 #[derive(Serialize)]
-struct Start<'a> {
+struct PageStart<'a> {
     tenant: &'a str,
     user: &'a str,
     token: String,
@@ -44,7 +45,7 @@ pub(super) enum PageError {
 }
 
 /// A document and the policy to send with it.
-pub(super) struct Page {
+pub(super) struct DemoPage {
     /// The value of `Content-Security-Policy`.
     pub(super) policy: String,
     /// The document.
@@ -55,24 +56,30 @@ pub(super) struct Page {
 ///
 /// # Errors
 /// [`PageError`]
-pub(super) fn render(tenant: &Tenant, user: &str, secret: &Secret, now: At) -> Result<Page, PageError> {
+pub(super) fn render_page(
+    tenant: &Tenant,
+    user: &str,
+    secret: &Secret,
+    now: DemoTime,
+) -> Result<DemoPage, PageError> {
     let iat = now.seconds();
-    let claims = Claims { sub: user, tenant: tenant.as_str(), role: "admin", iat, exp: iat + TOKEN_LIFE };
+    let claims = DemoClaims { sub: user, tenant: tenant.as_str(), role: "admin", iat, exp: iat + TOKEN_LIFE };
     let token =
         jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.reveal()))?;
-    let mut tenants: Vec<&str> = seed::tenants().collect();
+    let mut tenants: Vec<&str> = seed::seed_tenants().collect();
     if !tenants.contains(&tenant.as_str()) {
         tenants.push(tenant.as_str());
     }
-    let start = serde_json::to_string(&Start { tenant: tenant.as_str(), user, token, tenants })?;
+    let start = serde_json::to_string(&PageStart { tenant: tenant.as_str(), user, token, tenants })?;
     let nonce = format!("{:032x}", rand::random::<u128>());
     // The nonce is inserted first, so that values of a request are not searched for placeholders.
-    let html = PAGE.replace("{{nonce}}", &nonce).replacen("{{start}}", &start.replace('<', "\\u003c"), 1);
+    let html =
+        PAGE_TEMPLATE.replace("{{nonce}}", &nonce).replacen("{{start}}", &start.replace('<', "\\u003c"), 1);
     let policy = format!(
         "default-src 'none'; connect-src 'self'; img-src data:; style-src 'nonce-{nonce}'; \
          script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    Ok(Page { policy, html })
+    Ok(DemoPage { policy, html })
 }
 
 #[cfg(test)]
@@ -88,8 +95,8 @@ mod tests {
 
     #[test]
     fn the_token_names_who_is_looking_for_six_hours() {
-        let now = At::now();
-        let page = render(&"acme".parse().unwrap(), "bob", &Secret::new("s3"), now).unwrap();
+        let now = DemoTime::now();
+        let page = render_page(&"acme".parse().unwrap(), "bob", &Secret::new("s3"), now).unwrap();
         let start = start(&page.html);
         let token = start["token"].as_str().unwrap();
         let check = Validation::new(Algorithm::HS256);
@@ -102,8 +109,8 @@ mod tests {
     #[test]
     fn a_user_s_name_stays_a_value() {
         let name = "</script><script>alert(1)</script>{{nonce}}{{start}}<!--";
-        let plain = render(Tenant::public(), "bob", &Secret::new("s"), At::now()).unwrap();
-        let page = render(Tenant::public(), name, &Secret::new("s"), At::now()).unwrap();
+        let plain = render_page(Tenant::public(), "bob", &Secret::new("s"), DemoTime::now()).unwrap();
+        let page = render_page(Tenant::public(), name, &Secret::new("s"), DemoTime::now()).unwrap();
         assert_eq!(start(&page.html)["user"], name);
         assert_eq!(page.html.matches("<script").count(), plain.html.matches("<script").count());
         assert_ne!(page.policy, plain.policy, "a nonce is used once");
@@ -113,7 +120,7 @@ mod tests {
     fn the_document_needs_nobody_else_and_makes_no_html_from_values() {
         for foreign in ["http://", "https://", "//cdn", "innerHTML", "insertAdjacentHTML", "document.write"] {
             // The namespace of SVG is a name, not an address.
-            let page = PAGE.replace("http://www.w3.org/2000/svg", "");
+            let page = PAGE_TEMPLATE.replace("http://www.w3.org/2000/svg", "");
             assert!(!page.contains(foreign), "{foreign}");
         }
     }

@@ -4,7 +4,7 @@
 //! is the gateway's task, and the point of the demo.
 
 use super::{
-    orders::{At, Book, Ledger, TooManyTenants, Widget},
+    orders::{DemoTime, OrderBook, ShopLedger, TooManyTenants, WidgetQuery},
     outbox::OrderCreated,
     page,
 };
@@ -12,6 +12,7 @@ use crate::{
     config::Secret,
     name::{Name, Tenant},
 };
+
 use axum::{
     extract::{
         rejection::{JsonRejection, QueryRejection},
@@ -38,17 +39,17 @@ const MAX_HOURS: u16 = 168;
 const QUERY_COUNT: HeaderName = HeaderName::from_static("x-query-count");
 
 /// The state that the handlers share.
-pub(super) struct Shop {
-    pub(super) ledger: Ledger,
+pub(super) struct ShopState {
+    pub(super) ledger: ShopLedger,
     pub(super) query_cost: Duration,
     pub(super) events: mpsc::Sender<OrderCreated>,
     pub(super) jwt_secret: Secret,
 }
 
-type Shared = State<Arc<Shop>>;
+type ShopHandle = State<Arc<ShopState>>;
 
 /// The routes of the demo origin.
-pub(super) fn router(shop: Arc<Shop>) -> Router {
+pub(super) fn build_router(shop: Arc<ShopState>) -> Router {
     Router::new()
         .route("/", get(dashboard))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -56,24 +57,24 @@ pub(super) fn router(shop: Arc<Shop>) -> Router {
         .route("/api/widgets/chart", get(chart))
         .route("/api/widgets/recent", get(recent))
         .route("/orders", post(order))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .fallback(|| async { ShopProblem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path knows other methods only")
+            ShopProblem::new(StatusCode::METHOD_NOT_ALLOWED, "this path knows other methods only")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shop)
 }
 
 /// The caller of a request, from the gateway's fields.
-struct Caller {
+struct DemoCaller {
     tenant: Tenant,
     user: Option<String>,
 }
 
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
+impl<S: Sync> FromRequestParts<S> for DemoCaller {
+    type Rejection = ShopProblem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ShopProblem> {
         let text = |name| parts.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
         let tenant =
             text("x-tenant").map_or_else(|| Ok(Tenant::public().clone()), |tenant| parse_tenant(&tenant))?;
@@ -81,13 +82,13 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-async fn kpi(State(shop): Shared, caller: Caller) -> Result<Response, Problem> {
-    query(&shop, &caller.tenant, Widget::Kpi, Book::kpi).await
+async fn kpi(State(shop): ShopHandle, caller: DemoCaller) -> Result<Response, ShopProblem> {
+    run_query(&shop, &caller.tenant, WidgetQuery::Kpi, OrderBook::kpi).await
 }
 
 /// The parameters of the chart.
 #[derive(Deserialize)]
-struct Span {
+struct ChartSpan {
     #[serde(default = "a_day")]
     hours: u16,
 }
@@ -97,30 +98,31 @@ fn a_day() -> u16 {
 }
 
 async fn chart(
-    State(shop): Shared,
-    caller: Caller,
-    span: Result<Query<Span>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(Span { hours }) = span.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+    State(shop): ShopHandle,
+    caller: DemoCaller,
+    span: Result<Query<ChartSpan>, QueryRejection>,
+) -> Result<Response, ShopProblem> {
+    let Query(ChartSpan { hours }) = span.map_err(|e| ShopProblem::new(e.status(), e.body_text()))?;
     if !(1..=MAX_HOURS).contains(&hours) {
-        return Err(Problem::bad(format!("hours must be from 1 to {MAX_HOURS}")));
+        return Err(ShopProblem::bad(format!("hours must be from 1 to {MAX_HOURS}")));
     }
-    query(&shop, &caller.tenant, Widget::Chart, |book, now| book.chart(hours, now)).await
+    run_query(&shop, &caller.tenant, WidgetQuery::Chart, |book, now| book.chart(hours, now)).await
 }
 
-async fn recent(State(shop): Shared, caller: Caller) -> Result<Response, Problem> {
-    query(&shop, &caller.tenant, Widget::Recent, |book, _| book.recent()).await
+async fn recent(State(shop): ShopHandle, caller: DemoCaller) -> Result<Response, ShopProblem> {
+    run_query(&shop, &caller.tenant, WidgetQuery::Recent, |book, _| book.recent()).await
 }
 
 /// Runs one query with its artificial cost. The answer is that of the time when the query began, like a
 /// database's snapshot: an order that comes in meanwhile is not in it.
-async fn query<T: Serialize>(
-    shop: &Shop,
+async fn run_query<T: Serialize>(
+    shop: &ShopState,
     tenant: &Tenant,
-    widget: Widget,
-    read: impl FnOnce(&Book, At) -> T,
-) -> Result<Response, Problem> {
-    let (count, answer) = shop.ledger.open(tenant, |book| (book.count(widget), read(book, At::now())))?;
+    widget: WidgetQuery,
+    read: impl FnOnce(&OrderBook, DemoTime) -> T,
+) -> Result<Response, ShopProblem> {
+    let (count, answer) =
+        shop.ledger.open(tenant, |book| (book.count(widget), read(book, DemoTime::now())))?;
     tokio::time::sleep(shop.query_cost).await;
     Ok(([(QUERY_COUNT, count.to_string())], Json(answer)).into_response())
 }
@@ -136,21 +138,21 @@ struct NewOrder {
 
 /// The answer to it.
 #[derive(Serialize)]
-struct Created {
+struct OrderCreatedAnswer {
     id: u64,
     tenant: String,
     amount: u64,
-    ts: At,
+    ts: DemoTime,
 }
 
 async fn order(
-    State(shop): Shared,
-    caller: Caller,
+    State(shop): ShopHandle,
+    caller: DemoCaller,
     body: Result<Json<NewOrder>, JsonRejection>,
-) -> Result<(StatusCode, Json<Created>), Problem> {
-    let Json(order) = body.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+) -> Result<(StatusCode, Json<OrderCreatedAnswer>), ShopProblem> {
+    let Json(order) = body.map_err(|e| ShopProblem::new(e.status(), e.body_text()))?;
     if !(1..=MAX_AMOUNT).contains(&order.amount) {
-        return Err(Problem::bad(format!("amount must be from 1 to {MAX_AMOUNT}")));
+        return Err(ShopProblem::bad(format!("amount must be from 1 to {MAX_AMOUNT}")));
     }
     let user = parse_user(order.user.or(caller.user).unwrap_or_else(|| "anonymous".to_owned()))?;
     let kind: Name = order
@@ -158,37 +160,36 @@ async fn order(
         .as_deref()
         .unwrap_or("order_created")
         .parse()
-        .map_err(|e| Problem::bad(format!("type {e}")))?;
+        .map_err(|e| ShopProblem::bad(format!("type {e}")))?;
     // Reserves a place for the event first, so that the gateway is told of every order.
-    let place = shop
-        .events
-        .try_reserve()
-        .map_err(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the gateway"))?;
-    let ts = At::now();
+    let place = shop.events.try_reserve().map_err(|_| {
+        ShopProblem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the gateway")
+    })?;
+    let ts = DemoTime::now();
     let id = shop.ledger.open(&caller.tenant, |book| book.add(kind, order.amount, user, ts))?;
     place.send(OrderCreated { tenant: caller.tenant.clone(), order_id: id, amount: order.amount });
-    let created = Created { id, tenant: caller.tenant.to_string(), amount: order.amount, ts };
+    let created = OrderCreatedAnswer { id, tenant: caller.tenant.to_string(), amount: order.amount, ts };
     Ok((StatusCode::CREATED, Json(created)))
 }
 
 /// The parameters of the page.
 #[derive(Deserialize)]
-struct Visitor {
+struct PageVisitor {
     tenant: Option<String>,
     user: Option<String>,
 }
 
 async fn dashboard(
-    State(shop): Shared,
-    visitor: Result<Query<Visitor>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(visitor) = visitor.map_err(|e| Problem::new(e.status(), e.body_text()))?;
+    State(shop): ShopHandle,
+    visitor: Result<Query<PageVisitor>, QueryRejection>,
+) -> Result<Response, ShopProblem> {
+    let Query(visitor) = visitor.map_err(|e| ShopProblem::new(e.status(), e.body_text()))?;
     let tenant =
         visitor.tenant.map_or_else(|| Ok(Tenant::public().clone()), |tenant| parse_tenant(&tenant))?;
     let user = parse_user(visitor.user.unwrap_or_else(|| "alice".to_owned()))?;
-    let page = page::render(&tenant, &user, &shop.jwt_secret, At::now()).map_err(|error| {
+    let page = page::render_page(&tenant, &user, &shop.jwt_secret, DemoTime::now()).map_err(|error| {
         tracing::error!(%error, "no dashboard page");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the page can't be made")
+        ShopProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "the page can't be made")
     })?;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
@@ -201,13 +202,13 @@ async fn dashboard(
     Ok((headers, page.html).into_response())
 }
 
-fn parse_tenant(text: &str) -> Result<Tenant, Problem> {
-    text.parse().map_err(|e| Problem::bad(format!("tenant {e}")))
+fn parse_tenant(text: &str) -> Result<Tenant, ShopProblem> {
+    text.parse().map_err(|e| ShopProblem::bad(format!("tenant {e}")))
 }
 
-fn parse_user(user: String) -> Result<String, Problem> {
+fn parse_user(user: String) -> Result<String, ShopProblem> {
     if user.is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
-        return Err(Problem::bad(format!(
+        return Err(ShopProblem::bad(format!(
             "user must have 1 to {MAX_USER} bytes, none of them a control character"
         )));
     }
@@ -216,7 +217,7 @@ fn parse_user(user: String) -> Result<String, Problem> {
 
 /// An error answer.
 #[derive(Debug, Serialize)]
-struct Problem {
+struct ShopProblem {
     r#type: &'static str,
     title: &'static str,
     #[serde(serialize_with = "number")]
@@ -228,7 +229,7 @@ fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S:
     serializer.serialize_u16(status.as_u16())
 }
 
-impl Problem {
+impl ShopProblem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         Self { r#type: "about:blank", title, status, detail: detail.into() }
@@ -239,13 +240,13 @@ impl Problem {
     }
 }
 
-impl From<TooManyTenants> for Problem {
+impl From<TooManyTenants> for ShopProblem {
     fn from(error: TooManyTenants) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ShopProblem {
     fn into_response(self) -> Response {
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind).into_response();

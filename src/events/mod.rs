@@ -18,8 +18,9 @@ use crate::{
 use ahash::RandomState;
 use http::HeaderMap;
 use parking_lot::Mutex;
-use replay::{EventId, SeenEvents, Turn};
-use signature::{SecretError, SignatureError, SigningKey};
+use replay::{EventId, EventTurn, SeenEvents};
+use signature::{SecretError, SignatureError, WebhookKey};
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -29,30 +30,30 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The time for which an id is remembered: twice the tolerance of an event's timestamp.
-const REMEMBER: Duration = Duration::from_secs(600);
+const REPLAY_WINDOW: Duration = Duration::from_secs(600);
 /// The time for which an event waits for a concurrent one with the same id: senders give up after 15 s and
 /// more.
-const WAIT: Duration = Duration::from_secs(10);
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The interval at which the store is asked for the result of another node.
-const LOOK: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// One `[[event]]`.
-pub struct Endpoint {
+pub struct EventEndpoint {
     /// The configuration of the event.
-    pub settings: config::Event,
-    keys: Vec<SigningKey>,
-    bucket: Arc<Mutex<Bucket>>,
+    pub settings: config::EventConfig,
+    keys: Vec<WebhookKey>,
+    bucket: Arc<Mutex<EventBucket>>,
 }
 
 /// The tokens of a rate limit, and the time when they were counted.
-struct Bucket {
+struct EventBucket {
     tokens: f64,
     counted: Instant,
 }
 
 /// All `[[event]]`s.
-pub struct Events {
-    endpoints: Vec<Endpoint>,
+pub struct EventEndpoints {
+    endpoints: Vec<EventEndpoint>,
     by_path: HashMap<String, usize, RandomState>,
     seen: Arc<SeenEvents>,
     cache: Arc<Cache>,
@@ -60,45 +61,47 @@ pub struct Events {
 
 /// The reason why the caller must not process an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Untaken {
+pub enum EventRefusal {
     /// The signature is missing or wrong.
     Unsigned(SignatureError),
     /// The event was already processed, or failed: its result.
     Ended(EventResult),
 }
 
-impl From<SignatureError> for Untaken {
+impl From<SignatureError> for EventRefusal {
     fn from(error: SignatureError) -> Self {
         Self::Unsigned(error)
     }
 }
 
-impl From<EventResult> for Untaken {
+impl From<EventResult> for EventRefusal {
     fn from(result: EventResult) -> Self {
         Self::Ended(result)
     }
 }
 
-impl Events {
+impl EventEndpoints {
     /// The endpoints of a configuration. The ids that the previous one remembers, and its rate limits, are
     /// kept.
     ///
     /// # Errors
     /// If a secret is marked as base64 and isn't.
     pub fn new(
-        events: &[config::Event],
+        events: &[config::EventConfig],
         cache: Arc<Cache>,
         before: Option<&Self>,
     ) -> Result<Self, SecretError> {
         let mut endpoints = Vec::with_capacity(events.len());
         for settings in events {
-            let keys = settings.secrets.iter().map(SigningKey::new).collect::<Result<_, _>>()?;
+            let keys = settings.secrets.iter().map(WebhookKey::new).collect::<Result<_, _>>()?;
             let before = before.and_then(|before| before.at(&settings.path));
             let bucket = match before.filter(|before| before.settings.rate == settings.rate) {
                 Some(before) => before.bucket.clone(),
-                None => Arc::new(Mutex::new(Bucket { tokens: burst(settings), counted: Instant::now() })),
+                None => {
+                    Arc::new(Mutex::new(EventBucket { tokens: burst_of(settings), counted: Instant::now() }))
+                }
             };
-            endpoints.push(Endpoint { settings: settings.clone(), keys, bucket });
+            endpoints.push(EventEndpoint { settings: settings.clone(), keys, bucket });
         }
         let by_path = endpoints.iter().enumerate().map(|(i, e)| (e.settings.path.clone(), i)).collect();
         let seen = before.map(|before| before.seen.clone()).unwrap_or_default();
@@ -106,7 +109,7 @@ impl Events {
     }
 
     /// The endpoint at a path.
-    pub fn at(&self, path: &str) -> Option<&Endpoint> {
+    pub fn at(&self, path: &str) -> Option<&EventEndpoint> {
         self.by_path.get(path).map(|i| &self.endpoints[*i])
     }
 
@@ -117,19 +120,20 @@ impl Events {
     /// The reason why the caller must not process the event.
     pub async fn take(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &EventEndpoint,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<EventClaim, Untaken> {
-        verify(endpoint, headers, body, wall_ms()).inspect_err(|error| complain(endpoint, error))?;
+    ) -> Result<EventClaim, EventRefusal> {
+        verify_event(endpoint, headers, body, wall_ms())
+            .inspect_err(|error| log_failed_check(endpoint, error))?;
         // Counted after the signature is checked: senders without a key can't use up the rate of the others.
         if !endpoint.admits(Instant::now()) {
             return Err(EventResult::RateLimited.into());
         }
-        let tenant = tenant(body).inspect_err(|why| complain(endpoint, why))?;
-        let id = field(headers, "webhook-id").to_owned();
+        let tenant = event_tenant(body).inspect_err(|why| log_failed_check(endpoint, why))?;
+        let id = field_text(headers, "webhook-id").to_owned();
         let id = EventId { endpoint: endpoint.settings.path.clone(), id };
-        let claimed = timeout(WAIT, self.claim(id)).await.unwrap_or(Err(EventResult::UnderWay));
+        let claimed = timeout(TURN_TIMEOUT, self.claim(id)).await.unwrap_or(Err(EventResult::UnderWay));
         if claimed.as_ref().is_err_and(|why| *why != EventResult::StoreDown) {
             return Ok(claimed?);
         }
@@ -164,14 +168,14 @@ impl Events {
             match redis.claim_event(&endpoint, &id, &token).await {
                 Ok(EventStanding::Claimed) => return Ok(claim),
                 Ok(EventStanding::Taken) => return Err(EventResult::Replayed),
-                Ok(EventStanding::UnderWay) => tokio::time::sleep(LOOK).await,
+                Ok(EventStanding::UnderWay) => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(_) => return Err(EventResult::StoreDown),
             }
         }
     }
 
     /// Bumps all namespaces of the event, even if one fails. Returns true if all bumps were recorded.
-    async fn bump_all(&self, endpoint: &Endpoint, tenant: &Tenant) -> bool {
+    async fn bump_all(&self, endpoint: &EventEndpoint, tenant: &Tenant) -> bool {
         let mut recorded = true;
         for namespace in &endpoint.settings.bump {
             if let Err(error) = self.cache.bump(namespace, tenant).await {
@@ -188,7 +192,7 @@ pub struct EventClaim {
     id: EventId,
     cache: Arc<Cache>,
     seen: Arc<SeenEvents>,
-    _turn: Turn,
+    _turn: EventTurn,
     /// The claim in the store: its token, and the task that renews it.
     held: Option<(String, AbortOnDropHandle<()>)>,
 }
@@ -204,11 +208,11 @@ impl EventClaim {
 
     /// Remembers the event, so that it changes nothing when it is sent again.
     pub async fn remember(mut self) -> EventResult {
-        let keep_ms = REMEMBER.as_secs() * 1_000;
+        let keep_ms = REPLAY_WINDOW.as_secs() * 1_000;
         // On this node in any case: if the store did not take it, its sender sends it again.
         self.seen.remember(self.id.clone(), now_ms(), keep_ms);
         let Some(redis) = self.cache.redis() else { return EventResult::Accepted };
-        match redis.remember_event(&self.id.endpoint, &self.id.id, REMEMBER).await {
+        match redis.remember_event(&self.id.endpoint, &self.id.id, REPLAY_WINDOW).await {
             Ok(()) => {
                 self.held = None;
                 EventResult::Accepted
@@ -237,11 +241,11 @@ impl Drop for EventClaim {
 }
 
 /// Logs the check that an event failed.
-fn complain(endpoint: &Endpoint, error: &dyn std::fmt::Display) {
+fn log_failed_check(endpoint: &EventEndpoint, error: &dyn std::fmt::Display) {
     tracing::warn!(%error, path = endpoint.settings.path, "an event was refused");
 }
 
-fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+fn field_text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
@@ -250,17 +254,22 @@ fn field<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
 ///
 /// # Errors
 /// The first check that it fails.
-fn verify(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8], wall_ms: u64) -> Result<(), SignatureError> {
+fn verify_event(
+    endpoint: &EventEndpoint,
+    headers: &HeaderMap,
+    body: &[u8],
+    wall_ms: u64,
+) -> Result<(), SignatureError> {
     const FIELDS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
     if FIELDS.iter().any(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         return Err(SignatureError::Repeated);
     }
-    let [id, timestamp, signatures] = FIELDS.map(|name| field(headers, name));
-    signature::verify(&endpoint.keys, id, timestamp, signatures, body, wall_ms / 1_000)
+    let [id, timestamp, signatures] = FIELDS.map(|name| field_text(headers, name));
+    signature::verify_signature(&endpoint.keys, id, timestamp, signatures, body, wall_ms / 1_000)
 }
 
 /// The tenant whose versions an event bumps: `tenant` of its JSON object, or `public` without one.
-fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
+fn event_tenant(body: &[u8]) -> Result<Tenant, EventResult> {
     let object: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|_| EventResult::BadBody)?;
     match object.get("tenant") {
         None => Ok(Tenant::public().clone()),
@@ -269,12 +278,13 @@ fn tenant(body: &[u8]) -> Result<Tenant, EventResult> {
     }
 }
 
-impl Endpoint {
+impl EventEndpoint {
     /// Returns true if the rate allows one more event now.
     fn admits(&self, now: Instant) -> bool {
         let mut bucket = self.bucket.lock();
         let elapsed = now.saturating_duration_since(bucket.counted).as_secs_f64();
-        bucket.tokens = (bucket.tokens + elapsed * f64::from(self.settings.rate)).min(burst(&self.settings));
+        bucket.tokens =
+            (bucket.tokens + elapsed * f64::from(self.settings.rate)).min(burst_of(&self.settings));
         bucket.counted = now;
         let admitted = bucket.tokens >= 1.0;
         if admitted {
@@ -284,6 +294,6 @@ impl Endpoint {
     }
 }
 
-fn burst(event: &config::Event) -> f64 {
+fn burst_of(event: &config::EventConfig) -> f64 {
     f64::from(event.rate) * 2.0
 }

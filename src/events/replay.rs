@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 
 /// The most events that are remembered here; the oldest are dropped first.
-const MOST: usize = 100_000;
+const MAX_REMEMBERED: usize = 100_000;
 
 /// An event at an endpoint: a message may be sent to several endpoints under one id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,10 +21,10 @@ pub(super) struct EventId {
 
 /// The events that this node knows.
 #[derive(Default)]
-pub(super) struct SeenEvents(Mutex<Table>);
+pub(super) struct SeenEvents(Mutex<SeenTable>);
 
 #[derive(Default)]
-struct Table {
+struct SeenTable {
     under_way: HashMap<EventId, Arc<Gate<()>>>,
     /// The time until which each is remembered, in milliseconds by the monotonic clock of [`crate::clock`].
     taken: HashMap<EventId, u64>,
@@ -34,9 +34,10 @@ struct Table {
 
 impl SeenEvents {
     /// Waits until no other request processes the same event on this node.
-    pub(super) async fn turn(self: &Arc<Self>, id: &EventId) -> Turn {
+    pub(super) async fn turn(self: &Arc<Self>, id: &EventId) -> EventTurn {
         let gate = self.0.lock().under_way.entry(id.clone()).or_default().clone();
-        let mut turn = Turn { seen: self.clone(), id: id.clone(), gate: Some(gate.clone()), guard: None };
+        let mut turn =
+            EventTurn { seen: self.clone(), id: id.clone(), gate: Some(gate.clone()), guard: None };
         turn.guard = Some(gate.lock_owned().await);
         turn
     }
@@ -49,11 +50,11 @@ impl SeenEvents {
     /// Remembers an event that was taken.
     pub(super) fn remember(&self, id: EventId, now_ms: u64, keep_ms: u64) {
         let mut table = self.0.lock();
-        let Table { taken, order, .. } = &mut *table;
+        let SeenTable { taken, order, .. } = &mut *table;
         // All are remembered for the same time: the oldest expires first.
         while let Some(oldest) = order.front() {
             let over = taken.get(oldest).is_none_or(|until| *until <= now_ms);
-            if !over && taken.len() < MOST {
+            if !over && taken.len() < MAX_REMEMBERED {
                 break;
             }
             taken.remove(oldest);
@@ -66,7 +67,7 @@ impl SeenEvents {
 }
 
 /// The right to process an event; the next waiting request gets it when this is dropped.
-pub(super) struct Turn {
+pub(super) struct EventTurn {
     seen: Arc<SeenEvents>,
     id: EventId,
     gate: Option<Arc<Gate<()>>>,
@@ -74,7 +75,7 @@ pub(super) struct Turn {
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Drop for Turn {
+impl Drop for EventTurn {
     fn drop(&mut self) {
         let mut table = self.seen.0.lock();
         drop((self.guard.take(), self.gate.take()));
@@ -117,14 +118,14 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let seen = SeenEvents::default();
-        for n in 0..MOST + 10 {
+        for n in 0..MAX_REMEMBERED + 10 {
             seen.remember(id(&n.to_string()), 1_000, 600);
         }
         let sizes = || {
             let table = seen.0.lock();
             (table.taken.len(), table.order.len())
         };
-        assert_eq!(sizes(), (MOST, MOST));
+        assert_eq!(sizes(), (MAX_REMEMBERED, MAX_REMEMBERED));
         assert!(!seen.knows(&id("9"), 1_001) && seen.knows(&id("10"), 1_001));
         assert!(!seen.knows(&id("10"), 1_600), "its time is over");
         seen.remember(id("later"), 1_600, 600);

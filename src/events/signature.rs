@@ -21,11 +21,11 @@ pub const TOLERANCE: u64 = 300;
 pub const MAX_ID: usize = 256;
 
 /// The prefix of a secret in base64.
-const ENCODED: &[u8] = b"whsec_";
+const SECRET_PREFIX: &[u8] = b"whsec_";
 /// The prefix of the supported signatures.
-const VERSION: &str = "v1,";
+const SIGNATURE_PREFIX: &str = "v1,";
 /// Accepts base64 without padding: secrets are copied by hand, and it gets lost.
-const FORGIVING: GeneralPurpose = GeneralPurpose::new(
+const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
@@ -97,22 +97,22 @@ pub enum SecretError {
 
 /// A secret, decoded and ready to sign. Its `Debug` hides it.
 #[derive(Clone)]
-pub struct SigningKey(Hmac<Sha256>);
+pub struct WebhookKey(Hmac<Sha256>);
 
-impl fmt::Debug for SigningKey {
+impl fmt::Debug for WebhookKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SigningKey(…)")
     }
 }
 
-impl SigningKey {
+impl WebhookKey {
     /// Makes a key of a secret: `whsec_<base64>` is decoded, any other text is used as it is.
     ///
     /// # Errors
     /// If the base64 is malformed or the secret is empty.
     pub fn new(secret: &Secret) -> Result<Self, SecretError> {
-        let bytes = match secret.reveal().strip_prefix(ENCODED) {
-            Some(encoded) => FORGIVING.decode(encoded).map_err(|_| SecretError::Encoding)?,
+        let bytes = match secret.reveal().strip_prefix(SECRET_PREFIX) {
+            Some(encoded) => LENIENT_BASE64.decode(encoded).map_err(|_| SecretError::Encoding)?,
             None => secret.reveal().to_vec(),
         };
         if bytes.is_empty() {
@@ -136,8 +136,8 @@ impl SigningKey {
 ///
 /// # Errors
 /// The first reason found, in the order: id, timestamp, signatures.
-pub fn verify(
-    keys: &[SigningKey],
+pub fn verify_signature(
+    keys: &[WebhookKey],
     id: &str,
     timestamp: &str,
     signatures: &str,
@@ -151,13 +151,13 @@ pub fn verify(
     if id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.') {
         return Err(SignatureError::Id);
     }
-    check_time(timestamp, now_unix)?;
+    check_timestamp(timestamp, now_unix)?;
     if signatures.is_empty() {
         return Err(SignatureError::NoSignature);
     }
     let claimed: Vec<Vec<u8>> = signatures
         .split(' ')
-        .filter_map(|signature| signature.strip_prefix(VERSION))
+        .filter_map(|signature| signature.strip_prefix(SIGNATURE_PREFIX))
         .filter_map(|encoded| STANDARD.decode(encoded).ok())
         .collect();
     if claimed.is_empty() {
@@ -174,7 +174,7 @@ pub fn verify(
     }
 }
 
-fn check_time(timestamp: &str, now: u64) -> Result<(), SignatureError> {
+fn check_timestamp(timestamp: &str, now: u64) -> Result<(), SignatureError> {
     if timestamp.is_empty() {
         return Err(SignatureError::NoTimestamp);
     }
@@ -192,8 +192,8 @@ fn check_time(timestamp: &str, now: u64) -> Result<(), SignatureError> {
 }
 
 /// The text of `webhook-signature` for an event that is sent at `timestamp` (Unix seconds).
-pub fn sign(key: &SigningKey, id: &str, timestamp: u64, body: &[u8]) -> String {
-    format!("{VERSION}{}", STANDARD.encode(key.mac(id, &timestamp.to_string(), body)))
+pub fn sign_event(key: &WebhookKey, id: &str, timestamp: u64, body: &[u8]) -> String {
+    format!("{SIGNATURE_PREFIX}{}", STANDARD.encode(key.mac(id, &timestamp.to_string(), body)))
 }
 
 #[cfg(test)]
@@ -208,23 +208,23 @@ mod tests {
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
     const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
-    fn key(secret: &str) -> SigningKey {
-        SigningKey::new(&Secret::new(secret)).unwrap()
+    fn key(secret: &str) -> WebhookKey {
+        WebhookKey::new(&Secret::new(secret)).unwrap()
     }
 
     fn verdict(signatures: &str, now: u64) -> Result<(), SignatureError> {
-        verify(&[key(SECRET)], ID, &SENT.to_string(), signatures, BODY, now)
+        verify_signature(&[key(SECRET)], ID, &SENT.to_string(), signatures, BODY, now)
     }
 
     #[test]
     fn agrees_with_the_reference() {
-        assert_eq!(sign(&key(SECRET), ID, SENT, BODY), SIGNATURE);
+        assert_eq!(sign_event(&key(SECRET), ID, SENT, BODY), SIGNATURE);
         assert_eq!(verdict(SIGNATURE, SENT), Ok(()));
     }
 
     #[test]
     fn one_good_signature_among_several_is_enough() {
-        let other = sign(&key("another"), ID, SENT, BODY);
+        let other = sign_event(&key("another"), ID, SENT, BODY);
         assert_eq!(verdict(&format!("v1a,x {other} {SIGNATURE} v2,y"), SENT), Ok(()));
         assert_eq!(verdict(&other, SENT), Err(SignatureError::Mismatch));
     }
@@ -233,10 +233,16 @@ mod tests {
     fn while_a_secret_rotates_both_are_good() {
         let keys = [key("the new one"), key(SECRET)];
         let at = SENT.to_string();
-        assert_eq!(verify(&keys, ID, &at, SIGNATURE, BODY, SENT), Ok(()));
-        assert_eq!(verify(&keys, ID, &at, &sign(&keys[0], ID, SENT, BODY), BODY, SENT), Ok(()));
-        assert_eq!(verify(&keys[..1], ID, &at, SIGNATURE, BODY, SENT), Err(SignatureError::Mismatch));
-        assert_eq!(verify(&[], ID, &at, SIGNATURE, BODY, SENT), Err(SignatureError::Mismatch));
+        assert_eq!(verify_signature(&keys, ID, &at, SIGNATURE, BODY, SENT), Ok(()));
+        assert_eq!(
+            verify_signature(&keys, ID, &at, &sign_event(&keys[0], ID, SENT, BODY), BODY, SENT),
+            Ok(())
+        );
+        assert_eq!(
+            verify_signature(&keys[..1], ID, &at, SIGNATURE, BODY, SENT),
+            Err(SignatureError::Mismatch)
+        );
+        assert_eq!(verify_signature(&[], ID, &at, SIGNATURE, BODY, SENT), Err(SignatureError::Mismatch));
     }
 
     #[test]
@@ -274,7 +280,7 @@ mod tests {
     fn a_timestamp_is_digits_only() {
         for bad in ["", "+1614265330", " 1614265330", "1614265330.0", "-1", "0x10", "99999999999999999999999"]
         {
-            let verdict = verify(&[key(SECRET)], ID, bad, SIGNATURE, BODY, SENT);
+            let verdict = verify_signature(&[key(SECRET)], ID, bad, SIGNATURE, BODY, SENT);
             let why = if bad.is_empty() { SignatureError::NoTimestamp } else { SignatureError::Timestamp };
             assert_eq!(verdict, Err(why), "{bad:?}");
         }
@@ -284,7 +290,14 @@ mod tests {
     fn an_id_is_visible_ascii_without_a_dot() {
         let signed = |id: &str| {
             let key = key(SECRET);
-            verify(std::slice::from_ref(&key), id, &SENT.to_string(), &sign(&key, id, SENT, BODY), BODY, SENT)
+            verify_signature(
+                std::slice::from_ref(&key),
+                id,
+                &SENT.to_string(),
+                &sign_event(&key, id, SENT, BODY),
+                BODY,
+                SENT,
+            )
         };
         assert_eq!(signed(&"x".repeat(256)), Ok(()));
         for bad in ["", "a b", "a\n", "é", "a.1614265330", &"x".repeat(257)] {
@@ -296,9 +309,9 @@ mod tests {
     #[test]
     fn secrets_are_base64_only_behind_their_mark() {
         let raw = key("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        assert_ne!(sign(&raw, ID, SENT, BODY), SIGNATURE);
-        assert_eq!(sign(&key("whsec_YWI"), ID, SENT, BODY), sign(&key("ab"), ID, SENT, BODY));
-        let refused = |secret: &str| SigningKey::new(&Secret::new(secret)).map(|_| ());
+        assert_ne!(sign_event(&raw, ID, SENT, BODY), SIGNATURE);
+        assert_eq!(sign_event(&key("whsec_YWI"), ID, SENT, BODY), sign_event(&key("ab"), ID, SENT, BODY));
+        let refused = |secret: &str| WebhookKey::new(&Secret::new(secret)).map(|_| ());
         assert_eq!(refused("whsec_%%"), Err(SecretError::Encoding));
         assert_eq!(refused("whsec_"), Err(SecretError::Empty));
         assert_eq!(refused(""), Err(SecretError::Empty));
@@ -310,13 +323,13 @@ mod tests {
         fn any_change_is_noticed(at in 0..BODY.len(), flip in 1u8..) {
             let mut body = BODY.to_vec();
             body[at] ^= flip;
-            let verdict = verify(&[key(SECRET)], ID, &SENT.to_string(), SIGNATURE, &body, SENT);
+            let verdict = verify_signature(&[key(SECRET)], ID, &SENT.to_string(), SIGNATURE, &body, SENT);
             prop_assert_eq!(verdict, Err(SignatureError::Mismatch));
         }
 
         #[test]
         fn anything_gets_a_verdict(id in ".*", at in ".*", text in ".*", body in ".*", now: u64) {
-            let verdict = verify(&[key(SECRET)], &id, &at, &text, body.as_bytes(), now);
+            let verdict = verify_signature(&[key(SECRET)], &id, &at, &text, body.as_bytes(), now);
             prop_assert!(verdict.is_err());
         }
     }

@@ -10,39 +10,39 @@ use percent_encoding::{percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
 
 /// The file to send instead of the answer.
-pub const REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
-const LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
-const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
+pub const ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
+const ACCEL_LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const ACCEL_CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
 
 /// Returns true if a field is an instruction to the gateway, which no client may see or send.
-pub fn is_order(name: &HeaderName) -> bool {
+pub fn is_accel_field(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-accel-")
 }
 
 /// The instructions of an origin besides the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct AccelFields {
     /// `X-Accel-Limit-Rate`: bytes a second; 0, or a value that is no number: no limit.
     pub rate: Option<u64>,
     /// `X-Accel-Buffering: no`: data is sent as soon as it arrives.
     pub at_once: bool,
 }
 
-impl Orders {
+impl AccelFields {
     /// Reads the instructions of an answer.
     pub fn of(answer: &HeaderMap) -> Self {
         let text = |name| answer.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         Self {
-            rate: text(&LIMIT_RATE).and_then(|rate| rate.parse().ok()).filter(|rate| *rate > 0),
-            at_once: text(&BUFFERING).is_some_and(|word| word.eq_ignore_ascii_case("no")),
+            rate: text(&ACCEL_LIMIT_RATE).and_then(|rate| rate.parse().ok()).filter(|rate| *rate > 0),
+            at_once: text(&ACCEL_BUFFERING).is_some_and(|word| word.eq_ignore_ascii_case("no")),
         }
     }
 }
 
 /// `Content-Type` with the charset of `X-Accel-Charset`; `None` if it stays as it is.
-pub fn recharset(answer: &HeaderMap) -> Option<HeaderValue> {
-    let charset = answer.get(&CHARSET)?.to_str().ok()?.trim();
+pub fn charset_content_type(answer: &HeaderMap) -> Option<HeaderValue> {
+    let charset = answer.get(&ACCEL_CHARSET)?.to_str().ok()?.trim();
     let token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'+');
     if charset.is_empty() || !charset.bytes().all(token) {
         return None;
@@ -60,7 +60,7 @@ pub fn recharset(answer: &HeaderMap) -> Option<HeaderValue> {
 
 /// The fields of an origin's answer that are sent with the file: all except the instructions and those that
 /// describe the answer's own message.
-pub fn kept(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let of_its_message = [
         "age",
         "connection",
@@ -84,16 +84,16 @@ pub fn kept(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         "upgrade",
         "x-request-id",
     ];
-    let nominated = crate::representation::nominated_by_connection(answer);
+    let nominated = crate::representation::connection_options(answer);
     let keeps = |name: &HeaderName| {
-        !is_order(name) && !of_its_message.contains(&name.as_str()) && !nominated.contains(name)
+        !is_accel_field(name) && !of_its_message.contains(&name.as_str()) && !nominated.contains(name)
     };
     let mut fields: Vec<_> = answer
         .iter()
         .filter(|(name, _)| keeps(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    if let Some(kind) = recharset(answer) {
+    if let Some(kind) = charset_content_type(answer) {
         fields
             .iter_mut()
             .filter(|(name, _)| *name == header::CONTENT_TYPE)
@@ -104,22 +104,22 @@ pub fn kept(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
 
 /// An internal location, as a prefix of paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Internal(Vec<String>);
+pub struct InternalLocation(Vec<String>);
 
-impl Internal {
+impl InternalLocation {
     /// Parses a location such as `/protected/`, in a spelling that was checked.
     ///
     /// # Errors
     /// If it is no path.
     pub fn new(text: &str) -> Result<Self, PathError> {
-        let segments = path::segments(text.as_bytes())?;
+        let segments = path::decode_segments(text.as_bytes())?;
         Ok(Self(segments.into_iter().map(|segment| segment.into_owned()).collect()))
     }
 }
 
 /// The reason why the file that an origin names is in no location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotLocated {
+pub enum LocateError {
     /// The value is no path, or there are several.
     Malformed,
     /// No location contains it.
@@ -128,14 +128,14 @@ pub enum NotLocated {
 
 /// The location of a file, and the path below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub struct LocatedTarget {
     /// Its index in the list.
     pub location: usize,
     /// The path and query, as the origin wrote them, without the location's own part.
     pub rest: Vec<u8>,
 }
 
-impl Located {
+impl LocatedTarget {
     /// The path below the location, without the query.
     pub fn path(&self) -> &[u8] {
         &self.rest[..self.path_end()]
@@ -155,29 +155,32 @@ impl Located {
 ///
 /// # Errors
 /// If it names no file that may be sent.
-pub fn locate(answer: &HeaderMap, locations: &[Internal]) -> Option<Result<Located, NotLocated>> {
-    let mut lines = answer.get_all(&REDIRECT).iter();
+pub fn locate_target(
+    answer: &HeaderMap,
+    locations: &[InternalLocation],
+) -> Option<Result<LocatedTarget, LocateError>> {
+    let mut lines = answer.get_all(&ACCEL_REDIRECT).iter();
     let target = lines.next()?.as_bytes().trim_ascii();
     if lines.next().is_some() || !target.starts_with(b"/") {
-        return Some(Err(NotLocated::Malformed));
+        return Some(Err(LocateError::Malformed));
     }
     let path_end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
     Some(
-        find(&target[..path_end], locations)
-            .map(|(location, below)| Located { location, rest: target[below..].to_vec() }),
+        find_location(&target[..path_end], locations)
+            .map(|(location, below)| LocatedTarget { location, rest: target[below..].to_vec() }),
     )
 }
 
 /// The index of the location, and the offset of the path below it.
-fn find(path: &[u8], locations: &[Internal]) -> Result<(usize, usize), NotLocated> {
-    let segments = path::segments(path).map_err(|_| NotLocated::Malformed)?;
-    let fits = |internal: &Internal| {
+fn find_location(path: &[u8], locations: &[InternalLocation]) -> Result<(usize, usize), LocateError> {
+    let segments = path::decode_segments(path).map_err(|_| LocateError::Malformed)?;
+    let fits = |internal: &InternalLocation| {
         segments.len() >= internal.0.len() && internal.0.iter().zip(&segments).all(|(a, b)| a == b)
     };
     let best = locations.iter().enumerate().filter(|(_, internal)| fits(internal));
     let (location, internal) =
-        best.max_by_key(|(_, internal)| internal.0.len()).ok_or(NotLocated::Nowhere)?;
-    let spans = spans(path);
+        best.max_by_key(|(_, internal)| internal.0.len()).ok_or(LocateError::Nowhere)?;
+    let spans = segment_spans(path);
     let below = match internal.0.len() {
         0 => 0,
         n => spans.get(n - 1).map_or(path.len(), |span| span.end),
@@ -185,12 +188,12 @@ fn find(path: &[u8], locations: &[Internal]) -> Result<(usize, usize), NotLocate
     // The location itself, without its slash, is not below it.
     match path.get(below) {
         Some(b'/') => Ok((location, below + 1)),
-        _ => Err(NotLocated::Nowhere),
+        _ => Err(LocateError::Nowhere),
     }
 }
 
 /// The ranges of a path's segments.
-fn spans(path: &[u8]) -> Vec<Range<usize>> {
+fn segment_spans(path: &[u8]) -> Vec<Range<usize>> {
     let mut begin = 0;
     let mut spans = Vec::new();
     for part in path.split(|b| *b == b'/') {
@@ -204,7 +207,7 @@ fn spans(path: &[u8]) -> Vec<Range<usize>> {
 
 /// The target for another origin: its prefix with the path and query below the location, as they were
 /// written. Octets that are not allowed in a request target are escaped.
-pub fn target(prefix: &str, located: &Located) -> String {
+pub fn target_path(prefix: &str, located: &LocatedTarget) -> String {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'/')
         .remove(b'%')
@@ -245,10 +248,11 @@ mod tests {
         map
     }
 
-    fn located(target: &str) -> Option<Result<(usize, String), NotLocated>> {
-        let locations: Vec<_> =
-            ["/protected/", "/protected/big/", "/mein%20ordner/"].map(|l| Internal::new(l).unwrap()).into();
-        locate(&answer(&[("x-accel-redirect", target)]), &locations)
+    fn located(target: &str) -> Option<Result<(usize, String), LocateError>> {
+        let locations: Vec<_> = ["/protected/", "/protected/big/", "/mein%20ordner/"]
+            .map(|l| InternalLocation::new(l).unwrap())
+            .into();
+        locate_target(&answer(&[("x-accel-redirect", target)]), &locations)
             .map(|found| found.map(|at| (at.location, String::from_utf8(at.rest).unwrap())))
     }
 
@@ -273,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_no_location_has_is_nowhere() {
-        use NotLocated::{Malformed, Nowhere};
+        use LocateError::{Malformed, Nowhere};
         for (target, why) in [
             ("/other/x", Nowhere),
             ("/protected", Nowhere),
@@ -294,16 +298,16 @@ mod tests {
             assert_eq!(located(target), Some(Err(why)), "{target}");
         }
         let twice = answer(&[("x-accel-redirect", "/protected/a"), ("x-accel-redirect", "/protected/b")]);
-        let locations = [Internal::new("/protected/").unwrap()];
-        assert_eq!(locate(&twice, &locations), Some(Err(Malformed)));
-        assert_eq!(locate(&HeaderMap::new(), &locations), None);
+        let locations = [InternalLocation::new("/protected/").unwrap()];
+        assert_eq!(locate_target(&twice, &locations), Some(Err(Malformed)));
+        assert_eq!(locate_target(&HeaderMap::new(), &locations), None);
     }
 
     #[test]
     fn everything_may_be_internal() {
-        let all = [Internal::new("/").unwrap()];
-        let found = locate(&answer(&[("x-accel-redirect", "/a/b")]), &all);
-        assert_eq!(found, Some(Ok(Located { location: 0, rest: b"a/b".to_vec() })));
+        let all = [InternalLocation::new("/").unwrap()];
+        let found = locate_target(&answer(&[("x-accel-redirect", "/a/b")]), &all);
+        assert_eq!(found, Some(Ok(LocatedTarget { location: 0, rest: b"a/b".to_vec() })));
     }
 
     #[test]
@@ -315,17 +319,17 @@ mod tests {
             ("a#b\"c", "/bucket/a%23b%22c"),
             ("/x", "/bucket/x"),
         ] {
-            let located = Located { location: 0, rest: rest.as_bytes().to_vec() };
-            assert_eq!(target("/bucket/", &located), expected);
+            let located = LocatedTarget { location: 0, rest: rest.as_bytes().to_vec() };
+            assert_eq!(target_path("/bucket/", &located), expected);
         }
-        let located = Located { location: 0, rest: b"a?b=c?d".to_vec() };
+        let located = LocatedTarget { location: 0, rest: b"a?b=c?d".to_vec() };
         assert_eq!((located.path(), located.query()), (&b"a"[..], &b"?b=c?d"[..]));
     }
 
     #[test]
     fn orders() {
-        let of = |fields: &[(&'static str, &str)]| Orders::of(&answer(fields));
-        assert_eq!(of(&[]), Orders::default());
+        let of = |fields: &[(&'static str, &str)]| AccelFields::of(&answer(fields));
+        assert_eq!(of(&[]), AccelFields::default());
         assert_eq!(of(&[("x-accel-limit-rate", "1024")]).rate, Some(1024));
         for none in ["0", "off", "", "-1", "1k"] {
             let fields = [("x-accel-limit-rate", none)];
@@ -333,26 +337,26 @@ mod tests {
         }
         assert!(of(&[("x-accel-buffering", "no")]).at_once);
         assert!(!of(&[("x-accel-buffering", "yes")]).at_once);
-        assert!(is_order(&HeaderName::from_static("x-accel-anything")));
-        assert!(!is_order(&HeaderName::from_static("x-accelerate")));
+        assert!(is_accel_field(&HeaderName::from_static("x-accel-anything")));
+        assert!(!is_accel_field(&HeaderName::from_static("x-accelerate")));
     }
 
     #[test]
     fn a_charset_is_put_into_the_type() {
         let told = |kind, charset| {
-            recharset(&answer(&[("content-type", kind), ("x-accel-charset", charset)]))
+            charset_content_type(&answer(&[("content-type", kind), ("x-accel-charset", charset)]))
                 .map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(told("text/plain", "utf-8").as_deref(), Some("text/plain; charset=utf-8"));
         let both = told("text/plain; Charset=latin1; format=flowed", "koi8-r");
         assert_eq!(both.as_deref(), Some("text/plain; charset=koi8-r; format=flowed"));
         assert_eq!(told("text/plain", "a b"), None);
-        assert_eq!(recharset(&answer(&[("x-accel-charset", "utf-8")])), None);
+        assert_eq!(charset_content_type(&answer(&[("x-accel-charset", "utf-8")])), None);
     }
 
     #[test]
     fn what_describes_the_empty_answer_is_left_out() {
-        let kept = kept(&answer(&[
+        let kept = forwarded_fields(&answer(&[
             ("content-type", "text/html"),
             ("content-disposition", "attachment"),
             ("cache-control", "private"),

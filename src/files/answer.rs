@@ -4,11 +4,13 @@
 //! read here. RFC 9110: 8.8 (validators), 9.3.2 (HEAD), 13 (conditions), 14 (ranges), 15.3.7 (206), 15.4.5
 //! (304), 15.5.13 (412), 15.5.17 (416).
 
-use crate::representation::{
-    conditional::{self, Validators, Verdict},
-    date::format_date,
-    range::{self, Selection},
-    response_head::{append, blank},
+use crate::{
+    http::date_header::format_date,
+    representation::{
+        conditional::{self, ConditionVerdict, Validators},
+        range::{self, RangeSelection},
+        response_head::{append_field, blank_head},
+    },
 };
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -21,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// The system's metadata of a file. A change of the file, or another file in its place, changes the stamp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileIdentity {
     /// Its length in bytes.
     pub length: u64,
     /// The time of the last change of the content (mtime): seconds since 1970, and nanoseconds. The file's
@@ -39,7 +41,7 @@ const FIRST_DATE: u64 = 347_155_200;
 
 /// The length and validators of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct FileFacts {
     /// Its length in bytes.
     pub length: u64,
     /// A strong tag, with its quotes.
@@ -48,19 +50,19 @@ pub struct Facts {
     pub modified: Option<SystemTime>,
 }
 
-impl Facts {
+impl FileFacts {
     /// The facts of a file with this content. `suffix` distinguishes its forms (`-br`). Two machines with a
     /// copy of it make the same tag.
-    pub fn of_content(content: &[u8], stamp: &Stamp, suffix: &str) -> Self {
+    pub fn of_content(content: &[u8], stamp: &FileIdentity, suffix: &str) -> Self {
         Self::tagged(xxh3_128(content), stamp, suffix)
     }
 
     /// The facts of a file whose content is not read. Each copy of it has a tag of its own.
-    pub fn of_file(stamp: &Stamp, suffix: &str) -> Self {
+    pub fn of_file(stamp: &FileIdentity, suffix: &str) -> Self {
         Self::tagged(xxh3_128(format!("{stamp:?}").as_bytes()), stamp, suffix)
     }
 
-    fn tagged(hash: u128, stamp: &Stamp, suffix: &str) -> Self {
+    fn tagged(hash: u128, stamp: &FileIdentity, suffix: &str) -> Self {
         let (seconds, nanoseconds) = stamp.modified;
         let since = u64::try_from(seconds).ok().filter(|seconds| *seconds >= FIRST_DATE);
         let since = since.map(|seconds| Duration::new(seconds, nanoseconds));
@@ -76,16 +78,16 @@ impl Facts {
 
 /// The planned answer.
 #[derive(Debug)]
-pub struct Plan {
+pub struct SendPlan {
     /// The head, with its length.
     pub head: Box<ResponseHeader>,
     /// The body; empty for HEAD, 304, 412 and 416.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<FilePiece>,
 }
 
 /// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum FilePiece {
     /// Bytes in memory.
     Here(Bytes),
     /// A range of the file, not empty.
@@ -93,38 +95,40 @@ pub enum Piece {
 }
 
 /// Fields that describe the bytes of a 200: a 304, a 412 and a 416 have none of them (15.4.5).
-static OF_CONTENT: [HeaderName; 4] =
+static CONTENT_FIELDS: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION];
 
 /// Plans the answer with a file that has these fields. `now` gives the age of its date of change; a date in
 /// the future is sent as now (RFC 9110, 8.8.2.1).
-pub fn plan(
+pub fn plan_answer(
     method: &Method,
     request: &HeaderMap,
-    facts: &Facts,
+    facts: &FileFacts,
     fields: &[(HeaderName, HeaderValue)],
     now: SystemTime,
-) -> Plan {
-    let facts = &Facts { modified: facts.modified.map(|modified| modified.min(now)), ..facts.clone() };
+) -> SendPlan {
+    let facts = &FileFacts { modified: facts.modified.map(|modified| modified.min(now)), ..facts.clone() };
     let validators = Validators {
         etag: Some(facts.etag.as_bytes()),
         ours: false,
         last_modified: facts.modified,
         date: Some(now),
     };
-    match conditional::evaluate(method, request, &validators) {
-        Verdict::Send => {}
-        Verdict::NotModified => return bodyless(StatusCode::NOT_MODIFIED, facts, fields),
-        Verdict::PreconditionFailed => return bodyless(StatusCode::PRECONDITION_FAILED, facts, fields),
+    match conditional::evaluate_preconditions(method, request, &validators) {
+        ConditionVerdict::Send => {}
+        ConditionVerdict::NotModified => return plan_bodyless(StatusCode::NOT_MODIFIED, facts, fields),
+        ConditionVerdict::PreconditionFailed => {
+            return plan_bodyless(StatusCode::PRECONDITION_FAILED, facts, fields)
+        }
     }
     let mut plan = match *method == Method::GET && !refuses_ranges(fields) {
-        true => match range::select(request, &validators, facts.length) {
-            Selection::Whole => whole(facts, fields),
-            Selection::Single(range) => single(range, facts, fields),
-            Selection::Several(ranges) => several(&ranges, facts, fields),
-            Selection::Unsatisfiable => unsatisfiable(facts, fields),
+        true => match range::select_range(request, &validators, facts.length) {
+            RangeSelection::Whole => plan_whole(facts, fields),
+            RangeSelection::Single(range) => plan_range(range, facts, fields),
+            RangeSelection::Several(ranges) => plan_multipart(&ranges, facts, fields),
+            RangeSelection::Unsatisfiable => plan_unsatisfiable(facts, fields),
         },
-        false => whole(facts, fields),
+        false => plan_whole(facts, fields),
     };
     if *method == Method::HEAD {
         plan.pieces.clear();
@@ -137,81 +141,85 @@ fn refuses_ranges(fields: &[(HeaderName, HeaderValue)]) -> bool {
     fields.iter().any(|(name, value)| *name == header::ACCEPT_RANGES && value.as_bytes() == b"none")
 }
 
-fn head(
+fn answer_head(
     status: StatusCode,
-    facts: &Facts,
+    facts: &FileFacts,
     fields: &[(HeaderName, HeaderValue)],
     skip: &[HeaderName],
 ) -> Box<ResponseHeader> {
-    let mut head = Box::new(blank(status));
+    let mut head = Box::new(blank_head(status));
     for (name, value) in fields.iter().filter(|(name, _)| !skip.contains(name)) {
-        append(&mut head, name.clone(), value.clone());
+        append_field(&mut head, name.clone(), value.clone());
     }
-    append(&mut head, header::ETAG, facts.etag.clone());
+    append_field(&mut head, header::ETAG, facts.etag.clone());
     if let Some(date) = facts.modified.and_then(format_date) {
-        append(&mut head, header::LAST_MODIFIED, date);
+        append_field(&mut head, header::LAST_MODIFIED, date);
     }
     if !head.headers.contains_key(header::ACCEPT_RANGES) {
-        append(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        append_field(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     head
 }
 
-fn bodyless(status: StatusCode, facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
-    let mut head = head(status, facts, fields, &OF_CONTENT);
+fn plan_bodyless(status: StatusCode, facts: &FileFacts, fields: &[(HeaderName, HeaderValue)]) -> SendPlan {
+    let mut head = answer_head(status, facts, fields, &CONTENT_FIELDS);
     if status != StatusCode::NOT_MODIFIED {
-        append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(0));
+        append_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(0));
     }
-    Plan { head, pieces: Vec::new() }
+    SendPlan { head, pieces: Vec::new() }
 }
 
-fn whole(facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
-    let mut head = head(StatusCode::OK, facts, fields, &[]);
-    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(facts.length));
-    let pieces = (facts.length > 0).then_some(Piece::File(0..facts.length));
-    Plan { head, pieces: pieces.into_iter().collect() }
+fn plan_whole(facts: &FileFacts, fields: &[(HeaderName, HeaderValue)]) -> SendPlan {
+    let mut head = answer_head(StatusCode::OK, facts, fields, &[]);
+    append_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(facts.length));
+    let pieces = (facts.length > 0).then_some(FilePiece::File(0..facts.length));
+    SendPlan { head, pieces: pieces.into_iter().collect() }
 }
 
-fn single(range: Range<u64>, facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
-    let mut head = head(StatusCode::PARTIAL_CONTENT, facts, fields, &[]);
-    append(&mut head, header::CONTENT_RANGE, text(range::content_range(&range, facts.length)));
-    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
-    Plan { head, pieces: vec![Piece::File(range)] }
+fn plan_range(range: Range<u64>, facts: &FileFacts, fields: &[(HeaderName, HeaderValue)]) -> SendPlan {
+    let mut head = answer_head(StatusCode::PARTIAL_CONTENT, facts, fields, &[]);
+    append_field(&mut head, header::CONTENT_RANGE, digits_value(range::content_range(&range, facts.length)));
+    append_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    SendPlan { head, pieces: vec![FilePiece::File(range)] }
 }
 
-fn several(ranges: &[Range<u64>], facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
+fn plan_multipart(
+    ranges: &[Range<u64>],
+    facts: &FileFacts,
+    fields: &[(HeaderName, HeaderValue)],
+) -> SendPlan {
     let kind = fields.iter().find(|(name, _)| *name == header::CONTENT_TYPE).map(|(_, value)| value);
     // An author who writes it into the file misleads the readers of that file alone.
     let boundary = format!("{:032x}", xxh3_128(format!("{:?} {ranges:?}", facts.etag).as_bytes()));
-    let frame = range::frame(facts.length, ranges, kind, &boundary);
-    let mut head = head(StatusCode::PARTIAL_CONTENT, facts, fields, &[header::CONTENT_TYPE]);
-    append(&mut head, header::CONTENT_TYPE, text(frame.content_type));
+    let frame = range::frame_parts(facts.length, ranges, kind, &boundary);
+    let mut head = answer_head(StatusCode::PARTIAL_CONTENT, facts, fields, &[header::CONTENT_TYPE]);
+    append_field(&mut head, header::CONTENT_TYPE, digits_value(frame.content_type));
     let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
     for (head, range) in frame.heads.into_iter().zip(ranges) {
-        pieces.extend([Piece::Here(head), Piece::File(range.clone())]);
+        pieces.extend([FilePiece::Here(head), FilePiece::File(range.clone())]);
     }
-    pieces.push(Piece::Here(frame.end));
-    append(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length(&pieces)));
-    Plan { head, pieces }
+    pieces.push(FilePiece::Here(frame.end));
+    append_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(body_length(&pieces)));
+    SendPlan { head, pieces }
 }
 
-fn unsatisfiable(facts: &Facts, fields: &[(HeaderName, HeaderValue)]) -> Plan {
-    let mut plan = bodyless(StatusCode::RANGE_NOT_SATISFIABLE, facts, fields);
-    append(&mut plan.head, header::CONTENT_RANGE, text(range::unsatisfied_range(facts.length)));
+fn plan_unsatisfiable(facts: &FileFacts, fields: &[(HeaderName, HeaderValue)]) -> SendPlan {
+    let mut plan = plan_bodyless(StatusCode::RANGE_NOT_SATISFIABLE, facts, fields);
+    append_field(&mut plan.head, header::CONTENT_RANGE, digits_value(range::unsatisfied_range(facts.length)));
     plan
 }
 
 /// The length in bytes of a body of these pieces.
-pub fn length(pieces: &[Piece]) -> u64 {
-    let of = |piece: &Piece| match piece {
-        Piece::Here(bytes) => bytes.len() as u64,
-        Piece::File(range) => range.end - range.start,
+pub fn body_length(pieces: &[FilePiece]) -> u64 {
+    let of = |piece: &FilePiece| match piece {
+        FilePiece::Here(bytes) => bytes.len() as u64,
+        FilePiece::File(range) => range.end - range.start,
     };
     pieces.iter().map(of).sum()
 }
 
 /// A field value of digits and signs.
-fn text(value: String) -> HeaderValue {
+fn digits_value(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
 }
 

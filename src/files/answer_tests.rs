@@ -2,13 +2,13 @@ use super::*;
 
 const NOW: u64 = 2_000_000_000;
 
-fn stamp(length: u64, seconds: i64) -> Stamp {
-    Stamp { length, modified: (seconds, 5), changed: (seconds, 5), inode: 1 }
+fn stamp(length: u64, seconds: i64) -> FileIdentity {
+    FileIdentity { length, modified: (seconds, 5), changed: (seconds, 5), inode: 1 }
 }
 
-fn facts() -> Facts {
+fn facts() -> FileFacts {
     let etag = HeaderValue::from_static("\"6553f100.5-a\"");
-    Facts { etag, ..Facts::of_file(&stamp(10, 1_700_000_000), "") }
+    FileFacts { etag, ..FileFacts::of_file(&stamp(10, 1_700_000_000), "") }
 }
 
 fn fields() -> Vec<(HeaderName, HeaderValue)> {
@@ -21,23 +21,23 @@ fn fields() -> Vec<(HeaderName, HeaderValue)> {
     ]
 }
 
-fn asked(method: &Method, request: &[(HeaderName, &'static str)]) -> Plan {
+fn asked(method: &Method, request: &[(HeaderName, &'static str)]) -> SendPlan {
     let request = request.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect();
-    plan(method, &request, &facts(), &fields(), UNIX_EPOCH + Duration::from_secs(NOW))
+    plan_answer(method, &request, &facts(), &fields(), UNIX_EPOCH + Duration::from_secs(NOW))
 }
 
-fn get(request: &[(HeaderName, &'static str)]) -> Plan {
+fn get(request: &[(HeaderName, &'static str)]) -> SendPlan {
     asked(&Method::GET, request)
 }
 
-fn said<'p>(plan: &'p Plan, name: &str) -> &'p str {
+fn said<'p>(plan: &'p SendPlan, name: &str) -> &'p str {
     plan.head.headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 #[test]
 fn the_whole_and_its_head() {
     let whole = get(&[]);
-    assert_eq!((whole.head.status.as_u16(), &whole.pieces[..]), (200, &[Piece::File(0..10)][..]));
+    assert_eq!((whole.head.status.as_u16(), &whole.pieces[..]), (200, &[FilePiece::File(0..10)][..]));
     for (name, value) in [
         ("content-length", "10"),
         ("content-type", "text/plain"),
@@ -57,12 +57,12 @@ fn the_whole_and_its_head() {
 
 #[test]
 fn an_empty_file_has_no_pieces_and_no_parts() {
-    let empty = Facts::of_content(b"", &stamp(0, 0), "");
+    let empty = FileFacts::of_content(b"", &stamp(0, 0), "");
     let request = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]);
-    let plan = plan(&Method::GET, &HeaderMap::new(), &empty, &[], UNIX_EPOCH);
+    let plan = plan_answer(&Method::GET, &HeaderMap::new(), &empty, &[], UNIX_EPOCH);
     assert_eq!((plan.head.status.as_u16(), said(&plan, "content-length")), (200, "0"));
     assert!(plan.pieces.is_empty());
-    let plan = super::plan(&Method::GET, &request, &empty, &[], UNIX_EPOCH);
+    let plan = super::plan_answer(&Method::GET, &request, &empty, &[], UNIX_EPOCH);
     assert_eq!((plan.head.status.as_u16(), said(&plan, "content-range")), (416, "bytes */0"));
 }
 
@@ -77,7 +77,7 @@ fn parts() {
         let plan = get(&[(header::RANGE, asked)]);
         assert_eq!((plan.head.status.as_u16(), said(&plan, "content-range")), (206, told), "{asked}");
         assert_eq!(said(&plan, "content-length"), (range.end - range.start).to_string(), "{asked}");
-        assert_eq!(plan.pieces, [Piece::File(range)], "{asked}");
+        assert_eq!(plan.pieces, [FilePiece::File(range)], "{asked}");
     }
     let plan = get(&[(header::RANGE, "bytes=10-")]);
     assert_eq!((plan.head.status.as_u16(), said(&plan, "content-range")), (416, "bytes */10"));
@@ -92,7 +92,7 @@ fn several_parts_are_framed() {
     let plan = get(&[(header::RANGE, "bytes=0-1,-2")]);
     assert_eq!(plan.head.status, 206);
     let boundary = said(&plan, "content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
-    let [Piece::Here(first), Piece::File(a), Piece::Here(second), Piece::File(b), Piece::Here(end)] =
+    let [FilePiece::Here(first), FilePiece::File(a), FilePiece::Here(second), FilePiece::File(b), FilePiece::Here(end)] =
         &plan.pieces[..]
     else {
         panic!("{:?}", plan.pieces)
@@ -103,7 +103,7 @@ fn several_parts_are_framed() {
     assert_eq!(first, head("bytes 0-1/10").as_bytes());
     assert_eq!(second, format!("\r\n{}", head("bytes 8-9/10")).as_bytes());
     assert_eq!(end, format!("\r\n--{boundary}--\r\n").as_bytes());
-    assert_eq!(said(&plan, "content-length"), length(&plan.pieces).to_string());
+    assert_eq!(said(&plan, "content-length"), body_length(&plan.pieces).to_string());
     assert_eq!(said(&plan, "content-range"), "");
 }
 
@@ -137,41 +137,41 @@ fn conditions() {
 fn who_wants_no_parts_sends_none() {
     let none = [(header::ACCEPT_RANGES, HeaderValue::from_static("none"))];
     let request = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-1"))]);
-    let plan = plan(&Method::GET, &request, &facts(), &none, UNIX_EPOCH);
+    let plan = plan_answer(&Method::GET, &request, &facts(), &none, UNIX_EPOCH);
     assert_eq!((plan.head.status.as_u16(), said(&plan, "accept-ranges")), (200, "none"));
 }
 
 #[test]
 fn a_tag_tells_files_contents_and_forms_apart() {
-    let (first, at) = (Stamp { inode: 7, ..stamp(10, 1) }, |seconds| (seconds, 0));
+    let (first, at) = (FileIdentity { inode: 7, ..stamp(10, 1) }, |seconds| (seconds, 0));
     let tags = [
-        Facts::of_file(&first, "").etag,
-        Facts::of_file(&first, "-br").etag,
-        Facts::of_file(&Stamp { length: 11, ..first }, "").etag,
-        Facts::of_file(&Stamp { modified: at(2), ..first }, "").etag,
+        FileFacts::of_file(&first, "").etag,
+        FileFacts::of_file(&first, "-br").etag,
+        FileFacts::of_file(&FileIdentity { length: 11, ..first }, "").etag,
+        FileFacts::of_file(&FileIdentity { modified: at(2), ..first }, "").etag,
         // Two releases with a fixed mtime and the same length.
-        Facts::of_file(&Stamp { changed: at(2), ..first }, "").etag,
-        Facts::of_file(&Stamp { inode: 8, ..first }, "").etag,
-        Facts::of_content(b"release 1", &first, "").etag,
-        Facts::of_content(b"release 2", &first, "").etag,
-        Facts::of_content(b"release 1", &first, "-br").etag,
+        FileFacts::of_file(&FileIdentity { changed: at(2), ..first }, "").etag,
+        FileFacts::of_file(&FileIdentity { inode: 8, ..first }, "").etag,
+        FileFacts::of_content(b"release 1", &first, "").etag,
+        FileFacts::of_content(b"release 2", &first, "").etag,
+        FileFacts::of_content(b"release 1", &first, "-br").etag,
     ];
     let distinct: std::collections::HashSet<_> = tags.iter().collect();
     assert_eq!(distinct.len(), tags.len());
-    let copy = Stamp { inode: 8, changed: at(9), ..first };
-    assert_eq!(Facts::of_content(b"release 1", &copy, "").etag, tags[6]);
+    let copy = FileIdentity { inode: 8, changed: at(9), ..first };
+    assert_eq!(FileFacts::of_content(b"release 1", &copy, "").etag, tags[6]);
 }
 
 #[test]
 fn times_that_nobody_means_are_no_dates() {
-    let date = |seconds| Facts::of_file(&stamp(10, seconds), "").modified;
+    let date = |seconds| FileFacts::of_file(&stamp(10, seconds), "").modified;
     for seconds in [i64::MIN, -1, 0, 1, 315_532_800, 315_619_199] {
         assert_eq!(date(seconds), None, "{seconds}");
     }
     assert!(date(1_000_000_000).is_some());
     // Nothing changes after it is sent.
-    let ahead = Facts::of_file(&stamp(10, NOW as i64 + 60), "");
+    let ahead = FileFacts::of_file(&stamp(10, NOW as i64 + 60), "");
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let whole = plan(&Method::GET, &HeaderMap::new(), &ahead, &fields(), now);
+    let whole = plan_answer(&Method::GET, &HeaderMap::new(), &ahead, &fields(), now);
     assert_eq!(said(&whole, "last-modified"), httpdate::fmt_http_date(now));
 }

@@ -7,14 +7,11 @@
 
 pub mod accel;
 pub mod answer;
-pub mod chosen;
 pub mod directory;
-mod kind;
 mod nowait;
 pub mod path;
 pub mod root;
 pub mod send;
-mod shelf;
 mod window;
 
-pub use kind::content_type;
+pub use directory::kind::content_type;

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 /// The longest path that the system takes, in bytes.
-const LONGEST: usize = 4_000;
+const MAX_PATH_BYTES: usize = 4_000;
 
 /// The reason why a path names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum PathError {
 
 /// A path below a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Below {
+pub struct RelativePath {
     /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the
     /// root.
     path: String,
@@ -43,7 +43,7 @@ pub struct Below {
     directory: bool,
 }
 
-impl Below {
+impl RelativePath {
     /// The path, decoded; empty for the root itself.
     pub fn as_str(&self) -> &str {
         &self.path
@@ -68,8 +68,8 @@ impl Below {
 ///
 /// # Errors
 /// If it names no file that may be sent.
-pub fn below(raw: &[u8], hidden: bool) -> Result<Below, PathError> {
-    let segments = segments(raw)?;
+pub fn relative_path(raw: &[u8], hidden: bool) -> Result<RelativePath, PathError> {
+    let segments = decode_segments(raw)?;
     for (place, segment) in segments.iter().enumerate() {
         let well_known = place == 0 && segment == ".well-known";
         if segment.starts_with('.') && !hidden && !well_known {
@@ -77,28 +77,28 @@ pub fn below(raw: &[u8], hidden: bool) -> Result<Below, PathError> {
         }
     }
     let directory = raw.is_empty() || raw.ends_with(b"/");
-    Ok(Below { path: segments.join("/"), directory })
+    Ok(RelativePath { path: segments.join("/"), directory })
 }
 
 /// The segments of a path, decoded, without empty ones.
 ///
 /// # Errors
 /// If one of them is not allowed in a path.
-pub fn segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
-    if raw.len() > LONGEST {
+pub fn decode_segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
+    if raw.len() > MAX_PATH_BYTES {
         return Err(PathError::TooLong);
     }
     let mut segments = Vec::new();
     for part in raw.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-        let segment = decode(part)?;
-        check(&segment)?;
+        let segment = decode_percent(part)?;
+        check_segment(&segment)?;
         segments.push(segment);
     }
     Ok(segments)
 }
 
 /// Decodes percent-encoding, once.
-fn decode(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
+fn decode_percent(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
     if !part.contains(&b'%') {
         return std::str::from_utf8(part).map(Cow::Borrowed).map_err(|_| PathError::Malformed);
     }
@@ -107,7 +107,7 @@ fn decode(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
     while let Some((&first, behind)) = rest.split_first() {
         match (first, behind) {
             (b'%', [high, low, behind @ ..]) => {
-                decoded.push(hex(*high)? << 4 | hex(*low)?);
+                decoded.push(hex_digit(*high)? << 4 | hex_digit(*low)?);
                 rest = behind;
             }
             (b'%', _) => return Err(PathError::Malformed),
@@ -120,12 +120,12 @@ fn decode(part: &[u8]) -> Result<Cow<'_, str>, PathError> {
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| PathError::Malformed)
 }
 
-fn hex(digit: u8) -> Result<u8, PathError> {
+fn hex_digit(digit: u8) -> Result<u8, PathError> {
     let value = (digit as char).to_digit(16).ok_or(PathError::Malformed)?;
     u8::try_from(value).map_err(|_| PathError::Malformed)
 }
 
-fn check(segment: &str) -> Result<(), PathError> {
+fn check_segment(segment: &str) -> Result<(), PathError> {
     if segment == "." || segment == ".." {
         return Err(PathError::Dots);
     }
@@ -166,8 +166,8 @@ mod tests {
             ("C:/x", "C:/x", false),
             (".well-known/acme-challenge/x", ".well-known/acme-challenge/x", false),
         ] {
-            let found = below(raw.as_bytes(), false);
-            assert_eq!(found, Ok(Below { path: path.to_owned(), directory }), "{raw}");
+            let found = relative_path(raw.as_bytes(), false);
+            assert_eq!(found, Ok(RelativePath { path: path.to_owned(), directory }), "{raw}");
         }
     }
 
@@ -206,17 +206,17 @@ mod tests {
             ("%2eenv", Hidden),
             ("a/.well-known/x", Hidden),
         ] {
-            assert_eq!(below(raw.as_bytes(), false), Err(why), "{raw}");
+            assert_eq!(relative_path(raw.as_bytes(), false), Err(why), "{raw}");
         }
-        assert_eq!(below(&[b'a'; LONGEST + 1], false), Err(PathError::TooLong));
-        assert_eq!(below(b".env", true).map(|found| found.path), Ok(".env".to_owned()));
-        assert_eq!(below(b".env/..", true), Err(Dots));
+        assert_eq!(relative_path(&[b'a'; MAX_PATH_BYTES + 1], false), Err(PathError::TooLong));
+        assert_eq!(relative_path(b".env", true).map(|found| found.path), Ok(".env".to_owned()));
+        assert_eq!(relative_path(b".env/..", true), Err(Dots));
     }
 
     proptest! {
         #[test]
         fn whatever_is_named_is_plain(raw in prop::collection::vec(any::<u8>(), 0..60), hidden: bool) {
-            if let Ok(found) = below(&raw, hidden) {
+            if let Ok(found) = relative_path(&raw, hidden) {
                 prop_assert!(!found.path.starts_with('/') && !found.path.ends_with('/'));
                 for segment in found.path.split('/').filter(|_| !found.path.is_empty()) {
                     prop_assert!(!matches!(segment, "" | "." | ".."), "{}", found.path);

@@ -8,7 +8,7 @@
 //! A file is opened with `O_NONBLOCK`, so that a pipe can't block, and its type is checked before anything is
 //! read.
 
-use super::{answer::Stamp, nowait, path::Below};
+use super::{answer::FileIdentity, nowait, path::RelativePath};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustix::{
@@ -28,11 +28,11 @@ use std::{
 };
 
 /// The time that the directory itself is kept open: a root that is a link to the newest release may be moved.
-const KEPT: Duration = Duration::from_secs(1);
+const ROOT_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The permission to wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum DiskWait {
     /// Reads only from the page cache, for threads that serve other requests as well. Else
     /// [`OpenError::NotNow`].
     None,
@@ -68,32 +68,32 @@ pub enum OpenError {
 
 /// The kind of file at a path.
 #[derive(Debug)]
-pub enum Found {
+pub enum PathEntry {
     /// A regular file, open for reading.
-    File(Arc<Opened>),
+    File(Arc<OpenFile>),
     /// A directory.
     Directory,
 }
 
 /// A regular file that is open.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenFile {
     /// The file.
     pub file: File,
     /// The metadata from when it was opened.
-    pub stamp: Stamp,
+    pub stamp: FileIdentity,
 }
 
-impl Opened {
+impl OpenFile {
     /// Reads all of it at once; `None` if it is being changed.
     ///
     /// # Errors
     /// If it can't be read.
-    pub(super) fn whole(&self, patience: Patience) -> Result<Option<Bytes>, OpenError> {
+    pub(super) fn whole(&self, patience: DiskWait) -> Result<Option<Bytes>, OpenError> {
         let mut content = BytesMut::zeroed(usize::try_from(self.stamp.length).unwrap_or(0));
         if self.beginning(&mut content, patience)? < content.len() {
             // A short read: the rest is on the disk, or the file was truncated.
-            return if patience == Patience::None { Err(OpenError::NotNow) } else { Ok(None) };
+            return if patience == DiskWait::None { Err(OpenError::NotNow) } else { Ok(None) };
         }
         let stat = fstat(&self.file).map_err(|error| OpenError::Io(error.into()))?;
         Ok((stamp_of(&stat) == self.stamp).then(|| content.freeze()))
@@ -103,11 +103,11 @@ impl Opened {
     ///
     /// # Errors
     /// If it can't be read.
-    pub(super) fn beginning(&self, into: &mut [u8], patience: Patience) -> Result<usize, OpenError> {
+    pub(super) fn beginning(&self, into: &mut [u8], patience: DiskWait) -> Result<usize, OpenError> {
         let read = match patience {
             _ if into.is_empty() => Ok(Some(0)),
-            Patience::None => nowait::read(&self.file, into, 0),
-            Patience::Any => self.file.read_at(into, 0).map(Some),
+            DiskWait::None => nowait::read(&self.file, into, 0),
+            DiskWait::Any => self.file.read_at(into, 0).map(Some),
         };
         read.map_err(OpenError::Io)?.ok_or(OpenError::NotNow)
     }
@@ -115,7 +115,7 @@ impl Opened {
 
 /// A directory below which files are opened.
 #[derive(Debug)]
-pub struct Root {
+pub struct FileRoot {
     path: PathBuf,
     symlinks: bool,
     /// True for `openat2`; false for segment by segment.
@@ -123,7 +123,7 @@ pub struct Root {
     open: Mutex<Option<(Arc<OwnedFd>, Instant)>>,
 }
 
-impl Root {
+impl FileRoot {
     /// The directory at `path`, which need not exist yet. `symlinks`: links are followed if they stay within
     /// it.
     pub fn new(path: PathBuf, symlinks: bool) -> Self {
@@ -143,7 +143,7 @@ impl Root {
     ///
     /// # Errors
     /// If it is nothing that may be read, or the system fails.
-    pub fn open(&self, path: &Below, patience: Patience) -> Result<Found, OpenError> {
+    pub fn open(&self, path: &RelativePath, patience: DiskWait) -> Result<PathEntry, OpenError> {
         self.open_at(path.as_str(), patience)
     }
 
@@ -151,34 +151,34 @@ impl Root {
     ///
     /// # Errors
     /// If it is no file that may be read, or the system fails.
-    pub async fn file(self: &Arc<Self>, path: Below) -> Result<Arc<Opened>, OpenError> {
+    pub async fn file(self: &Arc<Self>, path: RelativePath) -> Result<Arc<OpenFile>, OpenError> {
         if path.is_directory() {
             return Err(OpenError::Directory);
         }
-        let found = match self.open(&path, Patience::None) {
+        let found = match self.open(&path, DiskWait::None) {
             Err(OpenError::NotNow) => {
                 let root = self.clone();
-                let opening = tokio::task::spawn_blocking(move || root.open(&path, Patience::Any));
+                let opening = tokio::task::spawn_blocking(move || root.open(&path, DiskWait::Any));
                 opening.await.unwrap_or_else(|error| Err(OpenError::Io(error.into())))?
             }
             found => found?,
         };
         match found {
-            Found::File(opened) => Ok(opened),
-            Found::Directory => Err(OpenError::Directory),
+            PathEntry::File(opened) => Ok(opened),
+            PathEntry::Directory => Err(OpenError::Directory),
         }
     }
 
     /// The same, for the text of a [`Below`].
-    pub(super) fn open_at(&self, path: &str, patience: Patience) -> Result<Found, OpenError> {
+    pub(super) fn open_at(&self, path: &str, patience: DiskWait) -> Result<PathEntry, OpenError> {
         let root = self.directory()?;
         let path = if path.is_empty() { "." } else { path };
         let opened = match self.whole {
             true => beneath::open(&root, path, self.symlinks, patience),
-            false if patience == Patience::None => return Err(OpenError::NotNow),
-            false => by_segments(&root, path),
+            false if patience == DiskWait::None => return Err(OpenError::NotNow),
+            false => open_by_segments(&root, path),
         };
-        look(opened.map_err(|error| self.meaning(error, patience))?)
+        inspect_file(opened.map_err(|error| self.meaning(error, patience))?)
     }
 
     /// The directory itself, reopened from time to time.
@@ -186,48 +186,48 @@ impl Root {
         let now = Instant::now();
         let mut open = self.open.lock();
         if let Some((directory, since)) = open.as_ref() {
-            if now.saturating_duration_since(*since) < KEPT {
+            if now.saturating_duration_since(*since) < ROOT_LIFETIME {
                 return Ok(directory.clone());
             }
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, &self.path, flags, Mode::empty());
-        let directory = Arc::new(directory.map_err(|error| self.meaning(error, Patience::Any))?);
+        let directory = Arc::new(directory.map_err(|error| self.meaning(error, DiskWait::Any))?);
         *open = Some((directory.clone(), now));
         Ok(directory)
     }
 
-    fn meaning(&self, error: Errno, patience: Patience) -> OpenError {
+    fn meaning(&self, error: Errno, patience: DiskWait) -> OpenError {
         match error {
             Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL => OpenError::NotFound,
             Errno::LOOP | Errno::XDEV => OpenError::Link,
             Errno::NXIO | Errno::NODEV => OpenError::NotRegular,
             Errno::ACCESS | Errno::PERM => OpenError::Denied,
-            Errno::AGAIN if patience == Patience::None => OpenError::NotNow,
+            Errno::AGAIN if patience == DiskWait::None => OpenError::NotNow,
             error => OpenError::Io(error.into()),
         }
     }
 }
 
 /// The flags for opening a file.
-fn for_reading() -> OFlags {
+fn read_flags() -> OFlags {
     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
 }
 
 /// Checks the type of an opened file.
-fn look(opened: OwnedFd) -> Result<Found, OpenError> {
+fn inspect_file(opened: OwnedFd) -> Result<PathEntry, OpenError> {
     let stat = fstat(&opened).map_err(|error| OpenError::Io(error.into()))?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Ok(Found::Directory),
+        FileType::Directory => Ok(PathEntry::Directory),
         FileType::RegularFile => {
-            Ok(Found::File(Arc::new(Opened { file: opened.into(), stamp: stamp_of(&stat) })))
+            Ok(PathEntry::File(Arc::new(OpenFile { file: opened.into(), stamp: stamp_of(&stat) })))
         }
         _ => Err(OpenError::NotRegular),
     }
 }
 
-fn stamp_of(stat: &Stat) -> Stamp {
-    Stamp {
+fn stamp_of(stat: &Stat) -> FileIdentity {
+    FileIdentity {
         length: u64::try_from(stat.st_size).unwrap_or(0),
         modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
@@ -236,7 +236,7 @@ fn stamp_of(stat: &Stat) -> Stamp {
 }
 
 /// Opens segment by segment and never follows a link, so that no step leads out.
-fn by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+fn open_by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     let mut segments = path.split('/');
     let Some(last) = segments.next_back() else { return Err(Errno::NOENT) };
     let mut at: Option<OwnedFd> = None;
@@ -245,13 +245,13 @@ fn by_segments(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
         let next = openat(at.as_ref().unwrap_or(root).as_fd(), segment, flags, Mode::empty())?;
         at = Some(next);
     }
-    openat(at.as_ref().unwrap_or(root).as_fd(), last, for_reading() | OFlags::NOFOLLOW, Mode::empty())
+    openat(at.as_ref().unwrap_or(root).as_fd(), last, read_flags() | OFlags::NOFOLLOW, Mode::empty())
 }
 
 /// Resolves the whole path by one call of the kernel.
 #[cfg(target_os = "linux")]
 mod beneath {
-    use super::{for_reading, Errno, Mode, OFlags, OwnedFd, Patience, CWD};
+    use super::{read_flags, DiskWait, Errno, Mode, OFlags, OwnedFd, CWD};
     use rustix::fs::{openat2, ResolveFlags};
     use std::sync::OnceLock;
 
@@ -271,18 +271,18 @@ mod beneath {
         root: &OwnedFd,
         path: &str,
         symlinks: bool,
-        patience: Patience,
+        patience: DiskWait,
     ) -> Result<OwnedFd, Errno> {
         let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         if !symlinks {
             resolve |= ResolveFlags::NO_SYMLINKS;
         }
-        if patience == Patience::None {
-            return openat2(root, path, for_reading(), Mode::empty(), resolve | ResolveFlags::CACHED);
+        if patience == DiskWait::None {
+            return openat2(root, path, read_flags(), Mode::empty(), resolve | ResolveFlags::CACHED);
         }
         let mut attempt = 1;
         loop {
-            match openat2(root, path, for_reading(), Mode::empty(), resolve) {
+            match openat2(root, path, read_flags(), Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }
@@ -292,13 +292,12 @@ mod beneath {
 
 #[cfg(not(target_os = "linux"))]
 mod beneath {
-    use super::{Errno, OwnedFd, Patience};
 
     pub(super) fn is_there() -> bool {
         false
     }
 
-    pub(super) fn open(_: &OwnedFd, _: &str, _: bool, _: Patience) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(_: &OwnedFd, _: &str, _: bool, _: DiskWait) -> Result<OwnedFd, Errno> {
         Err(Errno::NOSYS)
     }
 }

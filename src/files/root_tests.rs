@@ -1,7 +1,8 @@
 //! Tests with a real tree, a secret beside it, and many paths that try to reach it.
 
 use super::*;
-use crate::files::path::below;
+use crate::files::path::relative_path;
+
 use proptest::prelude::*;
 use rustix::fs::mkfifoat;
 use std::{
@@ -43,16 +44,16 @@ impl House {
         Self { dir }
     }
 
-    fn root(&self, symlinks: bool, whole: bool) -> Root {
-        Root { whole, ..Root::new(self.dir.path().join("tree"), symlinks) }
+    fn root(&self, symlinks: bool, whole: bool) -> FileRoot {
+        FileRoot { whole, ..FileRoot::new(self.dir.path().join("tree"), symlinks) }
     }
 }
 
-fn content(root: &Root, raw: &[u8]) -> Result<String, String> {
-    let path = below(raw, true).map_err(|error| error.to_string())?;
-    match root.open(&path, Patience::Any).map_err(|error| error.to_string())? {
-        Found::Directory => Ok("a directory".to_owned()),
-        Found::File(opened) => {
+fn content(root: &FileRoot, raw: &[u8]) -> Result<String, String> {
+    let path = relative_path(raw, true).map_err(|error| error.to_string())?;
+    match root.open(&path, DiskWait::Any).map_err(|error| error.to_string())? {
+        PathEntry::Directory => Ok("a directory".to_owned()),
+        PathEntry::File(opened) => {
             let mut text = String::new();
             (&opened.file).read_to_string(&mut text).unwrap();
             assert_eq!(opened.stamp.length, text.len() as u64);
@@ -130,14 +131,14 @@ fn what_is_no_regular_file_does_not_hang() {
             assert_eq!(told, Err(OpenError::NotRegular.to_string()), "{raw}");
         }
     }
-    let devices = Root::new("/dev".into(), false);
+    let devices = FileRoot::new("/dev".into(), false);
     assert_eq!(content(&devices, b"null"), Err(OpenError::NotRegular.to_string()));
 }
 
 #[test]
 fn a_root_may_come_later_and_be_moved() {
     let dir = TempDir::new().unwrap();
-    let root = Root::new(dir.path().join("current"), false);
+    let root = FileRoot::new(dir.path().join("current"), false);
     assert_eq!(content(&root, b"x"), Err(OpenError::NotFound.to_string()));
     for release in ["one", "two"] {
         fs::create_dir(dir.path().join(release)).unwrap();
@@ -147,7 +148,7 @@ fn a_root_may_come_later_and_be_moved() {
     assert_eq!(content(&root, b"x").as_deref(), Ok("one"));
     symlink("two", dir.path().join("next")).unwrap();
     fs::rename(dir.path().join("next"), dir.path().join("current")).unwrap();
-    let long_ago = Instant::now().checked_sub(KEPT).unwrap();
+    let long_ago = Instant::now().checked_sub(ROOT_LIFETIME).unwrap();
     root.open.lock().as_mut().unwrap().1 = long_ago;
     assert_eq!(content(&root, b"x").as_deref(), Ok("two"));
 }
@@ -157,9 +158,9 @@ fn what_is_in_memory_is_opened_without_waiting() {
     let house = House::new();
     let root = house.root(false, true);
     content(&root, b"a/x").unwrap();
-    let path = below(b"a/x", false).unwrap();
-    assert!(matches!(root.open(&path, Patience::None), Ok(Found::File(_))));
-    assert!(matches!(house.root(false, false).open(&path, Patience::None), Err(OpenError::NotNow)));
+    let path = relative_path(b"a/x", false).unwrap();
+    assert!(matches!(root.open(&path, DiskWait::None), Ok(PathEntry::File(_))));
+    assert!(matches!(house.root(false, false).open(&path, DiskWait::None), Err(OpenError::NotNow)));
 }
 
 /// Pieces of paths that have led out of something, somewhere.
@@ -204,7 +205,7 @@ proptest! {
         let house = HOUSE.get_or_init(House::new);
         let root = house.root(symlinks, true);
         let Ok(text) = std::str::from_utf8(&raw) else { return Ok(()) };
-        if let Ok(Found::File(opened)) = root.open_at(text, Patience::Any) {
+        if let Ok(PathEntry::File(opened)) = root.open_at(text, DiskWait::Any) {
             let mut read = String::new();
             (&opened.file).read_to_string(&mut read).unwrap();
             prop_assert_eq!(read, "inside", "{}", text);

@@ -4,24 +4,26 @@
 //! brotli one of 16 MB (RFC 7932, 9.1). Browsers refuse larger ones: `zstd --ultra` and `--long`, `brotli
 //! --large_window`.
 
-use crate::config::Coding;
+use crate::config::ContentCoding;
 
 /// The largest window of zstd that every client has to support, in bytes.
-const LARGEST: u64 = 8 << 20;
+const MAX_WINDOW: u64 = 8 << 20;
 
 /// Bytes of a file that are read: small skippable frames may come before the content.
-pub(super) const LOOKED_AT: usize = 128;
+pub(super) const INSPECTED_BYTES: usize = 128;
 
-const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Returns true if every client that accepts the coding can decode a file that begins so. For zstd the first
 /// frame is checked.
-pub(super) fn is_for_everyone(coding: Coding, begin: &[u8]) -> bool {
+pub(super) fn is_for_everyone(coding: ContentCoding, begin: &[u8]) -> bool {
     match coding {
-        Coding::Zstd => content_frame(begin).and_then(window).is_some_and(|window| window <= LARGEST),
+        ContentCoding::Zstd => {
+            content_frame(begin).and_then(frame_window).is_some_and(|window| window <= MAX_WINDOW)
+        }
         // Seven bits that encode no window in RFC 7932.
-        Coding::Brotli => begin.first().is_some_and(|first| first & 0x7f != 0x11),
-        Coding::Gzip => true,
+        ContentCoding::Brotli => begin.first().is_some_and(|first| first & 0x7f != 0x11),
+        ContentCoding::Gzip => true,
     }
 }
 
@@ -29,7 +31,7 @@ pub(super) fn is_for_everyone(coding: Coding, begin: &[u8]) -> bool {
 fn content_frame(begin: &[u8]) -> Option<&[u8]> {
     let (magic, rest) = begin.split_first_chunk::<4>()?;
     match magic {
-        _ if *magic == MAGIC => Some(rest),
+        _ if *magic == ZSTD_MAGIC => Some(rest),
         // A skippable frame (3.1.2).
         [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             let (length, rest) = rest.split_first_chunk::<4>()?;
@@ -40,7 +42,7 @@ fn content_frame(begin: &[u8]) -> Option<&[u8]> {
 }
 
 /// The window of a frame, in bytes; `None` if it is malformed, or needs a dictionary.
-fn window(frame: &[u8]) -> Option<u64> {
+fn frame_window(frame: &[u8]) -> Option<u64> {
     let (descriptor, rest) = frame.split_first()?;
     let is_single = descriptor & 0x20 != 0;
     let (window, rest) = match is_single {
@@ -107,12 +109,16 @@ mod tests {
             ("of two bytes", made(3, None, &content(300), true), true),
             ("behind a frame to be skipped", [&skipped(4)[..], &small].concat(), true),
             ("behind a long one", [&skipped(1000)[..], &small].concat(), false),
-            ("with a dictionary", [&MAGIC[..], &[0x21, 9, 5]].concat(), false),
+            ("with a dictionary", [&ZSTD_MAGIC[..], &[0x21, 9, 5]].concat(), false),
             ("half a head", small[..5].to_vec(), false),
             ("no zstd", b"beforehand".to_vec(), false),
             ("nothing", Vec::new(), false),
         ] {
-            assert_eq!(is_for_everyone(Coding::Zstd, &file[..file.len().min(LOOKED_AT)]), expected, "{what}");
+            assert_eq!(
+                is_for_everyone(ContentCoding::Zstd, &file[..file.len().min(INSPECTED_BYTES)]),
+                expected,
+                "{what}"
+            );
         }
         for (what, begin, expected) in [
             ("of 22 bits", &[0x0b][..], true),
@@ -121,15 +127,15 @@ mod tests {
             ("large, with more behind", &[0x91], false),
             ("nothing", &[], false),
         ] {
-            assert_eq!(is_for_everyone(Coding::Brotli, begin), expected, "{what}");
+            assert_eq!(is_for_everyone(ContentCoding::Brotli, begin), expected, "{what}");
         }
     }
 
     proptest! {
         #[test]
         fn anything_is_read(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            is_for_everyone(Coding::Zstd, &[&MAGIC[..], &bytes].concat());
-            is_for_everyone(Coding::Zstd, &bytes);
+            is_for_everyone(ContentCoding::Zstd, &[&ZSTD_MAGIC[..], &bytes].concat());
+            is_for_everyone(ContentCoding::Zstd, &bytes);
         }
     }
 }

@@ -3,75 +3,63 @@
 //! Only the order is defined here (`handle`); each step is a module of its own. Requests that can be answered
 //! without Pingora's proxy are answered in `request_filter`; Pingora proxies all others.
 
-mod accel;
-mod admission;
-mod cached;
-mod claims;
-mod codec;
+pub(crate) mod cache;
 mod context;
-mod direct;
-mod dress;
-mod entry;
-mod event;
-mod exchange;
-mod files;
-mod followed;
-mod form;
-mod forward;
-mod handover;
-mod limiting;
-mod passing;
-mod permit;
-mod proxied;
-mod ready;
-mod refusal;
-mod send;
-mod serialised;
-mod session;
-mod signals;
-mod site;
-mod upload;
-mod upstream;
-mod websocket;
+pub(crate) mod headers;
+pub(crate) mod proxy;
+pub(crate) mod request;
+pub(crate) mod respond;
+mod runtime_config;
+pub(crate) mod session;
 
-pub use crate::cache::key::Scheme;
-pub use context::Context;
-pub use entry::{Entry, Hold, OnConnection, Shown};
-pub use exchange::Request;
-pub use handover::Handover;
-pub use ready::{Answered, Asked, Caller, Late, Ready, Visit, Words};
-pub use session::{After, Client};
-pub use signals::{Signals, UNKNOWN};
-pub use site::{Plan, Site};
-pub use websocket::{Hearing, Tunnelled};
+pub use {
+    crate::cache::key::RequestScheme,
+    cache::prepared::{
+        FastAnswer, FastCaller, FastRequest, FastResponder, KeyBuffers, PendingLog, RequestBatch,
+    },
+    context::RequestContext,
+    request::{
+        listener::{ClientCertificate, ConnectionHold, ConnectionInfo, ListenerInfo},
+        websocket::{OriginObserver, TunnelledConnection},
+    },
+    runtime_config::{RuntimeConfig, RuntimeParts},
+    session::{
+        file_handover::FileHandover,
+        lifecycle::NativeRequest,
+        signals::{ConnectionSignals, UNKNOWN_BYTES},
+        ClientWriter, ConnectionFate,
+    },
+};
 
 use crate::{
     cache::Cache,
-    canonical_path::CanonicalPath,
-    limits::{self, rate::Stage},
-    origin::upgrade::Upgrades,
-    route::Match,
+    http::canonical_path::CanonicalPath,
+    limits::{self, rate::LimitStage},
+    origin::upgrade::UpgradeConnector,
+    route::RouteMatch,
     telemetry::{access::AccessLog, labels::RejectReason, metrics::Metrics},
 };
 use arc_swap::ArcSwap;
-use codec::Codecs;
-use context::RequestIds;
+use context::RequestIdSource;
+use proxy::codec::CodecBudget;
+use runtime_config::RouteMode;
+use session::GatewaySession;
+
 use http::{header, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
-use session::Session;
-use site::Mode;
+
 use std::{sync::Arc, time::Instant};
 
 /// RFC 9211
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-const HIT: HeaderValue = HeaderValue::from_static("tidegate; hit");
+const HIT_STATUS: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
 type Result<T> = pingora_core::Result<T>;
 
 /// The parts that outlive a change of the configuration.
 #[derive(Clone)]
-pub struct Parts {
+pub struct GatewayParts {
     /// The cache.
     pub cache: Arc<Cache>,
     /// The metrics.
@@ -83,57 +71,57 @@ pub struct Parts {
 /// The gateway.
 #[derive(Clone)]
 pub struct Gateway {
-    parts: Parts,
+    parts: GatewayParts,
     /// The runtime configuration for requests that begin now.
-    site: Arc<ArcSwap<Site>>,
-    ids: Arc<RequestIds>,
+    site: Arc<ArcSwap<RuntimeConfig>>,
+    ids: Arc<RequestIdSource>,
     /// The origin of the clock that rate limits use.
     began: Instant,
-    upgrades: Arc<Upgrades>,
-    codecs: Arc<Codecs>,
+    upgrades: Arc<UpgradeConnector>,
+    codecs: Arc<CodecBudget>,
 }
 
 /// The result of a step: the request is answered, or still has to be proxied.
-enum Next {
+pub(crate) enum NextStep {
     Answered,
     Proxy,
 }
 
 impl Gateway {
     /// A gateway that uses the current value of `site`.
-    pub fn new(parts: Parts, site: Arc<ArcSwap<Site>>) -> Self {
-        let (ids, codecs) = (Arc::new(RequestIds::new()), Codecs::new(parts.metrics.clone()));
-        Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(Upgrades::new()), codecs }
+    pub fn new(parts: GatewayParts, site: Arc<ArcSwap<RuntimeConfig>>) -> Self {
+        let (ids, codecs) = (Arc::new(RequestIdSource::new()), CodecBudget::new(parts.metrics.clone()));
+        Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(UpgradeConnector::new()), codecs }
     }
 
     /// The fast lane's view of the gateway: the same parts, the same runtime configuration.
-    pub fn ready(&self) -> Ready {
-        Ready::new(self.clone())
+    pub fn ready(&self) -> FastResponder {
+        FastResponder::new(self.clone())
     }
 
     /// Runs the steps of a request in order. Steps that a hit doesn't need are boxed: the future of each
     /// request has room for all steps, and is moved as a whole.
-    async fn handle(&self, session: &mut Session<'_>, ctx: &mut Context) -> Result<Next> {
+    async fn handle(&self, session: &mut GatewaySession<'_>, ctx: &mut RequestContext) -> Result<NextStep> {
         let site = ctx.site.clone();
-        if let Err(reason) = form::settle(session.req_header_mut()) {
+        if let Err(reason) = request::normalize::normalize_request(session.req_header_mut()) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        claims::drop_from(session.req_header_mut(), ctx);
+        request::untrusted_fields::drop_untrusted(session.req_header_mut(), ctx);
         let request = session.req_header();
-        if let Err(reason) = limits::request::check(&request.uri, request.version, &request.headers) {
+        if let Err(reason) = limits::request::check_request(&request.uri, request.version, &request.headers) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        if form::is_of_server(request) {
+        if request::normalize::is_server_wide(request) {
             return Box::pin(self.answer_of_server(session, ctx)).await;
         }
-        form::strip_root_dot(session.req_header_mut());
+        request::normalize::strip_root_dot(session.req_header_mut());
         let request = session.req_header();
         ctx.path = match CanonicalPath::of(request.uri.path()) {
             Ok(path) => path,
             Err(_) => return Box::pin(self.refuse(session, ctx, RejectReason::BadPath)).await,
         };
-        if let Some(turn) = entry::turn_of(request, ctx) {
-            return Box::pin(self.take_turn(session, ctx, turn)).await;
+        if let Some(turn) = request::listener::listener_verdict(request, ctx) {
+            return Box::pin(self.apply_listener_verdict(session, ctx, turn)).await;
         }
         if let Some(endpoint) = site.plan.events.at(ctx.path_of(request)) {
             return Box::pin(self.take_event(session, ctx, endpoint)).await;
@@ -143,56 +131,58 @@ impl Gateway {
         if ctx.path.unescaped().is_some_and(|path| site.plan.events.at(path).is_some()) {
             return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await;
         }
-        if let Some(index) = permit::preflighted(request, ctx) {
+        if let Some(index) = request::preflight::preflight_route(request, ctx) {
             return Box::pin(self.answer_preflight(session, ctx, index)).await;
         }
         let index = match ctx.find_route(request, &request.method) {
-            Match::Found(index) => index,
-            Match::Ambiguous => return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await,
-            Match::NotFound => return Box::pin(self.refuse(session, ctx, RejectReason::NotFound)).await,
-            Match::MethodNotAllowed(allowed) => {
-                let problem = refusal::method_not_allowed(allowed);
+            RouteMatch::Found(index) => index,
+            RouteMatch::Ambiguous => {
+                return Box::pin(self.refuse(session, ctx, RejectReason::EscapedSlash)).await
+            }
+            RouteMatch::NotFound => return Box::pin(self.refuse(session, ctx, RejectReason::NotFound)).await,
+            RouteMatch::MethodNotAllowed(allowed) => {
+                let problem = respond::errors::method_not_allowed(allowed);
                 let refused = self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem);
                 return Box::pin(refused).await;
             }
         };
         ctx.route = Some(index);
-        upstream::take_cookie(session, ctx)?;
+        proxy::upstream::take_sticky_cookie(session, ctx)?;
         let (route, at_hand) = (&site.plan.config.routes[index], &site.per_route[index]);
         let (mode, limits) = (&at_hand.mode, at_hand.limits.as_ref());
-        if !self.within_limits(limits, Stage::Anyone, session.req_header(), ctx).await {
-            return Box::pin(self.refuse_for_now(session, ctx)).await;
+        if !self.within_limits(limits, LimitStage::Anyone, session.req_header(), ctx).await {
+            return Box::pin(self.refuse_limited(session, ctx)).await;
         }
-        if let Err(reason) = permit::verify_link(session.req_header_mut(), ctx) {
+        if let Err(reason) = request::preflight::verify_signed_url(session.req_header_mut(), ctx) {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
         if let Err(reason) = self.admit(route, mode.rules(), session.req_header(), ctx).await {
             return Box::pin(self.refuse(session, ctx, reason)).await;
         }
-        if !self.within_limits(limits, Stage::Identified, session.req_header(), ctx).await {
-            return Box::pin(self.refuse_for_now(session, ctx)).await;
+        if !self.within_limits(limits, LimitStage::Identified, session.req_header(), ctx).await {
+            return Box::pin(self.refuse_limited(session, ctx)).await;
         }
         if ctx.handshake.is_some() {
             // In one line, whatever else was offered.
             session.req_header_mut().insert_header(header::UPGRADE, "websocket")?;
-            return Ok(Next::Proxy);
+            return Ok(NextStep::Proxy);
         }
         let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
         match mode {
-            Mode::Versioned(rules) if reads => self.answer_cached(session, ctx, route, rules).await,
-            Mode::Follow(rules) if reads => self.answer_followed(session, ctx, route, rules).await,
-            Mode::Versioned(_) | Mode::Follow(_) => {
+            RouteMode::Versioned(rules) if reads => self.answer_cached(session, ctx, route, rules).await,
+            RouteMode::Follow(rules) if reads => self.answer_followed(session, ctx, route, rules).await,
+            RouteMode::Versioned(_) | RouteMode::Follow(_) => {
                 ctx.detail = Some("method");
-                Ok(Next::Proxy)
+                Ok(NextStep::Proxy)
             }
-            Mode::Off => Ok(Next::Proxy),
-            Mode::Files(files) => Box::pin(self.answer_file(session, ctx, files)).await,
+            RouteMode::Off => Ok(NextStep::Proxy),
+            RouteMode::Files(files) => Box::pin(self.answer_file(session, ctx, files)).await,
         }
     }
 }
 
 /// The host of a request: HTTP/2 has it in the target.
-fn host(request: &RequestHeader) -> Option<&str> {
+fn request_host(request: &RequestHeader) -> Option<&str> {
     match request.headers.get(header::HOST) {
         Some(host) => host.to_str().ok(),
         None => request.uri.authority().map(http::uri::Authority::as_str),

@@ -3,19 +3,20 @@
 //! Pure: claims in, a verdict out. Called only with claims whose signature has been verified. Unknown forms
 //! are refused, since accepted values become part of a cache key and of a header for the origin.
 
-use super::{memory::Known, Identity, TokenError};
-use crate::{config::Jwt, name::Tenant};
+use super::{memory::KnownToken, Identity, TokenError};
+use crate::{config::JwtConfig, name::Tenant};
+
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// The longest user or role, in bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT_BYTES: usize = 256;
 
 /// The claims of a token.
-pub(super) type Claims = Map<String, Value>;
+pub(super) type TokenClaims = Map<String, Value>;
 
 /// The configured rules for claims.
-pub(super) struct Rules {
+pub(super) struct ClaimRules {
     tenant_claim: String,
     default_tenant: Option<Tenant>,
     user_claim: String,
@@ -26,8 +27,8 @@ pub(super) struct Rules {
     leeway: u64,
 }
 
-impl Rules {
-    pub(super) fn new(config: &Jwt) -> Self {
+impl ClaimRules {
+    pub(super) fn new(config: &JwtConfig) -> Self {
         Self {
             tenant_claim: config.tenant_claim.clone(),
             default_tenant: config.default_tenant.clone(),
@@ -40,7 +41,7 @@ impl Rules {
     }
 
     /// The identity in the claims, if they are acceptable at `now` (Unix milliseconds).
-    pub(super) fn check(&self, claims: &Claims, now: u64) -> Result<Known, TokenError> {
+    pub(super) fn check(&self, claims: &TokenClaims, now: u64) -> Result<KnownToken, TokenError> {
         let expires = numeric_date(claims.get("exp").ok_or(TokenError::NoExpiry)?)?;
         let not_before = claims.get("nbf").map_or(Ok(0), numeric_date)?;
         self.check_times(expires, not_before, now)?;
@@ -52,12 +53,13 @@ impl Rules {
             return Err(TokenError::Issuer);
         }
         let identity = Identity {
-            tenant: tenant(find(claims, &self.tenant_claim))?.or_else(|| self.default_tenant.clone()),
-            user: text(find(claims, &self.user_claim)).ok_or(TokenError::User)?,
-            role: text(find(claims, &self.role_claim)).ok_or(TokenError::Role)?,
+            tenant: read_tenant(find_claim(claims, &self.tenant_claim))?
+                .or_else(|| self.default_tenant.clone()),
+            user: read_text(find_claim(claims, &self.user_claim)).ok_or(TokenError::User)?,
+            role: read_text(find_claim(claims, &self.role_claim)).ok_or(TokenError::Role)?,
             expires,
         };
-        Ok(Known { identity: Arc::new(identity), not_before })
+        Ok(KnownToken { identity: Arc::new(identity), not_before })
     }
 
     /// Returns true if `now` lies in `not_before..expires`, widened by the leeway; all in Unix milliseconds.
@@ -87,31 +89,32 @@ fn numeric_date(value: &Value) -> Result<u64, TokenError> {
 }
 
 /// The claim of this name; a name that begins with `/` is a JSON pointer (RFC 6901).
-fn find<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
+fn find_claim<'c>(claims: &'c TokenClaims, name: &str) -> Option<&'c Value> {
     let Some(pointer) = name.strip_prefix('/') else { return claims.get(name) };
     let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
-    claims.get(&unescaped(first))?.pointer(rest)
+    claims.get(&unescape_pointer(first))?.pointer(rest)
 }
 
 /// Puts a claim where [`find`] looks for it.
-pub(super) fn put(claims: &mut Claims, name: &str, value: Value) {
+pub(super) fn put_claim(claims: &mut TokenClaims, name: &str, value: Value) {
     let Some(pointer) = name.strip_prefix('/') else {
         claims.insert(name.to_owned(), value);
         return;
     };
     match pointer.split_once('/') {
-        None => drop(claims.insert(unescaped(pointer), value)),
+        None => drop(claims.insert(unescape_pointer(pointer), value)),
         Some((first, rest)) => {
-            let inner = claims.entry(unescaped(first)).or_insert_with(|| Value::Object(Claims::new()));
+            let inner =
+                claims.entry(unescape_pointer(first)).or_insert_with(|| Value::Object(TokenClaims::new()));
             if let Value::Object(inner) = inner {
-                put(inner, &format!("/{rest}"), value);
+                put_claim(inner, &format!("/{rest}"), value);
             }
         }
     }
 }
 
 /// Unescapes a token of a JSON pointer.
-fn unescaped(token: &str) -> String {
+fn unescape_pointer(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
@@ -126,7 +129,7 @@ fn names_one_of(claim: Option<&Value>, accepted: &[String]) -> bool {
 }
 
 /// A tenant's name; absent and null mean none.
-fn tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
+fn read_tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
     match claim {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) => name.parse().map(Some).map_err(|_| TokenError::Tenant),
@@ -136,7 +139,7 @@ fn tenant(claim: Option<&Value>) -> Result<Option<Tenant>, TokenError> {
 
 /// A user or a role: text or an integer of 64 bits; absent, null and empty mean none. `None`: the value has
 /// another type.
-fn text(claim: Option<&Value>) -> Option<Option<String>> {
+fn read_text(claim: Option<&Value>) -> Option<Option<String>> {
     let text = match claim {
         None | Some(Value::Null) => return Some(None),
         Some(Value::String(text)) => text.clone(),
@@ -146,8 +149,9 @@ fn text(claim: Option<&Value>) -> Option<Option<String>> {
     };
     // The origin gets the text as a header, and a receiver strips spaces off a header's ends: two users that
     // differ only in them would be one user of the origin's.
-    let fits =
-        text.len() <= MAX_TEXT && text.trim().len() == text.len() && !text.chars().any(char::is_control);
+    let fits = text.len() <= MAX_TEXT_BYTES
+        && text.trim().len() == text.len()
+        && !text.chars().any(char::is_control);
     fits.then(|| Some(text).filter(|text| !text.is_empty()))
 }
 
@@ -156,8 +160,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn rules(audience: &[&str], issuer: &[&str], leeway: u64) -> Rules {
-        Rules {
+    fn rules(audience: &[&str], issuer: &[&str], leeway: u64) -> ClaimRules {
+        ClaimRules {
             tenant_claim: "tenant".into(),
             default_tenant: None,
             user_claim: "sub".into(),
@@ -168,7 +172,7 @@ mod tests {
         }
     }
 
-    fn check(rules: &Rules, extra: Value, now: u64) -> Result<Identity, TokenError> {
+    fn check(rules: &ClaimRules, extra: Value, now: u64) -> Result<Identity, TokenError> {
         let mut claims = json!({ "exp": 1_000, "tenant": "acme" });
         for (name, value) in extra.as_object().unwrap() {
             claims[name] = value.clone();
@@ -177,7 +181,7 @@ mod tests {
     }
 
     /// The verdict on these claims alone.
-    fn check_all(rules: &Rules, claims: &Value) -> Result<Identity, TokenError> {
+    fn check_all(rules: &ClaimRules, claims: &Value) -> Result<Identity, TokenError> {
         rules.check(claims.as_object().unwrap(), 1).map(|known| (*known.identity).clone())
     }
 
@@ -280,14 +284,14 @@ mod tests {
             ("/list/1/id", None),
             ("org.id", None),
         ] {
-            let rules = Rules { tenant_claim: pointer.into(), ..rules(&[], &[], 0) };
+            let rules = ClaimRules { tenant_claim: pointer.into(), ..rules(&[], &[], 0) };
             let found = check_all(&rules, &claims).unwrap().tenant;
             assert_eq!(found.as_ref().map(Tenant::as_str), tenant, "{pointer}");
         }
-        let mut made = Claims::new();
-        put(&mut made, "/org/a~1b", json!("x"));
-        put(&mut made, "/org/id", json!("y"));
-        put(&mut made, "sub", json!("z"));
+        let mut made = TokenClaims::new();
+        put_claim(&mut made, "/org/a~1b", json!("x"));
+        put_claim(&mut made, "/org/id", json!("y"));
+        put_claim(&mut made, "sub", json!("z"));
         assert_eq!(Value::Object(made), json!({ "org": { "a/b": "x", "id": "y" }, "sub": "z" }));
     }
 

@@ -10,14 +10,14 @@ use http::{header::AUTHORIZATION, HeaderMap};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-const PARAMETER: &[u8] = b"token";
+const TOKEN_PARAMETER: &[u8] = b"token";
 
 /// The bearer token of `Authorization`; `None` without the header or with another scheme.
 ///
 /// # Errors
 /// [`TokenError::Malformed`] for several such headers, several credentials in one, or a bearer token with
 /// characters that no token has.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
+pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -36,7 +36,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
 
 /// The token of a value of `Authorization` in the usual form: `Bearer`, one space, a token. `None` only means
 /// another form.
-pub fn plain_bearer(value: &[u8]) -> Option<&str> {
+pub fn plain_bearer_token(value: &[u8]) -> Option<&str> {
     let token = value.strip_prefix(b"Bearer ")?;
     let sound = !token.is_empty() && token.iter().all(|byte| is_token_byte(*byte));
     std::str::from_utf8(token).ok().filter(|_| sound)
@@ -73,7 +73,7 @@ pub fn without_query_token(query: &str) -> Cow<'_, str> {
 /// Returns true if a parameter's name is `token`, in any spelling.
 fn is_token(parameter: &str) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-    percent_decode_str(name).eq(PARAMETER.iter().copied())
+    percent_decode_str(name).eq(TOKEN_PARAMETER.iter().copied())
 }
 
 #[cfg(test)]
@@ -87,7 +87,7 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        bearer(&headers).map(|token| token.map(str::to_owned))
+        bearer_token(&headers).map(|token| token.map(str::to_owned))
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
 
         #[test]
         fn a_plain_bearer_token_is_the_same_one(value in "Bearer [a-z=. ,]{0,8}|.{0,12}") {
-            if let Some(token) = plain_bearer(value.as_bytes()) {
+            if let Some(token) = plain_bearer_token(value.as_bytes()) {
                 prop_assert_eq!(of(&[&value]), Ok(Some(token.to_owned())));
             }
         }
@@ -160,7 +160,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 headers.insert(AUTHORIZATION, value);
             }
-            if let Ok(Some(token)) = bearer(&headers) {
+            if let Ok(Some(token)) = bearer_token(&headers) {
                 prop_assert!(token.bytes().all(is_token_byte) && !token.is_empty());
             }
         }

@@ -42,7 +42,7 @@ impl PublicKey {
         if !signs {
             return None;
         }
-        let (made_for, decoding) = material(&source.algorithm)?;
+        let (made_for, decoding) = key_material(&source.algorithm)?;
         let algorithms: Vec<_> = made_for
             .iter()
             .copied()
@@ -63,7 +63,7 @@ impl PartialEq for PublicKey {
 }
 
 /// The usable keys of a JWKS document, in its order; there may be none.
-pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>, IdentityError> {
+pub(super) fn parse_key_set(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>, IdentityError> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<serde_json::Value>,
@@ -77,11 +77,11 @@ pub(super) fn parse(text: &str, accepted: &[Algorithm]) -> Result<Vec<PublicKey>
 }
 
 /// The algorithms for a key of this type and size, and the key.
-fn material(parameters: &AlgorithmParameters) -> Option<(&'static [Algorithm], DecodingKey)> {
+fn key_material(parameters: &AlgorithmParameters) -> Option<(&'static [Algorithm], DecodingKey)> {
     match parameters {
         AlgorithmParameters::RSA(rsa) => {
             const FAMILY: AlgorithmFamily = AlgorithmFamily::Rsa;
-            let (n, e) = (integer(&rsa.n)?, integer(&rsa.e)?);
+            let (n, e) = (decode_integer(&rsa.n)?, decode_integer(&rsa.e)?);
             let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
             let strong = RSA_BITS.contains(&bits) && !e.is_empty();
             strong.then(|| (FAMILY.algorithms(), DecodingKey::from_rsa_raw_components(&n, &e)))
@@ -92,24 +92,24 @@ fn material(parameters: &AlgorithmParameters) -> Option<(&'static [Algorithm], D
                 EllipticCurve::P384 => (&[Algorithm::ES384], 48),
                 _ => return None,
             };
-            let sized = bytes(&ec.x)?.len() == size && bytes(&ec.y)?.len() == size;
+            let sized = decode_base64(&ec.x)?.len() == size && decode_base64(&ec.y)?.len() == size;
             sized.then(|| DecodingKey::from_ec_components(&ec.x, &ec.y).ok())?.map(|key| (algorithms, key))
         }
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-            let x = bytes(&pair.x)?;
+            let x = decode_base64(&pair.x)?;
             (x.len() == 32).then(|| (&[Algorithm::EdDSA] as &[_], DecodingKey::from_ed_der(&x)))
         }
         _ => None,
     }
 }
 
-fn bytes(text: &str) -> Option<Vec<u8>> {
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 /// A big-endian integer without the leading zero bytes that some issuers write.
-fn integer(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = bytes(text)?;
+fn decode_integer(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = decode_base64(text)?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     bytes.drain(..zeros);
     Some(bytes)

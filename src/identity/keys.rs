@@ -4,17 +4,18 @@
 //! its type and its `alg` allow. The token's header chooses among the allowed ones, it never adds one. Keys
 //! inside a token (`jwk`, `jku`, `x5c`) are ignored.
 
-use super::{claims::Claims, jwks::PublicKey, IdentityError, TokenError};
+use super::{claims::TokenClaims, jwks::PublicKey, IdentityError, TokenError};
 use crate::config::Secret;
+
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
 use jsonwebtoken::{crypto, Algorithm, AlgorithmFamily, DecodingKey};
 use serde::{de::IgnoredAny, Deserialize};
 
 /// The most public keys that are tried for one token.
-const MAX_TRIED: usize = 16;
+const MAX_TRIED_KEYS: usize = 16;
 
 /// The parts of a token, none of them verified.
-pub(super) struct Token<'a> {
+pub(super) struct ParsedToken<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
     message: &'a str,
@@ -24,13 +25,13 @@ pub(super) struct Token<'a> {
 
 /// The header parameters that are read here (RFC 7515, 4.1).
 #[derive(Deserialize)]
-struct Header {
+struct TokenHeader {
     alg: String,
     kid: Option<String>,
     crit: Option<IgnoredAny>,
 }
 
-impl<'a> Token<'a> {
+impl<'a> ParsedToken<'a> {
     /// Parses a JWS in compact form.
     pub(super) fn parse(token: &'a str) -> Result<Self, TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
@@ -38,19 +39,20 @@ impl<'a> Token<'a> {
         if payload.contains('.') {
             return Err(TokenError::Malformed);
         }
-        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenError::Malformed)?;
+        let header: TokenHeader =
+            serde_json::from_slice(&decode_part(header)?).map_err(|_| TokenError::Malformed)?;
         // `crit` lists extensions that must be understood, and none is supported.
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
         let algorithm = header.alg.parse().map_err(|_| TokenError::Algorithm)?;
-        decode(signature)?;
+        decode_part(signature)?;
         Ok(Self { algorithm, kid: header.kid, message, payload, signature })
     }
 
     /// The claims; to be read only after [`Keys::check`].
-    pub(super) fn payload(&self) -> Result<Claims, TokenError> {
-        serde_json::from_slice(&decode(self.payload)?).map_err(|_| TokenError::Malformed)
+    pub(super) fn payload(&self) -> Result<TokenClaims, TokenError> {
+        serde_json::from_slice(&decode_part(self.payload)?).map_err(|_| TokenError::Malformed)
     }
 
     fn signed_by(&self, key: &DecodingKey) -> bool {
@@ -59,19 +61,19 @@ impl<'a> Token<'a> {
     }
 }
 
-fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+fn decode_part(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)
 }
 
 /// Either secrets or public keys, never both.
-pub(super) enum Keys {
+pub(super) enum VerifyingKeys {
     /// Tried in order; a token's `kid` is ignored.
     Secrets(Vec<DecodingKey>),
     /// Chosen by `kid` and algorithm.
     Public(Vec<PublicKey>),
 }
 
-impl Keys {
+impl VerifyingKeys {
     pub(super) fn secrets(secrets: &[Secret]) -> Result<Self, IdentityError> {
         let blank = |secret: &Secret| secret.reveal().trim_ascii().is_empty();
         if secrets.is_empty() || secrets.iter().any(blank) {
@@ -97,12 +99,12 @@ impl Keys {
     }
 
     /// Checks that one of the keys that fit the token signed it.
-    pub(super) fn check(&self, token: &Token<'_>) -> Result<(), TokenError> {
+    pub(super) fn check(&self, token: &ParsedToken<'_>) -> Result<(), TokenError> {
         let signed = match self {
             Self::Secrets(secrets) => secrets.iter().any(|key| token.signed_by(key)),
             Self::Public(keys) => {
                 let fits = |key: &&PublicKey| key.fits(token.kid.as_deref(), token.algorithm);
-                let mut candidates = keys.iter().filter(fits).take(MAX_TRIED).peekable();
+                let mut candidates = keys.iter().filter(fits).take(MAX_TRIED_KEYS).peekable();
                 if candidates.peek().is_none() {
                     return Err(TokenError::NoKey);
                 }

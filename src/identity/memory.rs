@@ -9,38 +9,38 @@ use std::sync::Arc;
 
 /// Bytes of token text that count as one entry. Few tokens are longer; those count for more, or they could
 /// make the memory sixteen times as large as intended.
-const SLOT: usize = 512;
+const SLOT_BYTES: usize = 512;
 
 /// The verified claims of a token.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct KnownToken {
     pub(super) identity: Arc<Identity>,
     /// `nbf`, Unix milliseconds; 0 if the token has none.
     pub(super) not_before: u64,
 }
 
-pub(super) struct Memory(Cache<Box<str>, Known, Slots>);
+pub(super) struct TokenMemory(Cache<Box<str>, KnownToken, TokenWeighter>);
 
 #[derive(Clone)]
-struct Slots;
+struct TokenWeighter;
 
-impl Weighter<Box<str>, Known> for Slots {
-    fn weight(&self, token: &Box<str>, _: &Known) -> u64 {
-        1 + (token.len() / SLOT) as u64
+impl Weighter<Box<str>, KnownToken> for TokenWeighter {
+    fn weight(&self, token: &Box<str>, _: &KnownToken) -> u64 {
+        1 + (token.len() / SLOT_BYTES) as u64
     }
 }
 
-impl Memory {
+impl TokenMemory {
     /// A memory for `capacity` tokens shorter than [`SLOT`].
     pub(super) fn new(capacity: usize) -> Self {
-        Self(Cache::with_weighter(capacity, capacity as u64, Slots))
+        Self(Cache::with_weighter(capacity, capacity as u64, TokenWeighter))
     }
 
-    pub(super) fn recall(&self, token: &str) -> Option<Known> {
+    pub(super) fn recall(&self, token: &str) -> Option<KnownToken> {
         self.0.get(token)
     }
 
-    pub(super) fn remember(&self, token: &str, known: Known) {
+    pub(super) fn remember(&self, token: &str, known: KnownToken) {
         self.0.insert(Box::from(token), known);
     }
 
@@ -58,14 +58,14 @@ mod tests {
     use super::*;
     use crate::name::Name;
 
-    fn known() -> Known {
+    fn known() -> KnownToken {
         let identity = Identity { tenant: Some(Name::public().clone()), user: None, role: None, expires: 0 };
-        Known { identity: Arc::new(identity), not_before: 0 }
+        KnownToken { identity: Arc::new(identity), not_before: 0 }
     }
 
     #[test]
     fn never_holds_more_than_its_capacity() {
-        let memory = Memory::new(64);
+        let memory = TokenMemory::new(64);
         for n in 0..1_000 {
             memory.remember(&format!("token-{n}"), known());
         }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn long_tokens_count_for_more() {
-        let memory = Memory::new(64);
+        let memory = TokenMemory::new(64);
         for n in 0..1_000 {
             memory.remember(&format!("{n:04}{}", "x".repeat(8_000)), known());
         }

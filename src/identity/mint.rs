@@ -2,16 +2,17 @@
 
 use super::{claims, IdentityError};
 use crate::{
-    config::{Jwt, Secret},
+    config::{JwtConfig, Secret},
     name::Tenant,
 };
+
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
 use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The bearer of a new token.
 #[derive(Debug, Clone, Copy)]
-pub struct Bearer<'a> {
+pub struct TokenBearer<'a> {
     /// The tenant.
     pub tenant: &'a Tenant,
     /// The user.
@@ -22,12 +23,12 @@ pub struct Bearer<'a> {
     pub lifetime: Duration,
 }
 
-impl Bearer<'_> {
+impl TokenBearer<'_> {
     /// The claims of a token that `jwt` accepts from `now` on: under its claim names, for the first of its
     /// audiences and from the first of its issuers. Without a `jwt`, under the default names.
-    fn claims(&self, jwt: Option<&Jwt>, now: SystemTime) -> Map<String, Value> {
+    fn claims(&self, jwt: Option<&JwtConfig>, now: SystemTime) -> Map<String, Value> {
         let issued = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let named = |name: fn(&Jwt) -> &str, default| jwt.map_or(default, name).to_owned();
+        let named = |name: fn(&JwtConfig) -> &str, default| jwt.map_or(default, name).to_owned();
         let tenant = Some(self.tenant.as_str().into());
         let claims: [(String, Option<Value>); 7] = [
             (named(|jwt| &jwt.tenant_claim, "tenant"), tenant),
@@ -40,7 +41,7 @@ impl Bearer<'_> {
         ];
         let mut made = Map::new();
         for (name, value) in claims.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            claims::put(&mut made, &name, value);
+            claims::put_claim(&mut made, &name, value);
         }
         made
     }
@@ -50,11 +51,11 @@ impl Bearer<'_> {
 ///
 /// # Errors
 /// If `algorithm` is not one of the `HS…` family or the secret is empty.
-pub fn mint(
+pub fn mint_token(
     secret: &Secret,
     algorithm: Algorithm,
-    bearer: &Bearer<'_>,
-    jwt: Option<&Jwt>,
+    bearer: &TokenBearer<'_>,
+    jwt: Option<&JwtConfig>,
     now: SystemTime,
 ) -> Result<String, IdentityError> {
     if algorithm.family() != AlgorithmFamily::Hmac {

@@ -16,20 +16,24 @@ mod renewal;
 #[cfg(test)]
 mod tests;
 
-pub use credentials::{bearer, plain_bearer, query_token, without_query_token};
-pub use mint::{mint, Bearer};
-pub use renewal::Renewal;
+pub use {
+    credentials::{bearer_token, plain_bearer_token, query_token, without_query_token},
+    mint::{mint_token, TokenBearer},
+    renewal::KeyRenewal,
+};
 
 use crate::{
-    clock::Reading,
-    config::{Jwt, JwtKeys, Scope},
+    clock::ClockReading,
+    config::{CacheScope, JwtConfig, JwtKeys},
     name::Tenant,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
-use claims::Rules;
+use claims::ClaimRules;
+use keys::{ParsedToken, VerifyingKeys};
+use memory::{KnownToken, TokenMemory};
+
 use jsonwebtoken::Algorithm;
-use keys::{Keys, Token};
-use memory::{Known, Memory};
+
 use std::{
     fs::File,
     io::Read,
@@ -64,10 +68,10 @@ impl Identity {
     ///
     /// # Errors
     /// The reason, [`TokenError::NoTenant`] or [`TokenError::NoUser`].
-    pub fn check_scope(&self, scope: Option<Scope>) -> Result<(), TokenError> {
+    pub fn check_scope(&self, scope: Option<CacheScope>) -> Result<(), TokenError> {
         match scope {
-            Some(Scope::Tenant) if self.tenant.is_none() => Err(TokenError::NoTenant),
-            Some(Scope::User) if self.user.is_none() => Err(TokenError::NoUser),
+            Some(CacheScope::Tenant) if self.tenant.is_none() => Err(TokenError::NoTenant),
+            Some(CacheScope::User) if self.user.is_none() => Err(TokenError::NoUser),
             _ => Ok(()),
         }
     }
@@ -75,7 +79,7 @@ impl Identity {
 
 /// The source of a verdict: memory, or a verification of the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remembered {
+pub enum RememberedVerdict {
     /// Verified before; only its times were checked again.
     Yes,
     /// Verified now.
@@ -193,15 +197,15 @@ pub enum IdentityError {
 /// Verifies tokens with one set of keys at a time.
 pub struct Verifier {
     algorithms: Vec<Algorithm>,
-    rules: Rules,
+    rules: ClaimRules,
     max_token: usize,
     capacity: usize,
-    ring: ArcSwap<Ring>,
+    ring: ArcSwap<KeyRing>,
     /// The time for which a key set that can't be read again is trusted.
     max_age: Duration,
     /// The time until which the keys are trusted, by the monotonic clock of [`crate::clock`].
     good_until: AtomicU64,
-    renewal: Arc<Renewal>,
+    renewal: Arc<KeyRenewal>,
     /// The document that holds the keys.
     document: ArcSwapOption<String>,
     /// The reason why the key set could not be read the last time.
@@ -210,14 +214,14 @@ pub struct Verifier {
 
 /// The keys, and the tokens that they verified. They are replaced together, so that a token of a removed key
 /// is forgotten even if its verification was under way during the change.
-struct Ring {
-    keys: Keys,
-    memory: Memory,
+struct KeyRing {
+    keys: VerifyingKeys,
+    memory: TokenMemory,
 }
 
-impl Ring {
-    fn new(keys: Keys, capacity: usize) -> Self {
-        Self { keys, memory: Memory::new(capacity) }
+impl KeyRing {
+    fn new(keys: VerifyingKeys, capacity: usize) -> Self {
+        Self { keys, memory: TokenMemory::new(capacity) }
     }
 }
 
@@ -228,7 +232,7 @@ impl Verifier {
     ///
     /// # Errors
     /// If the algorithms don't fit the kind of key, or a secret is not usable.
-    pub fn new(config: &Jwt) -> Result<Self, IdentityError> {
+    pub fn new(config: &JwtConfig) -> Result<Self, IdentityError> {
         Self::with_capacity(config, MAX_REMEMBERED)
     }
 
@@ -236,10 +240,10 @@ impl Verifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_capacity(config: &Jwt, capacity: usize) -> Result<Self, IdentityError> {
+    pub fn with_capacity(config: &JwtConfig, capacity: usize) -> Result<Self, IdentityError> {
         let keys = match &config.keys {
-            JwtKeys::Secrets(secrets) => Keys::secrets(secrets)?,
-            JwtKeys::JwksFile(_) | JwtKeys::JwksUrl { .. } => Keys::Public(Vec::new()),
+            JwtKeys::Secrets(secrets) => VerifyingKeys::secrets(secrets)?,
+            JwtKeys::JwksFile(_) | JwtKeys::JwksUrl { .. } => VerifyingKeys::Public(Vec::new()),
         };
         if config.algorithms.is_empty() {
             return Err(IdentityError::NoAlgorithm);
@@ -249,10 +253,10 @@ impl Verifier {
         }
         Ok(Self {
             algorithms: config.algorithms.clone(),
-            rules: Rules::new(config),
+            rules: ClaimRules::new(config),
             max_token: config.max_token,
             capacity,
-            ring: ArcSwap::from_pointee(Ring::new(keys, capacity)),
+            ring: ArcSwap::from_pointee(KeyRing::new(keys, capacity)),
             max_age: config.jwks_max_age,
             good_until: AtomicU64::new(u64::MAX),
             renewal: Arc::default(),
@@ -265,7 +269,11 @@ impl Verifier {
     ///
     /// # Errors
     /// The reason why the token is refused. Refusals are not remembered.
-    pub fn verify(&self, token: &str, now: Reading) -> Result<(Arc<Identity>, Remembered), TokenError> {
+    pub fn verify(
+        &self,
+        token: &str,
+        now: ClockReading,
+    ) -> Result<(Arc<Identity>, RememberedVerdict), TokenError> {
         if token.len() > self.max_token {
             return Err(TokenError::TooLong);
         }
@@ -275,22 +283,22 @@ impl Verifier {
         let (ring, now) = (self.ring.load(), unix_ms(now));
         if let Some(known) = ring.memory.recall(token) {
             return match self.rules.check_times(known.identity.expires, known.not_before, now) {
-                Ok(()) => Ok((known.identity, Remembered::Yes)),
+                Ok(()) => Ok((known.identity, RememberedVerdict::Yes)),
                 Err(reason) => {
                     ring.memory.forget(token);
                     Err(reason)
                 }
             };
         }
-        let known = self.verify_anew(token, &ring.keys, now)?;
+        let known = self.verify_uncached(token, &ring.keys, now)?;
         let identity = Arc::clone(&known.identity);
         ring.memory.remember(token, known);
-        Ok((identity, Remembered::No))
+        Ok((identity, RememberedVerdict::No))
     }
 
     /// The identity of a token's bearer at `now`, if the token was verified before and is still valid;
     /// `None`: call [`Self::verify`]. Changes nothing.
-    pub fn remembers(&self, token: &str, now: Reading) -> Option<Arc<Identity>> {
+    pub fn remembers(&self, token: &str, now: ClockReading) -> Option<Arc<Identity>> {
         let known = self.ring.load().memory.recall(token).filter(|_| !self.is_outdated(now.now_ms))?;
         let times = self.rules.check_times(known.identity.expires, known.not_before, unix_ms(now));
         times.ok().map(|()| known.identity)
@@ -298,13 +306,13 @@ impl Verifier {
 
     /// Returns true if a token that was refused for this reason could verify after the key set is read again.
     pub fn may_lack_key(&self, token: &str, refused: TokenError) -> bool {
-        if matches!(self.ring.load().keys, Keys::Secrets(_)) {
+        if matches!(self.ring.load().keys, VerifyingKeys::Secrets(_)) {
             return false;
         }
         match refused {
             TokenError::NoKey | TokenError::OldKeys => true,
             // Issuers without key ids change their keys as well.
-            TokenError::Signature => Token::parse(token).is_ok_and(|token| token.kid.is_none()),
+            TokenError::Signature => ParsedToken::parse(token).is_ok_and(|token| token.kid.is_none()),
             _ => false,
         }
     }
@@ -316,7 +324,7 @@ impl Verifier {
     }
 
     /// The channel by which the keeper of the key set is asked to read it again.
-    pub fn renewal(&self) -> Arc<Renewal> {
+    pub fn renewal(&self) -> Arc<KeyRenewal> {
         self.renewal.clone()
     }
 
@@ -350,8 +358,8 @@ impl Verifier {
         now_ms > self.good_until.load(Ordering::Relaxed)
     }
 
-    fn verify_anew(&self, token: &str, keys: &Keys, now: u64) -> Result<Known, TokenError> {
-        let token = Token::parse(token)?;
+    fn verify_uncached(&self, token: &str, keys: &VerifyingKeys, now: u64) -> Result<KnownToken, TokenError> {
+        let token = ParsedToken::parse(token)?;
         if !self.algorithms.contains(&token.algorithm) {
             return Err(TokenError::Algorithm);
         }
@@ -367,12 +375,12 @@ impl Verifier {
     /// If the document is no key set: the keys in use stay.
     pub fn replace_jwks(&self, text: &str) -> Result<usize, IdentityError> {
         let ring = self.ring.load();
-        let Keys::Public(current) = &ring.keys else { return Err(IdentityError::NotJwks) };
-        let keys = jwks::parse(text, &self.algorithms)?;
+        let VerifyingKeys::Public(current) = &ring.keys else { return Err(IdentityError::NotJwks) };
+        let keys = jwks::parse_key_set(text, &self.algorithms)?;
         let usable = keys.len();
         self.document.store(Some(Arc::new(text.to_owned())));
         if keys != *current {
-            self.ring.store(Arc::new(Ring::new(Keys::Public(keys), self.capacity)));
+            self.ring.store(Arc::new(KeyRing::new(VerifyingKeys::Public(keys), self.capacity)));
         }
         Ok(usable)
     }
@@ -420,7 +428,7 @@ impl Verifier {
 
 /// The time by which tokens are checked. A clock before 1970 is broken; the end of time in its place makes
 /// every token an expired one.
-fn unix_ms(now: Reading) -> u64 {
+fn unix_ms(now: ClockReading) -> u64 {
     match now.wall_ms {
         0 => u64::MAX,
         ms => ms,

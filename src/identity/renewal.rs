@@ -12,34 +12,34 @@ use tokio::{
 };
 
 /// The least time between two readings that tokens cause.
-const PAUSE: Duration = Duration::from_secs(5);
+const MIN_PAUSE: Duration = Duration::from_secs(5);
 /// The longest time that a request waits for a reading.
-const PATIENCE: Duration = Duration::from_secs(3);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The state shared by requests and the keeper of a key set.
 #[derive(Debug, Default)]
-pub struct Renewal {
+pub struct KeyRenewal {
     told: Notify,
-    state: Mutex<State>,
+    state: Mutex<RenewalState>,
     /// The number of readings that have ended.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RenewalState {
     wanted: bool,
     reading: bool,
     /// The start of the last reading that a token caused.
     caused: Option<Instant>,
 }
 
-impl State {
-    fn pause_left(&self) -> Duration {
-        self.caused.map_or(Duration::ZERO, |caused| PAUSE.saturating_sub(caused.elapsed()))
+impl RenewalState {
+    fn remaining_pause(&self) -> Duration {
+        self.caused.map_or(Duration::ZERO, |caused| MIN_PAUSE.saturating_sub(caused.elapsed()))
     }
 }
 
-impl Renewal {
+impl KeyRenewal {
     /// Requests a reading, and waits for it. Returns true if the set was read.
     pub(super) async fn renew(&self) -> bool {
         let mut ended = self.ended.subscribe();
@@ -49,9 +49,9 @@ impl Renewal {
                 state.wanted = true;
                 self.told.notify_one();
             }
-            state.reading || state.pause_left().is_zero()
+            state.reading || state.remaining_pause().is_zero()
         };
-        waits && timeout(PATIENCE, ended.changed()).await.is_ok_and(|changed| changed.is_ok())
+        waits && timeout(WAIT_TIMEOUT, ended.changed()).await.is_ok_and(|changed| changed.is_ok())
     }
 
     /// Waits until a token needs the set to be read, and the pause since the last such reading is over. The
@@ -60,7 +60,7 @@ impl Renewal {
         loop {
             let left = {
                 let mut state = self.state.lock();
-                let left = state.wanted.then(|| state.pause_left());
+                let left = state.wanted.then(|| state.remaining_pause());
                 if left.is_some_and(|left| left.is_zero()) {
                     // From here on, requests wait for this reading.
                     (state.reading, state.caused) = (true, Some(Instant::now()));
@@ -76,19 +76,19 @@ impl Renewal {
     }
 
     /// Marks the set as being read until the guard is dropped.
-    pub fn reading(&self) -> Reading<'_> {
+    pub fn reading(&self) -> KeyReading<'_> {
         let mut state = self.state.lock();
         (state.wanted, state.reading) = (false, true);
         drop(state);
-        Reading(self)
+        KeyReading(self)
     }
 }
 
 /// A reading under way.
 #[derive(Debug)]
-pub struct Reading<'r>(&'r Renewal);
+pub struct KeyReading<'r>(&'r KeyRenewal);
 
-impl Drop for Reading<'_> {
+impl Drop for KeyReading<'_> {
     fn drop(&mut self) {
         self.0.state.lock().reading = false;
         self.0.ended.send_modify(|ended| *ended += 1);
@@ -103,8 +103,8 @@ mod tests {
         Arc,
     };
 
-    fn kept(readings: &Arc<AtomicUsize>) -> Arc<Renewal> {
-        let (renewal, readings) = (Arc::new(Renewal::default()), readings.clone());
+    fn kept(readings: &Arc<AtomicUsize>) -> Arc<KeyRenewal> {
+        let (renewal, readings) = (Arc::new(KeyRenewal::default()), readings.clone());
         let keeper = renewal.clone();
         tokio::spawn(async move {
             loop {
@@ -130,18 +130,18 @@ mod tests {
             assert!(began.elapsed() < Duration::from_millis(1));
         }
         // A reading requested within the pause is done when it is over.
-        sleep(PAUSE).await;
+        sleep(MIN_PAUSE).await;
         assert_eq!(readings.load(Ordering::SeqCst), 2);
-        sleep(2 * PAUSE).await;
+        sleep(2 * MIN_PAUSE).await;
         assert_eq!(readings.load(Ordering::SeqCst), 2);
         assert!(renewal.renew().await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_set_that_cannot_be_read_keeps_nobody_for_long() {
-        let renewal = Renewal::default();
+        let renewal = KeyRenewal::default();
         let began = Instant::now();
         assert!(!renewal.renew().await);
-        assert!(began.elapsed() <= PATIENCE);
+        assert!(began.elapsed() <= WAIT_TIMEOUT);
     }
 }

@@ -6,8 +6,9 @@
 //! bound: a client that spreads the remaining requests over that time stays within the limit, however full
 //! its bucket was.
 
-use super::gcra::{Rate, Standing};
-use crate::{config::Limit, name::Name};
+use super::gcra::{LimitStanding, RequestRate};
+use crate::{config::LimitConfig, name::Name};
+
 use http::{HeaderName, HeaderValue};
 use std::{fmt::Write as _, time::Duration};
 
@@ -19,42 +20,44 @@ pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// The longest time in the fields, in seconds.
-const LONGEST: u64 = 999_999_999;
+const MAX_SECONDS: u64 = 999_999_999;
 
 /// Formats the policy: `"address";q=100;w=60, …`
-pub fn policy(limits: &[Limit]) -> HeaderValue {
-    list(limits.iter(), |text, limit| {
-        let window = limit.window.as_secs().clamp(1, LONGEST);
+pub fn policy_value(limits: &[LimitConfig]) -> HeaderValue {
+    join_members(limits.iter(), |text, limit| {
+        let window = limit.window.as_secs().clamp(1, MAX_SECONDS);
         // Writing to a String can't fail. A name needs no escaping.
         write!(text, "\"{}\";q={};w={window}", limit.name, limit.requests).unwrap_or_default();
     })
 }
 
 /// Formats the rest: `"address";r=50;t=30, …`
-pub fn left<'l>(limits: impl Iterator<Item = (&'l Name, Rate, Standing)>) -> HeaderValue {
-    list(limits, |text, (name, rate, standing)| {
-        let time = window(rate, standing);
+pub fn remaining_value<'l>(
+    limits: impl Iterator<Item = (&'l Name, RequestRate, LimitStanding)>,
+) -> HeaderValue {
+    join_members(limits, |text, (name, rate, standing)| {
+        let time = reset_seconds(rate, standing);
         write!(text, "\"{name}\";r={};t={time}", standing.remaining).unwrap_or_default();
     })
 }
 
 /// Converts a time to whole seconds: rounded up, at least one.
-pub fn seconds(time: Duration) -> u64 {
+pub fn whole_seconds(time: Duration) -> u64 {
     let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
-    whole.clamp(1, LONGEST)
+    whole.clamp(1, MAX_SECONDS)
 }
 
-fn window(rate: Rate, standing: Standing) -> u64 {
+fn reset_seconds(rate: RequestRate, standing: LimitStanding) -> u64 {
     match standing.remaining {
-        0 => seconds(standing.wait),
+        0 => whole_seconds(standing.wait),
         remaining => {
             let nanoseconds = rate.interval().as_nanos().saturating_mul(u128::from(remaining));
-            seconds(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+            whole_seconds(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
         }
     }
 }
 
-fn list<T>(members: impl Iterator<Item = T>, write: impl Fn(&mut String, T)) -> HeaderValue {
+fn join_members<T>(members: impl Iterator<Item = T>, write: impl Fn(&mut String, T)) -> HeaderValue {
     let mut text = String::with_capacity(48);
     for member in members {
         if !text.is_empty() {
@@ -70,31 +73,31 @@ mod tests {
     use super::*;
     use crate::config::LimitBy;
 
-    fn limit(name: &str, requests: u32, seconds: u64, burst: u32) -> Limit {
+    fn limit(name: &str, requests: u32, seconds: u64, burst: u32) -> LimitConfig {
         let name = name.parse().unwrap();
         let window = Duration::from_secs(seconds);
-        Limit { name, requests, window, burst, by: LimitBy::Address, shared: false }
+        LimitConfig { name, requests, window, burst, by: LimitBy::Address, shared: false }
     }
 
-    fn after(limit: &Limit, count: usize) -> HeaderValue {
-        let rate = Rate::new(limit.requests, limit.window, limit.burst);
+    fn after(limit: &LimitConfig, count: usize) -> HeaderValue {
+        let rate = RequestRate::new(limit.requests, limit.window, limit.burst);
         let (mut standing, mut empty_at) = rate.take(0, 1);
         for _ in 1..count {
             (standing, empty_at) = rate.take(empty_at, 1);
         }
-        left(std::iter::once((&limit.name, rate, standing)))
+        remaining_value(std::iter::once((&limit.name, rate, standing)))
     }
 
     #[test]
     fn fields_are_lists_of_strings_with_parameters() {
         let limits = [limit("address", 100, 60, 20), limit("key", 1_000, 3_600, 1_000)];
-        assert_eq!(policy(&limits), "\"address\";q=100;w=60, \"key\";q=1000;w=3600");
+        assert_eq!(policy_value(&limits), "\"address\";q=100;w=60, \"key\";q=1000;w=3600");
         assert_eq!(after(&limits[0], 1), "\"address\";r=19;t=12");
         assert_eq!(after(&limits[0], 20), "\"address\";r=0;t=1");
         assert_eq!(after(&limits[1], 500), "\"key\";r=500;t=1800");
         assert_eq!(after(&limit("slow", 1, 3_600, 1), 1), "\"slow\";r=0;t=3600");
         assert_eq!(after(&limit("slow", 1, 3_600, 1), 2), "\"slow\";r=0;t=3600");
-        for value in [policy(&limits), after(&limits[0], 3)] {
+        for value in [policy_value(&limits), after(&limits[0], 3)] {
             assert!(!sfv::Parser::parse_list(value.as_bytes()).unwrap().is_empty());
         }
     }
@@ -102,8 +105,8 @@ mod tests {
     #[test]
     fn times_are_whole_seconds() {
         for (millis, expected) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (60_000, 60)] {
-            assert_eq!(seconds(Duration::from_millis(millis)), expected, "{millis}");
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), expected, "{millis}");
         }
-        assert_eq!(seconds(Duration::MAX), LONGEST);
+        assert_eq!(whole_seconds(Duration::MAX), MAX_SECONDS);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A rate: requests per time, and a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct RequestRate {
     /// The amount that one request adds, in nanoseconds; never 0.
     interval: u64,
     /// The capacity of the bucket, in nanoseconds.
@@ -19,7 +19,7 @@ pub struct Rate {
 
 /// The decision on a request, and the state of the bucket after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitStanding {
     /// True if the request is allowed.
     pub passed: bool,
     /// The number of further requests that would be allowed at this moment.
@@ -30,18 +30,18 @@ pub struct Standing {
     pub busy: Duration,
 }
 
-impl Rate {
+impl RequestRate {
     /// A rate of `requests` in `window`, at most `burst` of them at once. None of them may be 0; the least
     /// interval is 1 ns.
     pub fn new(requests: u32, window: Duration, burst: u32) -> Self {
-        let window = nanoseconds(window);
+        let window = duration_nanoseconds(window);
         let interval = (window / u64::from(requests.max(1))).max(1);
         Self { interval, capacity: interval.saturating_mul(u64::from(burst.max(1))) }
     }
 
     /// Decides on one more request at `now` of a client whose bucket is empty at `empty_at`. The second value
     /// is the time when it will be empty then; unchanged if the request is refused.
-    pub fn take(self, empty_at: u64, now: u64) -> (Standing, u64) {
+    pub fn take(self, empty_at: u64, now: u64) -> (LimitStanding, u64) {
         let busy = self.busy(empty_at, now);
         let poured = busy.saturating_add(self.interval);
         let passed = poured <= self.capacity;
@@ -55,8 +55,8 @@ impl Rate {
     }
 
     /// The state of a bucket that will be empty after `busy`, for requests of any node.
-    pub fn told(self, passed: bool, busy: Duration) -> Standing {
-        self.standing(passed, nanoseconds(busy).min(self.capacity))
+    pub fn told(self, passed: bool, busy: Duration) -> LimitStanding {
+        self.standing(passed, duration_nanoseconds(busy).min(self.capacity))
     }
 
     /// The amount that one request adds.
@@ -69,10 +69,10 @@ impl Rate {
         Duration::from_nanos(self.capacity)
     }
 
-    fn standing(self, passed: bool, busy: u64) -> Standing {
+    fn standing(self, passed: bool, busy: u64) -> LimitStanding {
         let room = self.capacity - busy;
         let missing = self.interval.saturating_sub(room);
-        Standing {
+        LimitStanding {
             passed,
             remaining: room / self.interval,
             wait: Duration::from_nanos(missing),
@@ -86,7 +86,7 @@ impl Rate {
     }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+fn duration_nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -97,8 +97,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn rate(requests: u32, seconds: u64, burst: u32) -> Rate {
-        Rate::new(requests, Duration::from_secs(seconds), burst)
+    fn rate(requests: u32, seconds: u64, burst: u32) -> RequestRate {
+        RequestRate::new(requests, Duration::from_secs(seconds), burst)
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
             (u32::MAX, Duration::from_nanos(1), u32::MAX),
             (0, Duration::ZERO, 0),
         ] {
-            let rate = Rate::new(requests, window, burst);
+            let rate = RequestRate::new(requests, window, burst);
             for now in [0, 1, u64::MAX] {
                 for empty_at in [0, 1, u64::MAX] {
                     let (standing, after) = rate.take(empty_at, now);

@@ -9,14 +9,15 @@
 
 use super::{
     fields,
-    gcra::{Rate, Standing},
-    table::Table,
-    who::{Partition, Who},
+    gcra::{LimitStanding, RequestRate},
+    table::BucketTable,
+    who::{BucketOwner, ClientKey},
 };
 use crate::{
-    config::{LimitBy, Route},
+    config::{LimitBy, RouteConfig},
     name::Name,
 };
+
 use http::HeaderValue;
 use parking_lot::Mutex;
 use std::{
@@ -26,35 +27,35 @@ use std::{
 };
 
 /// The most clients that are remembered, over all limits together. Each costs at most some 70 bytes.
-const MOST: usize = 1 << 20;
+const MAX_CLIENTS: usize = 1 << 20;
 /// The most and the fewest clients that one limit has room for.
-const MOST_OF_ONE: usize = 1 << 17;
-const LEAST_OF_ONE: usize = 1 << 12;
+const MAX_CLIENTS_PER_LIMIT: usize = 1 << 17;
+const MIN_CLIENTS_PER_LIMIT: usize = 1 << 12;
 
 /// The state of all limits. It outlives the configuration: a limit of the same name on a route of the same
 /// name keeps its state, even at another rate.
 #[derive(Default)]
-pub struct Limiters(Mutex<HashMap<(Name, Name), Weak<Table>>>);
+pub struct Limiters(Mutex<HashMap<(Name, Name), Weak<BucketTable>>>);
 
 /// The limits of one route.
-pub struct Limits {
+pub struct RouteLimits {
     route: Name,
-    limits: Vec<Limit>,
+    limits: Vec<RouteLimit>,
     policy: HeaderValue,
 }
 
-struct Limit {
+struct RouteLimit {
     name: Name,
-    rate: Rate,
+    rate: RequestRate,
     by: LimitBy,
     shared: bool,
-    table: Arc<Table>,
+    table: Arc<BucketTable>,
     most: usize,
 }
 
 /// The stage at which a limit is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum LimitStage {
     /// Before a token is verified.
     Anyone,
     /// After the client is identified.
@@ -63,29 +64,29 @@ pub enum Stage {
 
 /// The part of a request that counts against one limit.
 #[derive(Debug, Clone)]
-pub struct Taken {
+pub struct LimitTake {
     index: usize,
-    who: Partition,
+    who: BucketOwner,
     /// The decision and the bucket's state.
-    pub standing: Standing,
+    pub standing: LimitStanding,
 }
 
 /// A shared limit that the store has to check.
 #[derive(Debug, Clone, Copy)]
-pub struct Shared<'l> {
+pub struct SharedLimit<'l> {
     /// The route that the limit belongs to.
     pub route: &'l Name,
     /// The limit's name on it.
     pub limit: &'l Name,
     /// The client.
-    pub who: Partition,
+    pub who: BucketOwner,
     /// The rate.
-    pub rate: Rate,
+    pub rate: RequestRate,
 }
 
 impl Limiters {
     /// The state of a limit: the present one, or a new one.
-    fn table(&self, route: &Name, limit: &Name) -> Arc<Table> {
+    fn table(&self, route: &Name, limit: &Name) -> Arc<BucketTable> {
         let mut tables = self.0.lock();
         // Drops the state of limits that no configuration has any more.
         tables.retain(|_, table| table.strong_count() > 0);
@@ -93,70 +94,70 @@ impl Limiters {
         if let Some(table) = place.upgrade() {
             return table;
         }
-        let table = Arc::new(Table::new());
+        let table = Arc::new(BucketTable::new());
         *place = Arc::downgrade(&table);
         table
     }
 
     /// The limits of routes, in their order; `None` for a route without any.
-    pub fn of(&self, routes: &[Route]) -> Vec<Option<Limits>> {
+    pub fn of(&self, routes: &[RouteConfig]) -> Vec<Option<RouteLimits>> {
         let count: usize = routes.iter().map(|route| route.limits.len()).sum();
-        let most = (MOST / count.max(1)).clamp(LEAST_OF_ONE, MOST_OF_ONE);
-        let limits = |route: &Route| (!route.limits.is_empty()).then(|| self.of_route(route, most));
+        let most = (MAX_CLIENTS / count.max(1)).clamp(MIN_CLIENTS_PER_LIMIT, MAX_CLIENTS_PER_LIMIT);
+        let limits = |route: &RouteConfig| (!route.limits.is_empty()).then(|| self.of_route(route, most));
         routes.iter().map(limits).collect()
     }
 
-    fn of_route(&self, route: &Route, most: usize) -> Limits {
-        let limit = |limit: &crate::config::Limit| Limit {
+    fn of_route(&self, route: &RouteConfig, most: usize) -> RouteLimits {
+        let limit = |limit: &crate::config::LimitConfig| RouteLimit {
             name: limit.name.clone(),
-            rate: Rate::new(limit.requests, limit.window, limit.burst),
+            rate: RequestRate::new(limit.requests, limit.window, limit.burst),
             by: limit.by.clone(),
             shared: limit.shared,
             table: self.table(&route.name, &limit.name),
             most,
         };
-        Limits {
+        RouteLimits {
             route: route.name.clone(),
             limits: route.limits.iter().map(limit).collect(),
-            policy: fields::policy(&route.limits),
+            policy: fields::policy_value(&route.limits),
         }
     }
 }
 
-impl Limits {
+impl RouteLimits {
     /// `RateLimit-Policy`
     pub fn policy(&self) -> &HeaderValue {
         &self.policy
     }
 
     /// Returns true if any of them needs the client to be identified.
-    pub fn asks_who(&self) -> bool {
-        self.limits.iter().any(|limit| limit.stage() == Stage::Identified)
+    pub fn needs_identity(&self) -> bool {
+        self.limits.iter().any(|limit| limit.stage() == LimitStage::Identified)
     }
 
     /// Counts one more request on this node. Adds its counts to `taken`; if a limit refuses, the others take
     /// theirs back. Returns the number of clients that were evicted.
-    pub fn take(&self, stage: Stage, who: &Who<'_>, now: u64, taken: &mut Vec<Taken>) -> u64 {
+    pub fn take(&self, stage: LimitStage, who: &ClientKey<'_>, now: u64, taken: &mut Vec<LimitTake>) -> u64 {
         let mut driven_out = 0;
         for (index, limit) in self.limits.iter().enumerate().filter(|(_, limit)| limit.stage() == stage) {
-            let who = Partition::of(&limit.by, who);
+            let who = BucketOwner::of(&limit.by, who);
             let standing = limit.table.take(who, limit.rate, now, limit.most, &mut driven_out);
-            taken.push(Taken { index, who, standing });
+            taken.push(LimitTake { index, who, standing });
         }
-        if refuses(taken) {
+        if any_refuses(taken) {
             self.give_back(taken);
         }
         driven_out
     }
 
     /// The limits that the store has to check, with their indices in `taken`: empty if this node refuses.
-    pub fn shared<'l>(&'l self, stage: Stage, taken: &[Taken]) -> Vec<(usize, Shared<'l>)> {
-        if refuses(taken) {
+    pub fn shared<'l>(&'l self, stage: LimitStage, taken: &[LimitTake]) -> Vec<(usize, SharedLimit<'l>)> {
+        if any_refuses(taken) {
             return Vec::new();
         }
-        let of_stage = |taken: &Taken| {
+        let of_stage = |taken: &LimitTake| {
             let limit = &self.limits[taken.index];
-            (limit.shared && limit.stage() == stage).then_some(Shared {
+            (limit.shared && limit.stage() == stage).then_some(SharedLimit {
                 route: &self.route,
                 limit: &limit.name,
                 who: taken.who,
@@ -168,13 +169,13 @@ impl Limits {
 
     /// Applies the store's answer: for each index, whether its limit allows the request, and the time until
     /// the bucket is empty. If one refuses, the store has counted nothing, and nothing is counted here.
-    pub fn told(&self, told: &[(usize, bool, Duration)], now: u64, taken: &mut [Taken]) {
+    pub fn told(&self, told: &[(usize, bool, Duration)], now: u64, taken: &mut [LimitTake]) {
         let refused = told.iter().any(|(_, passed, _)| !passed);
         if refused {
             self.give_back(taken);
         }
         for (place, passed, busy) in told {
-            let Some(Taken { index, who, standing }) = taken.get_mut(*place) else { continue };
+            let Some(LimitTake { index, who, standing }) = taken.get_mut(*place) else { continue };
             let limit = &self.limits[*index];
             *standing = limit.rate.told(*passed, *busy);
             let nanoseconds = u64::try_from(standing.busy.as_nanos()).unwrap_or(u64::MAX);
@@ -183,27 +184,27 @@ impl Limits {
     }
 
     /// The names of the limits that refuse.
-    pub fn refusing<'l>(&'l self, taken: &'l [Taken]) -> impl Iterator<Item = &'l Name> {
+    pub fn refusing<'l>(&'l self, taken: &'l [LimitTake]) -> impl Iterator<Item = &'l Name> {
         taken.iter().filter(|taken| !taken.standing.passed).map(|taken| &self.limits[taken.index].name)
     }
 
     /// The key of the limit, for the metrics.
-    pub fn by(&self, taken: &Taken) -> &LimitBy {
+    pub fn by(&self, taken: &LimitTake) -> &LimitBy {
         &self.limits[taken.index].by
     }
 
     /// `RateLimit`: the rest of each checked limit, or only of those that refuse.
-    pub fn left(&self, taken: &[Taken]) -> HeaderValue {
-        let refused = refuses(taken);
+    pub fn left(&self, taken: &[LimitTake]) -> HeaderValue {
+        let refused = any_refuses(taken);
         let told = taken.iter().filter(|taken| !(refused && taken.standing.passed));
-        fields::left(told.map(|taken| {
+        fields::remaining_value(told.map(|taken| {
             let limit = &self.limits[taken.index];
             (&limit.name, limit.rate, taken.standing)
         }))
     }
 
-    fn give_back(&self, taken: &mut [Taken]) {
-        for Taken { index, who, standing } in taken.iter_mut().filter(|taken| taken.standing.passed) {
+    fn give_back(&self, taken: &mut [LimitTake]) {
+        for LimitTake { index, who, standing } in taken.iter_mut().filter(|taken| taken.standing.passed) {
             let limit = &self.limits[*index];
             limit.table.give_back(*who, limit.rate);
             *standing = limit.rate.told(true, standing.busy.saturating_sub(limit.rate.interval()));
@@ -211,28 +212,28 @@ impl Limits {
     }
 }
 
-impl Limit {
-    fn stage(&self) -> Stage {
+impl RouteLimit {
+    fn stage(&self) -> LimitStage {
         match self.by {
-            LimitBy::Address | LimitBy::Header(_) | LimitBy::Query(_) => Stage::Anyone,
-            LimitBy::Tenant | LimitBy::User => Stage::Identified,
+            LimitBy::Address | LimitBy::Header(_) | LimitBy::Query(_) => LimitStage::Anyone,
+            LimitBy::Tenant | LimitBy::User => LimitStage::Identified,
         }
     }
 }
 
 /// Returns true if any limit refuses.
-pub fn refuses(taken: &[Taken]) -> bool {
+pub fn any_refuses(taken: &[LimitTake]) -> bool {
     taken.iter().any(|taken| !taken.standing.passed)
 }
 
 /// The time that a refused client should wait, in whole seconds, at least one.
-pub fn retry_after(taken: &[Taken]) -> u64 {
+pub fn retry_after_seconds(taken: &[LimitTake]) -> u64 {
     let refusing = taken.iter().filter(|taken| !taken.standing.passed);
-    refusing.map(|taken| fields::seconds(taken.standing.wait)).max().unwrap_or(1)
+    refusing.map(|taken| fields::whole_seconds(taken.standing.wait)).max().unwrap_or(1)
 }
 
 /// Nanoseconds of the clock for limits. Never 0.
-pub fn nanoseconds(since: Instant, now: Instant) -> u64 {
+pub fn limit_clock(since: Instant, now: Instant) -> u64 {
     let elapsed = now.saturating_duration_since(since).as_nanos();
     u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(1)
 }

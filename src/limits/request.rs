@@ -3,27 +3,27 @@
 //! Pure. Pingora has parsed the request by now (including RFC 9112 framing); these are the gateway's own
 //! limits. A larger HTTP/1 head has already been refused while it was read (see `listen::head`).
 
-use crate::{authority::is_host, cache::key::count_parameters, telemetry::labels::RejectReason};
+use crate::{cache::key::count_parameters, http::authority::is_host, telemetry::labels::RejectReason};
 use http::{header, HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 /// The longest path and query, in bytes.
-pub const LONGEST_TARGET: usize = 16 * 1024;
+pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// The most header fields. Pingora reads no more in HTTP/1; in HTTP/2 it counts their bytes alone.
-pub const MOST_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 256;
 /// The most bytes of their names and values. In HTTP/2 Pingora uses the same number (RFC 9113, 6.5.2).
-pub const LARGEST_FIELDS: usize = 64 * 1024;
+pub const MAX_FIELDS_BYTES: usize = 64 * 1024;
 /// The most bytes of a head that are read before it is parsed: target, fields, and separators.
-pub const LARGEST_HEAD: usize = LONGEST_TARGET + LARGEST_FIELDS + 8 * MOST_FIELDS;
+pub const MAX_HEAD_BYTES: usize = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 8 * MAX_FIELDS;
 /// The most query parameters.
-pub const MOST_PARAMETERS: usize = 1_000;
+pub const MAX_PARAMETERS: usize = 1_000;
 
 /// Checks a request's target, the size of its header, and `Host`.
 ///
 /// # Errors
 /// The reason why it is refused.
-pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
+pub fn check_request(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
-    if path.len() + query.len() > LONGEST_TARGET {
+    if path.len() + query.len() > MAX_TARGET_BYTES {
         return Err(RejectReason::UriTooLong);
     }
     // `*` means the server (RFC 9112, 3.2.4); its methods were checked before.
@@ -31,11 +31,11 @@ pub fn check(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Rej
         return Err(RejectReason::BadRequest);
     }
     // There are at most as many parameters as bytes: this decides most requests.
-    if !query.is_empty() && query.len() > MOST_PARAMETERS && count_parameters(query) > MOST_PARAMETERS {
+    if !query.is_empty() && query.len() > MAX_PARAMETERS && count_parameters(query) > MAX_PARAMETERS {
         return Err(RejectReason::TooManyParameters);
     }
     let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
-    if headers.len() > MOST_FIELDS || headers.iter().map(size).sum::<usize>() > LARGEST_FIELDS {
+    if headers.len() > MAX_FIELDS || headers.iter().map(size).sum::<usize>() > MAX_FIELDS_BYTES {
         return Err(RejectReason::HeadersTooLarge);
     }
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -63,12 +63,12 @@ mod tests {
     fn what_is_too_much() {
         let host = with_host("a");
         let check = |target: String, headers: &HeaderMap| {
-            super::check(&target.parse().unwrap(), Version::HTTP_11, headers)
+            super::check_request(&target.parse().unwrap(), Version::HTTP_11, headers)
         };
         assert_eq!(check("/".into(), &host), Ok(()));
         assert_eq!(check(format!("/?{}", "a&".repeat(1_000)), &host), Ok(()));
         assert_eq!(check(format!("/?{}", "a&".repeat(1_001)), &host), Err(RejectReason::TooManyParameters));
-        assert_eq!(check(format!("/{}", "a".repeat(LONGEST_TARGET)), &host), Err(RejectReason::UriTooLong));
+        assert_eq!(check(format!("/{}", "a".repeat(MAX_TARGET_BYTES)), &host), Err(RejectReason::UriTooLong));
         assert_eq!(check("*".into(), &host), Ok(()));
         assert_eq!(check("*".into(), &with_host("")), Err(RejectReason::BadHost));
         let large = |fields: usize, size: usize| {
@@ -78,13 +78,13 @@ mod tests {
             }
             check("/".into(), &headers)
         };
-        assert_eq!(large(MOST_FIELDS - 1, 1), Ok(()));
-        assert_eq!(large(MOST_FIELDS, 1), Err(RejectReason::HeadersTooLarge));
-        assert_eq!(large(1, LARGEST_FIELDS - 6), Ok(()));
-        assert_eq!(large(1, LARGEST_FIELDS - 5), Err(RejectReason::HeadersTooLarge));
+        assert_eq!(large(MAX_FIELDS - 1, 1), Ok(()));
+        assert_eq!(large(MAX_FIELDS, 1), Err(RejectReason::HeadersTooLarge));
+        assert_eq!(large(1, MAX_FIELDS_BYTES - 6), Ok(()));
+        assert_eq!(large(1, MAX_FIELDS_BYTES - 5), Err(RejectReason::HeadersTooLarge));
         assert_eq!(check("/".into(), &with_host("evil host")), Err(RejectReason::BadHost));
         assert_eq!(check("/".into(), &HeaderMap::new()), Err(RejectReason::BadHost));
-        assert_eq!(super::check(&"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new()), Ok(()));
+        assert_eq!(super::check_request(&"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new()), Ok(()));
         let mut two = with_host("a");
         two.append(header::HOST, "b".parse().unwrap());
         assert_eq!(check("/".into(), &two), Err(RejectReason::BadHost));

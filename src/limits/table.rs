@@ -8,8 +8,8 @@
 //! The time is an argument; [`super::gcra`] interprets it.
 
 use super::{
-    gcra::{Rate, Standing},
-    who::Partition,
+    gcra::{LimitStanding, RequestRate},
+    who::BucketOwner,
 };
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -18,33 +18,40 @@ use std::collections::HashMap;
 /// The number of locks, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
 /// Clients in a shard below which it is not searched for empty buckets.
-const FEW: usize = 64;
+const FEW_CLIENTS: usize = 64;
 
 /// The state of one limit.
-pub struct Table {
+pub struct BucketTable {
     /// Seeded anew in each process, so that no client can choose its shard.
     hasher: RandomState,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<BucketShard>; SHARDS],
 }
 
-struct Shard {
+struct BucketShard {
     /// The time at which each client's bucket is empty.
-    empty_at: HashMap<Partition, u64, RandomState>,
+    empty_at: HashMap<BucketOwner, u64, RandomState>,
     /// The number of clients at which empty buckets are searched for.
     sweep_at: usize,
 }
 
-impl Table {
+impl BucketTable {
     /// An empty table.
     pub fn new() -> Self {
         let hasher = RandomState::new();
-        let shard = || Shard { empty_at: HashMap::with_hasher(hasher.clone()), sweep_at: FEW };
+        let shard = || BucketShard { empty_at: HashMap::with_hasher(hasher.clone()), sweep_at: FEW_CLIENTS };
         Self { shards: std::array::from_fn(|_| Mutex::new(shard())), hasher }
     }
 
     /// Counts one more request of a client. Keeps at most `most` clients; the number of those evicted with a
     /// bucket that was not empty is added to `driven_out`.
-    pub fn take(&self, who: Partition, rate: Rate, now: u64, most: usize, driven_out: &mut u64) -> Standing {
+    pub fn take(
+        &self,
+        who: BucketOwner,
+        rate: RequestRate,
+        now: u64,
+        most: usize,
+        driven_out: &mut u64,
+    ) -> LimitStanding {
         let mut shard = self.shard(who).lock();
         if let Some(empty_at) = shard.empty_at.get_mut(&who) {
             let (standing, after) = rate.take(*empty_at, now);
@@ -57,8 +64,8 @@ impl Table {
         standing
     }
 
-    /// Takes back a request that [`Table::take`] allowed.
-    pub fn give_back(&self, who: Partition, rate: Rate) {
+    /// Takes back a request that [`BucketTable::take`] allowed.
+    pub fn give_back(&self, who: BucketOwner, rate: RequestRate) {
         if let Some(empty_at) = self.shard(who).lock().empty_at.get_mut(&who) {
             *empty_at = rate.give_back(*empty_at);
         }
@@ -66,7 +73,7 @@ impl Table {
 
     /// Raises the content of a client's bucket: other nodes have seen requests of it too. An unknown client
     /// is not added, so that this never needs room.
-    pub fn learn(&self, who: Partition, empty_at: u64) {
+    pub fn learn(&self, who: BucketOwner, empty_at: u64) {
         if let Some(known) = self.shard(who).lock().empty_at.get_mut(&who) {
             *known = empty_at.max(*known);
         }
@@ -82,28 +89,28 @@ impl Table {
         self.len() == 0
     }
 
-    fn shard(&self, who: Partition) -> &Mutex<Shard> {
+    fn shard(&self, who: BucketOwner) -> &Mutex<BucketShard> {
         // The map inside uses the lowest and the highest bits of the same hash.
         let bits = (self.hasher.hash_one(who) >> 32) as usize;
         &self.shards[bits % SHARDS]
     }
 }
 
-impl Default for Table {
+impl Default for BucketTable {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Shard {
+impl BucketShard {
     /// Makes room for one more if there are `most`. Seldom does anything, and then for many at once.
     fn make_room(&mut self, now: u64, most: usize) -> u64 {
         if self.empty_at.len() < self.sweep_at.min(most) {
             return 0;
         }
         self.empty_at.retain(|_, empty_at| *empty_at > now);
-        let driven_out = if self.empty_at.len() < most { 0 } else { self.drive_out(most) };
-        self.sweep_at = (self.empty_at.len() * 2).clamp(FEW, most.max(FEW));
+        let driven_out = if self.empty_at.len() < most { 0 } else { self.evict_clients(most) };
+        self.sweep_at = (self.empty_at.len() * 2).clamp(FEW_CLIENTS, most.max(FEW_CLIENTS));
         if self.empty_at.capacity() > 4 * self.sweep_at {
             self.empty_at.shrink_to(self.sweep_at);
         }
@@ -111,7 +118,7 @@ impl Shard {
     }
 
     /// Evicts the eighth of the clients whose buckets are empty first.
-    fn drive_out(&mut self, most: usize) -> u64 {
+    fn evict_clients(&mut self, most: usize) -> u64 {
         let mut times: Vec<u64> = self.empty_at.values().copied().collect();
         let surplus = times.len() + 1 - most.min(times.len());
         let mut go = (most / 8).max(surplus).min(times.len());
@@ -137,15 +144,15 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const MOST: usize = SHARDS * 128;
 
-    fn who(n: u128) -> Partition {
-        Partition::of_test(n)
+    fn who(n: u128) -> BucketOwner {
+        BucketOwner::of_test(n)
     }
 
-    fn per_minute(burst: u32) -> Rate {
-        Rate::new(60, Duration::from_secs(60), burst)
+    fn per_minute(burst: u32) -> RequestRate {
+        RequestRate::new(60, Duration::from_secs(60), burst)
     }
 
-    fn take(table: &Table, n: u128, now: u64) -> (Standing, u64) {
+    fn take(table: &BucketTable, n: u128, now: u64) -> (LimitStanding, u64) {
         let mut driven_out = 0;
         let standing = table.take(who(n), per_minute(5), now, MOST, &mut driven_out);
         (standing, driven_out)
@@ -153,7 +160,7 @@ mod tests {
 
     #[test]
     fn each_has_a_bucket() {
-        let table = Table::new();
+        let table = BucketTable::new();
         for left in (0..5).rev() {
             assert_eq!(take(&table, 1, SECOND).0.remaining, left);
         }
@@ -173,21 +180,21 @@ mod tests {
 
     #[test]
     fn those_who_ask_no_more_cost_nothing() {
-        let table = Table::new();
+        let table = BucketTable::new();
         let mut now = SECOND;
         for n in 0..100_000 {
             assert_eq!(take(&table, n, now).1, 0);
             now += SECOND / 100;
         }
         // A bucket lasts a second here: a hundred of them at once.
-        assert!(table.len() <= SHARDS * FEW, "{}", table.len());
+        assert!(table.len() <= SHARDS * FEW_CLIENTS, "{}", table.len());
         let capacity: usize = table.shards.iter().map(|shard| shard.lock().empty_at.capacity()).sum();
-        assert!(capacity <= SHARDS * FEW * 8, "{capacity}");
+        assert!(capacity <= SHARDS * FEW_CLIENTS * 8, "{capacity}");
     }
 
     #[test]
     fn a_flood_takes_no_more_than_its_room_and_frees_nobody() {
-        let table = Table::new();
+        let table = BucketTable::new();
         let held_back = 1_000_000..1_000_020;
         for n in held_back.clone() {
             for _ in 0..6 {
@@ -207,7 +214,7 @@ mod tests {
 
     #[test]
     fn equals_make_room_too() {
-        let table = Table::new();
+        let table = BucketTable::new();
         for n in 0..10_000 {
             assert!(take(&table, n, SECOND).0.passed);
         }

@@ -12,11 +12,11 @@ use std::{fmt, net::IpAddr};
 
 /// The client that a bucket belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Partition(u128);
+pub struct BucketOwner(u128);
 
 /// The properties that tell clients apart.
 #[derive(Debug, Clone, Copy)]
-pub struct Who<'r> {
+pub struct ClientKey<'r> {
     /// The client's address.
     pub address: IpAddr,
     /// Its tenant, if a verified token names one.
@@ -29,9 +29,9 @@ pub struct Who<'r> {
     pub query: &'r str,
 }
 
-impl Partition {
+impl BucketOwner {
     /// The client that a request is counted for.
-    pub fn of(by: &LimitBy, who: &Who<'_>) -> Self {
+    pub fn of(by: &LimitBy, who: &ClientKey<'_>) -> Self {
         let shown = match by {
             LimitBy::Address => None,
             LimitBy::Tenant => who.tenant.map(|tenant| Self::of_text(b't', &[tenant.as_bytes()])),
@@ -63,7 +63,7 @@ impl Partition {
     fn of_address(address: IpAddr) -> Self {
         const V4: u128 = 4 << 120;
         const V6: u128 = 6 << 120;
-        match address::network(address) {
+        match address::network_of(address) {
             IpAddr::V4(v4) => Self(V4 | u128::from(v4.to_bits())),
             IpAddr::V6(v6) => Self(V6 | (v6.to_bits() >> 64)),
         }
@@ -87,7 +87,7 @@ impl Partition {
     }
 }
 
-impl fmt::Debug for Partition {
+impl fmt::Debug for BucketOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Partition(…)")
     }
@@ -98,28 +98,28 @@ mod tests {
     use super::*;
     use http::HeaderName;
 
-    fn who(headers: &HeaderMap) -> Who<'_> {
-        Who { address: "192.0.2.1".parse().unwrap(), tenant: None, user: None, headers, query: "" }
+    fn who(headers: &HeaderMap) -> ClientKey<'_> {
+        ClientKey { address: "192.0.2.1".parse().unwrap(), tenant: None, user: None, headers, query: "" }
     }
 
     #[test]
     fn who_is_told_apart() {
         let none = HeaderMap::new();
-        let (by_address, plain) = (Partition::of(&LimitBy::Address, &who(&none)), who(&none));
-        let other = Who { address: "192.0.2.2".parse().unwrap(), ..plain };
-        assert_ne!(by_address, Partition::of(&LimitBy::Address, &other));
+        let (by_address, plain) = (BucketOwner::of(&LimitBy::Address, &who(&none)), who(&none));
+        let other = ClientKey { address: "192.0.2.2".parse().unwrap(), ..plain };
+        assert_ne!(by_address, BucketOwner::of(&LimitBy::Address, &other));
         let of = |address: &str| {
-            Partition::of(&LimitBy::Address, &Who { address: address.parse().unwrap(), ..plain })
+            BucketOwner::of(&LimitBy::Address, &ClientKey { address: address.parse().unwrap(), ..plain })
         };
         assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_ne!(of("0.0.0.1"), of("0:0:0:1::"));
 
-        let tenant = |tenant| Partition::of(&LimitBy::Tenant, &Who { tenant, ..plain });
+        let tenant = |tenant| BucketOwner::of(&LimitBy::Tenant, &ClientKey { tenant, ..plain });
         assert_eq!(tenant(None), by_address);
         assert_ne!(tenant(Some("acme")), by_address);
         assert_ne!(tenant(Some("acme")), tenant(Some("globex")));
-        let user = |tenant, user| Partition::of(&LimitBy::User, &Who { tenant, user, ..plain });
+        let user = |tenant, user| BucketOwner::of(&LimitBy::User, &ClientKey { tenant, user, ..plain });
         assert_eq!(user(Some("acme"), None), by_address);
         assert_ne!(user(Some("acme"), Some("ann")), user(Some("globex"), Some("ann")));
         assert_ne!(user(None, Some("ann")), by_address);
@@ -137,17 +137,17 @@ mod tests {
             for value in values {
                 headers.append(name.clone(), value.parse().unwrap());
             }
-            Partition::of(&by, &who(&headers))
+            BucketOwner::of(&by, &who(&headers))
         };
         let by_address = with(&[]);
-        assert_eq!(by_address, Partition::of(&LimitBy::Address, &who(&HeaderMap::new())));
+        assert_eq!(by_address, BucketOwner::of(&LimitBy::Address, &who(&HeaderMap::new())));
         assert_ne!(with(&["a"]), by_address);
         assert_ne!(with(&["a"]), with(&["b"]));
         assert_eq!(with(&["a", "b"]), by_address);
         assert_eq!(with(&[""]), by_address);
 
         let (by, headers) = (LimitBy::Query("key".to_owned()), HeaderMap::new());
-        let with = |query| Partition::of(&by, &Who { query, ..who(&headers) });
+        let with = |query| BucketOwner::of(&by, &ClientKey { query, ..who(&headers) });
         assert_ne!(with("key=a"), by_address);
         assert_ne!(with("key=a"), with("key=b"));
         assert_eq!(with("key=a"), with("x=1&%6Bey=%61&y"));
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn nothing_shows_what_was_shown() {
-        let key = Partition::of_text(b'h', &[b"secret"]);
+        let key = BucketOwner::of_text(b'h', &[b"secret"]);
         assert_eq!(format!("{key:?}"), "Partition(…)");
         assert_eq!(key.digits().len(), 32);
         assert!(!key.digits().contains(&hex(b"secret")));

@@ -8,25 +8,25 @@ use std::{
 use tokio::net::{TcpListener, TcpSocket};
 
 /// The length of the kernel's queue of connections that have not been accepted.
-const BACKLOG: u32 = 4_096;
+const LISTEN_BACKLOG: u32 = 4_096;
 /// The most unsent bytes of an answer that the kernel buffers (`TCP_NOTSENT_LOWAT`): without a limit it
 /// buffers megabytes for a client that reads nothing.
-pub(super) const UNSENT: u32 = 128 * 1024;
+pub(super) const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// Binds an address; `all` are the addresses of the configuration.
 ///
 /// # Errors
 /// If it can't be bound.
-pub fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+pub fn bind_address(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     if address.is_ipv6() {
         SockRef::from(&socket).set_only_v6(leaves_ipv4(address, all))?;
     }
     // Connections inherit it from their listener. Without support for it everything works as before.
-    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT).unwrap_or_default();
+    SockRef::from(&socket).set_tcp_notsent_lowat(MAX_UNSENT_BYTES).unwrap_or_default();
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Returns true if an IPv6 address leaves the IPv4 connections of its port to another listener (RFC 3493,

@@ -3,16 +3,16 @@
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 /// The files that are neither a client's connection nor its counterpart: Redis, logs, listeners, the runtime.
-const RESERVE: u64 = 64;
+const RESERVED_FILES: u64 = 64;
 /// The limit that is requested if there is no hard limit: the kernel's default maximum.
-const MOST: u64 = 1 << 20;
+const MAX_FILES: u64 = 1 << 20;
 /// The least number of connections, even if files are fewer.
-const LEAST: u64 = 16;
+const MIN_CONNECTIONS: u64 = 16;
 
 /// Raises the limit of open files as far as permitted. Returns the limit.
-pub fn raise() -> u64 {
+pub fn raise_file_limit() -> u64 {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) => (soft.min(MOST), hard.min(MOST)),
+        Ok((soft, hard)) => (soft.min(MAX_FILES), hard.min(MAX_FILES)),
         Err(error) => {
             tracing::warn!(%error, "the limit of open files is unknown; 1024 is assumed");
             return 1024;
@@ -32,8 +32,8 @@ pub fn raise() -> u64 {
 
 /// The number of connections for a limit of open files: each may need a second file, to an origin or of a
 /// route.
-pub fn connections(files: u64) -> usize {
-    usize::try_from((files.saturating_sub(RESERVE) / 2).max(LEAST)).unwrap_or(usize::MAX)
+pub fn connections_for(files: u64) -> usize {
+    usize::try_from((files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -42,13 +42,13 @@ mod tests {
 
     #[test]
     fn half_of_the_files_are_for_clients() {
-        assert_eq!(connections(1024), 480);
-        assert_eq!(connections(65_536), 32_736);
-        assert_eq!(connections(10), 16);
+        assert_eq!(connections_for(1024), 480);
+        assert_eq!(connections_for(65_536), 32_736);
+        assert_eq!(connections_for(10), 16);
     }
 
     #[test]
     fn the_limit_is_known() {
-        assert!(raise() >= 256);
+        assert!(raise_file_limit() >= 256);
     }
 }

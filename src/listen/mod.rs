@@ -6,55 +6,54 @@
 //!
 //! `caps` limits the number of connections; `guard` has the client timeouts, and `guarded` enforces them.
 
-#[cfg(any(test, fuzzing))]
-pub mod agreement;
-mod alarm;
+mod aborted;
 mod bind;
-pub mod caps;
-mod certificates;
-mod connection;
+pub mod connection;
+pub mod connection_limits;
+mod connection_settings;
 pub mod descriptors;
-mod fast_lane;
-mod frames;
-pub mod guard;
-mod guarded;
-mod h2;
-mod ledger;
-mod linger;
+pub mod h1;
+pub(crate) mod h2;
+mod listeners;
 mod proxy_protocol;
-mod resumption;
-mod sendfile;
-mod stream;
-mod strict;
-mod terms;
-mod tls;
-mod tunnel;
-mod ways;
-mod websocket;
-mod wire;
+mod request_syntax;
+pub(crate) mod tls;
+pub(crate) mod upgrade;
 
-pub use bind::bind;
-pub use terms::{Keepalive, Terms};
-pub use ways::{Trusts, Ways};
+pub use {
+    bind::bind_address,
+    connection_settings::{ConnectionSettings, Keepalive},
+    listeners::{ListenerSet, ProxyTrust},
+};
 
 use crate::{
     certificate,
-    gateway::{After, Caller, Gateway, OnConnection, Ready, Shown, Signals},
+    gateway::{
+        ClientCertificate, ConnectionFate, ConnectionInfo, ConnectionSignals, FastCaller, FastResponder,
+        Gateway,
+    },
     telemetry::{
         access::AccessLog,
         labels::{Handshake, ProxyHeader, RefuseReason},
+        log::throttled_log::ThrottledLog,
         metrics::Metrics,
-        seldom::Seldom,
     },
 };
+use aborted::ConnectionLedger;
 use arc_swap::ArcSwap;
-use caps::{Place, Places};
-use connection::Connection;
-use fast_lane::{FastLane, Turn};
-use guard::Rules;
-use guarded::{Guarded, Party};
+use connection::{
+    stream::ClientSocket,
+    timed_stream::{ConnectionParty, TimedStream},
+    timeouts::TimeoutRules,
+    HttpConnection,
+};
+use connection_limits::{ConnectionLimiter, ConnectionPermit};
+use h1::fast_path::{FastLane, LaneExit};
+use listeners::BoundListener;
+use tls::ReloadingTls;
+
 use http::HeaderValue;
-use ledger::Ledger;
+
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
     protocols::{http::ServerSession, Shutdown},
@@ -71,8 +70,7 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-use stream::Stream;
-use tls::Tls;
+
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -81,52 +79,51 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
-use ways::Way;
 
 /// The time for which an idle connection may still send a request after the shutdown began.
-const LAST: Duration = Duration::from_millis(200);
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
 /// The time that a client may take to close its side of the connection.
-const PART: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The interval at which the files of certificates are checked.
-const LOOK: Duration = Duration::from_secs(2);
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause after an accept that failed for lack of descriptors or memory.
-const BREATHE: Duration = Duration::from_millis(20);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 /// The time by which the kernel's timeout (`TCP_USER_TIMEOUT`) exceeds `send_timeout`; it also applies while
 /// nothing is written.
-const AFTER_US: Duration = Duration::from_secs(2);
+const KERNEL_MARGIN: Duration = Duration::from_secs(2);
 
 /// The state that all connections share.
-pub struct Door {
+pub struct ConnectionServer {
     proxy: Arc<HttpProxy<Gateway>>,
-    ready: Ready,
+    ready: FastResponder,
     metrics: Arc<Metrics>,
     closing: watch::Receiver<bool>,
     open: TaskTracker,
-    ways: ArcSwap<Ways>,
-    places: Arc<Places>,
-    ledger: Arc<Ledger>,
-    terms: ArcSwap<Terms>,
+    ways: ArcSwap<ListenerSet>,
+    places: Arc<ConnectionLimiter>,
+    ledger: Arc<ConnectionLedger>,
+    terms: ArcSwap<ConnectionSettings>,
 }
 
-impl Door {
+impl ConnectionServer {
     /// A server for a gateway; it shuts down when `closing` becomes true.
     pub fn new(
-        (proxy, ready): (HttpProxy<Gateway>, Ready),
+        (proxy, ready): (HttpProxy<Gateway>, FastResponder),
         metrics: Arc<Metrics>,
         access: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
-        terms: Terms,
-        ways: Ways,
+        terms: ConnectionSettings,
+        ways: ListenerSet,
     ) -> Arc<Self> {
         let door = Self {
             proxy: Arc::new(proxy),
             ready,
-            ledger: Arc::new(Ledger::new(metrics.clone(), access)),
+            ledger: Arc::new(ConnectionLedger::new(metrics.clone(), access)),
             metrics,
             closing,
             open: TaskTracker::new(),
             ways: ArcSwap::from_pointee(ways),
-            places: Places::new(terms.limits),
+            places: ConnectionLimiter::new(terms.limits),
             terms: ArcSwap::from_pointee(terms),
         };
         door.change(terms);
@@ -134,34 +131,34 @@ impl Door {
     }
 
     /// Changes the settings for new connections. Existing ones stay, and count against the limits.
-    pub fn change(&self, terms: Terms) {
+    pub fn change(&self, terms: ConnectionSettings) {
         self.places.limit(terms.limits);
         self.metrics.connections_limit(terms.limits.all as u64);
         self.terms.store(Arc::new(terms));
     }
 
     /// The current listeners.
-    pub fn ways(&self) -> Arc<Ways> {
+    pub fn ways(&self) -> Arc<ListenerSet> {
         self.ways.load_full()
     }
 
     /// Replaces the listeners, for new connections, and for requests on open ones. New listeners have read
     /// their certificates; those that stay read theirs again.
-    pub async fn go_by(self: &Arc<Self>, ways: Ways) {
+    pub async fn go_by(self: &Arc<Self>, ways: ListenerSet) {
         self.ways.store(Arc::new(ways));
-        self.with_files(Ways::reload).await;
+        self.with_files(ListenerSet::reload).await;
     }
 
     /// Reloads certificates when their files change. Never returns.
     pub async fn keep_certificates(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            self.with_files(Ways::look).await;
+            tokio::time::sleep(CERTIFICATE_INTERVAL).await;
+            self.with_files(ListenerSet::look).await;
         }
     }
 
     /// Runs work that reads files on a blocking thread.
-    async fn with_files(&self, work: impl FnOnce(&Ways) + Send + 'static) {
+    async fn with_files(&self, work: impl FnOnce(&ListenerSet) + Send + 'static) {
         let ways = self.ways();
         if let Err(error) = tokio::task::spawn_blocking(move || work(&ways)).await {
             tracing::error!(%error, "reading certificates failed");
@@ -170,7 +167,7 @@ impl Door {
 
     /// Accepts connections of the listener with this index until the shutdown.
     pub async fn accept(self: Arc<Self>, listener: TcpListener, number: usize) {
-        let (mut closing, mut failures) = (self.closing.clone(), Seldom::default());
+        let (mut closing, mut failures) = (self.closing.clone(), ThrottledLog::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -183,19 +180,19 @@ impl Door {
                     let door = self.clone();
                     self.open.spawn(async move { door.serve(stream, peer, number, place).await });
                 }
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_client_error(&error) => {}
                 Err(error) => {
                     if let Some(times) = failures.add(Instant::now()) {
                         tracing::error!(%error, times, "no connection can be accepted");
                     }
-                    tokio::time::sleep(BREATHE).await;
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
                 }
             }
         }
     }
 
     /// Takes a place for a connection, if there is one; its client may be named later, by a proxy.
-    fn admit(&self, stream: &TcpStream) -> Option<Place> {
+    fn admit(&self, stream: &TcpStream) -> Option<ConnectionPermit> {
         self.places.take().map_err(|reason| self.refuse(stream, reason)).ok()
     }
 
@@ -206,11 +203,17 @@ impl Door {
         stream.set_zero_linger().unwrap_or_default();
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, number: usize, mut place: Place) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        number: usize,
+        mut place: ConnectionPermit,
+    ) {
         let accepted = Instant::now();
         let _open = self.metrics.connection();
         let terms = **self.terms.load();
-        if let Err(error) = prepare(&stream, &terms.rules) {
+        if let Err(error) = prepare_socket(&stream, &terms.rules) {
             tracing::debug!(%error, "a connection was closed right after it was accepted");
             return;
         }
@@ -221,9 +224,9 @@ impl Door {
             // On shutdown, connections without a protocol are dropped.
             _ = closing.wait_for(|closing| *closing) => None,
         };
-        let Some(Begun { connection, peer, signals, shown, http2 }) = begun else { return };
+        let Some(StartedConnection { connection, peer, signals, shown, http2 }) = begun else { return };
         let over = signals.clone();
-        let announce = move || OnConnection {
+        let announce = move || ConnectionInfo {
             peer,
             signals: signals.clone(),
             listener: number,
@@ -234,14 +237,14 @@ impl Door {
             match http2 {
                 true => {
                     connection.speaks_http2();
-                    let terms = http2_terms(&terms);
+                    let terms = http2_settings(&terms);
                     let end = Box::pin(self.serve_http2(connection, announce, terms)).await;
                     self.metrics.http2_ended(end);
                 }
                 false => self.serve_http1(connection, announce, &terms).await,
             }
         };
-        unless_over(&over, serving).await;
+        serve_until_over(&over, serving).await;
     }
 
     /// Prepares a connection up to the first request. `None` if it failed.
@@ -249,10 +252,10 @@ impl Door {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-        way: &Way,
-        place: &mut Place,
-        (rules, accepted): (Rules, Instant),
-    ) -> Option<Begun> {
+        way: &BoundListener,
+        place: &mut ConnectionPermit,
+        (rules, accepted): (TimeoutRules, Instant),
+    ) -> Option<StartedConnection> {
         // One deadline for the PROXY header, the TLS handshake and the first bytes of an unknown protocol.
         let by = (accepted + rules.header_timeout).into();
         let peer = self.proxied(&mut stream, peer, way, by).await?;
@@ -261,26 +264,26 @@ impl Door {
             return None;
         }
         let (stream, shown, negotiated) = match &way.tls {
-            None => (Stream::Plain(stream), None, None),
+            None => (ClientSocket::Plain(stream), None, None),
             Some(tls) => {
                 let stream = self.handshake(tls, stream, by).await?;
                 let session = stream.get_ref().1;
-                let shown = way.asks.then(|| Arc::new(shown(session)));
+                let shown = way.asks.then(|| Arc::new(client_certificate(session)));
                 let http2 = session.alpn_protocol() == Some(b"h2");
-                (Stream::Tls(stream), shown, Some(http2))
+                (ClientSocket::Tls(stream), shown, Some(http2))
             }
         };
-        let signals = Arc::new(Signals::default());
+        let signals = Arc::new(ConnectionSignals::default());
         let (ledger, places) = (self.ledger.clone(), self.places.clone());
-        let party = Party { peer, signals: signals.clone(), ledger, places };
-        let guarded = Guarded::new(stream, party, rules, accepted);
-        let mut connection = Connection::new(guarded, self.closing.clone());
+        let party = ConnectionParty { peer, signals: signals.clone(), ledger, places };
+        let guarded = TimedStream::new(stream, party, rules, accepted);
+        let mut connection = HttpConnection::new(guarded, self.closing.clone());
         let http2 = match negotiated {
             Some(http2) => http2,
             None if way.http2 => timeout_at(by, connection.begins_with_http2()).await.ok()?.ok()?,
             None => false,
         };
-        Some(Begun { connection, peer, signals, shown, http2 })
+        Some(StartedConnection { connection, peer, signals, shown, http2 })
     }
 
     /// The address of the client: from the PROXY header, or the peer's.
@@ -288,13 +291,13 @@ impl Door {
         &self,
         stream: &mut TcpStream,
         peer: SocketAddr,
-        way: &Way,
+        way: &BoundListener,
         by: Deadline,
     ) -> Option<SocketAddr> {
         let Some(trusts) = &way.proxied else { return Some(peer) };
         let read = match trusts {
             Some(trusts) if !trusts(peer.ip().to_canonical()) => Err(ProxyHeader::Untrusted),
-            _ => match timeout_at(by, proxy_protocol::read(stream)).await {
+            _ => match timeout_at(by, proxy_protocol::read_header(stream)).await {
                 Ok(read) => read,
                 Err(_) => Err(ProxyHeader::Timeout),
             },
@@ -313,7 +316,7 @@ impl Door {
 
     async fn handshake(
         &self,
-        tls: &Tls,
+        tls: &ReloadingTls,
         stream: TcpStream,
         by: Deadline,
     ) -> Option<Box<TlsStream<TcpStream>>> {
@@ -328,7 +331,12 @@ impl Door {
 
     /// Serves one request after another. Between requests the connection waits here: the session of a
     /// request, about 20 kB, is only created when one comes.
-    async fn serve_http1(&self, connection: Connection, announce: impl Fn() -> OnConnection, terms: &Terms) {
+    async fn serve_http1(
+        &self,
+        connection: HttpConnection,
+        announce: impl Fn() -> ConnectionInfo,
+        terms: &ConnectionSettings,
+    ) {
         let Keepalive { idle, requests } = terms.keepalive;
         // The guard's timeout for a body comes first.
         let backstop = Some(2 * terms.rules.body_timeout);
@@ -337,7 +345,7 @@ impl Door {
         let mut closing = self.closing.clone();
         let first = announce();
         let caller =
-            Caller { peer: first.peer.ip(), listener: first.listener, version: http::Version::HTTP_11 };
+            FastCaller { peer: first.peer.ip(), listener: first.listener, version: http::Version::HTTP_11 };
         let mut lane = FastLane::new(&self.ready, &self.closing, caller, (idle, requests));
         // Once polled, it wakes this task on shutdown, whatever the task waits for then.
         let mut wakes = self.closing.clone();
@@ -351,16 +359,18 @@ impl Door {
             // Client certificates are not for the fast lane.
             let turn = if connection.is_at_start() && first.shown.is_none() {
                 poll_fn(|cx| lane.poll(&mut connection, cx)).await
-            } else if connection.is_between_requests() && !comes(&mut connection, idle, &mut closing).await {
-                Turn::Part
+            } else if connection.is_between_requests()
+                && !wait_for_request(&mut connection, idle, &mut closing).await
+            {
+                LaneExit::Close
             } else {
-                Turn::Full
+                LaneExit::Pingora
             };
             let after = match turn {
-                Turn::Full => None,
-                Turn::Gone => return,
-                Turn::Part => Some(After::Ended),
-                Turn::Serve(request) => {
+                LaneExit::Pingora => None,
+                LaneExit::Disconnected => return,
+                LaneExit::Close => Some(ConnectionFate::Ended),
+                LaneExit::Native(request) => {
                     lane.passed();
                     let gateway = self.ready.gateway();
                     Some(Box::pin(gateway.serve(&mut *connection, request, announce())).await)
@@ -368,14 +378,14 @@ impl Door {
             };
             match after {
                 None => {}
-                Some(After::Kept) => {
+                Some(ConnectionFate::Kept) => {
                     connection.served();
                     continue;
                 }
-                Some(After::Broken) => return,
-                Some(After::Ended) => {
+                Some(ConnectionFate::Broken) => return,
+                Some(ConnectionFate::Ended) => {
                     // The client may have gone already.
-                    drop(timeout(PART, connection.shutdown()).await);
+                    drop(timeout(CLOSE_TIMEOUT, connection.shutdown()).await);
                     return;
                 }
             }
@@ -397,7 +407,7 @@ impl Door {
             session.set_connection_user_context(Some(Box::new(announced)));
             let reused = self.proxy.process_new_http(session, &self.closing).await;
             let Some((stream, kept)) = reused.map(ReusedHttpStream::consume) else { return };
-            let Ok(same) = stream.into_any().downcast::<Connection>() else { return };
+            let Ok(same) = stream.into_any().downcast::<HttpConnection>() else { return };
             (connection, settings) = (same, kept);
             connection.proxied();
         }
@@ -424,7 +434,11 @@ impl Door {
 
 /// Waits for a request. Returns true if bytes come in time. On shutdown, a client that is just sending a
 /// request gets a last answer, with `Connection: close`.
-async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch::Receiver<bool>) -> bool {
+async fn wait_for_request(
+    connection: &mut HttpConnection,
+    idle: Duration,
+    closing: &mut watch::Receiver<bool>,
+) -> bool {
     let (patience, reason) = connection.patience(idle);
     let comes = async {
         tokio::select! {
@@ -432,7 +446,7 @@ async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch:
             ready = connection.ready() => return ready.is_ok(),
             _ = closing.wait_for(|closing| *closing) => {}
         }
-        timeout(LAST, connection.ready()).await.is_ok_and(|ready| ready.is_ok())
+        timeout(DRAIN_GRACE, connection.ready()).await.is_ok_and(|ready| ready.is_ok())
     };
     // This timer is imprecise by some milliseconds, and nearly free.
     match (pingora_timeout::timeout(patience, comes).await, reason) {
@@ -444,9 +458,9 @@ async fn comes(connection: &mut Connection, idle: Duration, closing: &mut watch:
     }
 }
 
-fn http2_terms(terms: &Terms) -> h2::Terms {
+fn http2_settings(terms: &ConnectionSettings) -> h2::Http2Settings {
     let (Keepalive { idle, requests }, rules) = (terms.keepalive, &terms.rules);
-    h2::Terms {
+    h2::Http2Settings {
         begin: rules.header_timeout,
         idle,
         requests,
@@ -456,19 +470,19 @@ fn http2_terms(terms: &Terms) -> h2::Terms {
 }
 
 /// A connection whose protocol is known.
-struct Begun {
-    connection: Connection,
+struct StartedConnection {
+    connection: HttpConnection,
     peer: SocketAddr,
-    signals: Arc<Signals>,
-    shown: Option<Arc<Shown>>,
+    signals: Arc<ConnectionSignals>,
+    shown: Option<Arc<ClientCertificate>>,
     http2: bool,
 }
 
 /// The TLS name and certificate of a client, from its handshake.
-fn shown(session: &ServerConnection) -> Shown {
+fn client_certificate(session: &ServerConnection) -> ClientCertificate {
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let subject = certificate.and_then(|certificate| certificate::subject(certificate));
-    Shown {
+    let subject = certificate.and_then(|certificate| certificate::read_subject(certificate));
+    ClientCertificate {
         to: session.server_name().map(Into::into),
         subject: subject.and_then(|subject| HeaderValue::from_str(&subject).ok()),
     }
@@ -477,13 +491,13 @@ fn shown(session: &ServerConnection) -> Shown {
 /// Sets the options of a socket: `TCP_NODELAY`, so that the last piece of an answer doesn't wait for an
 /// acknowledgement, and `TCP_USER_TIMEOUT`, so that a client that reads nothing is disconnected even if the
 /// whole answer is in the kernel's buffers.
-fn prepare(stream: &TcpStream, rules: &Rules) -> io::Result<()> {
+fn prepare_socket(stream: &TcpStream, rules: &TimeoutRules) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_user_timeout(Some(rules.send_timeout + AFTER_US))
+    SockRef::from(stream).set_tcp_user_timeout(Some(rules.send_timeout + KERNEL_MARGIN))
 }
 
 /// Serves a connection until it reports that it is over: there is no client any more then.
-async fn unless_over(signals: &Signals, serving: impl Future<Output = ()>) {
+async fn serve_until_over(signals: &ConnectionSignals, serving: impl Future<Output = ()>) {
     let mut serving = pin!(serving);
     poll_fn(|cx| match serving.as_mut().poll(cx) {
         Poll::Pending if signals.over.load(Ordering::Relaxed) => Poll::Ready(()),
@@ -492,7 +506,7 @@ async fn unless_over(signals: &Signals, serving: impl Future<Output = ()>) {
     .await;
 }
 
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted

@@ -10,50 +10,52 @@ use std::{io, net::SocketAddr};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The least length of a header; version 2 is recognised by these bytes.
-const BEGINNING: usize = 12;
+const SIGNATURE_BYTES: usize = 12;
 /// The length of a version 2 header before its addresses.
-const FIXED: usize = 16;
+const FIXED_BYTES: usize = 16;
 /// The longest line of version 1, in bytes.
-const LINE: usize = 107;
+const MAX_LINE_BYTES: usize = 107;
 /// The most bytes of version 2 after its fixed part: addresses and TLVs.
-const MOST: usize = 4_096;
+const MAX_VARIABLE_BYTES: usize = 4_096;
 
 /// Reads the client's address; `None`: the peer's address applies.
 ///
 /// # Errors
 /// If there is no valid header.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeader> {
-    let mut header = vec![0; BEGINNING];
-    whole(stream.read_exact(&mut header).await)?;
+pub(super) async fn read_header(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<SocketAddr>, ProxyHeader> {
+    let mut header = vec![0; SIGNATURE_BYTES];
+    map_read_error(stream.read_exact(&mut header).await)?;
     if header == v2::PROTOCOL_PREFIX {
-        header.resize(FIXED, 0);
-        whole(stream.read_exact(&mut header[BEGINNING..]).await)?;
-        let length = usize::from(u16::from_be_bytes([header[FIXED - 2], header[FIXED - 1]]));
-        if length > MOST {
+        header.resize(FIXED_BYTES, 0);
+        map_read_error(stream.read_exact(&mut header[SIGNATURE_BYTES..]).await)?;
+        let length = usize::from(u16::from_be_bytes([header[FIXED_BYTES - 2], header[FIXED_BYTES - 1]]));
+        if length > MAX_VARIABLE_BYTES {
             return Err(ProxyHeader::Malformed);
         }
-        header.resize(FIXED + length, 0);
-        whole(stream.read_exact(&mut header[FIXED..]).await)?;
-        return binary(&header);
+        header.resize(FIXED_BYTES + length, 0);
+        map_read_error(stream.read_exact(&mut header[FIXED_BYTES..]).await)?;
+        return parse_version_2(&header);
     }
     if !header.starts_with(b"PROXY ") {
         return Err(ProxyHeader::Malformed);
     }
     // A line has no length: it is read byte by byte, since further bytes could be the client's.
     while !header.ends_with(b"\r\n") {
-        if header.len() == LINE {
+        if header.len() == MAX_LINE_BYTES {
             return Err(ProxyHeader::Malformed);
         }
-        header.push(whole(stream.read_u8().await)?);
+        header.push(map_read_error(stream.read_u8().await)?);
     }
-    line(&header)
+    parse_version_1(&header)
 }
 
-fn whole<T>(read: io::Result<T>) -> Result<T, ProxyHeader> {
+fn map_read_error<T>(read: io::Result<T>) -> Result<T, ProxyHeader> {
     read.map_err(|_| ProxyHeader::Closed)
 }
 
-fn line(header: &[u8]) -> Result<Option<SocketAddr>, ProxyHeader> {
+fn parse_version_1(header: &[u8]) -> Result<Option<SocketAddr>, ProxyHeader> {
     let parsed = v1::Header::try_from(header).map_err(|_| ProxyHeader::Malformed)?;
     Ok(match parsed.addresses {
         v1::Addresses::Unknown => None,
@@ -62,7 +64,7 @@ fn line(header: &[u8]) -> Result<Option<SocketAddr>, ProxyHeader> {
     })
 }
 
-fn binary(header: &[u8]) -> Result<Option<SocketAddr>, ProxyHeader> {
+fn parse_version_2(header: &[u8]) -> Result<Option<SocketAddr>, ProxyHeader> {
     let parsed = v2::Header::try_from(header).map_err(|_| ProxyHeader::Malformed)?;
     Ok(match (parsed.command, parsed.addresses) {
         (v2::Command::Local, _) | (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
@@ -81,7 +83,7 @@ mod tests {
     fn read_all(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeader>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut rest = bytes;
-        (runtime.block_on(read(&mut rest)), rest.len())
+        (runtime.block_on(read_header(&mut rest)), rest.len())
     }
 
     fn version_2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {

@@ -1,26 +1,11 @@
 //! Origins: the servers behind the gateway, and the clients for them.
 
-mod ask;
-mod balance;
-mod blame;
-mod breaker;
-mod checks;
 pub mod client;
-pub mod connector;
-mod dial;
-mod engine;
-pub mod framing;
 mod h1;
-mod line;
-mod panic_mode;
-mod peer;
-pub mod plain;
-pub mod pool;
-pub mod session;
-mod state;
+pub(crate) mod health;
+pub mod servers;
 pub mod sticky;
 pub mod upgrade;
-mod waiter;
 
 #[cfg(any(test, fuzzing))]
 pub use h1::agreement;
@@ -29,10 +14,12 @@ use crate::{
     config,
     telemetry::{labels::OriginOutcome, metrics::Metrics},
 };
-use checks::{Failing, Unwell};
-use client::{Answering, Ask, AskError, Got, OnInterim};
+use client::{InterimSink, OriginError, OriginRequest, OriginResponse, WholeResponse};
+use health::{CheckFailure, CheckFailureKind};
+use servers::ServerGroup;
+
 use pingora_core::connectors::http::Connector;
-use pool::Pool;
+
 use std::{
     future::Future,
     sync::{Arc, Weak},
@@ -40,40 +27,42 @@ use std::{
 };
 
 /// The interval at which names are resolved again.
-const RESOLVE: Duration = Duration::from_secs(30);
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while a name has no address.
-const UNRESOLVED: Duration = Duration::from_secs(3);
+const RESOLVE_RETRY: Duration = Duration::from_secs(3);
 /// The interval at which idle connections are checked.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The most bytes of a health check's answer that are read.
 const CHECK_BODY: u64 = 1 << 20;
 /// The longest interval of health checks while no server is healthy.
 const DOWN: Duration = Duration::from_secs(1);
 
 /// All origins of a configuration, by their index there.
-pub struct Origins {
-    pools: Vec<Arc<Pool>>,
+pub struct OriginTable {
+    pools: Vec<Arc<ServerGroup>>,
     /// The pools of `pools` without background tasks so far.
-    new: Vec<Arc<Pool>>,
+    new: Vec<Arc<ServerGroup>>,
     connector: Arc<Connector>,
 }
 
-impl Origins {
+impl OriginTable {
     /// The origins, with names that are not resolved yet. An origin that `before` has with the same settings
     /// is carried over. One with other settings keeps the state of the origin and of the servers that stay.
-    pub fn new(origins: &[config::Origin], metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
+    pub fn new(origins: &[config::OriginConfig], metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
         let mut new = Vec::new();
-        let mut pool = |settings: &config::Origin| {
+        let mut pool = |settings: &config::OriginConfig| {
             let same = before.and_then(|b| b.pools.iter().find(|pool| pool.settings == *settings));
             same.cloned().unwrap_or_else(|| {
                 let last = before.and_then(|b| b.pools.iter().find(|p| p.settings.name == settings.name));
-                let pool = Arc::new(Pool::new(settings.clone(), metrics.clone(), last.map(|last| &**last)));
+                let pool =
+                    Arc::new(ServerGroup::new(settings.clone(), metrics.clone(), last.map(|last| &**last)));
                 new.push(pool.clone());
                 pool
             })
         };
         let pools = origins.iter().map(&mut pool).collect();
-        let connector = before.map_or_else(connector::connector, |before| before.connector.clone());
+        let connector =
+            before.map_or_else(client::pingora::make_connector, |before| before.connector.clone());
         Self { pools, new, connector }
     }
 
@@ -81,31 +70,36 @@ impl Origins {
     ///
     /// # Panics
     /// Never for an index of a checked configuration.
-    pub fn pool(&self, origin: usize) -> &Arc<Pool> {
+    pub fn pool(&self, origin: usize) -> &Arc<ServerGroup> {
         &self.pools[origin]
     }
 
     /// Sends a request of the gateway's own to an origin.
     ///
     /// # Errors
-    /// See [`client::ask`].
-    pub async fn ask(&self, origin: usize, ask: &Ask, max_size: u64) -> Result<Got, AskError> {
-        client::ask(&self.connector, self.pool(origin), ask, max_size).await
+    /// See [`client::send_request`].
+    pub async fn ask(
+        &self,
+        origin: usize,
+        ask: &OriginRequest,
+        max_size: u64,
+    ) -> Result<WholeResponse, OriginError> {
+        client::send_request(&self.connector, self.pool(origin), ask, max_size).await
     }
 
     /// Sends a request of the gateway's own to an origin, and returns as soon as the head of the answer is
     /// read, which must be before `by`.
     ///
     /// # Errors
-    /// See [`client::begin`].
+    /// See [`client::begin_request`].
     pub async fn begin(
         &self,
         origin: usize,
-        ask: &Ask,
+        ask: &OriginRequest,
         by: Option<Instant>,
-        on_interim: OnInterim<'_>,
-    ) -> Result<Answering, AskError> {
-        client::begin(&self.connector, self.pool(origin), ask, by, on_interim).await
+        on_interim: InterimSink<'_>,
+    ) -> Result<OriginResponse, OriginError> {
+        client::begin_request(&self.connector, self.pool(origin), ask, by, on_interim).await
     }
 
     /// The health checks that fail and are not trusted, for `/readyz`.
@@ -113,7 +107,7 @@ impl Origins {
         let told = |origin: &str, server: &config::ServerAddress| {
             format!("checks of origin {origin}, server {server}, have never succeeded, and are not believed")
         };
-        let of = |pool: &Arc<Pool>| {
+        let of = |pool: &Arc<ServerGroup>| {
             let origin = pool.settings.name.as_str();
             pool.doubted().map(|server| told(origin, server)).collect::<Vec<_>>()
         };
@@ -149,10 +143,10 @@ impl Origins {
     }
 }
 
-async fn keep_resolving(pool: Weak<Pool>) {
+async fn keep_resolving(pool: Weak<ServerGroup>) {
     loop {
         let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
-        let pause = if used.has_unresolved() { UNRESOLVED } else { RESOLVE };
+        let pause = if used.has_unresolved() { RESOLVE_RETRY } else { RESOLVE_INTERVAL };
         drop(used);
         tokio::time::sleep(pause).await;
         let Some(pool) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
@@ -161,18 +155,18 @@ async fn keep_resolving(pool: Weak<Pool>) {
 }
 
 /// Closes connections that have been idle for too long, or that a server has closed.
-async fn keep_sweeping(pool: Weak<Pool>) {
+async fn keep_sweeping(pool: Weak<ServerGroup>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
         let Some(pool) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
         pool.sweep(Instant::now());
     }
 }
 
-async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<Connector>) {
+async fn keep_checking(pool: Weak<ServerGroup>, health: config::HealthConfig, connector: Arc<Connector>) {
     loop {
         let Some(used) = pool.upgrade().filter(|pool| pool.is_newest()) else { return };
-        check(&connector, &used, &health).await;
+        check_servers(&connector, &used, &health).await;
         // While no server is healthy, the first one to recover should be noticed soon.
         let pause = if used.is_down() { health.interval.min(DOWN) } else { health.interval };
         drop(used);
@@ -181,27 +175,35 @@ async fn keep_checking(pool: Weak<Pool>, health: config::Health, connector: Arc<
 }
 
 /// Checks all servers at the same time, so that one that hangs delays no other.
-async fn check(connector: &Arc<Connector>, pool: &Arc<Pool>, health: &config::Health) {
-    let ask = Ask::get(health.path.clone());
-    let ask = Arc::new(Ask { host: health.host.clone(), headers: health.headers.clone(), ..ask });
+async fn check_servers(connector: &Arc<Connector>, pool: &Arc<ServerGroup>, health: &config::HealthConfig) {
+    let ask = OriginRequest::get(health.path.clone());
+    let ask = Arc::new(OriginRequest { host: health.host.clone(), headers: health.headers.clone(), ..ask });
     let mut checks = tokio::task::JoinSet::new();
     for at in pool.all(Instant::now()) {
         let (connector, pool, ask, timeout) = (connector.clone(), pool.clone(), ask.clone(), health.timeout);
         checks.spawn(async move {
-            let asked = client::once(&connector, &pool, &ask, at, CHECK_BODY);
+            let asked = client::send_once(&connector, &pool, &ask, at, CHECK_BODY);
             let found = match tokio::time::timeout(timeout, asked).await {
                 Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Ok(()),
                 Ok(Ok(status)) => {
-                    let kind = if status.is_client_error() { Failing::Refused } else { Failing::Unwell };
-                    Err(Unwell { why: format!("status {}", status.as_u16()), kind })
+                    let kind = if status.is_client_error() {
+                        CheckFailureKind::Refused
+                    } else {
+                        CheckFailureKind::Unwell
+                    };
+                    Err(CheckFailure { why: format!("status {}", status.as_u16()), kind })
                 }
                 Ok(Err(error)) => {
                     let unreachable =
-                        matches!(error, AskError::Failed { outcome: OriginOutcome::ConnectFailed, .. });
-                    let kind = if unreachable { Failing::Unreachable } else { Failing::Unwell };
-                    Err(Unwell { why: error.to_string(), kind })
+                        matches!(error, OriginError::Failed { outcome: OriginOutcome::ConnectFailed, .. });
+                    let kind =
+                        if unreachable { CheckFailureKind::Unreachable } else { CheckFailureKind::Unwell };
+                    Err(CheckFailure { why: error.to_string(), kind })
                 }
-                Err(_) => Err(Unwell { why: format!("no answer within {timeout:?}"), kind: Failing::Unwell }),
+                Err(_) => Err(CheckFailure {
+                    why: format!("no answer within {timeout:?}"),
+                    kind: CheckFailureKind::Unwell,
+                }),
             };
             if pool.is_newest() {
                 pool.checked(at.server, found);

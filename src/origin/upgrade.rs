@@ -3,7 +3,7 @@
 //! Pingora 0.9.1 forwards upgraded bytes in one loop that reads nothing from a side while it writes to it:
 //! two peers that both write at once can block each other for ever, although they wouldn't without a proxy.
 //! So Pingora does the handshake only. It sees the head of the 101 and nothing after it; the connection
-//! itself is taken out with [`Handover::take`] by a task that forwards both directions independently. An
+//! itself is taken out with [`UpgradeHandover::take`] by a task that forwards both directions independently. An
 //! answer other than a 101 passes unchanged.
 //!
 //! The first read waits for the end of the request: Pingora ends the exchange at once if it reads the 101
@@ -45,17 +45,17 @@ use tokio::{
 };
 
 /// The longest time for which the first read waits for that flush.
-const HOLD: Duration = Duration::from_secs(1);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A bit in the group key that keeps these connections apart from reusable ones.
 const ALONE: u64 = 1 << 63;
 
 /// Opens connections for upgrades, with TLS if the origin has it.
-pub struct Upgrades {
+pub struct UpgradeConnector {
     connector: Arc<TransportConnector>,
     count: AtomicU64,
 }
 
-impl Upgrades {
+impl UpgradeConnector {
     /// Loads the authorities that verify origins.
     #[expect(clippy::new_without_default, reason = "it reads files")]
     pub fn new() -> Self {
@@ -63,19 +63,19 @@ impl Upgrades {
     }
 
     /// Prepares a peer for an upgrade; the origin has to answer within the peer's `read_timeout`.
-    pub fn prepare(&self, peer: &mut HttpPeer) -> Handover {
+    pub fn prepare(&self, peer: &mut HttpPeer) -> UpgradeHandover {
         let mut at = peer.clone();
         // An upgrade requires HTTP/1.1 (RFC 6455, 4.1).
         at.options.alpn = ALPN::H1;
-        let shared = Shared {
+        let shared = UpgradeShared {
             stream: None,
-            request: Request::Unsent,
+            request: RequestProgress::Unsent,
             hold: None,
             answer_within: at.options.read_timeout,
             waiting: None,
-            phase: Phase::Head(Head::default()),
+            phase: AnswerPhase::Head(HeadScanner::default()),
         };
-        let handover = Handover(Arc::new(Mutex::new(shared)));
+        let handover = UpgradeHandover(Arc::new(Mutex::new(shared)));
         // Pingora sees no TLS: it is within the connection.
         peer.scheme = Scheme::HTTP;
         peer.sni.clear();
@@ -86,81 +86,84 @@ impl Upgrades {
         options.idle_timeout = Some(Duration::ZERO);
         // After its stream is taken, this connection is silent for as long as the exchange lasts.
         options.read_timeout = None;
-        options.custom_l4 =
-            Some(Arc::new(Connect { at, connector: self.connector.clone(), handover: handover.clone() }));
+        options.custom_l4 = Some(Arc::new(UpgradeDialer {
+            at,
+            connector: self.connector.clone(),
+            handover: handover.clone(),
+        }));
         handover
     }
 }
 
 /// The handle by which the origin's connection is taken over.
 #[derive(Clone)]
-pub struct Handover(Arc<Mutex<Shared>>);
+pub struct UpgradeHandover(Arc<Mutex<UpgradeShared>>);
 
-impl Handover {
+impl UpgradeHandover {
     /// Takes the origin's connection; `None` unless it has answered with 101, or if it was taken before.
-    pub fn take(&self) -> Option<Upgraded> {
+    pub fn take(&self) -> Option<UpgradedStream> {
         let mut shared = self.0.lock();
-        let Phase::Switched { first } = &mut shared.phase else { return None };
+        let AnswerPhase::Switched { first } = &mut shared.phase else { return None };
         let first = std::mem::take(first);
-        Some(Upgraded { stream: shared.stream.take()?, first })
+        Some(UpgradedStream { stream: shared.stream.take()?, first })
     }
 }
 
 /// An origin's connection that has switched protocols.
-pub struct Upgraded {
+pub struct UpgradedStream {
     /// The connection.
     pub stream: Stream,
     /// The bytes of the origin behind the head of its answer.
     pub first: Vec<u8>,
 }
 
-impl fmt::Debug for Upgraded {
+impl fmt::Debug for UpgradedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Upgraded(…)")
     }
 }
 
-struct Connect {
+struct UpgradeDialer {
     at: HttpPeer,
     connector: Arc<TransportConnector>,
-    handover: Handover,
+    handover: UpgradeHandover,
 }
 
-impl fmt::Debug for Connect {
+impl fmt::Debug for UpgradeDialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connect({})", self.at)
     }
 }
 
 #[async_trait]
-impl L4Connect for Connect {
+impl L4Connect for UpgradeDialer {
     async fn connect(&self, _: &SocketAddr) -> Result<Socket> {
         let stream = self.connector.new_stream(&self.at).await?;
         self.handover.0.lock().stream = Some(stream);
-        Ok(VirtualSocketStream::new(Box::new(Held(self.handover.clone()))).into())
+        Ok(VirtualSocketStream::new(Box::new(HeldStream(self.handover.clone()))).into())
     }
 }
 
 /// The connection as Pingora sees it.
-struct Held(Handover);
+struct HeldStream(UpgradeHandover);
 
 /// The state that Pingora's connection and the handle share.
-struct Shared {
+struct UpgradeShared {
     /// The connection; `None` once it was taken.
     stream: Option<Stream>,
-    request: Request,
+    request: RequestProgress,
     /// The timer of the wait for the request's end, while a read waits for it.
     hold: Option<Pin<Box<Sleep>>>,
     /// The timeout of a read.
     answer_within: Option<Duration>,
     /// The timer of that timeout, while a read waits.
     waiting: Option<Pin<Box<Sleep>>>,
-    phase: Phase,
+    phase: AnswerPhase,
 }
 
 /// The progress of the request that Pingora sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
+enum RequestProgress {
     Unsent,
     /// The head was written.
     Written,
@@ -170,7 +173,7 @@ enum Request {
     Ended,
 }
 
-impl Request {
+impl RequestProgress {
     /// The state after a flush.
     fn flushed(self) -> Self {
         match self {
@@ -182,26 +185,26 @@ impl Request {
 }
 
 /// The progress of the answer.
-enum Phase {
+enum AnswerPhase {
     /// The head is being read.
-    Head(Head),
+    Head(HeadScanner),
     /// It is not a 101.
     Other,
     /// The head of a 101 has been read; the bytes behind it are kept.
     Switched { first: Vec<u8> },
 }
 
-impl Shared {
+impl UpgradeShared {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.phase, Phase::Switched { .. }) {
+        if matches!(self.phase, AnswerPhase::Switched { .. }) {
             // Pingora reads nothing more; the exchange is ended from the client's side.
             return Poll::Pending;
         }
-        if self.request != Request::Ended {
+        if self.request != RequestProgress::Ended {
             // The flush at the end of the request wakes this read.
-            let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HOLD)));
+            let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANDOVER_TIMEOUT)));
             ready!(hold.as_mut().poll(cx));
-            self.request = Request::Ended;
+            self.request = RequestProgress::Ended;
         }
         self.hold = None;
         let Some(stream) = &mut self.stream else { return Poll::Pending };
@@ -220,15 +223,15 @@ impl Shared {
 
     /// Examines bytes that were read, from `begin` on; bytes behind the head of a 101 are removed and kept.
     fn look(&mut self, buf: &mut ReadBuf<'_>, mut begin: usize) {
-        while let Phase::Head(head) = &mut self.phase {
+        while let AnswerPhase::Head(head) = &mut self.phase {
             let Some((length, status)) = head.end(&buf.filled()[begin..]) else { return };
             begin += length;
             self.phase = match status {
-                Some(101) => Phase::Switched { first: buf.filled()[begin..].to_vec() },
-                Some(100..=199) => Phase::Head(Head::default()),
-                _ => Phase::Other,
+                Some(101) => AnswerPhase::Switched { first: buf.filled()[begin..].to_vec() },
+                Some(100..=199) => AnswerPhase::Head(HeadScanner::default()),
+                _ => AnswerPhase::Other,
             };
-            if matches!(self.phase, Phase::Switched { .. }) {
+            if matches!(self.phase, AnswerPhase::Switched { .. }) {
                 buf.set_filled(begin);
             }
         }
@@ -237,8 +240,8 @@ impl Shared {
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(stream) = &mut self.stream {
             let written = ready!(Pin::new(stream).poll_write(cx, data))?;
-            if self.request == Request::Unsent {
-                self.request = Request::Written;
+            if self.request == RequestProgress::Unsent {
+                self.request = RequestProgress::Written;
             }
             return Poll::Ready(Ok(written));
         }
@@ -256,7 +259,7 @@ impl Shared {
 
 /// Searches for the end of a head.
 #[derive(Debug, Default)]
-struct Head {
+struct HeadScanner {
     /// Its first bytes, up to the status.
     begin: Vec<u8>,
     /// The number of bytes of the current line, without carriage returns.
@@ -265,7 +268,7 @@ struct Head {
     inside: bool,
 }
 
-impl Head {
+impl HeadScanner {
     /// Processes bytes. If the head ends within them, returns the position behind it, and its status.
     fn end(&mut self, data: &[u8]) -> Option<(usize, Option<u16>)> {
         const STATUS: std::ops::Range<usize> = 9..12;
@@ -288,26 +291,26 @@ impl Head {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for HeldStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Held(…)")
     }
 }
 
-impl VirtualSocket for Held {
+impl VirtualSocket for HeldStream {
     /// The inner connection has been set up already.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl AsyncRead for Held {
+impl AsyncRead for HeldStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0 .0.lock().poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Held {
+impl AsyncWrite for HeldStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.0 .0.lock().poll_write(cx, data)
     }
@@ -334,19 +337,19 @@ mod tests {
     /// Returns the bytes that Pingora gets, the bytes that are kept, and true after a switch, for an `answer`
     /// in these pieces.
     fn read(answer: &[u8], cuts: &[usize]) -> (Vec<u8>, Vec<u8>, bool) {
-        let mut shared = Shared {
+        let mut shared = UpgradeShared {
             stream: None,
-            request: Request::Ended,
+            request: RequestProgress::Ended,
             hold: None,
             answer_within: None,
             waiting: None,
-            phase: Phase::Head(Head::default()),
+            phase: AnswerPhase::Head(HeadScanner::default()),
         };
         let (mut given, mut begin) = (Vec::new(), 0);
         for end in cuts.iter().copied().chain([answer.len()]) {
             let piece = &answer[begin..end.max(begin)];
             begin = begin.max(end);
-            if matches!(shared.phase, Phase::Switched { .. }) {
+            if matches!(shared.phase, AnswerPhase::Switched { .. }) {
                 continue;
             }
             let mut space = vec![0; piece.len() + 3];
@@ -356,8 +359,8 @@ mod tests {
             given.extend_from_slice(buf.filled());
         }
         match shared.phase {
-            Phase::Switched { first } => (given, first, true),
-            Phase::Head(_) | Phase::Other => (given, Vec::new(), false),
+            AnswerPhase::Switched { first } => (given, first, true),
+            AnswerPhase::Head(_) | AnswerPhase::Other => (given, Vec::new(), false),
         }
     }
 

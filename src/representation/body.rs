@@ -9,11 +9,11 @@ use xxhash_rust::xxh3::{xxh3_128, Xxh3};
 
 /// Immutable content. Two bodies are equal if their content is, regardless of the pieces.
 #[derive(Debug, Clone)]
-pub struct Body(Pieces);
+pub struct Body(BodyStorage);
 
 /// No piece is empty, except in the empty body.
 #[derive(Debug, Clone)]
-enum Pieces {
+enum BodyStorage {
     One(Bytes),
     Several { pieces: Arc<[Bytes]>, length: u64 },
 }
@@ -21,24 +21,24 @@ enum Pieces {
 impl Body {
     /// A body without content.
     pub const fn new() -> Self {
-        Self(Pieces::One(Bytes::new()))
+        Self(BodyStorage::One(Bytes::new()))
     }
 
     /// The content of all pieces, in their order.
     pub fn from_pieces(mut pieces: Vec<Bytes>) -> Self {
         pieces.retain(|piece| !piece.is_empty());
         if pieces.len() < 2 {
-            return Self(Pieces::One(pieces.pop().unwrap_or_default()));
+            return Self(BodyStorage::One(pieces.pop().unwrap_or_default()));
         }
         let length = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self(Pieces::Several { pieces: pieces.into(), length })
+        Self(BodyStorage::Several { pieces: pieces.into(), length })
     }
 
     /// The length in bytes.
     pub fn len(&self) -> u64 {
         match &self.0 {
-            Pieces::One(piece) => piece.len() as u64,
-            Pieces::Several { length, .. } => *length,
+            BodyStorage::One(piece) => piece.len() as u64,
+            BodyStorage::Several { length, .. } => *length,
         }
     }
 
@@ -50,9 +50,9 @@ impl Body {
     /// The pieces in their order, none of them empty.
     pub fn pieces(&self) -> std::slice::Iter<'_, Bytes> {
         match &self.0 {
-            Pieces::One(piece) if piece.is_empty() => [].iter(),
-            Pieces::One(piece) => std::slice::from_ref(piece).iter(),
-            Pieces::Several { pieces, .. } => pieces.iter(),
+            BodyStorage::One(piece) if piece.is_empty() => [].iter(),
+            BodyStorage::One(piece) => std::slice::from_ref(piece).iter(),
+            BodyStorage::Several { pieces, .. } => pieces.iter(),
         }
     }
 
@@ -71,8 +71,8 @@ impl Body {
     /// All content as one piece; copied only if it is in several.
     pub fn to_bytes(&self) -> Bytes {
         match &self.0 {
-            Pieces::One(piece) => piece.clone(),
-            Pieces::Several { pieces, .. } => pieces.concat().into(),
+            BodyStorage::One(piece) => piece.clone(),
+            BodyStorage::Several { pieces, .. } => pieces.concat().into(),
         }
     }
 
@@ -81,7 +81,9 @@ impl Body {
     pub(super) fn compact(self) -> Self {
         const SMALL: usize = 4 * 1024;
         match self.0 {
-            Pieces::One(piece) if piece.len() <= SMALL => Bytes::from(Box::<[u8]>::from(&piece[..])).into(),
+            BodyStorage::One(piece) if piece.len() <= SMALL => {
+                Bytes::from(Box::<[u8]>::from(&piece[..])).into()
+            }
             pieces => Self(pieces),
         }
     }
@@ -91,7 +93,7 @@ impl Body {
     pub fn to_send(&self) -> Self {
         const SMALL: usize = 512;
         match &self.0 {
-            Pieces::One(piece) if piece.len() <= SMALL => Bytes::copy_from_slice(piece).into(),
+            BodyStorage::One(piece) if piece.len() <= SMALL => Bytes::copy_from_slice(piece).into(),
             _ => self.clone(),
         }
     }
@@ -99,8 +101,8 @@ impl Body {
     /// XXH3-128 of the content.
     pub(super) fn hash(&self) -> u128 {
         match &self.0 {
-            Pieces::One(piece) => xxh3_128(piece),
-            Pieces::Several { pieces, .. } => {
+            BodyStorage::One(piece) => xxh3_128(piece),
+            BodyStorage::Several { pieces, .. } => {
                 let mut hasher = Xxh3::new();
                 pieces.iter().for_each(|piece| hasher.update(piece));
                 hasher.digest128()
@@ -112,10 +114,10 @@ impl Body {
     pub(super) fn weight(&self) -> u64 {
         /// The bytes by which a piece is shared.
         const SHARED: usize = 24;
-        let one = |piece: &Bytes| allocated(piece.len()) + allocated(SHARED);
+        let one = |piece: &Bytes| allocated_size(piece.len()) + allocated_size(SHARED);
         match &self.0 {
-            Pieces::One(piece) => one(piece),
-            Pieces::Several { pieces, .. } => {
+            BodyStorage::One(piece) => one(piece),
+            BodyStorage::Several { pieces, .. } => {
                 pieces.iter().map(one).sum::<u64>() + size_of_val(&**pieces) as u64
             }
         }
@@ -130,7 +132,7 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(piece: Bytes) -> Self {
-        Self(Pieces::One(piece))
+        Self(BodyStorage::One(piece))
     }
 }
 
@@ -142,7 +144,7 @@ impl From<Vec<u8>> for Body {
 
 impl PartialEq for Body {
     fn eq(&self, other: &Self) -> bool {
-        if let (Pieces::One(one), Pieces::One(other)) = (&self.0, &other.0) {
+        if let (BodyStorage::One(one), BodyStorage::One(other)) = (&self.0, &other.0) {
             return one == other;
         }
         let bytes = |body: &Self| body.pieces().cloned().collect::<Vec<_>>().into_iter().flatten();
@@ -154,7 +156,7 @@ impl Eq for Body {}
 
 /// The memory that the allocator reserves for `bytes` bytes: it has four size classes between two powers of
 /// two.
-pub fn allocated(bytes: usize) -> u64 {
+pub fn allocated_size(bytes: usize) -> u64 {
     let step = (bytes.next_power_of_two() / 8).max(16);
     bytes.next_multiple_of(step) as u64
 }

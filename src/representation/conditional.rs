@@ -3,8 +3,8 @@
 //! Pure: headers and validators in, a verdict out; no clock. `range` decides `If-Range`. A value with a
 //! syntax error counts as absent.
 
-use super::date::http_date;
-use crate::config::Coding;
+use crate::{config::ContentCoding, http::date_header::http_date};
+
 use http::{
     header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE},
     HeaderMap, HeaderValue, Method,
@@ -29,7 +29,7 @@ pub struct Validators<'a> {
 
 /// The result of the preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ConditionVerdict {
     /// Answer as if there were no preconditions.
     Send,
     /// 304
@@ -44,73 +44,80 @@ pub fn asks_if_modified(headers: &HeaderMap) -> bool {
 }
 
 /// Returns true if a request has preconditions.
-pub fn are_there(headers: &HeaderMap) -> bool {
+pub fn has_preconditions(headers: &HeaderMap) -> bool {
     [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
         .iter()
         .any(|name| headers.contains_key(name))
 }
 
 /// Evaluates the preconditions of a request for content that exists.
-pub fn evaluate(method: &Method, headers: &HeaderMap, validators: &Validators<'_>) -> Verdict {
+pub fn evaluate_preconditions(
+    method: &Method,
+    headers: &HeaderMap,
+    validators: &Validators<'_>,
+) -> ConditionVerdict {
     // 13.2.1: methods that select no representation know no preconditions.
     if matches!(*method, Method::CONNECT | Method::OPTIONS | Method::TRACE) {
-        return Verdict::Send;
+        return ConditionVerdict::Send;
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let changed = validators.last_modified;
-    let unchanged_for_writer = names(headers, &IF_MATCH, validators, Comparison::Strong)
+    let unchanged_for_writer = header_names(headers, &IF_MATCH, validators, TagComparison::Strong)
         .or_else(|| modified_after(headers, &IF_UNMODIFIED_SINCE, changed).map(|modified| !modified))
         .unwrap_or(true);
     if !unchanged_for_writer {
-        return Verdict::PreconditionFailed;
+        return ConditionVerdict::PreconditionFailed;
     }
-    match names(headers, &IF_NONE_MATCH, validators, Comparison::Weak) {
-        Some(true) if reads => Verdict::NotModified,
-        Some(true) => Verdict::PreconditionFailed,
-        Some(false) => Verdict::Send,
+    match header_names(headers, &IF_NONE_MATCH, validators, TagComparison::Weak) {
+        Some(true) if reads => ConditionVerdict::NotModified,
+        Some(true) => ConditionVerdict::PreconditionFailed,
+        Some(false) => ConditionVerdict::Send,
         None if reads
             && modified_after(headers, &IF_MODIFIED_SINCE, changed.or(validators.date)) == Some(false) =>
         {
-            Verdict::NotModified
+            ConditionVerdict::NotModified
         }
-        None => Verdict::Send,
+        None => ConditionVerdict::Send,
     }
 }
 
 /// Returns true if GET or HEAD is answered with 304, for a request whose only conditions are at most one
-/// `If-None-Match` and one `If-Modified-Since`. Decides like [`evaluate`], for fields that are not in a map.
+/// `If-None-Match` and one `If-Modified-Since`. Decides like [`evaluate_preconditions`], for fields that are not in a map.
 pub fn is_not_modified(
     if_none_match: Option<&[u8]>,
     if_modified_since: Option<&[u8]>,
     validators: &Validators<'_>,
 ) -> bool {
     match (if_none_match, if_modified_since) {
-        (Some(tags), _) => line_names(tags, validators, Comparison::Weak),
+        (Some(tags), _) => line_names_tag(tags, validators, TagComparison::Weak),
         (None, Some(date)) => {
             let changed = validators.last_modified.or(validators.date);
             let since =
                 Some(date).filter(|date| date.is_ascii()).and_then(|date| std::str::from_utf8(date).ok());
             let since = since.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
-            changed.zip(since).is_some_and(|(changed, since)| seconds(changed) <= seconds(since))
+            changed.zip(since).is_some_and(|(changed, since)| unix_seconds(changed) <= unix_seconds(since))
         }
         (None, None) => false,
     }
 }
 
 /// The one of these tags that the client holds: the first in its `If-None-Match`, compared without `W/`.
-pub(super) fn held(headers: &HeaderMap, tags: impl IntoIterator<Item = HeaderValue>) -> Option<HeaderValue> {
+pub(super) fn held_tag(
+    headers: &HeaderMap,
+    tags: impl IntoIterator<Item = HeaderValue>,
+) -> Option<HeaderValue> {
     let lines = || headers.get_all(IF_NONE_MATCH).iter();
     tags.into_iter().find(|ours| {
-        let Some(ours) = whole(ours.as_bytes()) else { return false };
-        let is_it = |theirs: Tag<'_>| theirs.weak == ours.weak && theirs.opaque == ours.opaque;
-        lines().any(|line| Tags(line.as_bytes()).any(is_it))
+        let Some(ours) = parse_tag(ours.as_bytes()) else { return false };
+        let is_it = |theirs: EntityTag<'_>| theirs.weak == ours.weak && theirs.opaque == ours.opaque;
+        lines().any(|line| EntityTags(line.as_bytes()).any(is_it))
     })
 }
 
 /// Returns true if a field names exactly the bytes that `etag` names: both are the same tag and neither is
 /// weak (RFC 9110, 8.8.3.2, strong comparison).
 pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
-    match (whole(field.trim_ascii()), whole(etag)) {
+    match (parse_tag(field.trim_ascii()), parse_tag(etag)) {
         (Some(theirs), Some(ours)) => !theirs.weak && !ours.weak && theirs.opaque == ours.opaque,
         _ => false,
     }
@@ -120,7 +127,7 @@ pub(super) fn is_same_strong(field: &[u8], etag: &[u8]) -> bool {
 /// the tag: a tag with one of its suffixes names the same content, and a condition on a whole resource is
 /// about the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
+enum TagComparison {
     /// A weak tag never matches.
     Strong,
     /// `W/` makes no difference.
@@ -128,62 +135,67 @@ enum Comparison {
 }
 
 /// Returns true if the header names the tag or is `*`; `None` if it is absent.
-fn names(
+fn header_names(
     headers: &HeaderMap,
     header: &HeaderName,
     validators: &Validators<'_>,
-    comparison: Comparison,
+    comparison: TagComparison,
 ) -> Option<bool> {
     let mut values = headers.get_all(header).iter().map(HeaderValue::as_bytes).peekable();
     values.peek()?;
-    Some(values.any(|value| line_names(value, validators, comparison)))
+    Some(values.any(|value| line_names_tag(value, validators, comparison)))
 }
 
 /// Returns true if one line of such a header names the tag.
-fn line_names(value: &[u8], validators: &Validators<'_>, comparison: Comparison) -> bool {
+fn line_names_tag(value: &[u8], validators: &Validators<'_>, comparison: TagComparison) -> bool {
     let value = value.trim_ascii();
     value == b"*"
-        || match validators.etag.map(|etag| (etag, whole(etag))) {
+        || match validators.etag.map(|etag| (etag, parse_tag(etag))) {
             None => false,
             Some((malformed, None)) => value == malformed,
             Some((_, Some(ours))) => {
-                Tags(value).any(|theirs| is_same(&theirs, &ours, validators.ours, comparison))
+                EntityTags(value).any(|theirs| is_same_tag(&theirs, &ours, validators.ours, comparison))
             }
         }
 }
 
-fn is_same(theirs: &Tag<'_>, ours: &Tag<'_>, suffixes: bool, comparison: Comparison) -> bool {
-    if comparison == Comparison::Strong && (theirs.weak || ours.weak) {
+fn is_same_tag(
+    theirs: &EntityTag<'_>,
+    ours: &EntityTag<'_>,
+    suffixes: bool,
+    comparison: TagComparison,
+) -> bool {
+    if comparison == TagComparison::Strong && (theirs.weak || ours.weak) {
         return false;
     }
     theirs.opaque.strip_prefix(ours.opaque).is_some_and(|suffix| {
         suffix.is_empty()
-            || suffixes && Coding::ALL.iter().any(|coding| suffix == coding.etag_suffix().as_bytes())
+            || suffixes && ContentCoding::ALL.iter().any(|coding| suffix == coding.etag_suffix().as_bytes())
     })
 }
 
 /// Parses a text that is one well-formed tag and nothing else.
-fn whole(text: &[u8]) -> Option<Tag<'_>> {
-    quoted(text).filter(|(tag, behind)| behind.is_empty() && tag.is_well_formed()).map(|(tag, _)| tag)
+fn parse_tag(text: &[u8]) -> Option<EntityTag<'_>> {
+    parse_quoted(text).filter(|(tag, behind)| behind.is_empty() && tag.is_well_formed()).map(|(tag, _)| tag)
 }
 
 /// A tag of a list, without its quotes.
-struct Tag<'a> {
+struct EntityTag<'a> {
     weak: bool,
     opaque: &'a [u8],
 }
 
 /// The well-formed tags of one header line: `#entity-tag`, where a tag may hold commas. Malformed members are
 /// skipped up to the next comma outside of quotes.
-struct Tags<'a>(&'a [u8]);
+struct EntityTags<'a>(&'a [u8]);
 
-impl<'a> Iterator for Tags<'a> {
-    type Item = Tag<'a>;
+impl<'a> Iterator for EntityTags<'a> {
+    type Item = EntityTag<'a>;
 
-    fn next(&mut self) -> Option<Tag<'a>> {
+    fn next(&mut self) -> Option<EntityTag<'a>> {
         while !self.0.is_empty() {
             let text = self.0.trim_ascii_start();
-            let (tag, behind) = quoted(text).map_or((None, text), |(tag, behind)| (Some(tag), behind));
+            let (tag, behind) = parse_quoted(text).map_or((None, text), |(tag, behind)| (Some(tag), behind));
             let end = behind.iter().position(|&b| b == b',').unwrap_or(behind.len());
             let (junk, rest) = behind.split_at(end);
             self.0 = rest.strip_prefix(b",").unwrap_or(rest);
@@ -195,7 +207,7 @@ impl<'a> Iterator for Tags<'a> {
     }
 }
 
-impl Tag<'_> {
+impl EntityTag<'_> {
     /// `*etagc`
     fn is_well_formed(&self) -> bool {
         self.opaque.iter().all(|&b| b == 0x21 || (0x23..=0x7e).contains(&b) || b >= 0x80)
@@ -203,11 +215,11 @@ impl Tag<'_> {
 }
 
 /// Parses `[ "W/" ] DQUOTE … DQUOTE`, and returns the rest as well. There is no escaping in it.
-fn quoted(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
+fn parse_quoted(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     let (weak, text) = text.strip_prefix(b"W/").map_or((false, text), |text| (true, text));
     let inner = text.strip_prefix(b"\"")?;
     let end = inner.iter().position(|&b| b == b'"')?;
-    Some((Tag { weak, opaque: &inner[..end] }, &inner[end + 1..]))
+    Some((EntityTag { weak, opaque: &inner[..end] }, &inner[end + 1..]))
 }
 
 /// Returns true if the content changed after the header's date; `None` if there is no single valid date, or
@@ -219,11 +231,11 @@ fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<Syst
     if values.next().is_some() {
         return None;
     }
-    Some(seconds(modified) > seconds(http_date(value)?))
+    Some(unix_seconds(modified) > unix_seconds(http_date(value)?))
 }
 
 /// Whole seconds since 1970; 0 for earlier times.
-pub(super) fn seconds(time: SystemTime) -> u64 {
+pub(super) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

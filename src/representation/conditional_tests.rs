@@ -11,7 +11,7 @@ const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
 const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
-fn verdict_of(method: &Method, etag: Option<&str>, lines: &[(&'static str, &str)]) -> Verdict {
+fn verdict_of(method: &Method, etag: Option<&str>, lines: &[(&'static str, &str)]) -> ConditionVerdict {
     let mut headers = HeaderMap::new();
     for &(name, value) in lines {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));
@@ -19,18 +19,18 @@ fn verdict_of(method: &Method, etag: Option<&str>, lines: &[(&'static str, &str)
     // Half a second, which no header can express.
     let last_modified = Some(UNIX_EPOCH + Duration::from_millis(CHANGED * 1000 + 500));
     let etag = etag.map(str::as_bytes);
-    evaluate(method, &headers, &Validators { etag, ours: true, last_modified, date: None })
+    evaluate_preconditions(method, &headers, &Validators { etag, ours: true, last_modified, date: None })
 }
 
-fn get(lines: &[(&'static str, &str)]) -> Verdict {
+fn get(lines: &[(&'static str, &str)]) -> ConditionVerdict {
     verdict_of(&Method::GET, Some("\"abc\""), lines)
 }
 
-fn put(lines: &[(&'static str, &str)]) -> Verdict {
+fn put(lines: &[(&'static str, &str)]) -> ConditionVerdict {
     verdict_of(&Method::PUT, Some("\"abc\""), lines)
 }
 
-use Verdict::{NotModified, PreconditionFailed, Send};
+use ConditionVerdict::{NotModified, PreconditionFailed, Send};
 
 #[test]
 fn without_preconditions_it_is_sent() {
@@ -162,7 +162,7 @@ fn without_a_date_of_its_own_no_date_is_compared() {
     let mut headers = HeaderMap::new();
     headers.insert(IF_UNMODIFIED_SINCE, HeaderValue::from_static(BEFORE));
     headers.insert(IF_MODIFIED_SINCE, HeaderValue::from_static(AFTER));
-    assert_eq!(evaluate(&Method::GET, &headers, &Validators::default()), Send);
+    assert_eq!(evaluate_preconditions(&Method::GET, &headers, &Validators::default()), Send);
 }
 
 #[test]
@@ -172,7 +172,11 @@ fn a_foreign_tag_has_no_suffixes_of_ours() {
             HeaderName::from_static(name),
             HeaderValue::from_bytes(value.as_bytes()).expect("a header value"),
         )]);
-        evaluate(&Method::GET, &headers, &Validators { etag: Some(etag.as_bytes()), ..Validators::default() })
+        evaluate_preconditions(
+            &Method::GET,
+            &headers,
+            &Validators { etag: Some(etag.as_bytes()), ..Validators::default() },
+        )
     };
     for (etag, value, expected) in [
         (r#""abc""#, r#""abc""#, NotModified),
@@ -201,8 +205,16 @@ fn the_date_stands_in_for_an_unknown_change_when_reading() {
     for (value, read) in [(BEFORE, Send), (THEN, NotModified), (AFTER, NotModified)] {
         let validators = Validators { date, ..Validators::default() };
         let since = |name| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
-        assert_eq!(evaluate(&Method::GET, &since(IF_MODIFIED_SINCE), &validators), read, "{value}");
-        assert_eq!(evaluate(&Method::GET, &since(IF_UNMODIFIED_SINCE), &validators), Send, "{value}");
+        assert_eq!(
+            evaluate_preconditions(&Method::GET, &since(IF_MODIFIED_SINCE), &validators),
+            read,
+            "{value}"
+        );
+        assert_eq!(
+            evaluate_preconditions(&Method::GET, &since(IF_UNMODIFIED_SINCE), &validators),
+            Send,
+            "{value}"
+        );
     }
     // If the time of change is known, it counts.
     let validators = Validators {
@@ -211,12 +223,12 @@ fn the_date_stands_in_for_an_unknown_change_when_reading() {
         ..Validators::default()
     };
     let headers = HeaderMap::from_iter([(IF_MODIFIED_SINCE, HeaderValue::from_static(THEN))]);
-    assert_eq!(evaluate(&Method::GET, &headers, &validators), NotModified);
+    assert_eq!(evaluate_preconditions(&Method::GET, &headers, &validators), NotModified);
 }
 
 #[test]
 fn tags_come_before_dates_and_writers_before_readers() {
-    let cases: [(&[(&'static str, &str)], Verdict); 7] = [
+    let cases: [(&[(&'static str, &str)], ConditionVerdict); 7] = [
         // A tag that matches: the date is not looked at.
         (&[("if-match", r#""abc""#), ("if-unmodified-since", BEFORE)], Send),
         (&[("if-match", r#""x""#), ("if-unmodified-since", AFTER)], PreconditionFailed),
@@ -275,7 +287,7 @@ proptest! {
             headers.insert(IF_UNMODIFIED_SINCE, value);
         }
         let validators = Validators { etag: Some(b"\"0\""), ours: true, ..Validators::default() };
-        let verdict = evaluate(&Method::GET, &headers, &validators);
+        let verdict = evaluate_preconditions(&Method::GET, &headers, &validators);
         prop_assert_ne!(verdict, PreconditionFailed);
     }
 }

@@ -19,15 +19,15 @@ use http::{header, HeaderName, HeaderValue};
 use std::fmt;
 
 /// The code of a name that is not in [`KNOWN`].
-const OTHER: u8 = 0x7f;
+const OTHER_NAME: u8 = 0x7f;
 /// The flag of a value that must not enter an HPACK table.
-const SENSITIVE: u8 = 0x80;
+const SENSITIVE_FLAG: u8 = 0x80;
 
 /// The code of `ETag`.
-const TAG: u8 = 0;
+const ETAG_PLACE: u8 = 0;
 
 /// Names that take one byte. Those in most answers come first: the list is searched in order.
-static KNOWN: [HeaderName; 46] = [
+static KNOWN_NAMES: [HeaderName; 46] = [
     header::ETAG,
     header::CONTENT_TYPE,
     header::CACHE_CONTROL,
@@ -78,14 +78,14 @@ static KNOWN: [HeaderName; 46] = [
 
 /// The name of a packed field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Name<'f> {
+pub enum PackedName<'f> {
     /// A name in `KNOWN`.
     Known(&'static HeaderName),
     /// Any other, in lower case.
     Other(&'f [u8]),
 }
 
-impl Name<'_> {
+impl PackedName<'_> {
     /// Returns true if it is this name.
     pub fn is(self, name: &HeaderName) -> bool {
         match self {
@@ -105,9 +105,9 @@ impl Name<'_> {
 
 /// A packed field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line<'f> {
+pub struct PackedLine<'f> {
     /// Its name.
-    pub name: Name<'f>,
+    pub name: PackedName<'f>,
     /// Its value.
     pub value: &'f [u8],
     /// True if its value must not enter an HPACK table.
@@ -116,32 +116,32 @@ pub struct Line<'f> {
 
 /// Fields in their order.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Fields(Box<[u8]>);
+pub struct PackedFields(Box<[u8]>);
 
-impl Fields {
+impl PackedFields {
     /// Packs the fields.
     pub fn pack<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
         /// The initial capacity in bytes: more than most answers need.
         const ROOM: usize = 512;
         let mut packed = Vec::with_capacity(ROOM);
         for (name, value) in fields {
-            let sensitive = if value.is_sensitive() { SENSITIVE } else { 0 };
+            let sensitive = if value.is_sensitive() { SENSITIVE_FLAG } else { 0 };
             match place_of(name) {
                 Some(place) => packed.push(place | sensitive),
                 None => {
-                    packed.push(OTHER | sensitive);
-                    put(&mut packed, name.as_str().as_bytes());
+                    packed.push(OTHER_NAME | sensitive);
+                    put_text(&mut packed, name.as_str().as_bytes());
                 }
             }
-            put(&mut packed, value.as_bytes());
+            put_text(&mut packed, value.as_bytes());
         }
         // Copied: a shrunk allocation may keep its size.
         Self(packed.as_slice().into())
     }
 
     /// Iterates over all of them.
-    pub fn iter(&self) -> Lines<'_> {
-        Lines(&self.0)
+    pub fn iter(&self) -> PackedLines<'_> {
+        PackedLines(&self.0)
     }
 
     /// The values of all lines of a field.
@@ -155,7 +155,7 @@ impl Fields {
         let mut lines = self.iter();
         loop {
             let (first, _, value) = lines.raw()?;
-            if first & !SENSITIVE == TAG {
+            if first & !SENSITIVE_FLAG == ETAG_PLACE {
                 return Some(value);
             }
         }
@@ -163,9 +163,11 @@ impl Fields {
 
     /// The value of a field's first line.
     pub fn first(&self, name: &HeaderName) -> Option<&[u8]> {
-        let (wanted, mut lines) = (place_of(name).unwrap_or(OTHER), self.iter());
+        let (wanted, mut lines) = (place_of(name).unwrap_or(OTHER_NAME), self.iter());
         while let Some((first, other, value)) = lines.raw() {
-            if first & !SENSITIVE == wanted && (wanted != OTHER || other == name.as_str().as_bytes()) {
+            if first & !SENSITIVE_FLAG == wanted
+                && (wanted != OTHER_NAME || other == name.as_str().as_bytes())
+            {
                 return Some(value);
             }
         }
@@ -176,19 +178,19 @@ impl Fields {
     pub fn unpack(&self) -> Vec<(HeaderName, HeaderValue)> {
         let all = Bytes::copy_from_slice(&self.0);
         // Packed names and values were valid before.
-        let unpacked = |line: Line<'_>| {
+        let unpacked = |line: PackedLine<'_>| {
             let name = match line.name {
-                Name::Known(known) => known.clone(),
-                Name::Other(other) => HeaderName::from_bytes(other).ok()?,
+                PackedName::Known(known) => known.clone(),
+                PackedName::Other(other) => HeaderName::from_bytes(other).ok()?,
             };
             let mut value = HeaderValue::from_maybe_shared(all.slice_ref(line.value)).ok()?;
             value.set_sensitive(line.is_sensitive);
             Some((name, value))
         };
-        Lines(&all).filter_map(unpacked).collect()
+        PackedLines(&all).filter_map(unpacked).collect()
     }
 
-    /// The bytes that they take, beside [`Fields`] itself.
+    /// The bytes that they take, beside [`PackedFields`] itself.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -199,7 +201,7 @@ impl Fields {
     }
 }
 
-impl fmt::Debug for Fields {
+impl fmt::Debug for PackedFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.unpack()).finish()
     }
@@ -207,24 +209,24 @@ impl fmt::Debug for Fields {
 
 /// Iterates over packed fields.
 #[derive(Debug, Clone)]
-pub struct Lines<'f>(&'f [u8]);
+pub struct PackedLines<'f>(&'f [u8]);
 
-impl<'f> Iterator for Lines<'f> {
-    type Item = Line<'f>;
+impl<'f> Iterator for PackedLines<'f> {
+    type Item = PackedLine<'f>;
 
     #[inline]
-    fn next(&mut self) -> Option<Line<'f>> {
+    fn next(&mut self) -> Option<PackedLine<'f>> {
         let (first, other, value) = self.raw()?;
-        let name = match first & !SENSITIVE {
-            OTHER => Name::Other(other),
-            place => Name::Known(KNOWN.get(usize::from(place))?),
+        let name = match first & !SENSITIVE_FLAG {
+            OTHER_NAME => PackedName::Other(other),
+            place => PackedName::Known(KNOWN_NAMES.get(usize::from(place))?),
         };
-        Some(Line { name, value, is_sensitive: first & SENSITIVE != 0 })
+        Some(PackedLine { name, value, is_sensitive: first & SENSITIVE_FLAG != 0 })
     }
 
     /// Skips fields without reading them.
     #[inline]
-    fn nth(&mut self, passed: usize) -> Option<Line<'f>> {
+    fn nth(&mut self, passed: usize) -> Option<PackedLine<'f>> {
         for _ in 0..passed {
             self.raw()?;
         }
@@ -232,14 +234,14 @@ impl<'f> Iterator for Lines<'f> {
     }
 }
 
-impl<'f> Lines<'f> {
+impl<'f> PackedLines<'f> {
     /// The first byte of a field, its name if that is not known, and its value.
     #[inline]
     fn raw(&mut self) -> Option<(u8, &'f [u8], &'f [u8])> {
         let (&first, rest) = self.0.split_first()?;
         self.0 = rest;
-        let other = if first & !SENSITIVE == OTHER { take(&mut self.0)? } else { b"" };
-        Some((first, other, take(&mut self.0)?))
+        let other = if first & !SENSITIVE_FLAG == OTHER_NAME { take_text(&mut self.0)? } else { b"" };
+        Some((first, other, take_text(&mut self.0)?))
     }
 
     /// The value of the field after the next `passed` ones; empty if there is none.
@@ -253,11 +255,11 @@ impl<'f> Lines<'f> {
 }
 
 fn place_of(name: &HeaderName) -> Option<u8> {
-    let place = KNOWN.iter().position(|known| known == name)?;
+    let place = KNOWN_NAMES.iter().position(|known| known == name)?;
     u8::try_from(place).ok()
 }
 
-fn put(packed: &mut Vec<u8>, text: &[u8]) {
+fn put_text(packed: &mut Vec<u8>, text: &[u8]) {
     let mut length = text.len();
     while length > 0x7f {
         // Seven bits, and one more.
@@ -269,17 +271,17 @@ fn put(packed: &mut Vec<u8>, text: &[u8]) {
 }
 
 #[inline]
-fn take<'f>(rest: &mut &'f [u8]) -> Option<&'f [u8]> {
+fn take_text<'f>(rest: &mut &'f [u8]) -> Option<&'f [u8]> {
     let (&first, behind) = rest.split_first()?;
     if first < 0x80 {
         let (text, behind) = behind.split_at_checked(usize::from(first))?;
         *rest = behind;
         return Some(text);
     }
-    take_long(rest)
+    take_long_text(rest)
 }
 
-fn take_long<'f>(rest: &mut &'f [u8]) -> Option<&'f [u8]> {
+fn take_long_text<'f>(rest: &mut &'f [u8]) -> Option<&'f [u8]> {
     let (mut length, mut shift) = (0_usize, 0_u32);
     loop {
         let (&byte, behind) = rest.split_first()?;
@@ -300,14 +302,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn packed(fields: &[(HeaderName, HeaderValue)]) -> Fields {
-        Fields::pack(fields.iter().map(|(name, value)| (name, value)))
+    fn packed(fields: &[(HeaderName, HeaderValue)]) -> PackedFields {
+        PackedFields::pack(fields.iter().map(|(name, value)| (name, value)))
     }
 
     fn name() -> impl Strategy<Value = HeaderName> {
         let any = "[!#$%&'*+.^_`|~0-9a-zA-Z-]{1,150}";
         prop_oneof![
-            (0..KNOWN.len()).prop_map(|place| KNOWN[place].clone()),
+            (0..KNOWN_NAMES.len()).prop_map(|place| KNOWN_NAMES[place].clone()),
             any.prop_map(|text| HeaderName::from_bytes(text.as_bytes()).unwrap()),
             Just(HeaderName::from_static("x-a")),
         ]
@@ -350,19 +352,19 @@ mod tests {
 
         #[test]
         fn other_bytes_are_some_fields_or_none(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let fields = Fields(bytes.into());
+            let fields = PackedFields(bytes.into());
             prop_assert!(fields.unpack().len() <= fields.iter().count());
         }
     }
 
     #[test]
     fn each_name_is_known_once_and_takes_a_byte() {
-        for (place, name) in KNOWN.iter().enumerate() {
+        for (place, name) in KNOWN_NAMES.iter().enumerate() {
             assert_eq!(place_of(name), Some(u8::try_from(place).unwrap()), "{name}");
             assert_eq!(packed(&[(name.clone(), HeaderValue::from_static("v"))]).len(), 3);
         }
-        assert!(KNOWN.len() < usize::from(OTHER));
-        assert_eq!(KNOWN[usize::from(TAG)], header::ETAG);
+        assert!(KNOWN_NAMES.len() < usize::from(OTHER_NAME));
+        assert_eq!(KNOWN_NAMES[usize::from(ETAG_PLACE)], header::ETAG);
         let fields = [(header::SERVER, "s"), (header::ETAG, "x"), (header::ETAG, "y")];
         let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
         assert_eq!((packed(&fields).tag(), packed(&fields[..1]).tag()), (Some(&b"x"[..]), None));
@@ -377,6 +379,6 @@ mod tests {
         assert!(packed.all(&header::SET_COOKIE).eq([b"a", b"b"]));
         assert_eq!(packed.first(&HeaderName::from_static("x-other")), Some(&b""[..]));
         assert_eq!(packed.first(&header::ETAG), None);
-        assert!(Fields::default().is_empty());
+        assert!(PackedFields::default().is_empty());
     }
 }

@@ -4,15 +4,17 @@
 //! another coding makes wrong. RFC 9110: 8.6 (`Content-Length`), 14.3 (`Accept-Ranges`), 15.4.5 (304).
 
 use super::{
-    response_head::{append, blank, filled, set},
-    transform, Outside, Representation,
+    encoding::transform,
+    response_head::{append_field, blank_head, filled_head, set_field},
+    OutsideCaching, Representation,
 };
-use crate::config::Coding;
+use crate::config::ContentCoding;
+
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 
 /// The fields of an origin's answer that a 304 repeats (RFC 9110, 15.4.5), and its other validator.
-static OF_NOT_MODIFIED: [HeaderName; 7] = [
+static NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
@@ -24,7 +26,7 @@ static OF_NOT_MODIFIED: [HeaderName; 7] = [
 
 impl Representation {
     /// The head for the body in a coding that was made here, or as it is.
-    pub(super) fn head(&self, coding: Option<Coding>) -> ResponseHeader {
+    pub(super) fn head(&self, coding: Option<ContentCoding>) -> ResponseHeader {
         self.make_head(coding, coding.and_then(|c| self.encoded(c)).unwrap_or(&self.body).len())
     }
 
@@ -43,19 +45,23 @@ impl Representation {
     }
 
     /// Makes the head; `coding` is one that was made here.
-    pub(super) fn make_head(&self, coding: Option<Coding>, length: u64) -> ResponseHeader {
-        let mut head = filled(self.status, self.headers());
+    pub(super) fn make_head(&self, coding: Option<ContentCoding>, length: u64) -> ResponseHeader {
+        let mut head = filled_head(self.status, self.headers());
         match &self.outside {
             Some(outside) => {
                 if let Some(coding) = coding {
-                    transform::DIGESTS.iter().for_each(|name| drop(head.remove_header(name)));
-                    append(&mut head, header::CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
+                    transform::DIGEST_FIELDS.iter().for_each(|name| drop(head.remove_header(name)));
+                    append_field(
+                        &mut head,
+                        header::CONTENT_ENCODING,
+                        HeaderValue::from_static(coding.token()),
+                    );
                 }
                 self.append_ours(&mut head, outside, coding);
             }
             None => {
                 if coding.is_some() {
-                    transform::recode(&mut head, coding);
+                    transform::recode_head(&mut head, coding);
                 }
                 if self.encodable || self.removable().is_some() {
                     transform::vary_by_encoding(&mut head);
@@ -67,43 +73,50 @@ impl Representation {
             && coding.is_none()
             && !head.headers.contains_key(header::ACCEPT_RANGES)
         {
-            append(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            append_field(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-            set(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
+            set_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         head
     }
 
     /// The validators and caching fields that a 200 would have, without the fields of the content.
     pub(super) fn make_not_modified(&self, plain: &ResponseHeader) -> ResponseHeader {
-        let mut head = blank(StatusCode::NOT_MODIFIED);
+        let mut head = blank_head(StatusCode::NOT_MODIFIED);
         match &self.outside {
             Some(outside) => self.append_ours(&mut head, outside, None),
             None => {
-                for (name, value) in plain.headers.iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name)) {
-                    append(&mut head, name.clone(), value.clone());
+                for (name, value) in
+                    plain.headers.iter().filter(|(name, _)| NOT_MODIFIED_FIELDS.contains(name))
+                {
+                    append_field(&mut head, name.clone(), value.clone());
                 }
             }
         }
         head
     }
 
-    fn append_ours(&self, head: &mut ResponseHeader, outside: &Outside, coding: Option<Coding>) {
+    fn append_ours(
+        &self,
+        head: &mut ResponseHeader,
+        outside: &OutsideCaching,
+        coding: Option<ContentCoding>,
+    ) {
         // Only a 200 is a representation that a client can hold and revalidate.
         if let (StatusCode::OK, Some(etag)) = (self.status, self.etag_of(coding)) {
-            append(head, header::ETAG, etag);
+            append_field(head, header::ETAG, etag);
         }
         if let Some(changed) = self.header(&header::LAST_MODIFIED) {
-            append(head, header::LAST_MODIFIED, changed);
+            append_field(head, header::LAST_MODIFIED, changed);
         }
-        append(head, header::CACHE_CONTROL, outside.cache_control.clone());
+        append_field(head, header::CACHE_CONTROL, outside.cache_control.clone());
         let vary = match (self.encodable, outside.varies_by_authorization) {
             (true, true) => "Accept-Encoding, Authorization",
             (true, false) => "Accept-Encoding",
             (false, true) => "Authorization",
             (false, false) => return,
         };
-        append(head, header::VARY, HeaderValue::from_static(vary));
+        append_field(head, header::VARY, HeaderValue::from_static(vary));
     }
 }

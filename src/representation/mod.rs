@@ -1,43 +1,42 @@
 //! Representations: a status, fields and a body, with validators and encodings.
 //!
 //! A [`Representation`] knows nothing of caches: no age, no version, no origin. It is immutable; giving it
-//! encodings makes a new one that shares the body. Its fields are packed ([`Fields`]): a head is made of them
+//! encodings makes a new one that shares the body. Its fields are packed ([`PackedFields`]): a head is made of them
 //! when it is sent.
 //!
 //! There are two kinds. One is described by the gateway: only the content fields of the origin's answer are
-//! kept, the tag is a hash of the content, and [`Outside`] has the fields for downstream caches. The other is
+//! kept, the tag is a hash of the content, and [`OutsideCaching`] has the fields for downstream caches. The other is
 //! verbatim: it repeats the origin's fields, and its validators are the origin's.
 
 mod body;
 pub mod conditional;
-pub mod date;
 pub mod encoding;
-pub mod field_lines;
 pub mod fields;
 mod heads;
 pub mod problem;
 pub mod range;
 pub mod respond;
 pub mod response_head;
-pub mod stream;
-pub mod transform;
 
-pub use body::{allocated, Body};
-pub use fields::Fields;
-pub use response_head::blank;
+pub use {
+    body::{allocated_size, Body},
+    fields::PackedFields,
+    response_head::blank_head,
+};
 
-use crate::config::{self, Coding};
+use super::http::date_header::{format_date, http_date, parse_date};
+use crate::config::{self, ContentCoding};
 use conditional::Validators;
-use date::{date_in, format_date, http_date};
+use encoding::transform::BodyCoding;
+
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-use transform::Content;
 
 /// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
-pub static HOP_BY_HOP: [HeaderName; 6] = [
+pub static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
@@ -48,7 +47,7 @@ pub static HOP_BY_HOP: [HeaderName; 6] = [
 
 /// Further fields of an origin's answer that do not describe its content: they belong to the exchange, or are
 /// made anew by the sender (RFC 9111, 3.1).
-static NOT_CONTENT: [HeaderName; 15] = [
+static NON_CONTENT_FIELDS: [HeaderName; 15] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
@@ -67,47 +66,48 @@ static NOT_CONTENT: [HeaderName; 15] = [
 ];
 
 /// Framing fields of a verbatim answer, which are made anew.
-static FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+static FRAMING_FIELDS: [HeaderName; 3] =
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
 /// Fields that the gateway makes for an answer that it describes. They come before those of the content, the
 /// tag first, since it is read most. An origin's are left out ([`NOT_CONTENT`]).
-static OURS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
+static GATEWAY_FIELDS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
 
 /// A status, fields and a body, with validators and encodings.
 #[derive(Debug, Clone)]
 pub struct Representation {
-    fields: Fields,
+    fields: PackedFields,
     body: Body,
     /// Most answers have none.
     encoded: Option<Box<[Option<Body>; 3]>>,
     /// `None`: a verbatim answer. As a rule many answers share one.
-    outside: Option<Arc<Outside>>,
+    outside: Option<Arc<OutsideCaching>>,
     status: StatusCode,
-    content: Content,
+    content: BodyCoding,
     no_transform: bool,
     encodable: bool,
 }
 
 /// The fields for downstream caches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outside {
+pub struct OutsideCaching {
     /// `Cache-Control`
     pub cache_control: HeaderValue,
     /// True if the answer depends on the credentials (`Vary: Authorization`).
     pub varies_by_authorization: bool,
 }
 
-fn slot(coding: Coding) -> usize {
+fn coding_slot(coding: ContentCoding) -> usize {
     match coding {
-        Coding::Brotli => 0,
-        Coding::Zstd => 1,
-        Coding::Gzip => 2,
+        ContentCoding::Brotli => 0,
+        ContentCoding::Zstd => 1,
+        ContentCoding::Gzip => 2,
     }
 }
 
 /// The validators of an answer that has these fields; `ours`: the gateway made the tag.
-fn validators(fields: &Fields, ours: bool) -> Validators<'_> {
-    let date = |name| fields.first(name).and_then(date_in);
+fn validators(fields: &PackedFields, ours: bool) -> Validators<'_> {
+    let date = |name| fields.first(name).and_then(parse_date);
     Validators {
         etag: fields.tag(),
         ours,
@@ -123,15 +123,15 @@ impl Representation {
         headers: Vec<(HeaderName, HeaderValue)>,
         body: impl Into<Body>,
         last_modified: Option<SystemTime>,
-        outside: impl Into<Arc<Outside>>,
-        rules: &config::Encoding,
+        outside: impl Into<Arc<OutsideCaching>>,
+        rules: &config::EncodingConfig,
     ) -> Self {
         let body = body.into();
         let etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
-        let mut all = Vec::with_capacity(headers.len() + OURS.len());
+        let mut all = Vec::with_capacity(headers.len() + GATEWAY_FIELDS.len());
         all.extend(etag.map(|etag| (header::ETAG, etag)));
         all.extend(last_modified.and_then(format_date).map(|date| (header::LAST_MODIFIED, date)));
-        all.extend(headers.into_iter().filter(|(name, _)| !OURS.contains(name)));
+        all.extend(headers.into_iter().filter(|(name, _)| !GATEWAY_FIELDS.contains(name)));
         Self::build(status, &all, body, Some(outside.into()), rules)
     }
 
@@ -141,9 +141,9 @@ impl Representation {
         status: StatusCode,
         mut headers: Vec<(HeaderName, HeaderValue)>,
         body: impl Into<Body>,
-        rules: &config::Encoding,
+        rules: &config::EncodingConfig,
     ) -> Self {
-        headers.retain(|(name, _)| !FRAMING.contains(name));
+        headers.retain(|(name, _)| !FRAMING_FIELDS.contains(name));
         Self::build(status, &headers, body.into(), None, rules)
     }
 
@@ -151,17 +151,17 @@ impl Representation {
         status: StatusCode,
         headers: &[(HeaderName, HeaderValue)],
         body: Body,
-        outside: Option<Arc<Outside>>,
-        rules: &config::Encoding,
+        outside: Option<Arc<OutsideCaching>>,
+        rules: &config::EncodingConfig,
     ) -> Self {
-        let fields = Fields::pack(headers.iter().map(|(name, value)| (name, value)));
+        let fields = PackedFields::pack(headers.iter().map(|(name, value)| (name, value)));
         let all = |name| headers.iter().filter(move |(n, _)| *n == name).map(|(_, value)| value.as_bytes());
-        let content = transform::content(all(header::CONTENT_ENCODING));
-        let no_transform = transform::no_transform(all(header::CACHE_CONTROL));
-        let encodable = encoding::worth_encoding(
+        let content = encoding::transform::body_coding(all(header::CONTENT_ENCODING));
+        let no_transform = encoding::transform::forbids_transform(all(header::CACHE_CONTROL));
+        let encodable = encoding::is_worth_encoding(
             rules,
             all(header::CONTENT_TYPE).next(),
-            content != Content::Plain,
+            content != BodyCoding::Plain,
             no_transform,
             body.len(),
         );
@@ -170,7 +170,7 @@ impl Representation {
     }
 
     /// The same with a longer body, of which the present one is a part.
-    pub fn with_body(&self, body: Body, rules: &config::Encoding) -> Self {
+    pub fn with_body(&self, body: Body, rules: &config::EncodingConfig) -> Self {
         if body.len() == self.body.len() {
             return self.clone();
         }
@@ -184,7 +184,11 @@ impl Representation {
     }
 
     /// The same verbatim answer with other fields, and the body in the codings that were made.
-    pub fn with_headers(&self, headers: Vec<(HeaderName, HeaderValue)>, rules: &config::Encoding) -> Self {
+    pub fn with_headers(
+        &self,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        rules: &config::EncodingConfig,
+    ) -> Self {
         let mut renewed = Self::verbatim(self.status, headers, self.body.clone(), rules);
         if renewed.encodable {
             renewed.encoded.clone_from(&self.encoded);
@@ -193,7 +197,7 @@ impl Representation {
     }
 
     /// A verbatim part with the body of the whole answer.
-    pub fn as_whole(&self, body: Body, rules: &config::Encoding) -> Self {
+    pub fn as_whole(&self, body: Body, rules: &config::EncodingConfig) -> Self {
         let mut headers = self.headers_of_other_content();
         headers.retain(|(name, _)| *name != header::CONTENT_RANGE);
         Self::verbatim(StatusCode::OK, headers, body, rules)
@@ -208,14 +212,19 @@ impl Representation {
 
     /// The same with every encoding of `rules` that makes it smaller; `made` is called with the time that
     /// each took. CPU-bound: not for an async thread.
-    pub fn with_encodings(&self, rules: &config::Encoding, mut made: impl FnMut(Coding, Duration)) -> Self {
+    pub fn with_encodings(
+        &self,
+        rules: &config::EncodingConfig,
+        mut made: impl FnMut(ContentCoding, Duration),
+    ) -> Self {
         let mut whole = self.clone();
         let mut encoded = whole.encoded.take().map_or([const { None }; 3], |encoded| *encoded);
         for (coding, level) in rules.levels.iter().filter(|(coding, _)| rules.prefer.contains(coding)) {
             if self.encodable {
                 let began = Instant::now();
                 // If an encoder fails, the answer stays plain, which is still correct.
-                encoded[slot(*coding)] = encoding::encode(*coding, *level, &self.body).unwrap_or_default();
+                encoded[coding_slot(*coding)] =
+                    encoding::encode_body(*coding, *level, &self.body).unwrap_or_default();
                 made(*coding, began.elapsed());
             }
         }
@@ -229,7 +238,7 @@ impl Representation {
     }
 
     /// All stored fields, with the validators of an answer described by the gateway.
-    pub fn fields(&self) -> &Fields {
+    pub fn fields(&self) -> &PackedFields {
         &self.fields
     }
 
@@ -238,15 +247,17 @@ impl Representation {
     pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = self.fields.unpack();
         if !self.is_verbatim() {
-            headers.retain(|(name, _)| !OURS.contains(name));
+            headers.retain(|(name, _)| !GATEWAY_FIELDS.contains(name));
         }
         headers
     }
 
     /// The same in packed form.
-    pub fn kept_lines(&self) -> impl Iterator<Item = fields::Line<'_>> + Clone {
+    pub fn stored_lines(&self) -> impl Iterator<Item = fields::PackedLine<'_>> + Clone {
         let verbatim = self.is_verbatim();
-        self.fields.iter().filter(move |line| verbatim || !OURS.iter().any(|name| line.name.is(name)))
+        self.fields
+            .iter()
+            .filter(move |line| verbatim || !GATEWAY_FIELDS.iter().any(|name| line.name.is(name)))
     }
 
     /// The first line of a stored field.
@@ -261,7 +272,7 @@ impl Representation {
 
     /// The time when the content changed last, according to the origin.
     pub fn last_modified(&self) -> Option<SystemTime> {
-        self.fields.first(&header::LAST_MODIFIED).and_then(date_in)
+        self.fields.first(&header::LAST_MODIFIED).and_then(parse_date)
     }
 
     /// The tag of the body as it is, with its quotes: a strong one made by the gateway, or the origin's.
@@ -282,12 +293,12 @@ impl Representation {
     /// Returns true if it may be sent in another coding than it came in: it came in none or a known one, and
     /// transformation is allowed (no `Cache-Control: no-transform`).
     pub fn is_transformable(&self) -> bool {
-        self.content != Content::Foreign && !self.no_transform
+        self.content != BodyCoding::Foreign && !self.no_transform
     }
 
     /// The body in a coding that was made here, if there is one.
-    pub fn encoded(&self, coding: Coding) -> Option<&Body> {
-        self.encoded.as_ref()?[slot(coding)].as_ref()
+    pub fn encoded(&self, coding: ContentCoding) -> Option<&Body> {
+        self.encoded.as_ref()?[coding_slot(coding)].as_ref()
     }
 
     /// The memory that it takes beside itself, in bytes: fields and bodies.
@@ -295,12 +306,12 @@ impl Representation {
         let encoded = self.encoded.iter().flat_map(|encoded| encoded.iter().flatten());
         let bodies = encoded.map(Body::weight).sum::<u64>() + self.body.weight();
         let handles = self.encoded.as_ref().map_or(0, |encoded| size_of_val(&**encoded));
-        bodies + allocated(self.fields.len()) + allocated(handles)
+        bodies + allocated_size(self.fields.len()) + allocated_size(handles)
     }
 
     /// The tag of the body in a coding: one made by the gateway gets a suffix (`"tag"`, `"tag-br"`); an
     /// origin's names other bytes and becomes weak.
-    fn etag_of(&self, coding: Option<Coding>) -> Option<HeaderValue> {
+    fn etag_of(&self, coding: Option<ContentCoding>) -> Option<HeaderValue> {
         let etag = self.etag()?;
         let Some(coding) = coding else { return Some(etag) };
         match &self.outside {
@@ -308,7 +319,7 @@ impl Representation {
                 let opened = etag.as_bytes().strip_suffix(b"\"").unwrap_or_default();
                 HeaderValue::from_bytes(&[opened, coding.etag_suffix().as_bytes(), b"\""].concat()).ok()
             }
-            None => transform::weakened(&etag).or(Some(etag)),
+            None => encoding::transform::weaken_tag(&etag).or(Some(etag)),
         }
     }
 
@@ -323,9 +334,9 @@ impl Representation {
     }
 
     /// The coding that its body came in and that can be decoded for clients that don't accept it.
-    fn removable(&self) -> Option<Coding> {
+    fn removable(&self) -> Option<ContentCoding> {
         match self.content {
-            Content::Coded(coding) if self.is_verbatim() && !self.no_transform => Some(coding),
+            BodyCoding::Coded(coding) if self.is_verbatim() && !self.no_transform => Some(coding),
             _ => None,
         }
     }
@@ -333,11 +344,11 @@ impl Representation {
 
 /// The fields of an origin's answer that describe its content.
 pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-    let nominated = nominated_by_connection(headers);
+    let nominated = connection_options(headers);
     headers
         .iter()
         .filter(|(name, _)| {
-            ![HOP_BY_HOP.as_slice(), &NOT_CONTENT, &nominated].iter().any(|l| l.contains(name))
+            ![HOP_BY_HOP_FIELDS.as_slice(), &NON_CONTENT_FIELDS, &nominated].iter().any(|l| l.contains(name))
         })
         .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
         .map(|(name, value)| (name.clone(), value.clone()))
@@ -352,7 +363,7 @@ pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
 }
 
 /// The fields that `Connection` names: they are hop-by-hop as well.
-pub fn nominated_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect()
 }

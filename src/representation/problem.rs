@@ -1,13 +1,13 @@
 //! Problem documents (RFC 9457): the gateway's own error answers.
 
-use super::response_head::{append, blank};
+use super::response_head::{append_field, blank_head};
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 
 /// A problem, ready to be sent.
 #[derive(Debug, Clone)]
-pub struct Problem {
+pub struct ProblemReply {
     /// The status.
     pub status: StatusCode,
     /// The explanation, for people; never anything secret.
@@ -18,7 +18,7 @@ pub struct Problem {
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
 
-impl Problem {
+impl ProblemReply {
     /// A problem without further headers.
     pub fn new(status: StatusCode, detail: &'static str) -> Self {
         Self { status, detail, headers: vec![], members: vec![] }
@@ -33,28 +33,28 @@ impl Problem {
 
     /// The same with one more member, or one replaced.
     #[must_use]
-    pub fn saying(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
+    pub fn with_member(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.members.push((member, value.into()));
         self
     }
 
     /// The head and the body.
     pub fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
-        let body = document(self.status, self.detail, request_id, self.members);
-        let mut head = Box::new(blank(self.status));
+        let body = problem_document(self.status, self.detail, request_id, self.members);
+        let mut head = Box::new(blank_head(self.status));
         let fixed = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
             (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
         for (name, value) in fixed.into_iter().chain(self.headers) {
-            append(&mut head, name, value);
+            append_field(&mut head, name, value);
         }
         (head, body)
     }
 }
 
-fn document(
+fn problem_document(
     status: StatusCode,
     detail: &str,
     request_id: &str,
@@ -76,17 +76,17 @@ fn document(
 }
 
 /// The answer to a request that could not be read.
-pub fn unreadable(status: StatusCode) -> Problem {
+pub fn unreadable_problem(status: StatusCode) -> ProblemReply {
     let detail = match status {
         StatusCode::REQUEST_TIMEOUT => "the request did not arrive in time",
         _ => "the request could not be read",
     };
-    Problem::new(status, detail)
+    ProblemReply::new(status, detail)
 }
 
 /// The same as HTTP/1.1 bytes; the connection is closed after it.
-pub fn unreadable_written(status: StatusCode) -> Bytes {
-    let body = document(status, unreadable(status).detail, "", vec![]);
+pub fn unreadable_bytes(status: StatusCode) -> Bytes {
+    let body = problem_document(status, unreadable_problem(status).detail, "", vec![]);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n\r\n",
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_problem_tells_its_status_and_the_request() {
         let retry = (header::RETRY_AFTER, HeaderValue::from_static("1"));
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "later").with(retry.0, retry.1);
-        let (head, body) = problem.saying("type", "about:more").into_parts("r1");
+        let problem = ProblemReply::new(StatusCode::SERVICE_UNAVAILABLE, "later").with(retry.0, retry.1);
+        let (head, body) = problem.with_member("type", "about:more").into_parts("r1");
         assert_eq!(head.status, 503);
         assert_eq!(head.headers["retry-after"], "1");
         assert_eq!(head.headers["content-type"], "application/problem+json");

@@ -3,11 +3,11 @@
 use super::*;
 use proptest::prelude::*;
 use std::time::UNIX_EPOCH;
-use Selection::{Several, Single, Unsatisfiable, Whole};
+use RangeSelection::{Several, Single, Unsatisfiable, Whole};
 
 #[test]
 fn ranges_by_example() {
-    let cases: [(&str, Selection); 34] = [
+    let cases: [(&str, RangeSelection); 34] = [
         ("bytes=0-4", Single(0..5)),
         ("BYTES=0-4", Single(0..5)),
         (" bytes=0-4 ", Single(0..5)),
@@ -45,28 +45,28 @@ fn ranges_by_example() {
         ("lines=0-4", Whole),
     ];
     for (value, expected) in cases {
-        assert_eq!(decide(value.as_bytes(), 10), expected, "{value:?}");
+        assert_eq!(decide_range(value.as_bytes(), 10), expected, "{value:?}");
     }
-    assert_eq!(decide(b"bytes=0-", 0), Unsatisfiable);
-    assert_eq!(decide(b"bytes=-1", 0), Unsatisfiable);
+    assert_eq!(decide_range(b"bytes=0-", 0), Unsatisfiable);
+    assert_eq!(decide_range(b"bytes=-1", 0), Unsatisfiable);
 }
 
 #[test]
 fn too_many_parts_are_the_whole() {
     let apart = |count: u64| {
         let ranges: Vec<String> = (0..count).map(|i| format!("{}-{}", i * 3, i * 3)).collect();
-        decide(format!("bytes={}", ranges.join(",")).as_bytes(), 10_000)
+        decide_range(format!("bytes={}", ranges.join(",")).as_bytes(), 10_000)
     };
     assert!(matches!(apart(16), Several(ranges) if ranges.len() == 16));
     assert_eq!(apart(17), Whole);
-    let same = |count: usize| decide(format!("bytes={}", vec!["0-1"; count].join(",")).as_bytes(), 10);
-    assert_eq!(same(MOST_ASKED), Single(0..2));
-    assert_eq!(same(MOST_ASKED + 1), Whole);
+    let same = |count: usize| decide_range(format!("bytes={}", vec!["0-1"; count].join(",")).as_bytes(), 10);
+    assert_eq!(same(MAX_RANGES), Single(0..2));
+    assert_eq!(same(MAX_RANGES + 1), Whole);
 }
 
 const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
-fn selected(etag: Option<&str>, date_after: u64, lines: &[(&'static str, &'static str)]) -> Selection {
+fn selected(etag: Option<&str>, date_after: u64, lines: &[(&'static str, &'static str)]) -> RangeSelection {
     let changed = UNIX_EPOCH + Duration::from_secs(784_111_777);
     let validators = Validators {
         etag: etag.map(str::as_bytes),
@@ -78,7 +78,7 @@ fn selected(etag: Option<&str>, date_after: u64, lines: &[(&'static str, &'stati
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_static(value));
     }
-    select(&headers, &validators, 10)
+    select_range(&headers, &validators, 10)
 }
 
 #[test]
@@ -133,12 +133,12 @@ fn an_origins_content_range_is_read_strictly() {
 fn parts_are_combined_where_they_touch() {
     let (low, high) = (Body::from(b"01234".to_vec()), Body::from(b"456789".to_vec()));
     let is = |combined: Option<(u64, Body)>| combined.map(|(first, body)| (first, body.to_bytes().to_vec()));
-    assert_eq!(is(combine((0, &low), (4, &high))), Some((0, b"0123456789".to_vec())));
-    assert_eq!(is(combine((4, &high), (0, &low))), Some((0, b"0123456789".to_vec())));
-    assert_eq!(is(combine((0, &low), (5, &high))), Some((0, b"01234456789".to_vec())));
-    assert_eq!(is(combine((0, &low), (6, &high))), None);
-    assert_eq!(is(combine((4, &high), (5, &high.slice(1..3)))), Some((4, b"456789".to_vec())));
-    assert_eq!(is(combine((u64::MAX - 2, &low), (0, &high))), None);
+    assert_eq!(is(combine_parts((0, &low), (4, &high))), Some((0, b"0123456789".to_vec())));
+    assert_eq!(is(combine_parts((4, &high), (0, &low))), Some((0, b"0123456789".to_vec())));
+    assert_eq!(is(combine_parts((0, &low), (5, &high))), Some((0, b"01234456789".to_vec())));
+    assert_eq!(is(combine_parts((0, &low), (6, &high))), None);
+    assert_eq!(is(combine_parts((4, &high), (5, &high.slice(1..3)))), Some((4, b"456789".to_vec())));
+    assert_eq!(is(combine_parts((u64::MAX - 2, &low), (0, &high))), None);
 }
 
 /// Parses a multipart body as a client would: a part ends where the boundary begins.
@@ -193,13 +193,13 @@ proptest! {
     #[test]
     fn any_bytes_are_decided(value in prop::collection::vec(any::<u8>(), 0..64), length in any::<u64>()) {
         let value = [b"bytes=", &value[..]].concat();
-        decide(&value, length);
+        decide_range(&value, length);
         parse_content_range(&value);
     }
 
     #[test]
     fn what_is_selected_is_what_was_named(value in a_value(), length in 0_u64..64) {
-        let ranges = match decide(value.as_bytes(), length) {
+        let ranges = match decide_range(value.as_bytes(), length) {
             Whole => return Ok(()),
             Unsatisfiable => vec![],
             Single(range) => vec![range],
@@ -226,7 +226,7 @@ proptest! {
         let ranges: Vec<Range<u64>> = cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
         let pieces = [&content[..at], &content[at..]].map(Bytes::copy_from_slice).to_vec();
         let kind = HeaderValue::from_static("text/plain");
-        let (body, content_type) = multipart(&Body::from_pieces(pieces), &ranges, Some(&kind), "b0undary");
+        let (body, content_type) = multipart_body(&Body::from_pieces(pieces), &ranges, Some(&kind), "b0undary");
         prop_assert_eq!(content_type, "multipart/byteranges; boundary=b0undary");
         let expected: Vec<_> = ranges
             .iter()
@@ -243,7 +243,7 @@ proptest! {
         let whole = Body::from(content);
         let [a, b] = [a, b].map(|(first, length)| first.min(whole.len())..(first + length).min(whole.len()));
         let [x, y] = [&a, &b].map(|range| whole.slice(range.start..range.end.max(range.start)));
-        let combined = combine((a.start, &x), (b.start, &y));
+        let combined = combine_parts((a.start, &x), (b.start, &y));
         let covers = a.start.max(b.start) <= if a.start <= b.start { a.end } else { b.end };
         prop_assert_eq!(combined.is_some(), covers);
         if let Some((first, body)) = combined {

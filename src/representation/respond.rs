@@ -5,15 +5,17 @@
 //! (ranges), 15.3.7 (206), 15.4.5 (304), 15.5.13 (412), 15.5.17 (416).
 
 use super::{
-    conditional::{self, Verdict},
-    encoding,
-    field_lines::joined,
-    range::{self, Selection},
-    response_head::{append, blank, set},
-    transform::{self, Transform},
-    Body, Fields, Representation,
+    conditional::{self, ConditionVerdict},
+    encoding::{
+        self,
+        transform::{self, BodyTransform},
+    },
+    range::{self, RangeSelection},
+    response_head::{append_field, blank_head, set_field},
+    Body, PackedFields, Representation,
 };
-use crate::config::Coding;
+use crate::{config::ContentCoding, http::field_lines::joined_lines};
+
 use http::{header, HeaderMap, HeaderValue, Method, StatusCode};
 use pingora_http::ResponseHeader;
 use std::ops::Range;
@@ -21,16 +23,16 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// An answer: a head, and the body if there is one to send.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ContentReply {
     /// The head, complete except for fields of the exchange (`Age`, `Cache-Status`, the request id).
     pub head: Box<ResponseHeader>,
     /// The body; empty for HEAD, 304, 412 and 416.
     pub body: Body,
     /// The transformation of the body while it is sent. The head already reflects it, and has no length.
-    pub transform: Option<Transform>,
+    pub transform: Option<BodyTransform>,
 }
 
-impl Reply {
+impl ContentReply {
     fn bare(head: ResponseHeader) -> Self {
         Self { head: Box::new(head), body: Body::new(), transform: None }
     }
@@ -38,9 +40,9 @@ impl Reply {
 
 /// A part of an answer, as an origin's 206 was stored.
 #[derive(Debug, Clone, Copy)]
-pub struct Part<'a> {
+pub struct StoredPart<'a> {
     /// The fields of the 206.
-    pub fields: &'a Fields,
+    pub fields: &'a PackedFields,
     /// The position of its first byte in the whole.
     pub first: u64,
     /// The length of the whole, in bytes.
@@ -50,21 +52,28 @@ pub struct Part<'a> {
 }
 
 /// Chooses the answer to a request.
-pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer: &[Coding]) -> Reply {
-    if conditional::are_there(headers) && has_conditions(what) {
-        match conditional::evaluate(method, headers, &what.validators()) {
-            Verdict::Send => {}
-            Verdict::NotModified => return not_modified(what, choose(what, headers, prefer), headers),
-            Verdict::PreconditionFailed => return precondition_failed(),
+pub fn choose_reply(
+    what: &Representation,
+    method: &Method,
+    headers: &HeaderMap,
+    prefer: &[ContentCoding],
+) -> ContentReply {
+    if conditional::has_preconditions(headers) && has_conditions(what) {
+        match conditional::evaluate_preconditions(method, headers, &what.validators()) {
+            ConditionVerdict::Send => {}
+            ConditionVerdict::NotModified => {
+                return not_modified_reply(what, choose_form(what, headers, prefer), headers)
+            }
+            ConditionVerdict::PreconditionFailed => return precondition_failed_reply(),
         }
     }
     if *method == Method::GET && headers.contains_key(header::RANGE) {
-        if let Some(reply) = ranged(what, headers) {
+        if let Some(reply) = range_reply(what, headers) {
             return reply;
         }
     }
-    let form = choose(what, headers, prefer);
-    let mut reply = whole(what, form);
+    let form = choose_form(what, headers, prefer);
+    let mut reply = whole_reply(what, form);
     if *method == Method::HEAD {
         (reply.body, reply.transform) = (Body::new(), None);
     }
@@ -72,32 +81,34 @@ pub fn reply(what: &Representation, method: &Method, headers: &HeaderMap, prefer
 }
 
 /// Answers a range request from a stored part; `None`: the whole is needed, or the origin has to answer.
-pub fn partial(part: Part<'_>, method: &Method, headers: &HeaderMap) -> Option<Reply> {
+pub fn partial_reply(part: StoredPart<'_>, method: &Method, headers: &HeaderMap) -> Option<ContentReply> {
     let validators = super::validators(part.fields, false);
-    let accepted = joined(headers, &header::ACCEPT_ENCODING);
-    let readable = match transform::content(part.fields.all(&header::CONTENT_ENCODING)) {
-        transform::Content::Coded(coding) => !transform::refuses(accepted.as_deref(), coding),
-        transform::Content::Plain | transform::Content::Foreign => true,
+    let accepted = joined_lines(headers, &header::ACCEPT_ENCODING);
+    let readable = match transform::body_coding(part.fields.all(&header::CONTENT_ENCODING)) {
+        transform::BodyCoding::Coded(coding) => !transform::refuses_coding(accepted.as_deref(), coding),
+        transform::BodyCoding::Plain | transform::BodyCoding::Foreign => true,
     };
     if *method != Method::GET
         || !readable
-        || conditional::evaluate(method, headers, &validators) != Verdict::Send
+        || conditional::evaluate_preconditions(method, headers, &validators) != ConditionVerdict::Send
     {
         return None;
     }
-    let Selection::Single(range) = range::select(headers, &validators, part.total) else { return None };
+    let RangeSelection::Single(range) = range::select_range(headers, &validators, part.total) else {
+        return None;
+    };
     let begin = range.start.checked_sub(part.first)?;
     let body = part.body.slice(begin..range.end - part.first);
     if body.len() != range.end - range.start {
         return None;
     }
-    let mut head = blank(StatusCode::PARTIAL_CONTENT);
+    let mut head = blank_head(StatusCode::PARTIAL_CONTENT);
     for (name, value) in part.fields.unpack() {
-        if !super::FRAMING.contains(&name) {
-            append(&mut head, name, value);
+        if !super::FRAMING_FIELDS.contains(&name) {
+            append_field(&mut head, name, value);
         }
     }
-    Some(single(head, &range, part.total, body))
+    Some(single_range_reply(head, &range, part.total, body))
 }
 
 /// RFC 9110, 13.2.1: conditions apply to answers that would be a success without them; of those, to the ones
@@ -112,29 +123,33 @@ fn has_conditions(what: &Representation) -> bool {
 
 /// The form in which the content is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ContentForm {
     /// As received.
     AsItIs,
     /// In a coding that was made here.
-    Encoded(Coding),
+    Encoded(ContentCoding),
     /// Decoded from the coding in which it was received.
-    Decoded(Coding),
+    Decoded(ContentCoding),
 }
 
-fn choose(what: &Representation, headers: &HeaderMap, prefer: &[Coding]) -> Form {
-    form(what, joined(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
+fn choose_form(what: &Representation, headers: &HeaderMap, prefer: &[ContentCoding]) -> ContentForm {
+    accepted_form(what, joined_lines(headers, &header::ACCEPT_ENCODING).as_deref(), prefer)
 }
 
 /// The form for a client with this `Accept-Encoding`, all lines of it joined.
-pub fn form(what: &Representation, accepted: Option<&[u8]>, prefer: &[Coding]) -> Form {
+pub fn accepted_form(
+    what: &Representation,
+    accepted: Option<&[u8]>,
+    prefer: &[ContentCoding],
+) -> ContentForm {
     if what.is_encodable() {
-        let choice = encoding::negotiate(accepted, prefer, |coding| what.encoded(coding).is_some());
+        let choice = encoding::negotiate_coding(accepted, prefer, |coding| what.encoded(coding).is_some());
         // RFC 9110, 12.5.3: a client that accepts no form gets the plain body rather than a 406.
-        return choice.coding().map_or(Form::AsItIs, Form::Encoded);
+        return choice.coding().map_or(ContentForm::AsItIs, ContentForm::Encoded);
     }
     match what.removable() {
-        Some(coding) if is_unreadable(what, accepted, coding) => Form::Decoded(coding),
-        _ => Form::AsItIs,
+        Some(coding) if is_unreadable(what, accepted, coding) => ContentForm::Decoded(coding),
+        _ => ContentForm::AsItIs,
     }
 }
 
@@ -155,157 +170,158 @@ pub fn is_not_modified(
     conditional::is_not_modified(if_none_match, if_modified_since, &validators)
 }
 
-/// The head of a 200, or of a 304, in a form, as [`reply`] would make it; not cached. `None` if the body has
+/// The head of a 200, or of a 304, in a form, as [`choose_reply`] would make it; not cached. `None` if the body has
 /// to be transformed while it is sent, or does not exist in this form.
-pub fn head_in(what: &Representation, form: Form, not_modified: bool) -> Option<ResponseHeader> {
+pub fn head_in(what: &Representation, form: ContentForm, not_modified: bool) -> Option<ResponseHeader> {
     let coding = match form {
-        Form::AsItIs => None,
-        Form::Encoded(coding) => Some(coding),
-        Form::Decoded(_) => return None,
+        ContentForm::AsItIs => None,
+        ContentForm::Encoded(coding) => Some(coding),
+        ContentForm::Decoded(_) => return None,
     };
     if !not_modified {
         let body = coding.map_or(Some(&what.body), |coding| what.encoded(coding))?;
         return Some(what.make_head(coding, body.len()));
     }
     let mut head = what.make_not_modified(&what.make_head(None, what.body.len()));
-    tag_not_modified(&mut head, what, form);
+    set_not_modified_tag(&mut head, what, form);
     Some(head)
 }
 
 /// Returns true if a client can't accept the coding in which the body was received. A client without
 /// `Accept-Encoding` accepts everything, unless the origin chose the coding for another client.
-fn is_unreadable(what: &Representation, accepted: Option<&[u8]>, coding: Coding) -> bool {
+fn is_unreadable(what: &Representation, accepted: Option<&[u8]>, coding: ContentCoding) -> bool {
     match accepted {
-        Some(accepted) => transform::refuses(Some(accepted), coding),
+        Some(accepted) => transform::refuses_coding(Some(accepted), coding),
         None => transform::varies_by_encoding(what.fields.all(&header::VARY)),
     }
 }
 
-fn whole(what: &Representation, form: Form) -> Reply {
+fn whole_reply(what: &Representation, form: ContentForm) -> ContentReply {
     let as_it_is = || (what.head(None), what.body());
     let (head, body) = match form {
-        Form::AsItIs => as_it_is(),
-        Form::Encoded(coding) => match what.encoded(coding) {
+        ContentForm::AsItIs => as_it_is(),
+        ContentForm::Encoded(coding) => match what.encoded(coding) {
             Some(body) => (what.head(Some(coding)), body),
             None => as_it_is(),
         },
-        Form::Decoded(coding) => {
+        ContentForm::Decoded(coding) => {
             let mut head = what.head(None);
-            transform::recode(&mut head, None);
-            let transform = Some(Transform::Decode(coding));
-            return Reply { head: Box::new(head), body: what.body().to_send(), transform };
+            transform::recode_head(&mut head, None);
+            let transform = Some(BodyTransform::Decode(coding));
+            return ContentReply { head: Box::new(head), body: what.body().to_send(), transform };
         }
     };
-    Reply { head: Box::new(head), body: body.to_send(), transform: None }
+    ContentReply { head: Box::new(head), body: body.to_send(), transform: None }
 }
 
 /// The tag of a 304 is that of the answer that the client holds, which may have been sent in another form
 /// than a 200 would be now (RFC 9111, 4.3.4); else that of the 200.
-fn not_modified(what: &Representation, form: Form, headers: &HeaderMap) -> Reply {
+fn not_modified_reply(what: &Representation, form: ContentForm, headers: &HeaderMap) -> ContentReply {
     let mut head = what.not_modified_head();
-    tag_not_modified(&mut head, what, form);
+    set_not_modified_tag(&mut head, what, form);
     let likely = head.headers.get(header::ETAG).cloned();
-    let codings = std::iter::once(None).chain(Coding::ALL.iter().map(|coding| Some(*coding)));
+    let codings = std::iter::once(None).chain(ContentCoding::ALL.iter().map(|coding| Some(*coding)));
     let others = codings.filter_map(|coding| what.etag_of(coding));
-    if let Some(held) = conditional::held(headers, likely.into_iter().chain(others)) {
-        set(&mut head, header::ETAG, held);
+    if let Some(held) = conditional::held_tag(headers, likely.into_iter().chain(others)) {
+        set_field(&mut head, header::ETAG, held);
     }
-    Reply::bare(head)
+    ContentReply::bare(head)
 }
 
 /// Returns true if `If-None-Match` consists of the tag of one form: then a 304 in that form has the tag that
 /// the client holds.
-pub fn holds(what: &Representation, form: Form, if_none_match: &[u8]) -> bool {
+pub fn holds_tag(what: &Representation, form: ContentForm, if_none_match: &[u8]) -> bool {
     let (held, Some(tag)) = (if_none_match.trim_ascii(), what.fields.tag()) else { return false };
     match form {
-        Form::AsItIs => held == tag,
-        Form::Encoded(coding) | Form::Decoded(coding) if !what.is_verbatim() => {
+        ContentForm::AsItIs => held == tag,
+        ContentForm::Encoded(coding) | ContentForm::Decoded(coding) if !what.is_verbatim() => {
             let opened = held.strip_suffix(b"\"");
             let opened = opened.and_then(|held| held.strip_suffix(coding.etag_suffix().as_bytes()));
             opened.is_some() && opened == tag.strip_suffix(b"\"")
         }
-        Form::Encoded(_) | Form::Decoded(_) => {
+        ContentForm::Encoded(_) | ContentForm::Decoded(_) => {
             held.strip_prefix(b"W/").unwrap_or_default() == tag || held == tag && tag.starts_with(b"W/")
         }
     }
 }
 
-fn tag_not_modified(head: &mut ResponseHeader, what: &Representation, form: Form) {
-    if let Form::Encoded(coding) | Form::Decoded(coding) = form {
+fn set_not_modified_tag(head: &mut ResponseHeader, what: &Representation, form: ContentForm) {
+    if let ContentForm::Encoded(coding) | ContentForm::Decoded(coding) = form {
         if let Some(etag) = what.etag_of(Some(coding)) {
-            set(head, header::ETAG, etag);
+            set_field(head, header::ETAG, etag);
         }
     }
 }
 
-fn precondition_failed() -> Reply {
-    let mut head = blank(StatusCode::PRECONDITION_FAILED);
-    set(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    Reply::bare(head)
+fn precondition_failed_reply() -> ContentReply {
+    let mut head = blank_head(StatusCode::PRECONDITION_FAILED);
+    set_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    ContentReply::bare(head)
 }
 
 /// The requested ranges of a 200, of the body as it is; `None`: the whole.
-fn ranged(what: &Representation, headers: &HeaderMap) -> Option<Reply> {
-    let accepted = joined(headers, &header::ACCEPT_ENCODING);
+fn range_reply(what: &Representation, headers: &HeaderMap) -> Option<ContentReply> {
+    let accepted = joined_lines(headers, &header::ACCEPT_ENCODING);
     let unreadable = what.removable().is_some_and(|coding| is_unreadable(what, accepted.as_deref(), coding));
     if what.status() != StatusCode::OK || unreadable {
         return None;
     }
     let total = what.body().len();
     let head = || what.head(None);
-    match range::select(headers, &what.validators(), total) {
-        Selection::Whole => None,
-        Selection::Single(range) => {
+    match range::select_range(headers, &what.validators(), total) {
+        RangeSelection::Whole => None,
+        RangeSelection::Single(range) => {
             let body = what.body().slice(range.clone());
-            Some(single(head(), &range, total, body))
+            Some(single_range_reply(head(), &range, total, body))
         }
-        Selection::Several(ranges) => Some(several(head(), what, &ranges)),
-        Selection::Unsatisfiable => Some(unsatisfiable(total)),
+        RangeSelection::Several(ranges) => Some(multipart_reply(head(), what, &ranges)),
+        RangeSelection::Unsatisfiable => Some(unsatisfiable_reply(total)),
     }
 }
 
-fn single(mut head: ResponseHeader, range: &Range<u64>, total: u64, body: Body) -> Reply {
-    become_part(&mut head, body.len());
-    set(&mut head, header::CONTENT_RANGE, text(range::content_range(range, total)));
-    Reply { head: Box::new(head), body, transform: None }
+fn single_range_reply(mut head: ResponseHeader, range: &Range<u64>, total: u64, body: Body) -> ContentReply {
+    make_partial(&mut head, body.len());
+    set_field(&mut head, header::CONTENT_RANGE, digits_value(range::content_range(range, total)));
+    ContentReply { head: Box::new(head), body, transform: None }
 }
 
-fn several(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>]) -> Reply {
+fn multipart_reply(mut head: ResponseHeader, what: &Representation, ranges: &[Range<u64>]) -> ContentReply {
     let content_type = what.header(&header::CONTENT_TYPE);
-    let (body, kind) = range::multipart(what.body(), ranges, content_type.as_ref(), &boundary(what, ranges));
-    become_part(&mut head, body.len());
+    let (body, kind) =
+        range::multipart_body(what.body(), ranges, content_type.as_ref(), &make_boundary(what, ranges));
+    make_partial(&mut head, body.len());
     head.remove_header(&header::CONTENT_RANGE);
-    set(&mut head, header::CONTENT_TYPE, text(kind));
-    Reply { head: Box::new(head), body, transform: None }
+    set_field(&mut head, header::CONTENT_TYPE, digits_value(kind));
+    ContentReply { head: Box::new(head), body, transform: None }
 }
 
 /// The boundary, a hash of the content: an author who writes it into the content misleads the readers of that
 /// content alone.
-fn boundary(what: &Representation, ranges: &[Range<u64>]) -> String {
+fn make_boundary(what: &Representation, ranges: &[Range<u64>]) -> String {
     let etag = what.fields.tag();
     format!("{:032x}", xxh3_128(format!("{etag:?} {} {ranges:?}", what.body().len()).as_bytes()))
 }
 
 /// Makes a head that of a part: removes the fields that describe the bytes of the whole.
-fn become_part(head: &mut ResponseHeader, length: u64) {
+fn make_partial(head: &mut ResponseHeader, length: u64) {
     if let Err(error) = head.set_status(StatusCode::PARTIAL_CONTENT) {
         tracing::warn!(%error, "a status was refused");
     }
     for name in ["content-md5", "content-digest"] {
         head.remove_header(name);
     }
-    set(head, header::CONTENT_LENGTH, HeaderValue::from(length));
+    set_field(head, header::CONTENT_LENGTH, HeaderValue::from(length));
 }
 
-fn unsatisfiable(total: u64) -> Reply {
-    let mut head = blank(StatusCode::RANGE_NOT_SATISFIABLE);
-    set(&mut head, header::CONTENT_RANGE, text(range::unsatisfied_range(total)));
-    set(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    Reply::bare(head)
+fn unsatisfiable_reply(total: u64) -> ContentReply {
+    let mut head = blank_head(StatusCode::RANGE_NOT_SATISFIABLE);
+    set_field(&mut head, header::CONTENT_RANGE, digits_value(range::unsatisfied_range(total)));
+    set_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    ContentReply::bare(head)
 }
 
 /// A field value of digits and signs.
-fn text(value: String) -> HeaderValue {
+fn digits_value(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
 }
 

@@ -1,16 +1,17 @@
 //! Tests of replies: the head and the body for a request, for both kinds of representation.
 
 use super::*;
-use crate::{config, representation::Outside};
+use crate::{config, representation::OutsideCaching};
+
 use bytes::Bytes;
 use http::HeaderName;
 
-const PREFER: &[Coding] = &[Coding::Brotli, Coding::Gzip];
+const PREFER: &[ContentCoding] = &[ContentCoding::Brotli, ContentCoding::Gzip];
 const CHANGED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const DATE: &str = "Sun, 06 Nov 1994 09:00:00 GMT";
 
-fn rules() -> config::Encoding {
-    config::Encoding {
+fn rules() -> config::EncodingConfig {
+    config::EncodingConfig {
         types: vec!["text/plain".to_owned()],
         min_size: 1024,
         prefer: PREFER.to_vec(),
@@ -30,28 +31,28 @@ fn verbatim(status: u16, lines: &[(&'static str, &str)], body: impl Into<Body>) 
 
 fn ours(body: impl Into<Body>) -> Representation {
     let outside =
-        Outside { cache_control: HeaderValue::from_static("private"), varies_by_authorization: false };
+        OutsideCaching { cache_control: HeaderValue::from_static("private"), varies_by_authorization: false };
     Representation::new(StatusCode::OK, pairs(&[TEXT]), body, None, outside, &rules())
 }
 
-fn got(what: &Representation, method: Method, lines: &[(&'static str, &str)]) -> Reply {
-    reply(what, &method, &pairs(lines).into_iter().collect(), PREFER)
+fn got(what: &Representation, method: Method, lines: &[(&'static str, &str)]) -> ContentReply {
+    choose_reply(what, &method, &pairs(lines).into_iter().collect(), PREFER)
 }
 
-fn get(what: &Representation, lines: &[(&'static str, &str)]) -> Reply {
+fn get(what: &Representation, lines: &[(&'static str, &str)]) -> ContentReply {
     got(what, Method::GET, lines)
 }
 
-fn field<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+fn field<'a>(reply: &'a ContentReply, name: &str) -> Option<&'a str> {
     reply.head.headers.get(name).map(|value| value.to_str().unwrap())
 }
 
-fn content(reply: &Reply) -> Vec<u8> {
+fn content(reply: &ContentReply) -> Vec<u8> {
     reply.body.to_bytes().to_vec()
 }
 
-fn packed(fields: &[(HeaderName, HeaderValue)]) -> Fields {
-    Fields::pack(fields.iter().map(|(name, value)| (name, value)))
+fn packed(fields: &[(HeaderName, HeaderValue)]) -> PackedFields {
+    PackedFields::pack(fields.iter().map(|(name, value)| (name, value)))
 }
 
 type Line = (&'static str, &'static str);
@@ -162,7 +163,7 @@ fn an_encoded_form_of_ours_has_a_weak_tag_of_the_origins() {
     assert_eq!((field(&reply, "etag"), field(&reply, "vary")), (Some("W/\"x\""), Some("Accept-Encoding")));
     assert_eq!((field(&reply, "repr-digest"), field(&reply, "accept-ranges")), (None, None));
     assert_eq!(field(&reply, "content-length"), Some(reply.body.len().to_string().as_str()));
-    assert_eq!(&reply.body, what.encoded(Coding::Gzip).unwrap());
+    assert_eq!(&reply.body, what.encoded(ContentCoding::Gzip).unwrap());
     let plain = get(&what, &[]);
     assert_eq!((field(&plain, "etag"), field(&plain, "vary")), (Some("\"x\""), Some("Accept-Encoding")));
     assert_eq!(field(&plain, "repr-digest"), Some("sha-256=:x:"));
@@ -196,8 +197,8 @@ fn a_form_of_our_own_has_a_strong_tag_of_its_own() {
     {
         let unchanged = get(&what, &[accepts, ("if-none-match", held)]);
         assert_eq!((unchanged.head.status.as_u16(), field(&unchanged, "etag")), (304, Some(&told[..])));
-        let form = form(&what, Some(b"br"), &rules().prefer);
-        assert_eq!(holds(&what, form, held.as_bytes()), *held == br, "{held}");
+        let form = accepted_form(&what, Some(b"br"), &rules().prefer);
+        assert_eq!(holds_tag(&what, form, held.as_bytes()), *held == br, "{held}");
     }
     // The bytes of one form are not continued with those of another.
     let range = ("range", "bytes=2-5");
@@ -217,7 +218,7 @@ fn a_coding_of_the_origins_is_taken_off_for_who_cannot_take_it() {
     let what = verbatim(200, &lines, b"coded".to_vec());
     for accepted in [&[("accept-encoding", "br")][..], &[("accept-encoding", "")], &[]] {
         let reply = get(&what, accepted);
-        assert_eq!(reply.transform, Some(Transform::Decode(Coding::Gzip)), "{accepted:?}");
+        assert_eq!(reply.transform, Some(BodyTransform::Decode(ContentCoding::Gzip)), "{accepted:?}");
         assert_eq!((field(&reply, "content-encoding"), field(&reply, "content-length")), (None, None));
         assert_eq!((field(&reply, "etag"), field(&reply, "content-md5")), (Some("W/\"x\""), None));
         assert_eq!((field(&reply, "accept-ranges"), content(&reply)), (None, b"coded".to_vec()));
@@ -295,9 +296,10 @@ fn a_part_answers_for_what_lies_within_it() {
     let fields = pairs(&[TEXT, ("content-range", "bytes 4-8/10"), ("etag", "\"x\""), ("a", "1")]);
     let body = in_pieces().slice(4..9);
     let stored = packed(&fields);
-    let part = Part { fields: &stored, first: 4, total: 10, body: &body };
-    let asked =
-        |lines: &[(&'static str, &str)]| partial(part, &Method::GET, &pairs(lines).into_iter().collect());
+    let part = StoredPart { fields: &stored, first: 4, total: 10, body: &body };
+    let asked = |lines: &[(&'static str, &str)]| {
+        partial_reply(part, &Method::GET, &pairs(lines).into_iter().collect())
+    };
     for (range, expected, said) in [
         ("bytes=4-8", "45678", "bytes 4-8/10"),
         ("bytes=6-7", "67", "bytes 6-7/10"),
@@ -316,13 +318,13 @@ fn a_part_answers_for_what_lies_within_it() {
     assert!(asked(&[("range", "bytes=4-5"), ("if-range", "\"y\"")]).is_none());
     assert!(asked(&[("range", "bytes=4-5"), ("if-none-match", "\"x\"")]).is_none());
     let headers = pairs(&[("range", "bytes=4-5")]).into_iter().collect();
-    assert!(partial(part, &Method::HEAD, &headers).is_none());
+    assert!(partial_reply(part, &Method::HEAD, &headers).is_none());
     let coded = [&fields[..], &pairs(&[("content-encoding", "gzip")])].concat();
     let coded = packed(&coded);
-    let coded = Part { fields: &coded, ..part };
+    let coded = StoredPart { fields: &coded, ..part };
     let asked = |accepted| {
         let lines = [("range", "bytes=4-5"), ("accept-encoding", accepted)];
-        partial(coded, &Method::GET, &pairs(&lines).into_iter().collect())
+        partial_reply(coded, &Method::GET, &pairs(&lines).into_iter().collect())
     };
     assert!(asked("gzip").is_some() && asked("br").is_none());
 }

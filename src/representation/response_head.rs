@@ -4,12 +4,12 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
 
 /// The number of fields for which a head has room at first.
-const ROOM: usize = 12;
+const HEAD_ROOM: usize = 12;
 
 /// A head of this status without fields.
-pub fn blank(status: StatusCode) -> ResponseHeader {
+pub fn blank_head(status: StatusCode) -> ResponseHeader {
     // A status that exists already can't be refused.
-    ResponseHeader::build_no_case(status, Some(ROOM)).unwrap_or_else(|_| empty_head())
+    ResponseHeader::build_no_case(status, Some(HEAD_ROOM)).unwrap_or_else(|_| empty_head())
 }
 
 fn empty_head() -> ResponseHeader {
@@ -18,10 +18,10 @@ fn empty_head() -> ResponseHeader {
 
 /// A head of this status with these fields. Appending to a head singly would write and parse each name once
 /// more.
-pub(super) fn filled(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> ResponseHeader {
+pub(super) fn filled_head(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> ResponseHeader {
     let mut parts = http::Response::new(()).into_parts().0;
     parts.status = status;
-    parts.headers.reserve(ROOM);
+    parts.headers.reserve(HEAD_ROOM);
     for (name, value) in fields {
         if let Err(error) = parts.headers.try_append(name, value) {
             tracing::warn!(%error, "a field of a head was left out");
@@ -31,14 +31,14 @@ pub(super) fn filled(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>)
 }
 
 /// Adds a field to a head.
-pub fn append(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
+pub fn append_field(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     // Names and values are valid already; only a map of 32,768 fields could refuse one more.
     if let Err(error) = head.append_header(name, value) {
         tracing::warn!(%error, "a field of a head was left out");
     }
 }
 
-pub(super) fn set(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
+pub(super) fn set_field(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     if let Err(error) = head.insert_header(name, value) {
         tracing::warn!(%error, "a field of a head was left out");
     }

@@ -1,11 +1,12 @@
 //! The URLs under which a purge can match anything: those of routes that follow their origin. Pure.
 
-use super::{Match, Routes};
+use super::{RouteMatch, RouteTable};
 use crate::{
-    canonical_path::CanonicalPath,
-    config::{CacheMode, Route, Target},
+    config::{CacheMode, RouteConfig, RouteTarget},
+    http::canonical_path::CanonicalPath,
     name::Namespace,
 };
+
 use http::Method;
 
 /// The reason for which a purge of a URL can't match anything.
@@ -25,20 +26,20 @@ pub enum NotPurgeable {
     Uncached,
 }
 
-impl Routes {
+impl RouteTable {
     /// Checks that a purge of this path and query of `host` can match anything; `routes` are those that this
     /// was built from.
     ///
     /// # Errors
     /// The reason for which it can't.
-    pub fn purgeable(&self, routes: &[Route], host: &str, target: &str) -> Result<(), NotPurgeable> {
+    pub fn purgeable(&self, routes: &[RouteConfig], host: &str, target: &str) -> Result<(), NotPurgeable> {
         let path = target.split('?').next().unwrap_or_default();
         let Ok(canonical) = CanonicalPath::of(path) else { return Err(NotPurgeable::Unrouted) };
-        let Match::Found(index) = self.find(Some(host), &canonical, path, &Method::GET) else {
+        let RouteMatch::Found(index) = self.find(Some(host), &canonical, path, &Method::GET) else {
             return Err(NotPurgeable::Unrouted);
         };
         match routes.get(index).map(|route| (&route.target, &route.cache)) {
-            Some((Target::Files(_), _)) => Err(NotPurgeable::Files),
+            Some((RouteTarget::Files(_), _)) => Err(NotPurgeable::Files),
             Some((_, CacheMode::Versioned(rules))) => Err(NotPurgeable::Namespace(rules.namespace.clone())),
             Some((_, CacheMode::Follow(_))) => Ok(()),
             Some((_, CacheMode::Off)) => Err(NotPurgeable::Uncached),

@@ -1,17 +1,17 @@
 //! The key sets of `[jwt]`: loaded before the first request, and refreshed as long as a verifier uses them.
 
-use super::background::watched;
+use super::background::spawn_watched;
 use crate::{
     clock::now_ms,
-    config::{JwtKeys, Origin, OriginServer},
+    config::{JwtKeys, OriginConfig, ServerEntry},
     identity::{IdentityError, Verifier, MAX_JWKS},
     origin::{
-        client::{self, Ask, AskError, Got},
-        connector,
-        pool::Pool,
+        client::{self, pingora, OriginError, OriginRequest, WholeResponse},
+        servers::ServerGroup,
     },
     telemetry::metrics::Metrics,
 };
+
 use http::{header, StatusCode};
 use pingora_core::connectors::http::Connector;
 use std::{
@@ -23,15 +23,15 @@ use tokio::time::timeout;
 use url::Url;
 
 /// The interval at which a JWKS file is checked.
-const LOOK_AT_FILE: Duration = Duration::from_secs(5);
+const FILE_INTERVAL: Duration = Duration::from_secs(5);
 /// The interval at which a failed fetch of a JWKS is retried.
-const FETCH_AGAIN: Duration = Duration::from_secs(5);
+const FETCH_RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// The most redirects that are followed from a key set's URL.
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
 /// Loads a key set before the first request, and keeps it up to date. If the first fetch fails, it is
 /// retried: until it succeeds tokens are refused, and everything else works.
-pub(super) async fn keep(
+pub(super) async fn keep_key_set(
     keys: &JwtKeys,
     verifier: &Arc<Verifier>,
     metrics: Arc<Metrics>,
@@ -41,31 +41,31 @@ pub(super) async fn keep(
         JwtKeys::JwksFile(path) => {
             verifier.begin_with_file(path)?;
             verifier.confirm(now_ms());
-            watched("jwks file", renew(KeySet::File(path.clone()), true, verifier));
+            spawn_watched("jwks file", renew_key_set(KeySetSource::File(path.clone()), true, verifier));
         }
         JwtKeys::JwksUrl { url, refresh } => {
-            let Some(fetcher) = Fetcher::new(url, metrics) else { return Ok(()) };
+            let Some(fetcher) = KeyFetcher::new(url, metrics) else { return Ok(()) };
             let loaded = fetcher.read(verifier).await;
-            watched("jwks url", renew(KeySet::Url(fetcher, *refresh), loaded, verifier));
+            spawn_watched("jwks url", renew_key_set(KeySetSource::Url(fetcher, *refresh), loaded, verifier));
         }
     }
     Ok(())
 }
 
 /// The source of a key set.
-enum KeySet {
+enum KeySetSource {
     File(PathBuf),
     /// A URL, with the refresh interval.
-    Url(Fetcher, Duration),
+    Url(KeyFetcher, Duration),
 }
 
-impl KeySet {
+impl KeySetSource {
     /// The time until the next read; `loaded`: true if it has been read successfully.
     fn pause(&self, loaded: bool) -> Duration {
         match self {
-            Self::File(_) => LOOK_AT_FILE,
+            Self::File(_) => FILE_INTERVAL,
             Self::Url(_, refresh) if loaded => *refresh,
-            Self::Url(..) => FETCH_AGAIN,
+            Self::Url(..) => FETCH_RETRY_PAUSE,
         }
     }
 
@@ -79,8 +79,8 @@ impl KeySet {
 }
 
 /// Reads a key set again after each pause, and when a token has an unknown key.
-fn renew(
-    set: KeySet,
+fn renew_key_set(
+    set: KeySetSource,
     mut loaded: bool,
     verifier: &Arc<Verifier>,
 ) -> impl std::future::Future<Output = ()> + Send + 'static {
@@ -130,32 +130,32 @@ fn was_read(verifier: &Verifier, usable: usize) -> bool {
 
 /// The reason for a failed fetch of a key set.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+enum KeyFetchError {
     #[error(transparent)]
-    Ask(#[from] AskError),
+    Ask(#[from] OriginError),
     #[error("the answer was {0}")]
     Status(StatusCode),
     #[error("a redirect without a valid Location")]
     Nowhere,
     #[error("a redirect from https to http is not followed")]
     Downgrade,
-    #[error("more than {MOST_REDIRECTS} redirects")]
+    #[error("more than {MAX_REDIRECTS} redirects")]
     Redirects,
 }
 
-struct Fetcher {
+struct KeyFetcher {
     connector: Arc<Connector>,
     url: Url,
     /// The pool of the URL's host.
-    pool: Arc<Pool>,
+    pool: Arc<ServerGroup>,
     metrics: Arc<Metrics>,
 }
 
-impl Fetcher {
+impl KeyFetcher {
     fn new(url: &str, metrics: Arc<Metrics>) -> Option<Self> {
         let url: Url = url.parse().ok()?;
-        let pool = Arc::new(Pool::new(origin_of(&url)?, metrics.clone(), None));
-        Some(Self { connector: connector::connector(), url, pool, metrics })
+        let pool = Arc::new(ServerGroup::new(origin_of(&url)?, metrics.clone(), None));
+        Some(Self { connector: pingora::make_connector(), url, pool, metrics })
     }
 
     async fn read(&self, verifier: &Verifier) -> bool {
@@ -183,51 +183,51 @@ impl Fetcher {
     }
 
     /// Fetches the URL, and follows redirects.
-    async fn fetch(&self) -> Result<Got, FetchError> {
+    async fn fetch(&self) -> Result<WholeResponse, KeyFetchError> {
         let mut url = self.url.clone();
-        for redirects in 0..=MOST_REDIRECTS {
+        for redirects in 0..=MAX_REDIRECTS {
             let pool = match redirects {
                 0 => self.pool.clone(),
                 _ => {
-                    let origin = origin_of(&url).ok_or(FetchError::Nowhere)?;
-                    Arc::new(Pool::new(origin, self.metrics.clone(), None))
+                    let origin = origin_of(&url).ok_or(KeyFetchError::Nowhere)?;
+                    Arc::new(ServerGroup::new(origin, self.metrics.clone(), None))
                 }
             };
             pool.resolve().await;
-            let ask = Ask::get(&url[url::Position::BeforePath..url::Position::AfterQuery]);
-            let got = client::ask(&self.connector, &pool, &ask, MAX_JWKS as u64).await?;
+            let ask = OriginRequest::get(&url[url::Position::BeforePath..url::Position::AfterQuery]);
+            let got = client::send_request(&self.connector, &pool, &ask, MAX_JWKS as u64).await?;
             match got.status {
                 status if status.is_success() => return Ok(got),
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
                 | StatusCode::TEMPORARY_REDIRECT
-                | StatusCode::PERMANENT_REDIRECT => url = redirected(&url, &got)?,
-                status => return Err(FetchError::Status(status)),
+                | StatusCode::PERMANENT_REDIRECT => url = redirect_target(&url, &got)?,
+                status => return Err(KeyFetchError::Status(status)),
             }
         }
-        Err(FetchError::Redirects)
+        Err(KeyFetchError::Redirects)
     }
 }
 
 /// The target of a redirect.
-fn redirected(from: &Url, got: &Got) -> Result<Url, FetchError> {
+fn redirect_target(from: &Url, got: &WholeResponse) -> Result<Url, KeyFetchError> {
     let location = got.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let to = location.and_then(|location| from.join(location).ok()).ok_or(FetchError::Nowhere)?;
+    let to = location.and_then(|location| from.join(location).ok()).ok_or(KeyFetchError::Nowhere)?;
     match (from.scheme(), to.scheme()) {
         (_, "https") | ("http", "http") => Ok(to),
-        ("https", "http") => Err(FetchError::Downgrade),
-        _ => Err(FetchError::Nowhere),
+        ("https", "http") => Err(KeyFetchError::Downgrade),
+        _ => Err(KeyFetchError::Nowhere),
     }
 }
 
 /// An origin for the host of a URL.
-fn origin_of(url: &Url) -> Option<Origin> {
+fn origin_of(url: &Url) -> Option<OriginConfig> {
     let (host, port) = (url.host_str()?, url.port_or_known_default()?);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let servers = vec![OriginServer::at(url.scheme() == "https", host, port)];
+    let servers = vec![ServerEntry::at(url.scheme() == "https", host, port)];
     let read_timeout = Duration::from_secs(5);
-    Some(Origin { read_timeout, ..Origin::with_defaults("jwks".parse().ok()?, servers) })
+    Some(OriginConfig { read_timeout, ..OriginConfig::with_defaults("jwks".parse().ok()?, servers) })
 }
 
 #[cfg(test)]
@@ -241,8 +241,10 @@ mod tests {
         let to = |from: &str, location: Option<&str>| {
             let mut headers = HeaderMap::new();
             headers.extend(location.map(|location| (header::LOCATION, location.parse().unwrap())));
-            let got = Got { status: StatusCode::FOUND, headers, body: Bytes::new() };
-            redirected(&from.parse().unwrap(), &got).map(|url| url.to_string()).map_err(|e| e.to_string())
+            let got = WholeResponse { status: StatusCode::FOUND, headers, body: Bytes::new() };
+            redirect_target(&from.parse().unwrap(), &got)
+                .map(|url| url.to_string())
+                .map_err(|e| e.to_string())
         };
         let (plain, tls) = ("http://a/keys?v=1", "https://a/keys");
         for (from, location, url) in [
@@ -255,10 +257,10 @@ mod tests {
         ] {
             assert_eq!(to(from, Some(location)), Ok(url.to_owned()), "{from} {location}");
         }
-        assert_eq!(to(tls, Some("http://a/keys")), Err(FetchError::Downgrade.to_string()));
+        assert_eq!(to(tls, Some("http://a/keys")), Err(KeyFetchError::Downgrade.to_string()));
         for nowhere in [None, Some("http://"), Some("file:///etc/passwd"), Some("ftp://a/x"), Some("data:,x")]
         {
-            assert_eq!(to(plain, nowhere), Err(FetchError::Nowhere.to_string()), "{nowhere:?}");
+            assert_eq!(to(plain, nowhere), Err(KeyFetchError::Nowhere.to_string()), "{nowhere:?}");
         }
     }
 }

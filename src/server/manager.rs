@@ -5,7 +5,7 @@ use sd_notify::NotifyState;
 
 /// The state of the gateway, as systemd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ServiceStage {
     /// It serves requests with its current configuration.
     Ready,
     /// It reads its configuration again.
@@ -15,12 +15,12 @@ pub enum Stage {
 }
 
 /// Notifies the service manager.
-pub fn tell(stage: Stage) {
+pub fn notify_manager(stage: ServiceStage) {
     let told = match stage {
-        Stage::Ready => sd_notify::notify(&[NotifyState::Ready]),
-        Stage::Reloading => NotifyState::monotonic_usec_now()
+        ServiceStage::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        ServiceStage::Reloading => NotifyState::monotonic_usec_now()
             .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
-        Stage::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        ServiceStage::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     };
     if let Err(error) = told {
         tracing::warn!(%error, "the notification of the service manager failed");
@@ -29,7 +29,7 @@ pub fn tell(stage: Stage) {
 
 /// Sends a sign of life to the service manager, twice per watchdog interval. Returns at once without a
 /// watchdog.
-pub(super) async fn keep_alive() {
+pub(super) async fn notify_watchdog() {
     let Some(wanted) = sd_notify::watchdog_enabled() else { return };
     let mut pace = tokio::time::interval(wanted / 2);
     loop {

@@ -5,27 +5,28 @@ mod keys;
 pub mod manager;
 mod reload;
 
-pub use reload::Seen;
+pub use reload::SeenFiles;
 
 use crate::{
-    address::Trusted,
+    address::TrustedProxies,
     admin,
-    cache::{purge::Purge, Cache},
+    cache::{coherence::purge::PurgeOrder, Cache},
     certificate::{self, CertificateError},
     clock::{self, now_ms},
-    config::{Config, Jwt, JwtKeys},
+    config::{Config, JwtConfig, JwtKeys},
     events::{
-        signature::{SecretError, SigningKey},
-        Events,
+        signature::{SecretError, WebhookKey},
+        EventEndpoints,
     },
-    gateway::{Entry, Gateway, Parts, Plan, Site},
+    gateway::{Gateway, GatewayParts, ListenerInfo, RuntimeConfig, RuntimeParts},
     identity::{IdentityError, Verifier},
-    listen::{self, descriptors, Door, Terms, Trusts, Ways},
-    origin::Origins,
+    listen::{self, descriptors, ConnectionServer, ConnectionSettings, ListenerSet, ProxyTrust},
+    origin::OriginTable,
     telemetry::{access::AccessLog, metrics::Metrics},
 };
 use arc_swap::ArcSwap;
-use background::watched;
+use background::spawn_watched;
+
 use pingora_core::server::configuration::ServerConf;
 use std::{
     io,
@@ -36,15 +37,15 @@ use std::{
 use tokio::{net::TcpListener, sync::watch};
 
 /// The time for which the start waits for Redis before it continues without it.
-const WAIT_FOR_STORE: Duration = Duration::from_secs(1);
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most idle connections to origins that Pingora keeps.
-const UPSTREAM_POOL: usize = 512;
+const UPSTREAM_POOL_SIZE: usize = 512;
 
 /// The reason for which the gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address can't be bound.
-    #[error("can't listen on {address} ({key}): {error}{}", advice(error))]
+    #[error("can't listen on {address} ({key}): {error}{}", bind_advice(error))]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -69,7 +70,7 @@ pub enum StartError {
 }
 
 /// Advice for an address that can't be bound.
-fn advice(error: &io::Error) -> &'static str {
+fn bind_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; choose another port there, or end the process that has this one",
         io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
@@ -79,7 +80,7 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// A running gateway.
-pub struct Running {
+pub struct RunningGateway {
     /// The addresses of the listeners, in the configuration's order, with the actual ports.
     pub addresses: Vec<SocketAddr>,
     /// The address of the admin listener.
@@ -88,8 +89,8 @@ pub struct Running {
     pub cache: Arc<Cache>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    site: Arc<ArcSwap<Site>>,
-    door: Arc<Door>,
+    site: Arc<ArcSwap<RuntimeConfig>>,
+    door: Arc<ConnectionServer>,
     /// The limit of open files.
     files: u64,
     closing: watch::Sender<bool>,
@@ -99,52 +100,54 @@ pub struct Running {
 ///
 /// # Errors
 /// If an address can't be bound, or a key or a certificate can't be used; nothing is started then.
-pub async fn start(config: Config) -> Result<Running, StartError> {
-    certificate::provide();
+pub async fn start_gateway(config: Config) -> Result<RunningGateway, StartError> {
+    certificate::install_provider();
     let admin = config.admin.as_ref();
-    let all: Vec<_> = listens(&config).into_iter().chain(admin.map(|admin| admin.address)).collect();
-    let keyed = |(number, at): (usize, &SocketAddr)| bind(*at, listener_key(number), &all);
-    let listeners = listens(&config).iter().enumerate().map(keyed).collect::<Result<Vec<_>, _>>()?;
-    let admin_listener = admin.map(|admin| bind(admin.address, ADMIN_KEY.to_owned(), &all)).transpose()?;
+    let all: Vec<_> = listen_addresses(&config).into_iter().chain(admin.map(|admin| admin.address)).collect();
+    let keyed = |(number, at): (usize, &SocketAddr)| bind_listener(*at, listener_key(number), &all);
+    let listeners = listen_addresses(&config).iter().enumerate().map(keyed).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener =
+        admin.map(|admin| bind_listener(admin.address, ADMIN_KEY.to_owned(), &all)).transpose()?;
     let hosts = admin.map(|admin| admin.hosts.clone()).unwrap_or_default();
-    let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
-    let admin = admin_listener.as_ref().map(local).transpose()?;
+    let addresses = listeners.iter().map(local_address).collect::<Result<Vec<_>, _>>()?;
+    let admin = admin_listener.as_ref().map(local_address).transpose()?;
 
     let metrics = Arc::new(Metrics::new()?);
-    let ways = Ways::new(&config, None, trusts(&config).as_ref(), &metrics)?;
+    let ways = ListenerSet::new(&config, None, proxy_trust(&config).as_ref(), &metrics)?;
     let cache = Cache::new(&config.store, config.encoding.clone(), metrics.clone());
     let access = Arc::new(AccessLog::start(config.log, &metrics));
-    watched("clock", clock::keep());
-    watched("store", cache.clone().keep_linked(config.store.redis.clone()));
+    spawn_watched("clock", clock::watch_wall_clock());
+    spawn_watched("store", cache.clone().keep_linked(config.store.redis.clone()));
     let config = Arc::new(config);
-    let plan = plan(config.clone(), &addresses, &cache, &metrics, None).await?;
-    let site = Arc::new(ArcSwap::from_pointee(Site::new(plan, &metrics)));
+    let plan = plan_runtime(config.clone(), &addresses, &cache, &metrics, None).await?;
+    let site = Arc::new(ArcSwap::from_pointee(RuntimeConfig::new(plan, &metrics)));
     wait_for_store(&cache).await;
 
     let (closing, is_closing) = watch::channel(false);
-    let parts = Parts { cache: cache.clone(), metrics: metrics.clone(), access: access.clone() };
-    let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
+    let parts = GatewayParts { cache: cache.clone(), metrics: metrics.clone(), access: access.clone() };
+    let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE, ..ServerConf::default() };
     let gateway = Gateway::new(parts, site.clone());
     let ready = gateway.ready();
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
-    let files = descriptors::raise();
-    let terms = Terms::of(&config.server, files);
-    let door = Door::new((proxy, ready), metrics.clone(), access, is_closing.clone(), terms, ways);
+    let files = descriptors::raise_file_limit();
+    let terms = ConnectionSettings::of(&config.server, files);
+    let door =
+        ConnectionServer::new((proxy, ready), metrics.clone(), access, is_closing.clone(), terms, ways);
     for (number, listener) in listeners.into_iter().enumerate() {
-        watched("listener", door.clone().accept(listener, number));
+        spawn_watched("listener", door.clone().accept(listener, number));
     }
-    watched("certificates", door.clone().keep_certificates());
+    spawn_watched("certificates", door.clone().keep_certificates());
     if let Some(listener) = admin_listener {
         let state = admin_state(hosts, metrics.clone(), cache.clone(), site.clone(), is_closing);
         // Runs until the process ends, so that it can answer while connections are drained.
-        watched("admin", admin::serve(listener, state));
+        spawn_watched("admin", admin::serve(listener, state));
     }
-    watched("watchdog", manager::keep_alive());
+    spawn_watched("watchdog", manager::notify_watchdog());
     metrics.configured();
-    Ok(Running { addresses, admin, cache, metrics, site, door, files, closing })
+    Ok(RunningGateway { addresses, admin, cache, metrics, site, door, files, closing })
 }
 
-impl Running {
+impl RunningGateway {
     /// Shuts down: accepts no connections, and waits for requests under way, at most for the configured time.
     /// Returns as soon as nothing is left to do, with true if everything has finished.
     pub async fn stop(&self) -> bool {
@@ -158,19 +161,19 @@ impl Running {
 
 /// Builds the parts of a runtime configuration. Parts of `before` that are unchanged in this configuration
 /// are carried over.
-async fn plan(
+async fn plan_runtime(
     config: Arc<Config>,
     addresses: &[SocketAddr],
     cache: &Arc<Cache>,
     metrics: &Arc<Metrics>,
-    before: Option<&Site>,
-) -> Result<Plan, StartError> {
-    let before = before.map(Site::plan);
+    before: Option<&RuntimeConfig>,
+) -> Result<RuntimeParts, StartError> {
+    let before = before.map(RuntimeConfig::plan);
     let events = match before.filter(|before| before.config.events == config.events) {
         Some(before) => before.events.clone(),
         None => {
             let before = before.map(|before| &*before.events);
-            Arc::new(Events::new(&config.events, cache.clone(), before)?)
+            Arc::new(EventEndpoints::new(&config.events, cache.clone(), before)?)
         }
     };
     let verifier = match (&config.jwt, before.filter(|before| before.config.jwt == config.jwt)) {
@@ -178,44 +181,44 @@ async fn plan(
         (Some(jwt), None) => {
             let verifier = Arc::new(Verifier::new(jwt)?);
             // The issuer may be unreachable just now.
-            let same = |old: &Jwt| old.keys == jwt.keys && old.algorithms == jwt.algorithms;
+            let same = |old: &JwtConfig| old.keys == jwt.keys && old.algorithms == jwt.algorithms;
             let before = before.filter(|before| before.config.jwt.as_ref().is_some_and(same));
             if let Some(before) = before.and_then(|before| before.verifier.as_ref()) {
                 verifier.take_over(before);
             }
-            keys::keep(&jwt.keys, &verifier, metrics.clone()).await?;
+            keys::keep_key_set(&jwt.keys, &verifier, metrics.clone()).await?;
             Some(verifier)
         }
         (None, None) => None,
     };
-    let origins = Origins::new(&config.origins, metrics, before.map(|before| &*before.origins));
+    let origins = OriginTable::new(&config.origins, metrics, before.map(|before| &*before.origins));
     origins.resolve().await;
-    watched("origins", origins.keep_watch());
+    spawn_watched("origins", origins.keep_watch());
     let limiters = before.map(|before| before.limiters.clone()).unwrap_or_default();
-    let entries = Entry::all(&config, addresses);
-    Ok(Plan { config, origins: Arc::new(origins), verifier, events, limiters, entries })
+    let entries = ListenerInfo::all(&config, addresses);
+    Ok(RuntimeParts { config, origins: Arc::new(origins), verifier, events, limiters, entries })
 }
 
 /// The addresses of the listeners in a configuration.
-fn listens(config: &Config) -> Vec<SocketAddr> {
+fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
     config.listeners.iter().map(|listener| listener.address).collect()
 }
 
-/// Checks that the gateway would start with a configuration: performs the steps of [`start`] that have no
+/// Checks that the gateway would start with a configuration: performs the steps of [`start_gateway`] that have no
 /// visible effect. Nothing listens, and no request is sent.
 ///
 /// # Errors
-/// As [`start`].
-pub fn rehearse(config: &Config) -> Result<(), StartError> {
-    certificate::provide();
+/// As [`start_gateway`].
+pub fn rehearse_start(config: &Config) -> Result<(), StartError> {
+    certificate::install_provider();
     for (number, listener) in config.listeners.iter().enumerate() {
-        is_local(listener.address, listener_key(number))?;
+        check_local_address(listener.address, listener_key(number))?;
     }
     let admin = config.admin.as_ref();
-    admin.map(|admin| is_local(admin.address, ADMIN_KEY.to_owned())).transpose()?;
-    Ways::new(config, None, trusts(config).as_ref(), &Arc::new(Metrics::new()?))?;
+    admin.map(|admin| check_local_address(admin.address, ADMIN_KEY.to_owned())).transpose()?;
+    ListenerSet::new(config, None, proxy_trust(config).as_ref(), &Arc::new(Metrics::new()?))?;
     for secret in config.events.iter().flat_map(|event| &event.secrets) {
-        SigningKey::new(secret)?;
+        WebhookKey::new(secret)?;
     }
     let Some(jwt) = &config.jwt else { return Ok(()) };
     let verifier = Verifier::new(jwt)?;
@@ -226,7 +229,7 @@ pub fn rehearse(config: &Config) -> Result<(), StartError> {
 }
 
 /// Checks that this machine has an address. A UDP socket can test that without occupying a TCP port.
-fn is_local(address: SocketAddr, key: String) -> Result<(), StartError> {
+fn check_local_address(address: SocketAddr, key: String) -> Result<(), StartError> {
     match UdpSocket::bind((address.ip(), 0)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             Err(StartError::Bind { address, key, error })
@@ -241,20 +244,20 @@ fn listener_key(number: usize) -> String {
     format!("listener[{number}].address")
 }
 
-fn bind(address: SocketAddr, key: String, all: &[SocketAddr]) -> Result<TcpListener, StartError> {
-    listen::bind(address, all).map_err(|error| StartError::Bind { address, key, error })
+fn bind_listener(address: SocketAddr, key: String, all: &[SocketAddr]) -> Result<TcpListener, StartError> {
+    listen::bind_address(address, all).map_err(|error| StartError::Bind { address, key, error })
 }
 
-fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     let key = "listener.address".to_owned();
     listener.local_addr().map_err(|error| StartError::Bind { address: unknown, key, error })
 }
 
 /// The test for trusted senders of PROXY headers; `None` if all are trusted.
-fn trusts(config: &Config) -> Option<Trusts> {
+fn proxy_trust(config: &Config) -> Option<ProxyTrust> {
     let networks = &config.server.trusted_proxies;
-    let trusted = (!networks.is_empty()).then(|| Trusted::new(networks))?;
+    let trusted = (!networks.is_empty()).then(|| TrustedProxies::new(networks))?;
     Some(Arc::new(move |peer| trusted.contains(peer)))
 }
 
@@ -266,7 +269,7 @@ async fn wait_for_store(cache: &Cache) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if tokio::time::timeout(WAIT_FOR_STORE, linked).await.is_err() {
+    if tokio::time::timeout(STORE_TIMEOUT, linked).await.is_err() {
         tracing::warn!("the store is not reachable: starting without it");
     }
 }
@@ -276,15 +279,15 @@ fn admin_state(
     hosts: Vec<String>,
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
-    site: Arc<ArcSwap<Site>>,
+    site: Arc<ArcSwap<RuntimeConfig>>,
     draining: watch::Receiver<bool>,
 ) -> admin::AdminState {
     let (purging, routed) = (cache.clone(), site.clone());
-    let purge = move |wanted: Vec<Purge>| -> admin::Purging {
+    let purge = move |wanted: Vec<PurgeOrder>| -> admin::PurgeFuture {
         let (cache, purgeable) = (purging.clone(), routed.load().purgeable(&wanted));
         Box::pin(async move {
-            purgeable.map_err(admin::NotPurged::Nothing)?;
-            cache.purge(wanted).await.map_err(admin::NotPurged::Store)
+            purgeable.map_err(admin::PurgeFailure::Nothing)?;
+            cache.purge(wanted).await.map_err(admin::PurgeFailure::Store)
         })
     };
     let readiness = move || {

@@ -5,16 +5,17 @@
 //! cache, open connections, the health of servers that stay, and counters are kept.
 
 use super::{
-    listens,
-    manager::{self, Stage},
-    plan, trusts, Running, StartError,
+    listen_addresses,
+    manager::{self, ServiceStage},
+    plan_runtime, proxy_trust, RunningGateway, StartError,
 };
 use crate::{
-    config::{self, Config, ConfigError, Redis, Stamp, Store},
-    gateway::Site,
-    listen::{Terms, Ways},
+    config::{self, Config, ConfigError, FileStamp, RedisConfig, StoreConfig},
+    gateway::RuntimeConfig,
+    listen::{ConnectionSettings, ListenerSet},
     telemetry::labels::Reload,
 };
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,27 +24,27 @@ use std::{
 use tokio::signal::unix::Signal;
 
 /// The interval at which the files are checked.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reason for which a new configuration is refused.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum ReloadRefusal {
     #[error(transparent)]
     File(#[from] ConfigError),
     #[error(transparent)]
     Use(#[from] StartError),
 }
 
-impl Running {
+impl RunningGateway {
     /// Follows the file at `path`: reads it again when `asked` to, and when it or a file of a secret differs
     /// from what was `seen`. Never returns.
-    pub async fn follow(&self, path: &Path, mut seen: Seen, mut asked: Signal) {
+    pub async fn follow(&self, path: &Path, mut seen: SeenFiles, mut asked: Signal) {
         loop {
             tokio::select! {
                 Some(()) = asked.recv() => seen.see(seen.look()),
                 () = seen.changed() => {}
             }
-            manager::tell(Stage::Reloading);
+            manager::notify_manager(ServiceStage::Reloading);
             match self.reload_from(path).await {
                 Ok((waiting, secret_files)) => {
                     seen.with_secrets(secret_files);
@@ -58,12 +59,15 @@ impl Running {
                     tracing::error!(%error, "the configuration was not reloaded: the one before stays");
                 }
             }
-            manager::tell(Stage::Ready);
+            manager::notify_manager(ServiceStage::Ready);
         }
     }
 
     /// Returns the keys that need a restart, and the files of the secrets.
-    async fn reload_from(&self, path: &Path) -> Result<(Vec<&'static str>, Vec<(PathBuf, Stamp)>), Refused> {
+    async fn reload_from(
+        &self,
+        path: &Path,
+    ) -> Result<(Vec<&'static str>, Vec<(PathBuf, FileStamp)>), ReloadRefusal> {
         let loaded = Config::load(path)?;
         for warning in loaded.warnings {
             tracing::warn!("{warning}");
@@ -79,13 +83,15 @@ impl Running {
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let now = self.site.load_full();
         let waiting = needs_restart(now.config(), &config);
-        let config = Arc::new(with_what_stays(now.config(), config));
-        let ways = Ways::new(&config, Some(&self.door.ways()), trusts(&config).as_ref(), &self.metrics)?;
-        let plan = plan(config.clone(), &self.addresses, &self.cache, &self.metrics, Some(&now)).await?;
-        self.site.store(Arc::new(Site::new(plan, &self.metrics)));
+        let config = Arc::new(keep_restart_settings(now.config(), config));
+        let ways =
+            ListenerSet::new(&config, Some(&self.door.ways()), proxy_trust(&config).as_ref(), &self.metrics)?;
+        let plan =
+            plan_runtime(config.clone(), &self.addresses, &self.cache, &self.metrics, Some(&now)).await?;
+        self.site.store(Arc::new(RuntimeConfig::new(plan, &self.metrics)));
         self.cache.authenticate(config.store.redis.as_ref());
         self.cache.encode_by(config.encoding.clone());
-        self.door.change(Terms::of(&config.server, self.files));
+        self.door.change(ConnectionSettings::of(&config.server, self.files));
         self.door.go_by(ways).await;
         self.metrics.configured();
         Ok(waiting)
@@ -93,28 +99,28 @@ impl Running {
 }
 
 /// The files of the configuration and of its secrets, with the stamps of their last read.
-pub struct Seen {
+pub struct SeenFiles {
     /// The first one is the configuration's.
-    files: Vec<(PathBuf, Stamp)>,
+    files: Vec<(PathBuf, FileStamp)>,
 }
 
-impl Seen {
+impl SeenFiles {
     /// The file at `path`, before it is read.
     pub fn before(path: &Path) -> Self {
-        Self { files: vec![(path.to_owned(), config::stamp(path))] }
+        Self { files: vec![(path.to_owned(), config::file_stamp(path))] }
     }
 
     /// Adds the files of its secrets.
-    pub fn with_secrets(&mut self, files: Vec<(PathBuf, Stamp)>) {
+    pub fn with_secrets(&mut self, files: Vec<(PathBuf, FileStamp)>) {
         self.files.truncate(1);
         self.files.extend(files);
     }
 
-    fn look(&self) -> Vec<Stamp> {
-        self.files.iter().map(|(path, _)| config::stamp(path)).collect()
+    fn look(&self) -> Vec<FileStamp> {
+        self.files.iter().map(|(path, _)| config::file_stamp(path)).collect()
     }
 
-    fn see(&mut self, now: Vec<Stamp>) {
+    fn see(&mut self, now: Vec<FileStamp>) {
         self.files.iter_mut().zip(now).for_each(|((_, seen), now)| *seen = now);
     }
 
@@ -123,7 +129,7 @@ impl Seen {
     async fn changed(&mut self) {
         let mut last = self.look();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
             let now = self.look();
             let differs = self.files.iter().zip(&now).any(|((_, seen), now)| now.is_some() && now != seen);
             if differs && now == last {
@@ -138,7 +144,7 @@ impl Seen {
 fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
     let changes = [
         ("server.threads", now.server.threads != new.server.threads),
-        ("listener.address", listens(now) != listens(new)),
+        ("listener.address", listen_addresses(now) != listen_addresses(new)),
         ("admin", now.admin != new.admin),
         ("log", now.log != new.log),
         ("store", now.store != with_credentials_of(&now.store, new.store.clone())),
@@ -147,10 +153,10 @@ fn needs_restart(now: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// The new configuration, with the old values of keys that need a restart.
-fn with_what_stays(now: &Config, new: Config) -> Config {
+fn keep_restart_settings(now: &Config, new: Config) -> Config {
     let mut config = new;
     config.server.threads = now.server.threads;
-    if listens(now) != listens(&config) {
+    if listen_addresses(now) != listen_addresses(&config) {
         config.listeners.clone_from(&now.listeners);
     }
     config.admin.clone_from(&now.admin);
@@ -162,10 +168,10 @@ fn with_what_stays(now: &Config, new: Config) -> Config {
 }
 
 /// `store` with the credentials of `now`, for the same servers.
-fn with_credentials_of(now: &Store, store: Store) -> Store {
-    let same = |redis: &Redis| redis.clone().known_as(None, None);
+fn with_credentials_of(now: &StoreConfig, store: StoreConfig) -> StoreConfig {
+    let same = |redis: &RedisConfig| redis.clone().known_as(None, None);
     match now.redis.as_ref().map(same) == store.redis.as_ref().map(same) {
-        true => Store { redis: now.redis.clone(), ..store },
+        true => StoreConfig { redis: now.redis.clone(), ..store },
         false => store,
     }
 }

@@ -3,10 +3,10 @@
 //!
 //! Every value is known when the program is built: no host, path, user or tenant ever becomes a label here.
 
-use crate::config::Coding;
+use crate::config::ContentCoding;
 
 /// A value of a metric label; the enums below are the only ones.
-pub(crate) trait Label: Copy + 'static {
+pub(crate) trait MetricLabel: Copy + 'static {
     /// Every value, in the order of [`Label::index`].
     const VALUES: &'static [Self];
     /// The value as the metric shows it.
@@ -36,7 +36,7 @@ macro_rules! labels {
             }
         }
 
-        impl Label for $name {
+        impl MetricLabel for $name {
             const VALUES: &'static [Self] = Self::ALL;
 
             fn text(self) -> &'static str {
@@ -522,7 +522,7 @@ impl From<Result<(), StoreError>> for StoreOutcome {
     }
 }
 
-impl Coding {
+impl ContentCoding {
     /// Every coding, in the order of declaration.
     pub const ALL: &'static [Self] = &[Self::Brotli, Self::Zstd, Self::Gzip];
 
@@ -536,7 +536,7 @@ impl Coding {
     }
 }
 
-impl Label for Coding {
+impl MetricLabel for ContentCoding {
     const VALUES: &'static [Self] = Self::ALL;
 
     fn text(self) -> &'static str {
@@ -553,7 +553,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn holds<L: Label + std::fmt::Debug>() {
+    fn holds<L: MetricLabel + std::fmt::Debug>() {
         let mut seen = HashSet::new();
         for (place, value) in L::VALUES.iter().enumerate() {
             let text = value.text();
@@ -593,7 +593,7 @@ mod tests {
         holds::<CertificateReload>();
         holds::<ProxyHeader>();
         holds::<Http2End>();
-        holds::<Coding>();
+        holds::<ContentCoding>();
     }
 
     #[test]

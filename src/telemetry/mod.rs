@@ -7,26 +7,22 @@
 //! request, and no value that a client sent becomes a label.
 
 pub mod access;
-mod by_route;
-mod declare;
-mod families;
 pub mod labels;
-mod line;
-mod log_queue;
+pub mod log;
 pub mod metrics;
-mod place;
-mod process;
-pub mod record;
-pub mod seldom;
-mod subscribe;
 
 pub use access::AccessLog;
-pub use declare::{Family, LabelSpec, Values};
 pub use labels::{
     CacheResult, CutReason, Ejection, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
     PurgeKind, RefuseReason, RejectReason, StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
-pub use log_queue::{complain, FlushGuard};
+pub use {
+    access::record::AccessRecord,
+    log::{
+        init_logging,
+        queue::{write_to_stderr, FlushGuard},
+    },
+    metrics::declare::{DeclaredFamily, LabelSpec, LabelValues},
+};
+
 pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
-pub use record::Record;
-pub use subscribe::init;

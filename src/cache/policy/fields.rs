@@ -4,20 +4,24 @@
 //! Never touches a body. Fields of one connection or of one message's framing are never stored.
 
 use super::{
-    accel, date,
-    directives::{self, Directives},
-    follow::{self, Exchange},
-    freshness::Terms,
+    accel_expires,
+    origin_driven::{
+        self,
+        directives::{self, ResponseDirectives},
+        freshness::FreshnessTerms,
+        OriginExchange,
+    },
 };
-use crate::{config::FollowRules, telemetry::labels::FillOutcome};
+use crate::{config::FollowRules, http::date, telemetry::labels::FillOutcome};
+
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// A stored field.
-pub type Field = (HeaderName, HeaderValue);
+pub type StoredField = (HeaderName, HeaderValue);
 
 /// The fields of an answer that are stored: all except those of one connection or one message, those that the
 /// origin excludes, those that the gateway sets itself and, unless the route keeps it, `Set-Cookie`.
-pub fn kept_fields(answer: &HeaderMap, said: &Directives, rules: &FollowRules) -> Vec<Field> {
+pub fn stored_fields(answer: &HeaderMap, said: &ResponseDirectives, rules: &FollowRules) -> Vec<StoredField> {
     let dropped = connection_names(answer);
     let keeps =
         |name: &HeaderName| is_storable(name, rules) && !dropped.contains(name) && !said.omit.contains(name);
@@ -33,7 +37,7 @@ fn describes_the_body(name: &HeaderName) -> bool {
 
 /// Updates the stored fields with those of a 304, or of a HEAD's 200 (RFC 9111, 3.2). Fields that describe
 /// the stored body stay.
-pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Field> {
+pub fn merge_fields(stored: &[StoredField], fresh: &HeaderMap, rules: &FollowRules) -> Vec<StoredField> {
     let dropped = connection_names(fresh);
     let replaces = |name: &HeaderName| {
         fresh.contains_key(name)
@@ -41,7 +45,7 @@ pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Fi
             && !dropped.contains(name)
             && !describes_the_body(name)
     };
-    let mut merged: Vec<Field> = Vec::with_capacity(stored.len() + fresh.len());
+    let mut merged: Vec<StoredField> = Vec::with_capacity(stored.len() + fresh.len());
     for (name, value) in stored {
         if !replaces(name) {
             merged.push((name.clone(), value.clone()));
@@ -55,7 +59,7 @@ pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Fi
             merged.extend(fresh.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
     }
-    let said = directives::of_answer(&map(&merged));
+    let said = directives::response_directives(&map(&merged));
     merged.retain(|(name, _)| !said.omit.contains(name));
     merged
 }
@@ -65,13 +69,13 @@ pub fn merge(stored: &[Field], fresh: &HeaderMap, rules: &FollowRules) -> Vec<Fi
 ///
 /// `exchange` is that of the 304, or of the HEAD; `status` is that of the stored answer. The age starts anew:
 /// with the `Date` and `Age` of the new message, not the stored ones.
-pub fn renewed(
+pub fn renew_terms(
     rules: &FollowRules,
-    exchange: &Exchange<'_>,
+    exchange: &OriginExchange<'_>,
     status: StatusCode,
-    stored: &[Field],
-) -> (Vec<Field>, Result<Terms, FillOutcome>) {
-    let mut fields = merge(stored, exchange.answer, rules);
+    stored: &[StoredField],
+) -> (Vec<StoredField>, Result<FreshnessTerms, FillOutcome>) {
+    let mut fields = merge_fields(stored, exchange.answer, rules);
     let dated = exchange.answer.contains_key(header::DATE);
     if !dated {
         fields.retain(|(name, _)| name != header::DATE);
@@ -81,29 +85,29 @@ pub fn renewed(
         answer.append(header::AGE, age.clone());
     }
     // They are never stored, and have their effect all the same.
-    for (name, value) in exchange.answer.iter().filter(|(name, _)| accel::is_for_a_cache(name)) {
+    for (name, value) in exchange.answer.iter().filter(|(name, _)| accel_expires::is_for_a_cache(name)) {
         answer.append(name.clone(), value.clone());
     }
     let method = &http::Method::GET;
-    let exchange = Exchange { method, status, answer: &answer, ..*exchange };
-    let terms = follow::still_storable(rules, &exchange, &directives::of_answer(&answer));
+    let exchange = OriginExchange { method, status, answer: &answer, ..*exchange };
+    let terms = origin_driven::still_storable(rules, &exchange, &directives::response_directives(&answer));
     if !dated {
-        fields.push((header::DATE, date::write(exchange.received.wall_ms)));
+        fields.push((header::DATE, date::format_date(exchange.received.wall_ms)));
     }
     (fields, terms)
 }
 
 /// Returns true if a 304 is about the stored answer (RFC 9111, 4.3.4): its tag, or else its `Last-Modified`,
 /// matches, or it has neither.
-pub fn validates(stored: &[Field], fresh: &HeaderMap) -> bool {
+pub fn validates(stored: &[StoredField], fresh: &HeaderMap) -> bool {
     if let Some(tag) = fresh.get(header::ETAG) {
-        return find(stored, &header::ETAG).is_some_and(|kept| {
+        return find_field(stored, &header::ETAG).is_some_and(|kept| {
             let weak = tag.as_bytes().starts_with(b"W/");
             kept == tag || (weak && opaque(kept) == opaque(tag))
         });
     }
     match fresh.get(header::LAST_MODIFIED) {
-        Some(changed) => find(stored, &header::LAST_MODIFIED) == Some(changed),
+        Some(changed) => find_field(stored, &header::LAST_MODIFIED) == Some(changed),
         None => true,
     }
 }
@@ -111,7 +115,7 @@ pub fn validates(stored: &[Field], fresh: &HeaderMap) -> bool {
 /// The effect of a HEAD's answer on a stored answer to GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadEffect {
-    /// It is the same representation: [`renewed`] applies.
+    /// It is the same representation: [`renew_terms`] applies.
     Update,
     /// It is another one: the stored answer is stale.
     Invalidate,
@@ -126,13 +130,13 @@ pub enum HeadEffect {
 /// `exchange` is that of the HEAD.
 pub fn head_effect(
     rules: &FollowRules,
-    exchange: &Exchange<'_>,
+    exchange: &OriginExchange<'_>,
     stored_status: StatusCode,
-    stored: &[Field],
+    stored: &[StoredField],
     length: u64,
 ) -> HeadEffect {
-    let Exchange { status, answer, authorized, .. } = *exchange;
-    let same = |name: &HeaderName| answer.get(name).is_none_or(|now| find(stored, name) == Some(now));
+    let OriginExchange { status, answer, authorized, .. } = *exchange;
+    let same = |name: &HeaderName| answer.get(name).is_none_or(|now| find_field(stored, name) == Some(now));
     let said_length = answer.get(header::CONTENT_LENGTH).map(|text| text.to_str().ok()?.parse::<u64>().ok());
     let same_length = said_length.is_none_or(|said| said == Some(length));
     let both_ok = status == StatusCode::OK && stored_status == StatusCode::OK;
@@ -141,7 +145,7 @@ pub fn head_effect(
     }
     let part_ends =
         status == StatusCode::PARTIAL_CONTENT && !authorized && is_part_of_another(stored, answer);
-    match part_ends || follow::head_ends(rules, exchange) {
+    match part_ends || origin_driven::head_ends(rules, exchange) {
         true => HeadEffect::Invalidate,
         false => HeadEffect::Nothing,
     }
@@ -149,12 +153,12 @@ pub fn head_effect(
 
 /// Returns true if a part belongs to another representation than the stored one: by `ETag`, or by
 /// `Last-Modified` if there is no `ETag`. Parts in another coding or language can't be compared.
-pub fn is_part_of_another(stored: &[Field], part: &HeaderMap) -> bool {
-    let same_form = |name: &HeaderName| find(stored, name) == part.get(name);
+pub fn is_part_of_another(stored: &[StoredField], part: &HeaderMap) -> bool {
+    let same_form = |name: &HeaderName| find_field(stored, name) == part.get(name);
     if !same_form(&header::CONTENT_ENCODING) || !same_form(&header::CONTENT_LANGUAGE) {
         return false;
     }
-    let both = |name: &HeaderName| Some((find(stored, name)?, part.get(name)?));
+    let both = |name: &HeaderName| Some((find_field(stored, name)?, part.get(name)?));
     match (both(&header::ETAG), both(&header::LAST_MODIFIED)) {
         (Some((kept, now)), _) => opaque(kept) != opaque(now),
         (None, Some((kept, now))) => kept != now,
@@ -163,9 +167,9 @@ pub fn is_part_of_another(stored: &[Field], part: &HeaderMap) -> bool {
 }
 
 /// The conditions that validate a stored answer; empty if it has no validator.
-pub fn conditions(stored: &[Field]) -> Vec<Field> {
+pub fn condition_fields(stored: &[StoredField]) -> Vec<StoredField> {
     let asks = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
-    let value = |(validator, condition)| Some((condition, find(stored, &validator)?.clone()));
+    let value = |(validator, condition)| Some((condition, find_field(stored, &validator)?.clone()));
     asks.into_iter().filter_map(value).filter(|(_, value)| !value.is_empty()).collect()
 }
 
@@ -177,8 +181,8 @@ pub(super) fn has_validator(answer: &HeaderMap) -> bool {
 
 /// The names that `Connection` lists.
 fn connection_names(answer: &HeaderMap) -> Vec<HeaderName> {
-    let listed = directives::joined(answer, &header::CONNECTION);
-    directives::members(&listed).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
+    let listed = directives::join_field_lines(answer, &header::CONNECTION);
+    directives::list_members(&listed).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
 /// Returns true if a field may be stored in general, whatever the directives of the answer.
@@ -203,7 +207,7 @@ fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
     }
 }
 
-fn find<'a>(stored: &'a [Field], name: &HeaderName) -> Option<&'a HeaderValue> {
+fn find_field<'a>(stored: &'a [StoredField], name: &HeaderName) -> Option<&'a HeaderValue> {
     stored.iter().find(|(kept, _)| kept == name).map(|(_, value)| value)
 }
 
@@ -212,7 +216,7 @@ fn opaque(tag: &HeaderValue) -> &[u8] {
     tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes())
 }
 
-fn map(fields: &[Field]) -> HeaderMap {
+fn map(fields: &[StoredField]) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
         map.append(name.clone(), value.clone());

@@ -3,17 +3,17 @@ use super::*;
 use http::Method;
 use proptest::prelude::*;
 
-fn stored(lines: &[(&str, &str)]) -> Vec<Field> {
+fn stored(lines: &[(&str, &str)]) -> Vec<StoredField> {
     lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
 }
 
-fn lines(fields: &[Field]) -> Vec<(&str, &str)> {
+fn lines(fields: &[StoredField]) -> Vec<(&str, &str)> {
     fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect()
 }
 
 fn kept(sent: &[(&str, &str)], rules: &FollowRules) -> Vec<String> {
     let answer = map_of(sent);
-    let fields = kept_fields(&answer, &directives::of_answer(&answer), rules);
+    let fields = stored_fields(&answer, &directives::response_directives(&answer), rules);
     fields.iter().map(|(name, _)| name.to_string()).collect()
 }
 
@@ -79,16 +79,16 @@ fn a_304_replaces_what_it_brings() {
         ("c", "1"),
         ("content-type", "text/plain"),
     ];
-    assert_eq!(lines(&merge(&before, &fresh, &rules())), expected);
+    assert_eq!(lines(&merge_fields(&before, &fresh, &rules())), expected);
 }
 
 #[test]
 fn what_a_304_wants_left_out_goes() {
     let before = stored(&[("a", "1"), ("b", "1"), ("cache-control", "max-age=5")]);
     let fresh = map_of(&[("cache-control", "max-age=5, private=\"a\""), ("a", "2")]);
-    assert_eq!(merge(&before, &fresh, &rules())[..1], stored(&[("b", "1")])[..]);
+    assert_eq!(merge_fields(&before, &fresh, &rules())[..1], stored(&[("b", "1")])[..]);
     let still = stored(&[("cache-control", "no-cache=\"a\"")]);
-    assert_eq!(merge(&still, &map_of(&[("a", "2")]), &rules()), still);
+    assert_eq!(merge_fields(&still, &map_of(&[("a", "2")]), &rules()), still);
 }
 
 #[test]
@@ -98,15 +98,15 @@ fn a_renewed_answer_is_as_old_as_its_304() {
     let renew = |sent: &[(&str, &str)]| {
         let answer = map_of(sent);
         let exchange =
-            Exchange { method: &Method::HEAD, status: StatusCode::NOT_MODIFIED, ..exchange(&answer) };
-        renewed(&rules(), &exchange, StatusCode::OK, &before)
+            OriginExchange { method: &Method::HEAD, status: StatusCode::NOT_MODIFIED, ..exchange(&answer) };
+        renew_terms(&rules(), &exchange, StatusCode::OK, &before)
     };
     let (fields, terms) = renew(&[("date", &new), ("age", "7"), ("cache-control", "max-age=90")]);
     assert_eq!(lines(&fields), [("date", new.as_str()), ("cache-control", "max-age=90"), ("etag", "\"a\"")]);
     let terms = terms.unwrap();
     assert_eq!((terms.initial_age_ms, terms.lifetime_ms, terms.received_ms), (7_000, 90_000, NOW_MS));
     let (fields, terms) = renew(&[]);
-    assert_eq!(find(&fields, &header::DATE).unwrap(), new.as_str());
+    assert_eq!(find_field(&fields, &header::DATE).unwrap(), new.as_str());
     assert_eq!(terms.unwrap().initial_age_ms, 0);
     assert_eq!(renew(&[("cache-control", "no-store")]).1, Err(FillOutcome::NoStore));
     assert_eq!(renew(&[("x-accel-expires", "0")]).1, Err(FillOutcome::NoStore));
@@ -136,7 +136,7 @@ fn a_head_updates_what_it_agrees_with() {
     let before = stored(&[("etag", "\"a\""), ("last-modified", "yesterday")]);
     let of = |stored_status: StatusCode, authorized: bool, status: u16, sent: &[(&str, &str)]| {
         let (answer, status) = (map_of(sent), StatusCode::from_u16(status).unwrap());
-        let exchange = Exchange { method: &Method::HEAD, status, authorized, ..exchange(&answer) };
+        let exchange = OriginExchange { method: &Method::HEAD, status, authorized, ..exchange(&answer) };
         head_effect(&rules(), &exchange, stored_status, &before, 5)
     };
     let effect = |status, sent: &[(&str, &str)]| of(StatusCode::OK, false, status, sent);
@@ -195,7 +195,7 @@ fn a_part_is_of_another_representation_by_its_tag_in_the_same_form() {
 
 #[test]
 fn a_validation_asks_with_what_is_there() {
-    let asks = |lines_stored: &[(&str, &str)]| conditions(&stored(lines_stored));
+    let asks = |lines_stored: &[(&str, &str)]| condition_fields(&stored(lines_stored));
     let both = asks(&[("last-modified", "yesterday"), ("a", "1"), ("etag", "W/\"a\"")]);
     assert_eq!(lines(&both), [("if-none-match", "W/\"a\""), ("if-modified-since", "yesterday")]);
     assert_eq!(lines(&asks(&[("etag", "a")])), [("if-none-match", "a")]);
@@ -216,9 +216,9 @@ proptest! {
             pairs.iter().map(|(name, value)| (names[*name], text[usize::from(*value)].as_str())).collect()
         };
         let (old, new) = (stored(&of(&before)), map_of(&of(&after)));
-        let merged = merge(&old, &new, &rules());
+        let merged = merge_fields(&old, &new, &rules());
         for name in names {
-            let values = |fields: &[Field]| -> Vec<HeaderValue> {
+            let values = |fields: &[StoredField]| -> Vec<HeaderValue> {
                 fields.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.clone()).collect()
             };
             let brought: Vec<HeaderValue> = new.get_all(name).iter().cloned().collect();

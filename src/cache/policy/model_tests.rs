@@ -5,12 +5,16 @@
 //! the cache answers without asking the origin.
 
 use super::{
-    directives::{self, Asked},
     fields,
-    follow::{reuse, storable, Exchange, Reuse},
+    origin_driven::{
+        check_storable, decide_reuse,
+        directives::{self, RequestDirectives},
+        OriginExchange, ReuseVerdict,
+    },
     test_kit::{at, date, exchange, fields as map, rules, NOW},
 };
 use crate::config::FollowRules;
+
 use http::{HeaderMap, StatusCode};
 use proptest::{collection::vec, option::of, prelude::*, sample::select};
 use std::time::Duration;
@@ -56,7 +60,7 @@ struct World {
     first: Answer,
     /// After so many seconds, a 304.
     renewal: Option<(i64, Answer)>,
-    asked: Asked,
+    asked: RequestDirectives,
     /// The seconds from the last answer to the request.
     after: i64,
 }
@@ -140,7 +144,7 @@ impl World {
         let corrected_age_value = answer.age.unwrap_or(0) * 1_000 + answer.delay * 1_000;
         let current_age = apparent_age.max(corrected_age_value) + self.after * 1_000;
         let lifetime = self.lifetime(answer).unwrap_or(0);
-        let asked = if self.rules.request_directives { self.asked } else { Asked::default() };
+        let asked = if self.rules.request_directives { self.asked } else { RequestDirectives::default() };
         let ms = |s: u64| i64::try_from(s).unwrap() * 1_000;
 
         let fresh = current_age < lifetime;
@@ -280,7 +284,7 @@ fn answers(world: &World) -> bool {
         said.into_iter().filter(|(.., is)| *is).map(|(name, value, _)| (name, value)).collect();
     let request = &map(&said);
     let headers = first.headers(NOW, *set_cookie);
-    let exchange = Exchange {
+    let exchange = OriginExchange {
         request,
         authorized: *authorized,
         status,
@@ -288,20 +292,21 @@ fn answers(world: &World) -> bool {
         received: at(at_ms(NOW)),
         ..exchange(&headers)
     };
-    let Ok(mut terms) = storable(rules, &exchange) else { return false };
+    let Ok(mut terms) = check_storable(rules, &exchange) else { return false };
     let mut last = NOW;
     if let Some((later, answer)) = renewal {
         last += u64::try_from(*later).unwrap();
-        let stored = fields::kept_fields(&headers, &directives::of_answer(&headers), rules);
+        let stored = fields::stored_fields(&headers, &directives::response_directives(&headers), rules);
         let headers = answer.headers(last, false);
         let requested_ms = at_ms(last) - u64::try_from(answer.delay).unwrap() * 1_000;
-        let exchange = Exchange { answer: &headers, requested_ms, received: at(at_ms(last)), ..exchange };
-        let Ok(renewed) = fields::renewed(rules, &exchange, status, &stored).1 else { return false };
+        let exchange =
+            OriginExchange { answer: &headers, requested_ms, received: at(at_ms(last)), ..exchange };
+        let Ok(renewed) = fields::renew_terms(rules, &exchange, status, &stored).1 else { return false };
         terms = renewed;
     }
-    let asked = if rules.request_directives { *asked } else { Asked::default() };
+    let asked = if rules.request_directives { *asked } else { RequestDirectives::default() };
     let now_ms = at_ms(last) + u64::try_from(*after).unwrap() * 1_000;
-    !matches!(reuse(&terms, &asked, now_ms), Reuse::Validate(_))
+    !matches!(decide_reuse(&terms, &asked, now_ms), ReuseVerdict::Validate(_))
 }
 
 fn model(world: &World) -> bool {
@@ -381,9 +386,9 @@ fn answer() -> impl Strategy<Value = Answer> {
         })
 }
 
-fn asks() -> impl Strategy<Value = Asked> {
+fn asks() -> impl Strategy<Value = RequestDirectives> {
     (prop::bool::weighted(0.1), prop::bool::weighted(0.1), of(0..60_u64), of(0..60_u64), of(0..20_u64))
-        .prop_map(|(no_cache, no_store, max_age, max_stale, min_fresh)| Asked {
+        .prop_map(|(no_cache, no_store, max_age, max_stale, min_fresh)| RequestDirectives {
             only_if_cached: false,
             no_cache,
             no_store,

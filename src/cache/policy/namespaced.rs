@@ -5,22 +5,23 @@
 //! always obeyed.
 
 use super::{
-    accel::{self, Expires},
-    freshness::Terms,
+    accel_expires::{self, AccelExpires},
+    origin_driven::freshness::FreshnessTerms,
 };
 use crate::{
-    config::{CacheRules, Scope},
+    config::{CacheRules, CacheScope},
     telemetry::labels::FillOutcome,
 };
+
 use http::{header, HeaderMap, StatusCode};
 
 /// The terms of an answer that was made at `made_ms`, in milliseconds since the epoch: its age counts from
 /// then.
-pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
-    Terms {
+pub fn versioned_terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> FreshnessTerms {
+    FreshnessTerms {
         received_ms: made_ms,
         initial_age_ms: 0,
-        lifetime_ms: lifetime(rules, status),
+        lifetime_ms: versioned_lifetime(rules, status),
         stale_while_revalidate_ms: millis(rules.stale_while_revalidate),
         stale_if_error_ms: millis(rules.stale_if_error),
         always_validate: false,
@@ -30,7 +31,7 @@ pub fn terms(rules: &CacheRules, status: StatusCode, made_ms: u64) -> Terms {
 }
 
 /// The freshness lifetime of an answer with this status, in milliseconds.
-pub fn lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
+pub fn versioned_lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
     millis(match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => rules.negative_ttl,
         _ => rules.ttl,
@@ -41,8 +42,12 @@ pub fn lifetime(rules: &CacheRules, status: StatusCode) -> u64 {
 ///
 /// # Errors
 /// The reason why not, in the words of metrics and `Cache-Status`.
-pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> Result<(), FillOutcome> {
-    if accel::orders_a_file(headers) {
+pub fn check_versioned_storable(
+    rules: &CacheRules,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<(), FillOutcome> {
+    if accel_expires::orders_a_file(headers) {
         return Err(FillOutcome::Accel);
     }
     let kept = match status {
@@ -59,11 +64,13 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
     if lists(headers, header::VARY, "*") {
         return Err(FillOutcome::VaryAny);
     }
-    if lists(headers, header::CACHE_CONTROL, "no-store") || accel::expires(headers) == Some(Expires::Never) {
+    if lists(headers, header::CACHE_CONTROL, "no-store")
+        || accel_expires::accel_expires(headers) == Some(AccelExpires::Never)
+    {
         return Err(FillOutcome::NoStore);
     }
     // `private="field"` forbids the field only; applying it to the whole answer is the safe reading.
-    if rules.scope != Scope::User && lists(headers, header::CACHE_CONTROL, "private") {
+    if rules.scope != CacheScope::User && lists(headers, header::CACHE_CONTROL, "private") {
         return Err(FillOutcome::Private);
     }
     Ok(())
@@ -71,7 +78,7 @@ pub fn storable(rules: &CacheRules, status: StatusCode, headers: &HeaderMap) -> 
 
 /// The requests that may have an answer that is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
+pub enum AnswerSharing {
     /// All waiting requests: the origin failed, or has nothing there, for all of them.
     Everyone,
     /// The leader alone, for this answer: the next one may differ (a refusal of this user, a redirect).
@@ -81,27 +88,27 @@ pub enum Sharing {
 }
 
 /// Decides which requests may have an answer of `status` that is not stored for this reason.
-pub fn sharing(why_not_stored: FillOutcome, status: StatusCode) -> Sharing {
+pub fn decide_sharing(why_not_stored: FillOutcome, status: StatusCode) -> AnswerSharing {
     match why_not_stored {
         FillOutcome::Status
             if status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) =>
         {
-            Sharing::Everyone
+            AnswerSharing::Everyone
         }
-        FillOutcome::Status => Sharing::Asker,
-        _ => Sharing::AskerAlways,
+        FillOutcome::Status => AnswerSharing::Asker,
+        _ => AnswerSharing::AskerAlways,
     }
 }
 
 /// `Cache-Control` for downstream caches.
-pub fn outside(rules: &CacheRules, status: StatusCode) -> String {
+pub fn outside_cache_control(rules: &CacheRules, status: StatusCode) -> String {
     match (&rules.cache_control, rules.scope) {
         (Some(text), _) => text.clone(),
-        (None, Scope::Public) => {
-            format!("public, max-age=0, s-maxage={}", lifetime(rules, status) / 1_000)
+        (None, CacheScope::Public) => {
+            format!("public, max-age=0, s-maxage={}", versioned_lifetime(rules, status) / 1_000)
         }
         // A browser revalidates each time, and gets a 304: it sees a bump at once.
-        (None, Scope::Tenant | Scope::User) => "private, max-age=0, must-revalidate".to_owned(),
+        (None, CacheScope::Tenant | CacheScope::User) => "private, max-age=0, must-revalidate".to_owned(),
     }
 }
 
@@ -124,7 +131,7 @@ mod tests {
     use crate::cache::policy::Freshness;
     use std::time::Duration;
 
-    fn rules(scope: Scope) -> CacheRules {
+    fn rules(scope: CacheScope) -> CacheRules {
         CacheRules {
             namespace: "kpi".parse().unwrap(),
             scope,
@@ -147,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_entry_ages_from_fresh_to_expired() {
-        let rules = rules(Scope::Tenant);
+        let rules = rules(CacheScope::Tenant);
         for (age, expected) in [
             (0, Freshness::Fresh),
             (19_999, Freshness::Fresh),
@@ -158,57 +165,76 @@ mod tests {
             (620_000, Freshness::Expired),
             (u64::MAX, Freshness::Expired),
         ] {
-            assert_eq!(terms(&rules, StatusCode::OK, 0).freshness(age), expected, "{age}");
+            assert_eq!(versioned_terms(&rules, StatusCode::OK, 0).freshness(age), expected, "{age}");
         }
-        assert_eq!(terms(&rules, StatusCode::OK, 0).on_error(0), Freshness::StaleIfError);
-        assert_eq!(terms(&rules, StatusCode::OK, 0).keep_ms(false), 620_000);
+        assert_eq!(versioned_terms(&rules, StatusCode::OK, 0).on_error(0), Freshness::StaleIfError);
+        assert_eq!(versioned_terms(&rules, StatusCode::OK, 0).keep_ms(false), 620_000);
     }
 
     #[test]
     fn what_is_not_for_others_is_not_stored() {
-        let public = rules(Scope::Public);
+        let public = rules(CacheScope::Public);
         let ok = StatusCode::OK;
-        assert_eq!(storable(&public, ok, &headers(&[("cache-control", "no-cache, max-age=0")])), Ok(()));
+        assert_eq!(
+            check_versioned_storable(&public, ok, &headers(&[("cache-control", "no-cache, max-age=0")])),
+            Ok(())
+        );
         for (field, value, why) in [
             ("set-cookie", "a=b", FillOutcome::SetCookie),
             ("cache-control", "max-age=3, No-Store", FillOutcome::NoStore),
             ("cache-control", "private=\"x\"", FillOutcome::Private),
             ("vary", "accept, *", FillOutcome::VaryAny),
         ] {
-            assert_eq!(storable(&public, ok, &headers(&[(field, value)])), Err(why), "{field}: {value}");
+            assert_eq!(
+                check_versioned_storable(&public, ok, &headers(&[(field, value)])),
+                Err(why),
+                "{field}: {value}"
+            );
         }
         let private = headers(&[("cache-control", "private")]);
-        assert_eq!(storable(&rules(Scope::Tenant), ok, &private), Err(FillOutcome::Private));
-        assert_eq!(storable(&rules(Scope::User), ok, &private), Ok(()));
+        assert_eq!(
+            check_versioned_storable(&rules(CacheScope::Tenant), ok, &private),
+            Err(FillOutcome::Private)
+        );
+        assert_eq!(check_versioned_storable(&rules(CacheScope::User), ok, &private), Ok(()));
     }
 
     #[test]
     fn errors_are_stored_only_where_the_route_says_so() {
-        let mut rules = rules(Scope::Public);
+        let mut rules = rules(CacheScope::Public);
         let none = HeaderMap::new();
-        assert_eq!(storable(&rules, StatusCode::NOT_FOUND, &none), Err(FillOutcome::Status));
+        assert_eq!(check_versioned_storable(&rules, StatusCode::NOT_FOUND, &none), Err(FillOutcome::Status));
         rules.negative_ttl = Duration::from_secs(5);
-        assert_eq!(storable(&rules, StatusCode::NOT_FOUND, &none), Ok(()));
-        assert_eq!(lifetime(&rules, StatusCode::GONE), 5_000);
+        assert_eq!(check_versioned_storable(&rules, StatusCode::NOT_FOUND, &none), Ok(()));
+        assert_eq!(versioned_lifetime(&rules, StatusCode::GONE), 5_000);
         for status in [206, 301, 302, 304, 400, 401, 403, 500, 502, 503] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(storable(&rules, status, &none), Err(FillOutcome::Status), "{status}");
+            assert_eq!(check_versioned_storable(&rules, status, &none), Err(FillOutcome::Status), "{status}");
         }
     }
 
     #[test]
     fn a_refusal_of_one_is_not_everyones() {
-        let of = |status| sharing(FillOutcome::Status, StatusCode::from_u16(status).unwrap());
-        assert_eq!((of(500), of(503), of(404)), (Sharing::Everyone, Sharing::Everyone, Sharing::Everyone));
-        assert_eq!((of(401), of(403), of(302)), (Sharing::Asker, Sharing::Asker, Sharing::Asker));
-        assert_eq!(sharing(FillOutcome::SetCookie, StatusCode::OK), Sharing::AskerAlways);
+        let of = |status| decide_sharing(FillOutcome::Status, StatusCode::from_u16(status).unwrap());
+        assert_eq!(
+            (of(500), of(503), of(404)),
+            (AnswerSharing::Everyone, AnswerSharing::Everyone, AnswerSharing::Everyone)
+        );
+        assert_eq!(
+            (of(401), of(403), of(302)),
+            (AnswerSharing::Asker, AnswerSharing::Asker, AnswerSharing::Asker)
+        );
+        assert_eq!(decide_sharing(FillOutcome::SetCookie, StatusCode::OK), AnswerSharing::AskerAlways);
     }
 
     #[test]
     fn the_outside_learns_the_scope() {
-        assert_eq!(outside(&rules(Scope::Public), StatusCode::OK), "public, max-age=0, s-maxage=20");
-        assert!(outside(&rules(Scope::User), StatusCode::OK).starts_with("private"));
-        let said = CacheRules { cache_control: Some("no-cache".into()), ..rules(Scope::Public) };
-        assert_eq!(outside(&said, StatusCode::OK), "no-cache");
+        assert_eq!(
+            outside_cache_control(&rules(CacheScope::Public), StatusCode::OK),
+            "public, max-age=0, s-maxage=20"
+        );
+        assert!(outside_cache_control(&rules(CacheScope::User), StatusCode::OK).starts_with("private"));
+        let said = CacheRules { cache_control: Some("no-cache".into()), ..rules(CacheScope::Public) };
+        assert_eq!(outside_cache_control(&said, StatusCode::OK), "no-cache");
     }
 }

@@ -1,7 +1,8 @@
 //! Helpers of the policy's tests: fields, rules and exchanges in one line.
 
-use super::follow::Exchange;
-use crate::{clock::Reading, config::FollowRules};
+use super::origin_driven::OriginExchange;
+use crate::{clock::ClockReading, config::FollowRules};
+
 use http::{HeaderMap, Method, StatusCode};
 use std::{sync::LazyLock, time::Duration};
 
@@ -12,8 +13,8 @@ pub(super) const NOW_MS: u64 = NOW * 1_000;
 static NOTHING: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
 
 /// A moment by both clocks, which agree.
-pub(super) fn at(ms: u64) -> Reading {
-    Reading { now_ms: ms, wall_ms: ms }
+pub(super) fn at(ms: u64) -> ClockReading {
+    ClockReading { now_ms: ms, wall_ms: ms }
 }
 
 /// `name: value` lines, in their order.
@@ -27,7 +28,7 @@ pub(super) fn fields(lines: &[(&str, &str)]) -> HeaderMap {
 
 /// A date of HTTP.
 pub(super) fn date(seconds: u64) -> String {
-    super::date::write(seconds * 1_000).to_str().unwrap().to_owned()
+    crate::http::date::format_date(seconds * 1_000).to_str().unwrap().to_owned()
 }
 
 /// The defaults of a route that follows its origin.
@@ -50,8 +51,8 @@ pub(super) fn rules() -> FollowRules {
 }
 
 /// A GET, answered with a 200 at once.
-pub(super) fn exchange(answer: &HeaderMap) -> Exchange<'_> {
-    Exchange {
+pub(super) fn exchange(answer: &HeaderMap) -> OriginExchange<'_> {
+    OriginExchange {
         method: &Method::GET,
         request: &NOTHING,
         authorized: false,

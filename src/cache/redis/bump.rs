@@ -1,11 +1,12 @@
 //! Bumps: raise a version in the store, whatever its present value.
 
-use super::Redis;
+use super::RedisStore;
 use crate::{
-    cache::version::{Slot, Ticket, Version},
+    cache::coherence::version::{ReadTicket, Version, VersionSlot},
     clock::now_ms,
     telemetry::labels::{StoreCall, StoreError},
 };
+
 use redis::{cmd, Cmd, Script, Value};
 use std::{sync::LazyLock, time::Duration};
 
@@ -35,13 +36,13 @@ return at
 const ATTEMPTS: u32 = 4;
 
 /// The outcome of an attempt to bump a version.
-pub(super) enum Moved {
+pub(super) enum BumpOutcome {
     To(Version),
     /// The present value: it is not the one that was read, or Redis can't count it.
     Not(Vec<u8>),
 }
 
-impl Moved {
+impl BumpOutcome {
     /// Parses the result of [`BUMP`].
     pub(super) fn of(value: Value) -> Option<Self> {
         match value {
@@ -58,12 +59,12 @@ impl Moved {
 static DIGEST: LazyLock<String> = LazyLock::new(|| Script::new(BUMP).get_hash().to_owned());
 
 /// The call of [`BUMP`] for the key of this name.
-pub(super) fn command(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
+pub(super) fn bump_command(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVAL", BUMP, name, at, judged)
 }
 
 /// The same, for a server that has got the script by [`command`] on this connection.
-pub(super) fn by_digest(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
+pub(super) fn bump_by_digest(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVALSHA", &DIGEST, name, at, judged)
 }
 
@@ -76,12 +77,12 @@ fn call(by: &str, script: &str, name: &str, at: u64, judged: Option<&[u8]>) -> C
     bump
 }
 
-impl Redis {
+impl RedisStore {
     /// Bumps a version for all nodes.
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn bump(&self, slot: &Slot, at_ms: u64) -> Result<Version, StoreError> {
+    pub async fn bump(&self, slot: &VersionSlot, at_ms: u64) -> Result<Version, StoreError> {
         self.bump_within(self.deadline, slot, at_ms).await
     }
 
@@ -89,15 +90,15 @@ impl Redis {
     pub(super) async fn bump_within(
         &self,
         at_most: Duration,
-        slot: &Slot,
+        slot: &VersionSlot,
         at_ms: u64,
     ) -> Result<Version, StoreError> {
         let at_ms = at_ms.max(slot.last_known().successor());
         let (mut at, mut judged) = (at_ms, None);
         for _ in 0..ATTEMPTS {
             match self.move_on(at_most, slot, at, judged.as_deref()).await? {
-                Moved::To(version) => return Ok(version),
-                Moved::Not(value) => {
+                BumpOutcome::To(version) => return Ok(version),
+                BumpOutcome::Not(value) => {
                     at = at_ms.max(Version::new(&value).successor());
                     judged = Some(value);
                 }
@@ -115,22 +116,22 @@ impl Redis {
     pub(super) async fn believe_or_move(
         &self,
         at_most: Duration,
-        slot: &Slot,
-        ticket: Ticket,
+        slot: &VersionSlot,
+        ticket: ReadTicket,
         known: &Version,
         mut value: Option<Vec<u8>>,
     ) -> Result<Version, StoreError> {
         for _ in 0..ATTEMPTS {
             let read = value.as_deref().map_or_else(Version::absent, Version::new);
             if !slot.is_lost(ticket, known, &read) {
-                slot.learned(ticket, &read);
+                slot.learn_version(ticket, &read);
                 self.read.notify_one();
                 return Ok(read);
             }
             let at = now_ms().max(known.successor()).max(read.successor());
             match self.move_on(at_most, slot, at, Some(&value.unwrap_or_default())).await? {
-                Moved::To(version) => return Ok(version),
-                Moved::Not(other) => value = Some(other).filter(|value| !value.is_empty()),
+                BumpOutcome::To(version) => return Ok(version),
+                BumpOutcome::Not(other) => value = Some(other).filter(|value| !value.is_empty()),
             }
         }
         Err(StoreError::Protocol)
@@ -139,20 +140,20 @@ impl Redis {
     async fn move_on(
         &self,
         at_most: Duration,
-        slot: &Slot,
+        slot: &VersionSlot,
         at: u64,
         judged: Option<&[u8]>,
-    ) -> Result<Moved, StoreError> {
+    ) -> Result<BumpOutcome, StoreError> {
         let name = self.names.version(slot.namespace(), slot.tenant());
-        let bump = command(&name, at, judged);
+        let bump = bump_command(&name, at, judged);
         let debt = slot.debt();
         let value =
             self.call_within(at_most, StoreCall::Bump, &name, |mut c| async move {
                 bump.query_async(&mut c).await
             })
             .await?;
-        let moved = Moved::of(value).ok_or(StoreError::Protocol)?;
-        if let Moved::To(version) = &moved {
+        let moved = BumpOutcome::of(value).ok_or(StoreError::Protocol)?;
+        if let BumpOutcome::To(version) = &moved {
             slot.paid(version, debt);
             self.tell_moved(&[slot]).await;
         }

@@ -1,12 +1,13 @@
 //! Credentials that change during a link: a link with the new ones is made beside it, and replaces it.
 
 use super::{
-    link::{Link, OnPush, Servers},
-    shard::Shard,
-    troubles::words,
-    Redis,
+    link::{LinkServers, OnPush, StoreLink},
+    shard::StoreShard,
+    troubles::describe_error,
+    RedisStore,
 };
 use crate::{clock::now_ms, config};
+
 use redis::{PushInfo, PushKind, RedisResult};
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::sync::Notify;
@@ -15,21 +16,21 @@ use tokio::sync::Notify;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A link with other credentials.
-pub(super) struct Renewed {
-    pub(super) target: config::Redis,
-    pub(super) servers: Servers,
-    pub(super) made: Made,
+pub(super) struct RenewedLink {
+    pub(super) target: config::RedisConfig,
+    pub(super) servers: LinkServers,
+    pub(super) made: TimedLink,
 }
 
 /// A link, and the time when its making began.
-pub(super) struct Made {
-    pub(super) link: Link,
+pub(super) struct TimedLink {
+    pub(super) link: StoreLink,
     pub(super) began_ms: u64,
 }
 
-impl Redis {
+impl RedisStore {
     /// Uses the credentials of `target`, whose servers are the same, for the next link, and makes one now.
-    pub fn authenticate(&self, target: &config::Redis) {
+    pub fn authenticate(&self, target: &config::RedisConfig) {
         self.target.send_if_modified(|now| {
             let differs = now.as_ref() != Some(target);
             if differs {
@@ -40,16 +41,16 @@ impl Redis {
     }
 
     /// The servers with other credentials than those of `current`, if there are any.
-    pub(super) fn other_than(&self, current: &config::Redis) -> Option<config::Redis> {
+    pub(super) fn other_than(&self, current: &config::RedisConfig) -> Option<config::RedisConfig> {
         self.target.borrow().clone().filter(|target| target != current)
     }
 
     /// Makes a link. Each has a signal of its own: a failure of the last one must not end the next.
     pub(super) async fn connect(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        servers: &Servers,
-    ) -> RedisResult<Made> {
+        shard: &Arc<StoreShard>,
+        servers: &LinkServers,
+    ) -> RedisResult<TimedLink> {
         let began_ms = now_ms();
         let given_up = Arc::new(Notify::new());
         let (weak, signal, reporter) = (Arc::downgrade(self), given_up.clone(), shard.clone());
@@ -60,12 +61,16 @@ impl Redis {
             _ => {}
         });
         let link = servers.connect((&self.names.tracked(), &self.names.channel()), on_push, given_up).await?;
-        Ok(Made { link, began_ms })
+        Ok(TimedLink { link, began_ms })
     }
 
     /// Waits for other credentials than those of `current`, and for a link with them. Refused ones change
     /// nothing: they are logged, and tried again.
-    pub(super) async fn renewed(self: &Arc<Self>, shard: &Arc<Shard>, current: &config::Redis) -> Renewed {
+    pub(super) async fn renewed(
+        self: &Arc<Self>,
+        shard: &Arc<StoreShard>,
+        current: &config::RedisConfig,
+    ) -> RenewedLink {
         let mut targets = self.target.subscribe();
         loop {
             if targets.borrow().as_ref() == Some(current) {
@@ -80,10 +85,10 @@ impl Redis {
             match self.connect(shard, &servers).await {
                 Ok(made) => {
                     tracing::info!(redis = shard.place(), "linked to redis by other credentials");
-                    return Renewed { target, servers, made };
+                    return RenewedLink { target, servers, made };
                 }
                 Err(error) if shard.troubles.not_authenticated(&error) => {
-                    let (redis, error) = (shard.place(), words(&error));
+                    let (redis, error) = (shard.place(), describe_error(&error));
                     tracing::warn!(redis, error, "redis can't be reached with the new credentials; retrying");
                 }
                 Err(_) => {}

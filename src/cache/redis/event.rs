@@ -1,11 +1,12 @@
 //! Processed events, and claims of nodes that process one: both under one key, so that only one of several
 //! nodes processes the same event.
 
-use super::{Redis, RELEASE, RENEW};
+use super::{RedisStore, RELEASE, RENEW};
 use crate::{
     cache::millis,
     telemetry::labels::{StoreCall, StoreError},
 };
+
 use redis::cmd;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub enum EventStanding {
     UnderWay,
 }
 
-impl Redis {
+impl RedisStore {
     /// Claims an event with a token of the caller's.
     ///
     /// # Errors

@@ -6,11 +6,12 @@
 //! `limits::gcra` for the rule. In a cluster each key is asked by itself: a limit that counted the request
 //! keeps the count if another refuses it.
 
-use super::Redis;
+use super::RedisStore;
 use crate::{
     name::Name,
     telemetry::labels::{StoreCall, StoreError},
 };
+
 use redis::{cmd, Cmd, ErrorKind, RedisResult, Script, ServerErrorKind};
 use std::{sync::LazyLock, time::Duration};
 
@@ -44,7 +45,7 @@ static DIGEST: LazyLock<String> = LazyLock::new(|| Script::new(TAKE).get_hash().
 
 /// A bucket, for the store.
 #[derive(Debug, Clone)]
-pub struct Bucket<'a> {
+pub struct StoreBucket<'a> {
     /// The route that the limit belongs to.
     pub route: &'a Name,
     /// The limit's name on it.
@@ -57,13 +58,13 @@ pub struct Bucket<'a> {
     pub capacity: Duration,
 }
 
-impl Redis {
+impl RedisStore {
     /// Counts one more request. Returns for each bucket: true if it allows the request, and the time until it
     /// is empty.
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn take(&self, buckets: &[Bucket<'_>]) -> Result<Vec<(bool, Duration)>, StoreError> {
+    pub async fn take(&self, buckets: &[StoreBucket<'_>]) -> Result<Vec<(bool, Duration)>, StoreError> {
         let keys: Vec<String> = buckets.iter().map(|b| self.names.limit(b.route, b.limit, b.whose)).collect();
         let sizes: Vec<String> =
             buckets.iter().flat_map(|b| [b.interval, b.capacity]).map(microseconds).collect();
@@ -80,7 +81,7 @@ impl Redis {
 }
 
 async fn take(
-    commands: &mut super::Commands,
+    commands: &mut super::CommandConnection,
     keys: &[String],
     sizes: &[String],
 ) -> RedisResult<Vec<(bool, Duration)>> {

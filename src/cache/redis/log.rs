@@ -5,12 +5,15 @@
 //! know at once ([`Redis::catch_up`]). [`crate::cache::purge`] describes the effect of its records on
 //! answers.
 
-use super::{shard::Shard, Redis, PAY_AGAIN};
+use super::{shard::StoreShard, RedisStore, PAY_AGAIN};
 use crate::{
-    cache::purge::{beginning, Debt, Id, Purge, Reading, Record, REMEMBERED},
+    cache::coherence::purge::{
+        beginning, LogReadOutcome, PurgeDebt, PurgeOrder, PurgeRecord, RecordId, MAX_REMEMBERED,
+    },
     clock::now_ms,
     telemetry::labels::{Invalidation, StoreCall, StoreError},
 };
+
 use redis::{cmd, from_redis_value, Cmd, ErrorKind, RedisResult, Value};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -19,7 +22,7 @@ const PAGE: usize = 1_000;
 /// The number of records in one write, so that it fits into a deadline.
 const BATCH: usize = 250;
 
-impl Redis {
+impl RedisStore {
     /// Reads the purge log up to its present end, for a request, unless another caller's reading has done
     /// that. Requests at the same moment share one reading.
     ///
@@ -65,10 +68,10 @@ impl Redis {
             let from = self.purges.log_id();
             let page = self.read_page(from, at_most).await?;
             match self.purges.read(from, &page) {
-                Reading::Taken if page.len() < PAGE => return Ok(()),
-                Reading::Taken | Reading::Overtaken => {}
-                Reading::Empty => self.begin(at_most).await?,
-                Reading::Gap => {
+                LogReadOutcome::Taken if page.len() < PAGE => return Ok(()),
+                LogReadOutcome::Taken | LogReadOutcome::Overtaken => {}
+                LogReadOutcome::Empty => self.begin(at_most).await?,
+                LogReadOutcome::Gap => {
                     tracing::warn!("the log of purges has a gap: everything is purged");
                     self.metrics.invalidation(Invalidation::PurgeGap);
                 }
@@ -76,7 +79,11 @@ impl Redis {
         }
     }
 
-    async fn read_page(&self, from: Option<Id>, at_most: Duration) -> Result<Vec<Record>, StoreError> {
+    async fn read_page(
+        &self,
+        from: Option<RecordId>,
+        at_most: Duration,
+    ) -> Result<Vec<PurgeRecord>, StoreError> {
         let (name, mut range) = (self.names.purge_log(), cmd("XRANGE"));
         range.arg(&name);
         match from {
@@ -95,16 +102,16 @@ impl Redis {
     ///
     /// # Errors
     /// If the store did not take all of it. It stays owed, and is paid when there is a link.
-    pub async fn pay(&self, debt: Debt) -> Result<(), StoreError> {
+    pub async fn pay(&self, debt: PurgeDebt) -> Result<(), StoreError> {
         self.pay_within(self.deadline, debt).await
     }
 
-    async fn pay_within(&self, at_most: Duration, debt: Debt) -> Result<(), StoreError> {
+    async fn pay_within(&self, at_most: Duration, debt: PurgeDebt) -> Result<(), StoreError> {
         if debt.is_empty() {
             return Ok(());
         }
         let name = self.names.purge_log();
-        let records: Vec<_> = debt.orders().map(|order| append(&name, &order.fields())).collect();
+        let records: Vec<_> = debt.orders().map(|order| append_command(&name, &order.fields())).collect();
         for batch in records.chunks(BATCH) {
             self.append(batch.to_vec(), at_most).await?;
         }
@@ -116,7 +123,7 @@ impl Redis {
     }
 
     async fn begin(&self, at_most: Duration) -> Result<(), StoreError> {
-        self.append(vec![append(&self.names.purge_log(), &beginning(rand::random()))], at_most).await
+        self.append(vec![append_command(&self.names.purge_log(), &beginning(rand::random()))], at_most).await
     }
 
     /// Appends records, all under one key: a cluster takes them at once too.
@@ -134,15 +141,15 @@ impl Redis {
     /// Pays the debts of earlier failures.
     pub(super) async fn pay_purges(&self) {
         loop {
-            let debt = self.purges.unpaid(BATCH);
-            if debt.is_empty() || self.pay_within(self.unhurried(), debt).await.is_err() {
+            let debt = self.purges.take_debt(BATCH);
+            if debt.is_empty() || self.pay_within(self.relaxed_timeout(), debt).await.is_err() {
                 return;
             }
         }
     }
 
     /// Reads the log whenever it grows, even without a request, so that requests as a rule find it read.
-    pub(super) async fn keep_reading(&self, shard: &Arc<Shard>) -> Infallible {
+    pub(super) async fn keep_reading(&self, shard: &Arc<StoreShard>) -> Infallible {
         let mut told = false;
         loop {
             if !self.has_log(shard) {
@@ -150,7 +157,7 @@ impl Redis {
                 tokio::time::sleep(PAY_AGAIN).await;
                 continue;
             }
-            match self.read_to_the_end(self.unhurried()).await {
+            match self.read_to_the_end(self.relaxed_timeout()).await {
                 Ok(()) => {
                     told = false;
                     self.log_grown.notified().await;
@@ -172,9 +179,9 @@ impl Redis {
     }
 }
 
-fn append(name: &str, fields: &[(&'static str, String)]) -> Cmd {
+fn append_command(name: &str, fields: &[(&'static str, String)]) -> Cmd {
     let mut append = cmd("XADD");
-    append.arg(name).arg("MAXLEN").arg("~").arg(REMEMBERED).arg("*");
+    append.arg(name).arg("MAXLEN").arg("~").arg(MAX_REMEMBERED).arg("*");
     for (field, value) in fields {
         append.arg(*field).arg(value);
     }
@@ -183,18 +190,18 @@ fn append(name: &str, fields: &[(&'static str, String)]) -> Cmd {
 
 /// Parses a record: its number, then its fields and their values in turn. An unknown order keeps its position
 /// too.
-fn record(parts: Vec<Value>) -> RedisResult<Record> {
+fn record(parts: Vec<Value>) -> RedisResult<PurgeRecord> {
     let mut parts = parts.into_iter();
     let number: String = from_redis_value(parts.next().unwrap_or(Value::Nil))?;
     let words: Vec<Vec<u8>> = from_redis_value(parts.next().unwrap_or(Value::Nil))?;
-    let id = Id::new(&number, &words);
+    let id = RecordId::new(&number, &words);
     let id = id.map_err(|error| (ErrorKind::UnexpectedReturnType, "log of purges", error.to_string()))?;
-    let purge = text(words).and_then(|fields| Purge::read(&fields).map_err(|error| error.to_string()));
+    let purge = text(words).and_then(|fields| PurgeOrder::read(&fields).map_err(|error| error.to_string()));
     let purge = purge.unwrap_or_else(|error| {
         tracing::warn!(number, error, "a record of the log of purges is ignored");
         None
     });
-    Ok(Record { id, purge })
+    Ok(PurgeRecord { id, purge })
 }
 
 fn text(words: Vec<Vec<u8>>) -> Result<Vec<(String, String)>, String> {

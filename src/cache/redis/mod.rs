@@ -2,13 +2,13 @@
 //!
 //! [`super::key`] describes its keys. Every call passes through one wrapper with a deadline, a measured
 //! duration, and a breaker: after a call without an answer in time, requests don't wait for the store until a
-//! heartbeat on the same connection is answered in time ([`super::doubt`]). Calls in the background may take
+//! heartbeat on the same connection is answered in time ([`super::coherence::doubt`]). Calls in the background may take
 //! longer. Nothing here ever makes a request fail: the caller has to do without the result of a failed call.
 
 mod bump;
 mod credentials;
 mod event;
-mod lease;
+pub(crate) mod lease;
 mod limit;
 mod link;
 mod log;
@@ -17,20 +17,25 @@ mod paying;
 mod poll;
 mod shard;
 mod troubles;
-mod waiters;
 
-pub use super::key::Place;
 pub use event::EventStanding;
-pub use lease::Wait;
-pub use limit::Bucket;
-pub use waiters::{Seat, Waiters};
+pub use {
+    super::key::StorePlace,
+    lease::{
+        waiters::{LeaseWaiters, WaiterSeat},
+        LeaseWait,
+    },
+    limit::StoreBucket,
+};
 
 use super::{
-    doubt::Coherence,
-    key::{Key, Names, Reported},
-    partitions::Partitions,
-    purge::Purges,
-    version::{Basis, Slot, Standing, Versions},
+    coherence::{
+        doubt::CoherenceState,
+        partitions::StorePartitions,
+        purge::PurgeTable,
+        version::{SlotVersion, VersionBasis, VersionSlot, VersionTable},
+    },
+    key::{CacheKey, ReportedKey, StoreKeys},
 };
 use crate::{
     clock::now_ms,
@@ -40,12 +45,17 @@ use crate::{
         metrics::Metrics,
     },
 };
+use credentials::{RenewedLink, TimedLink};
+use link::{CommandConnection, HeartbeatKind, StoreLink};
+use shard::{StoreShard, StoreShards};
+use troubles::describe_error;
+
 use bytes::Bytes;
-use credentials::{Made, Renewed};
+
 use futures_util::future::try_join_all;
-use link::{Beat, Commands, Link};
+
 use redis::{cmd, Cmd, ErrorKind, FromRedisValue, PushInfo, RedisResult, Value};
-use shard::{Shard, Shards};
+
 use std::{
     future::Future,
     pin::pin,
@@ -53,7 +63,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{watch, Mutex, Notify};
-use troubles::words;
 
 /// The time that a call may take in the background.
 const UNHURRIED: Duration = Duration::from_millis(500);
@@ -69,54 +78,55 @@ const RENEW: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
 
 /// The second tier.
-pub struct Redis {
-    names: Names,
-    partitions: Arc<Partitions>,
-    versions: Arc<Versions>,
-    purges: Arc<Purges>,
+pub struct RedisStore {
+    names: StoreKeys,
+    partitions: Arc<StorePartitions>,
+    versions: Arc<VersionTable>,
+    purges: Arc<PurgeTable>,
     metrics: Arc<Metrics>,
     deadline: Duration,
     lease: Duration,
     poll: Duration,
-    shards: Arc<Shards>,
-    waiters: Arc<Waiters>,
+    shards: Arc<StoreShards>,
+    waiters: Arc<LeaseWaiters>,
     /// Held while the purge log is read.
     log_reading: Mutex<()>,
     log_grown: Notify,
     /// Notified when a version was read and is trusted.
     read: Notify,
     /// The servers, with the newest credentials.
-    target: watch::Sender<Option<config::Redis>>,
+    target: watch::Sender<Option<config::RedisConfig>>,
 }
 
 /// The state of an answer and its lease for a node that wants to fill.
 #[derive(Debug)]
-pub struct Claim {
+pub struct LeaseClaim {
     /// The value under the answer's key by now.
     pub found: Option<Bytes>,
     /// True if this node has the lease.
     pub ours: bool,
 }
 
-impl Redis {
-    /// The store at `store.redis`, not yet connected: see [`Redis::keep_linked`].
+impl RedisStore {
+    /// The store at `store.redis`, not yet connected: see [`RedisStore::keep_linked`].
     pub fn new(
-        store: &config::Store,
-        partitions: Arc<Partitions>,
-        versions: Arc<Versions>,
-        purges: Arc<Purges>,
+        store: &config::StoreConfig,
+        partitions: Arc<StorePartitions>,
+        versions: Arc<VersionTable>,
+        purges: Arc<PurgeTable>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let shards = match &store.redis {
-            Some(cluster @ config::Redis::Cluster(_)) => {
-                Shards::of_cluster(partitions.clone(), cluster.place())
+            Some(cluster @ config::RedisConfig::Cluster(_)) => {
+                StoreShards::of_cluster(partitions.clone(), cluster.place())
             }
-            one => {
-                Shards::one(partitions.clone(), one.as_ref().map(config::Redis::place).unwrap_or_default())
-            }
+            one => StoreShards::one(
+                partitions.clone(),
+                one.as_ref().map(config::RedisConfig::place).unwrap_or_default(),
+            ),
         };
         Self {
-            names: Names::new(&store.prefix),
+            names: StoreKeys::new(&store.prefix),
             partitions,
             versions,
             purges,
@@ -154,10 +164,10 @@ impl Redis {
     }
 
     /// Makes the links, watches them and makes them again, for ever.
-    pub async fn keep_linked(self: Arc<Self>, target: config::Redis) {
+    pub async fn keep_linked(self: Arc<Self>, target: config::RedisConfig) {
         let linking = async {
             match (&target, self.shards.all().first()) {
-                (config::Redis::Cluster(_), _) => self.keep_cluster(target.clone()).await,
+                (config::RedisConfig::Cluster(_), _) => self.keep_cluster(target.clone()).await,
                 (_, Some(server)) => self.clone().keep_shard(server.clone(), target.clone()).await,
                 (_, None) => {}
             }
@@ -168,7 +178,7 @@ impl Redis {
         }
     }
 
-    async fn keep_shard(self: Arc<Self>, shard: Arc<Shard>, mut target: config::Redis) {
+    async fn keep_shard(self: Arc<Self>, shard: Arc<StoreShard>, mut target: config::RedisConfig) {
         let place = shard.place();
         let (mut servers, mut linked) = (self.servers(&shard, &target), None);
         self.authenticate(&target);
@@ -188,14 +198,18 @@ impl Redis {
                     }
                     Err(error) => {
                         shard.troubles.away(&error);
-                        tracing::warn!(redis = place, error = words(&error), "the link to redis is lost");
+                        tracing::warn!(
+                            redis = place,
+                            error = describe_error(&error),
+                            "the link to redis is lost"
+                        );
                     }
                 },
                 Err(error) => {
                     if shard.troubles.away(&error) {
                         tracing::warn!(
                             redis = place,
-                            error = words(&error),
+                            error = describe_error(&error),
                             "redis can't be reached; retrying"
                         );
                     }
@@ -211,10 +225,10 @@ impl Redis {
     /// `target`.
     async fn live(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        Made { link, began_ms }: Made,
-        target: &config::Redis,
-    ) -> RedisResult<Renewed> {
+        shard: &Arc<StoreShard>,
+        TimedLink { link, began_ms }: TimedLink,
+        target: &config::RedisConfig,
+    ) -> RedisResult<RenewedLink> {
         let link = Arc::new(link);
         shard.troubles.linked();
         tracing::info!(redis = shard.place(), tracked = link.tracked, "linked to redis");
@@ -258,28 +272,28 @@ impl Redis {
     }
 
     /// Returns true if this server holds the purge log.
-    fn has_log(&self, shard: &Arc<Shard>) -> bool {
+    fn has_log(&self, shard: &Arc<StoreShard>) -> bool {
         self.shards.of_key(&self.names.purge_log()).is_some_and(|of_log| Arc::ptr_eq(&of_log, shard))
     }
 
-    fn heard(&self, shard: &Arc<Shard>, beat: Beat) {
+    fn heard(&self, shard: &Arc<StoreShard>, beat: HeartbeatKind) {
         match beat {
-            Beat::Reports { sent_ms, confirmation } => {
+            HeartbeatKind::Reports { sent_ms, confirmation } => {
                 self.shards.beat(shard, sent_ms, confirmation);
                 shard.troubles.confirmed(confirmation, now_ms());
             }
-            Beat::Commands { took, .. } if took <= self.deadline => self.answered(shard),
-            Beat::Commands { sent_ms, .. } => self.unanswered(shard, sent_ms),
+            HeartbeatKind::Commands { took, .. } if took <= self.deadline => self.answered(shard),
+            HeartbeatKind::Commands { sent_ms, .. } => self.unanswered(shard, sent_ms),
         }
     }
 
-    fn answered(&self, shard: &Arc<Shard>) {
+    fn answered(&self, shard: &Arc<StoreShard>) {
         if self.shards.answered(shard) && shard.end_warning() {
             tracing::info!(redis = shard.place(), "redis answers within the deadline again");
         }
     }
 
-    fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) {
+    fn unanswered(&self, shard: &Arc<StoreShard>, sent_ms: u64) {
         if self.shards.unanswered(shard, sent_ms) && shard.begin_warning(now_ms()) {
             let (redis, deadline) = (shard.place(), self.deadline);
             tracing::warn!(
@@ -309,7 +323,7 @@ impl Redis {
         }
     }
 
-    fn invalidated(&self, shard: &Arc<Shard>, push: PushInfo) {
+    fn invalidated(&self, shard: &Arc<StoreShard>, push: PushInfo) {
         match push.data.into_iter().next() {
             Some(Value::Array(keys)) => keys.iter().for_each(|key| self.reported(key)),
             _ => self.flushed(shard),
@@ -319,35 +333,35 @@ impl Redis {
     fn reported(&self, key: &Value) {
         let Value::BulkString(key) = key else { return };
         let Ok(key) = std::str::from_utf8(key) else { return };
-        match self.names.recognise(key) {
-            Reported::Version { namespace, tenant } => {
+        match self.names.classify_key(key) {
+            ReportedKey::Version { namespace, tenant } => {
                 self.versions.changed(namespace, tenant);
                 self.metrics.invalidation(Invalidation::Version);
             }
-            Reported::Lease => {
+            ReportedKey::Lease => {
                 self.waiters.wake(key);
                 self.metrics.invalidation(Invalidation::Lease);
             }
-            Reported::PurgeLog => {
+            ReportedKey::PurgeLog => {
                 self.purges.reported();
                 self.log_grown.notify_one();
                 self.metrics.invalidation(Invalidation::Purge);
             }
-            Reported::Foreign => {}
+            ReportedKey::Foreign => {}
         }
     }
 
     /// Returns true if the growth of the purge log is not reported.
     fn is_log_untold(&self) -> bool {
         let of_log = self.partitions.of_purge_log();
-        of_log.coherence() == Coherence::Untracked || !of_log.is_heard(now_ms())
+        of_log.coherence() == CoherenceState::Untracked || !of_log.is_heard(now_ms())
     }
 
     /// Handles FLUSHALL or FLUSHDB: no known version or answer may be trusted, nor come back.
-    fn flushed(&self, shard: &Arc<Shard>) {
+    fn flushed(&self, shard: &Arc<StoreShard>) {
         self.versions.forget_all(&self.shards.doubts(shard), now_ms());
         if self.has_log(shard) {
-            self.purges.emptied();
+            self.purges.mark_emptied();
             self.log_grown.notify_one();
         }
         self.waiters.wake_all();
@@ -360,10 +374,10 @@ impl Redis {
         &self,
         what: StoreCall,
         key: &str,
-        run: impl FnOnce(Commands) -> F,
+        run: impl FnOnce(CommandConnection) -> F,
     ) -> Result<T, StoreError> {
         let is_answering = self.shards.of_key(key).is_none_or(|shard| shard.is_answering());
-        if !is_answering && !orders(what) {
+        if !is_answering && !is_order(what) {
             self.metrics.store_call_skipped(what);
             return Err(StoreError::Down);
         }
@@ -381,7 +395,7 @@ impl Redis {
     }
 
     /// Returns the time that a call may take in the background.
-    fn unhurried(&self) -> Duration {
+    fn relaxed_timeout(&self) -> Duration {
         self.deadline.max(UNHURRIED)
     }
 
@@ -390,7 +404,7 @@ impl Redis {
         at_most: Duration,
         what: StoreCall,
         key: &str,
-        run: impl FnOnce(Commands) -> F,
+        run: impl FnOnce(CommandConnection) -> F,
     ) -> Result<T, StoreError> {
         let (began, sent_ms) = (Instant::now(), now_ms());
         let linked = self.shards.of_key(key).and_then(|shard| Some((shard.link.load_full()?, shard)));
@@ -407,7 +421,7 @@ impl Redis {
                 }
                 match answer {
                     Some(Ok(value)) => {
-                        shard.troubles.worked(what);
+                        shard.troubles.record_success(what);
                         Ok(value)
                     }
                     Some(Err(error)) => Err(Self::failed(&shard, &link, what, &error)),
@@ -420,11 +434,11 @@ impl Redis {
     }
 
     /// The version for a request: the trusted one, else the store's, else the assumed one.
-    pub async fn version(&self, slot: &Slot) -> Basis {
+    pub async fn version(&self, slot: &VersionSlot) -> VersionBasis {
         let ticket = match slot.standing(now_ms()) {
-            Standing::Current(version) => return Basis::read(version),
-            Standing::Assumed(version) => return Basis::assumed(version),
-            Standing::Ask(ticket) => ticket,
+            SlotVersion::Current(version) => return VersionBasis::read(version),
+            SlotVersion::Assumed(version) => return VersionBasis::assumed(version),
+            SlotVersion::Ask(ticket) => ticket,
         };
         let known = slot.last_known();
         let read = match slot.owes_bump() {
@@ -435,14 +449,14 @@ impl Redis {
             },
         };
         match read {
-            Ok(version) => Basis::read(version),
-            Err(_) => Basis::assumed(slot.assumed()),
+            Ok(version) => VersionBasis::read(version),
+            Err(_) => VersionBasis::assumed(slot.assumed()),
         }
     }
 
-    async fn read_version(&self, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn read_version(&self, slot: &VersionSlot) -> Result<Option<Vec<u8>>, StoreError> {
         let name = self.names.version(slot.namespace(), slot.tenant());
-        self.ask(StoreCall::ReadVersion, &name, get(&name)).await
+        self.ask(StoreCall::ReadVersion, &name, get_command(&name)).await
     }
 
     /// The value under a key.
@@ -450,14 +464,14 @@ impl Redis {
     /// # Errors
     /// If the store can't be asked.
     pub async fn get(&self, name: String) -> Result<Option<Bytes>, StoreError> {
-        self.ask(StoreCall::Get, &name, get(&name)).await
+        self.ask(StoreCall::Get, &name, get_command(&name)).await
     }
 
     /// The newest answer that was stored under the key of a namespace, of any generation, with its version.
     ///
     /// # Errors
     /// If the store can't be asked.
-    pub async fn last_answer(&self, key: &Key) -> Result<Option<(String, Bytes)>, StoreError> {
+    pub async fn last_answer(&self, key: &CacheKey) -> Result<Option<(String, Bytes)>, StoreError> {
         let Some(last) = self.get(self.names.last(key)).await? else { return Ok(None) };
         let Ok(version) = String::from_utf8(last.to_vec()) else { return Ok(None) };
         let body = self.names.of_version(key, &version).body;
@@ -468,8 +482,8 @@ impl Redis {
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn store(&self, place: &Place, value: Bytes, keep_ms: u64) -> Result<(), StoreError> {
-        let Place { body, lease: _, pointer } = place;
+    pub async fn store(&self, place: &StorePlace, value: Bytes, keep_ms: u64) -> Result<(), StoreError> {
+        let StorePlace { body, lease: _, pointer } = place;
         let set = |name: &str, value: &[u8]| {
             let mut set = cmd("SET");
             set.arg(name).arg(value).arg("PX").arg(keep_ms.max(1));
@@ -484,7 +498,7 @@ impl Redis {
             let both = |mut c| async move {
                 redis::pipe().add_command(put).add_command(point).exec_async(&mut c).await
             };
-            return self.call_within(self.unhurried(), StoreCall::Put, body, both).await;
+            return self.call_within(self.relaxed_timeout(), StoreCall::Put, body, both).await;
         }
         self.put(body, put).await?;
         self.put(name, point).await
@@ -493,7 +507,7 @@ impl Redis {
     /// Writes in the background.
     async fn put(&self, name: &str, put: Cmd) -> Result<(), StoreError> {
         let put = |mut c| async move { put.exec_async(&mut c).await };
-        self.call_within(self.unhurried(), StoreCall::Put, name, put).await
+        self.call_within(self.relaxed_timeout(), StoreCall::Put, name, put).await
     }
 
     /// Marks an answer as not to be stored; with `over`, in place of a stored one. Without, that one may
@@ -501,7 +515,13 @@ impl Redis {
     ///
     /// # Errors
     /// If the store did not take it.
-    pub async fn mark(&self, place: &Place, mark: Bytes, keep_ms: u64, over: bool) -> Result<(), StoreError> {
+    pub async fn mark(
+        &self,
+        place: &StorePlace,
+        mark: Bytes,
+        keep_ms: u64,
+        over: bool,
+    ) -> Result<(), StoreError> {
         let mut set = cmd("SET");
         set.arg(&place.body).arg(&mark[..]).arg("PX").arg(keep_ms);
         if !over {
@@ -524,7 +544,12 @@ impl Redis {
         Ok(())
     }
 
-    fn failed(shard: &Shard, link: &Link, what: StoreCall, error: &redis::RedisError) -> StoreError {
+    fn failed(
+        shard: &StoreShard,
+        link: &StoreLink,
+        what: StoreCall,
+        error: &redis::RedisError,
+    ) -> StoreError {
         if error.is_unrecoverable_error() || error.is_io_error() {
             link.given_up.notify_one();
             return StoreError::Down;
@@ -538,18 +563,18 @@ impl Redis {
     }
 
     /// The names of keys.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &StoreKeys {
         &self.names
     }
 }
 
 /// Returns true for calls that are tried however long others have taken: orders, and values that other nodes
 /// wait for.
-fn orders(what: StoreCall) -> bool {
+fn is_order(what: StoreCall) -> bool {
     matches!(what, StoreCall::Event | StoreCall::Release)
 }
 
-fn get(name: &str) -> Cmd {
+fn get_command(name: &str) -> Cmd {
     let mut get = cmd("GET");
     get.arg(name);
     get

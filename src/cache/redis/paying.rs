@@ -3,18 +3,19 @@
 //! and independently, so that a large number of one kind does not delay the other.
 
 use super::{
-    bump::{self, Moved},
-    shard::Shard,
-    Redis, PAY_AGAIN,
+    bump::{self, BumpOutcome},
+    shard::StoreShard,
+    RedisStore, PAY_AGAIN,
 };
 use crate::{
-    cache::{
-        doubt::Doubt,
-        version::{Slot, Ticket, Unread, Version},
+    cache::coherence::{
+        doubt::CoherenceDoubt,
+        version::{ReadTicket, UnreadSlots, Version, VersionSlot},
     },
     clock::now_ms,
     telemetry::labels::{StoreCall, StoreError},
 };
+
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use redis::{cmd, Cmd, FromRedisValue, Value};
@@ -26,25 +27,25 @@ const BATCH: usize = 256;
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
 /// A version that is to be bumped.
-struct Due<'a> {
-    slot: &'a Slot,
+struct DueBump<'a> {
+    slot: &'a VersionSlot,
     at: u64,
     /// The debt that this pays.
     debt: u64,
-    lost: Option<Lost>,
+    lost: Option<DoubtfulRead>,
 }
 
 /// The result of a read that must not be trusted.
-struct Lost {
-    ticket: Ticket,
+struct DoubtfulRead {
+    ticket: ReadTicket,
     known: Version,
     value: Vec<u8>,
 }
 
-impl Redis {
+impl RedisStore {
     /// Makes up for bumps and purges that a server has missed, even if no request needs them on this node:
     /// the other nodes wait for them.
-    pub(super) async fn keep_paying(&self, shard: &Arc<Shard>) -> Infallible {
+    pub(super) async fn keep_paying(&self, shard: &Arc<StoreShard>) -> Infallible {
         loop {
             let doubts = self.shards.doubts(shard);
             let mut owing = self.versions.owing();
@@ -63,19 +64,19 @@ impl Redis {
         }
     }
 
-    async fn pay_bumps(&self, owing: &[Arc<Slot>]) -> Result<(), StoreError> {
+    async fn pay_bumps(&self, owing: &[Arc<VersionSlot>]) -> Result<(), StoreError> {
         let due = owing.iter().filter(|slot| slot.owes_bump()).map(|slot| {
             let at = now_ms().max(slot.last_known().successor());
-            Due { slot, at, debt: slot.debt(), lost: None }
+            DueBump { slot, at, debt: slot.debt(), lost: None }
         });
         self.move_all(due.collect()).await
     }
 
     /// Reads known versions again, whenever this node is in doubt, so that the doubt ends.
-    pub(super) async fn keep_rereading(&self, shard: &Arc<Shard>) -> Infallible {
+    pub(super) async fn keep_rereading(&self, shard: &Arc<StoreShard>) -> Infallible {
         // Debts go first.
         tokio::task::yield_now().await;
-        let mut unread = Unread::default();
+        let mut unread = UnreadSlots::default();
         loop {
             let pause = match self.read_again(&self.shards.doubts(shard), &mut unread).await {
                 Ok(()) => PAY_AGAIN,
@@ -86,7 +87,11 @@ impl Redis {
     }
 
     /// Reads the versions known from before, in a new epoch or while requests don't wait for the store.
-    async fn read_again(&self, all: &[Arc<Doubt>], unread: &mut Unread) -> Result<(), StoreError> {
+    async fn read_again(
+        &self,
+        all: &[Arc<CoherenceDoubt>],
+        unread: &mut UnreadSlots,
+    ) -> Result<(), StoreError> {
         let now_ms = now_ms();
         let doubts: Vec<_> = all.iter().filter(|doubt| doubt.since_ms(now_ms).is_some()).cloned().collect();
         let epochs: Vec<_> = doubts.iter().map(|doubt| doubt.epoch()).collect();
@@ -101,7 +106,7 @@ impl Redis {
         Ok(())
     }
 
-    async fn read_slots(&self, slots: &[Arc<Slot>]) -> Result<(), StoreError> {
+    async fn read_slots(&self, slots: &[Arc<VersionSlot>]) -> Result<(), StoreError> {
         let batches = Mutex::new(slots.chunks(BATCH));
         // Bumps take the server longer than reads: one message at a time leaves room for others.
         let moving = tokio::sync::Mutex::new(());
@@ -121,7 +126,7 @@ impl Redis {
     /// Reads the versions of these slots, and bumps those that the store has lost.
     async fn read_versions(
         &self,
-        slots: &[Arc<Slot>],
+        slots: &[Arc<VersionSlot>],
         moving: &tokio::sync::Mutex<()>,
     ) -> Result<(), StoreError> {
         let before: Vec<_> =
@@ -134,11 +139,11 @@ impl Redis {
             if slot.owes_bump() {
                 // Another task pays it.
             } else if !slot.is_lost(ticket, &known, &read) {
-                slot.learned(ticket, &read);
+                slot.learn_version(ticket, &read);
             } else {
                 let at = now_ms().max(known.successor()).max(read.successor());
                 let value = value.unwrap_or_default();
-                due.push(Due { slot, at, debt, lost: Some(Lost { ticket, known, value }) });
+                due.push(DueBump { slot, at, debt, lost: Some(DoubtfulRead { ticket, known, value }) });
             }
         }
         self.read.notify_one();
@@ -155,23 +160,23 @@ impl Redis {
     }
 
     /// Bumps versions; one whose value has changed since it was read is checked again, by itself.
-    async fn move_all(&self, due: Vec<Due<'_>>) -> Result<(), StoreError> {
+    async fn move_all(&self, due: Vec<DueBump<'_>>) -> Result<(), StoreError> {
         if due.is_empty() {
             return Ok(());
         }
         let is_one = self.shards.is_one();
-        let command = |(number, due): (usize, &Due<'_>)| {
+        let command = |(number, due): (usize, &DueBump<'_>)| {
             let name = self.names.version(due.slot.namespace(), due.slot.tenant());
             // A single server gets the script with the first.
-            let form = if is_one && number > 0 { bump::by_digest } else { bump::command };
+            let form = if is_one && number > 0 { bump::bump_by_digest } else { bump::bump_command };
             let bump = form(&name, due.at, due.lost.as_ref().map(|lost| &lost.value[..]));
             (name, bump)
         };
         let values = self.send_all(StoreCall::Bump, due.iter().enumerate().map(command).collect()).await?;
         let (mut moved, mut others) = (Vec::with_capacity(due.len()), Vec::new());
         for (due, value) in due.into_iter().zip(values) {
-            match Moved::of(value) {
-                Some(Moved::To(version)) => {
+            match BumpOutcome::of(value) {
+                Some(BumpOutcome::To(version)) => {
                     due.slot.paid(&version, due.debt);
                     moved.push(due.slot);
                 }
@@ -181,13 +186,13 @@ impl Redis {
         self.tell_moved(&moved).await;
         for (due, value) in others {
             match (value, due.lost) {
-                (Some(Moved::Not(value)), Some(lost)) => {
+                (Some(BumpOutcome::Not(value)), Some(lost)) => {
                     let value = Some(value).filter(|value| !value.is_empty());
-                    let Lost { ticket, known, .. } = &lost;
-                    self.believe_or_move(self.unhurried(), due.slot, *ticket, known, value).await?;
+                    let DoubtfulRead { ticket, known, .. } = &lost;
+                    self.believe_or_move(self.relaxed_timeout(), due.slot, *ticket, known, value).await?;
                 }
                 // A value that Redis can't count.
-                (_, None) => self.bump_within(self.unhurried(), due.slot, due.at).await.map(|_| ())?,
+                (_, None) => self.bump_within(self.relaxed_timeout(), due.slot, due.at).await.map(|_| ())?,
                 (_, Some(_)) => return Err(StoreError::Protocol),
             }
         }
@@ -206,7 +211,9 @@ impl Redis {
             }
             (false, Some(_)) => {
                 try_join_all(
-                    names.into_iter().map(|name| self.ask_behind(what, name.clone(), super::get(&name))),
+                    names
+                        .into_iter()
+                        .map(|name| self.ask_behind(what, name.clone(), super::get_command(&name))),
                 )
                 .await
             }
@@ -227,7 +234,7 @@ impl Redis {
                     all.add_command(command);
                 }
                 let run = |mut c| async move { all.query_async(&mut c).await };
-                self.call_within(self.unhurried(), what, &first, run).await
+                self.call_within(self.relaxed_timeout(), what, &first, run).await
             }
             (false, Some(_)) => {
                 try_join_all(each.into_iter().map(|(name, command)| self.ask_behind(what, name, command)))
@@ -243,6 +250,6 @@ impl Redis {
         command: Cmd,
     ) -> Result<T, StoreError> {
         let run = |mut c| async move { command.query_async(&mut c).await };
-        self.call_within(self.unhurried(), what, &key, run).await
+        self.call_within(self.relaxed_timeout(), what, &key, run).await
     }
 }

@@ -1,14 +1,15 @@
 //! A store that reports no changes: versions and the purge log are read again after a while (`poll` of
 //! `[store]`), and nodes announce the keys that they have changed to each other on a channel.
 
-use super::{link::Link, shard::Shard, Redis};
-use crate::{cache::version::Slot, telemetry::labels::StoreCall};
+use super::{link::StoreLink, shard::StoreShard, RedisStore};
+use crate::{cache::coherence::version::VersionSlot, telemetry::labels::StoreCall};
+
 use redis::{cmd, Cmd, PushInfo};
 use std::sync::Arc;
 
-impl Redis {
+impl RedisStore {
     /// Logs how old an answer may be with this link, if that is older than with reported changes.
-    pub(super) fn tell_bound(&self, shard: &Shard, link: &Link) {
+    pub(super) fn tell_bound(&self, shard: &StoreShard, link: &StoreLink) {
         if link.tracked {
             return;
         }
@@ -36,7 +37,7 @@ impl Redis {
     }
 
     /// Announces to other nodes that these versions have changed.
-    pub(super) async fn tell_moved(&self, slots: &[&Slot]) {
+    pub(super) async fn tell_moved(&self, slots: &[&VersionSlot]) {
         let (_, are_tracked) = self.shards.are_linked();
         if !are_tracked {
             let names = slots.iter().map(|slot| self.names.version(slot.namespace(), slot.tenant()));
@@ -52,7 +53,7 @@ impl Redis {
 
     /// The announcements of those keys whose changes the store does not report.
     fn untold(&self, mut keys: Vec<String>) -> Vec<(String, Cmd)> {
-        let is_untold = |shard: Arc<Shard>| shard.is_linked() && !shard.is_tracked();
+        let is_untold = |shard: Arc<StoreShard>| shard.is_linked() && !shard.is_tracked();
         keys.retain(|key| self.shards.of_key(key).is_some_and(is_untold));
         let channel = self.names.channel();
         let publish = |key: String| {

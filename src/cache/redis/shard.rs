@@ -5,13 +5,14 @@
 //! of its slots is linked and answers; few depend on more than one.
 
 use super::{
-    link::{Confirmation, Elsewhere, Link, Redirection, Topology},
-    troubles::Troubles,
+    link::{ClusterRedirect, ClusterTopology, MasterConfirmation, MasterLookup, StoreLink},
+    troubles::StoreTroubles,
 };
-use crate::cache::{
-    doubt::Doubt,
-    partitions::{hash_slot, Partitions, HASH_SLOTS},
+use crate::cache::coherence::{
+    doubt::CoherenceDoubt,
+    partitions::{hash_slot, StorePartitions, HASH_SLOTS},
 };
+
 use arc_swap::ArcSwapOption;
 use parking_lot::RwLock;
 use std::{
@@ -24,9 +25,9 @@ use std::{
 use tokio::sync::Notify;
 
 /// A server of the store.
-pub(super) struct Shard {
-    pub(super) troubles: Troubles,
-    pub(super) link: ArcSwapOption<Link>,
+pub(super) struct StoreShard {
+    pub(super) troubles: StoreTroubles,
+    pub(super) link: ArcSwapOption<StoreLink>,
     /// The time when the last answered heartbeat was sent.
     beat_ms: AtomicU64,
     /// The time of the last confirmation by most of the sentinels; [`u64::MAX`]: there are none.
@@ -38,11 +39,11 @@ pub(super) struct Shard {
     is_warned: AtomicBool,
 }
 
-impl Shard {
+impl StoreShard {
     /// A server that is not linked, at this address.
     pub(super) fn new(place: String) -> Arc<Self> {
         Arc::new(Self {
-            troubles: Troubles::new(place),
+            troubles: StoreTroubles::new(place),
             link: ArcSwapOption::empty(),
             beat_ms: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(u64::MAX),
@@ -80,7 +81,7 @@ impl Shard {
         !self.is_silent.load(Ordering::Relaxed)
     }
 
-    fn confirm(&self, confirmation: Option<Confirmation>) {
+    fn confirm(&self, confirmation: Option<MasterConfirmation>) {
         let at_ms = confirmation.map_or(u64::MAX, |confirmation| confirmation.at_ms);
         self.confirmed_ms.store(at_ms, Ordering::Release);
     }
@@ -95,32 +96,32 @@ impl Shard {
 }
 
 /// All servers of the store.
-pub(super) struct Shards {
-    partitions: Arc<Partitions>,
+pub(super) struct StoreShards {
+    partitions: Arc<StorePartitions>,
     /// Held for writing while a link begins or ends, or slots move.
-    map: RwLock<Map>,
+    map: RwLock<SlotMap>,
     /// Notified when the masters of a cluster should be listed again.
     pub(super) outdated: Notify,
     /// The faults of a cluster as a whole.
-    pub(super) troubles: Troubles,
+    pub(super) troubles: StoreTroubles,
 }
 
 #[derive(Default)]
-struct Map {
-    shards: Vec<Arc<Shard>>,
+struct SlotMap {
+    shards: Vec<Arc<StoreShard>>,
     /// The index in `shards` for each hash slot; empty if there is one server.
     of_slot: Vec<Option<u16>>,
     /// The servers that each partition depends on.
-    of_partition: Vec<(Arc<Doubt>, Vec<Arc<Shard>>)>,
+    of_partition: Vec<(Arc<CoherenceDoubt>, Vec<Arc<StoreShard>>)>,
 }
 
-impl Map {
+impl SlotMap {
     /// The partitions that depend on a server, each with all its servers.
     fn of<'m>(
         &'m self,
-        shard: &'m Arc<Shard>,
-    ) -> impl Iterator<Item = (&'m Arc<Doubt>, &'m Vec<Arc<Shard>>)> {
-        let depends = move |shards: &[Arc<Shard>]| shards.iter().any(|one| Arc::ptr_eq(one, shard));
+        shard: &'m Arc<StoreShard>,
+    ) -> impl Iterator<Item = (&'m Arc<CoherenceDoubt>, &'m Vec<Arc<StoreShard>>)> {
+        let depends = move |shards: &[Arc<StoreShard>]| shards.iter().any(|one| Arc::ptr_eq(one, shard));
         self.of_partition
             .iter()
             .filter(move |(_, shards)| depends(shards))
@@ -128,33 +129,33 @@ impl Map {
     }
 }
 
-impl Shards {
+impl StoreShards {
     /// One server.
-    pub(super) fn one(partitions: Arc<Partitions>, place: String) -> Arc<Self> {
-        let shard = Shard::new(place);
+    pub(super) fn one(partitions: Arc<StorePartitions>, place: String) -> Arc<Self> {
+        let shard = StoreShard::new(place);
         let of_partition =
             partitions.iter().map(|(_, _, doubt)| (doubt.clone(), vec![shard.clone()])).collect();
-        let map = Map { shards: vec![shard], of_slot: Vec::new(), of_partition };
+        let map = SlotMap { shards: vec![shard], of_slot: Vec::new(), of_partition };
         Self::with(partitions, map, String::new())
     }
 
     /// A cluster whose nodes are at this address, and whose masters are not known yet.
-    pub(super) fn of_cluster(partitions: Arc<Partitions>, place: String) -> Arc<Self> {
-        let map = Map { of_slot: vec![None; usize::from(HASH_SLOTS)], ..Map::default() };
+    pub(super) fn of_cluster(partitions: Arc<StorePartitions>, place: String) -> Arc<Self> {
+        let map = SlotMap { of_slot: vec![None; usize::from(HASH_SLOTS)], ..SlotMap::default() };
         Self::with(partitions, map, place)
     }
 
-    fn with(partitions: Arc<Partitions>, map: Map, place: String) -> Arc<Self> {
-        let troubles = Troubles::new(place);
+    fn with(partitions: Arc<StorePartitions>, map: SlotMap, place: String) -> Arc<Self> {
+        let troubles = StoreTroubles::new(place);
         Arc::new(Self { partitions, map: RwLock::new(map), outdated: Notify::new(), troubles })
     }
 
     /// Returns the way to the masters that commands are redirected to.
-    pub(super) fn elsewhere(self: &Arc<Self>) -> Elsewhere {
+    pub(super) fn elsewhere(self: &Arc<Self>) -> MasterLookup {
         let shards = Arc::downgrade(self);
         Arc::new(move |address, why| {
             let shards = shards.upgrade()?;
-            if why == Redirection::Moved {
+            if why == ClusterRedirect::Moved {
                 shards.outdated.notify_one();
             }
             Some(shards.at(address)?.link.load_full()?.commands.connection())
@@ -162,12 +163,12 @@ impl Shards {
     }
 
     /// All known servers.
-    pub(super) fn all(&self) -> Vec<Arc<Shard>> {
+    pub(super) fn all(&self) -> Vec<Arc<StoreShard>> {
         self.map.read().shards.clone()
     }
 
     /// The server that holds a key; `None`: it is unknown.
-    pub(super) fn of_key(&self, key: &str) -> Option<Arc<Shard>> {
+    pub(super) fn of_key(&self, key: &str) -> Option<Arc<StoreShard>> {
         let map = self.map.read();
         match map.of_slot.is_empty() {
             true => map.shards.first().cloned(),
@@ -176,7 +177,7 @@ impl Shards {
     }
 
     /// The server at this address.
-    fn at(&self, place: &str) -> Option<Arc<Shard>> {
+    fn at(&self, place: &str) -> Option<Arc<StoreShard>> {
         self.map.read().shards.iter().find(|shard| shard.place() == place).cloned()
     }
 
@@ -189,8 +190,8 @@ impl Shards {
     pub(super) fn are_linked(&self) -> (bool, bool) {
         let map = self.map.read();
         let is_any = !map.shards.is_empty();
-        let are = |is: fn(&Shard) -> bool| is_any && map.shards.iter().all(|shard| is(shard));
-        (are(Shard::is_linked), are(Shard::is_tracked))
+        let are = |is: fn(&StoreShard) -> bool| is_any && map.shards.iter().all(|shard| is(shard));
+        (are(StoreShard::is_linked), are(StoreShard::is_tracked))
     }
 
     /// Returns true if one of them is linked.
@@ -199,12 +200,12 @@ impl Shards {
     }
 
     /// The doubts of the partitions that depend on a server.
-    pub(super) fn doubts(&self, shard: &Arc<Shard>) -> Vec<Arc<Doubt>> {
+    pub(super) fn doubts(&self, shard: &Arc<StoreShard>) -> Vec<Arc<CoherenceDoubt>> {
         self.map.read().of(shard).map(|(doubt, _)| doubt.clone()).collect()
     }
 
     /// Records a link to a server, whose making began at `began_ms`.
-    pub(super) fn begin(&self, shard: &Arc<Shard>, link: Arc<Link>, began_ms: u64) {
+    pub(super) fn begin(&self, shard: &Arc<StoreShard>, link: Arc<StoreLink>, began_ms: u64) {
         let map = self.map.write();
         shard.is_silent.store(false, Ordering::Relaxed);
         shard.beat_ms.fetch_max(began_ms, Ordering::AcqRel);
@@ -216,7 +217,7 @@ impl Shards {
     }
 
     /// Records the loss of the link to a server.
-    pub(super) fn end(&self, shard: &Arc<Shard>, now_ms: u64) {
+    pub(super) fn end(&self, shard: &Arc<StoreShard>, now_ms: u64) {
         let map = self.map.write();
         shard.link.store(None);
         for (doubt, _) in map.of(shard) {
@@ -226,7 +227,12 @@ impl Shards {
 
     /// Records the answer to a heartbeat of a server that was sent at `sent_ms`, with the confirmation by its
     /// sentinels.
-    pub(super) fn beat(&self, shard: &Arc<Shard>, sent_ms: u64, confirmation: Option<Confirmation>) {
+    pub(super) fn beat(
+        &self,
+        shard: &Arc<StoreShard>,
+        sent_ms: u64,
+        confirmation: Option<MasterConfirmation>,
+    ) {
         shard.confirm(confirmation);
         shard.beat_ms.fetch_max(sent_ms, Ordering::AcqRel);
         for (doubt, shards) in self.map.read().of(shard) {
@@ -238,7 +244,7 @@ impl Shards {
     }
 
     /// Records a call that was answered within its deadline. Returns true if this is a change.
-    pub(super) fn answered(&self, shard: &Arc<Shard>) -> bool {
+    pub(super) fn answered(&self, shard: &Arc<StoreShard>) -> bool {
         if shard.is_answering() || !shard.is_silent.swap(false, Ordering::AcqRel) {
             return false;
         }
@@ -252,7 +258,7 @@ impl Shards {
 
     /// Records a call, sent to a server at `sent_ms`, that was not answered within its deadline. Returns true
     /// if this is a change.
-    pub(super) fn unanswered(&self, shard: &Arc<Shard>, sent_ms: u64) -> bool {
+    pub(super) fn unanswered(&self, shard: &Arc<StoreShard>, sent_ms: u64) -> bool {
         let map = self.map.read();
         // A link that has ended meanwhile can't answer.
         if !shard.is_linked() || shard.is_silent.swap(true, Ordering::AcqRel) {
@@ -266,12 +272,14 @@ impl Shards {
 
     /// Takes over the assignment of a cluster's slots. Partitions that depend on other servers than before
     /// are in doubt until they are read again.
-    pub(super) fn remap(&self, topology: &Topology, now_ms: u64) {
+    pub(super) fn update_slots(&self, topology: &ClusterTopology, now_ms: u64) {
         let mut map = self.map.write();
         let places: BTreeSet<&String> = topology.ranges.iter().map(|(_, _, place)| place).collect();
         let known = |place: &str| map.shards.iter().find(|shard| shard.place() == place).cloned();
-        let shards: Vec<_> =
-            places.iter().map(|place| known(place).unwrap_or_else(|| Shard::new((*place).clone()))).collect();
+        let shards: Vec<_> = places
+            .iter()
+            .map(|place| known(place).unwrap_or_else(|| StoreShard::new((*place).clone())))
+            .collect();
         let mut of_slot = vec![None; usize::from(HASH_SLOTS)];
         for (first, last, place) in &topology.ranges {
             let index =
@@ -303,12 +311,12 @@ impl Shards {
         for gone in map.shards.iter().filter(|shard| !places.contains(&shard.place().to_owned())) {
             gone.link.store(None);
         }
-        *map = Map { shards, of_slot, of_partition };
+        *map = SlotMap { shards, of_slot, of_partition };
     }
 }
 
 /// Ends the state of no link for a partition, if all servers that it depends on are linked.
-fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
+fn relink(doubt: &CoherenceDoubt, shards: &[Arc<StoreShard>]) {
     if !shards.is_empty() && shards.iter().all(|shard| shard.is_linked()) {
         doubt.confirm(last_confirmed_ms(shards));
         doubt.link(shards.iter().all(|shard| shard.is_tracked()), last_beat_ms(shards));
@@ -318,12 +326,12 @@ fn relink(doubt: &Doubt, shards: &[Arc<Shard>]) {
     }
 }
 
-fn last_beat_ms(shards: &[Arc<Shard>]) -> u64 {
+fn last_beat_ms(shards: &[Arc<StoreShard>]) -> u64 {
     shards.iter().map(|shard| shard.beat_ms.load(Ordering::Acquire)).min().unwrap_or_default()
 }
 
 /// The earliest of the last confirmations of these servers; `None`: none needs to be confirmed.
-fn last_confirmed_ms(shards: &[Arc<Shard>]) -> Option<u64> {
+fn last_confirmed_ms(shards: &[Arc<StoreShard>]) -> Option<u64> {
     let times = shards.iter().map(|shard| shard.confirmed_ms.load(Ordering::Acquire));
     times.min().filter(|at_ms| *at_ms < u64::MAX)
 }
@@ -332,27 +340,30 @@ fn last_confirmed_ms(shards: &[Arc<Shard>]) -> Option<u64> {
 #[allow(clippy::unwrap_used, reason = "test code: a failure is a panic")]
 mod tests {
     use super::*;
-    use crate::cache::doubt::Coherence;
+    use crate::cache::coherence::doubt::CoherenceState;
 
     const NOW: u64 = 100_000;
 
-    fn topology(ranges: &[(u16, u16, &str)]) -> Topology {
+    fn topology(ranges: &[(u16, u16, &str)]) -> ClusterTopology {
         let ranges = ranges.iter().map(|(first, last, place)| (*first, *last, (*place).to_owned())).collect();
-        Topology { ranges, epoch: 1, is_cut_off: false }
+        ClusterTopology { ranges, epoch: 1, is_cut_off: false }
     }
 
     #[test]
     fn slots_that_move_put_their_partitions_alone_in_doubt() {
-        let partitions = Partitions::of_cluster("dash:", || Doubt::of_store(None, NOW));
-        let shards = Shards::of_cluster(partitions.clone(), "a:1".to_owned());
+        let partitions = StorePartitions::of_cluster("dash:", || CoherenceDoubt::of_store(None, NOW));
+        let shards = StoreShards::of_cluster(partitions.clone(), "a:1".to_owned());
         assert!(!shards.is_one() && shards.of_key("foo").is_none());
         let epochs = || partitions.iter().map(|(_, _, doubt)| doubt.epoch()).collect::<Vec<_>>();
-        shards.remap(&topology(&[(0, 8_191, "a:1"), (8_192, 16_383, "b:1")]), NOW);
+        shards.update_slots(&topology(&[(0, 8_191, "a:1"), (8_192, 16_383, "b:1")]), NOW);
         assert_eq!(shards.of_key("bar").unwrap().place(), "a:1", "slot 5,061");
         let foo = shards.of_key("foo").unwrap();
         assert_eq!((foo.place(), shards.doubts(&foo).len()), ("b:1", 128), "slot 12,182");
         let before = epochs();
-        shards.remap(&topology(&[(0, 8_191, "a:1"), (8_192, 12_182, "a:1"), (12_183, 16_383, "b:1")]), NOW);
+        shards.update_slots(
+            &topology(&[(0, 8_191, "a:1"), (8_192, 12_182, "a:1"), (12_183, 16_383, "b:1")]),
+            NOW,
+        );
         assert_eq!(shards.of_key("foo").unwrap().place(), "a:1");
         let of_b = shards.at("b:1").unwrap();
         assert!(Arc::ptr_eq(&foo, &of_b), "the other master is the same as before");
@@ -360,8 +371,8 @@ mod tests {
         assert_eq!(changed, (12_182 - 8_192) / 64 + 1);
         // The partition of slot 12,182 depends on both; nothing is linked.
         assert_eq!(shards.doubts(&of_b).len(), 256 - 12_183 / 64);
-        assert_eq!(partitions.of_key("foo").coherence(), Coherence::Away);
-        shards.remap(&topology(&[(0, 99, "a:1")]), NOW);
+        assert_eq!(partitions.of_key("foo").coherence(), CoherenceState::Away);
+        shards.update_slots(&topology(&[(0, 99, "a:1")]), NOW);
         assert!(shards.of_key("foo").is_none(), "nobody serves it");
     }
 }

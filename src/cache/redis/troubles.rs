@@ -1,8 +1,9 @@
 //! Faults of Redis, in its own words and with its address: logged when they begin, and shown on `/readyz` for
 //! as long as they last.
 
-use super::link::Confirmation;
-use crate::{cache::doubt::BELIEVED_MS, telemetry::labels::StoreCall};
+use super::link::MasterConfirmation;
+use crate::{cache::coherence::doubt::TRUST_MS, telemetry::labels::StoreCall};
+
 use parking_lot::Mutex;
 use redis::RedisError;
 use std::{
@@ -12,16 +13,16 @@ use std::{
 
 /// The present faults.
 #[derive(Debug)]
-pub(super) struct Troubles {
+pub(super) struct StoreTroubles {
     /// Host and port.
     place: String,
     /// A bit for each kind of call that was refused: the usual case needs no lock.
     any: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<TroubleState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TroubleState {
     away: Option<String>,
     not_authenticated: Option<String>,
     unreported: Option<String>,
@@ -33,7 +34,7 @@ struct State {
     told: Vec<(StoreCall, Instant, bool)>,
 }
 
-impl State {
+impl TroubleState {
     /// Returns true if the refusal of such a call should be logged: calls of one kind may be refused and
     /// accepted in turn.
     fn begin_warning(&mut self, call: StoreCall) -> bool {
@@ -54,7 +55,7 @@ impl State {
     }
 }
 
-impl Troubles {
+impl StoreTroubles {
     pub(super) fn new(place: String) -> Self {
         Self { place, any: AtomicU32::new(0), state: Mutex::default() }
     }
@@ -82,7 +83,7 @@ impl Troubles {
 
     /// Records a new link; it has refused nothing yet.
     pub(super) fn linked(&self) {
-        *self.state.lock() = State::default();
+        *self.state.lock() = TroubleState::default();
         self.any.store(0, Ordering::Relaxed);
     }
 
@@ -92,9 +93,9 @@ impl Troubles {
     }
 
     /// Records the last confirmation of the server by the sentinels, if there are any.
-    pub(super) fn confirmed(&self, confirmation: Option<Confirmation>, now_ms: u64) {
-        let Some(Confirmation { at_ms, answering, known }) = confirmation else { return };
-        let is_confirmed = now_ms < at_ms.saturating_add(BELIEVED_MS);
+    pub(super) fn confirmed(&self, confirmation: Option<MasterConfirmation>, now_ms: u64) {
+        let Some(MasterConfirmation { at_ms, answering, known }) = confirmation else { return };
+        let is_confirmed = now_ms < at_ms.saturating_add(TRUST_MS);
         let unconfirmed = (!is_confirmed).then_some((answering, known));
         let before = std::mem::replace(&mut self.state.lock().unconfirmed, unconfirmed);
         let redis = &self.place;
@@ -112,7 +113,7 @@ impl Troubles {
 
     /// Records a refused call.
     pub(super) fn refused(&self, call: StoreCall, error: &RedisError) {
-        let said = words(error);
+        let said = describe_error(error);
         let mut state = self.state.lock();
         if state.refused.iter().any(|(of, before)| *of == call && *before == said) {
             return;
@@ -126,7 +127,7 @@ impl Troubles {
     }
 
     /// Records an answered call.
-    pub(super) fn worked(&self, call: StoreCall) {
+    pub(super) fn record_success(&self, call: StoreCall) {
         if self.any.load(Ordering::Relaxed) & bit(call) == 0 {
             return;
         }
@@ -165,7 +166,7 @@ impl Troubles {
 
 /// Records a fault. Returns true if it is a new one.
 fn is_news(known: &mut Option<String>, error: &RedisError) -> bool {
-    let said = Some(words(error));
+    let said = Some(describe_error(error));
     std::mem::replace(known, said.clone()) != said
 }
 
@@ -178,7 +179,7 @@ fn writes(call: StoreCall) -> bool {
 }
 
 /// The error message of Redis, or that of the connection.
-pub(super) fn words(error: &RedisError) -> String {
+pub(super) fn describe_error(error: &RedisError) -> String {
     // Of several commands sent together, the first that was refused.
     let said = error.clone().into_server_errors();
     match said.as_deref().and_then(<[_]>::first) {
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_until_it_is_right_again() {
-        let troubles = Troubles::new("127.0.0.1:6379".to_owned());
+        let troubles = StoreTroubles::new("127.0.0.1:6379".to_owned());
         let error = |text: &'static str| RedisError::from((ErrorKind::Io, text));
         assert!(troubles.list().is_empty());
         assert!(troubles.away(&error("refused")));
@@ -211,16 +212,16 @@ mod tests {
         assert!(
             told[0].starts_with("the store refuses reads") && told[1].starts_with("the store refuses writes")
         );
-        troubles.worked(StoreCall::Put);
+        troubles.record_success(StoreCall::Put);
         assert_eq!(troubles.list().len(), 2);
-        troubles.worked(StoreCall::Lease);
-        troubles.worked(StoreCall::Get);
+        troubles.record_success(StoreCall::Lease);
+        troubles.record_success(StoreCall::Get);
         assert!(troubles.list().is_empty());
-        let answering = |at_ms| Some(Confirmation { at_ms, answering: 1, known: 3 });
+        let answering = |at_ms| Some(MasterConfirmation { at_ms, answering: 1, known: 3 });
         troubles.confirmed(None, 10_000);
-        troubles.confirmed(answering(10_000 - BELIEVED_MS + 1), 10_000);
+        troubles.confirmed(answering(10_000 - TRUST_MS + 1), 10_000);
         assert!(troubles.list().is_empty(), "no longer than a heartbeat");
-        troubles.confirmed(answering(10_000 - BELIEVED_MS), 10_000);
+        troubles.confirmed(answering(10_000 - TRUST_MS), 10_000);
         assert!(troubles.list()[0].ends_with("1 of 3 sentinels answer"));
         troubles.confirmed(answering(10_000), 10_000);
         assert!(troubles.list().is_empty());

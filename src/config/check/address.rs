@@ -1,11 +1,15 @@
 //! Addresses to listen on: no two may take the same connections, and nothing is bound to find out.
 
-use crate::config::{fault::Report, read::At};
+use crate::config::file::{fault::FaultReport, PlacedValue};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Reports an address that no client can connect to, or that another listener already uses; `taken` has
 /// `None` for a faulty one.
-pub(super) fn check_address(address: &At<SocketAddr>, taken: &[Option<SocketAddr>], report: &mut Report) {
+pub(super) fn check_address(
+    address: &PlacedValue<SocketAddr>,
+    taken: &[Option<SocketAddr>],
+    report: &mut FaultReport,
+) {
     let (own, place) = (address.value, &address.place);
     let ip = own.ip().to_canonical();
     if ip.is_multicast() || ip == Ipv4Addr::BROADCAST {

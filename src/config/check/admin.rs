@@ -1,21 +1,20 @@
 //! `[admin]`: where, and by which names it is asked.
 
-use super::{address::check_address, host::host};
+use super::{address::check_address, host::check_host};
 use crate::config::{
-    fault::Report,
-    raw,
-    read::{At, Field, OneOrMany},
-    types::Admin,
+    file::{fault::FaultReport, raw, OneOrMany, PlacedValue, TableField},
+    types::AdminConfig,
 };
+
 use std::net::SocketAddr;
 
 /// Checks it; `taken` are the addresses of the listeners.
-pub(super) fn admin(
-    raw: Field<raw::Admin>,
+pub(super) fn check_admin(
+    raw: TableField<raw::Admin>,
     taken: &[Option<SocketAddr>],
-    report: &mut Report,
-) -> Option<Option<Admin>> {
-    let Some(At { value, place }) = raw.optional()? else { return Some(None) };
+    report: &mut FaultReport,
+) -> Option<Option<AdminConfig>> {
+    let Some(PlacedValue { value, place }) = raw.optional()? else { return Some(None) };
     let address = value.address.required("address", &place, report);
     if let Some(address) = &address {
         check_address(address, taken, report);
@@ -27,11 +26,11 @@ pub(super) fn admin(
         }
     }
     let hosts = value.hosts.or(OneOrMany(Vec::new())).and_then(|OneOrMany(hosts)| {
-        let mut each = |At { value, place }: At<String>| {
-            host(&value).map_err(|complaint| report.fault(&place, complaint)).ok()
+        let mut each = |PlacedValue { value, place }: PlacedValue<String>| {
+            check_host(&value).map_err(|complaint| report.fault(&place, complaint)).ok()
         };
         let hosts: Vec<_> = hosts.into_iter().map(&mut each).collect();
         hosts.into_iter().collect()
     });
-    Some(Some(Admin { address: address?.value, hosts: hosts? }))
+    Some(Some(AdminConfig { address: address?.value, hosts: hosts? }))
 }

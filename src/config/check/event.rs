@@ -1,57 +1,59 @@
 //! `[[event]]`: signed calls that move versions.
 
 use super::{
-    origin::Known,
-    secret::secrets,
-    surroundings::Surroundings,
+    origin::KnownOrigins,
+    secret::resolve_secrets,
+    surroundings::CheckEnvironment,
     values::{distinct, positive_size, NOT_ZERO},
 };
 use crate::{
     config::{
-        fault::{nearest, Report},
-        place::Place,
-        raw,
-        read::{At, Field, OneOrMany},
+        file::{
+            fault::{nearest, FaultReport},
+            place::FilePlace,
+            raw, OneOrMany, PlacedValue, TableField,
+        },
         secret::Secret,
-        types::{CacheMode, Event, PathPattern, Route},
+        types::{CacheMode, EventConfig, PathPattern, RouteConfig},
     },
     name::Namespace,
 };
+
 use base64::{engine::general_purpose::STANDARD, Engine};
 use std::collections::HashMap;
 
 /// Checks every `[[event]]`.
-pub(super) fn events(
-    raw: Vec<At<raw::Event>>,
-    origins: &Known,
-    routes: Option<&[Route]>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Option<Vec<Event>> {
+pub(super) fn check_events(
+    raw: Vec<PlacedValue<raw::Event>>,
+    origins: &KnownOrigins,
+    routes: Option<&[RouteConfig]>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<Vec<EventConfig>> {
     let mut taken: HashMap<String, usize> = HashMap::new();
     let mut checked = Vec::new();
-    for (index, At { value, place }) in raw.into_iter().enumerate() {
-        if let Field::Given(At { value, place }) = &value.path {
+    for (index, PlacedValue { value, place }) in raw.into_iter().enumerate() {
+        if let TableField::Given(PlacedValue { value, place }) = &value.path {
             if let Some(twin) = taken.insert(value.clone(), index) {
                 report.fault(place, format!("the same path as event[{twin}]"));
             }
         }
-        checked.push(event(value, &place, origins, routes, around, report));
+        checked.push(check_event(value, &place, origins, routes, around, report));
     }
     checked.into_iter().collect()
 }
 
-fn event(
+fn check_event(
     raw: raw::Event,
-    place: &Place,
-    origins: &Known,
-    routes: Option<&[Route]>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Option<Event> {
+    place: &FilePlace,
+    origins: &KnownOrigins,
+    routes: Option<&[RouteConfig]>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<EventConfig> {
     let path = raw.path.required("path", place, report).and_then(|path| exact(path, routes, report));
     let secrets =
-        secrets(raw.secret, place, around, report).and_then(|secrets| signing_keys(secrets, report));
+        resolve_secrets(raw.secret, place, around, report).and_then(|secrets| signing_keys(secrets, report));
     let bump = raw.bump.required("bump", place, report).and_then(|raw| namespaces(raw, routes, report));
     let origin = raw.origin.optional();
     let forward = match (raw.forward.or(false), origin) {
@@ -66,7 +68,7 @@ fn event(
     };
     let rate = raw.rate.or_if(100, |rate| *rate > 0, NOT_ZERO, report);
     let max_body = positive_size(raw.max_body, 64 << 10, report);
-    Some(Event {
+    Some(EventConfig {
         path: path?,
         secrets: secrets?,
         bump: bump?,
@@ -76,15 +78,19 @@ fn event(
     })
 }
 
-fn exact(path: At<String>, routes: Option<&[Route]>, report: &mut Report) -> Option<String> {
-    let At { value, place } = path;
+fn exact(
+    path: PlacedValue<String>,
+    routes: Option<&[RouteConfig]>,
+    report: &mut FaultReport,
+) -> Option<String> {
+    let PlacedValue { value, place } = path;
     if value.contains('*') {
         report.fault(&place, "must be exact, without \"*\"");
         return None;
     }
     match raw::exact_path(&value) {
         Ok(path) => {
-            let same = |route: &&Route| route.path == PathPattern::Exact(path.clone());
+            let same = |route: &&RouteConfig| route.path == PathPattern::Exact(path.clone());
             if let Some(route) = routes.unwrap_or(&[]).iter().find(same) {
                 report.warn(
                     &place,
@@ -104,8 +110,8 @@ fn exact(path: At<String>, routes: Option<&[Route]>, report: &mut Report) -> Opt
 const SHORT_SECRET: usize = 24;
 
 /// The bytes to sign with: those that `whsec_…` encodes, else the text itself.
-fn signing_keys(secrets: Vec<At<Secret>>, report: &mut Report) -> Option<Vec<Secret>> {
-    let mut key = |At { value, place }: At<Secret>| {
+fn signing_keys(secrets: Vec<PlacedValue<Secret>>, report: &mut FaultReport) -> Option<Vec<Secret>> {
+    let mut key = |PlacedValue { value, place }: PlacedValue<Secret>| {
         let key = match value.reveal().strip_prefix(b"whsec_") {
             None => value,
             Some(encoded) => match STANDARD.decode(encoded) {
@@ -127,18 +133,19 @@ fn signing_keys(secrets: Vec<At<Secret>>, report: &mut Report) -> Option<Vec<Sec
 }
 
 fn namespaces(
-    raw: At<OneOrMany<Namespace>>,
-    routes: Option<&[Route]>,
-    report: &mut Report,
+    raw: PlacedValue<OneOrMany<Namespace>>,
+    routes: Option<&[RouteConfig]>,
+    report: &mut FaultReport,
 ) -> Option<Vec<Namespace>> {
-    let At { value: OneOrMany(names), place } = raw;
+    let PlacedValue { value: OneOrMany(names), place } = raw;
     if names.is_empty() {
         report.fault(&place, "must hold at least one namespace");
         return None;
     }
     if let Some(routes) = routes {
         let cached: Vec<&str> = routes.iter().filter_map(namespace_of).collect();
-        for At { value, place } in names.iter().filter(|name| !cached.contains(&name.value.as_str())) {
+        for PlacedValue { value, place } in names.iter().filter(|name| !cached.contains(&name.value.as_str()))
+        {
             let hint = nearest(value.as_str(), &cached).map(|near| format!(", did you mean {near:?}?"));
             report.warn(place, format!("no route caches under {value:?}{}", hint.unwrap_or_default()));
         }
@@ -146,7 +153,7 @@ fn namespaces(
     distinct(names, report)
 }
 
-fn namespace_of(route: &Route) -> Option<&str> {
+fn namespace_of(route: &RouteConfig) -> Option<&str> {
     match &route.cache {
         CacheMode::Off | CacheMode::Follow(_) => None,
         CacheMode::Versioned(rules) => Some(rules.namespace.as_str()),

@@ -31,7 +31,7 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Option<(&str, u16)
 }
 
 /// An exact host or `*.` and one, in lower case.
-pub(super) fn host(text: &str) -> Result<String, &'static str> {
+pub(super) fn check_host(text: &str) -> Result<String, &'static str> {
     let text = text.to_ascii_lowercase();
     let text = text.strip_suffix('.').unwrap_or(&text);
     let exact = text.strip_prefix("*.").unwrap_or(text);

@@ -1,16 +1,19 @@
 //! `[jwt]`: algorithms and keys that fit each other. Shared secrets and public keys are never mixed (RFC
 //! 8725, 2.1 and 3.1): otherwise anyone who knows a public key could sign with it as a secret.
 
-use super::{host::host_and_port, secret::secrets, surroundings::Surroundings, values::NOT_ZERO};
+use super::{host::host_and_port, secret::resolve_secrets, surroundings::CheckEnvironment, values::NOT_ZERO};
 use crate::config::{
-    fault::Report,
-    hints,
-    place::Place,
-    raw::{self, ClaimName},
-    read::{At, Field, OneOrMany, Size},
+    file::{
+        fault::FaultReport,
+        hints,
+        place::FilePlace,
+        raw::{self, ClaimName},
+        ByteSize, OneOrMany, PlacedValue, TableField,
+    },
     secret::Secret,
-    types::{Jwt, JwtKeys},
+    types::{JwtConfig, JwtKeys},
 };
+
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use std::time::Duration;
 
@@ -22,39 +25,39 @@ const MAX_AGE: Duration = Duration::from_secs(86_400);
 const MOST_TOKEN: u64 = 64 << 10;
 
 /// Checks `[jwt]`, if it is there.
-pub(super) fn jwt(
-    raw: Field<raw::Jwt>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Option<Option<Jwt>> {
-    let Some(At { value: raw, place }) = raw.optional()? else { return Some(None) };
+pub(super) fn check_jwt(
+    raw: TableField<raw::Jwt>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<Option<JwtConfig>> {
+    let Some(PlacedValue { value: raw, place }) = raw.optional()? else { return Some(None) };
     let algorithms = raw.algorithms.required("algorithms", &place, report);
     let family = algorithms.as_ref().and_then(|algorithms| family(algorithms, report));
     let max_age = max_age(&raw.jwks, report);
     let keys = match (&raw.secret, &raw.jwks) {
-        (Field::Absent, Field::Absent) => {
+        (TableField::Absent, TableField::Absent) => {
             report.fault(&place, "needs secret or jwks");
             None
         }
-        (_, Field::Absent) => secrets(raw.secret, &place, around, report)
+        (_, TableField::Absent) => resolve_secrets(raw.secret, &place, around, report)
             .and_then(|secrets| shared_keys(secrets, family, algorithms.as_ref(), report)),
-        (Field::Absent, _) => public_keys(raw.jwks, family, around, report),
+        (TableField::Absent, _) => public_keys(raw.jwks, family, around, report),
         _ => {
             report.fault(&place, "secret and jwks exclude each other");
             None
         }
     };
-    let claim = |field: Field<ClaimName>, default: &str| field.or(ClaimName(default.to_owned()));
+    let claim = |field: TableField<ClaimName>, default: &str| field.or(ClaimName(default.to_owned()));
     let tenant_claim = claim(raw.tenant_claim, "tenant");
     let user_claim = claim(raw.user_claim, "sub");
     let role_claim = claim(raw.role_claim, "role");
     let default_tenant = raw.default_tenant.optional();
     let (audience, issuer) = (accepted(raw.audience), accepted(raw.issuer));
     let leeway = raw.leeway.or(Duration::ZERO);
-    let fits = |size: &Size| (1..=MOST_TOKEN).contains(&size.0);
+    let fits = |size: &ByteSize| (1..=MOST_TOKEN).contains(&size.0);
     let complaint = "must be from 1 to 65536: fields of a request that are larger are refused with 431";
-    let max_token = raw.max_token.or_if(Size(16 << 10), fits, complaint, report);
-    Some(Some(Jwt {
+    let max_token = raw.max_token.or_if(ByteSize(16 << 10), fits, complaint, report);
+    Some(Some(JwtConfig {
         algorithms: algorithms?.value.into_iter().map(|algorithm| algorithm.value).collect(),
         keys: keys?,
         jwks_max_age: max_age?,
@@ -70,12 +73,12 @@ pub(super) fn jwt(
 }
 
 /// The time for which a key set that can't be read is believed: longer than it takes until it is read again.
-fn max_age(jwks: &Field<raw::Jwks>, report: &mut Report) -> Option<Duration> {
-    let Field::Given(At { value: jwks, .. }) = jwks else { return Some(MAX_AGE) };
+fn max_age(jwks: &TableField<raw::Jwks>, report: &mut FaultReport) -> Option<Duration> {
+    let TableField::Given(PlacedValue { value: jwks, .. }) = jwks else { return Some(MAX_AGE) };
     let (place, max_age) = match &jwks.max_age {
-        Field::Absent => return Some(MAX_AGE.max(refresh_of(jwks).saturating_mul(2))),
-        Field::Faulty => return None,
-        Field::Given(At { value, place }) => (place, *value),
+        TableField::Absent => return Some(MAX_AGE.max(refresh_of(jwks).saturating_mul(2))),
+        TableField::Faulty => return None,
+        TableField::Given(PlacedValue { value, place }) => (place, *value),
     };
     if max_age <= refresh_of(jwks) {
         report.fault(place, "must be longer than refresh");
@@ -86,29 +89,32 @@ fn max_age(jwks: &Field<raw::Jwks>, report: &mut Report) -> Option<Duration> {
 
 fn refresh_of(jwks: &raw::Jwks) -> Duration {
     match &jwks.refresh {
-        Field::Given(At { value, .. }) => *value,
-        Field::Absent | Field::Faulty => REFRESH,
+        TableField::Given(PlacedValue { value, .. }) => *value,
+        TableField::Absent | TableField::Faulty => REFRESH,
     }
 }
 
 /// The kind of keys that the algorithms need.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum KeyFamily {
     Shared,
     Public,
 }
 
 /// The one family of all algorithms.
-fn family(algorithms: &At<Vec<At<Algorithm>>>, report: &mut Report) -> Option<Family> {
-    let shared = |algorithm: &At<Algorithm>| algorithm.value.family() == AlgorithmFamily::Hmac;
+fn family(
+    algorithms: &PlacedValue<Vec<PlacedValue<Algorithm>>>,
+    report: &mut FaultReport,
+) -> Option<KeyFamily> {
+    let shared = |algorithm: &PlacedValue<Algorithm>| algorithm.value.family() == AlgorithmFamily::Hmac;
     let count = algorithms.value.iter().filter(|algorithm| shared(algorithm)).count();
     match (count, algorithms.value.len()) {
         (_, 0) => {
             report.fault(&algorithms.place, "must hold at least one");
             None
         }
-        (0, _) => Some(Family::Public),
-        (count, all) if count == all => Some(Family::Shared),
+        (0, _) => Some(KeyFamily::Public),
+        (count, all) if count == all => Some(KeyFamily::Shared),
         _ => {
             report.fault(
                 &algorithms.place,
@@ -120,12 +126,12 @@ fn family(algorithms: &At<Vec<At<Algorithm>>>, report: &mut Report) -> Option<Fa
 }
 
 fn shared_keys(
-    secrets: Vec<At<Secret>>,
-    family: Option<Family>,
-    algorithms: Option<&At<Vec<At<Algorithm>>>>,
-    report: &mut Report,
+    secrets: Vec<PlacedValue<Secret>>,
+    family: Option<KeyFamily>,
+    algorithms: Option<&PlacedValue<Vec<PlacedValue<Algorithm>>>>,
+    report: &mut FaultReport,
 ) -> Option<JwtKeys> {
-    if let (Some(Family::Public), Some(algorithms)) = (family, algorithms) {
+    if let (Some(KeyFamily::Public), Some(algorithms)) = (family, algorithms) {
         report.fault(
             &algorithms.place,
             "with secret only HS256, HS384 and HS512 can be used, the others need jwks",
@@ -136,7 +142,7 @@ fn shared_keys(
     if let Some((needed, algorithm)) =
         algorithms.iter().map(|a| (digest_size(a.value), a.value)).max_by_key(|a| a.0)
     {
-        for At { value, place } in &secrets {
+        for PlacedValue { value, place } in &secrets {
             let length = value.reveal().len();
             if length < needed {
                 report.warn(
@@ -159,13 +165,13 @@ fn digest_size(algorithm: Algorithm) -> usize {
 }
 
 fn public_keys(
-    raw: Field<raw::Jwks>,
-    family: Option<Family>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
+    raw: TableField<raw::Jwks>,
+    family: Option<KeyFamily>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
 ) -> Option<JwtKeys> {
-    let At { value: raw, place } = raw.optional()??;
-    if family == Some(Family::Shared) {
+    let PlacedValue { value: raw, place } = raw.optional()??;
+    if family == Some(KeyFamily::Shared) {
         report.fault(&place, "holds public keys, HS256, HS384 and HS512 need secret");
     }
     match (raw.file.optional()?, raw.url.optional()?) {
@@ -187,13 +193,17 @@ fn public_keys(
     }
 }
 
-fn jwks_url(url: At<String>, refresh: Field<Duration>, report: &mut Report) -> Option<JwtKeys> {
+fn jwks_url(
+    url: PlacedValue<String>,
+    refresh: TableField<Duration>,
+    report: &mut FaultReport,
+) -> Option<JwtKeys> {
     let refresh = refresh.or_if(REFRESH, |refresh| !refresh.is_zero(), NOT_ZERO, report);
     check_url(&url.value, &url.place, report);
     Some(JwtKeys::JwksUrl { url: url.value, refresh: refresh? })
 }
 
-fn check_url(url: &str, place: &Place, report: &mut Report) {
+fn check_url(url: &str, place: &FilePlace, report: &mut FaultReport) {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host_and_port(authority, 0).filter(|_| url.bytes().all(|b| b.is_ascii_graphic()));
@@ -206,6 +216,6 @@ fn check_url(url: &str, place: &Place, report: &mut Report) {
     }
 }
 
-fn accepted(raw: Field<OneOrMany<String>>) -> Option<Vec<String>> {
+fn accepted(raw: TableField<OneOrMany<String>>) -> Option<Vec<String>> {
     raw.or(OneOrMany(Vec::new())).map(|OneOrMany(values)| values.into_iter().map(|at| at.value).collect())
 }

@@ -4,84 +4,82 @@
 
 mod address;
 mod admin;
-mod cache;
-mod clients;
-mod cors;
-mod dropped;
 mod event;
-mod files;
-mod headers;
 mod host;
 mod jwt;
-mod limit;
-mod listener;
-mod origin;
-mod origin_tls;
-mod route;
+pub(crate) mod listener;
+pub(crate) mod origin;
+pub(crate) mod route;
 mod secret;
-mod signed;
 mod store;
 pub(super) mod surroundings;
 mod unique;
 mod values;
-mod websocket;
 
 use super::{
-    fault::Report,
-    place::Place,
-    raw,
-    read::{At, Field, OneOrMany, Size},
-    types::{CacheMode, Coding, Config, Encoding, Log, LogFormat, Route, Server, Store, Underscores},
+    file::{fault::FaultReport, place::FilePlace, raw, ByteSize, OneOrMany, PlacedValue, TableField},
+    types::{
+        CacheMode, Config, ContentCoding, EncodingConfig, GatewayConfig, LogConfig, LogFormat, RouteConfig,
+        StoreConfig, UnderscorePolicy,
+    },
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, time::Duration};
-use surroundings::Surroundings;
+use surroundings::CheckEnvironment;
+
 use values::distinct;
 
 /// Checks the whole file.
-pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut Report) -> Option<Config> {
-    let At { value: raw, place } = raw;
-    let server = server(raw.server.or_default(), report);
+pub(super) fn check_file(
+    raw: PlacedValue<raw::File>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<Config> {
+    let PlacedValue { value: raw, place } = raw;
+    let server = check_server(raw.server.or_default(), report);
     let mut addresses = Vec::new();
     let listeners = raw.listener.required("listener", &place, report);
-    let listeners = listeners.and_then(|raw| listener::listeners(raw, &mut addresses, around, report));
-    let admin = admin::admin(raw.admin, &addresses, report);
-    let log = log(raw.log.or_default());
-    let store = store::store(raw.store.or_default(), around, report);
-    let tokens = !matches!(raw.jwt, Field::Absent);
-    let jwt = jwt::jwt(raw.jwt, around, report);
+    let listeners = listeners.and_then(|raw| listener::check_listeners(raw, &mut addresses, around, report));
+    let admin = admin::check_admin(raw.admin, &addresses, report);
+    let log = check_log(raw.log.or_default());
+    let store = store::check_store(raw.store.or_default(), around, report);
+    let tokens = !matches!(raw.jwt, TableField::Absent);
+    let jwt = jwt::check_jwt(raw.jwt, around, report);
     let (known, origins) = match raw.origin {
-        Field::Absent if files_alone(&raw.route) => (origin::Known::new(None, report), Some(Vec::new())),
+        TableField::Absent if files_alone(&raw.route) => {
+            (origin::KnownOrigins::new(None, report), Some(Vec::new()))
+        }
         given => {
             let origins = given.required("origin", &place, report);
-            let known = origin::Known::new(origins.as_ref(), report);
-            (known, origins.and_then(|raw| origin::origins(raw, around, report)))
+            let known = origin::KnownOrigins::new(origins.as_ref(), report);
+            (known, origins.and_then(|raw| origin::check_origins(raw, around, report)))
         }
     };
-    if matches!(raw.route, Field::Absent) {
+    if matches!(raw.route, TableField::Absent) {
         report.warn(
             &place.child("route", 0),
             "there is none: every request but an event's is answered with 404",
         );
     }
-    if let (Field::Given(routes), Some(store)) = (&raw.route, &store) {
-        limit::shared(&routes.value, store, report);
+    if let (TableField::Given(routes), Some(store)) = (&raw.route, &store) {
+        route::limit::check_shared_limits(&routes.value, store, report);
     }
-    if let (Field::Given(routes), Some(server)) = (&raw.route, &server) {
-        dropped::warn(&routes.value, server.underscores, report);
+    if let (TableField::Given(routes), Some(server)) = (&raw.route, &server) {
+        route::dropped::warn(&routes.value, server.underscores, report);
     }
-    let for_all = headers::for_all(raw.headers, tokens, report);
+    let for_all = route::headers::check_global_rules(raw.headers, tokens, report);
     let headers = for_all.as_ref().map(|all| all.headers.clone());
     let around_routes =
-        route::Around { origins: &known, tokens, headers: for_all.unwrap_or_default(), around };
-    let routes = raw.route.or(Vec::new()).and_then(|raw| route::routes(raw, around_routes, report));
-    let store = store.map(|store| sized(store, routes.as_deref().unwrap_or_default(), &place, report));
+        route::RouteReferences { origins: &known, tokens, headers: for_all.unwrap_or_default(), around };
+    let routes = raw.route.or(Vec::new()).and_then(|raw| route::check_routes(raw, around_routes, report));
+    let store = store.map(|store| size_store(store, routes.as_deref().unwrap_or_default(), &place, report));
     let events = raw
         .event
         .or(Vec::new())
-        .and_then(|raw| event::events(raw, &known, routes.as_deref(), around, report));
-    let encoding = encoding(raw.encoding.or_default(), report);
-    let accels = raw.accel.or(Vec::new()).and_then(|raw| files::accels(raw, &known, around, report));
+        .and_then(|raw| event::check_events(raw, &known, routes.as_deref(), around, report));
+    let encoding = check_encoding(raw.encoding.or_default(), report);
+    let accels =
+        raw.accel.or(Vec::new()).and_then(|raw| route::files::check_accels(raw, &known, around, report));
     Some(Config {
         server: server?,
         listeners: listeners?,
@@ -99,14 +97,19 @@ pub(super) fn file(raw: At<raw::File>, around: &Surroundings<'_>, report: &mut R
 }
 
 /// Returns true if there are routes and all of them serve files, so that no origin is needed.
-fn files_alone(routes: &Field<Vec<At<raw::Route>>>) -> bool {
-    let sends_files = |route: &At<raw::Route>| !matches!(route.value.files, Field::Absent);
-    matches!(routes, Field::Given(routes) if !routes.value.is_empty() && routes.value.iter().all(sends_files))
+fn files_alone(routes: &TableField<Vec<PlacedValue<raw::Route>>>) -> bool {
+    let sends_files = |route: &PlacedValue<raw::Route>| !matches!(route.value.files, TableField::Absent);
+    matches!(routes, TableField::Given(routes) if !routes.value.is_empty() && routes.value.iter().all(sends_files))
 }
 
 /// Adds to the store the size of the largest answer that it has to hold.
-fn sized(store: Store, routes: &[Route], place: &Place, report: &mut Report) -> Store {
-    let size = |route: &Route| match &route.cache {
+fn size_store(
+    store: StoreConfig,
+    routes: &[RouteConfig],
+    place: &FilePlace,
+    report: &mut FaultReport,
+) -> StoreConfig {
+    let size = |route: &RouteConfig| match &route.cache {
         CacheMode::Off => 0,
         CacheMode::Versioned(rules) => rules.max_size,
         CacheMode::Follow(rules) => rules.max_size,
@@ -118,18 +121,18 @@ fn sized(store: Store, routes: &[Route], place: &Place, report: &mut Report) -> 
             format!("is less than twice the largest max_size ({largest} bytes): such answers are not kept");
         report.warn(&place, text);
     }
-    Store { largest, ..store }
+    StoreConfig { largest, ..store }
 }
 
-impl<T: Default> Field<T> {
+impl<T: Default> TableField<T> {
     /// A table, or one without keys where it is left out (or was no table, which is reported).
     fn or_default(self) -> T {
         self.or(T::default()).unwrap_or_default()
     }
 }
 
-fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
-    let clients = clients::clients(&mut raw, report);
+fn check_server(mut raw: raw::Server, report: &mut FaultReport) -> Option<GatewayConfig> {
+    let clients = listener::clients::check_clients(&mut raw, report);
     let threads = raw.threads.or_if(0, |threads| *threads <= 1024, "must be at most 1024", report);
     let drain = raw.drain.or(Duration::from_secs(30));
     // Pingora takes whole seconds and reads none as "without end".
@@ -141,9 +144,9 @@ fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
         other => other.and_then(|threads| usize::try_from(threads).ok()),
     };
     let trusted_proxies =
-        raw.trusted_proxies.or(OneOrMany(Vec::new())).map(|networks| trusted(networks, report));
-    let underscores = raw.underscores.or(Underscores::Drop);
-    Some(Server {
+        raw.trusted_proxies.or(OneOrMany(Vec::new())).map(|networks| check_trusted_proxies(networks, report));
+    let underscores = raw.underscores.or(UnderscorePolicy::Drop);
+    Some(GatewayConfig {
         threads: threads?,
         drain: drain?,
         keepalive: keepalive?,
@@ -154,8 +157,8 @@ fn server(mut raw: raw::Server, report: &mut Report) -> Option<Server> {
     })
 }
 
-fn trusted(networks: OneOrMany<IpNet>, report: &mut Report) -> Vec<IpNet> {
-    let each = |At { value, place }: At<IpNet>| {
+fn check_trusted_proxies(networks: OneOrMany<IpNet>, report: &mut FaultReport) -> Vec<IpNet> {
+    let each = |PlacedValue { value, place }: PlacedValue<IpNet>| {
         if value.prefix_len() == 0 {
             report.warn(&place, "holds every address: whoever connects says who he is");
         }
@@ -164,8 +167,8 @@ fn trusted(networks: OneOrMany<IpNet>, report: &mut Report) -> Vec<IpNet> {
     networks.0.into_iter().map(each).collect()
 }
 
-fn log(raw: raw::Log) -> Option<Log> {
-    Some(Log { format: raw.format.or(LogFormat::Auto)?, access: raw.access.or(true)? })
+fn check_log(raw: raw::Log) -> Option<LogConfig> {
+    Some(LogConfig { format: raw.format.or(LogFormat::Auto)?, access: raw.access.or(true)? })
 }
 
 /// The content types that are encoded by default: text, by the names that servers give it.
@@ -182,43 +185,43 @@ const ENCODED_TYPES: &[&str] = &[
     "text/xml",
 ];
 
-fn encoding(raw: raw::Encoding, report: &mut Report) -> Option<Encoding> {
+fn check_encoding(raw: raw::Encoding, report: &mut FaultReport) -> Option<EncodingConfig> {
     let types = match raw.types.optional() {
         Some(Some(types)) => media_types(types.value, report),
         Some(None) => Some(ENCODED_TYPES.iter().map(|name| (*name).to_owned()).collect()),
         None => None,
     };
-    let min_size = raw.min_size.or(Size(1024));
+    let min_size = raw.min_size.or(ByteSize(1024));
     let prefer = match raw.prefer.optional() {
         Some(Some(prefer)) => distinct(prefer.value, report),
-        Some(None) => Some(vec![Coding::Brotli, Coding::Zstd, Coding::Gzip]),
+        Some(None) => Some(vec![ContentCoding::Brotli, ContentCoding::Zstd, ContentCoding::Gzip]),
         None => None,
     };
-    let levels = levels(raw.levels.or_default(), report);
-    let memory = raw.memory.or(Size(128 << 20));
+    let levels = check_levels(raw.levels.or_default(), report);
+    let memory = raw.memory.or(ByteSize(128 << 20));
     let (min_size, memory) = (min_size?.0, memory?.0);
-    Some(Encoding { types: types?, min_size, prefer: prefer?, levels: levels?, memory })
+    Some(EncodingConfig { types: types?, min_size, prefer: prefer?, levels: levels?, memory })
 }
 
-fn levels(raw: raw::Levels, report: &mut Report) -> Option<BTreeMap<Coding, i32>> {
-    let mut level = |field: Field<u32>, default: u32, range: std::ops::RangeInclusive<u32>| {
+fn check_levels(raw: raw::Levels, report: &mut FaultReport) -> Option<BTreeMap<ContentCoding, i32>> {
+    let mut level = |field: TableField<u32>, default: u32, range: std::ops::RangeInclusive<u32>| {
         let complaint = format!("must be from {} to {}", range.start(), range.end());
         field.or_if(default, |level| range.contains(level), &complaint, report)
     };
     let levels = [
-        (Coding::Brotli, level(raw.br, 5, 0..=11)),
-        (Coding::Zstd, level(raw.zstd, 3, 1..=22)),
-        (Coding::Gzip, level(raw.gzip, 6, 1..=9)),
+        (ContentCoding::Brotli, level(raw.br, 5, 0..=11)),
+        (ContentCoding::Zstd, level(raw.zstd, 3, 1..=22)),
+        (ContentCoding::Gzip, level(raw.gzip, 6, 1..=9)),
     ];
     levels.into_iter().map(|(coding, level)| Some((coding, i32::try_from(level?).ok()?))).collect()
 }
 
 /// Lower-case `type/subtype`s.
-fn media_types(raw: Vec<At<String>>, report: &mut Report) -> Option<Vec<String>> {
+fn media_types(raw: Vec<PlacedValue<String>>, report: &mut FaultReport) -> Option<Vec<String>> {
     let token = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
     };
-    let mut check = |At { value, place }: At<String>| match value.split_once('/') {
+    let mut check = |PlacedValue { value, place }: PlacedValue<String>| match value.split_once('/') {
         Some((kind, subtype)) if token(kind) && token(subtype) => Some(value.to_ascii_lowercase()),
         _ => {
             report.fault(&place, "must be a media type without parameters, such as \"application/json\"");

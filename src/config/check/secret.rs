@@ -1,14 +1,16 @@
 //! Reads secrets from their source: the environment, another file, or the file itself. A fault names the
 //! variable or the path, never the content.
 
-use super::surroundings::Surroundings;
+use super::surroundings::CheckEnvironment;
 use crate::config::{
-    fault::Report,
-    file_stamp::stamp,
-    hints,
-    place::Place,
-    raw::{Plain, Source, Stored},
-    read::{At, Field, OneOrMany},
+    file::{
+        fault::FaultReport,
+        hints,
+        place::FilePlace,
+        raw::{PlainSecret, SecretSource, Stored},
+        OneOrMany, PlacedValue, TableField,
+    },
+    file_stamp::file_stamp,
     secret::Secret,
 };
 
@@ -17,23 +19,23 @@ pub(super) const BETTER_OUTSIDE: &str =
     "stands in the file itself, better: { env = \"NAME\" } or { file = \"path\" }";
 
 /// A secret, or a list of them, each with its place.
-pub(super) fn secrets(
-    field: Field<OneOrMany<Source>>,
-    table: &Place,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Option<Vec<At<Secret>>> {
-    let At { value: OneOrMany(sources), place } = field.required("secret", table, report)?;
+pub(super) fn resolve_secrets(
+    field: TableField<OneOrMany<SecretSource>>,
+    table: &FilePlace,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<Vec<PlacedValue<Secret>>> {
+    let PlacedValue { value: OneOrMany(sources), place } = field.required("secret", table, report)?;
     if sources.is_empty() {
         report.fault(&place, "must hold at least one");
         return None;
     }
-    let mut read = |At { value, place }: At<Source>| {
-        if matches!(value, Source::Plain(_)) {
+    let mut read = |PlacedValue { value, place }: PlacedValue<SecretSource>| {
+        if matches!(value, SecretSource::Plain(_)) {
             report.warn(&place, BETTER_OUTSIDE);
         }
         let value = Secret::new(text(value, &place, around, report)?);
-        Some(At { value, place })
+        Some(PlacedValue { value, place })
     };
     let read: Vec<_> = sources.into_iter().map(&mut read).collect();
     read.into_iter().collect()
@@ -41,20 +43,20 @@ pub(super) fn secrets(
 
 /// The text behind a source.
 pub(super) fn text(
-    source: Source,
-    place: &Place,
-    around: &Surroundings<'_>,
-    report: &mut Report,
+    source: SecretSource,
+    place: &FilePlace,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
 ) -> Option<String> {
     match source {
-        Source::Plain(Plain(text)) => match hints::shell_variable(&text) {
+        SecretSource::Plain(PlainSecret(text)) => match hints::shell_variable(&text) {
             Some(name) if text.starts_with('$') => {
                 report.fault(place, format!("${name} is not replaced: write {{ env = \"{name}\" }}"));
                 None
             }
             _ => Some(text),
         },
-        Source::Stored(Stored { env, file }) => match (env.optional()?, file.optional()?) {
+        SecretSource::Stored(Stored { env, file }) => match (env.optional()?, file.optional()?) {
             (Some(name), None) => from_environment(name, around, report),
             (None, Some(path)) => from_file(path, around, report),
             _ => {
@@ -65,8 +67,12 @@ pub(super) fn text(
     }
 }
 
-fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
-    let At { value: name, place } = name;
+fn from_environment(
+    name: PlacedValue<String>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<String> {
+    let PlacedValue { value: name, place } = name;
     let text = (around.env)(&name);
     // The secret itself may have been written in place of a name.
     let shown =
@@ -82,12 +88,16 @@ fn from_environment(name: At<String>, around: &Surroundings<'_>, report: &mut Re
 }
 
 /// The file's text without the line end that editors leave.
-fn from_file(path: At<String>, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
-    let At { value: path, place } = path;
+fn from_file(
+    path: PlacedValue<String>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<String> {
+    let PlacedValue { value: path, place } = path;
     let shown =
         if hints::is_plain_path(&path) { format!("{path:?}") } else { "the file that is named here".into() };
     let file = around.resolve(&path);
-    report.secret_files.push((file.clone(), stamp(&file)));
+    report.secret_files.push((file.clone(), file_stamp(&file)));
     match std::fs::read_to_string(file) {
         Err(error) => report.fault(&place, format!("can't read {shown}: {error}")),
         Ok(text) => match text.trim_end_matches(['\r', '\n']) {

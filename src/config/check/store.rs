@@ -4,27 +4,34 @@
 use super::{
     host::host_and_port,
     secret,
-    surroundings::Surroundings,
+    surroundings::CheckEnvironment,
     values::{positive, positive_size},
 };
 use crate::config::{
-    fault::Report,
-    place::Place,
-    raw::{self, OneOrManyUrls, OutageTtl, Source},
-    read::{At, Field},
-    types::{Redis, Store},
+    file::{
+        fault::FaultReport,
+        place::FilePlace,
+        raw::{self, OneOrManyUrls, OutageTtl, SecretSource},
+        PlacedValue, TableField,
+    },
+    types::{RedisConfig, StoreConfig},
 };
+
 use percent_encoding::percent_decode_str;
 use redis::IntoConnectionInfo;
 use std::time::Duration;
 use url::Url;
 
 /// Checks `[store]`.
-pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Report) -> Option<Store> {
+pub(super) fn check_store(
+    raw: raw::Store,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<StoreConfig> {
     let credentials = credentials(raw.user, raw.password, around, report);
     let redis = redis(raw.redis, around, report);
     let redis = redis.zip(credentials).and_then(|(redis, credentials)| known_as(redis, credentials, report));
-    let prefix = raw.prefix.or(raw::Prefix("dash:".to_owned()));
+    let prefix = raw.prefix.or(raw::StorePrefix("dash:".to_owned()));
     let memory = positive_size(raw.memory, 256 << 20, report);
     let deadline = positive(raw.deadline, Duration::from_millis(50), report);
     let longer = |lease: &Duration| deadline.is_none_or(|deadline| *lease > deadline);
@@ -40,7 +47,7 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
         None => None,
     };
     let poll = raw.poll.or(Duration::from_secs(1));
-    Some(Store {
+    Some(StoreConfig {
         redis: redis?,
         prefix: prefix?.0,
         memory: memory?,
@@ -53,28 +60,28 @@ pub(super) fn store(raw: raw::Store, around: &Surroundings<'_>, report: &mut Rep
     })
 }
 
-fn place_of<T>(field: &Field<T>) -> Option<&Place> {
+fn place_of<T>(field: &TableField<T>) -> Option<&FilePlace> {
     match field {
-        Field::Given(At { place, .. }) => Some(place),
-        Field::Absent | Field::Faulty => None,
+        TableField::Given(PlacedValue { place, .. }) => Some(place),
+        TableField::Absent | TableField::Faulty => None,
     }
 }
 
 /// `user` and `password`, each with its place.
-type Credentials = (Option<At<String>>, Option<At<String>>);
+type StoreCredentials = (Option<PlacedValue<String>>, Option<PlacedValue<String>>);
 
 fn credentials(
-    user: Field<Source>,
-    password: Field<Source>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Option<Credentials> {
-    let mut read = |field: Field<Source>, is_secret: bool| {
-        let Some(At { value, place }) = field.optional()? else { return Some(None) };
-        if is_secret && matches!(value, Source::Plain(_)) {
+    user: TableField<SecretSource>,
+    password: TableField<SecretSource>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<StoreCredentials> {
+    let mut read = |field: TableField<SecretSource>, is_secret: bool| {
+        let Some(PlacedValue { value, place }) = field.optional()? else { return Some(None) };
+        if is_secret && matches!(value, SecretSource::Plain(_)) {
             report.warn(&place, secret::BETTER_OUTSIDE);
         }
-        Some(Some(At { value: secret::text(value, &place, around, report)?, place }))
+        Some(Some(PlacedValue { value: secret::text(value, &place, around, report)?, place }))
     };
     let (user, password) = (read(user, false), read(password, true));
     Some((user?, password?))
@@ -82,10 +89,10 @@ fn credentials(
 
 /// The same servers, with these credentials.
 fn known_as(
-    redis: Option<Redis>,
-    (user, password): Credentials,
-    report: &mut Report,
-) -> Option<Option<Redis>> {
+    redis: Option<RedisConfig>,
+    (user, password): StoreCredentials,
+    report: &mut FaultReport,
+) -> Option<Option<RedisConfig>> {
     let Some(named) = user.as_ref().or(password.as_ref()) else { return Some(redis) };
     let Some(redis) = redis else {
         report.fault(&named.place, "is of no use without redis");
@@ -93,7 +100,7 @@ fn known_as(
     };
     // Either could be meant: report both keys, and nothing else.
     if redis != redis.clone().known_as(None, None) {
-        for At { place, .. } in user.iter().chain(&password) {
+        for PlacedValue { place, .. } in user.iter().chain(&password) {
             report.fault(place, "stands in redis as well");
         }
         return None;
@@ -105,31 +112,40 @@ fn known_as(
     Some(Some(redis.known_as(user.as_ref().map(|user| user.value.as_str()), Some(&password.value))))
 }
 
-fn redis(raw: Field<OneOrManyUrls>, around: &Surroundings<'_>, report: &mut Report) -> Option<Option<Redis>> {
-    let Some(At { value, place }) = raw.optional()? else { return Some(None) };
+fn redis(
+    raw: TableField<OneOrManyUrls>,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<Option<RedisConfig>> {
+    let Some(PlacedValue { value, place }) = raw.optional()? else { return Some(None) };
     let redis = match value {
         OneOrManyUrls::One(source) => {
             let url = url(source, &place, around, report)?;
-            located(one(&url), &place, report)?
+            located(parse_redis_url(&url), &place, report)?
         }
         OneOrManyUrls::Many(sources) if sources.is_empty() => {
             report.fault(&place, "must hold at least one");
             return None;
         }
         OneOrManyUrls::Many(sources) => {
-            let mut seed = |At { value, place }: At<Source>| {
+            let mut seed = |PlacedValue { value, place }: PlacedValue<SecretSource>| {
                 let url = url(value, &place, around, report)?;
                 located(cluster_seed(url), &place, report)
             };
             let seeds: Vec<_> = sources.into_iter().map(&mut seed).collect();
-            Redis::Cluster(seeds.into_iter().collect::<Option<_>>()?)
+            RedisConfig::Cluster(seeds.into_iter().collect::<Option<_>>()?)
         }
     };
     Some(Some(redis))
 }
 
-fn url(source: Source, place: &Place, around: &Surroundings<'_>, report: &mut Report) -> Option<String> {
-    let in_file = matches!(source, Source::Plain(_));
+fn url(
+    source: SecretSource,
+    place: &FilePlace,
+    around: &CheckEnvironment<'_>,
+    report: &mut FaultReport,
+) -> Option<String> {
+    let in_file = matches!(source, SecretSource::Plain(_));
     let url = secret::text(source, place, around, report)?;
     // The password of `scheme://user:password@host`.
     let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
@@ -139,24 +155,24 @@ fn url(source: Source, place: &Place, around: &Surroundings<'_>, report: &mut Re
     Some(url)
 }
 
-fn located<T>(result: Result<T, &'static str>, place: &Place, report: &mut Report) -> Option<T> {
+fn located<T>(result: Result<T, &'static str>, place: &FilePlace, report: &mut FaultReport) -> Option<T> {
     result.map_err(|complaint| report.fault(place, complaint)).ok()
 }
 
 const FORM: &str = "must be redis://host:port/db, rediss://…, unix:///path or redis+sentinel://…";
 
 /// Checks one URL: a server, or sentinels.
-fn one(url: &str) -> Result<Redis, &'static str> {
+fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
     if let Some(rest) = url.strip_prefix("redis+sentinel://") {
         return sentinel(rest);
     }
-    let (url, _) = heeded(url)?;
-    Ok(Redis::Single(url))
+    let (url, _) = parse_url_query(url)?;
+    Ok(RedisConfig::Single(url))
 }
 
 /// Parses a URL and its database, and refuses what the client would ignore: it takes the database of
 /// `redis://` from the path alone, and skips parameters that it doesn't know.
-fn heeded(text: &str) -> Result<(String, i64), &'static str> {
+fn parse_url_query(text: &str) -> Result<(String, i64), &'static str> {
     const DATABASE: &str = "the database must be a number";
     const TWICE: &str = "names the database twice, in its path and as ?db=";
     let mut url: Url = text.parse().map_err(|_| FORM)?;
@@ -199,7 +215,7 @@ fn cluster_seed(url: String) -> Result<String, &'static str> {
     if !matches!(scheme, Some("redis" | "rediss")) {
         return Err(SEED);
     }
-    match heeded(&url) {
+    match parse_url_query(&url) {
         Err(FORM) => Err(SEED),
         Err(other) => Err(other),
         Ok((_, db)) if db != 0 => Err("a cluster has no database but 0"),
@@ -208,7 +224,7 @@ fn cluster_seed(url: String) -> Result<String, &'static str> {
 }
 
 /// `[user:password@]host[:port][,host[:port]…]/master[/db]`
-fn sentinel(rest: &str) -> Result<Redis, &'static str> {
+fn sentinel(rest: &str) -> Result<RedisConfig, &'static str> {
     const SENTINEL: &str = "must be redis+sentinel://[user:password@]host:port[,host:port…]/master[/db]";
     let (credentials, rest) = match rest.rsplit_once('@') {
         Some((credentials, rest)) => (user_and_password(credentials).ok_or(SENTINEL)?, rest),
@@ -231,7 +247,7 @@ fn sentinel(rest: &str) -> Result<Redis, &'static str> {
     }
     let sentinels =
         hosts.split(',').map(|host| sentinel_url(host).ok_or(SENTINEL)).collect::<Result<_, _>>()?;
-    Ok(Redis::Sentinel { sentinels, master: decoded(master).ok_or(SENTINEL)?, db, credentials })
+    Ok(RedisConfig::Sentinel { sentinels, master: decoded(master).ok_or(SENTINEL)?, db, credentials })
 }
 
 /// Parses a sentinel's URL; the default port is 26379.
@@ -258,13 +274,15 @@ mod tests {
     #[test]
     fn sentinels_are_taken_apart() {
         let url = "redis+sentinel://me:p%40ss@10.0.0.1:26380,sentinel-b,[::1]:5/main/3";
-        let Ok(Redis::Sentinel { sentinels, master, db, credentials }) = one(url) else {
+        let Ok(RedisConfig::Sentinel { sentinels, master, db, credentials }) = parse_redis_url(url) else {
             panic!("refused");
         };
         assert_eq!(sentinels, ["redis://10.0.0.1:26380", "redis://sentinel-b:26379", "redis://[::1]:5"]);
         assert_eq!((master.as_str(), db), ("main", 3));
         assert_eq!(credentials, (Some("me".to_owned()), Some("p@ss".to_owned())));
-        let Ok(Redis::Sentinel { db, credentials, .. }) = one("redis+sentinel://:pw@a/main") else {
+        let Ok(RedisConfig::Sentinel { db, credentials, .. }) =
+            parse_redis_url("redis+sentinel://:pw@a/main")
+        else {
             panic!("refused");
         };
         assert_eq!((db, credentials), (0, (None, Some("pw".to_owned()))));
@@ -302,10 +320,10 @@ mod tests {
             "unix:///run/redis.sock?password=x",
             "unix:///run/redis.sock?db=x",
         ] {
-            assert!(one(bad).is_err(), "{bad:?}");
+            assert!(parse_redis_url(bad).is_err(), "{bad:?}");
         }
         for good in ["redis://127.0.0.1:6379/0", "rediss://u:p@h/1", "unix:///run/redis.sock"] {
-            assert!(matches!(one(good), Ok(Redis::Single(_))), "{good:?}");
+            assert!(matches!(parse_redis_url(good), Ok(RedisConfig::Single(_))), "{good:?}");
         }
         for seed in ["redis://h/7", "redis://h?db=7", "redis://h?x=1", "rediss://h#insecure"] {
             assert!(cluster_seed(seed.to_owned()).is_err(), "{seed}");
@@ -316,7 +334,7 @@ mod tests {
 
     #[test]
     fn credentials_are_those_of_every_server() {
-        let known = |url: &str| one(url).map(|redis| redis.known_as(Some("me"), Some("p@:/ %s")));
+        let known = |url: &str| parse_redis_url(url).map(|redis| redis.known_as(Some("me"), Some("p@:/ %s")));
         for (url, wanted) in [
             ("redis://h:1/2", "redis://me:p%40%3A%2F%20%s@h:1/2"),
             ("rediss://old:word@h", "rediss://me:p%40%3A%2F%20%s@h"),
@@ -325,19 +343,22 @@ mod tests {
                 "unix:///run/redis.sock?db=7&user=me&pass=p%40%3A%2F+%25s",
             ),
         ] {
-            let Ok(Redis::Single(read)) = known(url) else { panic!("{url} is refused") };
+            let Ok(RedisConfig::Single(read)) = known(url) else { panic!("{url} is refused") };
             assert_eq!(read, wanted);
             let settings = read.as_str().into_connection_info().unwrap().redis_settings().clone();
             assert_eq!((settings.username(), settings.password()), (Some("me"), Some("p@:/ %s")), "{read}");
-            assert_eq!(Redis::Single(read).known_as(None, None), one(url).unwrap().known_as(None, None));
+            assert_eq!(
+                RedisConfig::Single(read).known_as(None, None),
+                parse_redis_url(url).unwrap().known_as(None, None)
+            );
         }
-        let Redis::Cluster(seeds) =
-            Redis::Cluster(vec!["redis://a".into(), "redis://b".into()]).known_as(None, Some("p"))
+        let RedisConfig::Cluster(seeds) =
+            RedisConfig::Cluster(vec!["redis://a".into(), "redis://b".into()]).known_as(None, Some("p"))
         else {
             panic!("no cluster");
         };
         assert_eq!(seeds, ["redis://:p@a", "redis://:p@b"]);
-        let Ok(Redis::Sentinel { credentials, .. }) = known("redis+sentinel://a/main") else {
+        let Ok(RedisConfig::Sentinel { credentials, .. }) = known("redis+sentinel://a/main") else {
             panic!("refused")
         };
         assert_eq!(credentials, (Some("me".to_owned()), Some("p@:/ %s".to_owned())));
@@ -355,14 +376,15 @@ mod tests {
             ("unix:///run/redis.sock?db=7", 7),
             ("unix:///run/redis.sock?db=7&user=u&pass=p", 7),
         ] {
-            let Ok(Redis::Single(read)) = one(url) else { panic!("{url} is refused") };
+            let Ok(RedisConfig::Single(read)) = parse_redis_url(url) else { panic!("{url} is refused") };
             let info = read.as_str().into_connection_info().unwrap();
             assert_eq!(info.redis_settings().db(), db, "{url}: {read}");
         }
-        let info = one("rediss://u:p%40@h:1/?db=3");
-        let Ok(Redis::Single(read)) = info else { panic!("refused") };
+        let info = parse_redis_url("rediss://u:p%40@h:1/?db=3");
+        let Ok(RedisConfig::Single(read)) = info else { panic!("refused") };
         assert_eq!(read.as_str().into_connection_info().unwrap().redis_settings().password(), Some("p@"));
-        let Ok(Redis::Sentinel { master, db, .. }) = one("redis+sentinel://a/main?db=7") else {
+        let Ok(RedisConfig::Sentinel { master, db, .. }) = parse_redis_url("redis+sentinel://a/main?db=7")
+        else {
             panic!("refused");
         };
         assert_eq!((master.as_str(), db), ("main", 7));

@@ -2,10 +2,7 @@
 
 use crate::{
     config::{
-        fault::Report,
-        place::Place,
-        raw,
-        read::{At, Field},
+        file::{fault::FaultReport, place::FilePlace, raw, PlacedValue, TableField},
         types::PathPattern,
     },
     name::{Name, MAX_NAME},
@@ -13,18 +10,18 @@ use crate::{
 use std::collections::{HashMap, HashSet};
 
 /// The names of all routes, each once.
-pub(super) struct Names {
+pub(super) struct RouteNames {
     taken: HashSet<Name>,
     /// The next number for a derived name that is taken.
     numbers: HashMap<Name, usize>,
 }
 
-impl Names {
+impl RouteNames {
     /// Takes the names that the file gives, so that no derived one meets them.
-    pub(super) fn reserve(routes: &[At<raw::Route>], report: &mut Report) -> Self {
+    pub(super) fn reserve(routes: &[PlacedValue<raw::Route>], report: &mut FaultReport) -> Self {
         let mut taken = HashSet::new();
         for route in routes {
-            if let Field::Given(At { value, place }) = &route.value.name {
+            if let TableField::Given(PlacedValue { value, place }) = &route.value.name {
                 if !taken.insert(value.clone()) {
                     report.fault(place, "another route has the same name");
                 }
@@ -61,26 +58,26 @@ impl Names {
 
 /// The hosts, paths and methods that are taken, each with the route that took it.
 #[derive(Default)]
-pub(super) struct Taken(HashMap<(Option<String>, PathPattern), Vec<Claim>>);
+pub(super) struct TakenPaths(HashMap<(Option<String>, PathPattern), Vec<MethodClaim>>);
 
 /// The methods (none: any) of the route of this index.
-struct Claim {
+struct MethodClaim {
     index: usize,
     methods: Vec<http::Method>,
 }
 
-impl Taken {
+impl TakenPaths {
     /// Claims them for the route of this index; that another one has them is a fault at `place`.
     pub(super) fn claim(
         &mut self,
         key: (Option<String>, PathPattern),
         methods: &[http::Method],
         index: usize,
-        place: &Place,
-        report: &mut Report,
+        place: &FilePlace,
+        report: &mut FaultReport,
     ) {
         let others = self.0.entry(key).or_default();
-        let overlaps = |theirs: &&Claim| {
+        let overlaps = |theirs: &&MethodClaim| {
             theirs.methods.is_empty()
                 || methods.is_empty()
                 || theirs.methods.iter().any(|m| methods.contains(m))
@@ -91,6 +88,6 @@ impl Taken {
                 format!("route[{twin}] has the same host, path and method (HEAD comes with GET)"),
             );
         }
-        others.push(Claim { index, methods: methods.to_vec() });
+        others.push(MethodClaim { index, methods: methods.to_vec() });
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// An origin with these lines besides its name, in place of the one of the base.
-fn origin(lines: &str) -> Result<Loaded, Faults> {
+fn origin(lines: &str) -> Result<LoadedConfig, ConfigFaults> {
     let text = BASE.replace("servers = \"http://127.0.0.1:5000\"", lines);
     parse(&format!("{text}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n"))
 }
@@ -11,20 +11,20 @@ fn origin(lines: &str) -> Result<Loaded, Faults> {
 #[test]
 fn origins_are_what_the_document_says() {
     let plain = origin("servers = \"http://127.0.0.1:5000\"").unwrap_or_else(|f| panic!("{f}")).config;
-    let defaults = vec![OriginServer::at(false, "127.0.0.1", 5000)];
-    assert_eq!(plain.origins[0], Origin::with_defaults("app".parse().expect("a name"), defaults));
+    let defaults = vec![ServerEntry::at(false, "127.0.0.1", 5000)];
+    assert_eq!(plain.origins[0], OriginConfig::with_defaults("app".parse().expect("a name"), defaults));
     let all = "servers = [\"http://a:1\", { url = \"https://b\", weight = 3 }, \"unix:/run/app.sock\"]\n\
         balance = { hash = \"tenant\" }\nsticky = { query = \"sid\", cookie = \"app\", secret = { env = \"JWT\" } }\n\
         http2 = true\ntls = { server_name = \"B.example.com\" }\nmax_connections = 5\nqueue = 7\n\
         queue_timeout = \"1s\"\nrequest_timeout = \"9s\"\nidle_timeout = \"8s\"\n\
         receive_buffer = \"1MiB\"\npanic_mode = false";
-    let Loaded { config, warnings, .. } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
+    let LoadedConfig { config, warnings, .. } = origin(all).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, Vec::<String>::new());
     let app = &config.origins[0];
     let servers: Vec<_> = app.servers.iter().map(|s| (s.address.to_string(), s.weight)).collect();
     let wanted = [("http://a:1", 1), ("https://b:443", 3), ("unix:/run/app.sock", 1)];
     assert_eq!(servers, wanted.map(|(url, weight)| (url.to_owned(), weight)));
-    assert_eq!((app.balance, app.http2), (Balance::Hash(HashBy::Tenant), true));
+    assert_eq!((app.balance, app.http2), (BalanceMethod::Hash(HashBy::Tenant), true));
     let sticky = app.sticky.as_ref().expect("is there");
     assert_eq!((sticky.query.as_deref(), sticky.cookie.as_deref()), (Some("sid"), Some("app")));
     assert_eq!(sticky.secret.as_ref().map(Secret::reveal), Some(LONG.as_bytes()));

@@ -78,10 +78,10 @@ fn routes_of_files_and_what_they_can_not_have() {
         "listener = [{ address = \"127.0.0.1:80\" }]\n[[route]]\npath = \"/*\"\nfiles = { root = \".\" }\n";
     let config = parse(alone).unwrap_or_else(|faults| panic!("{faults}")).config;
     assert!(config.origins.is_empty());
-    let Target::Files(files) = &config.routes[0].target else { panic!("no files") };
+    let RouteTarget::Files(files) = &config.routes[0].target else { panic!("no files") };
     assert_eq!((files.index.as_str(), files.cache_control.to_str().unwrap()), ("index.html", "no-cache"));
     assert!(files.precompressed && !files.symlinks && !files.hidden);
-    assert!(matches!(files.immutable, Immutable::Nothing));
+    assert!(matches!(files.immutable, ImmutableRule::Nothing));
     let warned = warnings("[[route]]\npath = \"/x\"\nfiles = { root = \"/nowhere/x\" }\n");
     assert_eq!(
         warned,
@@ -150,7 +150,7 @@ fn limits_are_as_the_document_says() {
   { rate = "9/s" },
 ]"#;
     let text = format!("{BASE}{SECRET}[[route]]\npath = \"/x\"\norigin = \"app\"\n{text}\n");
-    let Loaded { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let LoadedConfig { config, warnings, .. } = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(
         warnings,
         ["c.toml:13:72: route[0].limit[1].shared: without store.redis each node counts by itself"]
@@ -180,7 +180,7 @@ fn limits_are_as_the_document_says() {
 #[test]
 fn proxies_are_networks_or_addresses() {
     let text = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\", \"::/0\"]\n";
-    let Loaded { config, warnings, .. } =
+    let LoadedConfig { config, warnings, .. } =
         parse(&format!("{BASE}{SECRET}{text}")).unwrap_or_else(|faults| panic!("{faults}"));
     let networks: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128", "::/0"]);

@@ -20,13 +20,13 @@ const MAX_TOKEN: usize = 16 << 10;
 const NOW: u64 = 1_700_000_000;
 const SECRET: &str = "a secret of the tests, long enough";
 
-fn at(seconds: u64) -> Reading {
+fn at(seconds: u64) -> ClockReading {
     let ms = seconds.saturating_mul(1_000);
-    Reading { now_ms: ms, wall_ms: ms }
+    ClockReading { now_ms: ms, wall_ms: ms }
 }
 
-fn jwt(algorithms: &[Algorithm], keys: JwtKeys) -> Jwt {
-    Jwt {
+fn jwt(algorithms: &[Algorithm], keys: JwtKeys) -> JwtConfig {
+    JwtConfig {
         algorithms: algorithms.to_vec(),
         keys,
         jwks_max_age: Duration::from_secs(3_600),
@@ -100,7 +100,7 @@ fn forged(header: &Value, secret: &[u8]) -> String {
     format!("{message}.{signature}")
 }
 
-fn verdict(verifier: &Verifier, token: &str) -> Result<Remembered, TokenError> {
+fn verdict(verifier: &Verifier, token: &str) -> Result<RememberedVerdict, TokenError> {
     verifier.verify(token, at(NOW)).map(|(_, remembered)| remembered)
 }
 
@@ -124,10 +124,10 @@ fn every_algorithm_makes_the_round_trip_and_is_remembered() {
     }
     for algorithm in [HS256, HS384, HS512] {
         let tenant = "acme".parse().unwrap();
-        let minted = mint(
+        let minted = mint_token(
             &Secret::new(SECRET),
             algorithm,
-            &Bearer {
+            &TokenBearer {
                 tenant: &tenant,
                 user: Some("ann"),
                 role: Some("admin"),
@@ -140,13 +140,13 @@ fn every_algorithm_makes_the_round_trip_and_is_remembered() {
     }
     for (verifier, token) in tried {
         let (identity, remembered) = verifier.verify(&token, at(NOW)).unwrap();
-        assert_eq!(remembered, Remembered::No);
+        assert_eq!(remembered, RememberedVerdict::No);
         assert_eq!(identity.tenant.as_ref().unwrap().as_str(), "acme");
         assert_eq!(identity.user.as_deref(), Some("ann"));
         assert_eq!(identity.role.as_deref(), Some("admin"));
         assert_eq!(identity.expires, (NOW + 60) * 1_000);
         let (again, remembered) = verifier.verify(&token, at(NOW)).unwrap();
-        assert_eq!((again, remembered), (identity, Remembered::Yes));
+        assert_eq!((again, remembered), (identity, RememberedVerdict::Yes));
         assert_eq!(verdict(&verifier, &tampered(&token)), Err(TokenError::Signature));
     }
 }
@@ -160,9 +160,12 @@ fn what_is_minted_for_a_configuration_verifies_there() {
     jwt.audience = vec!["dashboard".to_owned(), "other".to_owned()];
     jwt.issuer = vec!["https://login.example".to_owned()];
     let tenant = "acme".parse().unwrap();
-    let bearer = Bearer { tenant: &tenant, user: Some("ann"), role: None, lifetime: Duration::from_secs(60) };
+    let bearer =
+        TokenBearer { tenant: &tenant, user: Some("ann"), role: None, lifetime: Duration::from_secs(60) };
     let verifier = Verifier::new(&jwt).unwrap();
-    let minted = |jwt: Option<&Jwt>| mint(&Secret::new(SECRET), HS256, &bearer, jwt, at(NOW).wall()).unwrap();
+    let minted = |jwt: Option<&JwtConfig>| {
+        mint_token(&Secret::new(SECRET), HS256, &bearer, jwt, at(NOW).wall()).unwrap()
+    };
     let (identity, _) = verifier.verify(&minted(Some(&jwt)), at(NOW)).unwrap();
     assert_eq!((identity.tenant.as_ref().unwrap().as_str(), identity.user.as_deref()), ("acme", Some("ann")));
     assert!(verifier.verify(&minted(None), at(NOW)).is_err());
@@ -197,7 +200,7 @@ fn the_header_does_not_widen_what_is_configured() {
         assert_eq!(verdict(&verifier, &token), Err(TokenError::Algorithm), "{alg:?}");
     }
     let good = forged(&json!({ "alg": "HS256" }), SECRET.as_bytes());
-    assert_eq!(verdict(&verifier, &good), Ok(Remembered::No));
+    assert_eq!(verdict(&verifier, &good), Ok(RememberedVerdict::No));
     let bare = good.rsplit_once('.').unwrap().0.to_owned() + ".";
     assert_eq!(verdict(&verifier, &bare), Err(TokenError::Signature));
     let unsigned =
@@ -216,7 +219,7 @@ fn a_key_serves_only_what_it_is_made_for() {
     for (pem, of) in [(RSA, RS256), (P256, ES256), (P384, ES384), (ED_1, EdDSA)] {
         let verifier = with_jwks(&all, &[public(pem, of, Some("k"))]);
         for (other, algorithm) in [(RSA, RS256), (P256, ES256), (P384, ES384), (ED_1, EdDSA)] {
-            let expected = if algorithm == of { Ok(Remembered::No) } else { Err(TokenError::NoKey) };
+            let expected = if algorithm == of { Ok(RememberedVerdict::No) } else { Err(TokenError::NoKey) };
             assert_eq!(
                 verdict(&verifier, &token(other, algorithm)),
                 expected,
@@ -227,7 +230,7 @@ fn a_key_serves_only_what_it_is_made_for() {
     let mut narrow = public(RSA, RS256, Some("k"));
     narrow["alg"] = json!("RS256");
     let verifier = with_jwks(&all, &[narrow]);
-    assert_eq!(verdict(&verifier, &token(RSA, RS256)), Ok(Remembered::No));
+    assert_eq!(verdict(&verifier, &token(RSA, RS256)), Ok(RememberedVerdict::No));
     assert_eq!(verdict(&verifier, &token(RSA, RS384)), Err(TokenError::NoKey));
     assert_eq!(verdict(&verifier, &token(RSA, PS256)), Err(TokenError::NoKey));
 }
@@ -236,9 +239,9 @@ fn a_key_serves_only_what_it_is_made_for() {
 fn a_secret_rotates_without_a_gap() {
     let (old, new) = ("the old secret", "the new secret");
     for (list, by_old, by_new) in [
-        (vec![old], Ok(Remembered::No), Err(TokenError::Signature)),
-        (vec![new, old], Ok(Remembered::No), Ok(Remembered::No)),
-        (vec![new], Err(TokenError::Signature), Ok(Remembered::No)),
+        (vec![old], Ok(RememberedVerdict::No), Err(TokenError::Signature)),
+        (vec![new, old], Ok(RememberedVerdict::No), Ok(RememberedVerdict::No)),
+        (vec![new], Err(TokenError::Signature), Ok(RememberedVerdict::No)),
     ] {
         let verifier = with_secrets(&[HS256], &list);
         assert_eq!(verdict(&verifier, &hs(old, &claims())), by_old);
@@ -260,8 +263,8 @@ fn keys_and_algorithms_must_be_of_one_kind() {
     let with_secret = with_secrets(&[HS256], &[SECRET]);
     assert!(matches!(with_secret.replace_jwks(&set(&[])), Err(IdentityError::NotJwks)));
     let tenant = "acme".parse().unwrap();
-    let bearer = Bearer { tenant: &tenant, user: None, role: None, lifetime: Duration::from_secs(1) };
-    let minted = mint(&Secret::new(SECRET), RS256, &bearer, None, at(NOW).wall());
+    let bearer = TokenBearer { tenant: &tenant, user: None, role: None, lifetime: Duration::from_secs(1) };
+    let minted = mint_token(&Secret::new(SECRET), RS256, &bearer, None, at(NOW).wall());
     assert!(matches!(minted, Err(IdentityError::Mixed(RS256))));
 }
 
@@ -272,10 +275,10 @@ fn times_are_checked_on_each_use() {
     let when = |seconds| verifier.verify(&token, at(seconds)).map(|(_, remembered)| remembered);
     assert_eq!(when(NOW - 1), Err(TokenError::NotYetValid));
     assert_eq!(verifier.remembered(), 0);
-    assert_eq!(when(NOW), Ok(Remembered::No));
+    assert_eq!(when(NOW), Ok(RememberedVerdict::No));
     assert_eq!(when(NOW - 1), Err(TokenError::NotYetValid));
-    assert_eq!(when(NOW), Ok(Remembered::No));
-    assert_eq!(when(NOW + 59), Ok(Remembered::Yes));
+    assert_eq!(when(NOW), Ok(RememberedVerdict::No));
+    assert_eq!(when(NOW + 59), Ok(RememberedVerdict::Yes));
     assert_eq!(when(NOW + 60), Err(TokenError::Expired));
     assert_eq!(verifier.remembered(), 0);
     assert_eq!(when(NOW + 60), Err(TokenError::Expired));

@@ -1,7 +1,8 @@
 //! HTTP/2 answers without a session: those from memory, and refusals.
 
-use super::session::OF_HTTP1;
-use crate::representation::problem::Problem;
+use super::session::HTTP1_FIELDS;
+use crate::representation::problem::ProblemReply;
+
 use bytes::Bytes;
 use h2::{server::SendResponse, Reason, SendStream};
 use http::{header, request::Parts, Method, Response};
@@ -11,17 +12,17 @@ use std::{future::poll_fn, time::Duration};
 use tokio::time::timeout;
 
 /// Answers a request that is refused.
-pub(super) fn refuse(respond: &mut SendResponse<Bytes>, request: &Parts, problem: Problem) {
+pub(super) fn refuse_request(respond: &mut SendResponse<Bytes>, request: &Parts, problem: ProblemReply) {
     let (head, body) = problem.into_parts("");
     let body = Some(body).filter(|_| request.method != Method::HEAD);
     // The rest is dropped if the client is slow or gone.
-    drop(begin(respond, *head, body.as_slice()));
+    drop(send_head(respond, *head, body.as_slice()));
 }
 
 /// Sends the head of an answer, and its body if flow control permits all of it at once, so that answers to
 /// one batch are written together. Otherwise returns the stream for the body. `body` holds its pieces, the
 /// last one first.
-pub(super) fn begin(
+pub(super) fn send_head(
     respond: &mut SendResponse<Bytes>,
     head: ResponseHeader,
     body: &[Bytes],
@@ -29,7 +30,7 @@ pub(super) fn begin(
     let mut head: http::response::Parts = head.into();
     // A stored answer has a date of its own.
     head.headers.entry(header::DATE).or_insert_with(get_cached_date);
-    for name in &OF_HTTP1 {
+    for name in &HTTP1_FIELDS {
         head.headers.remove(name);
     }
     let mut to = match respond.send_response(Response::from_parts(head, ()), body.is_empty()) {
@@ -54,7 +55,7 @@ pub(super) fn begin(
 }
 
 /// Sends a body as fast as the client accepts it, if it accepts some of it in time.
-pub(super) async fn pour(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
+pub(super) async fn send_body(mut to: SendStream<Bytes>, mut body: Vec<Bytes>, patience: Duration) {
     while let Some(mut piece) = body.pop() {
         while !piece.is_empty() {
             to.reserve_capacity(piece.len());

@@ -2,10 +2,12 @@
 
 use crate::{
     listen::{
-        alarm::Alarm,
-        connection::FrameWatch,
-        guard::{Patience, Verdict},
-        ledger::Ledger,
+        aborted::ConnectionLedger,
+        connection::{
+            timeouts::{RateDeadline, WaitVerdict},
+            timer::ReusableTimer,
+            FrameWatch,
+        },
     },
     telemetry::labels::CutReason,
 };
@@ -19,14 +21,14 @@ use std::{
 /// The timeout of a request's body, as with HTTP/1.1. The library delivers only whole frames; for a long and
 /// slow one the connection reports the bytes that have come.
 pub(super) struct BodyWait {
-    patience: Patience,
-    alarm: Alarm,
+    patience: RateDeadline,
+    alarm: ReusableTimer,
     watch: Arc<FrameWatch>,
     /// The number of bytes of the next frame that have been counted.
     counted: usize,
     /// The reason, once it has taken too long.
     late: Option<CutReason>,
-    ledger: Arc<Ledger>,
+    ledger: Arc<ConnectionLedger>,
     peer: SocketAddr,
 }
 
@@ -34,11 +36,11 @@ impl BodyWait {
     pub(super) fn new(
         (most, rate): (Duration, u64),
         watch: Arc<FrameWatch>,
-        (ledger, peer): (Arc<Ledger>, SocketAddr),
+        (ledger, peer): (Arc<ConnectionLedger>, SocketAddr),
     ) -> Self {
         Self {
-            patience: Patience::new(most, rate),
-            alarm: Alarm::default(),
+            patience: RateDeadline::new(most, rate),
+            alarm: ReusableTimer::default(),
             watch,
             counted: 0,
             late: None,
@@ -54,7 +56,7 @@ impl BodyWait {
     }
 
     /// Ready with the reason when the client has taken too long.
-    pub(super) fn poll_late(&mut self, stream: u32, cx: &mut Context<'_>) -> Poll<CutReason> {
+    pub(super) fn poll_body_timeout(&mut self, stream: u32, cx: &mut Context<'_>) -> Poll<CutReason> {
         if let Some(reason) = self.late {
             return Poll::Ready(reason);
         }
@@ -65,9 +67,9 @@ impl BodyWait {
                 self.counted = arriving;
             }
             match self.patience.wait(Instant::now(), CutReason::BodyTimeout, CutReason::BodyRate) {
-                Verdict::Free => return Poll::Pending,
-                Verdict::Until(at) => ready!(self.alarm.poll(at, cx)),
-                Verdict::Cut(reason) => {
+                WaitVerdict::Free => return Poll::Pending,
+                WaitVerdict::Until(at) => ready!(self.alarm.poll(at, cx)),
+                WaitVerdict::Cut(reason) => {
                     self.ledger.cut(self.peer, reason, None);
                     self.late = Some(reason);
                     return Poll::Ready(reason);

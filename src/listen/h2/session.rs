@@ -8,7 +8,8 @@
 //! Interim answers are dropped: the library can't send them (hyperium/h2#167).
 
 use super::body_wait::BodyWait;
-use crate::gateway::Signals;
+use crate::gateway::ConnectionSignals;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
@@ -38,10 +39,10 @@ use std::{
 use tokio::time::timeout;
 
 type Result<T> = pingora_core::Result<T>;
-type Custom = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+type CustomMessage = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
 /// The most bytes of a body that are kept for a retry.
-const AGAIN: usize = 64 * 1024;
+const MAX_RESEND_BYTES: usize = 64 * 1024;
 
 /// A request, and the stream of its answer.
 pub(super) struct StreamSession {
@@ -58,7 +59,7 @@ pub(super) struct StreamSession {
     ended: bool,
     sent: usize,
     digest: Arc<Digest>,
-    signals: Arc<Signals>,
+    signals: Arc<ConnectionSignals>,
     send: Option<Duration>,
     drain: Option<Duration>,
 }
@@ -69,7 +70,7 @@ impl StreamSession {
         body: RecvStream,
         respond: SendResponse<Bytes>,
         wait: BodyWait,
-        (digest, signals): (Arc<Digest>, Arc<Signals>),
+        (digest, signals): (Arc<Digest>, Arc<ConnectionSignals>),
         send: Duration,
     ) -> Self {
         Self {
@@ -117,7 +118,7 @@ impl StreamSession {
                     return Poll::Ready(Ok(None));
                 }
                 Poll::Pending => {
-                    let reason = ready!(self.wait.poll_late(self.body.stream_id().as_u32(), cx));
+                    let reason = ready!(self.wait.poll_body_timeout(self.body.stream_id().as_u32(), cx));
                     self.signals.cut_off(reason);
                     let error = Error::explain(ErrorType::ReadTimedout, reason.as_str());
                     return Poll::Ready(Err(error.into_down()));
@@ -143,8 +144,8 @@ impl StreamSession {
         if self.ended || self.written.is_some() || head.status.is_informational() {
             return Ok(());
         }
-        head.insert_header(header::DATE, date(self.signals.date.swap(0, Ordering::Relaxed)))?;
-        for name in &OF_HTTP1 {
+        head.insert_header(header::DATE, date_value(self.signals.date.swap(0, Ordering::Relaxed)))?;
+        for name in &HTTP1_FIELDS {
             head.remove_header(name);
         }
         let response = Response::from_parts(head.as_owned_parts(), ());
@@ -209,7 +210,7 @@ impl StreamSession {
 }
 
 /// Fields of an HTTP/1.1 connection, which are forbidden in HTTP/2 (RFC 9113, 8.2.2).
-pub(super) static OF_HTTP1: [HeaderName; 5] = [
+pub(super) static HTTP1_FIELDS: [HeaderName; 5] = [
     header::TRANSFER_ENCODING,
     header::CONNECTION,
     header::UPGRADE,
@@ -218,7 +219,7 @@ pub(super) static OF_HTTP1: [HeaderName; 5] = [
 ];
 
 /// The date of an answer, in seconds since the epoch; 0: the current time.
-fn date(seconds: u64) -> HeaderValue {
+fn date_value(seconds: u64) -> HeaderValue {
     if seconds == 0 {
         return get_cached_date();
     }
@@ -365,7 +366,7 @@ impl server::Session for StreamSession {
     }
 
     fn enable_retry_buffering(&mut self) {
-        self.again.get_or_insert_with(|| FixedBuffer::new(AGAIN));
+        self.again.get_or_insert_with(|| FixedBuffer::new(MAX_RESEND_BYTES));
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -380,11 +381,11 @@ impl server::Session for StreamSession {
         Ok(())
     }
 
-    fn take_custom_message_reader(&mut self) -> Option<Custom> {
+    fn take_custom_message_reader(&mut self) -> Option<CustomMessage> {
         None
     }
 
-    fn restore_custom_message_reader(&mut self, _: Custom) -> Result<()> {
+    fn restore_custom_message_reader(&mut self, _: CustomMessage) -> Result<()> {
         Ok(())
     }
 

@@ -4,8 +4,8 @@
 //! An answer is the same however its bytes are cut, and the same that Pingora's client and httparse read.
 
 use super::{
-    chunks::{Chunks, Next},
-    head::{self, End},
+    chunks::{ChunkDecoder, ChunkPiece},
+    head::{self, BodyFraming},
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -42,7 +42,7 @@ pub fn on_chunks(bytes: &[u8]) {
         whole.agrees(&chunked([&bytes[..cut], &bytes[cut..]]), bytes.len());
     }
     whole.agrees(&chunked(bytes.chunks(1)), bytes.len());
-    if whole.end != Ended::Broken {
+    if whole.end != ReadEnd::Broken {
         let read = reference(bytes);
         assert!(read.as_ref().is_none_or(|read| *read == whole.body), "{read:?}, {:?}", whole.body);
     }
@@ -50,17 +50,17 @@ pub fn on_chunks(bytes: &[u8]) {
 
 /// The result of parsing.
 #[derive(Debug, Default)]
-struct Read {
+struct ReadBody {
     heads: Vec<(StatusCode, HeaderMap)>,
     keeps: bool,
     body: Vec<u8>,
     /// The number of bytes that are left.
     rest: usize,
-    end: Ended,
+    end: ReadEnd,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+enum ReadEnd {
     /// The connection ended before the answer did.
     #[default]
     Early,
@@ -68,11 +68,11 @@ enum Ended {
     Broken,
 }
 
-impl Read {
+impl ReadBody {
     fn agrees(&self, other: &Self, length: usize) {
         assert_eq!(self.end, other.end);
         assert_eq!((&self.heads, self.keeps), (&other.heads, other.keeps));
-        if self.end == Ended::Broken {
+        if self.end == ReadEnd::Broken {
             // Bytes before the fault may have been returned already.
             assert!(other.body.starts_with(&self.body) || self.body.starts_with(&other.body));
         } else {
@@ -83,12 +83,12 @@ impl Read {
 }
 
 /// Parses an answer as `Connection` does, without the socket.
-fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> Read {
-    let (mut read, mut input, mut pieces) = (Read::default(), Bytes::new(), pieces.into_iter());
+fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> ReadBody {
+    let (mut read, mut input, mut pieces) = (ReadBody::default(), Bytes::new(), pieces.into_iter());
     let head = loop {
-        match (!input.is_empty()).then(|| head::take(&mut input, method)) {
+        match (!input.is_empty()).then(|| head::take_head(&mut input, method)) {
             Some(Err(_)) => {
-                read.end = Ended::Broken;
+                read.end = ReadEnd::Broken;
                 return read;
             }
             Some(Ok(Some(head))) => {
@@ -108,18 +108,18 @@ fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> Read
     read.keeps = head.keeps;
     let left: Vec<Bytes> = std::iter::once(input).chain(pieces.map(Bytes::copy_from_slice)).collect();
     match head.end {
-        End::Chunks => {
+        BodyFraming::Chunks => {
             let chunks = chunked(left.iter().map(|piece| &piece[..]));
             (read.body, read.rest, read.end) = (chunks.body, chunks.rest, chunks.end);
         }
-        End::Connection => {
+        BodyFraming::Connection => {
             read.body = left.concat();
-            read.end = Ended::Whole;
+            read.end = ReadEnd::Whole;
         }
-        End::Length(length) => {
+        BodyFraming::Length(length) => {
             let mut all = left.concat();
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            read.end = if length <= all.len() { Ended::Whole } else { Ended::Early };
+            read.end = if length <= all.len() { ReadEnd::Whole } else { ReadEnd::Early };
             read.rest = all.split_off(length.min(all.len())).len();
             read.body = all;
         }
@@ -127,8 +127,8 @@ fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, method: &Method) -> Read
     read
 }
 
-fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Read {
-    let (mut read, mut chunks) = (Read::default(), Chunks::default());
+fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> ReadBody {
+    let (mut read, mut chunks) = (ReadBody::default(), ChunkDecoder::default());
     for piece in pieces {
         if chunks.has_ended() {
             read.rest += piece.len();
@@ -137,22 +137,22 @@ fn chunked<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Read {
         let mut input = Bytes::copy_from_slice(piece);
         loop {
             match chunks.next(&mut input) {
-                Ok(Next::Piece(piece)) => {
+                Ok(ChunkPiece::Piece(piece)) => {
                     assert!(!piece.is_empty());
                     read.body.extend_from_slice(&piece);
                 }
                 // More is read only if nothing is left.
-                Ok(Next::More) => break assert!(input.is_empty()),
-                Ok(Next::End) => break,
+                Ok(ChunkPiece::More) => break assert!(input.is_empty()),
+                Ok(ChunkPiece::End) => break,
                 Err(_) => {
-                    read.end = Ended::Broken;
+                    read.end = ReadEnd::Broken;
                     return read;
                 }
             }
         }
         read.rest += input.len();
         if chunks.has_ended() {
-            read.end = Ended::Whole;
+            read.end = ReadEnd::Whole;
         }
     }
     read
@@ -185,7 +185,7 @@ fn on_heads(bytes: &[u8], method: &Method) {
     let mut input = Bytes::copy_from_slice(bytes);
     for _ in 0..MOST_INTERIM {
         let before = input.clone();
-        let ours = head::take(&mut input, method);
+        let ours = head::take_head(&mut input, method);
         let theirs = of_pingora(&before, method);
         let read = match ours {
             Ok(Some(read)) => read,

@@ -14,8 +14,8 @@ const MOST_TRAILERS: usize = 64;
 
 /// The state of the parser.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
-    at: At,
+pub(super) struct ChunkDecoder {
+    at: ChunkState,
     /// The number of bytes of the current chunk that are left.
     left: u64,
     digits: u8,
@@ -25,7 +25,7 @@ pub(super) struct Chunks {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum At {
+enum ChunkState {
     #[default]
     Size,
     /// After the digits of a size.
@@ -44,7 +44,7 @@ enum At {
 
 /// The next part of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum ChunkPiece {
     Piece(Bytes),
     /// More bytes are needed.
     More,
@@ -54,35 +54,35 @@ pub(super) enum Next {
 /// The error for bytes that are not chunks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the chunked coding is malformed")]
-pub(super) struct Broken;
+pub(super) struct BrokenChunks;
 
-impl Chunks {
+impl ChunkDecoder {
     /// Takes the next part of the body from the input.
     ///
     /// # Errors
     /// If it is malformed.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Next, Broken> {
+    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<ChunkPiece, BrokenChunks> {
         self.pass_lines(input)?;
-        if self.at == At::End {
-            return Ok(Next::End);
+        if self.at == ChunkState::End {
+            return Ok(ChunkPiece::End);
         }
         if input.is_empty() {
-            return Ok(Next::More);
+            return Ok(ChunkPiece::More);
         }
         let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
         let piece = input.split_to(length);
         self.left -= length as u64;
         if self.left == 0 {
-            self.at = At::DataCr;
+            self.at = ChunkState::DataCr;
             // The last chunk may be in the input as well.
             self.pass_lines(input)?;
         }
-        Ok(Next::Piece(piece))
+        Ok(ChunkPiece::Piece(piece))
     }
 
     /// Parses up to the next byte of the body, or its end.
-    fn pass_lines(&mut self, input: &mut Bytes) -> Result<(), Broken> {
-        while self.at != At::Data && self.at != At::End && !input.is_empty() {
+    fn pass_lines(&mut self, input: &mut Bytes) -> Result<(), BrokenChunks> {
+        while self.at != ChunkState::Data && self.at != ChunkState::End && !input.is_empty() {
             let byte = input[0];
             input.advance(1);
             self.at = self.step(byte)?;
@@ -91,7 +91,7 @@ impl Chunks {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.at == At::End
+        self.at == ChunkState::End
     }
 
     /// The trailers of a body that has ended; `None` if there are none, or they are malformed.
@@ -111,51 +111,55 @@ impl Chunks {
         Some(fields.iter().filter_map(field).collect())
     }
 
-    fn step(&mut self, byte: u8) -> Result<At, Broken> {
-        if matches!(self.at, At::TrailerLine | At::TrailerLf) || self.at == At::Trailer && byte != b'\r' {
+    fn step(&mut self, byte: u8) -> Result<ChunkState, BrokenChunks> {
+        if matches!(self.at, ChunkState::TrailerLine | ChunkState::TrailerLf)
+            || self.at == ChunkState::Trailer && byte != b'\r'
+        {
             self.trailers.push(byte);
         }
         Ok(match (self.at, byte) {
-            (At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 self.digits += 1;
                 if self.digits > MOST_DIGITS {
-                    return Err(Broken);
+                    return Err(BrokenChunks);
                 }
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 self.left = self.left << 4 | u64::from(digit);
-                At::Size
+                ChunkState::Size
             }
-            (At::Size, _) if self.digits == 0 => return Err(Broken),
-            (At::Size, b'\r') => At::SizeLf,
-            (At::Size, b';' | b' ' | b'\t') => At::Extension,
-            (At::Extension, b'\r') => At::SizeLf,
-            (At::Extension | At::TrailerLine, byte) if byte != b'\n' && byte != b'\r' => self.pass_over()?,
-            (At::SizeLf, b'\n') => {
-                self.digits = 0;
-                if self.left == 0 {
-                    At::Trailer
-                } else {
-                    At::Data
-                }
-            }
-            (At::DataCr, b'\r') => At::DataLf,
-            (At::DataLf, b'\n') => At::Size,
-            (At::Trailer, b'\r') => At::LastLf,
-            (At::Trailer, byte) if byte != b'\n' => {
-                self.at = At::TrailerLine;
+            (ChunkState::Size, _) if self.digits == 0 => return Err(BrokenChunks),
+            (ChunkState::Size, b'\r') => ChunkState::SizeLf,
+            (ChunkState::Size, b';' | b' ' | b'\t') => ChunkState::Extension,
+            (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
+            (ChunkState::Extension | ChunkState::TrailerLine, byte) if byte != b'\n' && byte != b'\r' => {
                 self.pass_over()?
             }
-            (At::TrailerLine, b'\r') => At::TrailerLf,
-            (At::TrailerLf, b'\n') => At::Trailer,
-            (At::LastLf, b'\n') => At::End,
-            _ => return Err(Broken),
+            (ChunkState::SizeLf, b'\n') => {
+                self.digits = 0;
+                if self.left == 0 {
+                    ChunkState::Trailer
+                } else {
+                    ChunkState::Data
+                }
+            }
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => ChunkState::Size,
+            (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
+            (ChunkState::Trailer, byte) if byte != b'\n' => {
+                self.at = ChunkState::TrailerLine;
+                self.pass_over()?
+            }
+            (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
+            (ChunkState::TrailerLf, b'\n') => ChunkState::Trailer,
+            (ChunkState::LastLf, b'\n') => ChunkState::End,
+            _ => return Err(BrokenChunks),
         })
     }
 
-    fn pass_over(&mut self) -> Result<At, Broken> {
+    fn pass_over(&mut self) -> Result<ChunkState, BrokenChunks> {
         self.passed_over += 1;
         if self.passed_over > MOST_PASSED_OVER {
-            Err(Broken)
+            Err(BrokenChunks)
         } else {
             Ok(self.at)
         }
@@ -168,11 +172,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// The body, the bytes behind it, and true if it has ended; the input is cut into pieces of this size.
-    fn read(text: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Broken> {
-        let (mut chunks, mut body, mut rest) = (Chunks::default(), Vec::new(), Vec::new());
+    fn read(text: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>, bool), BrokenChunks> {
+        let (mut chunks, mut body, mut rest) = (ChunkDecoder::default(), Vec::new(), Vec::new());
         for piece in text.chunks(size) {
             let mut input = Bytes::copy_from_slice(piece);
-            while let Next::Piece(piece) = chunks.next(&mut input)? {
+            while let ChunkPiece::Piece(piece) = chunks.next(&mut input)? {
                 body.extend_from_slice(&piece);
             }
             rest.extend_from_slice(&input);
@@ -203,11 +207,11 @@ mod tests {
                 "0\r\n\rX",
                 "5\r\r\n",
             ] {
-                assert_eq!(read(wrong.as_bytes(), size), Err(Broken), "{wrong:?}");
+                assert_eq!(read(wrong.as_bytes(), size), Err(BrokenChunks), "{wrong:?}");
             }
         }
         let long = format!("5;{}", "a".repeat(MOST_PASSED_OVER + 1));
-        assert_eq!(read(long.as_bytes(), 1000), Err(Broken));
+        assert_eq!(read(long.as_bytes(), 1000), Err(BrokenChunks));
         // The largest size is one that no body reaches.
         assert!(read(b"ffffffffffffffff\r\nhello", 3).is_ok());
     }

@@ -5,7 +5,9 @@
 //! for bytes that are sent to it; while there are none, the client is waited for, and the server may be
 //! silent.
 
-use super::{head, no_head, not_read, not_written, Body, Connection, Limits, FIRST_READ};
+use super::{
+    head, no_head, not_read, not_written, BodyProgress, ConnectionTimeouts, OriginConnection, FIRST_READ,
+};
 use bytes::{Buf, Bytes};
 use http::Method;
 use pingora_core::{Error, ErrorType};
@@ -20,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 /// The event that happens first while a request is being sent.
 #[derive(Debug)]
-pub enum Came {
+pub enum DuplexEvent {
     /// The next head of the answer.
     Head(Box<ResponseHeader>),
     /// The next piece of its body; `None` at its end.
@@ -31,13 +33,13 @@ pub enum Came {
 
 /// Bytes that are to be sent.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct OutgoingBytes {
     bytes: Bytes,
     /// True if bytes have been written but may not have been sent (TLS buffers some).
     unflushed: bool,
 }
 
-impl Outgoing {
+impl OutgoingBytes {
     /// Appends bytes.
     pub fn put(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
@@ -67,7 +69,7 @@ impl Outgoing {
     }
 }
 
-impl Connection {
+impl OriginConnection {
     /// Sends, and reads the answer; returns the first event. It can be dropped without losing bytes.
     ///
     /// # Errors
@@ -75,10 +77,10 @@ impl Connection {
     /// more can be sent.
     pub(in crate::origin) async fn go_on(
         &mut self,
-        out: &mut Outgoing,
+        out: &mut OutgoingBytes,
         method: &Method,
-        limits: Limits,
-    ) -> Result<Came, Box<Error>> {
+        limits: ConnectionTimeouts,
+    ) -> Result<DuplexEvent, Box<Error>> {
         self.patience.begin();
         poll_fn(|cx| self.poll_go_on(cx, out, method, limits)).await
     }
@@ -86,10 +88,10 @@ impl Connection {
     fn poll_go_on(
         &mut self,
         cx: &mut Context<'_>,
-        out: &mut Outgoing,
+        out: &mut OutgoingBytes,
         method: &Method,
-        limits: Limits,
-    ) -> Poll<Result<Came, Box<Error>>> {
+        limits: ConnectionTimeouts,
+    ) -> Poll<Result<DuplexEvent, Box<Error>>> {
         if let Poll::Ready(came) = self.poll_answer(cx, method) {
             return Poll::Ready(came);
         }
@@ -97,7 +99,7 @@ impl Connection {
             return Poll::Pending;
         }
         match self.poll_out(cx, out) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(Came::Sent)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(DuplexEvent::Sent)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(not_written(error))),
             Poll::Pending => {
                 ready!(self.patience.poll(cx, limits.step));
@@ -106,20 +108,24 @@ impl Connection {
         }
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Came, Box<Error>>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+    ) -> Poll<Result<DuplexEvent, Box<Error>>> {
         loop {
-            let is_head = matches!(self.body, Body::Head);
+            let is_head = matches!(self.body, BodyProgress::Head);
             if is_head {
                 if let Some(head) = self.take_head(method)? {
-                    return Poll::Ready(Ok(Came::Head(Box::new(head))));
+                    return Poll::Ready(Ok(DuplexEvent::Head(Box::new(head))));
                 }
             } else if let Some(piece) = self.take()? {
-                return Poll::Ready(Ok(Came::Piece(piece)));
+                return Poll::Ready(Ok(DuplexEvent::Piece(piece)));
             }
             if ready!(self.poll_fill(cx)).map_err(not_read)? == 0 {
                 return Poll::Ready(match is_head {
                     true => Err(no_head()),
-                    false => self.end_of_connection().map(|()| Came::Piece(None)),
+                    false => self.end_of_connection().map(|()| DuplexEvent::Piece(None)),
                 });
             }
         }
@@ -134,7 +140,7 @@ impl Connection {
         read
     }
 
-    fn poll_out(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<io::Result<()>> {
+    fn poll_out(&mut self, cx: &mut Context<'_>, out: &mut OutgoingBytes) -> Poll<io::Result<()>> {
         while !out.bytes.is_empty() {
             let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &out.bytes))?;
             if n == 0 {

@@ -13,20 +13,20 @@ use std::mem::MaybeUninit;
 /// The most fields of a head.
 const MOST_FIELDS: usize = 256;
 /// The most bytes of a head.
-const LARGEST: usize = 1 << 20;
+const MAX_HEAD_BYTES: usize = 1 << 20;
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct OriginHead {
     pub(super) head: ResponseHeader,
-    pub(super) end: End,
+    pub(super) end: BodyFraming,
     /// True if the connection may be reused after the body.
     pub(super) keeps: bool,
 }
 
 /// The end of a body (RFC 9112, 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum BodyFraming {
     /// After this number of bytes.
     Length(u64),
     /// With the last chunk.
@@ -37,7 +37,7 @@ pub(super) enum End {
 
 /// The error for bytes that are not an HTTP/1.1 answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(super) enum MalformedHead {
     /// The head can't be parsed.
     #[error("the head is malformed: {0}")]
     Head(#[from] httparse::Error),
@@ -54,40 +54,40 @@ pub(super) enum Malformed {
 ///
 /// # Errors
 /// If it is malformed.
-pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Head>, Malformed> {
+pub(super) fn take_head(input: &mut Bytes, method: &Method) -> Result<Option<OriginHead>, MalformedHead> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
     parser.allow_spaces_after_header_name_in_responses(true);
     parser.allow_obsolete_multiline_headers_in_responses(true);
     let length = match parser.parse_response_with_uninit_headers(&mut answer, input, &mut fields)? {
-        httparse::Status::Complete(length) if length <= LARGEST => length,
-        httparse::Status::Complete(_) => return Err(Malformed::TooLarge),
-        httparse::Status::Partial if input.len() > LARGEST => return Err(Malformed::TooLarge),
+        httparse::Status::Complete(length) if length <= MAX_HEAD_BYTES => length,
+        httparse::Status::Complete(_) => return Err(MalformedHead::TooLarge),
+        httparse::Status::Partial if input.len() > MAX_HEAD_BYTES => return Err(MalformedHead::TooLarge),
         httparse::Status::Partial => return Ok(None),
     };
     let (Some(code), Some(minor)) = (answer.code, answer.version) else {
-        return Err(Malformed::With("no status"));
+        return Err(MalformedHead::With("no status"));
     };
-    let status = StatusCode::from_u16(code).map_err(|_| Malformed::With("an invalid status"))?;
+    let status = StatusCode::from_u16(code).map_err(|_| MalformedHead::With("an invalid status"))?;
     let mut parts = http::Response::new(()).into_parts().0;
     (parts.status, parts.version) = (status, if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
     parts.headers = HeaderMap::with_capacity(answer.headers.len() + SPARE);
     for field in &*answer.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| Malformed::With("an invalid field name"))?;
+        let name = name.map_err(|_| MalformedHead::With("an invalid field name"))?;
         let value = header_value_from_raw(input.slice_ref(field.value));
-        parts.headers.try_append(name, value).map_err(|_| Malformed::With("too many fields"))?;
+        parts.headers.try_append(name, value).map_err(|_| MalformedHead::With("too many fields"))?;
     }
     let mut head = ResponseHeader::from(parts);
     let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     if reason.is_some() {
-        head.set_reason_phrase(reason).map_err(|_| Malformed::With("an invalid reason phrase"))?;
+        head.set_reason_phrase(reason).map_err(|_| MalformedHead::With("an invalid reason phrase"))?;
     }
-    let end = end_of(&mut head, method)?;
-    let keeps = end != End::Connection && goes_on(&head);
+    let end = body_framing(&mut head, method)?;
+    let keeps = end != BodyFraming::Connection && keeps_alive(&head);
     drop(input.split_to(length));
-    Ok(Some(Head { head, end, keeps }))
+    Ok(Some(OriginHead { head, end, keeps }))
 }
 
 /// The capacity for fields that the gateway adds.
@@ -98,7 +98,7 @@ pub(super) fn reopen(input: Bytes) -> BytesMut {
     input.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }
 
-fn end_of(head: &mut ResponseHeader, method: &Method) -> Result<End, Malformed> {
+fn body_framing(head: &mut ResponseHeader, method: &Method) -> Result<BodyFraming, MalformedHead> {
     let codings = head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
     let coding = codings.map(|last| {
         let last = last.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default();
@@ -109,30 +109,30 @@ fn end_of(head: &mut ResponseHeader, method: &Method) -> Result<End, Malformed> 
             head.remove_header(&header::CONTENT_LENGTH);
             None
         }
-        None => length_of(&head.headers)?,
+        None => content_length(&head.headers)?,
     };
     let bodiless = *method == Method::HEAD
         || head.status.is_informational()
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Ok(match (bodiless, coding, length) {
-        (true, ..) => End::Length(0),
-        (false, Some(true), _) => End::Chunks,
-        (false, None, Some(length)) => End::Length(length),
-        (false, ..) => End::Connection,
+        (true, ..) => BodyFraming::Length(0),
+        (false, Some(true), _) => BodyFraming::Chunks,
+        (false, None, Some(length)) => BodyFraming::Length(length),
+        (false, ..) => BodyFraming::Connection,
     })
 }
 
 /// The value of all `Content-Length` fields.
-fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, MalformedHead> {
     let mut agreed = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
         for one in value.as_bytes().split(|b| *b == b',') {
             let one = one.trim_ascii();
             let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
-            let length: u64 = length.ok_or(Malformed::With("an invalid Content-Length"))?;
+            let length: u64 = length.ok_or(MalformedHead::With("an invalid Content-Length"))?;
             if *agreed.get_or_insert(length) != length {
-                return Err(Malformed::With("differing Content-Length values"));
+                return Err(MalformedHead::With("differing Content-Length values"));
             }
         }
     }
@@ -140,7 +140,7 @@ fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
 }
 
 /// Returns true if the server keeps the connection open (RFC 9112, 9.3).
-fn goes_on(head: &ResponseHeader) -> bool {
+fn keeps_alive(head: &ResponseHeader) -> bool {
     let says = |option: &[u8]| {
         let values = head.headers.get_all(header::CONNECTION).iter();
         let mut options = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
@@ -160,11 +160,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &str) -> Result<Option<Head>, Malformed> {
-        take(&mut Bytes::copy_from_slice(text.as_bytes()), &Method::GET)
+    fn read(text: &str) -> Result<Option<OriginHead>, MalformedHead> {
+        take_head(&mut Bytes::copy_from_slice(text.as_bytes()), &Method::GET)
     }
 
-    fn end(fields: &str) -> Option<(End, bool)> {
+    fn end(fields: &str) -> Option<(BodyFraming, bool)> {
         let head = read(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).ok()??;
         Some((head.end, head.keeps))
     }
@@ -172,22 +172,22 @@ mod tests {
     #[test]
     fn where_a_body_ends() {
         let (te, cl) = ("Transfer-Encoding: ", "Content-Length: ");
-        assert_eq!(end(""), Some((End::Connection, false)));
-        assert_eq!(end(&format!("{cl}5\r\n")), Some((End::Length(5), true)));
-        assert_eq!(end(&format!("{cl}5, 5\r\n{cl}5\r\n")), Some((End::Length(5), true)));
-        assert_eq!(end(&format!("{te}chunked\r\n{cl}5\r\n")), Some((End::Chunks, true)));
-        assert_eq!(end(&format!("{te}gzip\r\n{te}x, Chunked\r\n")), Some((End::Chunks, true)));
-        assert_eq!(end(&format!("{te}gzip\r\n{cl}5\r\n")), Some((End::Connection, false)));
-        assert_eq!(end(&format!("{te}chunked,\r\n")), Some((End::Connection, false)));
+        assert_eq!(end(""), Some((BodyFraming::Connection, false)));
+        assert_eq!(end(&format!("{cl}5\r\n")), Some((BodyFraming::Length(5), true)));
+        assert_eq!(end(&format!("{cl}5, 5\r\n{cl}5\r\n")), Some((BodyFraming::Length(5), true)));
+        assert_eq!(end(&format!("{te}chunked\r\n{cl}5\r\n")), Some((BodyFraming::Chunks, true)));
+        assert_eq!(end(&format!("{te}gzip\r\n{te}x, Chunked\r\n")), Some((BodyFraming::Chunks, true)));
+        assert_eq!(end(&format!("{te}gzip\r\n{cl}5\r\n")), Some((BodyFraming::Connection, false)));
+        assert_eq!(end(&format!("{te}chunked,\r\n")), Some((BodyFraming::Connection, false)));
         for wrong in ["+5", "-5", "", "5,6", "5;", "5.0", "18446744073709551616"] {
             assert_eq!(end(&format!("{cl}{wrong}\r\n")), None, "{wrong:?}");
         }
         for bodiless in ["204 X", "304 X", "103 X"] {
             let head = read(&format!("HTTP/1.1 {bodiless}\r\n{cl}5\r\n\r\n")).unwrap().unwrap();
-            assert_eq!(head.end, End::Length(0), "{bodiless}");
+            assert_eq!(head.end, BodyFraming::Length(0), "{bodiless}");
         }
         let mut input = Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nrest");
-        assert_eq!(take(&mut input, &Method::HEAD).unwrap().unwrap().end, End::Length(0));
+        assert_eq!(take_head(&mut input, &Method::HEAD).unwrap().unwrap().end, BodyFraming::Length(0));
         assert_eq!(&input[..], b"rest");
     }
 
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!((head.status.as_u16(), head.get_reason_phrase()), (404, Some("Gone Fishing")));
         assert_eq!(head.headers["x"], "a b");
         for end in ["", "\r\n\r\n"] {
-            assert!(read(&format!("HTTP/1.1 200 OK\r\nX: {}{end}", "y".repeat(LARGEST))).is_err());
+            assert!(read(&format!("HTTP/1.1 200 OK\r\nX: {}{end}", "y".repeat(MAX_HEAD_BYTES))).is_err());
         }
         assert!(read(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(300))).is_err());
     }
@@ -231,7 +231,7 @@ mod tests {
             let all = [start, &noise].concat();
             let mut input = Bytes::from(all.clone());
             let before = input.len();
-            if let Ok(read) = take(&mut input, &Method::GET) {
+            if let Ok(read) = take_head(&mut input, &Method::GET) {
                 prop_assert!(all.ends_with(&input));
                 prop_assert_eq!(read.is_some(), input.len() < before);
             }
@@ -248,11 +248,11 @@ mod tests {
             text += "\r\nbody";
             let cut = cut.index(text.len() - "\r\nbody".len());
             let mut first = Bytes::copy_from_slice(&text.as_bytes()[..cut]);
-            prop_assert!(take(&mut first, &Method::GET).unwrap().is_none());
+            prop_assert!(take_head(&mut first, &Method::GET).unwrap().is_none());
             let mut all = reopen(first);
             all.extend_from_slice(&text.as_bytes()[cut..]);
             let mut all = all.freeze();
-            let head = take(&mut all, &Method::GET).unwrap().unwrap().head;
+            let head = take_head(&mut all, &Method::GET).unwrap().unwrap().head;
             prop_assert_eq!(&all[..], b"body");
             let mut want: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
             let mut got: Vec<_> = head.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();

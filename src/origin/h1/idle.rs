@@ -4,31 +4,31 @@
 //! [`Idle::sweep`] closes them, as well as those that the server has closed. A connection with unexpected
 //! bytes is closed when it is looked at.
 
-use super::Connection;
+use super::OriginConnection;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
 /// The most idle connections of one server; beyond that the oldest is closed.
-const MOST: usize = 512;
+const MAX_IDLE: usize = 512;
 
 /// Idle connections of one server, the oldest first.
 #[derive(Debug, Default)]
-pub(in crate::origin) struct Idle(Mutex<VecDeque<Kept>>);
+pub(crate) struct IdleConnections(Mutex<VecDeque<IdleConnection>>);
 
 /// The address that a connection leads to (`None`: a UNIX socket), and the number of its verification
 /// settings, so that a connection is never reused under others.
-pub(in crate::origin) type Place = (Option<SocketAddr>, u64);
+pub(in crate::origin) type ConnectionGroup = (Option<SocketAddr>, u64);
 
 #[derive(Debug)]
-struct Kept {
-    to: Place,
-    connection: Box<Connection>,
+struct IdleConnection {
+    to: ConnectionGroup,
+    connection: Box<OriginConnection>,
     until: Instant,
 }
 
-impl Idle {
+impl IdleConnections {
     /// Takes a connection for this place that can be reused, as far as is known.
-    pub(in crate::origin) fn take(&self, to: Place, now: Instant) -> Option<Box<Connection>> {
+    pub(in crate::origin) fn take(&self, to: ConnectionGroup, now: Instant) -> Option<Box<OriginConnection>> {
         loop {
             let mut kept = {
                 let mut all = self.0.lock();
@@ -42,13 +42,18 @@ impl Idle {
     }
 
     /// Keeps a connection, if it may be reused.
-    pub(in crate::origin) fn keep(&self, to: Place, connection: Box<Connection>, until: Instant) {
+    pub(in crate::origin) fn keep(
+        &self,
+        to: ConnectionGroup,
+        connection: Box<OriginConnection>,
+        until: Instant,
+    ) {
         if !connection.may_be_kept() {
             return;
         }
         let mut all = self.0.lock();
-        let oldest = if all.len() >= MOST { all.pop_front() } else { None };
-        all.push_back(Kept { to, connection, until });
+        let oldest = if all.len() >= MAX_IDLE { all.pop_front() } else { None };
+        all.push_back(IdleConnection { to, connection, until });
         drop(all);
         // Closed here, after the lock is released.
         drop(oldest);
@@ -56,7 +61,7 @@ impl Idle {
 
     /// Closes connections that can't be reused any more.
     pub(in crate::origin) fn sweep(&self, now: Instant) {
-        let gone: Vec<Kept> = {
+        let gone: Vec<IdleConnection> = {
             let mut all = self.0.lock();
             let (good, gone): (Vec<_>, Vec<_>) = all
                 .drain(..)

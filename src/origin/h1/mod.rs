@@ -16,18 +16,23 @@ mod idle;
 mod patience;
 mod socket;
 
-pub use duplex::{Came, Outgoing};
-pub(super) use idle::Idle;
-pub(super) use socket::{not_connected, To};
+pub use duplex::{DuplexEvent, OutgoingBytes};
+pub(super) use {
+    idle::IdleConnections,
+    socket::{not_connected, SocketTarget},
+};
 
 use bytes::{Bytes, BytesMut};
-use chunks::{Chunks, Next};
-use head::{End, Malformed};
+use chunks::{ChunkDecoder, ChunkPiece};
+use head::{BodyFraming, MalformedHead};
+use patience::ConnectionTimer;
+use socket::OriginSocket;
+
 use http::{HeaderMap, Method};
-use patience::Patience;
+
 use pingora_core::{Error, ErrorType, RetryType};
 use pingora_http::ResponseHeader;
-use socket::Socket;
+
 use std::{
     future::{poll_fn, Future},
     io,
@@ -45,7 +50,7 @@ const LARGEST_READ: usize = 64 * 1024;
 
 /// The timeouts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ConnectionTimeouts {
     /// The timeout of connecting.
     pub(super) connect: Duration,
     /// The timeout of one read, or one write.
@@ -54,12 +59,12 @@ pub(super) struct Limits {
 
 /// A connection to a server.
 #[derive(Debug)]
-pub(super) struct Connection {
-    socket: Socket,
-    patience: Patience,
+pub(super) struct OriginConnection {
+    socket: OriginSocket,
+    patience: ConnectionTimer,
     /// Bytes that were read and not used yet.
     input: Bytes,
-    body: Body,
+    body: BodyProgress,
     /// The trailers of a body that has ended.
     trailers: Option<Box<HeaderMap>>,
     keeps: bool,
@@ -67,33 +72,34 @@ pub(super) struct Connection {
 
 /// The part of an answer that is still to come.
 #[derive(Debug)]
-enum Body {
+enum BodyProgress {
     /// Its head.
     Head,
     Length(u64),
-    Chunks(Chunks),
+    Chunks(ChunkDecoder),
     /// Everything until the end of the connection.
-    Rest,
+    UntilClose,
     Nothing,
 }
 
-impl Connection {
+impl OriginConnection {
     /// Opens a connection, and returns its address; addresses that failed are reported.
     ///
     /// # Errors
     /// If there is no connection in time.
     pub(super) async fn open(
-        to: To<'_>,
-        limits: Limits,
+        to: SocketTarget<'_>,
+        limits: ConnectionTimeouts,
         missed: impl Fn(SocketAddr),
     ) -> Result<(Box<Self>, Option<SocketAddr>), Box<Error>> {
-        let opening = Socket::open(to, missed);
+        let opening = OriginSocket::open(to, missed);
         let (socket, address) = match tokio::time::timeout(limits.connect, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
         };
-        let (patience, input) = (Patience::default(), Bytes::new());
-        let connection = Self { socket, patience, input, body: Body::Nothing, trailers: None, keeps: false };
+        let (patience, input) = (ConnectionTimer::default(), Bytes::new());
+        let connection =
+            Self { socket, patience, input, body: BodyProgress::Nothing, trailers: None, keeps: false };
         Ok((Box::new(connection), address))
     }
 
@@ -107,9 +113,13 @@ impl Connection {
     ///
     /// # Errors
     /// If that fails or times out. A reused connection may have been closed by the server.
-    pub(super) async fn send(&mut self, request: &[u8], limits: Limits) -> Result<(), Box<Error>> {
+    pub(super) async fn send(
+        &mut self,
+        request: &[u8],
+        limits: ConnectionTimeouts,
+    ) -> Result<(), Box<Error>> {
         let Self { socket, patience, .. } = self;
-        (self.body, self.trailers, self.keeps) = (Body::Head, None, false);
+        (self.body, self.trailers, self.keeps) = (BodyProgress::Head, None, false);
         patience.begin();
         let mut writing = pin!(socket.write_all(request));
         let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
@@ -130,7 +140,7 @@ impl Connection {
     pub(super) async fn head(
         &mut self,
         method: &Method,
-        limits: Limits,
+        limits: ConnectionTimeouts,
     ) -> Result<ResponseHeader, Box<Error>> {
         loop {
             if let Some(head) = self.take_head(method)? {
@@ -151,7 +161,7 @@ impl Connection {
         if self.input.is_empty() {
             return Ok(None);
         }
-        let head = head::take(&mut self.input, method).map_err(malformed)?;
+        let head = head::take_head(&mut self.input, method).map_err(malformed)?;
         Ok(head.map(|head| {
             if !head.head.status.is_informational() {
                 self.begin_body(&head);
@@ -160,38 +170,40 @@ impl Connection {
         }))
     }
 
-    fn begin_body(&mut self, head: &head::Head) {
+    fn begin_body(&mut self, head: &head::OriginHead) {
         self.keeps = head.keeps;
         self.body = match head.end {
-            End::Length(0) => Body::Nothing,
-            End::Length(length) => Body::Length(length),
-            End::Chunks => Body::Chunks(Chunks::default()),
-            End::Connection => Body::Rest,
+            BodyFraming::Length(0) => BodyProgress::Nothing,
+            BodyFraming::Length(length) => BodyProgress::Length(length),
+            BodyFraming::Chunks => BodyProgress::Chunks(ChunkDecoder::default()),
+            BodyFraming::Connection => BodyProgress::UntilClose,
         };
     }
 
     /// Returns true if the whole answer was read.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.body, Body::Nothing)
+        matches!(self.body, BodyProgress::Nothing)
     }
 
     /// Returns true if nothing of the body is still to come.
     pub(super) fn is_at_hand(&self) -> bool {
         match &self.body {
-            Body::Nothing => true,
-            Body::Length(left) => *left <= self.input.len() as u64,
-            Body::Head | Body::Chunks(_) | Body::Rest => false,
+            BodyProgress::Nothing => true,
+            BodyProgress::Length(left) => *left <= self.input.len() as u64,
+            BodyProgress::Head | BodyProgress::Chunks(_) | BodyProgress::UntilClose => false,
         }
     }
 
     /// The whole body, if its length is known and all of it has come.
     pub(super) fn at_hand(&mut self) -> Option<Bytes> {
         let length = match &self.body {
-            Body::Length(left) => usize::try_from(*left).ok().filter(|left| *left <= self.input.len())?,
-            Body::Nothing => 0,
-            Body::Head | Body::Chunks(_) | Body::Rest => return None,
+            BodyProgress::Length(left) => {
+                usize::try_from(*left).ok().filter(|left| *left <= self.input.len())?
+            }
+            BodyProgress::Nothing => 0,
+            BodyProgress::Head | BodyProgress::Chunks(_) | BodyProgress::UntilClose => return None,
         };
-        self.body = Body::Nothing;
+        self.body = BodyProgress::Nothing;
         Some(self.input.split_to(length))
     }
 
@@ -204,7 +216,7 @@ impl Connection {
     ///
     /// # Errors
     /// If it was cut short, or is malformed.
-    pub(super) async fn next(&mut self, limits: Limits) -> Result<Option<Bytes>, Box<Error>> {
+    pub(super) async fn next(&mut self, limits: ConnectionTimeouts) -> Result<Option<Bytes>, Box<Error>> {
         loop {
             if let Some(taken) = self.take()? {
                 return Ok(taken);
@@ -212,7 +224,9 @@ impl Connection {
             let size = match &self.body {
                 // One byte more than expected: a read that is not full needs no second one to detect
                 // unexpected bytes.
-                Body::Length(left) => usize::try_from(*left).unwrap_or(LARGEST_READ).saturating_add(1),
+                BodyProgress::Length(left) => {
+                    usize::try_from(*left).unwrap_or(LARGEST_READ).saturating_add(1)
+                }
                 _ => LARGEST_READ,
             };
             let mut buffer = BytesMut::with_capacity(size.min(LARGEST_READ));
@@ -228,8 +242,8 @@ impl Connection {
     /// # Errors
     /// If that is not the end of the body.
     fn end_of_connection(&mut self) -> Result<(), Box<Error>> {
-        let ended = matches!(self.body, Body::Rest);
-        self.body = Body::Nothing;
+        let ended = matches!(self.body, BodyProgress::UntilClose);
+        self.body = BodyProgress::Nothing;
         self.keeps = false;
         match ended {
             true => Ok(()),
@@ -241,30 +255,30 @@ impl Connection {
     fn take(&mut self) -> Result<Option<Option<Bytes>>, Box<Error>> {
         let input = &mut self.input;
         let taken = match &mut self.body {
-            Body::Nothing => return Ok(Some(None)),
-            Body::Head => return Error::e_explain(ErrorType::InternalError, "a body without a head"),
-            Body::Length(left) => {
+            BodyProgress::Nothing => return Ok(Some(None)),
+            BodyProgress::Head => return Error::e_explain(ErrorType::InternalError, "a body without a head"),
+            BodyProgress::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= length as u64;
                 input.split_to(length)
             }
-            Body::Rest => std::mem::take(input),
-            Body::Chunks(chunks) => match chunks.next(input) {
-                Ok(Next::Piece(piece)) => piece,
-                Ok(Next::More | Next::End) => Bytes::new(),
+            BodyProgress::UntilClose => std::mem::take(input),
+            BodyProgress::Chunks(chunks) => match chunks.next(input) {
+                Ok(ChunkPiece::Piece(piece)) => piece,
+                Ok(ChunkPiece::More | ChunkPiece::End) => Bytes::new(),
                 Err(error) => return Error::e_because(ErrorType::InvalidHTTPHeader, "a body", error),
             },
         };
         let ended = match &mut self.body {
-            Body::Length(left) => *left == 0,
-            Body::Chunks(chunks) => chunks.has_ended(),
+            BodyProgress::Length(left) => *left == 0,
+            BodyProgress::Chunks(chunks) => chunks.has_ended(),
             _ => false,
         };
         if ended {
-            if let Body::Chunks(chunks) = &mut self.body {
+            if let BodyProgress::Chunks(chunks) = &mut self.body {
                 self.trailers = chunks.take_trailers().map(Box::new);
             }
-            self.body = Body::Nothing;
+            self.body = BodyProgress::Nothing;
         }
         Ok(match (taken.is_empty(), ended) {
             (false, _) => Some(Some(taken)),
@@ -279,7 +293,7 @@ impl Connection {
     }
 
     /// Reads more, at least one byte; 0 at the end of the connection.
-    async fn read(&mut self, buffer: &mut BytesMut, limits: Limits) -> Result<usize, Box<Error>> {
+    async fn read(&mut self, buffer: &mut BytesMut, limits: ConnectionTimeouts) -> Result<usize, Box<Error>> {
         let Self { socket, patience, .. } = self;
         patience.begin();
         let read = poll_fn(|cx| match pin!(socket.read_buf(buffer)).poll(cx) {
@@ -313,7 +327,7 @@ fn not_read(error: io::Error) -> Box<Error> {
     once_more(Error::because(ErrorType::ReadError, "while reading an answer", error))
 }
 
-fn malformed(error: Malformed) -> Box<Error> {
+fn malformed(error: MalformedHead) -> Box<Error> {
     Error::because(ErrorType::InvalidHTTPHeader, "the head of an answer", error)
 }
 

@@ -14,13 +14,13 @@ use tokio::time::{Instant, Sleep};
 
 /// The timer of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(super) struct ConnectionTimer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// The time at which the current step is late; `None`: no step has waited yet.
     late: Option<Instant>,
 }
 
-impl Patience {
+impl ConnectionTimer {
     /// Begins another step.
     pub(super) fn begin(&mut self) {
         self.late = None;
@@ -54,8 +54,8 @@ mod tests {
     #[tokio::test]
     async fn each_step_has_its_own_limit() {
         let (short, long) = (Duration::from_millis(20), Duration::from_secs(600));
-        let mut patience = Patience::default();
-        let waits = |patience: &mut Patience, limit| {
+        let mut patience = ConnectionTimer::default();
+        let waits = |patience: &mut ConnectionTimer, limit| {
             patience.begin();
             let waker = std::task::Waker::noop();
             assert!(patience.poll(&mut Context::from_waker(waker), limit).is_pending());

@@ -1,6 +1,6 @@
 //! A connection to a server: TCP, a UNIX socket, or TLS (Pingora's).
 
-use crate::origin::dial::{dial, Reached};
+use crate::origin::servers::dial::{dial_server, ReachedAddress};
 use pingora_core::{
     connectors::TransportConnector, protocols::Stream, upstreams::peer::HttpPeer, Error, ErrorType,
 };
@@ -22,41 +22,41 @@ static TLS: LazyLock<TransportConnector> = LazyLock::new(|| TransportConnector::
 
 /// The endpoint of a server.
 #[derive(Debug)]
-pub(in crate::origin) enum To<'a> {
+pub(crate) enum SocketTarget<'a> {
     /// One of these addresses, with a receive buffer of this many bytes; `None`: the kernel's default.
     Tcp(&'a [SocketAddr], Option<u32>),
     Unix(&'a Path),
     /// Pingora's peer for TLS, and the address that was reached, if there are several.
-    Tls(Box<(HttpPeer, Reached)>),
+    Tls(Box<(HttpPeer, ReachedAddress)>),
 }
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum OriginSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Stream),
 }
 
-impl Socket {
+impl OriginSocket {
     /// Connects, and returns the address, if it is known; addresses that failed are reported.
     ///
     /// # Errors
     /// If that is not possible, or the server's certificate isn't valid for it.
     pub(super) async fn open(
-        to: To<'_>,
+        to: SocketTarget<'_>,
         missed: impl Fn(SocketAddr),
     ) -> Result<(Self, Option<SocketAddr>), Box<Error>> {
         match to {
-            To::Tcp(addresses, buffer) => {
-                let dialled = dial(addresses, buffer, missed).await.map_err(not_connected)?;
+            SocketTarget::Tcp(addresses, buffer) => {
+                let dialled = dial_server(addresses, buffer, missed).await.map_err(not_connected)?;
                 Ok((Self::Tcp(dialled.0), Some(dialled.1)))
             }
-            To::Unix(path) => {
+            SocketTarget::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(not_connected)?;
                 Ok((Self::Unix(stream), None))
             }
-            To::Tls(to) => {
+            SocketTarget::Tls(to) => {
                 let (peer, reached) = *to;
                 // Boxed: most connections are without TLS, and its future is large.
                 let stream = Box::pin(TLS.new_stream(&peer)).await?;
@@ -95,20 +95,20 @@ pub(in crate::origin) fn not_connected(error: io::Error) -> Box<Error> {
 macro_rules! each {
     ($socket:expr, $stream:ident => $does:expr) => {
         match $socket.get_mut() {
-            Socket::Tcp($stream) => $does,
-            Socket::Unix($stream) => $does,
-            Socket::Tls($stream) => $does,
+            OriginSocket::Tcp($stream) => $does,
+            OriginSocket::Unix($stream) => $does,
+            OriginSocket::Tls($stream) => $does,
         }
     };
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for OriginSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for OriginSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         each!(self, stream => Pin::new(stream).poll_write(cx, data))
     }

@@ -2,7 +2,8 @@ use super::*;
 use std::{net::SocketAddr, path::Path, time::Instant};
 use tokio::net::TcpListener;
 
-const LIMITS: Limits = Limits { connect: Duration::from_secs(5), step: Duration::from_secs(5) };
+const LIMITS: ConnectionTimeouts =
+    ConnectionTimeouts { connect: Duration::from_secs(5), step: Duration::from_secs(5) };
 
 /// A server that answers each request on its connections with the next of these answers, and closes when
 /// there is none.
@@ -28,7 +29,7 @@ async fn server(answers: &'static [&'static str]) -> SocketAddr {
     at
 }
 
-async fn ask(connection: &mut Connection) -> Result<(u16, String), Box<Error>> {
+async fn ask(connection: &mut OriginConnection) -> Result<(u16, String), Box<Error>> {
     connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", LIMITS).await?;
     let head = connection.head(&Method::GET, LIMITS).await?;
     let mut body = Vec::new();
@@ -38,9 +39,9 @@ async fn ask(connection: &mut Connection) -> Result<(u16, String), Box<Error>> {
     Ok((head.status.as_u16(), String::from_utf8(body).unwrap()))
 }
 
-async fn connected(answers: &'static [&'static str]) -> (SocketAddr, Box<Connection>) {
+async fn connected(answers: &'static [&'static str]) -> (SocketAddr, Box<OriginConnection>) {
     let at = server(answers).await;
-    (at, Connection::open(To::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap().0)
+    (at, OriginConnection::open(SocketTarget::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap().0)
 }
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn a_connection_serves_one_after_another() {
         "HTTP/1.1 200 OK\r\n\r\nto the end",
     ])
     .await;
-    let (idle, later) = (Idle::default(), Instant::now() + Duration::from_secs(60));
+    let (idle, later) = (IdleConnections::default(), Instant::now() + Duration::from_secs(60));
     for expected in [(200, "hello"), (200, "hello!"), (204, "")] {
         let (status, body) = ask(&mut connection).await.unwrap();
         assert_eq!((status, &body[..]), expected);
@@ -112,7 +113,7 @@ async fn interim_answers_come_one_by_one() {
 async fn one_that_the_server_has_closed_is_not_taken_again() {
     let (at, mut connection) = connected(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
     ask(&mut connection).await.unwrap();
-    let idle = Idle::default();
+    let idle = IdleConnections::default();
     idle.keep((Some(at), 0), connection, Instant::now() + Duration::from_secs(60));
     while !idle.is_empty() {
         idle.sweep(Instant::now());
@@ -125,7 +126,7 @@ async fn old_ones_and_surplus_ones_are_closed() {
     let answers: &'static [&'static str] = Box::leak(vec!["HTTP/1.1 204 X\r\n\r\n"; 9].into());
     let (at, mut connection) = connected(answers).await;
     ask(&mut connection).await.unwrap();
-    let (idle, now) = (Idle::default(), Instant::now());
+    let (idle, now) = (IdleConnections::default(), Instant::now());
     idle.keep((Some(at), 0), connection, now + Duration::from_secs(1));
     idle.sweep(now);
     assert!(!idle.is_empty());
@@ -137,9 +138,9 @@ async fn old_ones_and_surplus_ones_are_closed() {
 async fn who_says_nothing_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = [listener.local_addr().unwrap()];
-    let to = To::Tcp(&to, None);
-    let limits = Limits { step: Duration::from_millis(20), ..LIMITS };
-    let mut connection = Connection::open(to, limits, |_| ()).await.unwrap().0;
+    let to = SocketTarget::Tcp(&to, None);
+    let limits = ConnectionTimeouts { step: Duration::from_millis(20), ..LIMITS };
+    let mut connection = OriginConnection::open(to, limits, |_| ()).await.unwrap().0;
     connection.send(b"GET / HTTP/1.1\r\n\r\n", limits).await.unwrap();
     let error = connection.head(&Method::GET, limits).await.unwrap_err();
     assert_eq!(*error.etype(), ErrorType::ReadTimedout);
@@ -150,9 +151,11 @@ async fn nobody_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     drop(listener);
-    let error = Connection::open(To::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap_err();
+    let error = OriginConnection::open(SocketTarget::Tcp(&[at], None), LIMITS, |_| ()).await.unwrap_err();
     assert_eq!(*error.etype(), ErrorType::ConnectRefused);
-    assert!(Connection::open(To::Unix(Path::new("/nowhere/at/all")), LIMITS, |_| ()).await.is_err());
+    assert!(OriginConnection::open(SocketTarget::Unix(Path::new("/nowhere/at/all")), LIMITS, |_| ())
+        .await
+        .is_err());
 }
 
 /// Otherwise megabytes of a fast server's answer to a slow client would be in the kernel.
@@ -160,8 +163,9 @@ async fn nobody_there() {
 async fn the_kernel_keeps_no_more_than_it_was_told() {
     const BUFFER: u32 = 16 * 1024;
     let at = server(&[]).await;
-    let connection = Connection::open(To::Tcp(&[at], Some(BUFFER)), LIMITS, |_| ()).await.unwrap().0;
-    let Socket::Tcp(stream) = &connection.socket else { panic!("no TCP") };
+    let connection =
+        OriginConnection::open(SocketTarget::Tcp(&[at], Some(BUFFER)), LIMITS, |_| ()).await.unwrap().0;
+    let OriginSocket::Tcp(stream) = &connection.socket else { panic!("no TCP") };
     // The kernel adds its own overhead.
     assert_eq!(socket2::SockRef::from(stream).recv_buffer_size().unwrap(), 2 * BUFFER as usize);
 }

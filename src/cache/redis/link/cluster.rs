@@ -13,7 +13,7 @@ const LIST: Duration = Duration::from_millis(250);
 
 /// The state of a cluster according to one of its nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(in crate::cache::redis) struct Topology {
+pub(in crate::cache::redis) struct ClusterTopology {
     /// First and last hash slot, and the `host:port` of their master; sorted.
     pub(in crate::cache::redis) ranges: Vec<(u16, u16, String)>,
     /// The newest configuration epoch; 0 if the node doesn't report it.
@@ -24,13 +24,13 @@ pub(in crate::cache::redis) struct Topology {
 
 /// The nodes that a configuration names, and the way to connect to each node.
 #[derive(Debug, Clone)]
-pub(in crate::cache::redis) struct Seeds {
+pub(in crate::cache::redis) struct ClusterSeeds {
     urls: Vec<String>,
     scheme: String,
     settings: RedisConnectionInfo,
 }
 
-impl Seeds {
+impl ClusterSeeds {
     /// The nodes at these URLs: the user and the scheme of the first are used for all nodes.
     pub(in crate::cache::redis) fn new(urls: Vec<String>) -> Self {
         let first = urls.first().map_or("", String::as_str);
@@ -49,14 +49,17 @@ impl Seeds {
     ///
     /// # Errors
     /// If none of them answers.
-    pub(in crate::cache::redis) async fn ask(&self, addresses: Vec<String>) -> RedisResult<Vec<Topology>> {
+    pub(in crate::cache::redis) async fn ask(
+        &self,
+        addresses: Vec<String>,
+    ) -> RedisResult<Vec<ClusterTopology>> {
         let of_seed = |url: &String| (url.clone(), self.settings.clone());
         let nodes = self.urls.iter().map(of_seed).chain(addresses.iter().map(|address| self.node(address)));
         let said = join_all(nodes.map(|(url, settings)| async move {
             let client = client(url.as_str(), Some(settings))?;
             let host = client.get_connection_info().addr().to_string();
             let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT));
-            list(&client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
+            list_masters(&client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
         }))
         .await;
         let (heard, failed): (Vec<_>, Vec<_>) = said.into_iter().partition(Result::is_ok);
@@ -68,7 +71,9 @@ impl Seeds {
 }
 
 /// The topology to use, from the answers of several nodes: the newest of those that reach most masters.
-pub(in crate::cache::redis) fn newest(said: impl IntoIterator<Item = Topology>) -> Option<Topology> {
+pub(in crate::cache::redis) fn newest_topology(
+    said: impl IntoIterator<Item = ClusterTopology>,
+) -> Option<ClusterTopology> {
     let believed = said.into_iter().filter(|topology| !topology.is_cut_off && !topology.ranges.is_empty());
     // Of equals the first.
     believed.reduce(|best, other| if other.epoch > best.epoch { other } else { best })
@@ -78,10 +83,10 @@ pub(in crate::cache::redis) fn newest(said: impl IntoIterator<Item = Topology>) 
 ///
 /// # Errors
 /// If it doesn't answer.
-pub(in crate::cache::redis) async fn list<C: ConnectionLike + Clone>(
+pub(in crate::cache::redis) async fn list_masters<C: ConnectionLike + Clone>(
     connection: &C,
     address: &str,
-) -> RedisResult<Topology> {
+) -> RedisResult<ClusterTopology> {
     let (mut first, mut second) = (connection.clone(), connection.clone());
     let (mut slots, mut nodes) = (cmd("CLUSTER"), cmd("CLUSTER"));
     slots.arg("SLOTS");
@@ -103,7 +108,7 @@ pub(in crate::cache::redis) async fn list<C: ConnectionLike + Clone>(
         Err(error) if is_refusal(&error) => (0, false),
         Err(error) => return Err(error),
     };
-    Ok(Topology { ranges, epoch, is_cut_off })
+    Ok(ClusterTopology { ranges, epoch, is_cut_off })
 }
 
 /// Parses first slot, last slot, the master as host, port and more, then its replicas. A missing host means
@@ -167,14 +172,15 @@ mod tests {
 
     #[test]
     fn the_newest_view_of_a_majority_counts() {
-        let said = |port: u16, epoch, is_cut_off| Topology {
+        let said = |port: u16, epoch, is_cut_off| ClusterTopology {
             ranges: vec![(0, 9, format!("127.0.0.1:{port}"))],
             epoch,
             is_cut_off,
         };
-        let found = newest([said(1, 3, false), said(2, 5, false), said(3, 9, true), said(4, 5, false)]);
+        let found =
+            newest_topology([said(1, 3, false), said(2, 5, false), said(3, 9, true), said(4, 5, false)]);
         assert_eq!(found, Some(said(2, 5, false)));
-        assert_eq!(newest([said(3, 9, true), Topology::default()]), None);
+        assert_eq!(newest_topology([said(3, 9, true), ClusterTopology::default()]), None);
     }
 
     #[test]

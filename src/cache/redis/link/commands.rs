@@ -11,12 +11,12 @@ const HOPS: usize = 3;
 
 /// Finds the connection to another master of the cluster, by its address. A slot that has moved for good
 /// causes a new list of the masters.
-pub(in crate::cache::redis) type Elsewhere =
-    Arc<dyn Fn(&str, Redirection) -> Option<MultiplexedConnection> + Send + Sync>;
+pub(in crate::cache::redis) type MasterLookup =
+    Arc<dyn Fn(&str, ClusterRedirect) -> Option<MultiplexedConnection> + Send + Sync>;
 
 /// The reason why a command goes to another master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cache::redis) enum Redirection {
+pub(in crate::cache::redis) enum ClusterRedirect {
     /// The slot has moved.
     Moved,
     /// The slot is moving, and this key has gone ahead.
@@ -25,20 +25,20 @@ pub(in crate::cache::redis) enum Redirection {
 
 /// The connection for commands.
 #[derive(Clone)]
-pub(in crate::cache::redis) struct Commands {
+pub(in crate::cache::redis) struct CommandConnection {
     connection: MultiplexedConnection,
     /// The way to other masters, in a cluster.
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<MasterLookup>,
 }
 
-impl Commands {
+impl CommandConnection {
     /// A connection to this server alone.
     pub(super) fn new(connection: MultiplexedConnection) -> Self {
         Self { connection, elsewhere: None }
     }
 
     /// The same in a cluster.
-    pub(super) fn in_cluster(self, elsewhere: Elsewhere) -> Self {
+    pub(super) fn in_cluster(self, elsewhere: MasterLookup) -> Self {
         Self { elsewhere: Some(elsewhere), ..self }
     }
 
@@ -47,12 +47,12 @@ impl Commands {
         self.connection.clone()
     }
 
-    fn redirected(&self, error: &RedisError) -> Option<(MultiplexedConnection, Redirection)> {
+    fn redirected(&self, error: &RedisError) -> Option<(MultiplexedConnection, ClusterRedirect)> {
         let elsewhere = self.elsewhere.as_ref()?;
         let (address, _) = error.redirect_node()?;
         let why = match error.kind() {
-            ErrorKind::Server(ServerErrorKind::Ask) => Redirection::Ask,
-            _ => Redirection::Moved,
+            ErrorKind::Server(ServerErrorKind::Ask) => ClusterRedirect::Ask,
+            _ => ClusterRedirect::Moved,
         };
         Some((elsewhere(address, why)?, why))
     }
@@ -64,8 +64,8 @@ impl Commands {
                 break;
             };
             said = match why {
-                Redirection::Moved => other.req_packed_command(command).await,
-                Redirection::Ask => {
+                ClusterRedirect::Moved => other.req_packed_command(command).await,
+                ClusterRedirect::Ask => {
                     let asked = asking(std::iter::once(command));
                     let answers = other.req_packed_commands(&asked, 0, 2).await;
                     answers.map(|mut answers| answers.pop().unwrap_or(Value::Nil))
@@ -84,8 +84,8 @@ impl Commands {
                 break;
             };
             said = match why {
-                Redirection::Moved => other.req_packed_commands(pipeline, offset, count).await,
-                Redirection::Ask => {
+                ClusterRedirect::Moved => other.req_packed_commands(pipeline, offset, count).await,
+                ClusterRedirect::Ask => {
                     let asked = asking(pipeline.cmd_iter());
                     let answers = other.req_packed_commands(&asked, 0, 2 * count).await;
                     answers.map(|answers| answers.into_iter().skip(1).step_by(2).collect())
@@ -116,7 +116,7 @@ fn refusal(said: &RedisResult<Vec<Value>>) -> Option<RedisError> {
     }
 }
 
-impl ConnectionLike for Commands {
+impl ConnectionLike for CommandConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self.elsewhere {
             None => self.connection.req_packed_command(cmd),

@@ -11,12 +11,15 @@ mod commands;
 mod quorum;
 mod sentinel;
 
-pub(super) use cluster::{list, newest, Seeds, Topology};
-pub(super) use commands::{Commands, Elsewhere, Redirection};
-pub(super) use quorum::Confirmation;
+pub(super) use {
+    cluster::{list_masters, newest_topology, ClusterSeeds, ClusterTopology},
+    commands::{ClusterRedirect, CommandConnection, MasterLookup},
+    quorum::MasterConfirmation,
+};
 
 use crate::{clock::now_ms, config};
-use quorum::Naming;
+use quorum::NamedMaster;
+
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
@@ -42,13 +45,13 @@ pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// An answered heartbeat.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Beat {
+pub(super) enum HeartbeatKind {
     /// Of all reporting connections, if there are any: all earlier reports have arrived.
     Reports {
         /// The time when it was sent.
         sent_ms: u64,
         /// The confirmation of this master by the sentinels, if there are any.
-        confirmation: Option<Confirmation>,
+        confirmation: Option<MasterConfirmation>,
     },
     /// Of the connection for commands.
     Commands {
@@ -60,9 +63,9 @@ pub(super) enum Beat {
 }
 
 /// A live link.
-pub(super) struct Link {
+pub(super) struct StoreLink {
     /// For commands.
-    pub(super) commands: Commands,
+    pub(super) commands: CommandConnection,
     /// True if changes are reported.
     pub(super) tracked: bool,
     /// Notified when the link is of no more use.
@@ -71,11 +74,11 @@ pub(super) struct Link {
     /// The connection for other nodes' announcements of changes, if the server does not report them.
     pub(super) channel: Option<MultiplexedConnection>,
     /// The sentinels that named the server, and their answer.
-    named_by: Option<(Arc<Sentinels>, Naming)>,
+    named_by: Option<(Arc<Sentinels>, NamedMaster)>,
 }
 
 /// The servers to link with, and the way to find them.
-pub(super) enum Servers {
+pub(super) enum LinkServers {
     /// One server.
     One(String),
     /// The master that sentinels name, with the database and the user on the master.
@@ -89,17 +92,17 @@ pub(super) enum Servers {
         /// The user on it.
         settings: RedisConnectionInfo,
         /// The other masters, for redirected commands.
-        elsewhere: Elsewhere,
+        elsewhere: MasterLookup,
     },
 }
 
-impl Servers {
+impl LinkServers {
     /// The server of a configuration other than a cluster. Starts to ask sentinels.
-    pub(super) fn new(target: config::Redis) -> Self {
+    pub(super) fn new(target: config::RedisConfig) -> Self {
         match target {
-            config::Redis::Single(url) => Self::One(url),
-            config::Redis::Cluster(mut seeds) => Self::One(seeds.pop().unwrap_or_default()),
-            config::Redis::Sentinel { sentinels, master, db, credentials: (user, password) } => {
+            config::RedisConfig::Single(url) => Self::One(url),
+            config::RedisConfig::Cluster(mut seeds) => Self::One(seeds.pop().unwrap_or_default()),
+            config::RedisConfig::Sentinel { sentinels, master, db, credentials: (user, password) } => {
                 let mut settings = RedisConnectionInfo::default().set_db(db);
                 if let Some(user) = user {
                     settings = settings.set_username(user);
@@ -121,7 +124,7 @@ impl Servers {
         (prefixes, channel): (&[String], &str),
         on_push: OnPush,
         given_up: Arc<Notify>,
-    ) -> RedisResult<Link> {
+    ) -> RedisResult<StoreLink> {
         let link = match self {
             Self::One(url) => one(client(url.as_str(), None)?, prefixes, channel, &on_push).await,
             Self::Sentinels(sentinels, settings) => {
@@ -131,26 +134,26 @@ impl Servers {
                     link = one(client, prefixes, channel, &on_push) => link?,
                     error = sentinels.left(&named) => return Err(error),
                 };
-                Ok(Link { named_by: Some((sentinels.clone(), named)), ..link })
+                Ok(StoreLink { named_by: Some((sentinels.clone(), named)), ..link })
             }
             Self::Node { url, settings, elsewhere } => {
                 let link =
                     one(client(url.as_str(), Some(settings.clone()))?, prefixes, channel, &on_push).await?;
                 let (_, address) = url.split_once("://").unwrap_or_default();
-                if list(&link.commands.connection(), address).await?.is_cut_off {
+                if list_masters(&link.commands.connection(), address).await?.is_cut_off {
                     return Err((ErrorKind::Io, "the server does not reach most of the cluster").into());
                 }
-                Ok(Link { commands: link.commands.in_cluster(elsewhere.clone()), ..link })
+                Ok(StoreLink { commands: link.commands.in_cluster(elsewhere.clone()), ..link })
             }
         }?;
         // A replica takes no writes: a link to it would end with the first heartbeat, and be made again for
         // ever.
         link.beat(&|_| ()).await?;
-        Ok(Link { given_up, ..link })
+        Ok(StoreLink { given_up, ..link })
     }
 }
 
-async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPush) -> RedisResult<Link> {
+async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPush) -> RedisResult<StoreLink> {
     let plain = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     let report = report_on(&client, prefixes, on_push).await?;
     let commands = match client.get_multiplexed_async_connection_with_config(&plain).await {
@@ -166,8 +169,8 @@ async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPus
         None => listen_on(&client, channel, on_push).await?,
         Some(_) => None,
     };
-    Ok(Link {
-        commands: Commands::new(commands),
+    Ok(StoreLink {
+        commands: CommandConnection::new(commands),
         tracked: report.is_some(),
         given_up: Arc::default(),
         report,
@@ -246,14 +249,14 @@ fn refuses_resp3(error: &RedisError) -> bool {
     error.kind() == ErrorKind::RESP3NotSupported
 }
 
-impl Link {
+impl StoreLink {
     /// The confirmation of this master by the sentinels; `None`: there are no sentinels.
-    pub(super) fn confirmation(&self) -> Option<Confirmation> {
+    pub(super) fn confirmation(&self) -> Option<MasterConfirmation> {
         self.named_by.as_ref().map(|(sentinels, _)| sentinels.confirmation())
     }
 
     /// Calls back for each answered heartbeat. Returns the reason when the link can't be trusted any more.
-    pub(super) async fn watch(&self, heard: impl Fn(Beat)) -> RedisError {
+    pub(super) async fn watch(&self, heard: impl Fn(HeartbeatKind)) -> RedisError {
         let left = async {
             match &self.named_by {
                 Some((sentinels, named)) => sentinels.left(named).await,
@@ -266,7 +269,7 @@ impl Link {
         }
     }
 
-    async fn keep_beating(&self, heard: impl Fn(Beat)) -> RedisError {
+    async fn keep_beating(&self, heard: impl Fn(HeartbeatKind)) -> RedisError {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
             // Concurrently: slow commands delay no report.
@@ -276,10 +279,10 @@ impl Link {
         }
     }
 
-    async fn beat_commands(&self, heard: &impl Fn(Beat)) -> RedisResult<()> {
+    async fn beat_commands(&self, heard: &impl Fn(HeartbeatKind)) -> RedisResult<()> {
         let (began, sent_ms) = (Instant::now(), now_ms());
         pulse(&mut self.commands.clone()).await?;
-        heard(Beat::Commands { sent_ms, took: began.elapsed() });
+        heard(HeartbeatKind::Commands { sent_ms, took: began.elapsed() });
         Ok(())
     }
 
@@ -294,13 +297,13 @@ impl Link {
         }
     }
 
-    async fn beat(&self, heard: &impl Fn(Beat)) -> RedisResult<()> {
+    async fn beat(&self, heard: &impl Fn(HeartbeatKind)) -> RedisResult<()> {
         let sent_ms = now_ms();
         match self.tracked {
             true => self.hear_all().await?,
             false => pulse(&mut self.commands.clone()).await?,
         }
-        heard(Beat::Reports { sent_ms, confirmation: self.confirmation() });
+        heard(HeartbeatKind::Reports { sent_ms, confirmation: self.confirmation() });
         Ok(())
     }
 }

@@ -9,30 +9,30 @@ use std::{
 };
 
 /// Host and port of a server.
-pub(super) type Address = (String, u16);
+pub(super) type SentinelAddress = (String, u16);
 
 /// The most sentinels that are known.
 pub(super) const MOST_SENTINELS: usize = 16;
 
 /// The sentinels of one master.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct KnownMaster {
     /// By URL.
-    pub(super) sentinels: BTreeMap<String, Sentinel>,
+    pub(super) sentinels: BTreeMap<String, KnownSentinel>,
     /// The newest epoch that was ever named.
     newest: u64,
 }
 
 /// One sentinel, with its last answers.
 #[derive(Default)]
-pub(super) struct Sentinel {
+pub(super) struct KnownSentinel {
     /// True if the configuration names it.
     pub(super) is_configured: bool,
     /// Its name among the sentinels; `None`: it has never answered. It may be known under two URLs.
     pub(super) id: Option<String>,
     /// The start of the last question that has ended by now.
     pub(super) tried: Option<Instant>,
-    pub(super) named: Option<Naming>,
+    pub(super) named: Option<NamedMaster>,
     /// The time of the last question that it answered with a master; 0: none.
     pub(super) named_ms: u64,
     /// The names of the others that it knows of.
@@ -41,15 +41,15 @@ pub(super) struct Sentinel {
 
 /// A master that a sentinel names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::cache::redis) struct Naming {
-    pub(super) master: Address,
+pub(in crate::cache::redis) struct NamedMaster {
+    pub(super) master: SentinelAddress,
     /// Rises with each failover; 0 if the sentinel doesn't report it.
     pub(super) epoch: u64,
 }
 
 /// The extent to which sentinels confirm the master that they named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cache::redis) struct Confirmation {
+pub(in crate::cache::redis) struct MasterConfirmation {
     /// The last time at which so many named a master that the others could not promote another one; 0: never.
     pub(in crate::cache::redis) at_ms: u64,
     /// The number of those that answered the last question.
@@ -62,25 +62,30 @@ pub(in crate::cache::redis) struct Confirmation {
 /// name, of equals the one that is `linked`. A configuration older than the `newest` ever named counts only
 /// if more than half of all `sentinels` name such: one that slept through a failover must not bring the old
 /// master back.
-fn elect(named: &[Naming], newest: u64, sentinels: usize, linked: Option<&Address>) -> Option<Naming> {
+fn elect_master(
+    named: &[NamedMaster],
+    newest: u64,
+    sentinels: usize,
+    linked: Option<&SentinelAddress>,
+) -> Option<NamedMaster> {
     let epoch = named.iter().map(|naming| naming.epoch).max()?;
     if epoch < newest && named.len() * 2 <= sentinels {
         return None;
     }
     let of_epoch = || named.iter().filter(|naming| naming.epoch == epoch);
-    let votes = |master: &Address| of_epoch().filter(|naming| naming.master == *master).count();
+    let votes = |master: &SentinelAddress| of_epoch().filter(|naming| naming.master == *master).count();
     of_epoch().max_by_key(|naming| (votes(&naming.master), Some(&naming.master) == linked)).cloned()
 }
 
-impl Known {
+impl KnownMaster {
     /// The sentinels in the configuration, by their URLs.
     pub(super) fn new(urls: &[String]) -> Self {
-        let configured = || Sentinel { is_configured: true, ..Sentinel::default() };
+        let configured = || KnownSentinel { is_configured: true, ..KnownSentinel::default() };
         Self { sentinels: urls.iter().map(|url| (url.clone(), configured())).collect(), newest: 0 }
     }
 
     /// Records the result of a question to one of them.
-    pub(super) fn record(&mut self, url: &str, heard: impl FnOnce(&mut Sentinel)) {
+    pub(super) fn record(&mut self, url: &str, heard: impl FnOnce(&mut KnownSentinel)) {
         if let Some(sentinel) = self.sentinels.get_mut(url) {
             heard(sentinel);
             let epoch = sentinel.named.as_ref().map_or(0, |naming| naming.epoch);
@@ -92,13 +97,13 @@ impl Known {
     pub(super) fn add(&mut self, url: String) -> bool {
         let is_new = self.sentinels.len() < MOST_SENTINELS && !self.sentinels.contains_key(&url);
         if is_new {
-            self.sentinels.insert(url, Sentinel::default());
+            self.sentinels.insert(url, KnownSentinel::default());
         }
         is_new
     }
 
     /// Returns the masters named in answers to questions of `since` or later, each sentinel once.
-    fn named_since(&self, since: Instant) -> Vec<Naming> {
+    fn named_since(&self, since: Instant) -> Vec<NamedMaster> {
         let fresh = self.sentinels.values().filter(|sentinel| sentinel.tried >= Some(since));
         let by_id: BTreeMap<_, _> =
             fresh.filter_map(|sentinel| Some((sentinel.id.as_ref()?, sentinel.named.clone()?))).collect();
@@ -107,7 +112,7 @@ impl Known {
 
     /// The number of all sentinels: those that answer and those that they know, or those of the
     /// configuration, if there are more. A removed one is forgotten as soon as the others have forgotten it.
-    fn electorate(&self) -> usize {
+    fn count_electors(&self) -> usize {
         let all = || self.sentinels.values();
         let is_any_heard = all().any(|sentinel| sentinel.named.is_some());
         let heard = all().filter(|sentinel| sentinel.named.is_some() || !is_any_heard);
@@ -120,8 +125,8 @@ impl Known {
     }
 
     /// The extent to which they confirm the master. A minority of them can't promote another server.
-    pub(super) fn confirmation(&self) -> Confirmation {
-        let known = self.electorate();
+    pub(super) fn confirmation(&self) -> MasterConfirmation {
+        let known = self.count_electors();
         let mut last = BTreeMap::<&str, u64>::new();
         for sentinel in self.sentinels.values() {
             let Some(id) = &sentinel.id else { continue };
@@ -134,11 +139,11 @@ impl Known {
         let naming = self.sentinels.values().filter(|sentinel| sentinel.named.is_some());
         let answering: BTreeSet<_> = naming.filter_map(|sentinel| sentinel.id.as_ref()).collect();
         let at_ms = times.get(needed - 1).copied().unwrap_or_default();
-        Confirmation { at_ms, answering: answering.len(), known }
+        MasterConfirmation { at_ms, answering: answering.len(), known }
     }
 
-    pub(super) fn elect(&self, since: Instant, linked: Option<&Address>) -> Option<Naming> {
-        elect(&self.named_since(since), self.newest, self.electorate(), linked)
+    pub(super) fn elect(&self, since: Instant, linked: Option<&SentinelAddress>) -> Option<NamedMaster> {
+        elect_master(&self.named_since(since), self.newest, self.count_electors(), linked)
     }
 
     /// Returns true if no further answers are worth waiting for: most have answered since then, or all were
@@ -154,8 +159,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn naming(port: u16, epoch: u64) -> Naming {
-        Naming { master: ("127.0.0.1".to_owned(), port), epoch }
+    fn naming(port: u16, epoch: u64) -> NamedMaster {
+        NamedMaster { master: ("127.0.0.1".to_owned(), port), epoch }
     }
 
     #[test]
@@ -173,7 +178,7 @@ mod tests {
             (&[], 5, 3, None, "none answers"),
         ] {
             let named: Vec<_> = named.iter().map(|(port, epoch)| naming(*port, *epoch)).collect();
-            let elected = elect(&named, newest, sentinels, Some(&linked));
+            let elected = elect_master(&named, newest, sentinels, Some(&linked));
             assert_eq!(elected.map(|naming| naming.master.1), port, "{why}");
         }
     }
@@ -181,22 +186,22 @@ mod tests {
     #[test]
     fn a_sentinel_with_two_urls_has_one_vote_and_old_answers_none() {
         let (before, now) = (Instant::now(), Instant::now() + Duration::from_millis(1));
-        let heard = |id: &str, tried, port| Sentinel {
+        let heard = |id: &str, tried, port| KnownSentinel {
             id: Some(id.to_owned()),
             tried: Some(tried),
             named: Some(naming(port, 1)),
-            ..Sentinel::default()
+            ..KnownSentinel::default()
         };
-        let mut known = Known { newest: 1, ..Known::default() };
+        let mut known = KnownMaster { newest: 1, ..KnownMaster::default() };
         for (url, sentinel) in [
             ("a", heard("1", now, 7)),
             ("b", heard("1", now, 7)),
             ("c", heard("2", before, 8)),
-            ("d", Sentinel::default()),
+            ("d", KnownSentinel::default()),
         ] {
             known.sentinels.insert(url.to_owned(), sentinel);
         }
-        assert_eq!((known.named_since(now).len(), known.electorate()), (1, 2));
+        assert_eq!((known.named_since(now).len(), known.count_electors()), (1, 2));
         assert_eq!(known.elect(now, None).map(|naming| naming.master.1), Some(7));
         assert!(!known.is_settled(now), "one of four");
         for sentinel in known.sentinels.values_mut() {
@@ -207,11 +212,11 @@ mod tests {
 
     /// Builds sentinels from texts: `id/others/asked at`; without an id: never answered. `!`: it no longer
     /// answers, `*`: it is not in the configuration.
-    fn known(all: &[&str]) -> Known {
+    fn known(all: &[&str]) -> KnownMaster {
         let of = |text: &&str| {
             let words: Vec<_> = text.trim_matches(['!', '*']).split('/').collect();
             let is_heard = !words[0].is_empty() && !text.starts_with('!');
-            Sentinel {
+            KnownSentinel {
                 is_configured: !text.ends_with('*'),
                 id: Some(words[0].to_owned()).filter(|id| !id.is_empty()),
                 tried: None,
@@ -227,7 +232,7 @@ mod tests {
             }
         };
         let sentinels = all.iter().enumerate().map(|(index, text)| (index.to_string(), of(text))).collect();
-        Known { sentinels, newest: 1 }
+        KnownMaster { sentinels, newest: 1 }
     }
 
     #[test]
@@ -252,7 +257,7 @@ mod tests {
             (&["a/b/70", "b/a/60", "!c/a b/10*"], 70, 2, 2, "one that the others have forgotten"),
         ] {
             let confirmation = known(all).confirmation();
-            assert_eq!(confirmation, Confirmation { at_ms, answering, known: electorate }, "{why}");
+            assert_eq!(confirmation, MasterConfirmation { at_ms, answering, known: electorate }, "{why}");
         }
     }
 }

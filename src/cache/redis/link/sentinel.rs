@@ -5,10 +5,11 @@
 
 use super::{
     is_refusal,
-    quorum::{Address, Confirmation, Known, Naming, Sentinel, MOST_SENTINELS},
+    quorum::{KnownMaster, KnownSentinel, MasterConfirmation, NamedMaster, SentinelAddress, MOST_SENTINELS},
     refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE,
 };
 use crate::clock::now_ms;
+
 use parking_lot::Mutex;
 use redis::{
     aio::MultiplexedConnection, cmd, AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo,
@@ -38,15 +39,15 @@ const CHANNELS: [&str; 2] = ["+promoted-slave", "+switch-master"];
 
 /// The sentinels of one master.
 pub(in crate::cache::redis) struct Sentinels {
-    shared: Arc<Shared>,
+    shared: Arc<SentinelShared>,
     /// Ends the questions when it is dropped.
     _asking: JoinSet<()>,
 }
 
-struct Shared {
+struct SentinelShared {
     /// The name of the master.
     master: String,
-    known: Mutex<Known>,
+    known: Mutex<KnownMaster>,
     /// Notified when all sentinels are to be asked at once.
     hurry: watch::Sender<()>,
     /// Notified when a sentinel has answered, or has not.
@@ -59,9 +60,9 @@ impl Sentinels {
     /// Asks the sentinels at these URLs, and all that they know, for the master of this name, until it is
     /// dropped.
     pub(super) fn new(urls: &[String], master: &str) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SentinelShared {
             master: master.to_owned(),
-            known: Mutex::new(Known::new(urls)),
+            known: Mutex::new(KnownMaster::new(urls)),
             hurry: watch::Sender::new(()),
             heard: watch::Sender::new(()),
             discovered: Notify::new(),
@@ -76,7 +77,7 @@ impl Sentinels {
     ///
     /// # Errors
     /// If none names any.
-    pub(super) async fn master(&self) -> RedisResult<Naming> {
+    pub(super) async fn master(&self) -> RedisResult<NamedMaster> {
         let began = Instant::now();
         let mut heard = self.shared.heard.subscribe();
         self.shared.hurry.send_replace(());
@@ -92,12 +93,12 @@ impl Sentinels {
     }
 
     /// The extent to which they confirm the master that they named.
-    pub(super) fn confirmation(&self) -> Confirmation {
+    pub(super) fn confirmation(&self) -> MasterConfirmation {
         self.shared.known.lock().confirmation()
     }
 
     /// Waits until the sentinels name another master than this one. Returns that as an error.
-    pub(super) async fn left(&self, linked: &Naming) -> RedisError {
+    pub(super) async fn left(&self, linked: &NamedMaster) -> RedisError {
         let mut heard = self.shared.heard.subscribe();
         loop {
             if let Some(error) = self.has_left(linked) {
@@ -110,7 +111,7 @@ impl Sentinels {
     }
 
     /// An error if the sentinels name another master by now.
-    fn has_left(&self, linked: &Naming) -> Option<RedisError> {
+    fn has_left(&self, linked: &NamedMaster) -> Option<RedisError> {
         let since = Instant::now().checked_sub(BELIEVED)?;
         let (host, port) = self.shared.known.lock().elect(since, Some(&linked.master))?.master;
         ((&host, port) != (&linked.master.0, linked.master.1))
@@ -118,7 +119,7 @@ impl Sentinels {
     }
 }
 
-impl Shared {
+impl SentinelShared {
     /// Keeps asking each sentinel that is known.
     async fn ask_all(self: Arc<Self>) {
         let (mut asked, mut asking) = (BTreeSet::new(), JoinSet::new());
@@ -215,7 +216,7 @@ impl Shared {
         Ok(connection)
     }
 
-    fn record(&self, url: &str, heard: impl FnOnce(&mut Sentinel)) {
+    fn record(&self, url: &str, heard: impl FnOnce(&mut KnownSentinel)) {
         self.known.lock().record(url, heard);
         self.heard.send_replace(());
     }
@@ -247,16 +248,16 @@ async fn pause(since: Instant, hurry: &mut watch::Receiver<()>) {
 
 /// Returns the master that a sentinel names now. Both answers are of one moment: the questions are sent
 /// together.
-async fn ask(connection: &MultiplexedConnection, master: &str) -> RedisResult<Option<Naming>> {
+async fn ask(connection: &MultiplexedConnection, master: &str) -> RedisResult<Option<NamedMaster>> {
     let (mut first, mut second) = (connection.clone(), connection.clone());
     let address = ["GET-MASTER-ADDR-BY-NAME", master];
     let state = ["MASTER", master];
     let (address, state) = tokio::join!(
-        query::<Option<Address>>(&mut first, &address),
+        query::<Option<SentinelAddress>>(&mut first, &address),
         query::<HashMap<String, String>>(&mut second, &state)
     );
     let epoch = optional(state)?.and_then(|state| state.get("config-epoch")?.parse().ok()).unwrap_or(0);
-    Ok(optional(address)?.flatten().map(|master| Naming { master, epoch }))
+    Ok(optional(address)?.flatten().map(|master| NamedMaster { master, epoch }))
 }
 
 fn query<'a, T: redis::FromRedisValue>(

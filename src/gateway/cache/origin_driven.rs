@@ -1,0 +1,308 @@
+//! The routes that follow their origin: from a request to what the cache is asked, and from its answer to what is
+//! sent.
+
+use super::versioned::{stale_status, tenant_of, FillFetcher};
+use crate::{
+    cache::{
+        key::{resource_hash, CacheKey},
+        policy, AskOrigin, MemoryLookup, MissFetcher, OriginFetch, OriginLookup,
+    },
+    clock::now_ms,
+    config::{FollowRules, RouteConfig},
+    gateway::{
+        context::RequestContext,
+        headers::{rules, to_origin},
+        request::{untrusted_fields, websocket},
+        request_host,
+        session::GatewaySession,
+        Gateway, NextStep, Result,
+    },
+    http::authority,
+    identity,
+    origin::client::OriginRequest,
+    representation::connection_options,
+    telemetry::labels::CacheResult,
+};
+
+use bytes::Bytes;
+use http::{header, HeaderName, HeaderValue, Method, Version};
+use parking_lot::Mutex;
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
+use tokio::sync::Notify;
+
+/// Interim answers that may wait for their client.
+const MAX_INTERIM: usize = 8;
+
+impl Gateway {
+    /// Answers as the origin's headers say, or hands on to the proxy.
+    pub(crate) async fn answer_followed(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        route: &RouteConfig,
+        rules: &Arc<FollowRules>,
+    ) -> Result<NextStep> {
+        untrusted_fields::drop_unkeyed(session.req_header_mut(), rules);
+        // Others get it too: it is made for the host that it is kept under, whatever host a proxy tells.
+        ctx.client.host = None;
+        // Of a stream of HTTP/2 its fields don't tell.
+        let has_body = !session.is_body_done();
+        let request = &*websocket::with_moved_token(session.req_header(), ctx);
+        if has_body || request.headers.contains_key(header::UPGRADE) {
+            ctx.detail = Some("content");
+            return Ok(NextStep::Proxy);
+        }
+        let key = CacheKey::of_resource(
+            ctx.scheme(),
+            request_host(request).unwrap_or_default(),
+            &cache_target(route, request),
+        );
+        let asked = asked(rules, request);
+        let now = now_ms();
+        let cache = &self.parts.cache;
+        let choosing = rules::selecting_fields(route, &request.method, &request.headers);
+        match cache.look_followed(&key, &choosing, &asked, now) {
+            MemoryLookup::Hit(entry) => self.send_hit(session, ctx, &key, &entry).await,
+            MemoryLookup::Stale(entry) => {
+                let wish = LookupWish { route, rules, key, asked: policy::RequestDirectives::default() };
+                let (asking, fetcher) = self.ask_for_all(request, ctx, wish, entry.may_be_for_credentials());
+                cache.refresh_followed(asking, entry.clone(), fetcher);
+                ctx.result = CacheResult::Stale;
+                let status = stale_status(&entry.terms(), now);
+                self.send_entry(session, ctx, &entry, status).await
+            }
+            MemoryLookup::Nothing if request.method == Method::HEAD && !asked.only_if_cached => {
+                ctx.detail = Some("method");
+                Ok(NextStep::Proxy)
+            }
+            MemoryLookup::Nothing => {
+                let wish = LookupWish { route, rules, key, asked };
+                Box::pin(self.answer_missing(session, ctx, wish)).await
+            }
+        }
+    }
+
+    async fn answer_missing(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        wish: LookupWish<'_>,
+    ) -> Result<NextStep> {
+        let interim = Arc::new(InterimAnswers::default());
+        // In a block: what is alive at an await takes room in the future, dropped or not.
+        let (asking, fetcher) = {
+            let request = websocket::with_moved_token(session.req_header(), ctx);
+            self.ask(&request, ctx, wish, Some(interim.clone()))
+        };
+        let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
+        let (answer, forward) = loop {
+            let next = async {
+                tokio::select! {
+                    biased;
+                    () = interim.told.notified() => None,
+                    answer = &mut answer => Some(answer),
+                }
+            };
+            if let Some(answer) = session.while_connected(pin!(next)).await? {
+                break answer;
+            }
+            let mut sending = pin!(send_interim(session, interim.take()));
+            // The fill goes on while a client takes them: others wait for it.
+            tokio::select! {
+                biased;
+                sent = &mut sending => sent?,
+                answer = &mut answer => {
+                    sending.await?;
+                    break answer;
+                }
+            }
+        };
+        send_interim(session, interim.take()).await?;
+        self.send_answer(session, ctx, answer, forward).await
+    }
+
+    /// The cache's request for the refresh of a stale answer, and the origin's. Ranges, conditions and
+    /// directives of the client are left out: the answer is for others too. Its credentials are sent only if
+    /// the stale answer may have been made for some.
+    fn ask_for_all(
+        &self,
+        request: &RequestHeader,
+        ctx: &mut RequestContext,
+        wish: LookupWish<'_>,
+        for_credentials: bool,
+    ) -> (Arc<OriginLookup>, MissFetcher) {
+        let mut whole = to_origin::whole_request(request);
+        if for_credentials {
+            return self.ask(&whole, ctx, wish, None);
+        }
+        whole.remove_header(&header::AUTHORIZATION);
+        let target = cache_target(wish.route, request);
+        // Without the token of the query.
+        whole.set_raw_path(target.as_bytes()).unwrap_or_default();
+        let shown = (ctx.identity.take(), ctx.shown.take());
+        let asked = self.ask(&whole, ctx, wish, None);
+        (ctx.identity, ctx.shown) = shown;
+        asked
+    }
+
+    /// What the cache is asked, and how the origin would be.
+    fn ask(
+        &self,
+        request: &RequestHeader,
+        ctx: &RequestContext,
+        wish: LookupWish<'_>,
+        interim: Option<Arc<InterimAnswers>>,
+    ) -> (Arc<OriginLookup>, MissFetcher) {
+        let origin = wish.route.target.origin();
+        let asking = Arc::new(OriginLookup { method: Method::GET, ..build_lookup(request, ctx, wish) });
+        // In the form that the key has: whoever spells it otherwise has nothing made for others of his spelling.
+        let host = request_host(request).map(authority::normalize);
+        let mut ask = OriginRequest {
+            method: Method::GET,
+            target: asking.target.clone(),
+            headers: to_origin::origin_driven_fields(request, host.as_deref(), ctx, asking.is_alone()),
+            host,
+            tenant: Some(tenant_of(ctx.identity.as_deref()).to_string()),
+            spare: false,
+            body: Bytes::new(),
+        };
+        // The client's: what the origin doesn't get to see.
+        ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
+        rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
+        let interim = interim.filter(|_| request.version >= Version::HTTP_11);
+        let fetcher = FillFetcher {
+            origins: ctx.site.plan.origins.clone(),
+            origin,
+            ask: Arc::new(ask),
+            interim,
+            _hold: ctx.hold.clone(),
+        };
+        (asking.clone(), vary_fetcher(fetcher, &asking.rules))
+    }
+}
+
+fn vary_fetcher(fetcher: FillFetcher, rules: &Arc<FollowRules>) -> MissFetcher {
+    match rules.key_headers.is_empty() {
+        true => Box::new(fetcher),
+        false => Box::new(VaryFetcher { fetcher, rules: rules.clone() }),
+    }
+}
+
+/// Says with each answer by which fields its route tells answers apart.
+struct VaryFetcher {
+    fetcher: FillFetcher,
+    rules: Arc<FollowRules>,
+}
+
+impl AskOrigin for VaryFetcher {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> OriginFetch {
+        let (fetched, rules) = (self.fetcher.ask(conditions, by, spare), self.rules.clone());
+        Box::pin(async move {
+            let mut fetched = fetched.await?;
+            for line in untrusted_fields::vary_lines(&rules.key_headers) {
+                fetched.headers.append(header::VARY, line);
+            }
+            Ok(fetched)
+        })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.fetcher.is_failing()
+    }
+}
+
+/// What a request wants, and by which rules.
+pub(crate) struct LookupWish<'r> {
+    pub(crate) route: &'r RouteConfig,
+    pub(crate) rules: &'r Arc<FollowRules>,
+    pub(crate) key: CacheKey,
+    pub(crate) asked: policy::RequestDirectives,
+}
+
+/// The client's directives for caches, on a route that honours them.
+pub(crate) fn asked(rules: &FollowRules, request: &RequestHeader) -> policy::RequestDirectives {
+    match rules.request_directives {
+        true => policy::request_directives(&request.headers),
+        false => policy::RequestDirectives::default(),
+    }
+}
+
+/// What the cache is asked.
+pub(crate) fn build_lookup(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    wish: LookupWish<'_>,
+) -> OriginLookup {
+    let LookupWish { route, rules, key, asked } = wish;
+    let request = &*websocket::with_moved_token(request, ctx);
+    let (host, target) =
+        (request_host(request).unwrap_or_default(), cache_target(route, request).into_owned());
+    let mut headers = rules::selecting_fields(route, &request.method, &request.headers).into_owned();
+    // The origin doesn't get to see them: they choose no variant.
+    for name in connection_options(&request.headers) {
+        headers.remove(name);
+    }
+    OriginLookup {
+        resource: resource_hash(host, &target),
+        key,
+        host: host.to_owned(),
+        method: request.method.clone(),
+        authorized: ctx.identity.is_some()
+            || ctx.subject().is_some()
+            || headers.contains_key(header::AUTHORIZATION),
+        headers,
+        ours: ctx.site.ours.clone(),
+        asked,
+        rules: rules.clone(),
+        usual: ctx.usual_fill_time(),
+        target,
+    }
+}
+
+/// Path and query, without a token.
+pub(crate) fn cache_target<'r>(route: &RouteConfig, request: &'r RequestHeader) -> Cow<'r, str> {
+    let whole = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    match request.uri.query().filter(|_| route.token_query) {
+        None => whole.into(),
+        Some(query) => {
+            let (path, kept) = (request.uri.path(), identity::without_query_token(query));
+            if kept.is_empty() {
+                path.into()
+            } else {
+                format!("{path}?{kept}").into()
+            }
+        }
+    }
+}
+
+/// Interim answers on their way to the one who asked.
+#[derive(Default)]
+pub(crate) struct InterimAnswers {
+    waiting: Mutex<Vec<ResponseHeader>>,
+    told: Notify,
+}
+
+impl InterimAnswers {
+    /// Has one sent. A client that doesn't take them in time does without.
+    pub(crate) fn tell(&self, head: &ResponseHeader) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MAX_INTERIM {
+            waiting.push(head.clone());
+            self.told.notify_one();
+        }
+    }
+
+    fn take(&self) -> Vec<ResponseHeader> {
+        std::mem::take(&mut self.waiting.lock())
+    }
+}
+
+/// Sends interim answers (1xx), which have no effect on the final one.
+async fn send_interim(session: &mut GatewaySession<'_>, waiting: Vec<ResponseHeader>) -> Result<()> {
+    for mut interim in waiting {
+        to_origin::strip_interim(&mut interim);
+        session.write_response_header(Box::new(interim)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! What is done with a proxied answer while it passes: codings, and what the cache learns from it.
+
+use super::{
+    accel::{self, AccelRedirect},
+    codec::BodyCodec,
+};
+use crate::{
+    cache::{key::CacheKey, policy, ForwardStart, ResponseCapture},
+    files::accel::{charset_content_type, AccelFields},
+    gateway::{
+        cache::origin_driven, context::RequestContext, headers::to_origin, request::untrusted_fields,
+        request_host, respond::files::PacedBody, runtime_config::RouteMode, session::GatewaySession, Gateway,
+        Result, RuntimeConfig,
+    },
+    http::{
+        authority,
+        framing::{self, ResponseFraming},
+    },
+    representation::{blank_head, conditional::asks_if_modified},
+    websocket,
+};
+
+use bytes::Bytes;
+use http::{header, Method, StatusCode, Version};
+use pingora_core::{Error, ErrorType, OrErr};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::time::Duration;
+
+/// Returns whether an answer was made for the host that it would be kept under: a proxy may have told another.
+fn matches_own_host(ctx: &RequestContext, host: &str) -> bool {
+    ctx.client.host.as_deref().is_none_or(|told| authority::normalize(told) == authority::normalize(host))
+}
+
+/// The origin's fault.
+fn origin_fault(what: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
+}
+
+/// What is done with a proxied answer while it passes.
+#[derive(Default)]
+pub(crate) struct ProxiedResponse {
+    codec: Option<BodyCodec>,
+    capture: Option<ResponseCapture>,
+    /// How many interim answers have come.
+    interim: u32,
+    /// What goes out in the answer's stead.
+    order: Option<Box<AccelRedirect>>,
+    orders: AccelFields,
+    pace: Option<PacedBody>,
+    /// When the request went to the origin.
+    pub(crate) sent: Option<ForwardStart>,
+}
+
+impl ProxiedResponse {
+    /// Whether something else goes out in the answer's stead.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Returns whether the body goes out in another form than it came in: what was said of that form is no longer true.
+    pub(crate) fn is_coded(&self) -> bool {
+        self.codec.is_some()
+    }
+
+    /// What is left to be done when the exchange has ended.
+    pub(crate) fn take_order(&mut self) -> Option<Box<AccelRedirect>> {
+        self.order.take()
+    }
+}
+
+impl Gateway {
+    /// Whether the head of a proxied answer is interim, and passes as that. One that frames a body in a way that not
+    /// everyone reads alike, or grants what nobody asked for, does not pass.
+    pub(crate) fn on_interim_response(
+        &self,
+        session: &GatewaySession<'_>,
+        head: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<bool> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let asked =
+                session.is_upgrade_req() && ctx.routed().is_some_and(|route| route.websocket.is_some());
+            let request = &session.req_header().headers;
+            return match asked && websocket::is_upgrade_granted(request, head.version, &head.headers) {
+                true => Ok(false),
+                false => Err(origin_fault("an upgrade that nobody asked for")),
+            };
+        }
+        if head.status.is_informational() {
+            ctx.passing.interim += 1;
+            if ctx.passing.interim > framing::MOST_INTERIM {
+                return Err(origin_fault("interim answers without an end"));
+            }
+            to_origin::strip_interim(head);
+            return Ok(true);
+        }
+        if head.status == StatusCode::NOT_MODIFIED && !asks_if_modified(&session.req_header().headers) {
+            // The client has nothing that it could speak of.
+            return Err(origin_fault("a 304 that nobody asked for"));
+        }
+        match framing::response_framing(head.status, &head.headers)
+            .map_err(|_| origin_fault("the frame of an answer"))?
+        {
+            ResponseFraming::Plain => {}
+            ResponseFraming::Bodiless => {
+                head.remove_header(&header::CONTENT_LENGTH);
+                head.remove_header(&header::TRANSFER_ENCODING);
+            }
+            ResponseFraming::Ended => drop(head.remove_header(&header::TRANSFER_ENCODING)),
+            ResponseFraming::Length(length) => head.insert_header(header::CONTENT_LENGTH, length)?,
+        }
+        Ok(false)
+    }
+
+    /// Reads the head of a proxied answer as the origin sent it, with the fields for the gateway alone.
+    pub(crate) fn head_is_read(
+        &self,
+        request: &RequestHeader,
+        head: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if let Some(kind) = charset_content_type(&head.headers) {
+            // What was a value is one.
+            head.insert_header(header::CONTENT_TYPE, kind).unwrap_or_default();
+        }
+        if let Some(RouteMode::Follow(rules)) = ctx.at_hand().map(|at_hand| &at_hand.mode) {
+            for line in untrusted_fields::vary_lines(&rules.key_headers) {
+                head.append_header(header::VARY, line)?;
+            }
+        }
+        self.learn(request, head, ctx);
+        Ok(())
+    }
+
+    /// Takes an order out of the head of a proxied answer. The answer is then for nobody: its head becomes one that
+    /// Pingora passes over, its body is dropped, and the client hears nothing until the exchange is over.
+    pub(crate) fn takes_order(
+        &self,
+        session: &mut GatewaySession<'_>,
+        head: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> bool {
+        ctx.passing.orders = AccelFields::of(&head.headers);
+        let Some(ordered) = self.ordered(ctx, head.status, &head.headers) else {
+            ctx.passing.order = None;
+            return false;
+        };
+        ctx.passing.order = Some(Box::new(ordered));
+        *head = blank_head(StatusCode::EARLY_HINTS);
+        session.ignore_interim();
+        true
+    }
+
+    /// Sends what an answer ordered whose exchange has ended.
+    pub(crate) async fn carry_out(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        ordered: Box<AccelRedirect>,
+    ) {
+        if let Err(error) = self.send_accel_file(session, ctx, *ordered, accel::ACCEL_STATUS).await {
+            tracing::debug!(%error, "a file was not sent to its end");
+            // What was cut short must not look whole.
+            session.shutdown().await;
+        }
+    }
+
+    /// The head of a proxied answer.
+    pub(crate) fn on_response_header(
+        &self,
+        session: &GatewaySession<'_>,
+        head: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let request = session.req_header();
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            // An offer to the gateway, not to its client.
+            head.remove_header(&header::UPGRADE);
+        }
+        head.append_header(header::VIA, to_origin::via_value(head.version))?;
+        session.dated(head, ctx);
+        let rules = &ctx.site.plan.config.encoding;
+        let orders = ctx.passing.orders;
+        let how = (orders.at_once, request.method == Method::HEAD);
+        let codec = self.fit(head, &request.headers, how, rules, None)?;
+        ctx.passing.pace = orders.rate.map(PacedBody::new);
+        if orders.at_once {
+            ctx.flows_at_once();
+        }
+        if codec.is_some() {
+            let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+            let delimited = framed.iter().any(|name| head.headers.contains_key(name));
+            if !delimited && request.version == Version::HTTP_11 {
+                // Pingora has framed it before this: by its length, which it no longer has. A body that ends with its
+                // connection could have been cut short.
+                head.set_version(Version::HTTP_11);
+                head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+            }
+        }
+        ctx.passing.codec = codec;
+        Ok(())
+    }
+
+    /// A piece of a proxied answer's body; returns how long it has to wait before it goes out.
+    pub(crate) fn on_response_chunk(
+        &self,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        if ctx.passing.order.is_some() {
+            *body = None;
+            return Ok(None);
+        }
+        self.body_is_coded(body, end, ctx)?;
+        let pace = ctx.passing.pace.as_mut().zip(body.as_ref());
+        Ok(pace.map(|(pace, piece)| pace.pause(piece.len())))
+    }
+
+    fn body_is_coded(&self, body: &mut Option<Bytes>, end: bool, ctx: &mut RequestContext) -> Result<()> {
+        if let Some(capture) = &mut ctx.passing.capture {
+            if let Some(piece) = body.as_ref() {
+                capture.push(piece);
+            }
+        }
+        if end {
+            if let Some(capture) = ctx.passing.capture.take() {
+                self.parts.cache.keep_captured(capture);
+            }
+        }
+        let Some(codec) = &mut ctx.passing.codec else { return Ok(()) };
+        let piece = body.take().unwrap_or_default();
+        let mut passed = codec.pass(piece).or_err(ErrorType::ReadError, "a coded body is damaged")?;
+        if end {
+            let rest = codec.end().or_err(ErrorType::ReadError, "a coded body is cut short")?;
+            passed = if passed.is_empty() { rest } else { [&passed[..], &rest].concat().into() };
+        }
+        *body = Some(passed).filter(|passed| !passed.is_empty());
+        Ok(())
+    }
+
+    /// What the cache learns: a successful unsafe request ends what is stored of its target (RFC 9111, 4.4), a HEAD
+    /// refreshes it (4.3.5), and the answer to a POST may itself be kept (RFC 9110, 9.3.3).
+    fn learn(&self, request: &RequestHeader, head: &ResponseHeader, ctx: &mut RequestContext) {
+        let site = ctx.site.clone();
+        let (Some(index), Some(sent)) = (ctx.route, ctx.passing.sent) else { return };
+        let route = &site.plan.config.routes[index];
+        let (cache, host) = (&self.parts.cache, request_host(request).unwrap_or_default());
+        let target = origin_driven::cache_target(route, request);
+        let RouteMode::Follow(rules) = &site.per_route[index].mode else {
+            // The same URL may be followed for other methods.
+            return self.invalidate(&site, request, host, &target, head);
+        };
+        let asking = || {
+            let key = CacheKey::of_resource(ctx.scheme(), host, &target);
+            let asked = origin_driven::asked(rules, request);
+            origin_driven::build_lookup(request, ctx, origin_driven::LookupWish { route, rules, key, asked })
+        };
+        if request.method == Method::HEAD {
+            cache.head_seen(&asking(), sent, head.status, &head.headers);
+        }
+        let mut capture = match request.method {
+            Method::POST
+                if !untrusted_fields::has_unkeyed(&request.headers, rules) && matches_own_host(ctx, host) =>
+            {
+                cache.capture(asking(), sent, head.status, &head.headers)
+            }
+            _ => None,
+        };
+        self.invalidate(&site, request, host, &target, head);
+        capture.iter_mut().for_each(|capture| cache.invalidated(capture));
+        ctx.passing.capture = capture;
+    }
+
+    fn invalidate(
+        &self,
+        site: &RuntimeConfig,
+        request: &RequestHeader,
+        host: &str,
+        target: &str,
+        head: &ResponseHeader,
+    ) {
+        if site.follows && policy::invalidates(&request.method, head.status) {
+            let also = policy::also_invalidated(host, target, &head.headers);
+            let all: Vec<&str> = std::iter::once(target).chain(also.iter().map(String::as_str)).collect();
+            self.parts.cache.invalidate(host, &all);
+        }
+    }
+}

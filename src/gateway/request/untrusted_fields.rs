@@ -1,0 +1,118 @@
+//! The fields of a request that its sender has no say in: they are dropped before anything reads them, on every way that
+//! a request takes. Which fields those are is told in one list (`config::claim`).
+//!
+//! The word of trusted proxies on the client's address, scheme and host has been read by then (`address`), and goes on in
+//! the gateway's words (`forward`); what else they say of a request passes. What is asked for others as well goes
+//! without it, unless the route tells answers apart by it.
+
+use crate::{
+    config::{claim_of_field, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
+    gateway::RequestContext,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora_http::RequestHeader;
+
+/// Drops from a request what its sender may not say.
+pub(crate) fn drop_untrusted(request: &mut RequestHeader, ctx: &RequestContext) {
+    let site = &ctx.site;
+    let underscores = site.plan.config.server.underscores;
+    let said_by = RequestSender { trusted: ctx.by_proxy, underscores, subjects: &site.subjects };
+    remove_fields(request, |name| !said_by.may_send_field(name));
+}
+
+/// Drops from a request what its answer may not depend on, since others get that answer too.
+pub(crate) fn drop_unkeyed(request: &mut RequestHeader, rules: &FollowRules) {
+    remove_fields(request, |name| is_unkeyed(name, rules));
+}
+
+/// Returns whether a request says something that only one client's answer may depend on.
+pub(crate) fn has_unkeyed(headers: &HeaderMap, rules: &FollowRules) -> bool {
+    headers.keys().any(|name| is_unkeyed(name, rules))
+}
+
+/// The lines of `Vary` that name the fields by which a route tells answers apart: the cache here and those beyond go by
+/// them.
+pub(crate) fn vary_lines(names: &[HeaderName]) -> impl Iterator<Item = HeaderValue> + '_ {
+    names.iter().map(|name| HeaderValue::from(name.clone()))
+}
+
+fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
+    claim_of_field(name.as_str()) != FieldClaim::Free && !rules.key_headers.contains(name)
+}
+
+fn remove_fields(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in &gone {
+        request.remove_header(name);
+    }
+}
+
+/// The sender of a request.
+struct RequestSender<'s> {
+    /// It is one of `trusted_proxies`.
+    trusted: bool,
+    underscores: UnderscorePolicy,
+    /// The fields that tell an origin of a client's certificate.
+    subjects: &'s [HeaderName],
+}
+
+impl RequestSender<'_> {
+    fn may_send_field(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        if self.underscores == UnderscorePolicy::Drop && text.contains('_') {
+            return false;
+        }
+        let passes = match claim_of_field(text) {
+            FieldClaim::Free | FieldClaim::Override => true,
+            FieldClaim::Proxy => self.trusted,
+            FieldClaim::Gateway => false,
+        };
+        passes && !self.subjects.iter().any(|subject| same_to_cgi(subject.as_str(), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELDS: [&str; 11] = [
+        "x-tenant",
+        "x_tenant",
+        "x_real-ip",
+        "x-other",
+        "x_other",
+        "x.other",
+        "x-accel-mapping",
+        "x-forwarded-prefix",
+        "x_forwarded_prefix",
+        "x-http-method-override",
+        "script_name",
+    ];
+
+    fn heard(trusted: bool, underscores: UnderscorePolicy, subjects: &[HeaderName]) -> Vec<&'static str> {
+        let sender = RequestSender { trusted, underscores, subjects };
+        FIELDS.into_iter().filter(|name| sender.may_send_field(&HeaderName::from_static(name))).collect()
+    }
+
+    #[test]
+    fn what_a_sender_may_say() {
+        let method = "x-http-method-override";
+        assert_eq!(heard(false, UnderscorePolicy::Drop, &[]), ["x-other", "x.other", method]);
+        let by_proxy = ["x-other", "x.other", "x-forwarded-prefix", method];
+        assert_eq!(heard(true, UnderscorePolicy::Drop, &[]), by_proxy);
+        assert_eq!(heard(false, UnderscorePolicy::Pass, &[]), ["x-other", "x_other", "x.other", method]);
+        let all = [
+            "x-other",
+            "x_other",
+            "x.other",
+            "x-forwarded-prefix",
+            "x_forwarded_prefix",
+            method,
+            "script_name",
+        ];
+        assert_eq!(heard(true, UnderscorePolicy::Pass, &[]), all);
+        let subjects = [HeaderName::from_static("x-other")];
+        assert_eq!(heard(false, UnderscorePolicy::Pass, &subjects), [method]);
+    }
+}

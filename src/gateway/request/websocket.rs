@@ -1,0 +1,206 @@
+//! WebSockets: the check of a handshake, and the tunnel after the origin has accepted it.
+//!
+//! Everything is checked before the origin is asked: the form of the handshake, the page that opens the
+//! socket, the token. Only HTTP/1.1 carries WebSockets here; they are not offered over HTTP/2 (RFC 8441).
+
+use crate::{
+    config::{RouteConfig, TokenPlace, WebSocketConfig},
+    gateway::{session::GatewaySession, Gateway, RequestContext, Result},
+    identity::{self, TokenError},
+    origin::upgrade::{UpgradeHandover, UpgradedStream},
+    telemetry::{labels::RejectReason, metrics::OpenWebSocket},
+    websocket::{self, HandshakeFault, TokenOffer},
+};
+
+use http::{header, HeaderValue};
+use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
+
+/// A connection that continues as a tunnel.
+pub struct TunnelledConnection {
+    /// The origin's end of the connection.
+    pub origin: UpgradedStream,
+    /// The time for which both ends may be silent.
+    pub idle: Duration,
+    /// The gauge of open WebSockets, held until the tunnel ends.
+    pub open: OpenWebSocket,
+    /// Receives the bytes from the origin until it returns false.
+    pub hearing: Option<OriginObserver>,
+}
+
+/// A callback for bytes from an origin; returns true if it wants more.
+pub type OriginObserver = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
+
+impl fmt::Debug for TunnelledConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnelled")
+            .field("origin", &self.origin)
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handshake that was accepted by the gateway.
+#[derive(Default)]
+pub(crate) struct WebSocketHandshake {
+    offer: Option<TokenOffer>,
+    handover: Option<UpgradeHandover>,
+}
+
+impl Gateway {
+    /// Checks whether a route accepts a handshake: its form, then the page it comes from.
+    pub(crate) fn admit_websocket(
+        &self,
+        rules: &WebSocketConfig,
+        request: &RequestHeader,
+        ctx: &mut RequestContext,
+    ) -> std::result::Result<WebSocketHandshake, RejectReason> {
+        websocket::check_handshake(&request.method, request.version, &request.headers).map_err(|fault| {
+            match fault {
+                HandshakeFault::Malformed => RejectReason::Handshake,
+                HandshakeFault::Version => RejectReason::WebSocketVersion,
+            }
+        })?;
+        if !websocket::is_origin_allowed(&rules.origins, &request.headers) {
+            return Err(RejectReason::Origin);
+        }
+        let offer = match rules.tokens.contains(&TokenPlace::Subprotocol) {
+            true => websocket::offered_token(&request.headers)
+                .map_err(|_| ctx.refuse_token(TokenError::Malformed))?,
+            false => None,
+        };
+        Ok(WebSocketHandshake { offer, handover: None })
+    }
+
+    /// Prepares the connection to the origin for a handshake.
+    pub(crate) fn prepare_websocket(&self, peer: &mut HttpPeer, handshake: &mut WebSocketHandshake) {
+        handshake.handover = Some(self.upgrades.prepare(peer));
+    }
+
+    /// Prepares the switch to a tunnel after the origin's 101: the connection becomes one once the head has
+    /// been sent.
+    pub(crate) fn switch(
+        &self,
+        session: &mut GatewaySession<'_>,
+        head: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let rules = ctx.routed().and_then(|route| route.websocket.as_ref());
+        let idle = rules.map_or(Duration::ZERO, |rules| rules.idle_timeout);
+        let handshake = ctx.handshake.as_mut();
+        let taken =
+            handshake.and_then(|handshake| Some((handshake.handover.take()?.take()?, &handshake.offer)));
+        let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade");
+        };
+        // A browser closes a socket for which it offered subprotocols and got none.
+        if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(SUBPROTOCOL)) {
+            head.insert_header(SUBPROTOCOL, offer.mark.clone())?;
+        }
+        // From here on the tunnel enforces its own timeout.
+        session.never_times_out();
+        let open = self.parts.metrics.websocket();
+        let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
+        *signals.tunnelled.lock() = Some(TunnelledConnection { origin, idle, open, hearing });
+        signals.switched.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+const SUBPROTOCOL: header::HeaderName = header::SEC_WEBSOCKET_PROTOCOL;
+
+/// The places in which requests of a route may carry their token.
+pub(crate) fn token_places<'a>(
+    route: &'a RouteConfig,
+    handshake: Option<&WebSocketHandshake>,
+) -> &'a [TokenPlace] {
+    let own = handshake.and(route.websocket.as_ref()).map(|rules| &rules.tokens[..]);
+    match own.filter(|places| !places.is_empty()) {
+        Some(places) => places,
+        None if route.token_query => &[TokenPlace::Header, TokenPlace::Query],
+        None => &[TokenPlace::Header],
+    }
+}
+
+/// The token of a request, and its place: the first that is found.
+pub(crate) fn request_token<'r>(
+    route: &RouteConfig,
+    request: &'r RequestHeader,
+    handshake: Option<&'r WebSocketHandshake>,
+) -> std::result::Result<Option<(Cow<'r, str>, TokenPlace)>, TokenError> {
+    for place in token_places(route, handshake) {
+        let token = match place {
+            TokenPlace::Header => identity::bearer_token(&request.headers)?.map(Cow::Borrowed),
+            TokenPlace::Query => request.uri.query().and_then(identity::query_token),
+            TokenPlace::Subprotocol => {
+                handshake.and_then(|h| h.offer.as_ref()).map(|offer| offer.token.as_str().into())
+            }
+        };
+        if let Some(token) = token {
+            return Ok(Some((token, *place)));
+        }
+    }
+    Ok(None)
+}
+
+/// The value of `Authorization` for a token that was found in another place. Credentials of another scheme
+/// belong to the application and are kept.
+fn moved_token(
+    route: &RouteConfig,
+    request: &RequestHeader,
+    handshake: Option<&WebSocketHandshake>,
+) -> Option<HeaderValue> {
+    let (token, place) = request_token(route, request, handshake).ok().flatten()?;
+    let headers = &request.headers;
+    let others =
+        headers.contains_key(header::AUTHORIZATION) && matches!(identity::bearer_token(headers), Ok(None));
+    // A token that isn't a valid field value doesn't verify either.
+    let moved = (place != TokenPlace::Header && !others).then(|| format!("Bearer {token}"))?;
+    HeaderValue::try_from(moved).ok()
+}
+
+/// The request as an origin that the gateway asks by itself sees it: with the token of its query in
+/// `Authorization`. The token is removed from the target elsewhere.
+pub(crate) fn with_moved_token<'r>(
+    request: &'r RequestHeader,
+    ctx: &RequestContext,
+) -> Cow<'r, RequestHeader> {
+    let in_query = |route: &&RouteConfig| route.token_query && request.uri.query().is_some();
+    let moved = ctx.routed().filter(in_query).and_then(|route| moved_token(route, request, None));
+    match moved {
+        None => Cow::Borrowed(request),
+        Some(credentials) => {
+            let mut request = request.clone();
+            // The capacity allows for one field more than a client may send.
+            request.insert_header(header::AUTHORIZATION, credentials).unwrap_or_default();
+            Cow::Owned(request)
+        }
+    }
+}
+
+/// Removes a request's tokens from the places where an origin doesn't expect them, or would log them, and
+/// puts the valid one into `Authorization`.
+pub(crate) fn move_token(request: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
+    let Some(route) = ctx.routed() else { return Ok(()) };
+    let handshake = ctx.handshake.as_deref();
+    let moved = moved_token(route, request, handshake);
+    let in_query = route.token_query || token_places(route, handshake).contains(&TokenPlace::Query);
+    if let Some(query) = request.uri.query().filter(|_| in_query) {
+        let kept = identity::without_query_token(query);
+        let path = request.uri.path();
+        let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{kept}") };
+        request.set_raw_path(target.as_bytes())?;
+    }
+    match handshake.and_then(|handshake| handshake.offer.as_ref()) {
+        Some(TokenOffer { others: Some(others), .. }) => {
+            request.insert_header(SUBPROTOCOL, others.clone())?
+        }
+        Some(TokenOffer { others: None, .. }) => drop(request.remove_header(&SUBPROTOCOL)),
+        None => {}
+    }
+    if let Some(credentials) = moved {
+        request.insert_header(header::AUTHORIZATION, credentials)?;
+    }
+    Ok(())
+}

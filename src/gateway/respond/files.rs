@@ -1,0 +1,376 @@
+//! Routes that serve files, and the sending of files in general.
+
+use super::{errors, BodyPieces};
+use crate::{
+    clock,
+    config::{FilesConfig, PathPattern, RouteConfig},
+    files::{
+        accel::AccelFields,
+        answer::{self, FileFacts, FilePiece},
+        directory::{chosen::FileSource, Directory, DirectoryAnswer, SMALL_FILE},
+        path,
+        root::{OpenError, OpenFile},
+        send::{self, FileReader},
+    },
+    gateway::{
+        headers::rules,
+        proxy::codec::TURN_BYTES,
+        session::{file_handover::HANDOVER_BYTES, GatewaySession},
+        ConnectionSignals, Gateway, NextStep, RequestContext, Result,
+    },
+    http::field_lines::joined_lines,
+    representation::{encoding, problem::ProblemReply, Body},
+    telemetry::labels::{CacheResult, FileOutcome, RejectReason},
+};
+
+use bytes::Bytes;
+use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_http::ResponseHeader;
+use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Instant};
+
+/// `Cache-Status` of a file that a route serves.
+const ROUTE_STATUS: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
+
+/// The runtime state of a route of files.
+pub(crate) struct RouteFiles {
+    directory: Arc<Directory>,
+    /// The number of bytes of a request's path that belong to the route's prefix.
+    base: usize,
+    cache_control: HeaderValue,
+}
+
+impl RouteFiles {
+    pub(crate) fn new(route: &RouteConfig, files: &FilesConfig) -> Self {
+        let base = match &route.path {
+            PathPattern::Prefix(before) => before.len(),
+            PathPattern::Exact(path) => path.rfind('/').map_or(0, |slash| slash + 1),
+        };
+        let private = route.auth == crate::config::AuthMode::Required;
+        let directory = Arc::new(Directory::new(files.clone(), private));
+        Self { directory, base, cache_control: files.cache_control.clone() }
+    }
+}
+
+/// A file to be sent.
+pub(crate) struct OutgoingFile<'a> {
+    pub(crate) source: FileSource,
+    pub(crate) facts: &'a FileFacts,
+    pub(crate) fields: &'a [(HeaderName, HeaderValue)],
+    pub(crate) orders: AccelFields,
+    pub(crate) status: HeaderValue,
+}
+
+impl Gateway {
+    /// Answers a request on a route of files.
+    pub(crate) async fn answer_file(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        at: &RouteFiles,
+    ) -> Result<NextStep> {
+        let request = session.req_header();
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            let problem = errors::method_not_allowed(&[Method::GET, Method::HEAD]);
+            return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
+        }
+        ctx.result = CacheResult::File;
+        let below = ctx.path_of(request).get(at.base..).unwrap_or_default();
+        let Ok(path) = path::relative_path(below.as_bytes(), at.directory.hidden()) else {
+            return self.no_file(session, ctx, FileOutcome::BadPath).await;
+        };
+        let accepted = joined_lines(&request.headers, &header::ACCEPT_ENCODING);
+        let ranked = encoding::rank_codings(accepted.as_deref(), &ctx.site.config().encoding.prefer);
+        match at.directory.find(path, ranked).await {
+            Ok(DirectoryAnswer::File(chosen)) => {
+                let file = OutgoingFile {
+                    source: chosen.source.clone(),
+                    facts: &chosen.facts,
+                    fields: &chosen.fields,
+                    orders: AccelFields::default(),
+                    status: ROUTE_STATUS,
+                };
+                self.send_file(session, ctx, file).await
+            }
+            Ok(DirectoryAnswer::Slash) => self.send_slash_redirect(session, ctx, at).await,
+            Err(error) => self.no_file(session, ctx, open_outcome(&error)).await,
+        }
+    }
+
+    /// Redirects to the same path with a slash, with a relative reference that can't lead to another host.
+    async fn send_slash_redirect(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        at: &RouteFiles,
+    ) -> Result<NextStep> {
+        let Some(location) = slash_location(&session.req_header().uri) else {
+            return self.no_file(session, ctx, FileOutcome::BadPath).await;
+        };
+        self.parts.metrics.file(FileOutcome::Slash);
+        let mut head = Box::new(ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(8))?);
+        head.insert_header(header::LOCATION, location)?;
+        head.insert_header(header::CACHE_CONTROL, at.cache_control.clone())?;
+        head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
+        self.mark(&mut head, ctx, &ROUTE_STATUS)?;
+        rules::apply_answer_rules(session.req_header(), &mut head, ctx);
+        self.send(session, head, Body::new()).await
+    }
+
+    /// Answers if no file can be sent. The cause is logged for the operator, and not shown to the client.
+    pub(crate) async fn no_file(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        why: FileOutcome,
+    ) -> Result<NextStep> {
+        self.parts.metrics.file(why);
+        ctx.result = CacheResult::File;
+        ctx.detail = Some(why.as_str());
+        let problem = match why {
+            FileOutcome::Failed => {
+                ctx.result = CacheResult::Error;
+                ProblemReply::new(StatusCode::INTERNAL_SERVER_ERROR, "the file can't be read")
+            }
+            _ => ProblemReply::new(StatusCode::NOT_FOUND, "there is no such file"),
+        };
+        self.send_problem(session, ctx, problem).await
+    }
+
+    /// Sends a file: all of it, ranges of it, or 304.
+    pub(crate) async fn send_file(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        file: OutgoingFile<'_>,
+    ) -> Result<NextStep> {
+        let OutgoingFile { source, facts, fields, orders, status } = file;
+        let request = session.req_header();
+        // A request with another method that led here reads the file (as nginx's internal redirects do).
+        let method = if request.method == Method::HEAD { &Method::HEAD } else { &Method::GET };
+        let answer::SendPlan { mut head, pieces } =
+            answer::plan_answer(method, &request.headers, facts, fields, clock::wall());
+        let outcome = status_outcome(head.status);
+        let rules = &ctx.site.plan.config.encoding;
+        let how = (orders.at_once, *method == Method::HEAD);
+        let codec = self.fit(&mut head, &request.headers, how, rules, Some(facts.length))?;
+        let most = if codec.is_some() { TURN_BYTES.min(send::PIECE_BYTES) } else { send::PIECE_BYTES };
+        self.mark(&mut head, ctx, &status)?;
+        ctx.result = CacheResult::File;
+        rules::apply_answer_rules(request, &mut head, ctx);
+        let sent = match (source, codec) {
+            (FileSource::Here(content), None) => {
+                self.send(session, head, memory_body(&content, pieces)).await
+            }
+            (FileSource::Here(content), codec) => {
+                let pieces = BodyPieces::Here(memory_body(&content, pieces));
+                self.send_pieces(session, head, pieces, codec).await
+            }
+            (FileSource::File(opened), codec) => {
+                let by_itself =
+                    codec.is_none() && !session.is_http2() && answer::body_length(&pieces) > SMALL_FILE;
+                let to = ctx.signals.clone().filter(|to| by_itself && to.file.is_offered());
+                let pieces = FilePieces::new(opened, pieces, most, orders.rate, to);
+                self.send_pieces(session, head, BodyPieces::File(Box::new(pieces)), codec).await
+            }
+        };
+        self.parts.metrics.file(match &sent {
+            Ok(_) => outcome,
+            Err(error) if *error.esource() == ErrorSource::Internal => FileOutcome::Failed,
+            Err(_) if ctx.signals.as_ref().is_some_and(|to| to.file.was_truncated()) => {
+                tracing::warn!("a file was truncated while it was sent");
+                FileOutcome::Failed
+            }
+            Err(_) => FileOutcome::Aborted,
+        });
+        sent
+    }
+}
+
+/// The pieces of a file in memory.
+fn memory_body(content: &Bytes, pieces: Vec<FilePiece>) -> Body {
+    let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+    let bytes = |piece| match piece {
+        FilePiece::Here(bytes) => bytes,
+        FilePiece::File(range) => content.slice(within(range.start)..within(range.end)),
+    };
+    Body::from_pieces(pieces.into_iter().map(bytes).collect())
+}
+
+/// Translates an error of opening a file into the outcome that is counted.
+pub(crate) fn open_outcome(error: &OpenError) -> FileOutcome {
+    match error {
+        OpenError::NotFound => FileOutcome::NotFound,
+        OpenError::Link => FileOutcome::Link,
+        OpenError::Directory | OpenError::NotRegular => FileOutcome::NotRegular,
+        OpenError::Denied => FileOutcome::Denied,
+        OpenError::NotNow | OpenError::Io(_) => {
+            tracing::error!(%error, "a file can't be opened");
+            FileOutcome::Failed
+        }
+    }
+}
+
+fn status_outcome(status: StatusCode) -> FileOutcome {
+    match status {
+        StatusCode::PARTIAL_CONTENT => FileOutcome::Partial,
+        StatusCode::NOT_MODIFIED => FileOutcome::NotModified,
+        StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => FileOutcome::Unfit,
+        _ => FileOutcome::Whole,
+    }
+}
+
+/// Path and query with a slash after the path. Leading slashes are merged: two of them would name a host.
+fn slash_location(uri: &Uri) -> Option<HeaderValue> {
+    let path = uri.path().trim_start_matches(['/', '\\']);
+    let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
+    HeaderValue::try_from(format!("/{path}/{query}")).ok()
+}
+
+/// The number of bytes that are read after the disk had to be waited for, before `sendfile` is used again.
+const COLD_BYTES: u64 = 8 << 20;
+
+/// The pieces of a file that is being sent.
+pub(crate) struct FilePieces {
+    opened: Arc<OpenFile>,
+    left: VecDeque<FilePiece>,
+    reader: Option<FileReader>,
+    most: usize,
+    /// The last piece: its buffer is reused if nobody else holds it any more.
+    last: Bytes,
+    pace: Option<PacedBody>,
+    /// The connection, if it can send files by itself.
+    to: Option<Arc<ConnectionSignals>>,
+}
+
+impl Drop for FilePieces {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+impl FilePieces {
+    fn new(
+        opened: Arc<OpenFile>,
+        pieces: Vec<FilePiece>,
+        most: usize,
+        rate: Option<u64>,
+        to: Option<Arc<ConnectionSignals>>,
+    ) -> Self {
+        let most = rate.map_or(most, |rate| send::piece_size_at(rate).min(most));
+        let (reader, last) = (None, Bytes::new());
+        Self { opened, left: pieces.into(), reader, most, last, pace: rate.map(PacedBody::new), to }
+    }
+
+    /// The next piece.
+    ///
+    /// # Errors
+    /// If the file can't be read to its end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.read().await.map_err(|error| {
+            tracing::warn!(%error, "a file could not be sent to its end");
+            Error::because(ErrorType::InternalError, "reading a file", error).into_in()
+        })?;
+        if let (Some(pace), Some(piece)) = (&mut self.pace, &piece) {
+            pace.wait(piece.len()).await;
+        }
+        Ok(piece)
+    }
+
+    fn take_back(&self) {
+        if let Some(to) = &self.to {
+            to.file.take_back();
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<Option<Bytes>> {
+        self.take_back();
+        loop {
+            if let Some(reader) = &mut self.reader {
+                reader.recycle(std::mem::take(&mut self.last));
+                if let Some(piece) = reader.next().await? {
+                    self.last = piece.clone();
+                    return Ok(Some(piece));
+                }
+                self.reader = None;
+            }
+            match self.left.pop_front() {
+                None => return Ok(None),
+                Some(FilePiece::Here(bytes)) => return Ok(Some(bytes)),
+                Some(FilePiece::File(range)) => {
+                    if let Some(handed) = self.hand(&range)? {
+                        return Ok(Some(handed));
+                    }
+                    let end =
+                        if self.to.is_some() { range.end.min(range.start + COLD_BYTES) } else { range.end };
+                    self.go_on(end..range.end);
+                    self.reader = Some(FileReader::new(self.opened.clone(), range.start..end, self.most));
+                }
+            }
+        }
+    }
+
+    /// Passes the beginning of a range to the connection, if the connection can send it and the pages are in
+    /// memory.
+    fn hand(&mut self, range: &Range<u64>) -> io::Result<Option<Bytes>> {
+        let Some(to) = self.to.clone() else { return Ok(None) };
+        let most = if self.pace.is_some() { self.most } else { HANDOVER_BYTES };
+        let length = usize::try_from(range.end - range.start).unwrap_or(most).min(most);
+        let end = range.start + length as u64;
+        if !send::is_in_page_cache(&self.opened, &(range.start..end))? {
+            return Ok(None);
+        }
+        self.go_on(end..range.end);
+        Ok(Some(to.file.hand(&self.opened, range.start, length)))
+    }
+
+    /// Makes the rest of a range the next one.
+    fn go_on(&mut self, range: Range<u64>) {
+        if !range.is_empty() {
+            self.left.push_front(FilePiece::File(range));
+        }
+    }
+}
+
+/// A limit of the rate at which a body is sent.
+pub(crate) struct PacedBody {
+    began: Instant,
+    sent: u64,
+    rate: u64,
+}
+
+impl PacedBody {
+    /// A limit of `rate` bytes a second, from now on.
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { began: Instant::now(), sent: 0, rate }
+    }
+
+    /// Waits until `more` bytes may be sent.
+    pub(crate) async fn wait(&mut self, more: usize) {
+        tokio::time::sleep(self.pause(more)).await;
+    }
+
+    /// The time to wait until `more` bytes may be sent.
+    pub(crate) fn pause(&mut self, more: usize) -> std::time::Duration {
+        let pause = send::pacing_pause(self.sent, self.rate, self.began.elapsed());
+        self.sent += more as u64;
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_leads_to_no_other_host() {
+        for (uri, location) in [
+            ("/docs", "/docs/"),
+            ("/docs?a=1&b=/", "/docs/?a=1&b=/"),
+            ("//evil.example/docs", "/evil.example/docs/"),
+            ("/big%20docs", "/big%20docs/"),
+        ] {
+            assert_eq!(slash_location(&uri.parse().unwrap()).unwrap(), location, "{uri}");
+        }
+    }
+}

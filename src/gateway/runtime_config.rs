@@ -1,0 +1,173 @@
+//! The runtime configuration: an immutable value that is built from one configuration and swapped as a whole.
+//!
+//! Each request uses the runtime configuration that is current when it begins, to its end: a reload never
+//! affects a request that is under way. Parts that outlive a configuration (the cache, metrics, the log) are
+//! not here.
+
+use super::{
+    cache::prepared,
+    headers::to_origin,
+    proxy::{accel::AccelLocations, native},
+    respond::files::RouteFiles,
+    session::lifecycle,
+    ListenerInfo,
+};
+use crate::{
+    address::TrustedProxies,
+    cache::{
+        coherence::purge::{self, PurgeOrder},
+        fill::hedge::UsualFillTime,
+    },
+    config::{CacheMode, CacheRules, Config, FollowRules, ListenerConfig, RouteConfig, RouteTarget},
+    events::EventEndpoints,
+    identity::Verifier,
+    limits::rate::{Limiters, RouteLimits},
+    origin::OriginTable,
+    route::RouteTable,
+    telemetry::metrics::{Metrics, RouteMetrics},
+};
+
+use http::HeaderName;
+use std::sync::{
+    atomic::{AtomicU32, Ordering},
+    Arc,
+};
+
+/// The route's name in metrics for requests without a route.
+const NO_ROUTE_NAME: &str = "none";
+
+/// The parts that a runtime configuration is built from.
+pub struct RuntimeParts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The origins.
+    pub origins: Arc<OriginTable>,
+    /// The verifier of tokens, if there is a `[jwt]`.
+    pub verifier: Option<Arc<Verifier>>,
+    /// The event endpoints.
+    pub events: Arc<EventEndpoints>,
+    /// The counters of the rate limits; a reload keeps them.
+    pub limiters: Arc<Limiters>,
+    /// The properties of the listeners, by their index.
+    pub entries: Vec<Arc<ListenerInfo>>,
+}
+
+/// The runtime configuration.
+pub struct RuntimeConfig {
+    /// A number that is unique in this process.
+    pub(crate) number: u32,
+    pub(crate) plan: RuntimeParts,
+    pub(crate) routes: RouteTable,
+    /// The runtime state of the routes, by their index.
+    pub(crate) per_route: Vec<RouteRuntime>,
+    /// The metrics of requests without a route.
+    pub(crate) unrouted: Arc<RouteMetrics>,
+    /// True if any route follows its origin's `Cache-Control`.
+    pub(crate) follows: bool,
+    /// The proxies whose forwarding fields are trusted.
+    pub(crate) trusted: TrustedProxies,
+    /// The fields that carry the subject of a client's certificate to an origin: they are removed from
+    /// requests.
+    pub(crate) subjects: Vec<HeaderName>,
+    /// The fields of the gateway's own that differ from one request for a resource to the next.
+    pub(crate) ours: Arc<[HeaderName]>,
+    /// The internal locations that `X-Accel-Redirect` may name.
+    pub(crate) accels: AccelLocations,
+}
+
+/// The runtime state of a route.
+pub(crate) struct RouteRuntime {
+    pub(crate) metrics: Arc<RouteMetrics>,
+    pub(crate) mode: RouteMode,
+    /// Statistics of the time that its fills take.
+    pub(crate) usual: Arc<UsualFillTime>,
+    /// Its rate limits.
+    pub(crate) limits: Option<RouteLimits>,
+    /// True if the fast lane may answer on it.
+    pub(crate) swift: bool,
+    /// True if requests without a body don't need Pingora on it.
+    pub(crate) own: bool,
+    /// True if requests with a body don't need Pingora on it.
+    pub(crate) uploads: bool,
+}
+
+/// The cache mode of a route.
+pub(crate) enum RouteMode {
+    /// Nothing is stored.
+    Off,
+    /// Entries follow the route's rules and the version of their namespace.
+    Versioned(Arc<CacheRules>),
+    /// Entries follow the origin's `Cache-Control`.
+    Follow(Arc<FollowRules>),
+    /// No cache: the route serves files.
+    Files(Box<RouteFiles>),
+}
+
+impl RouteMode {
+    pub(crate) fn rules(&self) -> Option<&Arc<CacheRules>> {
+        match self {
+            Self::Versioned(rules) => Some(rules),
+            Self::Off | Self::Follow(_) | Self::Files(_) => None,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// Builds a runtime configuration. A route that keeps its name keeps its metrics.
+    pub fn new(plan: RuntimeParts, metrics: &Metrics) -> Self {
+        let routes = &plan.config.routes;
+        let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
+            swift: limits.is_none() && prepared::fast_path_ok(route),
+            own: lifecycle::is_native_route(route, &plan.origins),
+            uploads: native::takes_uploads(route, &plan.origins),
+            limits,
+            usual: Arc::default(),
+            metrics: metrics.route(route.name.as_str()),
+            mode: match (&route.target, &route.cache) {
+                (RouteTarget::Files(files), _) => RouteMode::Files(Box::new(RouteFiles::new(route, files))),
+                (_, CacheMode::Off) => RouteMode::Off,
+                (_, CacheMode::Versioned(rules)) => RouteMode::Versioned(Arc::new((**rules).clone())),
+                (_, CacheMode::Follow(rules)) => RouteMode::Follow(Arc::new((**rules).clone())),
+            },
+        };
+        let subject = |listener: &ListenerConfig| listener.tls.as_ref()?.clients.as_ref()?.header.clone();
+        let subjects: Vec<_> = plan.config.listeners.iter().filter_map(subject).collect();
+        static NUMBERS: AtomicU32 = AtomicU32::new(0);
+        Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            ours: to_origin::VARYING_FIELDS.iter().chain(&subjects).cloned().collect(),
+            subjects,
+            routes: RouteTable::new(routes),
+            per_route: routes.iter().zip(plan.limiters.of(routes)).map(per_route).collect(),
+            unrouted: metrics.route(NO_ROUTE_NAME),
+            trusted: TrustedProxies::new(&plan.config.server.trusted_proxies),
+            follows: routes.iter().any(|route| matches!(route.cache, CacheMode::Follow(_))),
+            accels: AccelLocations::new(&plan.config.accels),
+            plan,
+        }
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.plan.config
+    }
+
+    /// Checks that purges can find anything.
+    ///
+    /// # Errors
+    /// The first purge that can't, and the reason.
+    pub fn purgeable(&self, wanted: &[PurgeOrder]) -> Result<(), String> {
+        for purge in wanted {
+            if let purge::PurgeTarget::Url { host, target } = &purge.target {
+                let purgeable = self.routes.purgeable(&self.plan.config.routes, host, target);
+                purgeable.map_err(|error| format!("http://{host}{target}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts that it was built from, for the next one.
+    pub fn plan(&self) -> &RuntimeParts {
+        &self.plan
+    }
+}

@@ -1,0 +1,9 @@
+//! Rules of HTTP messages and their addresses: each stands here once, and every lane calls it. Stands on nothing.
+
+pub mod authority;
+pub mod canonical_path;
+pub mod date;
+pub mod date_header;
+pub mod delta_seconds;
+pub mod field_lines;
+pub mod framing;

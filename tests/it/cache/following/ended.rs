@@ -1,0 +1,343 @@
+//! What ends a stored answer before its time: a newer one that is no error, whether it is stored itself or not.
+
+use crate::{
+    cache::following::{fresh, gateway, says, stale, with, HEARS, MINUTE},
+    support::{gateway::token, *},
+};
+use std::sync::{
+    atomic::{AtomicUsize, Ordering},
+    Arc,
+};
+
+/// What an origin says to a refresh or a validation, and whether it ends what is stored.
+type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
+
+const CASES: [Case; 26] = [
+    ("/404", 404, &[], true),
+    ("/404-short", 404, &[("cache-control", "max-age=0")], true),
+    ("/410", 410, &[], true),
+    ("/403", 403, &[], true),
+    ("/401", 401, &[("www-authenticate", "Basic")], true),
+    ("/302", 302, &[("location", "/login")], true),
+    ("/204", 204, &[], true),
+    ("/private", 200, &[("cache-control", "private")], true),
+    ("/no-store", 200, &[("cache-control", "no-store")], true),
+    ("/cookie", 200, &[MINUTE, ("set-cookie", "a=b")], true),
+    ("/vary", 200, &[MINUTE, ("vary", "*")], true),
+    ("/silent", 200, &[], true),
+    ("/validated-private", 304, &[("cache-control", "private")], true),
+    ("/validated-no-store", 304, &[("cache-control", "no-store")], true),
+    ("/accel", 200, &[("x-accel-redirect", "/nowhere/x")], true),
+    ("/accel-expires", 200, &[MINUTE, ("etag", "\"v1\""), ("x-accel-expires", "0")], true),
+    ("/301", 301, &[MINUTE, ("location", "/x")], true),
+    ("/405", 405, &[("allow", "POST")], true),
+    ("/451", 451, &[], true),
+    ("/other-part", 206, &[MINUTE, ("etag", "\"v2\""), ("content-range", "bytes 0-4/9")], true),
+    ("/same-part", 206, &[MINUTE, ("etag", "\"v1\""), ("content-range", "bytes 0-4/9")], false),
+    ("/502", 502, &[], false),
+    ("/503", 503, &[], false),
+    ("/500", 500, &[], false),
+    ("/429", 429, &[("retry-after", "1")], false),
+    ("/400", 400, &[], false),
+];
+
+/// An origin that sends an answer that is stale at once, then what the case says, and is down from then on.
+fn program(origin: &TestOrigin, (path, status, fields, _): Case, grace: &'static str) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => stale("old", grace).header("etag", "\"v1\""),
+        1 => with(if matches!(status, 204 | 304) { "" } else { "newer" }, fields).status(status),
+        _ => with("down", &[]).status(503),
+    });
+}
+
+/// RFC 9111, 4.3.3
+#[tokio::test]
+async fn a_refresh_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    for case in CASES {
+        let (path, .., ends) = case;
+        program(&origin, case, ", stale-while-revalidate=600, stale-if-error=600");
+        gateway.get(path).await.ok();
+        assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+        until("it was refreshed", SOON, || async { origin.count(path) >= 2 }).await;
+        if ends {
+            until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                gateway.get(path).await.text() != "old"
+            })
+            .await;
+        }
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_validation_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    for case in CASES {
+        let (path, status, _, ends) = case;
+        program(&origin, case, ", stale-if-error=600");
+        gateway.get(path).await.ok();
+        let reply = gateway.get(path).await;
+        let expected = match status {
+            304 | 500 | 502 | 503 => "old",
+            204 => "",
+            _ if path == "/accel" => reply.text(),
+            _ => "newer",
+        };
+        assert_eq!(reply.text(), expected, "{path}: {reply:?}");
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// RFC 9111, 4.3.5: what a HEAD gets is what a GET would.
+#[tokio::test]
+async fn a_head_that_is_answered_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    // A 304 is none to a request without conditions.
+    for case in CASES.into_iter().filter(|(_, status, ..)| *status != 304) {
+        let (path, status, _, ends) = case;
+        program(&origin, case, ", stale-if-error=600");
+        gateway.get(path).await.ok();
+        let head = gateway.send_with("HEAD", path, &[]).await;
+        assert!(path == "/accel" || head.status == status, "{path}: {head:?}");
+        for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// The refresh behind an answer is the gateway's own request: it is not decided by what one client shows, or asks of caches.
+#[tokio::test]
+async fn a_refresh_is_not_asked_for_with_what_is_ones_own() {
+    let token = token("acme", "ann");
+    let bearer = format!("Bearer {token}");
+    let targets = [
+        ("/x".to_owned(), vec![("authorization", "Basic YW5u")]),
+        ("/x".to_owned(), vec![("authorization", "Bearer a.b.c")]),
+        ("/x".to_owned(), vec![("authorization", bearer.as_str())]),
+        ("/x".to_owned(), vec![("cache-control", "no-store")]),
+        (format!("/x?token={token}"), vec![]),
+    ];
+    let origin = TestOrigin::start().await;
+    let route = format!("auth = \"optional\"\ntoken_query = true\n{HEARS}");
+    for (status, says) in [(403, "no-store"), (301, "max-age=0"), (200, "no-store"), (200, "private")] {
+        for (target, fields) in &targets {
+            let asked = AtomicUsize::new(0);
+            origin.on("/x", move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => stale("old", ", stale-while-revalidate=600, stale-if-error=600"),
+                _ => with("newer", &[("cache-control", says)]).status(status),
+            });
+            origin.forget();
+            let gateway = Gateway::with(&origin).origin("retries = 0").route("/*", &route).start().await;
+            gateway.get("/x").await.ok();
+            assert_eq!(gateway.get_with(target, fields).await.ok().text(), "old", "{target} {fields:?}");
+            until(&format!("{status} {says} to {target} {fields:?} ends what was stale"), SOON, || async {
+                gateway.get_with(target, fields).await.text() != "old"
+            })
+            .await;
+            let refresh = &origin.seen("/x")[1];
+            let shown = (refresh.header("authorization"), refresh.header("x-user"));
+            assert_eq!(shown, (None, None), "{refresh:?}");
+        }
+    }
+}
+
+/// What may have been made for credentials can't be had without any.
+#[tokio::test]
+async fn a_refresh_of_what_is_shared_despite_credentials_is_asked_for_with_them() {
+    let origin = TestOrigin::start().await;
+    origin.on("/x", |seen| match (seen.number, seen.header("authorization")) {
+        (1, _) => stale("old", ", public, stale-while-revalidate=600"),
+        (_, Some(_)) => with("new", &[("cache-control", "public, max-age=60")]),
+        (_, None) => with("who are you?", &[]).status(401),
+    });
+    let gateway = gateway(&origin).start().await;
+    let shown = [("authorization", "Basic YW5u")];
+    gateway.get_with("/x", &shown).await.ok();
+    assert_eq!(gateway.get_with("/x", &shown).await.ok().text(), "old");
+    until("it is refreshed", SOON, || async { gateway.get_with("/x", &shown).await.ok().text() == "new" })
+        .await;
+    assert_eq!(origin.count("/x"), 2);
+}
+
+/// A fresh answer is over as well where a client had it validated, on this node and in Redis.
+#[tokio::test]
+async fn what_is_over_does_not_come_back_out_of_redis() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let route = r#"cache = { follow = "origin", redis = "1MiB", request_directives = true }"#;
+    let gateway = Gateway::with(&origin).redis(&redis.url()).route("/*", route).start().await;
+    for (path, status, fields) in
+        [("/gone", 404, &[][..]), ("/mine", 200, &[("cache-control", "private")]), ("/302", 302, &[])]
+    {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => fresh("old"),
+            _ => with("newer", fields).status(status),
+        });
+        let kept =
+            || async { redis.keys().await.iter().any(|key| key.ends_with(path) && !key.contains("lock:")) };
+        gateway.get(path).await.ok();
+        until("it is in redis", SOON, &kept).await;
+        let reply = gateway.get_with(path, &[("cache-control", "no-cache")]).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+        until("its lease is given back", SOON, || async {
+            !redis.keys().await.iter().any(|key| key.contains("lock:"))
+        })
+        .await;
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+    }
+    // What ends it beside any fill that has a lease.
+    for (path, method, field) in [
+        ("/head", "HEAD", ("cache-control", "no-cache")),
+        ("/ranged", "GET", ("range", "bytes=0-1")),
+        ("/credentials", "GET", ("authorization", "Basic YW5u")),
+    ] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => fresh("old"),
+            _ => with("newer", &[]).status(404),
+        });
+        let kept =
+            || async { redis.keys().await.iter().any(|key| key.ends_with(path) && !key.contains("lock:")) };
+        gateway.get(path).await.ok();
+        until("it is in redis", SOON, &kept).await;
+        let reply = gateway.send_with(method, path, &[field, ("cache-control", "no-cache")]).await;
+        assert_eq!(reply.status, 404, "{path}: {reply:?}");
+        until(&format!("{path}: it is out of redis"), SOON, || async { !kept().await }).await;
+        let reply = gateway.get(path).await;
+        assert_eq!(reply.text(), "newer", "{path}: {reply:?}");
+    }
+}
+
+/// What is too large to be kept is newer all the same, whether anybody reads it or not.
+#[tokio::test]
+async fn an_answer_that_is_too_large_ends_what_was_stale() {
+    let origin = TestOrigin::start().await;
+    let follow = r#"cache = { follow = "origin", max_size = "64KiB" }"#;
+    let kpi =
+        r#"cache = { namespace = "kpi", ttl = "1ms", stale_while_revalidate = "10m", max_size = "64KiB" }"#;
+    let gateway = Gateway::with(&origin).route("/follow/*", follow).route("/kpi/*", kpi).start().await;
+    for path in ["/follow/told", "/follow/chunks", "/kpi/told", "/kpi/chunks"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => stale("old", ", stale-while-revalidate=600"),
+            _ => {
+                let large = with(&"new ".repeat(100_000), &[MINUTE]);
+                if path.ends_with("chunks") {
+                    large.chunked()
+                } else {
+                    large
+                }
+            }
+        });
+        gateway.get(path).await.ok();
+        assert_eq!(gateway.get(path).await.ok().text(), "old", "{path}");
+        until(&format!("{path}: what is over is no longer served"), SOON, || async {
+            gateway.get(path).await.ok().text() != "old"
+        })
+        .await;
+    }
+}
+
+/// Another node hears it from the origin, whatever Redis says of others.
+#[tokio::test]
+async fn what_is_over_on_one_node_is_refreshed_on_the_others() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let follow = r#"cache = { follow = "origin", redis = "1MiB" }"#;
+    let kpi = r#"cache = { namespace = "kpi", ttl = "1ms", stale_while_revalidate = "10m" }"#;
+    let node = || async {
+        let node = Gateway::with(&origin).redis(&redis.url());
+        node.route("/follow/*", follow).route("/kpi/*", kpi).start().await
+    };
+    let (one, other) = (node().await, node().await);
+    for (path, says, status) in [
+        ("/follow/private", "private", 200),
+        ("/follow/no-store", "no-store", 200),
+        ("/follow/gone", "max-age=0", 404),
+        ("/kpi/private", "private", 200),
+        ("/kpi/gone", "max-age=0", 404),
+    ] {
+        origin.on(path, |_| stale("old", ", stale-while-revalidate=600"));
+        for node in [&one, &other] {
+            node.get(path).await.ok();
+            until("it is served stale", SOON, || async {
+                node.get(path).await.cache_status().contains("ttl=-")
+            })
+            .await;
+        }
+        origin.on(path, move |_| with("newer", &[("cache-control", says)]).status(status));
+        for node in [&one, &other] {
+            until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                // The first one is asked all the time: it marks what may not be shared again and again.
+                one.get(path).await;
+                node.get(path).await.text() != "old"
+            })
+            .await;
+        }
+    }
+}
+
+/// What credentials brought says nothing of what others get; what is gone is gone.
+#[tokio::test]
+async fn what_is_for_credentials_alone_leaves_what_others_get() {
+    const CREDENTIALS: [(&str, u16); 5] =
+        [("/kept", 200), ("/login", 302), ("/bad", 401), ("/not-yours", 403), ("/gone", 404)];
+    let origin = TestOrigin::start().await;
+    for (path, status) in CREDENTIALS {
+        origin.on(path, move |seen| match seen.header("authorization") {
+            Some(_) => with("mine", &[MINUTE]).status(status),
+            None if seen.header("if-none-match").is_some() => with("", &[MINUTE]).status(304),
+            None => stale("old", "").header("etag", "\"v1\""),
+        });
+    }
+    for method in ["GET", "HEAD"] {
+        let gateway = gateway(&origin).start().await;
+        for (path, status) in CREDENTIALS {
+            let forward = if status == 404 { "fwd=uri-miss" } else { "fwd=stale" };
+            gateway.get(path).await.ok();
+            gateway.send_with(method, path, &[("authorization", "Basic YW5u")]).await;
+            let reply = gateway.get(path).await.ok();
+            assert!(says(&reply, forward), "{method} {path}: {reply:?}");
+        }
+    }
+}
+
+/// A 304 is an answer to a condition: who sent none can make nothing of it.
+#[tokio::test]
+async fn a_304_that_nobody_asked_for_is_not_passed_on() {
+    let origin = TestOrigin::start().await;
+    for path in ["/once", "/off/once", "/kpi/once", "/always", "/off/always", "/kpi/always"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => with("", &[("etag", "\"v1\"")]).status(304),
+            _ if path.ends_with("always") => with("", &[("etag", "\"v1\"")]).status(304),
+            _ => fresh("the page"),
+        });
+    }
+    let kpi = r#"cache = { namespace = "kpi", ttl = "60s" }"#;
+    let gateway = gateway(&origin).route("/kpi/*", kpi).start().await;
+    for path in ["/once", "/kpi/once"] {
+        assert_eq!(gateway.get(path).await.ok().text(), "the page", "{path}");
+    }
+    for path in ["/always", "/kpi/always", "/off/always", "/off/once"] {
+        gateway.get(path).await.problem(502);
+    }
+    assert_eq!(gateway.get_with("/always", &[("authorization", "Basic x")]).await.status, 502);
+    // Who asked for it gets it.
+    for path in ["/off/always", "/always"] {
+        let fields = [("if-none-match", "\"v1\""), ("authorization", "Basic x")];
+        assert_eq!(gateway.get_with(path, &fields).await.status, 304, "{path}");
+    }
+}

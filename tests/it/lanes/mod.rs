@@ -1,0 +1,5 @@
+//! Lanes: the same answer by each of them.
+
+mod agreement;
+mod own_session;
+mod smuggling;
