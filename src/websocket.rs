@@ -5,7 +5,7 @@
 //! `Sec-WebSocket-Accept`. An answer that doesn't grant the request opens no tunnel. Extensions and
 //! subprotocols are negotiated between the two ends.
 
-use crate::{config::OriginPattern, cors};
+use crate::{config::OriginPattern, cors, http::content_length::agreed_length};
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
@@ -77,8 +77,7 @@ fn accept_value(key: &str) -> String {
 
 /// Returns true if a body precedes the first frame: the two ends could disagree on its end.
 fn has_body(headers: &HeaderMap) -> bool {
-    let length = headers.get_all(header::CONTENT_LENGTH);
-    headers.contains_key(header::TRANSFER_ENCODING) || length.iter().any(|length| length != "0")
+    headers.contains_key(header::TRANSFER_ENCODING) || !matches!(agreed_length(headers), Ok(None | Some(0)))
 }
 
 /// Returns true if the page that opens a WebSocket is allowed to. A request without `Origin` is not a

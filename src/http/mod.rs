@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod canonical_path;
+pub mod content_length;
 pub mod date;
 pub mod date_header;
 pub mod delta_seconds;

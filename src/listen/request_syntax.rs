@@ -5,6 +5,8 @@
 //!
 //! Pure.
 
+use crate::http::content_length::request_length;
+
 use http::{header, request::Parts, Method, StatusCode};
 
 /// The fault of a head, as the status of the answer.
@@ -33,7 +35,7 @@ impl RequestFraming {
             }
             14 if is_confusable(name, b"content-length") => {
                 // RFC 9110, 8.6 permits repeating the same length. No client needs that.
-                let length = parse_length(value).filter(|_| self.length.is_none() && name[7] == b'-');
+                let length = request_length(value).filter(|_| self.length.is_none() && name[7] == b'-');
                 self.length = Some(length.ok_or(MALFORMED_HEAD)?);
             }
             17 if is_confusable(name, b"transfer-encoding") => {
@@ -121,11 +123,6 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
 /// Returns true if a name is this one, or one that CGI and WSGI can't distinguish from it.
 pub(crate) fn is_confusable(name: &[u8], of: &[u8]) -> bool {
     name.iter().zip(of).all(|(n, o)| n.eq_ignore_ascii_case(o) || (*n, *o) == (b'_', b'-'))
-}
-
-fn parse_length(value: &[u8]) -> Option<u64> {
-    let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
 }
 
 pub(crate) fn trim_blanks(mut value: &[u8]) -> &[u8] {

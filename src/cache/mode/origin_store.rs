@@ -1,10 +1,7 @@
 //! Stored answers of an origin that is followed: from the head of an answer, a 304, a part, a HEAD and an
 //! answer that passes through.
 
-use super::{
-    origin_lookup::{is_stored_for, match_variant, OriginLookup},
-    versioned::content_length,
-};
+use super::origin_lookup::{is_stored_for, match_variant, OriginLookup};
 use crate::{
     cache::{
         coherence::purge::{self, LogKnowledge, PurgeStamp, PurgeVerdict as Purged},
@@ -21,6 +18,7 @@ use crate::{
         Cache,
     },
     clock::{self, now_ms},
+    http::content_length::content_length,
     representation::{connection_options, range, Body, Representation, HOP_BY_HOP_FIELDS},
     telemetry::labels::FillOutcome,
 };

@@ -29,6 +29,7 @@ use crate::{
     },
     clock::now_ms,
     config::{self, CacheRules},
+    http::content_length::content_length,
     name::{Namespace, Tenant},
     representation::{self, OutsideCaching, Representation},
     telemetry::labels::{CacheResult, FillOutcome, StoreError},
@@ -417,11 +418,6 @@ impl Cache {
         self.told.store(Arc::new(before.iter().chain([&wanted]).cloned().collect()));
         wanted
     }
-}
-
-/// The length of a body, if the head has it.
-pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl FillJob {

@@ -12,7 +12,11 @@ use super::{
         OriginExchange,
     },
 };
-use crate::{config::FollowRules, http::date, telemetry::labels::FillOutcome};
+use crate::{
+    config::FollowRules,
+    http::{content_length::agreed_length, date},
+    telemetry::labels::FillOutcome,
+};
 
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -137,8 +141,7 @@ pub fn head_effect(
 ) -> HeadEffect {
     let OriginExchange { status, answer, authorized, .. } = *exchange;
     let same = |name: &HeaderName| answer.get(name).is_none_or(|now| find_field(stored, name) == Some(now));
-    let said_length = answer.get(header::CONTENT_LENGTH).map(|text| text.to_str().ok()?.parse::<u64>().ok());
-    let same_length = said_length.is_none_or(|said| said == Some(length));
+    let same_length = agreed_length(answer).is_ok_and(|said| said.is_none_or(|said| said == length));
     let both_ok = status == StatusCode::OK && stored_status == StatusCode::OK;
     if both_ok && same(&header::ETAG) && same(&header::LAST_MODIFIED) && same_length {
         return HeadEffect::Update;

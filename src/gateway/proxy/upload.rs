@@ -11,7 +11,8 @@
 
 use super::{native::OriginHalf, upstream};
 use crate::{
-    gateway::{request::auth::content_length, session::GatewaySession, Gateway, RequestContext, Result},
+    gateway::{session::GatewaySession, Gateway, RequestContext, Result},
+    http::content_length::content_length,
     origin::client::native::{DuplexEvent, OutgoingBytes},
     telemetry::labels::RejectReason,
 };
@@ -72,7 +73,7 @@ pub(crate) struct RequestUpload {
 impl RequestUpload {
     /// The body of a request that is about to be sent, for the first time or in a retry.
     pub(crate) fn of(session: &mut GatewaySession<'_>) -> Self {
-        let told = content_length(session.req_header());
+        let told = content_length(&session.req_header().headers);
         let framing = match (session.is_body_empty(), told) {
             (true, _) => UploadFraming::Nothing,
             (false, Some(length)) => UploadFraming::Length(length),

@@ -6,13 +6,13 @@ use crate::{
     clock,
     config::{AuthMode, CacheRules, CacheScope, RouteConfig},
     gateway::{Gateway, RequestContext},
+    http::content_length::content_length,
     identity::{Identity, RememberedVerdict, TokenError, Verifier},
     limits::rate::RouteLimits,
     telemetry::labels::{RejectReason, TokenResult},
     websocket,
 };
 
-use http::header;
 use pingora_http::RequestHeader;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Gateway {
         request: &RequestHeader,
         ctx: &mut RequestContext,
     ) -> Result<(), RejectReason> {
-        if content_length(request).is_some_and(|length| length > route.max_body) {
+        if content_length(&request.headers).is_some_and(|length| length > route.max_body) {
             return Err(RejectReason::BodyTooLarge);
         }
         if websocket::is_upgrade_wanted(&request.headers) {
@@ -106,8 +106,4 @@ async fn verify_renewed(
         true => verifier.verify(token, clock::reading()),
         false => Err(refused),
     }
-}
-
-pub(crate) fn content_length(request: &RequestHeader) -> Option<u64> {
-    request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -1,6 +1,5 @@
 //! Events: from a `POST` to the answer to its sender, and to the origin if it is to be told.
 
-use super::auth::content_length;
 use crate::{
     events::{EventClaim, EventEndpoint, EventRefusal},
     gateway::{
@@ -11,6 +10,7 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,
     },
+    http::content_length::content_length,
     origin::{client, OriginTable},
     representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
@@ -149,7 +149,7 @@ async fn read_body(
     ctx: &RequestContext,
     most: u64,
 ) -> Result<Option<Bytes>> {
-    if content_length(session.req_header()).is_some_and(|length| length > most) {
+    if content_length(&session.req_header().headers).is_some_and(|length| length > most) {
         return Ok(None);
     }
     if session.req_header().headers.contains_key(header::EXPECT) {

@@ -11,7 +11,7 @@ use crate::{
         headers::rules, request_host, session::GatewaySession, ConnectionSignals, Gateway, NextStep,
         RequestContext, Result, UNKNOWN_BYTES,
     },
-    http::authority,
+    http::{authority, content_length::agreed_length},
     route::RouteMatch,
     telemetry::labels::{CacheResult, RejectReason},
 };
@@ -133,10 +133,9 @@ impl Gateway {
 /// The number of bytes of an HTTP/1.1 request on the connection: its head, and its body if it has a length.
 pub(crate) fn request_length(session: &pingora_proxy::Session) -> u64 {
     let headers = &session.req_header().headers;
-    let body = match (headers.get(header::TRANSFER_ENCODING), headers.get(header::CONTENT_LENGTH)) {
-        (None, None) => Some(0),
-        (None, Some(length)) => length.to_str().ok().and_then(|length| length.parse().ok()),
-        (Some(_), _) => None,
+    let body = match headers.contains_key(header::TRANSFER_ENCODING) {
+        true => None,
+        false => agreed_length(headers).ok().map(Option::unwrap_or_default),
     };
     let head = session.downstream_session.to_h1_raw().len() as u64;
     body.map_or(UNKNOWN_BYTES, |body: u64| head.saturating_add(body).min(UNKNOWN_BYTES))

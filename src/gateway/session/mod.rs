@@ -10,7 +10,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod pingora;
 pub(crate) mod signals;
 use super::{cache::prepared::head::serialized_head, context::RequestContext};
-use crate::clock::wall_ms;
+use crate::{clock::wall_ms, http::content_length::content_length};
 
 use bytes::Bytes;
 use http::{header, HeaderMap, Method, StatusCode, Version};
@@ -291,14 +291,12 @@ impl AnswerFraming {
         {
             return Self::Length(0);
         }
-        // An origin's answer was checked before (`origin::framing`): it has at most one, and that is
+        // An origin's answer was checked before (`http::framing`): it has at most one, and that is
         // `chunked`.
         if headers.contains_key(header::TRANSFER_ENCODING) {
             return Self::Chunks;
         }
-        let length =
-            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        length.map_or(Self::Connection, Self::Length)
+        content_length(headers).map_or(Self::Connection, Self::Length)
     }
 }
 

@@ -8,7 +8,7 @@
 //! Interim answers are dropped: the library can't send them (hyperium/h2#167).
 
 use super::body_wait::BodyWait;
-use crate::gateway::ConnectionSignals;
+use crate::{gateway::ConnectionSignals, http::content_length::content_length};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -329,11 +329,8 @@ impl server::Session for StreamSession {
     }
 
     fn is_body_empty(&mut self) -> bool {
-        let says_none = |length: &HeaderValue| length.as_bytes() == b"0";
         self.received == 0
-            && (self.read
-                || self.body.is_end_stream()
-                || self.request.headers.get(header::CONTENT_LENGTH).is_some_and(says_none))
+            && (self.read || self.body.is_end_stream() || content_length(&self.request.headers) == Some(0))
     }
 
     fn body_bytes_sent(&self) -> usize {

@@ -14,11 +14,14 @@ pub use {
 };
 
 use super::servers::{choice::ServerChoice, state::ActiveRequest, PickedServer, ServerAttempt, ServerGroup};
-use crate::{http::framing, telemetry::labels::OriginOutcome};
+use crate::{
+    http::{content_length::content_length, framing},
+    telemetry::labels::OriginOutcome,
+};
 use ask::{failed, is_stale, passes_for_interim};
 
 use bytes::{Bytes, BytesMut};
-use http::{header, HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::{connectors::http::Connector, Error, ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use std::{
@@ -331,10 +334,6 @@ impl OriginResponse {
             body: whole.freeze(),
         })
     }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
 }
 
 /// Returns true if an answer with this status to this method has a body (RFC 9110, 6.4.1).

@@ -5,6 +5,8 @@
 //! differing lengths is refused, and a length beside a transfer coding is dropped (6.3). `framing` checks
 //! codings other than `chunked`.
 
+use crate::http::content_length::{agreed_length, LengthFault};
+
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, Method, StatusCode, Version};
 use pingora_http::{header_value_from_raw, ResponseHeader};
@@ -47,6 +49,9 @@ pub(super) enum MalformedHead {
     /// A part of the head is not valid.
     #[error("a head with {0}")]
     With(&'static str),
+    /// The length of the body is not valid.
+    #[error("a head with {0}")]
+    Length(#[from] LengthFault),
 }
 
 /// Parses the head at the beginning of `input`, of an answer to a request with this method. Bytes behind it
@@ -109,7 +114,7 @@ fn body_framing(head: &mut ResponseHeader, method: &Method) -> Result<BodyFramin
             head.remove_header(&header::CONTENT_LENGTH);
             None
         }
-        None => content_length(&head.headers)?,
+        None => agreed_length(&head.headers)?,
     };
     let bodiless = *method == Method::HEAD
         || head.status.is_informational()
@@ -120,23 +125,6 @@ fn body_framing(head: &mut ResponseHeader, method: &Method) -> Result<BodyFramin
         (false, None, Some(length)) => BodyFraming::Length(length),
         (false, ..) => BodyFraming::Connection,
     })
-}
-
-/// The value of all `Content-Length` fields.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, MalformedHead> {
-    let mut agreed = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        for one in value.as_bytes().split(|b| *b == b',') {
-            let one = one.trim_ascii();
-            let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
-            let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
-            let length: u64 = length.ok_or(MalformedHead::With("an invalid Content-Length"))?;
-            if *agreed.get_or_insert(length) != length {
-                return Err(MalformedHead::With("differing Content-Length values"));
-            }
-        }
-    }
-    Ok(agreed)
 }
 
 /// Returns true if the server keeps the connection open (RFC 9112, 9.3).

@@ -6,7 +6,10 @@
 
 use crate::{
     config::{self, ContentCoding},
-    http::field_lines::{field_lines, joined_lines},
+    http::{
+        content_length::content_length,
+        field_lines::{field_lines, joined_lines},
+    },
     representation::{conditional, encoding, response_head::set_field},
 };
 
@@ -155,7 +158,7 @@ fn alternative_form(
     let content = body_coding(field_lines(answer, &header::CONTENT_ENCODING));
     let worth = match content {
         BodyCoding::Plain => is_worth_encoding(answer, rules),
-        BodyCoding::Coded(_) => answer.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0"),
+        BodyCoding::Coded(_) => content_length(answer) != Some(0),
         BodyCoding::Foreign => false,
     };
     // Tested last: most answers are too short, or encoded already.
@@ -167,8 +170,7 @@ fn alternative_form(
 }
 
 fn is_worth_encoding(answer: &HeaderMap, rules: &config::EncodingConfig) -> bool {
-    let length = answer.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let length = length.unwrap_or(u64::MAX);
+    let length = content_length(answer).unwrap_or(u64::MAX);
     if length < rules.min_size {
         return false;
     }
