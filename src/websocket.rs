@@ -5,7 +5,7 @@
 //! `Sec-WebSocket-Accept`. An answer that doesn't grant the request opens no tunnel. Extensions and
 //! subprotocols are negotiated between the two ends.
 
-use crate::{config::OriginPattern, cors, http::content_length::agreed_length};
+use crate::{config::OriginPattern, cors, http::has_body::request_has_body};
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
@@ -38,7 +38,8 @@ pub fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
 pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), HandshakeFault> {
     let hop =
         list_elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
-    if *method != Method::GET || version != Version::HTTP_11 || !hop || has_body(headers) {
+    // If a body preceded the first frame, the two ends could disagree on its end.
+    if *method != Method::GET || version != Version::HTTP_11 || !hop || request_has_body(headers) {
         return Err(HandshakeFault::Malformed);
     }
     match single_value(headers, &header::SEC_WEBSOCKET_VERSION) {
@@ -73,11 +74,6 @@ pub fn is_upgrade_granted(request: &HeaderMap, version: Version, answer: &Header
 /// The value of `Sec-WebSocket-Accept` for a key.
 fn accept_value(key: &str) -> String {
     BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize())
-}
-
-/// Returns true if a body precedes the first frame: the two ends could disagree on its end.
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING) || !matches!(agreed_length(headers), Ok(None | Some(0)))
 }
 
 /// Returns true if the page that opens a WebSocket is allowed to. A request without `Origin` is not a

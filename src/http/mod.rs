@@ -8,3 +8,4 @@ pub mod date_header;
 pub mod delta_seconds;
 pub mod field_lines;
 pub mod framing;
+pub mod has_body;

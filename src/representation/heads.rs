@@ -8,7 +8,7 @@ use super::{
     response_head::{append_field, blank_head, filled_head, set_field},
     OutsideCaching, Representation,
 };
-use crate::config::ContentCoding;
+use crate::{config::ContentCoding, http::has_body::status_has_body};
 
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;
@@ -75,7 +75,7 @@ impl Representation {
         {
             append_field(&mut head, header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
-        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        if status_has_body(self.status) {
             set_field(&mut head, header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         head

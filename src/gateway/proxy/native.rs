@@ -17,6 +17,7 @@ use crate::{
         session::GatewaySession,
         Gateway, RequestContext, Result,
     },
+    http::has_body::response_has_body,
     origin::{
         client::native::{self, DuplexEvent, NativeExchange},
         OriginTable,
@@ -286,11 +287,9 @@ fn write_request(
 
 /// Frames an answer that is delimited by the end of the origin's connection: the client's connection is kept.
 fn frame_answer(method: &Method, head: &mut ResponseHeader, ended: bool) -> Result<()> {
-    let bodiless = *method == Method::HEAD
-        || head.status.is_informational()
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_body = response_has_body(method, head.status);
     let framed = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
-    if !bodiless && !ended && !framed.iter().any(|name| head.headers.contains_key(name)) {
+    if has_body && !ended && !framed.iter().any(|name| head.headers.contains_key(name)) {
         head.set_version(Version::HTTP_11);
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }

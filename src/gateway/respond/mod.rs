@@ -16,6 +16,7 @@ use crate::{
     clock::now_ms,
     config,
     files::accel::is_accel_field,
+    http::has_body::response_has_body,
     identity::TokenError,
     origin::client::OriginResponse,
     representation::{
@@ -28,7 +29,7 @@ use crate::{
 use files::{FilePieces, PacedBody};
 
 use bytes::Bytes;
-use http::{header, HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{header, HeaderMap, HeaderValue, Method, Version};
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -274,8 +275,7 @@ impl Gateway {
         mut pieces: BodyPieces,
         mut codec: Option<BodyCodec>,
     ) -> Result<NextStep> {
-        let bodyless = session.req_header().method == Method::HEAD
-            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodyless = !response_has_body(&session.req_header().method, head.status);
         let delimited = head.headers.contains_key(header::CONTENT_LENGTH);
         if !delimited && !bodyless {
             if session.req_header().version == Version::HTTP_11 {

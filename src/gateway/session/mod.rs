@@ -10,7 +10,10 @@ pub(crate) mod lifecycle;
 pub(crate) mod pingora;
 pub(crate) mod signals;
 use super::{cache::prepared::head::serialized_head, context::RequestContext};
-use crate::{clock::wall_ms, http::content_length::content_length};
+use crate::{
+    clock::wall_ms,
+    http::{content_length::content_length, has_body::response_has_body},
+};
 
 use bytes::Bytes;
 use http::{header, HeaderMap, Method, StatusCode, Version};
@@ -287,8 +290,7 @@ enum AnswerFraming {
 impl AnswerFraming {
     fn of(method: &Method, head: &ResponseHeader) -> Self {
         let headers = &head.headers;
-        if *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        {
+        if !response_has_body(method, head.status) {
             return Self::Length(0);
         }
         // An origin's answer was checked before (`http::framing`): it has at most one, and that is

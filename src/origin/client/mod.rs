@@ -15,13 +15,13 @@ pub use {
 
 use super::servers::{choice::ServerChoice, state::ActiveRequest, PickedServer, ServerAttempt, ServerGroup};
 use crate::{
-    http::{content_length::content_length, framing},
+    http::{content_length::content_length, framing, has_body::response_has_body},
     telemetry::labels::OriginOutcome,
 };
 use ask::{failed, is_stale, passes_for_interim};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use pingora_core::{connectors::http::Connector, Error, ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use std::{
@@ -234,7 +234,7 @@ async fn begin_once(
         Err(_) => {}
     }
     let (status, headers, exchange) = begun?;
-    let missing = content_length(&headers).filter(|_| has_body(&ask.method, status));
+    let missing = content_length(&headers).filter(|_| response_has_body(&ask.method, status));
     Ok(OriginResponse { status, headers, asked, exchange: Some(exchange), deadline, missing })
 }
 
@@ -334,11 +334,6 @@ impl OriginResponse {
             body: whole.freeze(),
         })
     }
-}
-
-/// Returns true if an answer with this status to this method has a body (RFC 9110, 6.4.1).
-fn has_body(method: &Method, status: StatusCode) -> bool {
-    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Sends a request to one server and reads the whole answer, without retries; the outcome is not reported to

@@ -5,7 +5,10 @@
 //! differing lengths is refused, and a length beside a transfer coding is dropped (6.3). `framing` checks
 //! codings other than `chunked`.
 
-use crate::http::content_length::{agreed_length, LengthFault};
+use crate::http::{
+    content_length::{agreed_length, LengthFault},
+    has_body::response_has_body,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{header, HeaderMap, HeaderName, Method, StatusCode, Version};
@@ -116,14 +119,11 @@ fn body_framing(head: &mut ResponseHeader, method: &Method) -> Result<BodyFramin
         }
         None => agreed_length(&head.headers)?,
     };
-    let bodiless = *method == Method::HEAD
-        || head.status.is_informational()
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(match (bodiless, coding, length) {
-        (true, ..) => BodyFraming::Length(0),
-        (false, Some(true), _) => BodyFraming::Chunks,
-        (false, None, Some(length)) => BodyFraming::Length(length),
-        (false, ..) => BodyFraming::Connection,
+    Ok(match (response_has_body(method, head.status), coding, length) {
+        (false, ..) => BodyFraming::Length(0),
+        (true, Some(true), _) => BodyFraming::Chunks,
+        (true, None, Some(length)) => BodyFraming::Length(length),
+        (true, ..) => BodyFraming::Connection,
     })
 }
 

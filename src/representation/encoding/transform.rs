@@ -9,6 +9,7 @@ use crate::{
     http::{
         content_length::content_length,
         field_lines::{field_lines, joined_lines},
+        has_body::status_has_body,
     },
     representation::{conditional, encoding, response_head::set_field},
 };
@@ -146,13 +147,9 @@ fn alternative_form(
     answer: &HeaderMap,
     rules: &config::EncodingConfig,
 ) -> Option<BodyCoding> {
-    const BARE: [StatusCode; 4] = [
-        StatusCode::NO_CONTENT,
-        StatusCode::RESET_CONTENT,
-        StatusCode::PARTIAL_CONTENT,
-        StatusCode::NOT_MODIFIED,
-    ];
-    if status.is_informational() || BARE.contains(&status) {
+    // The body of a 205 is empty (RFC 9110, 15.3.6), and ranges refer to one coding.
+    const LEFT_ALONE: [StatusCode; 2] = [StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
+    if !status_has_body(status) || LEFT_ALONE.contains(&status) {
         return None;
     }
     let content = body_coding(field_lines(answer, &header::CONTENT_ENCODING));
