@@ -172,7 +172,7 @@ fn any_origin() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// What is allowed is what the `url` crate, a reader of its own, finds to be at home there.
+    /// The `url` crate, an independent parser, finds every allowed origin below the pattern's domain.
     #[test]
     fn a_pattern_allows_only_what_lies_below_its_domain(origin in any_origin()) {
         if matches_origin(&below("https://", ".example.com"), &origin) {

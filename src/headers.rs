@@ -1,9 +1,9 @@
-//! Header rules at work: what a route takes off, sets and adds, on the way to the origin and on the way back.
+//! Applies header rules: the fields that a route removes, sets and adds, in requests and in answers.
 //!
-//! Pure: rules and what is known of a request in, changed fields out. A value is one line of text whatever a variable
-//! stands for: one that holds a control character stands for nothing, and a field whose value comes out empty is not
-//! sent. Fields of the connection, of framing and those that only the gateway says are left alone
-//! ([`MessageDirection::reserved`]); the configuration refuses rules that name them.
+//! Pure: takes rules and facts of a request, and changes fields. A value is one line of text: a variable
+//! whose value has a control character is empty, and a field whose value is empty is not sent. Fields of the
+//! connection, of framing, and those of the gateway alone are not changed ([`MessageDirection::reserved`]);
+//! the configuration refuses rules that name them.
 
 use crate::{
     config::{
@@ -15,7 +15,7 @@ use crate::{
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{fmt::Write as _, net::IpAddr};
 
-/// What is known of a request, for the variables of values.
+/// The facts of a request: the values of the variables.
 #[derive(Debug, Clone, Copy)]
 pub struct RuleFacts<'a> {
     /// `$client_ip`
@@ -42,19 +42,19 @@ pub struct RuleFacts<'a> {
     pub cache: &'a str,
 }
 
-/// The fields of a message, whatever holds them.
+/// The fields of a message, independent of the type that holds them.
 pub trait MessageFields {
-    /// The names that are there, each once.
+    /// The names of the fields, each once.
     fn names(&self) -> Vec<HeaderName>;
-    /// The lines of a field, joined with commas; `None` where it isn't there.
+    /// The lines of a field, joined with commas; `None` if it is absent.
     fn joined(&self, name: &HeaderName) -> Option<Vec<u8>>;
-    /// Takes all lines of a field off.
+    /// Removes all lines of a field.
     fn remove(&mut self, name: &HeaderName);
     /// Adds a line.
     fn append(&mut self, name: HeaderName, value: HeaderValue);
 }
 
-/// Applies a route's rules to what the origin is told.
+/// Applies a route's rules to a request to the origin.
 pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &mut impl MessageFields) {
     for rules in &headers.request {
         let names = fields.names();
@@ -66,20 +66,20 @@ pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &m
     }
 }
 
-/// Whether a field of the client's gets to the origin as it came.
+/// Returns true if no rule changes this field of the client.
 pub fn passes_unchanged(headers: &RouteHeaders, name: &HeaderName) -> bool {
     !headers.request.iter().any(|rules| is_touched(rules, name))
 }
 
-/// Applies a route's rules to what the client is told with this status.
+/// Applies a route's rules to an answer of this status to the client.
 pub fn apply_to_client(
     headers: &RouteHeaders,
     facts: &RuleFacts<'_>,
     status: StatusCode,
     fields: &mut impl MessageFields,
 ) {
-    // A client lays the fields of a 304 over those that it keeps (RFC 9111, 3.2): what the kept ones say already, and
-    // the 304 does not repeat, is not said otherwise here.
+    // A client replaces its stored fields by those of a 304 (RFC 9111, 3.2). A default must not replace a
+    // stored field that the 304 does not repeat.
     let renews = status == StatusCode::NOT_MODIFIED;
     if headers.security && !renews && status != StatusCode::SWITCHING_PROTOCOLS {
         add_security_fields(fields);
@@ -101,8 +101,8 @@ pub fn apply_to_client(
     }
 }
 
-/// Whether rules for requests take a client's field off, or replace it. What an application behind CGI or WSGI can't
-/// tell from it (`X_Role`, `X.Role` and `X-Role`) goes as well.
+/// Returns true if rules for requests remove or replace a client's field. Names that are the same to an
+/// application behind CGI or WSGI (`X_Role`, `X.Role` and `X-Role`) count as one.
 fn is_touched(rules: &HeaderRules, name: &HeaderName) -> bool {
     let alike = |other: &HeaderName| same_to_cgi(name.as_str(), other.as_str());
     rules.set.iter().any(|(set, _)| alike(set))
@@ -112,7 +112,7 @@ fn is_touched(rules: &HeaderRules, name: &HeaderName) -> bool {
         })
 }
 
-/// Whether a pattern's beginning is a name's, and rules may touch it.
+/// Returns true if a name begins with a pattern's prefix, and rules may change the field.
 fn matches_prefix(name: &HeaderName, prefix: &str, direction: MessageDirection) -> bool {
     let name = name.as_str();
     let begins = match direction {
@@ -122,8 +122,8 @@ fn matches_prefix(name: &HeaderName, prefix: &str, direction: MessageDirection) 
     begins && direction.reserved(name).is_none() && !is_protected(name, direction)
 }
 
-/// Fields that a pattern doesn't mean: without `Host` there is no request, and `Vary` is added to by whoever makes
-/// answers differ.
+/// Returns true for fields that no pattern matches: a request needs `Host`, and `Vary` has the values of all
+/// steps that select an answer.
 fn is_protected(name: &str, direction: MessageDirection) -> bool {
     name == match direction {
         MessageDirection::Request => "host",
@@ -159,7 +159,8 @@ const DEFAULT_FRAME_OPTIONS: (HeaderName, HeaderValue) =
 const DEFAULT_REFERRER_POLICY: (HeaderName, HeaderValue) =
     (header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
 
-/// Says what the origin has left unsaid. `frame-ancestors` is a word on frames as well, and the stronger one.
+/// Adds the security fields that the origin has not set. `frame-ancestors` takes precedence over
+/// `X-Frame-Options`.
 fn add_security_fields(fields: &mut impl MessageFields) {
     let framed = fields.joined(&header::CONTENT_SECURITY_POLICY).is_some_and(|policy| {
         let mut directives = policy.split(|b| matches!(b, b';' | b','));
@@ -176,7 +177,7 @@ fn add_security_fields(fields: &mut impl MessageFields) {
     }
 }
 
-/// A value for a request; `None`: there is nothing to say.
+/// Renders a value for a request; `None` if it is empty.
 pub fn render_value(template: &HeaderTemplate, facts: &RuleFacts<'_>) -> Option<HeaderValue> {
     let segments = match template {
         HeaderTemplate::Fixed(value) => return Some(value.clone()),
@@ -224,7 +225,7 @@ fn push_variable(text: &mut String, variable: Variable, facts: &RuleFacts<'_>) {
     }
 }
 
-/// What may not stand in a URL and was sent all the same is escaped: one path has one form, and is ASCII.
+/// Appends a path; bytes that a URL must not contain are percent-encoded, so that the result is ASCII.
 fn push_path(text: &mut String, path: &str) {
     for byte in path.bytes() {
         match byte.is_ascii_graphic() {
@@ -253,7 +254,7 @@ impl MessageFields for HeaderMap {
     }
 }
 
-/// As the origin client takes them.
+/// The form that the origin client uses.
 impl MessageFields for Vec<(HeaderName, HeaderValue)> {
     fn names(&self) -> Vec<HeaderName> {
         let mut names: Vec<HeaderName> = Vec::with_capacity(self.len());

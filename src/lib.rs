@@ -3,16 +3,17 @@
 //! The way of a request:
 //!
 //! ```text
-//! accept (listen) → gateway (Pingora's phases): route → limits → identity → key → cache
+//! accept (listen) → prepared lane: a plain hit is written at once
+//! → gateway (native session, or Pingora's phases): route → limits → identity → key → cache
 //!        hit      → reply (representation)
-//!        stale    → reply, and refresh behind it
+//!        stale    → reply, and refresh in the background
 //!        miss     → join the flight: memory → Redis → lease → origin → store → reply
-//!        anything else → Pingora proxies it to the origin
+//!        anything else → the native client or Pingora proxies it to the origin
 //! → access record, metrics (telemetry)
 //! ```
 //!
-//! The modules and who may use whom are told in `docs/architecture.md`; `tests/it/architecture.rs` holds the
-//! code to it.
+//! `docs/architecture.md` describes the modules and who may use whom; `tests/it/architecture.rs` holds the code
+//! to it.
 
 pub mod address;
 pub mod admin;

@@ -1,4 +1,4 @@
-//! What the cache decides of an answer, and how it finds one.
+//! Decisions of the cache on an answer, and the look-up of one.
 
 use crate::config;
 use criterion::{BenchmarkId, Criterion};

@@ -1,5 +1,5 @@
-//! What the pure parts cost that stand in the way of a request, in nanoseconds: `make bench-pure`. For finding out which
-//! of them a change made dearer; what a request costs as a whole is told by `make bench` and `make instructions`.
+//! The cost of the pure parts of a request, in nanoseconds: `make bench-pure`. It shows which
+//! of them a change made slower; `make bench` and `make instructions` measure a request as a whole.
 #![allow(clippy::unwrap_used, reason = "what is measured was written here")]
 
 mod cache;

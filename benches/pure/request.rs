@@ -1,4 +1,4 @@
-//! What a request goes through before anything is looked up.
+//! The steps of a request before anything is looked up.
 
 use crate::config;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
@@ -30,7 +30,7 @@ const OF_A_BROWSER: &str = "GET /api/widgets/chart?hours=12&theme=dark HTTP/1.1\
     Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
     If-None-Match: \"efc575c9c9153558eca38bbaa01c267c\"\r\n\r\n";
 
-/// Whether a head is what everyone reads alike.
+/// Strict reading of heads.
 pub(crate) fn heads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("strict reading");
     for (name, head) in [("two lines", SHORT), ("of a browser", OF_A_BROWSER)] {

@@ -1,4 +1,4 @@
-//! What an origin sends, in answer to GET and to HEAD.
+//! Bytes of an origin, in answer to GET and to HEAD.
 #![no_main]
 
 use http::Method;

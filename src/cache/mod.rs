@@ -3,9 +3,9 @@
 //! Two kinds of routes share one memory, one store and one way to fill. A route with a namespace is answered
 //! by [`Cache::look`] and [`Cache::answer`] (`versioned.rs`): its rules set the lifetime, and a version ends
 //! it. A route that follows its origin is answered by [`Cache::look_followed`] and [`Cache::answer_followed`]
-//! (`follow.rs`): the origin's headers set the lifetime, and the purge log ends it. The first of each pair
-//! answers from memory without waiting, the second does all the rest. None of them contacts an origin itself:
-//! they are given a [`MissFetcher`].
+//! (`origin_lookup.rs`): the origin's headers set the lifetime, and the purge log ends it. The first of each
+//! pair answers from memory without waiting, the second does all the rest. None of them contacts an origin
+//! itself: they are given a [`MissFetcher`].
 
 pub mod coherence;
 pub mod entry;

@@ -47,7 +47,7 @@ impl OriginPattern {
     /// Reads `scheme://host[:port]`, `scheme://*.host[:port]` or `null`.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// A message that says why the text is no pattern.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         const FORM: &str =
             "must be an origin such as \"https://app.example.com\" or \"https://*.example.com\"";

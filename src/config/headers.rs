@@ -2,8 +2,8 @@
 //!
 //! A value is fixed, or a template of text and variables (`"$client_ip"`) that is filled in for each request.
 //! Templates are parsed once, with the configuration; the gateway knows the values of the variables.
-//! [`Direction::reserved`] names the fields that no rule may touch: the check and the gateway use the same
-//! list.
+//! [`MessageDirection::reserved`] names the fields that no rule may touch: the check and the gateway use the
+//! same list.
 
 use super::reserved::{
     dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS, OURS_IN_REQUESTS,

@@ -1,6 +1,6 @@
 //! The configuration: from a TOML file to values that the program may rely on.
 //!
-//! Two separate steps: `raw` declares the schema of the file (its tables, each value's type and unit),
+//! Two separate steps: `file::raw` declares the schema of the file (its tables, each value's type and unit),
 //! `check` makes [`Config`] of it (defaults, references between tables, combinations that can't work). Both
 //! report into one list, so that a single run names every fault with its line, its key and the nearest known
 //! key.
@@ -47,7 +47,7 @@ use toml::de::{DeTable, DeValue};
 /// Reads a duration as the file has it: `"500ms"`, `"20s"`, `"1h"`.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// A message that says why the text is no duration.
 pub fn duration(text: &str) -> Result<Duration, String> {
     file::units::parse_duration(text).map_err(|error| error.to_string())
 }

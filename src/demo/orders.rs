@@ -1,7 +1,8 @@
 //! The demo's "database": orders per tenant, and the three queries that the widgets ask.
 //!
 //! The queries are pure: orders and the time in, an answer out. Days and hours are those of UTC. Each tenant
-//! keeps its newest [`MAX_ORDERS`] and nothing is written to disk: whatever is older is gone from the answers.
+//! keeps its newest [`MAX_ORDERS`] and nothing is written to disk: whatever is older is gone from the
+//! answers.
 
 use crate::name::{Name, Tenant};
 use parking_lot::Mutex;
@@ -109,11 +110,11 @@ pub(super) struct EventRow {
 /// The three queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum WidgetQuery {
-    /// [`Book::kpi`]
+    /// [`OrderBook::kpi`]
     Kpi,
-    /// [`Book::chart`]
+    /// [`OrderBook::chart`]
     Chart,
-    /// [`Book::recent`]
+    /// [`OrderBook::recent`]
     Recent,
 }
 
@@ -177,7 +178,7 @@ impl OrderBook {
         ChartAnswer { from, to, points }
     }
 
-    /// The newest [`RECENT`] orders, newest first.
+    /// The newest [`RECENT_ROWS`] orders, newest first.
     pub(super) fn recent(&self) -> Vec<EventRow> {
         let row = |order: &ShopOrder| EventRow {
             id: order.id,
@@ -195,7 +196,7 @@ impl OrderBook {
 #[error("the demo keeps at most {MAX_TENANTS} tenants")]
 pub(super) struct TooManyTenants;
 
-/// Every tenant's [`Book`].
+/// Every tenant's [`OrderBook`].
 #[derive(Debug, Default)]
 pub(super) struct ShopLedger {
     books: Mutex<HashMap<Tenant, OrderBook>>,

@@ -1,9 +1,9 @@
 //! Files: names, confinement, fields, and reading.
 //!
 //! `path` parses names, `root` opens files below a directory and no others, `directory` chooses the file for
-//! a route (`shelf` caches small ones for a moment, `window` tests the forms that every client can decode),
-//! `accel` reads an origin's `X-Accel-Redirect`, `answer` plans the answer, `send` reads the file piece by
-//! piece. Nothing here knows connections; the gateway calls these in order.
+//! a route (`small_file_cache` keeps small ones for a moment, `window` tests the forms that every client can
+//! decode), `accel` reads an origin's `X-Accel-Redirect`, `answer` plans the answer, `send` reads the file
+//! piece by piece. Nothing here knows connections; the gateway calls these in order.
 
 pub mod accel;
 pub mod answer;

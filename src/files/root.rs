@@ -169,7 +169,7 @@ impl FileRoot {
         }
     }
 
-    /// The same, for the text of a [`Below`].
+    /// The same, for the text of a [`RelativePath`].
     pub(super) fn open_at(&self, path: &str, patience: DiskWait) -> Result<PathEntry, OpenError> {
         let root = self.directory()?;
         let path = if path.is_empty() { "." } else { path };

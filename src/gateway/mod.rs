@@ -94,7 +94,7 @@ impl Gateway {
         Self { parts, site, ids, began: Instant::now(), upgrades: Arc::new(UpgradeConnector::new()), codecs }
     }
 
-    /// The fast lane's view of the gateway: the same parts, the same runtime configuration.
+    /// The prepared lane's view of the gateway: the same parts, the same runtime configuration.
     pub fn ready(&self) -> FastResponder {
         FastResponder::new(self.clone())
     }

@@ -83,7 +83,7 @@ pub(crate) struct RouteRuntime {
     pub(crate) usual: Arc<UsualFillTime>,
     /// Its rate limits.
     pub(crate) limits: Option<RouteLimits>,
-    /// True if the fast lane may answer on it.
+    /// True if the prepared lane may answer on it.
     pub(crate) swift: bool,
     /// True if requests without a body don't need Pingora on it.
     pub(crate) own: bool,

@@ -50,7 +50,7 @@ impl<'a> ParsedToken<'a> {
         Ok(Self { algorithm, kid: header.kid, message, payload, signature })
     }
 
-    /// The claims; to be read only after [`Keys::check`].
+    /// The claims; to be read only after [`VerifyingKeys::check`].
     pub(super) fn payload(&self) -> Result<TokenClaims, TokenError> {
         serde_json::from_slice(&decode_part(self.payload)?).map_err(|_| TokenError::Malformed)
     }

@@ -31,7 +31,7 @@ impl Weighter<Box<str>, KnownToken> for TokenWeighter {
 }
 
 impl TokenMemory {
-    /// A memory for `capacity` tokens shorter than [`SLOT`].
+    /// A memory for `capacity` tokens shorter than [`SLOT_BYTES`].
     pub(super) fn new(capacity: usize) -> Self {
         Self(Cache::with_weighter(capacity, capacity as u64, TokenWeighter))
     }

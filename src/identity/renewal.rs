@@ -1,7 +1,7 @@
 //! Reads a key set again for a token: at once if its key is unknown, but so seldom that invented tokens put
 //! no load on the issuer.
 //!
-//! Requests ask and wait; the keeper of the key set reads it. There is at least [`PAUSE`] between two
+//! Requests ask and wait; the keeper of the key set reads it. There is at least [`MIN_PAUSE`] between two
 //! readings that tokens cause: a request within it doesn't wait, and has the set read when the pause is over.
 
 use parking_lot::Mutex;

@@ -4,7 +4,8 @@
 //! another (HTTP/1.1) or many at once (HTTP/2). On shutdown no connection is accepted any more, idle ones are
 //! closed, and requests under way are finished.
 //!
-//! `caps` limits the number of connections; `guard` has the client timeouts, and `guarded` enforces them.
+//! `connection_limits` bounds the number of connections; `connection::timeouts` decides the client timeouts,
+//! and `connection::timed_stream` enforces them.
 
 mod aborted;
 mod bind;
@@ -356,7 +357,7 @@ impl ConnectionServer {
         })
         .await;
         loop {
-            // Client certificates are not for the fast lane.
+            // Client certificates are not for the prepared lane.
             let turn = if connection.is_at_start() && first.shown.is_none() {
                 poll_fn(|cx| lane.poll(&mut connection, cx)).await
             } else if connection.is_between_requests()

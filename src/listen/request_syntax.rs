@@ -1,7 +1,7 @@
 //! Strict checks of a request's method, target and fields, for all versions of HTTP.
 //!
-//! `wire.rs` applies them to lines of HTTP/1.1, `h2.rs` to the fields that the library has read. Both refuse
-//! the same requests, since an origin gets HTTP/1.1 in either case.
+//! `h1/strict_reader.rs` applies them to lines of HTTP/1.1, `h2` to the fields that the library has read.
+//! Both refuse the same requests, since an origin gets HTTP/1.1 in either case.
 //!
 //! Pure.
 

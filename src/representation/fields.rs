@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue};
 use std::fmt;
 
-/// The code of a name that is not in [`KNOWN`].
+/// The code of a name that is not in [`KNOWN_NAMES`].
 const OTHER_NAME: u8 = 0x7f;
 /// The flag of a value that must not enter an HPACK table.
 const SENSITIVE_FLAG: u8 = 0x80;

@@ -1,12 +1,12 @@
 //! Representations: a status, fields and a body, with validators and encodings.
 //!
 //! A [`Representation`] knows nothing of caches: no age, no version, no origin. It is immutable; giving it
-//! encodings makes a new one that shares the body. Its fields are packed ([`PackedFields`]): a head is made of them
-//! when it is sent.
+//! encodings makes a new one that shares the body. Its fields are packed ([`PackedFields`]): a head is made
+//! of them when it is sent.
 //!
 //! There are two kinds. One is described by the gateway: only the content fields of the origin's answer are
-//! kept, the tag is a hash of the content, and [`OutsideCaching`] has the fields for downstream caches. The other is
-//! verbatim: it repeats the origin's fields, and its validators are the origin's.
+//! kept, the tag is a hash of the content, and [`OutsideCaching`] has the fields for downstream caches. The
+//! other is verbatim: it repeats the origin's fields, and its validators are the origin's.
 
 mod body;
 pub mod conditional;
@@ -70,7 +70,7 @@ static FRAMING_FIELDS: [HeaderName; 3] =
     [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
 /// Fields that the gateway makes for an answer that it describes. They come before those of the content, the
-/// tag first, since it is read most. An origin's are left out ([`NOT_CONTENT`]).
+/// tag first, since it is read most. An origin's are left out ([`NON_CONTENT_FIELDS`]).
 static GATEWAY_FIELDS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
 
 /// A status, fields and a body, with validators and encodings.

@@ -7,11 +7,11 @@ use crate::config::ContentCoding;
 
 /// A value of a metric label; the enums below are the only ones.
 pub(crate) trait MetricLabel: Copy + 'static {
-    /// Every value, in the order of [`Label::index`].
+    /// Every value, in the order of [`MetricLabel::index`].
     const VALUES: &'static [Self];
     /// The value as the metric shows it.
     fn text(self) -> &'static str;
-    /// The place of the value in [`Label::VALUES`].
+    /// The place of the value in [`MetricLabel::VALUES`].
     fn index(self) -> usize;
 }
 

@@ -1,10 +1,10 @@
 //! Metrics, access records and log lines.
 //!
-//! `labels` holds the label values; `families` declares every metric with them; `metrics` has the methods
-//! that change them, and `by_route` those of each request. `access` writes one record per request, in the
-//! format of `line`. `init` sets the target of log lines, `seldom` limits how often a line is repeated; all
-//! lines go through `log_queue`, which never makes a caller wait. Nothing here makes a decision about a
-//! request, and no value that a client sent becomes a label.
+//! `labels` holds the label values. `metrics` declares every metric (`families`) and has the methods that
+//! change them; `by_route` has those of each request. `access` writes one record per request. `log` sets the
+//! target of log lines and limits how often a line is repeated (`throttled_log`); all lines go through its
+//! queue, which never makes a caller wait. Nothing here makes a decision about a request, and no value that a
+//! client sent becomes a label.
 
 pub mod access;
 pub mod labels;

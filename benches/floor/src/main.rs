@@ -149,7 +149,7 @@ fn accept(
 }
 
 impl Client {
-    /// What there is to do now; whether the connection goes on.
+    /// Does the work at hand; returns true if the connection goes on.
     fn turn(&mut self, buffer: &mut [u8], answers: &Answers) -> bool {
         if !self.owed.is_empty() {
             let owed = std::mem::take(&mut self.owed);

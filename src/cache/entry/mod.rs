@@ -76,7 +76,7 @@ struct RareParts {
 /// Terms in fewer bytes. No time is longer than some thousand years.
 #[derive(Debug, Clone, Copy)]
 struct PackedFreshness {
-    /// In the order of [`apart`].
+    /// In the order of [`pack_terms`].
     times: [AtomicMillis; 5],
     flags: u8,
 }
@@ -135,10 +135,10 @@ fn pack_terms(terms: &FreshnessTerms) -> ([u64; 5], u8) {
     (times, u8::from(always_validate) | u8::from(never_stale) << 1 | u8::from(is_provisional) << 2)
 }
 
-/// The flag of [`Terms::is_provisional`].
+/// The flag of [`FreshnessTerms::is_provisional`].
 const PROVISIONAL: u8 = 4;
 
-/// The inverse of [`apart`].
+/// The inverse of [`pack_terms`].
 #[inline]
 fn unpack_terms(times: [u64; 5], flags: u8) -> FreshnessTerms {
     let [received_ms, initial_age_ms, lifetime_ms, stale_while_revalidate_ms, stale_if_error_ms] = times;

@@ -1,10 +1,11 @@
-//! The heads of an entry's answers as bytes, for the fast path: the constant bytes, with holes for the rest.
+//! The heads of an entry's answers as bytes, for the prepared lane: the constant bytes, with holes for the
+//! rest.
 //!
-//! The caller that makes them decides their content. They are valid for the circumstances that they name; for
+//! The caller that makes them decides their content. They are valid for the conditions that they name; for
 //! another configuration they are made anew. Values of the entry itself, its tag, its dates, its length, are
 //! holes as well and filled from its own fields, so that the entries of a route have equal heads. Equal heads
-//! are kept once ([`SharedHeads`]), and an entry that is sent a thousand times holds a pointer. A few of them are
-//! kept for each entry.
+//! are kept once ([`SharedHeads`]), and an entry that is sent a thousand times holds a pointer. A few of them
+//! are kept for each entry.
 
 use crate::representation::{fields::PackedLines, respond::ContentForm, PackedFields};
 use arc_swap::ArcSwapOption;

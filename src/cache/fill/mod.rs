@@ -487,8 +487,8 @@ impl Cache {
         }
     }
 
-    /// Ends the stored answers that a part shows to be of an older representation. A part for credentials alone has
-    /// no effect.
+    /// Ends the stored answers that a part shows to be of an older representation. A part for credentials
+    /// alone has no effect.
     fn part_has_come(&self, job: &FillJob, draft: &EntryDraft) {
         let FillMode::Follow { asking, .. } = &job.on else { return };
         if draft.verdict == StoreVerdict::Keep || !asking.authorized {
@@ -511,7 +511,7 @@ impl Cache {
             StoreVerdict::Keep | StoreVerdict::Everyone(_) => {}
             StoreVerdict::Asker(why) => {
                 if why == FillOutcome::Cookie {
-                    // Only for requests with a token as well: see `Asking::is_marked`.
+                    // Only for requests with a token as well: see `OriginLookup::is_marked`.
                     self.mark(&job.key, why);
                 }
                 hands.release(why, draft.status, JoinsClosed::ThisTime);

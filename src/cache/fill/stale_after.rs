@@ -1,7 +1,7 @@
 //! The time at which a request that waits for a fill is served a stale answer instead, while the fill goes
 //! on.
 //!
-//! Pure, except for [`or_stale`], which waits.
+//! Pure, except for [`wait_or_stale`], which waits.
 
 use crate::cache::{entry::CacheEntry, policy::Freshness, CacheAnswer, FillFailure, OriginFetchError};
 use std::{

@@ -63,7 +63,7 @@ pub(super) fn bump_command(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVAL", BUMP, name, at, judged)
 }
 
-/// The same, for a server that has got the script by [`command`] on this connection.
+/// The same, for a server that has got the script by [`bump_command`] on this connection.
 pub(super) fn bump_by_digest(name: &str, at: u64, judged: Option<&[u8]>) -> Cmd {
     call("EVALSHA", &DIGEST, name, at, judged)
 }

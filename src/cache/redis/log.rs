@@ -2,8 +2,8 @@
 //! write.
 //!
 //! A report on its key means that it has grown; the link reads it then, and so does a request that needs to
-//! know at once ([`Redis::catch_up`]). [`crate::cache::purge`] describes the effect of its records on
-//! answers.
+//! know at once ([`RedisStore::catch_up`]). [`crate::cache::coherence::purge`] describes the effect of its
+//! records on answers.
 
 use super::{shard::StoreShard, RedisStore, PAY_AGAIN};
 use crate::{

@@ -29,7 +29,7 @@ use std::{
 };
 use toml::de::DeValue;
 
-/// Declares the tables: a struct of [`Field`]s each, read key by key.
+/// Declares the tables: a struct of [`TableField`]s each, read key by key.
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident $title:literal { $($key:ident: $type:ty),* })*) => {
         $(

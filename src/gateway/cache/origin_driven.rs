@@ -1,5 +1,4 @@
-//! The routes that follow their origin: from a request to what the cache is asked, and from its answer to what is
-//! sent.
+//! Origin-driven routes: turns a request into a lookup in the cache, and the cache's answer into a reply.
 
 use super::versioned::{stale_status, tenant_of, FillFetcher};
 use crate::{
@@ -31,11 +30,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
 use tokio::sync::Notify;
 
-/// Interim answers that may wait for their client.
+/// The most interim answers that wait for their client.
 const MAX_INTERIM: usize = 8;
 
 impl Gateway {
-    /// Answers as the origin's headers say, or hands on to the proxy.
+    /// Answers from the cache according to the origin's headers, or leaves the request to the proxy.
     pub(crate) async fn answer_followed(
         &self,
         session: &mut GatewaySession<'_>,
@@ -44,9 +43,10 @@ impl Gateway {
         rules: &Arc<FollowRules>,
     ) -> Result<NextStep> {
         untrusted_fields::drop_unkeyed(session.req_header_mut(), rules);
-        // Others get it too: it is made for the host that it is kept under, whatever host a proxy tells.
+        // Other clients get the answer too: it is made for the host in its key, not for the one that a proxy
+        // names.
         ctx.client.host = None;
-        // Of a stream of HTTP/2 its fields don't tell.
+        // The fields of an HTTP/2 request don't show whether it has a body.
         let has_body = !session.is_body_done();
         let request = &*websocket::with_moved_token(session.req_header(), ctx);
         if has_body || request.headers.contains_key(header::UPGRADE) {
@@ -90,7 +90,7 @@ impl Gateway {
         wish: LookupWish<'_>,
     ) -> Result<NextStep> {
         let interim = Arc::new(InterimAnswers::default());
-        // In a block: what is alive at an await takes room in the future, dropped or not.
+        // In a block: a value that lives across an await enlarges the future, even if it was dropped.
         let (asking, fetcher) = {
             let request = websocket::with_moved_token(session.req_header(), ctx);
             self.ask(&request, ctx, wish, Some(interim.clone()))
@@ -108,7 +108,7 @@ impl Gateway {
                 break answer;
             }
             let mut sending = pin!(send_interim(session, interim.take()));
-            // The fill goes on while a client takes them: others wait for it.
+            // The fill continues while the client reads them: other clients wait for it.
             tokio::select! {
                 biased;
                 sent = &mut sending => sent?,
@@ -146,7 +146,7 @@ impl Gateway {
         asked
     }
 
-    /// What the cache is asked, and how the origin would be.
+    /// Builds the lookup in the cache, and the fetcher for a miss.
     fn ask(
         &self,
         request: &RequestHeader,
@@ -156,7 +156,7 @@ impl Gateway {
     ) -> (Arc<OriginLookup>, MissFetcher) {
         let origin = wish.route.target.origin();
         let asking = Arc::new(OriginLookup { method: Method::GET, ..build_lookup(request, ctx, wish) });
-        // In the form that the key has: whoever spells it otherwise has nothing made for others of his spelling.
+        // As in the key: a client's own spelling must not influence an answer for others.
         let host = request_host(request).map(authority::normalize);
         let mut ask = OriginRequest {
             method: Method::GET,
@@ -167,7 +167,7 @@ impl Gateway {
             spare: false,
             body: Bytes::new(),
         };
-        // The client's: what the origin doesn't get to see.
+        // The client's `Origin` is sent only if it selects a variant.
         ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
         rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
         let interim = interim.filter(|_| request.version >= Version::HTTP_11);
@@ -189,7 +189,7 @@ fn vary_fetcher(fetcher: FillFetcher, rules: &Arc<FollowRules>) -> MissFetcher {
     }
 }
 
-/// Says with each answer by which fields its route tells answers apart.
+/// Adds a `Vary` for the route's `key_headers` to each fetched answer.
 struct VaryFetcher {
     fetcher: FillFetcher,
     rules: Arc<FollowRules>,
@@ -212,7 +212,7 @@ impl AskOrigin for VaryFetcher {
     }
 }
 
-/// What a request wants, and by which rules.
+/// A request to the cache: its route, its rules, its key and its directives.
 pub(crate) struct LookupWish<'r> {
     pub(crate) route: &'r RouteConfig,
     pub(crate) rules: &'r Arc<FollowRules>,
@@ -228,7 +228,7 @@ pub(crate) fn asked(rules: &FollowRules, request: &RequestHeader) -> policy::Req
     }
 }
 
-/// What the cache is asked.
+/// Builds the lookup of a request in the cache.
 pub(crate) fn build_lookup(
     request: &RequestHeader,
     ctx: &RequestContext,
@@ -239,7 +239,7 @@ pub(crate) fn build_lookup(
     let (host, target) =
         (request_host(request).unwrap_or_default(), cache_target(route, request).into_owned());
     let mut headers = rules::selecting_fields(route, &request.method, &request.headers).into_owned();
-    // The origin doesn't get to see them: they choose no variant.
+    // They are not sent to the origin, so that they select no variant.
     for name in connection_options(&request.headers) {
         headers.remove(name);
     }
@@ -276,7 +276,7 @@ pub(crate) fn cache_target<'r>(route: &RouteConfig, request: &'r RequestHeader) 
     }
 }
 
-/// Interim answers on their way to the one who asked.
+/// Interim answers on their way to the client whose request started the fill.
 #[derive(Default)]
 pub(crate) struct InterimAnswers {
     waiting: Mutex<Vec<ResponseHeader>>,
@@ -284,7 +284,7 @@ pub(crate) struct InterimAnswers {
 }
 
 impl InterimAnswers {
-    /// Has one sent. A client that doesn't take them in time does without.
+    /// Queues one. If too many wait, because the client reads slowly, it is dropped.
     pub(crate) fn tell(&self, head: &ResponseHeader) {
         let mut waiting = self.waiting.lock();
         if waiting.len() < MAX_INTERIM {

@@ -1,8 +1,8 @@
 //! The fields that the gateway adds to requests to an origin: the client's identity and address, `Via`, the
 //! request id.
 //!
-//! These fields of a client have been removed before (`claims`): an origin can trust them. The values of
-//! trusted proxies were evaluated before (`address`), and are written anew.
+//! These fields of a client have been removed before (`untrusted_fields`): an origin can trust them. The
+//! values of trusted proxies were evaluated before (`address`), and are written anew.
 
 use crate::{
     address,

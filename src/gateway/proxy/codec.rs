@@ -1,9 +1,9 @@
 //! A content coding that is applied to, or removed from, a body while it is sent.
 //!
 //! Encoding is slow: brotli processes 64 KiB or more at once, at its highest levels for half a second. It
-//! runs off the threads that serve requests, at most [`TURN`] bytes at a time, and on half of the processors
-//! at most. The memory of all active codecs is counted. If it would exceed `memory` of `[encoding]`, or if
-//! too many codecs wait, answers are sent without a coding.
+//! runs off the threads that serve requests, at most [`TURN_BYTES`] bytes at a time, and on half of the
+//! processors at most. The memory of all active codecs is counted. If it would exceed `memory` of
+//! `[encoding]`, or if too many codecs wait, answers are sent without a coding.
 
 use crate::{
     config,
@@ -69,7 +69,7 @@ impl CodecBudget {
     /// if the limits of memory or of waiting codecs are reached.
     ///
     /// # Errors
-    /// What the codec reports, such as a lack of memory.
+    /// The error of the codec, such as a lack of memory.
     pub(crate) fn begin(
         self: &Arc<Self>,
         transform: BodyTransform,

@@ -2,11 +2,11 @@
 //!
 //! Pingora proxies with two tasks that communicate through channels, and each of them does one thing at a
 //! time: while a server does not read the body, its answer is not read. Here both directions run at once
-//! (`upload`). Requests use the origin client's own connections (`origin::plain`), and the same functions as
-//! requests that Pingora proxies: the choice of a server and retries (`upstream`), the fields to the origin
-//! (`forward`, `dress`), the handling of its answer (`answer_passes`, `passing`). [`fits`] decides which
-//! requests take this path. Upgrades, HTTP/2 to the origin, TLS without a body, and unusual `Connection`
-//! fields are left to Pingora.
+//! (`upload`). Requests use the origin client's own connections (`origin::client::native`), and the same
+//! functions as requests that Pingora proxies: the choice of a server and retries (`upstream`), the fields to
+//! the origin (`headers`), the handling of its answer (`pass_answer`, `response`). [`takes_native_path`]
+//! decides which requests take this path. Upgrades, HTTP/2 to the origin, TLS without a body, and unusual
+//! `Connection` fields are left to Pingora.
 
 use super::upload::RequestUpload;
 use crate::{

@@ -1,4 +1,4 @@
-//! What is done with a proxied answer while it passes: codings, and what the cache learns from it.
+//! Processes a proxied answer while it is sent: checks its head, applies codings, updates the cache.
 
 use super::{
     accel::{self, AccelRedirect},
@@ -26,51 +26,55 @@ use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::time::Duration;
 
-/// Returns whether an answer was made for the host that it would be kept under: a proxy may have told another.
+/// Returns true if an answer was made for the host in its key: a trusted proxy may have named another one.
 fn matches_own_host(ctx: &RequestContext, host: &str) -> bool {
     ctx.client.host.as_deref().is_none_or(|told| authority::normalize(told) == authority::normalize(host))
 }
 
-/// The origin's fault.
+/// An error that is the origin's fault.
 fn origin_fault(what: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
 }
 
-/// What is done with a proxied answer while it passes.
+/// The state of a proxied answer while it is sent.
 #[derive(Default)]
 pub(crate) struct ProxiedResponse {
     codec: Option<BodyCodec>,
     capture: Option<ResponseCapture>,
-    /// How many interim answers have come.
+    /// The number of interim answers received.
     interim: u32,
-    /// What goes out in the answer's stead.
+    /// The file or location that is sent in place of the answer (`X-Accel-Redirect`).
     order: Option<Box<AccelRedirect>>,
     orders: AccelFields,
     pace: Option<PacedBody>,
-    /// When the request went to the origin.
+    /// The time at which the request was sent to the origin.
     pub(crate) sent: Option<ForwardStart>,
 }
 
 impl ProxiedResponse {
-    /// Whether something else goes out in the answer's stead.
+    /// Returns true if an `X-Accel-Redirect` replaces the answer.
     pub(crate) fn is_ordered(&self) -> bool {
         self.order.is_some()
     }
 
-    /// Returns whether the body goes out in another form than it came in: what was said of that form is no longer true.
+    /// Returns true if a coding is applied to or removed from the body: digests of the original don't match
+    /// it.
     pub(crate) fn is_coded(&self) -> bool {
         self.codec.is_some()
     }
 
-    /// What is left to be done when the exchange has ended.
+    /// Takes the redirect that is carried out when the exchange has ended.
     pub(crate) fn take_order(&mut self) -> Option<Box<AccelRedirect>> {
         self.order.take()
     }
 }
 
 impl Gateway {
-    /// Whether the head of a proxied answer is interim, and passes as that. One that frames a body in a way that not
-    /// everyone reads alike, or grants what nobody asked for, does not pass.
+    /// Checks the head of a proxied answer; returns true if it is an interim one to be forwarded.
+    ///
+    /// # Errors
+    /// An ambiguous framing of the body, an upgrade or a 304 that was not requested, too many interim
+    /// answers.
     pub(crate) fn on_interim_response(
         &self,
         session: &GatewaySession<'_>,
@@ -95,7 +99,7 @@ impl Gateway {
             return Ok(true);
         }
         if head.status == StatusCode::NOT_MODIFIED && !asks_if_modified(&session.req_header().headers) {
-            // The client has nothing that it could speak of.
+            // The client has no stored answer that it could refer to.
             return Err(origin_fault("a 304 that nobody asked for"));
         }
         match framing::response_framing(head.status, &head.headers)
@@ -120,7 +124,7 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         if let Some(kind) = charset_content_type(&head.headers) {
-            // What was a value is one.
+            // It stays valid with another charset, so that this can't fail.
             head.insert_header(header::CONTENT_TYPE, kind).unwrap_or_default();
         }
         if let Some(RouteMode::Follow(rules)) = ctx.at_hand().map(|at_hand| &at_hand.mode) {
@@ -132,8 +136,9 @@ impl Gateway {
         Ok(())
     }
 
-    /// Takes an order out of the head of a proxied answer. The answer is then for nobody: its head becomes one that
-    /// Pingora passes over, its body is dropped, and the client hears nothing until the exchange is over.
+    /// Takes an `X-Accel-Redirect` out of the head of a proxied answer. The answer is then sent to nobody:
+    /// its head becomes one that Pingora skips, its body is dropped, and the client gets nothing until the
+    /// exchange has ended.
     pub(crate) fn takes_order(
         &self,
         session: &mut GatewaySession<'_>,
@@ -151,7 +156,7 @@ impl Gateway {
         true
     }
 
-    /// Sends what an answer ordered whose exchange has ended.
+    /// Sends the target of an `X-Accel-Redirect` when the exchange of the answer has ended.
     pub(crate) async fn carry_out(
         &self,
         session: &mut GatewaySession<'_>,
@@ -160,12 +165,12 @@ impl Gateway {
     ) {
         if let Err(error) = self.send_accel_file(session, ctx, *ordered, accel::ACCEL_STATUS).await {
             tracing::debug!(%error, "a file was not sent to its end");
-            // What was cut short must not look whole.
+            // A truncated file must not look complete.
             session.shutdown().await;
         }
     }
 
-    /// The head of a proxied answer.
+    /// Completes the head of a proxied answer for the client.
     pub(crate) fn on_response_header(
         &self,
         session: &GatewaySession<'_>,
@@ -174,7 +179,7 @@ impl Gateway {
     ) -> Result<()> {
         let request = session.req_header();
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            // An offer to the gateway, not to its client.
+            // The origin offers it to the gateway, not to the client.
             head.remove_header(&header::UPGRADE);
         }
         head.append_header(header::VIA, to_origin::via_value(head.version))?;
@@ -191,8 +196,8 @@ impl Gateway {
             let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
             let delimited = framed.iter().any(|name| head.headers.contains_key(name));
             if !delimited && request.version == Version::HTTP_11 {
-                // Pingora has framed it before this: by its length, which it no longer has. A body that ends with its
-                // connection could have been cut short.
+                // Pingora has already framed it by its length, which the coding removes. A body that ends
+                // with its connection could be truncated unnoticed.
                 head.set_version(Version::HTTP_11);
                 head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
             }
@@ -201,7 +206,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// A piece of a proxied answer's body; returns how long it has to wait before it goes out.
+    /// Processes a piece of a proxied answer's body; returns the delay before it is sent, if any.
     pub(crate) fn on_response_chunk(
         &self,
         body: &mut Option<Bytes>,
@@ -239,8 +244,9 @@ impl Gateway {
         Ok(())
     }
 
-    /// What the cache learns: a successful unsafe request ends what is stored of its target (RFC 9111, 4.4), a HEAD
-    /// refreshes it (4.3.5), and the answer to a POST may itself be kept (RFC 9110, 9.3.3).
+    /// Updates the cache: a successful unsafe request invalidates the answers stored for its target (RFC
+    /// 9111,
+    /// 4.4), a HEAD refreshes them (4.3.5), and the answer to a POST may itself be stored (RFC 9110, 9.3.3).
     fn learn(&self, request: &RequestHeader, head: &ResponseHeader, ctx: &mut RequestContext) {
         let site = ctx.site.clone();
         let (Some(index), Some(sent)) = (ctx.route, ctx.passing.sent) else { return };
@@ -248,7 +254,7 @@ impl Gateway {
         let (cache, host) = (&self.parts.cache, request_host(request).unwrap_or_default());
         let target = origin_driven::cache_target(route, request);
         let RouteMode::Follow(rules) = &site.per_route[index].mode else {
-            // The same URL may be followed for other methods.
+            // The same URL may have an origin-driven route for other methods.
             return self.invalidate(&site, request, host, &target, head);
         };
         let asking = || {

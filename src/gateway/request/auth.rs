@@ -1,6 +1,6 @@
 //! Admission of a request by its route: its size, its upgrade, its token.
 //!
-//! Looks at the head alone. A body that exceeds the limit is cut off while it is read (`proxied.rs`).
+//! Looks at the head alone. A body that exceeds the limit is cut off while it is read (`session/pingora.rs`).
 
 use crate::{
     clock,

@@ -1,9 +1,9 @@
-//! The fields of a request that its sender has no say in: they are dropped before anything reads them, on every way that
-//! a request takes. Which fields those are is told in one list (`config::claim`).
+//! Removes untrusted fields from a request before any other step reads them, in every lane. One list has the
+//! fields ([`claim_of_field`]).
 //!
-//! The word of trusted proxies on the client's address, scheme and host has been read by then (`address`), and goes on in
-//! the gateway's words (`forward`); what else they say of a request passes. What is asked for others as well goes
-//! without it, unless the route tells answers apart by it.
+//! The client's address, scheme and host from trusted proxies were read before (`address`); `to_origin`
+//! writes them anew for the origin. Other fields of trusted proxies pass. A request whose answer is shared
+//! has none of these fields, except for those in the route's `key_headers`.
 
 use crate::{
     config::{claim_of_field, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
@@ -13,7 +13,7 @@ use crate::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
-/// Drops from a request what its sender may not say.
+/// Removes the fields that the sender of a request is not trusted with.
 pub(crate) fn drop_untrusted(request: &mut RequestHeader, ctx: &RequestContext) {
     let site = &ctx.site;
     let underscores = site.plan.config.server.underscores;
@@ -21,18 +21,17 @@ pub(crate) fn drop_untrusted(request: &mut RequestHeader, ctx: &RequestContext) 
     remove_fields(request, |name| !said_by.may_send_field(name));
 }
 
-/// Drops from a request what its answer may not depend on, since others get that answer too.
+/// Removes the fields that a shared answer must not depend on: other clients get that answer too.
 pub(crate) fn drop_unkeyed(request: &mut RequestHeader, rules: &FollowRules) {
     remove_fields(request, |name| is_unkeyed(name, rules));
 }
 
-/// Returns whether a request says something that only one client's answer may depend on.
+/// Returns true if a request has a field that a shared answer must not depend on.
 pub(crate) fn has_unkeyed(headers: &HeaderMap, rules: &FollowRules) -> bool {
     headers.keys().any(|name| is_unkeyed(name, rules))
 }
 
-/// The lines of `Vary` that name the fields by which a route tells answers apart: the cache here and those beyond go by
-/// them.
+/// The lines of `Vary` for the fields in a route's `key_headers`: this cache and those behind it obey them.
 pub(crate) fn vary_lines(names: &[HeaderName]) -> impl Iterator<Item = HeaderValue> + '_ {
     names.iter().map(|name| HeaderValue::from(name.clone()))
 }
@@ -50,10 +49,10 @@ fn remove_fields(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool
 
 /// The sender of a request.
 struct RequestSender<'s> {
-    /// It is one of `trusted_proxies`.
+    /// True if it is one of `trusted_proxies`.
     trusted: bool,
     underscores: UnderscorePolicy,
-    /// The fields that tell an origin of a client's certificate.
+    /// The fields in which an origin gets the subject of a client's certificate.
     subjects: &'s [HeaderName],
 }
 
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sender_may_say() {
+    fn a_sender_keeps_only_the_fields_it_is_trusted_with() {
         let method = "x-http-method-override";
         assert_eq!(heard(false, UnderscorePolicy::Drop, &[]), ["x-other", "x.other", method]);
         let by_proxy = ["x-other", "x.other", "x-forwarded-prefix", method];

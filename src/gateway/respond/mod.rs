@@ -341,7 +341,7 @@ pub(crate) fn set_age(head: &mut ResponseHeader, age_ms: u64) -> Result<()> {
     head.insert_header(header::AGE, age.unwrap_or(HeaderValue::from_static("0")))
 }
 
-/// Completes the head of an answer; the fast lane uses it for its heads as well.
+/// Completes the head of an answer; the prepared lane uses it for its heads as well.
 pub(crate) fn complete_head(
     head: &mut ResponseHeader,
     request: &RequestHeader,

@@ -71,7 +71,8 @@ impl FileHandover {
         self.offered.load(Ordering::Relaxed)
     }
 
-    /// Hands over `length` bytes, at most [`HANDED`], from `at` on; returns the placeholder to be written.
+    /// Hands over `length` bytes, at most [`HANDOVER_BYTES`], from `at` on; returns the placeholder to be
+    /// written.
     pub(crate) fn hand(&self, opened: &Arc<OpenFile>, at: u64, length: usize) -> Bytes {
         *self.part.lock() = Some((opened.clone(), at));
         self.there.store(true, Ordering::Relaxed);

@@ -55,7 +55,7 @@ pub(crate) fn is_native_route(route: &RouteConfig, origins: &OriginTable) -> boo
 }
 
 impl NativeRequest {
-    /// Builds a request from what the fast lane has read in `bytes`, if the gateway can serve it without
+    /// Builds a request from what the prepared lane has read in `bytes`, if the gateway can serve it without
     /// Pingora.
     pub(crate) fn of(asked: &FastRequest<'_>, bytes: &[u8], site: &Arc<RuntimeConfig>) -> Option<Self> {
         let method = if asked.is_head { Method::HEAD } else { Method::GET };
@@ -97,13 +97,13 @@ impl Gateway {
         ctx.request_id = self.ids.of(&head.headers);
         connection.signals.handled.store(true, Ordering::Relaxed);
         ctx.set_connection(connection, &head.headers);
-        let mut session = GatewaySession::Own(NativeSession::new(client, head));
+        let mut session = GatewaySession::Native(NativeSession::new(client, head));
         let served = match self.handle(&mut session, &mut ctx).await {
             Ok(NextStep::Answered) => Ok(()),
             Ok(NextStep::Proxy) if native::takes_native_path(&mut session, &ctx) => {
                 Box::pin(self.proxy_directly(&mut session, &mut ctx)).await
             }
-            // The fast lane passes no request that needs Pingora.
+            // The prepared lane passes no request that needs Pingora.
             Ok(NextStep::Proxy) => Error::e_explain(ErrorType::InternalError, "a request that needs Pingora"),
             Err(error) => Err(error),
         };
@@ -112,7 +112,7 @@ impl Gateway {
             Box::pin(self.failed(&mut session, error, &mut ctx)).await;
         }
         self.end(&mut session, error.as_deref(), &mut ctx).await;
-        let GatewaySession::Own(own) = session else { return ConnectionFate::Broken };
+        let GatewaySession::Native(own) = session else { return ConnectionFate::Broken };
         let after = own.finish().await;
         match error {
             None => after,

@@ -1,9 +1,9 @@
 //! A request and the path of its answer: Pingora's session, or a simpler one of the gateway's own.
 //!
 //! Pingora's session reads requests, their bodies, and HTTP/2 streams. An HTTP/1.1 request without a body,
-//! which the fast lane has read but couldn't answer, needs none of that: [`Own`] holds its head, frames the
-//! answer (RFC 9112, 6) and writes it. The steps of the gateway are the same for both; nothing here depends
-//! on the contents of a request.
+//! which the prepared lane has read but couldn't answer, needs none of that: [`NativeSession`] holds its
+//! head, frames the answer (RFC 9112, 6) and writes it. The steps of the gateway are the same for both;
+//! nothing here depends on the contents of a request.
 
 pub(crate) mod file_handover;
 pub(crate) mod lifecycle;
@@ -41,21 +41,21 @@ pub(crate) enum GatewaySession<'s> {
     /// Pingora's session: any request.
     Pingora(&'s mut pingora_proxy::Session),
     /// The gateway's session: HTTP/1.1 without a body.
-    Own(NativeSession<'s>),
+    Native(NativeSession<'s>),
 }
 
 impl GatewaySession<'_> {
     pub(crate) fn req_header(&self) -> &RequestHeader {
         match self {
             Self::Pingora(session) => session.req_header(),
-            Self::Own(own) => &own.request,
+            Self::Native(own) => &own.request,
         }
     }
 
     pub(crate) fn req_header_mut(&mut self) -> &mut RequestHeader {
         match self {
             Self::Pingora(session) => session.req_header_mut(),
-            Self::Own(own) => &mut own.request,
+            Self::Native(own) => &mut own.request,
         }
     }
 
@@ -72,7 +72,7 @@ impl GatewaySession<'_> {
     pub(crate) fn is_body_empty(&mut self) -> bool {
         match self {
             Self::Pingora(session) => session.as_mut().is_body_empty(),
-            Self::Own(_) => true,
+            Self::Native(_) => true,
         }
     }
 
@@ -80,7 +80,7 @@ impl GatewaySession<'_> {
     pub(crate) fn is_body_done(&mut self) -> bool {
         match self {
             Self::Pingora(session) => session.as_mut().is_body_done(),
-            Self::Own(_) => true,
+            Self::Native(_) => true,
         }
     }
 
@@ -100,14 +100,14 @@ impl GatewaySession<'_> {
     pub(crate) fn again(&self) -> Option<Bytes> {
         match self {
             Self::Pingora(session) => session.as_ref().get_retry_buffer(),
-            Self::Own(_) => None,
+            Self::Native(_) => None,
         }
     }
 
     pub(crate) async fn read_request_body(&mut self) -> Result<Option<Bytes>> {
         match self {
             Self::Pingora(session) => session.downstream_session.read_request_body().await,
-            Self::Own(_) => Ok(None),
+            Self::Native(_) => Ok(None),
         }
     }
 
@@ -115,7 +115,7 @@ impl GatewaySession<'_> {
     pub(crate) fn answered(&self) -> Option<StatusCode> {
         match self {
             Self::Pingora(session) => session.response_written().map(|head| head.status),
-            Self::Own(own) => own.answered,
+            Self::Native(own) => own.answered,
         }
     }
 
@@ -123,7 +123,7 @@ impl GatewaySession<'_> {
     pub(crate) fn body_bytes_sent(&self) -> u64 {
         match self {
             Self::Pingora(session) => session.body_bytes_sent() as u64,
-            Self::Own(own) => own.sent,
+            Self::Native(own) => own.sent,
         }
     }
 
@@ -131,7 +131,7 @@ impl GatewaySession<'_> {
     pub(crate) fn ends_connection(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.set_keepalive(None),
-            Self::Own(own) => own.after = own.after.max(ConnectionFate::Ended),
+            Self::Native(own) => own.after = own.after.max(ConnectionFate::Ended),
         }
     }
 
@@ -149,7 +149,7 @@ impl GatewaySession<'_> {
         }
         match self {
             Self::Pingora(session) => session.downstream_session.shutdown().await,
-            Self::Own(_) => {}
+            Self::Native(_) => {}
         }
     }
 
@@ -157,7 +157,7 @@ impl GatewaySession<'_> {
     pub(crate) fn ignore_interim(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.set_ignore_info_resp(true),
-            Self::Own(own) => own.ignores_interim = true,
+            Self::Native(own) => own.ignores_interim = true,
         }
     }
 
@@ -178,7 +178,7 @@ impl GatewaySession<'_> {
     pub(crate) async fn write_continue(&mut self) -> Result<()> {
         match self {
             Self::Pingora(session) => session.downstream_session.write_continue_response().await,
-            Self::Own(_) => Ok(()),
+            Self::Native(_) => Ok(()),
         }
     }
 
@@ -186,7 +186,7 @@ impl GatewaySession<'_> {
     pub(crate) async fn write_response_header(&mut self, head: Box<ResponseHeader>) -> Result<()> {
         let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_header(head).await,
-            Self::Own(own) => own.write_head(&head).await,
+            Self::Native(own) => own.write_head(&head).await,
         };
         written.map_err(|error| error.into_down())
     }
@@ -195,7 +195,7 @@ impl GatewaySession<'_> {
     pub(crate) async fn write_response_body(&mut self, piece: Bytes, end: bool) -> Result<()> {
         let written = match self {
             Self::Pingora(session) => session.downstream_session.write_response_body(piece, end).await,
-            Self::Own(own) => own.write_body(&piece, end).await,
+            Self::Native(own) => own.write_body(&piece, end).await,
         };
         written.map_err(|error| error.into_down())
     }
@@ -213,7 +213,7 @@ impl GatewaySession<'_> {
                 let written = session.downstream_session.write_response_trailers(trailers).await;
                 written.map_err(|error| error.into_down())
             }
-            Self::Own(_) => Ok(()),
+            Self::Native(_) => Ok(()),
         }
     }
 
@@ -228,7 +228,7 @@ impl GatewaySession<'_> {
                 Err(error) => error.into_down(),
                 Ok(_) => Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down(),
             },
-            Self::Own(own) => own.gone().await,
+            Self::Native(own) => own.gone().await,
         }
     }
 
@@ -242,7 +242,7 @@ impl GatewaySession<'_> {
                     Ok(_) => Error::explain(ErrorType::ReadError, "the answer was cut short").into_up(),
                 }
             }
-            Self::Own(own) => match own.client.flush().await {
+            Self::Native(own) => match own.client.flush().await {
                 Ok(()) => error,
                 Err(gone) => {
                     Error::because(ErrorType::WriteError, "an answer that broke off", gone).into_down()
@@ -255,7 +255,7 @@ impl GatewaySession<'_> {
     pub(crate) async fn shutdown(&mut self) {
         match self {
             Self::Pingora(session) => session.downstream_session.shutdown().await,
-            Self::Own(own) => own.after = ConnectionFate::Broken,
+            Self::Native(own) => own.after = ConnectionFate::Broken,
         }
     }
 

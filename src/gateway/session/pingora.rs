@@ -134,7 +134,7 @@ impl ProxyHttp for Gateway {
         self.on_response_chunk(body, end, ctx)
     }
 
-    /// Forwards the trailers of an HTTP/2 origin; HTTP/1.1 origins are handled in `direct`.
+    /// Forwards the trailers of an HTTP/2 origin; HTTP/1.1 origins are handled in `proxy::native`.
     async fn response_trailer_filter(
         &self,
         _: &mut Pingora,

@@ -1,5 +1,5 @@
-//! The fast lane's access to a connection: reads before a request is given to Pingora, and writes that bypass
-//! Pingora.
+//! The prepared lane's access to a connection: reads before a request is given to Pingora, and writes that
+//! bypass Pingora.
 
 use super::HttpConnection;
 use crate::{gateway::ClientWriter, listen::h1::fast_path::OutgoingBody};
@@ -39,7 +39,7 @@ impl HttpConnection {
         self.ahead.extend_from_slice(bytes);
     }
 
-    /// Reads for the fast lane; 0 bytes at the end of the connection.
+    /// Reads for the prepared lane; 0 bytes at the end of the connection.
     pub(crate) fn poll_lane_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -51,7 +51,7 @@ impl HttpConnection {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
-    /// Notes that the gateway has served a request of the fast lane; the next exchange begins.
+    /// Notes that the gateway has served a request of the prepared lane; the next exchange begins.
     pub(crate) fn served(&mut self) {
         self.wire.passed_by();
         self.proxied();
@@ -87,7 +87,7 @@ impl HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes that the fast lane has answered requests that neither the gateway nor Pingora will see.
+    /// Notes that the prepared lane has answered requests that neither the gateway nor Pingora will see.
     pub(crate) fn answered(&mut self) {
         self.stream.answered(!self.ahead.is_empty());
     }

@@ -71,7 +71,7 @@ pub(crate) struct HttpConnection {
     read: u64,
     /// True once anything has been read.
     heard: bool,
-    /// True while an answer of the fast lane is not written completely.
+    /// True while an answer of the prepared lane is not written completely.
     owes: bool,
     /// Wakes the task that checks whether the client has left.
     looking: ReusableTimer,
@@ -80,7 +80,7 @@ pub(crate) struct HttpConnection {
     socket: Arc<SocketDigest>,
     since: SystemTime,
     wire: StrictReader,
-    /// The number of bytes of [`POISON`] that the parser has read.
+    /// The number of bytes of [`REJECTED_BYTES`] that the parser has read.
     poisoned: usize,
     /// The flags that the gateway and the connection share.
     signals: Arc<ConnectionSignals>,

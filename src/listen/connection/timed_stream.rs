@@ -90,7 +90,8 @@ impl TimedStream {
         matches!(self.stream, ClientSocket::Plain(_))
     }
 
-    /// Waits for bytes or the end of the connection, without allocating a buffer; see [`Stream::ready`].
+    /// Waits for bytes or the end of the connection, without allocating a buffer; see
+    /// [`ClientSocket::ready`].
     pub(crate) async fn ready(&mut self, fresh: bool) -> io::Result<()> {
         self.stream.ready(fresh).await
     }
@@ -110,12 +111,12 @@ impl TimedStream {
         }
     }
 
-    /// Notes that the fast lane has answered a request; see [`Guard::answered`].
+    /// Notes that the prepared lane has answered a request; see [`ConnectionGuard::answered`].
     pub(crate) fn answered(&mut self, more: bool) {
         self.guard.answered(more);
     }
 
-    /// Notes that the gateway has served a request of the fast lane; see [`Guard::served`].
+    /// Notes that the gateway has served a request of the prepared lane; see [`ConnectionGuard::served`].
     pub(crate) fn served(&mut self, more: bool) {
         let seen = self.seen();
         self.guard.served(seen, more);

@@ -6,8 +6,8 @@
 //! - A *head* has one deadline, from the accept or from the first byte of a further request to its end:
 //!   single bytes don't extend it (slow loris).
 //! - A *body* that the gateway waits for, and an *answer* that the client doesn't read, have a time budget
-//!   (`Patience`): waiting spends it, and bytes refund it according to the least rate. One deadline covers
-//!   both a stalled and a slow transfer, and a fast beginning earns no right to be slow for long.
+//!   (`RateDeadline`): waiting spends it, and bytes refund it according to the least rate. One deadline
+//!   covers both a stalled and a slow transfer, and a fast beginning earns no right to be slow for long.
 //! - An idle connection between two requests is not limited here (keep-alive), unless places run short.
 //!
 //! Progress of an answer is measured by what the client's system has acknowledged, not by what the kernel has
@@ -184,14 +184,14 @@ impl ConnectionGuard {
         }
     }
 
-    /// Notes that the fast lane has answered a request. `more`: further bytes have come behind it.
+    /// Notes that the prepared lane has answered a request. `more`: further bytes have come behind it.
     pub(crate) fn answered(&mut self, more: bool) {
         self.head =
             if more { HeadProgress::Begun { since: None } } else { HeadProgress::Idle { since: None } };
     }
 
-    /// Notes that the gateway has served a request of the fast lane. `more`: further bytes have come behind
-    /// it.
+    /// Notes that the gateway has served a request of the prepared lane. `more`: further bytes have come
+    /// behind it.
     pub(crate) fn served(&mut self, seen: ExchangeProgress, more: bool) {
         self.notice(seen);
         self.answered(more);

@@ -1,9 +1,10 @@
 //! Checks that all parsers of a client's bytes agree, for arbitrary input. Not used while the gateway serves:
 //! the fuzz targets (`fuzz/`) and its own tests call it.
 //!
-//! Three parsers read the same bytes: the fast lane (`fast_lane/head.rs`), the strict reader (`wire.rs`), and
-//! httparse, which is Pingora's parser. If they disagreed on where a request ends, one request could be
-//! hidden in another (RFC 9112, 11.2). The reference parser here is a fourth, as simple as possible.
+//! Three parsers read the same bytes: the prepared lane (`request_head.rs`), the strict reader
+//! (`strict_reader.rs`), and httparse, which is Pingora's parser. If they disagreed on where a request ends,
+//! one request could be hidden in another (RFC 9112, 11.2). The reference parser here is a fourth, as simple
+//! as possible.
 
 use super::{
     request_head::{self, field_room, LaneHead},
@@ -27,7 +28,7 @@ pub fn check_requests(bytes: &[u8]) {
     check_ends(bytes);
 }
 
-/// Checks the first request: if the fast lane accepts it, its length and fields must be the same for the
+/// Checks the first request: if the prepared lane accepts it, its length and fields must be the same for the
 /// others.
 fn check_first_request(bytes: &[u8]) {
     let verdict = lane_verdict(bytes);

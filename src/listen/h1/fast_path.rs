@@ -1,14 +1,15 @@
-//! The fast lane: answers simple requests from memory, without creating a session.
+//! The prepared lane: answers simple requests from memory, without creating a session.
 //!
 //! A connection between two requests waits here. Bytes are read into a buffer of the thread, and all complete
 //! requests in it are answered in one write. The first request that can't be answered from memory
-//! (`gateway::Ready`) is passed to the gateway. One that the lane doesn't understand (`head.rs`), or that
-//! needs Pingora, is passed to the full lane together with all bytes behind it, unchanged. The same applies
-//! to a head that doesn't come in one piece, to the last request that a connection may send, and to requests
+//! ([`FastResponder`]) is passed to the gateway. One that the lane doesn't understand (`request_head.rs`), or
+//! that needs Pingora, is passed to Pingora together with all bytes behind it, unchanged. The same applies to
+//! a head that doesn't come in one piece, to the last request that a connection may send, and to requests
 //! during shutdown.
 //!
-//! The lane reads and writes through the guard: all timeouts of the full lane apply here as well. Bytes that
-//! a client doesn't accept at once are kept with the connection; nothing more is read until they are sent.
+//! The lane reads and writes through [`HttpConnection`]: the client timeouts of the other lanes apply. Bytes
+//! that a client doesn't accept at once are kept with the connection; nothing more is read until they are
+//! sent.
 
 use super::request_head::LaneHead;
 use crate::{
@@ -38,7 +39,7 @@ const MAX_KEPT_BUFFER: usize = 256 * 1024;
 
 /// The next step for a connection.
 pub(crate) enum LaneExit {
-    /// The bytes that have come are for the full lane.
+    /// The bytes that have come are for Pingora.
     Pingora,
     /// This request is for the gateway; bytes behind it wait.
     Native(NativeRequest),
@@ -57,7 +58,7 @@ enum LaneStep {
     Done(LaneExit),
 }
 
-/// The fast lane of one connection.
+/// The prepared lane of one connection.
 pub(crate) struct FastLane<'d> {
     ready: &'d FastResponder,
     closing: &'d watch::Receiver<bool>,
@@ -132,7 +133,7 @@ impl<'d> FastLane<'d> {
         self.left
     }
 
-    /// Counts a request that took the full lane.
+    /// Counts a request that took another lane.
     pub(crate) fn passed(&mut self) {
         self.left = self.left.map(|left| left.saturating_sub(1));
     }
@@ -244,7 +245,7 @@ impl<'d> FastLane<'d> {
         }
         connection.put_ahead(&read[at..]);
         if answers.is_empty() {
-            // A part of a head, or a request for the full lane.
+            // A part of a head, or a request for Pingora.
             return LaneStep::Done(self.next.take().unwrap_or(LaneExit::Pingora));
         }
         connection.answered();
@@ -293,7 +294,7 @@ impl<'d> FastLane<'d> {
     }
 
     /// Waits for a request. On shutdown, a client that is just sending one gets a last answer; the task is
-    /// woken then (see [`super::Door`]).
+    /// woken then (see [`crate::listen::ConnectionServer`]).
     fn poll_wait(&mut self, connection: &mut HttpConnection, cx: &mut Context<'_>) -> Poll<LaneExit> {
         let now = Instant::now();
         let IdleWait { alarm, fires, until, closing } = &mut self.wait;

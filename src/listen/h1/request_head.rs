@@ -1,8 +1,8 @@
-//! The fast lane's parser: recognises a request that the lane can answer at the beginning of the bytes.
+//! The prepared lane's parser: recognises a request that the lane can answer at the beginning of the bytes.
 //!
-//! Pure. A request is accepted only if the strict reader of `wire.rs` would pass it, Pingora's parser (the
-//! same one) would read the same, and nothing in it has a meaning that the lane doesn't implement. All other
-//! bytes are left unchanged to the full lane: this is never a refusal of a request.
+//! Pure. A request is accepted only if the strict reader (`strict_reader.rs`) would pass it, Pingora's parser
+//! (the same one) would read the same, and nothing in it has a meaning that the lane doesn't implement. All
+//! other bytes are left unchanged to Pingora: this is never a refusal of a request.
 
 use crate::{gateway::FastRequest, http::canonical_path::CanonicalPath};
 use http::{HeaderMap, Method, Uri};
@@ -21,7 +21,7 @@ pub(crate) enum LaneHead<'b> {
     Whole(FastRequest<'b>, usize),
     /// Possibly an incomplete request.
     Part,
-    /// Bytes that the full lane has to read.
+    /// Bytes that Pingora has to read.
     Other,
 }
 

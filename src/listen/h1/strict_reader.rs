@@ -3,10 +3,10 @@
 //! Pingora's parser accepts more than RFC 9112 allows: line ends without CR, targets with blanks (which it
 //! escapes), lists of lengths, any bytes in a chunk extension, a chunk without a size. A proxy in front of
 //! the gateway, or an origin behind it, may frame the same bytes differently (request smuggling). So only the
-//! strict form passes: at the first fault the bytes end, `REJECTED_BYTES`, which no parser accepts, is put in their
-//! place, and the connection is closed.
+//! strict form passes: at the first fault the bytes end, `REJECTED_BYTES`, which no parser accepts, is put in
+//! their place, and the connection is closed.
 //!
-//! The checks of methods, targets and lengths are in `strict.rs`.
+//! The checks of methods, targets and lengths are in `request_syntax.rs`.
 //!
 //! Pure: bytes in, the number of bytes that may pass out. It doesn't interpret requests, and leaves faults to
 //! the parser that the parser refuses by itself (characters of names and values, folded lines).

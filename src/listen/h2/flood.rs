@@ -7,7 +7,7 @@
 //! with room for a burst: a browser that leaves a page resets all its streams at once.
 //!
 //! The library waits without a timeout for the rest of a frame, and of a header in several frames.
-//! [`Frames::unfinished_since`] returns the beginning of that wait.
+//! [`FloodGuard::unfinished_since`] returns the beginning of that wait.
 
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,14 @@
 //! HTTP/2 (RFC 9113) with clients: one connection, many requests. Requests that can be answered from memory
-//! are answered here, as in the fast lane, and written together; all others are passed to the gateway.
+//! are answered here, as in the prepared lane, and written together; all others are passed to the gateway.
 //!
-//! Limits: [`STREAMS`] concurrent requests, each of which takes a place as a connection does ([`Shares`]), 64
-//! KiB of header, flow-control windows that bound the bytes waiting for a slow origin or a slow client, and
-//! `frames.rs` against floods. An idle connection is closed as with HTTP/1.1; one whose client does not
-//! answer a PING, or does not send the rest of a header, is cut off. On shutdown, and after `requests`
-//! requests, the client gets a GOAWAY, and requests under way are finished.
+//! Limits: [`MAX_STREAMS`] concurrent requests, each of which takes a place as a connection does
+//! ([`RequestShares`]), 64 KiB of header, flow-control windows that bound the bytes waiting for a slow origin
+//! or a slow client, and `flood.rs` against floods. An idle connection is closed as with HTTP/1.1; one whose
+//! client does not answer a PING, or does not send the rest of a header, is cut off. On shutdown, and after
+//! `requests` requests, the client gets a GOAWAY, and requests under way are finished.
 //!
-//! A request is checked by the rules of HTTP/1.1 (`strict.rs`), and has its host in `Host` from here on:
-//! later steps don't depend on the version.
+//! A request is checked by the rules of HTTP/1.1 (`request_syntax.rs`), and has its host in `Host` from here
+//! on: later steps don't depend on the version.
 
 mod answer;
 mod body_wait;
@@ -141,7 +141,7 @@ fn agreement_options() -> H2Options {
         .initial_window_size(WINDOW_BYTES.0)
         .initial_connection_window_size(WINDOW_BYTES.1)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
-        // Their rate is limited in `frames.rs`; these limits bound memory alone.
+        // Their rate is limited in `flood.rs`; these limits bound memory alone.
         .max_pending_accept_reset_streams(2 * MAX_STREAMS as usize)
         .max_local_error_reset_streams(Some(MAX_RESETS));
     options
@@ -256,7 +256,7 @@ impl RunningConnection<'_> {
         respond: &mut SendResponse<Bytes>,
         connection: &ConnectionInfo,
     ) -> bool {
-        // Client certificates are not for the fast lane.
+        // Client certificates are not for the prepared lane.
         if connection.shown.is_some() || !body.is_end_stream() {
             return false;
         }

@@ -1,6 +1,6 @@
 //! An exchange with a server over a connection of Pingora's: with TLS, or by HTTP/2.
 //!
-//! The counterpart of `plain`, for `client`. It makes one attempt, apart from reused connections that the
+//! The counterpart of `native`. It makes one attempt, apart from reused connections that the
 //! server had closed; the caller decides about retries.
 
 use super::{

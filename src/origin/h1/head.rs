@@ -2,8 +2,8 @@
 //!
 //! Pure. Accepts and refuses the same heads as Pingora, so that it makes no difference which of the two has
 //! sent the request: folded fields and whitespace before a colon are repaired (5.1, 5.2), an answer with
-//! differing lengths is refused, and a length beside a transfer coding is dropped (6.3). `framing` checks
-//! codings other than `chunked`.
+//! differing lengths is refused, and a length beside a transfer coding is dropped (6.3). `http::framing`
+//! checks codings other than `chunked`.
 
 use crate::http::{
     content_length::{agreed_length, LengthFault},

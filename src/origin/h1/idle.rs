@@ -1,8 +1,8 @@
 //! The idle connections of one server.
 //!
 //! The connection that was used last is reused first: connections that are not needed grow old, and
-//! [`Idle::sweep`] closes them, as well as those that the server has closed. A connection with unexpected
-//! bytes is closed when it is looked at.
+//! [`IdleConnections::sweep`] closes them, as well as those that the server has closed. A connection with
+//! unexpected bytes is closed when it is looked at.
 
 use super::OriginConnection;
 use parking_lot::Mutex;

@@ -3,7 +3,8 @@
 //! Most requests to applications use this client, so that it does no more than the exchange needs: one write
 //! for a request, one read for a small answer, a timer that stays armed ([`patience`]), idle connections in a
 //! list of their server ([`idle`]). [`head`] parses heads, [`chunks`] chunks; both are pure. [`duplex`] sends
-//! the body of a request while the answer is read. Pingora implements TLS ([`socket`]) and HTTP/2 (`client`).
+//! the body of a request while the answer is read. Pingora implements TLS ([`socket`]) and HTTP/2
+//! (`client::pingora`).
 //!
 //! A connection whose answer was not read to its end, or that has sent unexpected bytes, is never reused.
 

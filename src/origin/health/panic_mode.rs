@@ -31,7 +31,8 @@ impl ServerGroup {
     }
 
     /// Chooses among the servers that are out, if none is available because of `why`: those whose checks
-    /// report the least severe failure first, then by `balance`. No request is sent to one of them twice.
+    /// report the least severe failure first, then by the origin's `balance`. No request is sent to one of
+    /// them twice.
     pub(crate) fn try_least_bad(
         &self,
         choice: &ServerChoice,

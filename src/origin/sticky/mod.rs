@@ -1,8 +1,8 @@
 //! Sticky sessions: requests of a session go to the server that created it.
 //!
 //! A session is found by the cookie that the gateway has set, or by the id that the server gave it, which the
-//! gateway reads from its answer (see `engine`). The cookie's value is a keyed hash of the server's address:
-//! all nodes compute the same, also after a restart, and the address can't be read from it. Without
+//! gateway reads from its answer (see `engine_io`). The cookie's value is a keyed hash of the server's
+//! address: all nodes compute the same, also after a restart, and the address can't be read from it. Without
 //! `sticky.secret` an attacker could test guesses of an address against the cookie.
 
 pub(crate) mod engine_io;

@@ -1,8 +1,8 @@
 //! Access records: one line per request.
 //!
-//! A record goes into the queue of log lines (`log_queue.rs`) if the filter of [`super::init_logging`] passes events
-//! of target `access`; no request waits for it. Query strings, tokens and cookies never get here; if a path
-//! holds a `?`, it is cut there.
+//! A record goes into the queue of log lines (`log/queue.rs`) if the filter of [`super::init_logging`] passes
+//! events of target `access`; no request waits for it. Query strings, tokens and cookies never get here; if a
+//! path holds a `?`, it is cut there.
 
 pub(crate) mod line;
 pub mod record;
@@ -23,8 +23,8 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens the log, by the filter of [`super::init_logging`], which must be called before; with `access = false` no
-    /// record is written. Registers the count of dropped log lines with `metrics`.
+    /// Opens the log, by the filter of [`super::init_logging`], which must be called before; with `access =
+    /// false` no record is written. Registers the count of dropped log lines with `metrics`.
     pub fn start(log: LogConfig, metrics: &Metrics) -> Self {
         let wanted = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
         let form = LineFormat::of(log::is_json(log.format, io::stderr().is_terminal()));

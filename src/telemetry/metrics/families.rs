@@ -1,7 +1,8 @@
-//! The declarations of metrics: name, unit, help text, labels, buckets; those of each request stand in `by_route.rs`.
+//! The declarations of metrics: name, unit, help text, labels, buckets; those of each request stand in
+//! `by_route.rs`.
 //!
-//! Grouped by subject; `metrics.rs` has the methods that change them. `docs/metrics.md` repeats each line for
-//! operators, and a test compares the two.
+//! Grouped by subject; `metrics/mod.rs` has the methods that change them. `docs/metrics.md` repeats each line
+//! for operators, and a test compares the two.
 
 use super::{
     by_route::RouteMetricsTable,

@@ -110,7 +110,7 @@ impl Metrics {
         self.requests.routes.of(name)
     }
 
-    /// Counts requests that were answered on the fast path.
+    /// Counts requests that were answered by the prepared lane.
     pub fn answered_fast(&self, requests: u64) {
         self.requests.fast.inc_by(requests);
     }

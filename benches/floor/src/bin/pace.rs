@@ -16,7 +16,7 @@ use std::{env, process};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 const START: Duration = Duration::from_secs(1);
-/// What is under way at the end may take so long.
+/// The time for requests that are under way at the end.
 const GRACE: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 64 * 1024;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
@@ -70,7 +70,7 @@ struct Connection {
     due: Instant,
 }
 
-/// What is known of the requests so far.
+/// The requests so far.
 #[derive(Default)]
 struct Count {
     due: usize,
@@ -136,7 +136,7 @@ fn run(told: &Told) -> io::Result<String> {
     Ok(count.line())
 }
 
-/// Whether an answer is right, once it is whole.
+/// Returns whether an answer is right, once it is complete.
 fn whole(read: &[u8], size: usize) -> Option<bool> {
     let head = read.windows(END_OF_HEAD.len()).position(|bytes| bytes == END_OF_HEAD)?;
     let text = String::from_utf8_lossy(&read[..head]);

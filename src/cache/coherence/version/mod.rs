@@ -3,8 +3,8 @@
 //! A version is read from the store once and then trusted until the store reports a change, or until the
 //! connection for reports is lost. So a hit needs no round trip. The rules:
 //!
-//! - A [`VersionSlot`] holds the known version of one namespace and tenant. An entry of the cache keeps its slot, so
-//!   that a hit asks the slot and not the table.
+//! - A [`VersionSlot`] holds the known version of one namespace and tenant. An entry of the cache keeps its
+//!   slot, so that a hit asks the slot and not the table.
 //! - A version is known with the *epoch* in which it was read. A lost connection, a FLUSHALL or a
 //!   reconnection begins a new epoch: all known versions are in doubt at once, at the price of one addition.
 //! - A read notes the slot's number of changes before it asks. If a change is reported meanwhile, the answer
@@ -18,7 +18,7 @@
 //! - A change that was reported and could not be read ends the generation before it. Later fills have a
 //!   made-up name of this node as their version, another one after each further report.
 //!
-//! No I/O happens here: `redis.rs` reads, writes and reports. Times are arguments.
+//! No I/O happens here: `cache::redis` reads, writes and reports. Times are arguments.
 
 mod fences;
 mod past;

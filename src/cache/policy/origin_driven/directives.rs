@@ -298,7 +298,7 @@ fn directive_kind(name: &str) -> Option<DirectiveKind> {
 }
 
 impl ResponseDirectives {
-    /// Like [`Directives::take`], with the type of the value checked; `None` if it is not the directive's.
+    /// Like [`Self::take`], with the type of the value checked; `None` if it is not the directive's.
     fn take_typed(&mut self, name: &str, entry: &ListEntry) -> Option<()> {
         let Some(kind) = directive_kind(name) else { return Some(()) };
         let ListEntry::Item(item) = entry else { return None };

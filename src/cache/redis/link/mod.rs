@@ -1,10 +1,10 @@
 //! The connections to Redis: how they are made, watched and made again.
 //!
-//! A [`Link`] is two connections to one server: one for commands and one for reports (`CLIENT TRACKING ON
-//! BCAST` over RESP3). If either fails, the whole link is dropped, every version on that server is in doubt,
-//! and a new link is made. A heartbeat on the reporting connection detects a silent one within a second;
-//! because replies and reports share the connection, an answered heartbeat also means that all earlier
-//! reports have arrived. In a cluster there is a link with each master.
+//! A [`StoreLink`] is two connections to one server: one for commands and one for reports (`CLIENT TRACKING
+//! ON BCAST` over RESP3). If either fails, the whole link is dropped, every version on that server is in
+//! doubt, and a new link is made. A heartbeat on the reporting connection detects a silent one within a
+//! second; because replies and reports share the connection, an answered heartbeat also means that all
+//! earlier reports have arrived. In a cluster there is a link with each master.
 
 mod cluster;
 mod commands;

@@ -1,7 +1,8 @@
 //! The answers of sentinels: the master that they name, and the number of those that still answer.
 //!
 //! Of several configurations the newest counts, as among the sentinels themselves: [`elect`]. While most of
-//! them don't answer, they may have promoted another server: [`Known::confirmed_ms`]. No I/O and no clock.
+//! them don't answer, they may have promoted another server: [`KnownMaster::confirmed_ms`]. No I/O and no
+//! clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

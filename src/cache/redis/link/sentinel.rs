@@ -1,7 +1,7 @@
 //! The master that sentinels watch: each sentinel is asked for it with every heartbeat, and reports changes.
 //!
 //! Each sentinel has a connection and a task of its own, so that one which hangs costs nothing. Those known
-//! to the configured ones are asked as well. [`Known`] evaluates their answers.
+//! to the configured ones are asked as well. [`KnownMaster`] evaluates their answers.
 
 use super::{
     is_refusal,

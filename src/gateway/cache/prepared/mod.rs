@@ -1,8 +1,8 @@
-//! The gateway's half of the fast lane: which requests can be answered from memory, and the bytes of the
+//! The gateway's half of the prepared lane: which requests can be answered from memory, and the bytes of the
 //! answers.
 //!
-//! Decides whether the full lane would answer a request with a fresh entry from memory, and with which bytes.
-//! It uses the same configuration, routes, keys, versions and purges; the heads are made by the full lane's
+//! Decides whether the other lanes would answer a request with a fresh entry from memory, and with which
+//! bytes. It uses the same configuration, routes, keys, versions and purges; the heads are made by the same
 //! functions, once for each entry, route, listener and form. A request that it can't decide gets `None`,
 //! which is never an answer and has no side effects.
 //!
@@ -55,7 +55,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 /// The largest body that is copied behind its head, in bytes; a longer one is sent from the stored entry.
 const MAX_INLINE_BODY: u64 = 15 * 1024;
 
-/// Returns true if the fast lane may answer on a route: neither the selection of an answer nor its fields
+/// Returns true if the prepared lane may answer on a route: neither the selection of an answer nor its fields
 /// depend on parts of a request that the lane doesn't read.
 pub(crate) fn fast_path_ok(route: &RouteConfig) -> bool {
     let fixed = |template: &HeaderTemplate| matches!(template, HeaderTemplate::Fixed(_));
@@ -185,7 +185,7 @@ pub struct KeyBuffers {
     query: String,
 }
 
-/// The fast lane's view of the gateway.
+/// The prepared lane's view of the gateway.
 pub struct FastResponder {
     gateway: Gateway,
     alike: SharedHeads,
@@ -213,7 +213,7 @@ impl FastResponder {
         }
     }
 
-    /// Counts answers of the fast lane.
+    /// Counts answers of the prepared lane.
     pub fn count(&self, answers: usize) {
         self.gateway.parts.metrics.answered_fast(answers as u64);
     }
@@ -230,7 +230,7 @@ pub struct RequestBatch<'v> {
 }
 
 impl RequestBatch<'_> {
-    /// Appends the answer to a request to `out`; without its body if that is long. `None`: the full lane has
+    /// Appends the answer to a request to `out`; without its body if that is long. `None`: another lane has
     /// to answer, and nothing was written.
     pub fn answer(
         &self,
@@ -293,7 +293,7 @@ impl RequestBatch<'_> {
             return None;
         }
         let not_modified = respond::is_not_modified(what, asked.if_none_match, asked.if_modified_since);
-        // Which of the tags an encoded form has is left to the full lane.
+        // Which of the tags an encoded form has is left to the other lanes.
         if not_modified && asked.if_none_match.is_some_and(|tags| !respond::holds_tag(what, form, tags)) {
             return None;
         }
@@ -342,8 +342,8 @@ impl RequestBatch<'_> {
         self.site.plan.entries.get(self.caller.listener)
     }
 
-    /// The identity of a request, if the route needs one: as `admission` determines it, from tokens that were
-    /// verified before.
+    /// The identity of a request, if the route needs one: as `request::auth` determines it, from tokens that
+    /// were verified before.
     fn identity(
         &self,
         asked: &FastRequest<'_>,
@@ -467,7 +467,7 @@ impl RequestBatch<'_> {
         Some(fields)
     }
 
-    /// Builds a head as the full lane does.
+    /// Builds a head as the other lanes do.
     fn head(&self, found: &PreparedHit) -> Option<ResponseHeader> {
         let mut ctx = RequestContext::new(Arc::clone(&self.site));
         ctx.route = Some(found.index);

@@ -1,5 +1,5 @@
-//! Metrics and access records of answers of the fast lane, written at once or when the client has received
-//! them.
+//! Metrics and access records of answers of the prepared lane, written at once or when the client has
+//! received them.
 
 use super::{FastAnswer, FastCaller, FastResponder, RequestBatch};
 use crate::{
