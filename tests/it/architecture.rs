@@ -1,4 +1,4 @@
-//! Who may use whom: holds every file of `src/` to the tables in `docs/architecture.md`.
+//! Imports between modules: holds every file of `src/` to the tables in `docs/architecture.md`.
 //!
 //! Reads `use` trees and paths in the code, tests included; comments and texts don't count. The tables are parsed
 //! out of the document, so that the document and this test can't differ. A path that a macro makes up isn't seen.
@@ -15,13 +15,13 @@ use std::{
 /// A module's path: `["cache", "key"]`.
 type Module = Vec<String>;
 
-/// What a row of the first table allows: a module and what it may use.
+/// A row of the first table: a module and the modules that it may use.
 type Walls = BTreeMap<Module, Vec<Module>>;
 
 /// The module that everyone may use.
 const GROUND: &str = "http";
 
-/// What a row of the second table allows: a decider and the Pingora crates whose types it may name.
+/// A row of the second table: a decider and the Pingora crates whose types it may name.
 type Deciders = BTreeMap<Module, Vec<String>>;
 
 fn module(text: &str) -> Module {
@@ -215,7 +215,7 @@ fn row<'w>(walls: &'w Walls, of: &Module) -> Option<(&'w Module, &'w Vec<Module>
     walls.iter().filter(|(wall, _)| is_within(of, wall)).max_by_key(|(wall, _)| wall.len())
 }
 
-/// What a file uses that its row doesn't allow.
+/// Returns the uses of a file that its row doesn't allow.
 fn trespasses(walls: &Walls, here: &Module, source: &str) -> Vec<String> {
     let Some((own, may)) = row(walls, here) else {
         return vec![format!("{} has no row in docs/architecture.md", here.join("::"))];
@@ -227,7 +227,7 @@ fn trespasses(walls: &Walls, here: &Module, source: &str) -> Vec<String> {
     refused.map(|path| format!("{} may not use {}", here.join("::"), path.join("::"))).collect()
 }
 
-/// What a decider does that only others may.
+/// Returns the uses of a decider that only other modules may have.
 fn impurities(here: &Module, source: &str, may: &[String]) -> Vec<String> {
     let tokens = tokens(source);
     let mut found = BTreeSet::new();
@@ -285,7 +285,7 @@ fn files() -> Vec<(Module, String)> {
         for entry in fs::read_dir(directory).expect("src can be read") {
             let path = entry.expect("src can be read").path();
             let stem = path.file_stem().and_then(|s| s.to_str()).expect("a name in UTF-8").to_owned();
-            // `route_tests.rs` is `mod tests` of `route.rs`, moved out by `#[path]`.
+            // `headers_tests.rs` is `mod tests` of `headers.rs`, moved out by `#[path]`.
             let names = stem.strip_suffix("_tests").map_or(vec![stem.as_str()], |of| vec![of, "tests"]);
             let child = || here.iter().cloned().chain(names.iter().map(|n| (*n).to_owned())).collect();
             if path.is_dir() {

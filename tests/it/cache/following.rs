@@ -41,7 +41,7 @@ fn stale(body: &str, directives: &str) -> Answer {
     with(body, &[("cache-control", &format!("max-age=60{directives}")), ("age", "100")])
 }
 
-/// Whether `Cache-Status` has this parameter, as `hit` or `fwd=stale`.
+/// Returns true if `Cache-Status` has this parameter, such as `hit` or `fwd=stale`.
 fn says(reply: &Reply, parameter: &str) -> bool {
     reply.cache_status().split(';').skip(1).any(|said| said.trim() == parameter)
 }

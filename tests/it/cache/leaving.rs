@@ -16,8 +16,8 @@ use tokio::{
 const NAMESPACED: &str = r#"cache = { namespace = "kpi", scope = "public", ttl = "60s" }"#;
 const FOLLOW: &str = "cache = \"origin\"";
 const MINUTE: (&str, &str) = ("cache-control", "max-age=60");
-/// By which way a request comes. What the gateway's own session doesn't take is Pingora's.
-const OWN: &str = "";
+/// The fields that choose a lane: native, or Pingora's.
+const NATIVE: &str = "";
 const PINGORAS: &str = "Connection: keep-alive\r\nConnection: keep-alive\r\n";
 
 fn gateway(origin: &TestOrigin) -> GatewayBuilder {
@@ -65,9 +65,9 @@ async fn who_leads_and_who_follows_is_let_go_at_once() {
     origin.hold();
     let mut gone = 0;
     for path in ["/kept/x", "/followed/x"] {
-        let mut all = vec![ask(&gateway, path, OWN).await];
+        let mut all = vec![ask(&gateway, path, NATIVE).await];
         until("the leader is at the origin", SOON, || async { origin.count(path) == 1 }).await;
-        all.push(ask(&gateway, path, OWN).await);
+        all.push(ask(&gateway, path, NATIVE).await);
         all.push(ask(&gateway, path, PINGORAS).await);
         let stays = ask(&gateway, path, PINGORAS).await;
         are_open(&gateway, 4.0).await;
@@ -99,7 +99,7 @@ async fn impatient_clients_do_not_shut_the_door() {
     for _ in 0..3 {
         let mut all = Vec::new();
         for _ in 0..19 {
-            all.push(ask(&gateway, "/kept/slow", OWN).await);
+            all.push(ask(&gateway, "/kept/slow", NATIVE).await);
         }
         until("they are in", SOON, || async { open(&gateway).await >= 19.0 }).await;
         drop(all);
@@ -109,7 +109,7 @@ async fn impatient_clients_do_not_shut_the_door() {
     origin.release();
 }
 
-/// What an origin is asked for, and whether it may stop once the only client has left.
+/// Requests to an origin, each with whether it may end once the only client has disconnected.
 #[tokio::test]
 async fn an_origin_works_for_nobody_only_on_what_is_stored() {
     let origin = TestOrigin::start().await;
@@ -145,7 +145,7 @@ async fn an_origin_works_for_nobody_only_on_what_is_stored() {
         ("/proxied/poll", ""),
     ];
     for (path, fields) in stops {
-        for lane in [OWN, PINGORAS] {
+        for lane in [NATIVE, PINGORAS] {
             let client = ask(&gateway, path, &format!("{lane}{fields}")).await;
             until(&format!("{path} is held"), SOON, || async { origin.held() == 1 }).await;
             drop(client);
@@ -162,7 +162,7 @@ async fn an_origin_works_for_nobody_only_on_what_is_stored() {
         );
     }
     for (n, path) in ["/kept/page", "/followed/page"].into_iter().enumerate() {
-        drop(ask(&gateway, path, OWN).await);
+        drop(ask(&gateway, path, NATIVE).await);
         until(&format!("{path} is held"), SOON, || async { origin.held() == n + 1 }).await;
     }
     are_open(&gateway, 0.0).await;
@@ -174,14 +174,14 @@ async fn an_origin_works_for_nobody_only_on_what_is_stored() {
     }
 }
 
-/// Who asks again soon finds what was begun.
+/// A client that soon asks again joins the fill that it left.
 #[tokio::test]
 async fn who_comes_back_at_once_joins_what_was_begun() {
     let origin = TestOrigin::start().await;
     origin.on("/followed/x", |seen| Answer::echo(seen).header(MINUTE.0, MINUTE.1).gated());
     let gateway = gateway(&origin).start().await;
     origin.hold();
-    let first = ask(&gateway, "/followed/x", OWN).await;
+    let first = ask(&gateway, "/followed/x", NATIVE).await;
     until("it is held", SOON, || async { origin.held() == 1 }).await;
     drop(first);
     are_open(&gateway, 0.0).await;
@@ -196,7 +196,7 @@ async fn who_comes_back_at_once_joins_what_was_begun() {
     assert_eq!(origin.count("/followed/x"), 1);
 }
 
-/// What comes of the next request while one waits hides nobody's leaving, however much it is and however it comes.
+/// Pipelined bytes of a next request, however many, do not hide that the client has disconnected.
 #[tokio::test]
 async fn who_has_begun_another_request_is_let_go_as_well() {
     let (origin, authority) = (TestOrigin::start().await, Authority::new());
@@ -205,7 +205,7 @@ async fn who_has_begun_another_request_is_let_go_as_well() {
     let gateway = gateway(&origin).raw(&authority.listener(&["door"], "")).start().await;
     let tls = gateway.listeners(2).await[1];
     origin.hold();
-    for lane in [OWN, PINGORAS] {
+    for lane in [NATIVE, PINGORAS] {
         for length in [1, 100, 600, 5_000, 100_000] {
             for (at_once, by_tls) in [(true, false), (false, false), (true, true), (false, true)] {
                 let what = format!("{length} bytes, at once: {at_once}, TLS: {by_tls}, {lane:?}");

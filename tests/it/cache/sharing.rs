@@ -17,7 +17,7 @@ fn page(body: impl Into<bytes::Bytes>) -> Answer {
     Answer::new("text/plain", body)
 }
 
-/// What was purged doesn't come back because a HEAD says nothing against it.
+/// A purged answer does not come back because a HEAD agrees with it.
 #[tokio::test]
 async fn a_head_does_not_bring_back_what_was_purged() {
     let origin = TestOrigin::start().await;
@@ -113,7 +113,7 @@ async fn a_client_can_not_strip_what_the_gateway_says() {
     assert_eq!(seen.header("x-mine"), None);
 }
 
-/// What the origin never got to see can't have chosen the variant.
+/// A field that the origin does not get can't have selected the variant.
 #[tokio::test]
 async fn a_variant_is_for_what_the_origin_was_told() {
     let origin = TestOrigin::start().await;
@@ -287,7 +287,7 @@ async fn a_host_has_one_spelling_for_the_origin() {
     assert_eq!(origin.seen(PATH)[0].header("x-forwarded-host"), Some("dash.example"));
 }
 
-/// What is encoded on its way says where it ends: the end of the connection could as well be a failure.
+/// An answer that is encoded on its way has a framed end: a closed connection could as well be a failure.
 #[tokio::test]
 async fn an_encoded_answer_says_where_it_ends() {
     let origin = TestOrigin::start().await;

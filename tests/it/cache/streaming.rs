@@ -24,7 +24,7 @@ fn file(body: impl Into<bytes::Bytes>) -> Answer {
     Answer::new("application/octet-stream", body).header("cache-control", "max-age=60")
 }
 
-/// How the origin says where its answer ends.
+/// The framing by which the origin shows the end of its answer.
 #[derive(Debug, Clone, Copy)]
 enum Framing {
     Length,
@@ -49,10 +49,10 @@ async fn all_wait(gateway: &Gateway, origin: &TestOrigin, clients: u32) {
     .await;
 }
 
-/// What one client saw of a streamed answer.
+/// The view that one client had of a streamed answer.
 struct Watched {
     first_byte: Instant,
-    /// How much the origin had sent by then.
+    /// The number of bytes that the origin had sent by then.
     sent_by_then: u64,
     equal: bool,
     end: End,

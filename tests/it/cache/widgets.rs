@@ -21,7 +21,7 @@ fn large(seen: &Seen, len: usize) -> Answer {
     Answer::json(&json!({"seq": seen.number, "rows": vec![json!({"label": "order", "count": 17}); len / 30]}))
 }
 
-/// Whether the answer says that it is stale.
+/// Returns true if the answer is marked as stale.
 fn is_stale(reply: &Reply) -> bool {
     let status = reply.cache_status();
     status.contains("stale") || status.contains("ttl=-")

@@ -60,7 +60,7 @@ fn routes(origin: &TestOrigin, seconds: u64) -> GatewayBuilder {
     Gateway::with(origin).route(VERSIONED, &rules).route(FOLLOWED, r#"cache = "origin""#)
 }
 
-/// How far the date of an answer is from the right time, in seconds.
+/// The difference between the date of an answer and the right time, in seconds.
 fn told_offset(reply: &Reply) -> i64 {
     let told = httpdate::parse_http_date(reply.header("date")).unwrap();
     let told = told.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

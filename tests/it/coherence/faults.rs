@@ -21,7 +21,7 @@ use std::{
 
 const PATH: &str = "/api/widgets/kpi";
 const VERSION: &str = "dash:ver:kpi:acme";
-/// How soon all must be coherent: after a change, after a lost connection, after the store's return.
+/// The time until all nodes must be coherent: after a change, after a lost connection, after the store's return.
 const COHERENT: Duration = Duration::from_secs(1);
 
 /// An origin whose answer is a number that the test sets.

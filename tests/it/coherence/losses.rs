@@ -253,7 +253,7 @@ async fn the_same_value_again_is_a_bump() {
     }
 }
 
-/// What a node knows of a store that it is not linked with yet.
+/// The knowledge that a node has of a store that it is not linked with yet.
 struct Knowledge {
     config: Config,
     doubt: Arc<CoherenceDoubt>,
@@ -285,7 +285,7 @@ impl Knowledge {
     }
 }
 
-/// What is owed doesn't wait for what is known, nor do the requests of others: in a store that has kept it all, and in an
+/// Owed bumps don't wait for known versions, nor do the requests of others: in a store that has kept it all, and in an
 /// empty one, where all of it has to be moved on. `VERSIONS=1000000` measures more of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owed_bumps_are_paid_first_whatever_else_is_known() {

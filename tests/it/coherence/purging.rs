@@ -33,7 +33,7 @@ use tidegate::{
 const LOG: &str = "dash:purge:log";
 const HOST: &str = "dash.example";
 const FOLLOW: &str = "cache = \"origin\"";
-/// How soon all must know: after a purge, after a lost connection, after the store's return.
+/// The time until all nodes must know: after a purge, after a lost connection, after the store's return.
 const COHERENT: Duration = Duration::from_secs(1);
 
 /// A cache with its link to a store.
@@ -81,7 +81,7 @@ impl Node {
         purges.stamp(purges.position(), key::resource_hash(HOST, path), tags)
     }
 
-    /// What a request would find: with a look at the log where that is needed.
+    /// The verdict that a request would get, with a look at the log if it is needed.
     async fn verdict(&self, answer: &PurgeStamp) -> PurgeVerdict {
         if is_behind(&self.cache) {
             // An error means that the last knowledge goes on.
@@ -107,7 +107,7 @@ async fn log(redis: &Redis) -> Vec<(String, Vec<String>)> {
     redis.run(&["XRANGE", LOG, "-", "+"]).await
 }
 
-/// Whether a record of the log has this value of `k` or `v`.
+/// Returns true if a record of the log has this value of `k` or `v`.
 async fn logged(redis: &Redis, value: &str) -> bool {
     log(redis).await.iter().any(|(_, fields)| fields.iter().any(|field| field == value))
 }

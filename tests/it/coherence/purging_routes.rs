@@ -152,7 +152,7 @@ async fn soft_without_a_grace_is_asked_after_first() {
     assert!(get(&gateway, "/x").await.is_hit());
 }
 
-/// What was purged hard may not stand in for an error either; what was purged softly may.
+/// An answer that was purged hard must not be served instead of an error either; one that was purged softly may be.
 #[tokio::test]
 async fn an_origin_that_fails_brings_back_only_what_was_purged_softly() {
     let origin = TestOrigin::start().await;
@@ -214,7 +214,7 @@ async fn a_fill_whose_head_is_known_is_overtaken_by_a_purge_of_its_tag() {
     .await;
 }
 
-/// Who comes after the purge doesn't join what was asked for before it.
+/// A request after the purge doesn't join a fill from before it.
 #[tokio::test]
 async fn nobody_joins_a_fill_that_began_before_the_purge() {
     for order in [json!({"url": "http://a.example/x"}), json!({"tag": "shop"})] {

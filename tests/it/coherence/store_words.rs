@@ -1,4 +1,4 @@
-//! What Redis says reaches the log and `/readyz`, with its place; and which rights it has to give.
+//! Messages of Redis reach the log and `/readyz`, with host and port; and the rights that Redis has to give.
 
 use crate::support::{
     client::{send, Reply},
@@ -15,7 +15,7 @@ async fn readiness(gateway: &Gateway) -> Reply {
     send(gateway.client().get(gateway.admin_url("/readyz"))).await
 }
 
-/// What `/readyz` gives for reasons.
+/// The reasons on `/readyz`.
 async fn reasons(gateway: &Gateway) -> Vec<String> {
     let reply = readiness(gateway).await.ok().json();
     assert_eq!(reply["ready"], true, "{reply}");

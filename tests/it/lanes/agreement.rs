@@ -1,8 +1,7 @@
-//! Two lanes, one answer: whatever the fast lane answers, the full lane would have answered the same.
+//! Two lanes, one answer: the prepared lane answers as Pingora's lane would have answered.
 //!
-//! Each request is sent twice: as it is, and with a second `Connection: keep-alive`, which says nothing and which the
-//! fast lane leaves to the full one. The answers have to be the same bytes, but for what differs from one moment to the
-//! next.
+//! Each request is sent twice: as it is, and with a second `Connection: keep-alive`, which has no meaning, but is left
+//! to Pingora. The answers have to be the same bytes, except for values that change with time.
 
 use crate::support::{
     exchange::{Reply, Wire},
@@ -17,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Says nothing, and is not for the fast lane.
+/// Has no meaning, and is left to Pingora.
 const ASIDE: &str = "Connection: keep-alive\r\nConnection: keep-alive\r\n";
 
 const HEADERS: &str = r#"
@@ -107,7 +106,7 @@ fn get(path: &str, fields: &str) -> Request {
     Request { text: format!("GET {path} HTTP/1.1\r\nHost: dash.example\r\n{fields}"), is_head: false }
 }
 
-/// What tells an answer of the one lane from that of the other; `None`: nothing.
+/// Returns the difference between the answers of two lanes; `None`: there is none.
 fn difference(fast: &Reply, full: &Reply) -> Option<String> {
     let near = |a: Option<i64>, b: Option<i64>| match (a, b) {
         (Some(a), Some(b)) => (a - b).abs() <= 1,
@@ -407,10 +406,10 @@ async fn the_lanes_answer_alike() {
     let compared = tokio::select! { compared = compared => compared, () = bumping => unreachable!() };
     let (pairs, hits) = compared.iter().fold((0, 0), |(p, h), c| (p + c.pairs, h + c.hits));
     let by_lane = gateway.metrics().await.value("tidegate_fast_lane_total", &[]);
-    println!("seed {seed}: {pairs} pairs, {hits} hits by both, {by_lane} by the fast lane");
+    println!("seed {seed}: {pairs} pairs, {hits} hits by both, {by_lane} by the prepared lane");
     assert!(hits * 4 > pairs, "{hits} of {pairs} were hits");
-    // Most of what is made up here has something that the lane leaves to the full one.
-    assert!(by_lane * 4.0 > hits as f64, "the fast lane answered {by_lane} of {hits}");
+    // Most of what is made up here has something that the lane leaves to Pingora's.
+    assert!(by_lane * 4.0 > hits as f64, "the prepared lane answered {by_lane} of {hits}");
     assert!(by_lane <= hits as f64 * 1.5, "none of those that were sent aside");
 }
 
@@ -623,7 +622,7 @@ async fn the_lanes_answer_alike_by_http2() {
         }
     }
     let by_lane = gateway.metrics().await.value("tidegate_fast_lane_total", &[]);
-    assert!(by_lane * 3.0 > hits as f64, "the fast lane answered {by_lane} of {hits}");
+    assert!(by_lane * 3.0 > hits as f64, "the prepared lane answered {by_lane} of {hits}");
     assert!(by_lane <= hits as f64, "none of those that were sent aside");
 }
 

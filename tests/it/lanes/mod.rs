@@ -1,5 +1,5 @@
 //! Lanes: the same answer by each of them.
 
 mod agreement;
-mod own_session;
+mod native_session;
 mod smuggling;

@@ -33,7 +33,7 @@ async fn cases_on_an_uncached_route() {
     stage.sound().await;
 }
 
-/// What is refused is refused on every kind of route, and leaves nothing in a cache.
+/// A refused request is refused on every kind of route, and leaves nothing in a cache.
 #[tokio::test]
 async fn refusals_on_every_kind_of_route() {
     let mut stage = Stage::set().await;
@@ -104,7 +104,7 @@ fn the_page_tells_what_is_tested() {
     }
 }
 
-/// What belongs to a connection ends with it, and what only the gateway may say no client says.
+/// Hop-by-hop fields end with their connection, and no client can send the gateway's own fields.
 #[tokio::test]
 async fn fields_of_a_connection_end_with_it() {
     let stage = Stage::set().await;

@@ -13,10 +13,10 @@ use serde_json::Value;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// How long one run of all cases may take.
+/// The longest run of all cases.
 const RUN: Duration = Duration::from_secs(120);
 
-/// What a case came to: its verdict, and what it rests on.
+/// The result of a case: its verdict, and the reason for it.
 type Verdicts = BTreeMap<String, Vec<Value>>;
 
 /// Runs the cases that fit these patterns.

@@ -15,9 +15,9 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 const PATH: &str = "/api/widgets/kpi";
-/// What clients have for everything: enough for a test that is held up by a busy machine.
+/// The time that clients have for everything: enough for a test that is held up by a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long dripping clients wait between two bytes.
+/// The pause of a dripping client between two bytes.
 const DRIP: Duration = Duration::from_millis(50);
 /// More than the kernel buffers on both sides.
 const MUCH: usize = 64 << 20;
@@ -41,7 +41,7 @@ struct Client {
     stream: TcpStream,
     /// Not later than the accept.
     since: Instant,
-    /// What has been read beyond the last answer.
+    /// The bytes that were read beyond the last answer.
     ahead: Vec<u8>,
 }
 
@@ -530,7 +530,7 @@ async fn median(gateway: &Gateway) -> Duration {
     quantile(&mut times, 0.5)
 }
 
-/// Whether the gateway takes a connection in: it answers on it.
+/// Returns true if the gateway accepts a connection: it answers on it.
 async fn is_taken(client: &mut Client) -> bool {
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: a\r\n\r\n");
     if client.stream.write_all(request.as_bytes()).await.is_err() {

@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How long a step may take, with everything else that the machine does.
+/// The longest step on a busy machine.
 const STEP: Duration = Duration::from_secs(60);
 
 /// gunicorn with one worker of the application.

@@ -26,7 +26,7 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
-/// What a client sends after the handshake: its name, and pieces that are written one by one.
+/// The bytes that a client sends after the handshake: a name, and pieces that are written one by one.
 struct Case {
     name: String,
     pieces: Vec<Vec<u8>>,
@@ -39,7 +39,7 @@ struct Transcript {
     server: Vec<u8>,
 }
 
-/// What each connection has received, by its path.
+/// The bytes that each connection has received, by its path.
 type Received = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 
 /// A connection whose received bytes are written down.

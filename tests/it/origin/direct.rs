@@ -70,7 +70,7 @@ async fn a_connection_that_was_closed_meanwhile_is_no_failure() {
     assert!(asked.load(Ordering::SeqCst) > 15);
 }
 
-/// What the origin is doing for a client that has left is ended.
+/// The request to the origin ends when its client has disconnected.
 #[tokio::test]
 async fn who_leaves_is_not_waited_for() {
     let origin = TestOrigin::start().await;

@@ -1,4 +1,4 @@
-//! What passes through uncached: encoded on its way for who takes it, decoded for who doesn't, else left as it is. A
+//! Uncached answers: encoded on their way for clients that accept it, decoded for those that don't, else unchanged. A
 //! route that keeps nothing and one whose origin forbids it behave alike.
 
 mod heads;
@@ -81,7 +81,7 @@ async fn chunks_are_encoded_as_well() {
     }
 }
 
-/// What has come goes out, however little it is: a page must not wait in an encoder.
+/// Bytes that have arrived are sent at once, however few: a page must not wait in an encoder.
 #[tokio::test]
 async fn an_encoder_holds_nothing_back() {
     let origin = TestOrigin::start().await;
@@ -339,7 +339,7 @@ async fn framing_is_not_for_connection_to_name() {
     gateway.get("/off/smuggled").await.ok();
 }
 
-/// The lanes on which answers are encoded on their way: a file, proxied by the gateway's own session and by Pingora's, a
+/// The lanes on which answers are encoded on their way: a file, proxied by the native session and by Pingora's, a
 /// fill that arrives.
 const LANES: [(&str, &[(&str, &str)]); 4] = [
     ("/files/large.txt", &[]),

@@ -8,7 +8,7 @@ const BELOW: &str = "https://a.b.example.com";
 const EVIL: &str = "https://evil.example";
 const CORS: &str = r#"cors = { origins = ["https://app.example.com", "https://*.example.com"], methods = ["GET", "PUT"], headers = ["Authorization"], expose = ["ETag"], credentials = true }"#;
 
-/// What an application with CORS of its own says: of whoever asks, or the first who asked.
+/// An application with CORS of its own: it allows every origin that asks, or only the first one.
 fn theirs(seen: &Seen) -> Answer {
     let answer = Answer::new("text/plain", format!("for {:?}", seen.header("origin")));
     let origin = seen.header("origin").unwrap_or("https://theirs.example").to_owned();

@@ -1,4 +1,4 @@
-//! How many requests there may be of one client, who is a client, and how large a request may be.
+//! Rate limits per client, the address of a client behind proxies, and the largest request.
 
 use crate::support::{
     gateway::{token, KPI},
@@ -17,7 +17,7 @@ async fn ask(gateway: &Gateway, path: &str, client: &str) -> Reply {
 
 const PATH: &str = "/api/widgets/kpi";
 
-/// What is left of the only limit, and in which time.
+/// The rest of the only limit, and the time for it.
 fn left(reply: &Reply) -> (u64, u64) {
     let field = reply.header("ratelimit");
     let number = |name: &str| {

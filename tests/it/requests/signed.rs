@@ -15,7 +15,7 @@ async fn gateway(origin: &TestOrigin, lines: &str) -> Gateway {
     builder(origin, &[SECRET], lines).start().await
 }
 
-/// What `tidegate sign` prints for a path.
+/// Runs `tidegate sign` for a path; returns what it prints.
 async fn sign(gateway: &Gateway, more: &[&str], target: &str) -> String {
     let config = gateway.config();
     let mut arguments = vec!["sign", "--config", config.to_str().unwrap(), "--expires", "1h"];

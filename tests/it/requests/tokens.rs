@@ -165,7 +165,7 @@ async fn get_by_both(gateway: &Gateway, path: &str, token: &str) -> Reply {
     second
 }
 
-/// What `/readyz` gives for reasons.
+/// The reasons on `/readyz`.
 async fn reasons(gateway: &Gateway) -> Vec<String> {
     let reply = send(gateway.client().get(gateway.admin_url("/readyz"))).await.ok().json();
     reply["reasons"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap().to_owned()).collect()

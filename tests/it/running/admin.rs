@@ -72,7 +72,7 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
-/// What decides is what every page of a browser says of itself: its host, and its origin.
+/// The fields that each page of a browser sends decide: its host, and its origin.
 #[tokio::test]
 async fn only_known_hosts_and_no_pages_are_answered() {
     // The second `[admin]` key goes in front of the table that follows it.
@@ -153,7 +153,7 @@ async fn half_heads_end_and_hold_nobody_up() {
     assert_eq!(node.ask(&get("/readyz")).await, Some(200));
 }
 
-/// Who looks after the node has to see it just then.
+/// An operator has to see the node's state at just that time.
 #[tokio::test]
 async fn it_answers_while_the_door_has_no_descriptors() {
     let node = Node::start(&gateway().setting("max_connections = 1000"), Some(96)).await;

@@ -18,7 +18,7 @@ use tidegate::{
     demo::{DemoOrigin, DemoSettings},
 };
 
-/// How long `tidegate demo` may take to say where it listens.
+/// The longest time until `tidegate demo` prints its address.
 const START: Duration = Duration::from_secs(30);
 
 /// Drives the page at `url`; the script's result.

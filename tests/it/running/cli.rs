@@ -110,7 +110,7 @@ async fn run_refuses_an_address_that_is_taken() {
     }
 }
 
-/// What `check` passes starts: files are read as `run` reads them, and addresses are this machine's.
+/// A configuration that `check` accepts starts: it reads files as `run` does, and tests this machine's addresses.
 #[tokio::test]
 async fn check_refuses_what_run_would_not_start_with() {
     let folder = TempDir::new().unwrap();

@@ -54,7 +54,7 @@ async fn a_changed_file_is_read_unasked() {
     until("the file is read", SOON, || async { gateway.get("/b").await.status == 200 }).await;
 }
 
-/// Who asks as soon as there is a process need not wait until it listens.
+/// A client that connects as soon as there is a process need not wait until it listens.
 #[tokio::test]
 async fn asked_while_it_starts_it_reads_the_file_again() {
     let (origin, issuer) = (TestOrigin::start().await, TestOrigin::start().await);

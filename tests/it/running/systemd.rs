@@ -44,7 +44,7 @@ fn the_unit_leaves_little_to_take() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// What a unit of type `notify` hears.
+/// The service manager of a unit of type `notify`.
 struct Manager {
     socket: UnixDatagram,
     dir: TempDir,

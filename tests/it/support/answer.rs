@@ -1,4 +1,4 @@
-//! What the test origin gets and what it answers.
+//! Requests to the test origin, and its answers.
 
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -32,7 +32,7 @@ impl Seen {
     }
 }
 
-/// What the origin answers.
+/// An answer of the origin.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub(super) status: StatusCode,

@@ -1,4 +1,4 @@
-//! What tests ask with: reqwest for well-formed requests, raw TCP for the others.
+//! The clients of the tests: reqwest for well-formed requests, raw TCP for the others.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -40,7 +40,7 @@ impl Reply {
         self.header("cache-status")
     }
 
-    /// Whether the answer came out of the cache, fresh or stale.
+    /// Returns true if the answer came from the cache, fresh or stale.
     pub fn is_hit(&self) -> bool {
         self.cache_status().split(';').skip(1).any(|parameter| parameter.trim() == "hit")
     }
@@ -110,14 +110,14 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
-/// What came back over a raw connection.
+/// An answer over a raw connection.
 #[derive(Debug, Clone)]
 pub struct Raw {
     /// The status of the first answer; 0 where the peer closed without one.
     pub status: u16,
     /// The head of the first answer, lower-cased.
     pub head: String,
-    /// What followed the head.
+    /// The bytes after the head.
     pub body: String,
 }
 

@@ -12,7 +12,7 @@ pub struct Reply {
     /// The status line and the fields, as they came.
     pub head: String,
     pub body: Vec<u8>,
-    /// Whether the connection is over.
+    /// True if the connection has ended.
     pub last: bool,
 }
 
@@ -35,7 +35,7 @@ impl Reply {
         self.line("cache-status") == "tidegate; hit"
     }
 
-    /// Whether the origin was asked for it.
+    /// Returns true if the origin was asked for it.
     pub fn is_forwarded(&self) -> bool {
         self.line("cache-status").contains("fwd=")
     }

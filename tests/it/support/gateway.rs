@@ -296,13 +296,13 @@ impl Gateway {
         send(self.request("GET", path).bearer_auth(token(tenant, "ann"))).await
     }
 
-    /// What it has counted.
+    /// The values of its metrics.
     pub async fn metrics(&self) -> Metrics {
         let reply = send(self.client.get(self.admin_url("/metrics"))).await.ok();
         Metrics::parse(std::str::from_utf8(&reply.body).unwrap())
     }
 
-    /// Whether it is linked with all of its store, and told of changes there.
+    /// Returns true if it is linked with all of its store, and gets reports of changes.
     pub async fn is_linked(&self) -> bool {
         (self.metrics().await.value("tidegate_store_tracking", &[]) - 1.0).abs() < f64::EPSILON
     }

@@ -32,7 +32,7 @@ impl Metrics {
         self.0.iter().filter(wanted).map(|sample| sample.value).sum()
     }
 
-    /// Whether there is a sample of this name.
+    /// Returns true if there is a sample of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|sample| sample.name == name)
     }

@@ -1,4 +1,4 @@
-//! What the integration tests share: real redis servers, a programmable origin, gateway processes, a client.
+//! Helpers of the integration tests: real redis servers, a programmable origin, gateway processes, a client.
 //!
 //! Everything listens on 127.0.0.1 on a free port, lives in a temporary directory and is killed on drop, also
 //! when a test panics. Nothing here sleeps for a fixed time: one waits on a condition, with a deadline.

@@ -40,7 +40,7 @@ use tokio_tungstenite::{
 
 type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 
-/// How an origin is spoken to.
+/// The protocol of an origin.
 #[derive(Clone, Default)]
 pub struct Spoken {
     /// On this socket, not on a port.
@@ -62,12 +62,12 @@ struct State {
     holding: watch::Sender<bool>,
 }
 
-/// What has gone out of streamed bodies.
+/// The progress of streamed bodies.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
     /// When the first byte went.
     pub begun: Instant,
-    /// How many have gone.
+    /// The number of bytes sent.
     pub bytes: u64,
 }
 
@@ -113,7 +113,7 @@ impl TestOrigin {
         }
     }
 
-    /// How many connections have come.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
@@ -138,12 +138,12 @@ impl TestOrigin {
         self.state.holding.send_replace(false);
     }
 
-    /// How many answers are being held.
+    /// The number of answers that are held back.
     pub fn held(&self) -> usize {
         self.state.held.load(Ordering::SeqCst)
     }
 
-    /// How often this path (with any query) was asked for.
+    /// The number of requests for this path (with any query).
     pub fn count(&self, path: &str) -> usize {
         self.state.seen.lock().unwrap().iter().filter(|seen| seen.path == path).count()
     }
@@ -169,7 +169,7 @@ impl TestOrigin {
         self.state.ends.lock().unwrap().iter().filter(|(p, _)| p == path).map(|(_, at)| *at).collect()
     }
 
-    /// What has gone of the newest streamed answer (chunked, broken, held or paced) on this path, if anything has.
+    /// The progress of the newest streamed answer (chunked, broken, held or paced) on this path, if there is one.
     pub fn sent(&self, path: &str) -> Option<Sent> {
         self.state.sent.lock().unwrap().get(path).copied()
     }

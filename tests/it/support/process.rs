@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many of the last lines are kept for failure messages.
+/// The number of last lines that are kept for failure messages.
 const KEPT_LINES: usize = 2_000;
 
 /// A child process; its last lines of output are kept for failure messages.
@@ -24,7 +24,7 @@ pub struct Process {
     readers: Vec<std::thread::JoinHandle<()>>,
 }
 
-/// Whether output is read.
+/// The switch that pauses the reading of output.
 #[derive(Default)]
 struct Reading {
     is_paused: Mutex<bool>,
@@ -66,7 +66,7 @@ impl Process {
         kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.name));
     }
 
-    /// Whether it has ended.
+    /// Returns true if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -95,7 +95,7 @@ impl Process {
         drop(self.child.wait());
     }
 
-    /// What it has written, the last lines of it.
+    /// The last lines of its output.
     pub fn output(&self) -> String {
         let lines = self.lines.lock().unwrap();
         lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")

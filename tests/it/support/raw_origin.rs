@@ -75,12 +75,12 @@ impl RawOrigin {
         self.released.send_replace(false);
     }
 
-    /// How many connections were opened.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// How many requests have come.
+    /// The number of requests so far.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }

@@ -18,12 +18,12 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// What to answer, as it goes over the wire.
+/// The bytes of the answer.
 #[derive(Debug, Clone)]
 pub struct Say {
     /// The bytes, in pieces that are written one by one.
     pub pieces: Vec<Vec<u8>>,
-    /// Whether the connection ends behind them.
+    /// True if the connection ends behind them.
     pub close: bool,
 }
 
@@ -53,14 +53,14 @@ impl Say {
 
 type Answers = Arc<dyn Fn(&Message) -> Say + Send + Sync>;
 
-/// What has come.
+/// The requests received.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     /// Whole requests.
     pub requests: Vec<Message>,
     /// Requests that were never whole, of connections that have ended.
     pub cut_off: Vec<Vec<u8>>,
-    /// What no strict reader takes.
+    /// The bytes that no strict reader accepts.
     pub illegal: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ impl Recorder {
         self.url.clone()
     }
 
-    /// What has come since this was asked last.
+    /// The requests since the last call.
     pub fn take(&self) -> Record {
         std::mem::take(&mut *self.kept.record.lock().unwrap())
     }

@@ -62,7 +62,7 @@ impl Message {
     }
 }
 
-/// What is wrong.
+/// The fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Illegal(pub String);
 

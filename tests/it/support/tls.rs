@@ -98,8 +98,8 @@ impl Authority {
         (cert, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
     }
 
-    /// What a server takes who speaks TLS for these hosts, and asks its clients for a certificate of this authority
-    /// where `clients` says so.
+    /// The configuration of a TLS server for these hosts, which asks its clients for a certificate of this authority
+    /// if `clients` is set.
     pub fn accept(&self, hosts: &[&str], http2: bool, clients: bool) -> TlsAcceptor {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let (cert, key) = self.sign(CertificateParams::new(hosts).unwrap());
@@ -158,14 +158,14 @@ impl Authority {
     }
 }
 
-/// What a client offers.
+/// The offer of a TLS client.
 #[derive(Clone)]
 pub struct TlsClient {
     roots: Arc<RootCertStore>,
     identity: Option<Arc<(CertificateDer<'static>, PrivateKeyDer<'static>)>>,
     alpn: Vec<Vec<u8>>,
     tls12: bool,
-    /// What remembers sessions, where they are to be taken up again.
+    /// The store of sessions to be resumed.
     resuming: Option<Arc<ClientConfig>>,
 }
 
@@ -228,7 +228,7 @@ impl TlsClient {
             .await
     }
 
-    /// What the server passes on from the authority (OCSP) in a handshake. The certificate itself is not looked at.
+    /// The OCSP response that the server passes on in a handshake. The certificate itself is not verified.
     pub async fn staple(&self, to: SocketAddr, host: &str) -> Vec<u8> {
         let mut config = self.config();
         let staple = Arc::new(Staple(Mutex::default()));

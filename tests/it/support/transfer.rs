@@ -29,7 +29,7 @@ impl Head {
     }
 }
 
-/// How a body came to its end.
+/// The end of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// As its framing says.
@@ -38,7 +38,7 @@ pub enum End {
     Broken,
 }
 
-/// What is left of the body, as far as the framing tells.
+/// The rest of the body, according to its framing.
 #[derive(Debug)]
 enum Left {
     Length(u64),

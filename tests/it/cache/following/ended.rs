@@ -1,4 +1,4 @@
-//! What ends a stored answer before its time: a newer one that is no error, whether it is stored itself or not.
+//! The end of a stored answer before its time: by a newer one that is no error, stored itself or not.
 
 use crate::{
     cache::following::{fresh, gateway, says, stale, with, HEARS, MINUTE},
@@ -9,7 +9,7 @@ use std::sync::{
     Arc,
 };
 
-/// What an origin says to a refresh or a validation, and whether it ends what is stored.
+/// An origin's answer to a refresh or a validation, and whether it ends the stored one.
 type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
 
 const CASES: [Case; 26] = [
@@ -153,7 +153,7 @@ async fn a_refresh_is_not_asked_for_with_what_is_ones_own() {
     }
 }
 
-/// What may have been made for credentials can't be had without any.
+/// An answer that may have been made for credentials is refreshed with credentials.
 #[tokio::test]
 async fn a_refresh_of_what_is_shared_despite_credentials_is_asked_for_with_them() {
     let origin = TestOrigin::start().await;
@@ -221,7 +221,7 @@ async fn what_is_over_does_not_come_back_out_of_redis() {
     }
 }
 
-/// What is too large to be kept is newer all the same, whether anybody reads it or not.
+/// An answer that is too large to store still replaces the stored one, read to its end or not.
 #[tokio::test]
 async fn an_answer_that_is_too_large_ends_what_was_stale() {
     let origin = TestOrigin::start().await;
@@ -289,7 +289,7 @@ async fn what_is_over_on_one_node_is_refreshed_on_the_others() {
     }
 }
 
-/// What credentials brought says nothing of what others get; what is gone is gone.
+/// An answer to credentials is no evidence of what others get, except for a 404 or 410.
 #[tokio::test]
 async fn what_is_for_credentials_alone_leaves_what_others_get() {
     const CREDENTIALS: [(&str, u16); 5] =

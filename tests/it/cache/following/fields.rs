@@ -221,7 +221,7 @@ async fn via_names_the_gateway_after_those_before_it() {
     assert_eq!(told, ["/x", "/x", "/off/x"].map(|path| (path, "1.1 app, 1.1 tidegate".to_owned())));
 }
 
-/// What Apache says of itself with every answer. A browser that reads it on an answer of ours would break off.
+/// Apache sends this with every answer. A browser that reads it on an answer of ours would break off.
 #[tokio::test]
 async fn an_origins_offer_to_upgrade_is_not_passed_on() {
     let head = "HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade\r\nContent-Length: 4\r\n\

@@ -8,7 +8,7 @@ use crate::{
 const HERE: (&str, &str) = ("host", "a.example");
 const ELSEWHERE: (&str, &str) = ("host", "b.example");
 
-/// Whether what is stored of this is still served.
+/// Returns true if the stored answer is still served.
 async fn is_kept(gateway: &Gateway, host: (&str, &str), path: &str) -> bool {
     gateway.get_with(path, &[host]).await.ok().is_hit()
 }
@@ -117,7 +117,7 @@ async fn a_change_through_a_route_that_keeps_nothing_counts_too() {
     }
 }
 
-/// What was asked before the change must not be stored after it.
+/// An answer to a request from before the change must not be stored after it.
 #[tokio::test]
 async fn a_fill_under_way_is_overtaken_by_a_change() {
     let origin = TestOrigin::start().await;

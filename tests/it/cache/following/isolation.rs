@@ -102,7 +102,7 @@ async fn cookies_that_the_answer_varies_by_tell_apart() {
     assert_eq!(origin.count("/cart"), 3, "and each is kept");
 }
 
-/// What the gateway says of a request is part of it: an origin that tells its answers apart by `X-Tenant` says so in
+/// The gateway's own fields are part of a request: an origin whose answers depend on `X-Tenant` lists it in
 /// `Vary`, and may call them public.
 #[tokio::test]
 async fn what_the_gateway_says_tells_answers_apart_as_well() {
@@ -177,7 +177,7 @@ async fn hosts_and_queries_tell_answers_apart() {
     assert!(gateway.get_with("/x", &[("host", "A.Example")]).await.ok().is_hit(), "a host has no case");
 }
 
-/// Who waits on another's request must not get what was made for that one, whatever its status is.
+/// A request that waits for another one must not get the answer that was made for that one, whatever its status.
 async fn waiting_together(status: u16, fields: &'static [(&'static str, &'static str)]) {
     let origin = TestOrigin::start().await;
     origin.on("/x", move |seen| {
@@ -280,7 +280,7 @@ async fn a_page_for_a_cookie_is_not_shared_by_guess() {
     assert!(gateway.get("/x").await.ok().is_hit());
 }
 
-/// What the origin refuses one request for, it need not refuse the next one for.
+/// A request that the origin refuses does not mean that it refuses the next one.
 #[tokio::test]
 async fn a_refusal_is_not_kept_unless_the_route_says_so() {
     let origin = TestOrigin::start().await;

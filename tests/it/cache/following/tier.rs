@@ -181,7 +181,7 @@ async fn a_purge_ends_it_on_every_node_and_in_redis() {
     }
 }
 
-/// What lies in Redis when a purge comes is of no use to a node that wasn't there.
+/// A purge covers the answers in Redis also for a node that starts later.
 #[tokio::test]
 async fn a_node_that_starts_later_knows_of_the_purge() {
     let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
@@ -275,7 +275,7 @@ async fn nobody_waits_for_what_is_too_large_for_redis() {
     the_other_node_does_not_wait(answer.then_held(large[1000..].to_vec()).length(large.len()).broken()).await;
 }
 
-/// What the gateway says tells answers apart in Redis, too.
+/// The gateway's own fields tell variants apart in Redis, too.
 #[tokio::test]
 async fn tenants_stay_apart_in_redis() {
     let (origin, redis) = (TestOrigin::start().await, Redis::start().await);

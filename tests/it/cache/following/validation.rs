@@ -1,5 +1,5 @@
-//! What is stale: asked after with conditions, refreshed behind an answer, standing in for an error. And what the
-//! answers to HEAD say of what is stored.
+//! Stale answers: validated with conditions, refreshed in the background, served instead of an error. Also the
+//! effect of answers to HEAD on stored ones.
 
 use crate::{
     cache::following::{fresh, gateway, says, stale, with, FOLLOW, HEARS, MINUTE},

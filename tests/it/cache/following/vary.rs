@@ -80,8 +80,8 @@ async fn each_client_gets_a_coding_that_it_takes() {
     assert!(origin.count("/x") <= 2, "{:?}", origin.seen("/x"));
 }
 
-/// Who joins an answer that is still arriving, in a coding that was chosen for somebody else, gets none that they
-/// did not ask for.
+/// A request that joins a streaming answer, in a coding that was chosen for another one, gets no coding that it
+/// does not accept.
 #[tokio::test]
 async fn who_joins_an_answer_gets_a_coding_that_they_take() {
     let origin = TestOrigin::start().await;

@@ -2,7 +2,7 @@
 
 use super::{proof::Proof, *};
 
-/// How long an answer is served in doubt here.
+/// The longest time for which these nodes serve an answer in doubt.
 const OUTAGE_TTL: Duration = Duration::from_secs(2);
 /// Two tenants of each shard, by where their versions lie.
 const TENANTS: usize = 2;
@@ -91,7 +91,7 @@ impl Shards {
         }
     }
 
-    /// How often each node has told that a link was lost, and that there is one.
+    /// Counts, for each node, the log lines of lost links and of new ones.
     fn told(&self) -> Vec<(usize, usize)> {
         let count = |output: &str, text: &str| output.lines().filter(|line| line.contains(text)).count();
         let outputs = self.nodes.iter().map(Gateway::output);

@@ -13,7 +13,7 @@ async fn bump_by(sentinel: String) -> bool {
     try_run::<u64>(&format!("redis://{user}{host}:{port}"), &[b"INCR", VERSION.as_bytes()]).await.is_ok()
 }
 
-/// What befalls the master.
+/// A fault of the master.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fall {
     Planned,

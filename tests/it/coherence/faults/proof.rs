@@ -4,7 +4,7 @@
 use super::*;
 use std::{collections::BTreeMap, future::Future};
 
-/// What has been seen of one tenant.
+/// The observations of one tenant.
 #[derive(Default)]
 struct Seen {
     /// When the bump of each number was acknowledged.

@@ -475,7 +475,7 @@ impl Purges {
         }
     }
 
-    /// As `Redis::linked`.
+    /// As `RedisStore::linked`.
     fn link(&mut self, n: usize) {
         self.store.wires[n] = Some(VecDeque::new());
         let Node { doubt, purges, .. } = &self.nodes[n];
@@ -495,7 +495,7 @@ impl Purges {
         }
     }
 
-    /// As `Redis::read_to_the_end`, and the reading of one page by `Redis::read_log`.
+    /// As `RedisStore::read_to_the_end`, and the reading of one page by `RedisStore::read_log`.
     fn send_page(&mut self, n: usize, beginning: Option<LogReadStart>) {
         let purges = &self.nodes[n].purges;
         let beginning = beginning.unwrap_or_else(|| purges.begin_reading(self.now_ms));
@@ -570,7 +570,7 @@ impl Purges {
         self.nodes[n].paying = Some((debt, self.truth));
     }
 
-    /// As the end of `Redis::pay_within`.
+    /// As the end of `RedisStore::pay_within`.
     fn paid(&mut self, n: usize) {
         if self.nodes[n].paying.is_none() {
             return;

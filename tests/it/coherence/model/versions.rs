@@ -321,8 +321,9 @@ fn node(now_ms: u64) -> Node {
 }
 
 impl Versions {
-    /// Returns whether a node has not heard yet that the version was lost. If its link is lost as well, or was before, and the
-    /// application counts to the same number again, there is nothing that could tell it so.
+    /// Returns whether a node has not heard yet that the version was lost. If its link is lost as well, or
+    /// was before, and the application counts to the same number again, there is nothing that could tell it
+    /// so.
     fn is_ignorant(&self, n: usize) -> bool {
         let is_loss = |report: &Report| matches!(report, Report::Flushed | Report::Gone);
         self.store.wires[n].iter().flatten().any(is_loss)
@@ -414,7 +415,7 @@ impl Versions {
         self.nodes[n].doubt.settle(epoch);
     }
 
-    /// As `Redis::bump`.
+    /// As `RedisStore::bump`.
     fn bump(&mut self, n: usize) -> Version {
         let slot = self.nodes[n].slot.clone();
         let version = self.bump_in_store(n);
@@ -436,7 +437,7 @@ impl Versions {
         self.nodes[n].slot.bump_here(self.now_ms);
     }
 
-    /// As `Redis::believe_or_move`.
+    /// As `RedisStore::believe_or_move`.
     fn believe_or_move(
         &mut self,
         n: usize,
@@ -495,8 +496,8 @@ impl Versions {
         self.go_by(n, basis);
     }
 
-    /// Answers by a version: from memory, from the store, or by a fill. Who asked did so before anything that happens
-    /// from here on, so that an answer may be as old as the read took.
+    /// Answers by a version: from memory, from the store, or by a fill. Who asked did so before anything that
+    /// happens from here on, so that an answer may be as old as the read took.
     fn go_by(&mut self, n: usize, basis: VersionBasis) {
         let node = &mut self.nodes[n];
         let usable = node.cached.as_ref().filter(|cached| {

@@ -6,7 +6,7 @@ use crate::lanes::smuggling::stage::HERE;
 
 /// Follows each case on the same connection.
 pub const PROBE: &str = "GET /app/probe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-/// What an attacker wants the origin to see.
+/// The message that an attacker wants the origin to see.
 pub const SMUGGLED: &str = "GET /app/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A request that the origin is meant to get. Its target may be [`HERE`].
@@ -17,7 +17,7 @@ pub struct Meant {
     pub body: Vec<u8>,
 }
 
-/// How the connection goes on behind what passes.
+/// The state of the connection after the requests that pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The probe is answered.
@@ -40,7 +40,7 @@ pub struct Case {
     pub own: Vec<u16>,
     pub passes: Vec<Meant>,
     pub end: End,
-    /// Whether the client says that it will send no more.
+    /// True if the client closes its sending side.
     pub fin: bool,
 }
 

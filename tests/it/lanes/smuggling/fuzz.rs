@@ -11,7 +11,7 @@ use proptest::{
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Runtime;
 
-/// What tests of parsers are made of.
+/// The parts of which tests of parsers are made.
 const PIECES: [&[u8]; 44] = [
     b"\r",
     b"\n",

@@ -1,8 +1,8 @@
-//! What an origin says, and what a client may make of it.
+//! Answers of an origin that two clients could read differently, and their outcomes for a client.
 
 use crate::support::Say;
 
-/// What a client gets.
+/// The outcome for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gets {
     /// This status with this body.
@@ -46,7 +46,7 @@ impl Reply {
     }
 }
 
-/// What nobody asked for, behind an answer.
+/// An answer that nobody asked for, behind another one.
 const SECOND: &str = "HTTP/1.1 200 OK\r\nX-Answers: somebody else\r\nContent-Length: 4\r\n\r\nevil";
 
 fn ok(fields: &str, body: &str) -> String {

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What stands for the path of the route in a case.
+/// The placeholder for the path of the route in a case.
 pub const HERE: &str = "/HERE";
 
 /// A gateway, its origin, and the keys of an ordinary day.

@@ -80,7 +80,7 @@ async fn answers_to_pings_that_nobody_sent_are_a_flood() {
     }
 }
 
-/// What a client has reset is under way for as long as the origin is asked: one connection never has more at the origin
+/// A stream that the client has reset counts as long as the origin works on it: one connection never has more at the origin
 /// than it may, and nobody else notices.
 #[tokio::test]
 async fn who_resets_its_streams_has_no_more_at_the_origin_than_others() {

@@ -1,10 +1,10 @@
-//! What a request may look like: HTTP/2 refuses what HTTP/1.1 refuses, a stream at a time.
+//! Strict requests: HTTP/2 refuses the requests that HTTP/1.1 refuses, a stream at a time.
 
 use super::{wire::*, *};
 
 const PROTOCOL_ERROR: u32 = 1;
 
-/// What is to become of a request.
+/// The expected outcome of a request.
 enum Fate {
     /// The gateway answers.
     Status(u16),

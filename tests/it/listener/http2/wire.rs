@@ -82,7 +82,7 @@ impl Wire {
         }
     }
 
-    /// What becomes of a stream: the head of its answer, or the code of its reset.
+    /// The outcome of a stream: the head of its answer, or the code of its reset.
     pub(super) async fn outcome(&mut self, stream: u32) -> Outcome {
         loop {
             let Some(frame) = self.next().await else { return Outcome::Ended };
@@ -109,7 +109,7 @@ impl Wire {
     }
 }
 
-/// What became of a stream.
+/// The outcome of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The fields of the head, packed.
@@ -120,7 +120,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// Whether it is an answer of this status, the first on its connection.
+    /// Returns true if it is an answer of this status, the first on its connection.
     pub(super) fn is(&self, status: u16) -> bool {
         // By the static table, or by one of its names and Huffman's code (RFC 7541).
         let begins: &[u8] = match status {

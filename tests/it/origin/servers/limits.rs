@@ -1,4 +1,4 @@
-//! How much servers are asked at once, who waits, and how long anything may take.
+//! Limits of servers: concurrent requests, the queue, and the time for an exchange.
 
 use super::{before, counts, echoes, origins, socket};
 use crate::support::*;

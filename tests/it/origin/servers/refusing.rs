@@ -23,7 +23,7 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const PREFACE: usize = 24;
 
-/// How a request is refused.
+/// A way to refuse a request.
 #[derive(Debug, Clone, Copy)]
 enum Refusal {
     /// Its stream is reset for this reason.

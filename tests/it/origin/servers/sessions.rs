@@ -259,7 +259,7 @@ async fn no_shared_answer_carries_the_cookie() {
     assert_eq!(read.header("set-cookie"), "");
 }
 
-/// Who has come by TLS keeps the cookie to it, also where another machine has taken the TLS off.
+/// A client on TLS gets a `Secure` cookie, also if another machine terminates the TLS.
 #[tokio::test]
 async fn over_tls_the_cookie_stays_there() {
     let all = servers(1).await;

@@ -10,7 +10,7 @@ async fn server(authority: &Authority, hosts: &[&str], http2: bool) -> TestOrigi
     TestOrigin::start_as(Spoken { tls, ..Spoken::default() }).await
 }
 
-/// Whether a gateway with these lines asks this URL for anything: all ways must agree.
+/// Returns true if a gateway with these lines sends a request to this URL; all ways must agree.
 async fn trusts(origin: &TestOrigin, url: &str, lines: &str) -> bool {
     let gateway = gateway::GatewayBuilder::new(url)
         .origin(&format!("retries = 0\n{lines}"))

@@ -1,4 +1,4 @@
-//! What is sent again, and what is not.
+//! Retries: which requests are sent again, and which are not.
 
 use crate::support::{strict::Message, *};
 use std::sync::{
@@ -6,7 +6,7 @@ use std::sync::{
     Arc,
 };
 
-/// How often an origin sees a request that gets no answer: on a connection of its own, or on one that has served before.
+/// Counts the attempts of a request that gets no answer, on a new connection or on a reused one.
 async fn asked(method: &str, body: &'static str, retries: u32, kept: bool) -> usize {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What an origin sends of a body, and what it sends later, or never.
+/// The part of a body that an origin sends at once, and the part that it sends later, or never.
 const FIRST: &str = "as far as it came";
 const REST: &str = ", and the rest";
 
@@ -30,7 +30,7 @@ enum By {
 
 const CLIENTS: [By; 4] = [By::Http1, By::Http1Tls, By::Http2, By::Http2Tls];
 
-/// What a request has beside its body.
+/// A property of a request beside its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum More {
     Nothing,

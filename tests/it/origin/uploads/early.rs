@@ -159,7 +159,7 @@ async fn a_connection_whose_end_is_in_doubt_is_not_used_again() {
     assert_eq!(origin.connections.load(Ordering::SeqCst), 2);
 }
 
-/// What a client asks for whose body is refused, and a status.
+/// Paths at which a body is refused, each with its status.
 const REFUSED: [(&str, u16); 3] = [("/small", 413), ("/private", 401), ("/nowhere", 404)];
 
 /// Writes all of its body before it looks at the answer, as many clients do.
@@ -213,7 +213,7 @@ async fn who_is_still_sending_sees_the_answer() {
     }
 }
 
-/// What is refused does not keep a place at the door while its client goes on.
+/// A refused request takes no place of `max_connections` while its client goes on sending.
 #[tokio::test]
 async fn who_is_let_go_has_no_place() {
     let origin = TestOrigin::start().await;

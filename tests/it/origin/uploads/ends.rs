@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// How a stream of HTTP/2 ends.
+/// The end of an HTTP/2 stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// With its head.

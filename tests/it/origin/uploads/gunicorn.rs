@@ -11,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long they ask.
+/// The time for which the clients ask.
 const TIME: Duration = Duration::from_secs(10);
-/// How long gunicorn may take to start, with everything else that the machine does.
+/// The longest start of gunicorn on a busy machine.
 const STEP: Duration = Duration::from_secs(60);
 
 /// gunicorn with threads, of an application that tells what it was asked.

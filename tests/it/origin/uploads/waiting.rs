@@ -1,4 +1,4 @@
-//! Who is waited for while a body is on its way: the client for its body, the origin for its answer.
+//! Timeouts while a body is sent: the gateway waits for the client's body, or for the origin's answer.
 
 use super::ends::{answered, connect};
 use crate::support::{tls::Authority, *};
@@ -126,7 +126,7 @@ async fn a_body_goes_up_while_an_answer_comes_down() {
     server.await.unwrap();
 }
 
-/// Who asks first is told to go on: by the origin, or where that says nothing, by the gateway. Once.
+/// A client that expects `100 Continue` gets one: the origin's, or the gateway's if the origin sends none. Once.
 #[tokio::test]
 async fn who_asks_before_it_sends_is_told_to_go_on() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

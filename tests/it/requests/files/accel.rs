@@ -1,4 +1,4 @@
-//! What an origin orders by `X-Accel-Redirect`.
+//! Files that an origin sends by `X-Accel-Redirect`.
 
 use crate::{
     requests::files::{Tree, DIGITS, SECRET},

@@ -1,8 +1,8 @@
-//! Two sessions, one answer: what the gateway writes by itself is what Pingora writes.
+//! Two sessions, one answer: the native session writes the same bytes as Pingora's.
 //!
-//! Each request goes twice to an origin that always says the same: as it is, so that the gateway's own session has it,
-//! and with a second `Connection: keep-alive`, which says nothing and which is left to Pingora. Behind each comes a request
-//! for nothing, at once: where a connection goes on after an answer, it has to go on there as well.
+//! Each request goes twice to an origin that always answers the same: as it is, for the native session, and with a
+//! second `Connection: keep-alive`, which has no meaning, but is left to Pingora. A request for nothing follows each at
+//! once: if the connection stays open after the one answer, it has to stay open after the other.
 
 use crate::support::{exchange::Reply, *};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ const ASIDE: &str = "Connection: keep-alive\r\nConnection: keep-alive\r\n";
 /// The last answer of a connection that goes on.
 const NOTHING: &str = "GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Request-Id: last\r\n\r\n";
 
-/// What came back: heads with their bodies, and what was left where it broke off.
+/// The answers of a connection: heads with their bodies, and the rest where it broke off.
 #[derive(Debug, PartialEq, Eq)]
 struct Came {
     answers: Vec<(String, String)>,
