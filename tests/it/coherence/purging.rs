@@ -541,7 +541,8 @@ async fn operators_purge_by_a_command() {
     write(builder.clone());
     let (code, text) = command(&file, &["http://dash.example/x"]).await;
     assert!(code == Some(64) && text.contains("POST /api/purge"), "{text}");
-    write(builder.redis(&format!("redis://{}", free_address())));
+    let (nobody, _refusing) = refused_address();
+    write(builder.redis(&format!("redis://{nobody}")));
     assert_eq!(command(&file, &["http://dash.example/x"]).await.0, Some(69));
 }
 

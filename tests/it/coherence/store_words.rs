@@ -92,7 +92,8 @@ async fn a_log_of_purges_that_cant_be_read_is_a_doubt_and_a_reason() {
 
 #[tokio::test]
 async fn a_store_that_is_away_is_told_with_its_place_and_the_reason() {
-    let (origin, redis, nobody) = (TestOrigin::start().await, Redis::start().await, free_address());
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let (nobody, _refusing) = refused_address();
     let _: () = redis.run(&["CONFIG", "SET", "requirepass", PASSWORD]).await;
     let with = |credentials: &str| format!("redis://{credentials}{}/0", redis.address());
     for (url, place, said) in [
@@ -112,8 +113,9 @@ async fn a_store_that_is_away_is_told_with_its_place_and_the_reason() {
         .await;
         let lines = gateway.output();
         let told: Vec<_> = lines.lines().filter(|line| line.contains("redis can't be reached")).collect();
-        assert_eq!(told.len(), 1, "{lines}");
-        assert!(told[0].contains(&place) && told[0].contains(said), "{told:?}");
+        // A busy machine may miss a deadline first; what does not change is said once.
+        let with_reason = told.iter().filter(|line| line.contains(said)).count();
+        assert!(with_reason == 1 && told.iter().all(|line| line.contains(&place)), "{lines}");
         assert!(!lines.contains("password-of-the-tests"), "{lines}");
         let config = gateway.config();
         let bump = tidegate_output(&["bump", "--config", config.to_str().unwrap(), "kpi", "acme"]).await;
@@ -149,7 +151,8 @@ async fn the_database_of_a_redis_url_is_the_one_that_is_used() {
 /// A replica refuses writes: there is no link to it, instead of one that ends and is made anew.
 #[tokio::test]
 async fn a_replica_in_the_place_of_a_master_is_a_reason() {
-    let (origin, redis, nobody) = (TestOrigin::start().await, Redis::start().await, free_address());
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let (nobody, _refusing) = refused_address();
     let gateway = Gateway::with(&origin).redis(&redis.url()).route(PATH, KPI).start().await;
     assert_eq!(reasons(&gateway).await, Vec::<String>::new());
     let _: () = redis.run(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]).await;

@@ -219,7 +219,8 @@ async fn a_dead_origin_is_a_502_and_comes_back() {
 async fn a_malformed_answer_is_told_as_that() {
     let malformed = "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello";
     let origin = Recorder::start(move |_: &strict::Message| Say::bytes(malformed).closing()).await;
-    for (url, says) in [(origin.url(), "malformed"), (format!("http://{}", free_address()), "reached")] {
+    let (nobody, _refusing) = refused_address();
+    for (url, says) in [(origin.url(), "malformed"), (format!("http://{nobody}"), "reached")] {
         let gateway = GatewayBuilder::new(&url)
             .origin("retries = 0")
             .route("/kept", "cache = { namespace = \"n\", ttl = \"60s\" }")

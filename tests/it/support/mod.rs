@@ -31,6 +31,7 @@ pub use recorder::{Recorder, Say};
 pub use redis_server::{Cluster, Redis, Sentinel};
 pub use transfer::{End, Transfer};
 
+use socket2::{Domain, Socket, Type};
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -80,6 +81,13 @@ pub fn free_address() -> SocketAddr {
             return address;
         }
     }
+}
+
+/// An address that refuses connections for as long as the socket lives: bound, so that nobody else gets it, and not listened on.
+pub fn refused_address() -> (SocketAddr, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    (socket.local_addr().unwrap().as_socket().unwrap(), socket)
 }
 
 /// `len` reproducible bytes that don't compress.
