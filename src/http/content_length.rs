@@ -30,7 +30,7 @@ pub fn parse_length(value: &[u8]) -> Option<u64> {
     value.iter().try_fold(0, add).filter(|_| !value.is_empty())
 }
 
-/// Parses the value of a request's only line: no list, and at most [`MAX_REQUEST_DIGITS`].
+/// Parses the value of a request's only line: no list, and at most `MAX_REQUEST_DIGITS`.
 pub fn request_length(value: &[u8]) -> Option<u64> {
     parse_length(value).filter(|_| value.len() <= MAX_REQUEST_DIGITS)
 }
