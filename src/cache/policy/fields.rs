@@ -8,9 +8,9 @@ use super::{
     origin_driven::{
         self,
         directives::{self, ResponseDirectives},
-        freshness::FreshnessTerms,
         OriginExchange,
     },
+    terms::FreshnessTerms,
 };
 use crate::{
     config::FollowRules,
@@ -174,12 +174,6 @@ pub fn condition_fields(stored: &[StoredField]) -> Vec<StoredField> {
     let asks = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
     let value = |(validator, condition)| Some((condition, find_field(stored, &validator)?.clone()));
     asks.into_iter().filter_map(value).filter(|(_, value)| !value.is_empty()).collect()
-}
-
-/// Returns true if an answer has a validator.
-pub(super) fn has_validator(answer: &HeaderMap) -> bool {
-    let there = |name| answer.get(name).is_some_and(|value| !value.is_empty());
-    there(header::ETAG) || there(header::LAST_MODIFIED)
 }
 
 /// The names that `Connection` lists.

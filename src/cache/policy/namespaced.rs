@@ -6,7 +6,7 @@
 
 use super::{
     accel_expires::{self, AccelExpires},
-    origin_driven::freshness::FreshnessTerms,
+    terms::{millis, FreshnessTerms},
 };
 use crate::{
     config::{CacheRules, CacheScope},
@@ -110,11 +110,6 @@ pub fn outside_cache_control(rules: &CacheRules, status: StatusCode) -> String {
         // A browser revalidates each time, and gets a 304: it sees a bump at once.
         (None, CacheScope::Tenant | CacheScope::User) => "private, max-age=0, must-revalidate".to_owned(),
     }
-}
-
-/// Converts a duration to whole milliseconds.
-pub fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns true if a comma-separated field has `member`, with or without an argument.

@@ -1,7 +1,7 @@
 //! Credentials that change during a link: a link with the new ones is made beside it, and replaces it.
 
 use super::{
-    link::{LinkServers, OnPush, StoreLink},
+    link::{LinkServers, OnPush, RenewedLink, TimedLink},
     shard::StoreShard,
     troubles::describe_error,
     RedisStore,
@@ -14,19 +14,6 @@ use tokio::sync::Notify;
 
 /// The pause before refused credentials are tried again: the server may learn them later than the gateway.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-
-/// A link with other credentials.
-pub(super) struct RenewedLink {
-    pub(super) target: config::RedisConfig,
-    pub(super) servers: LinkServers,
-    pub(super) made: TimedLink,
-}
-
-/// A link, and the time when its making began.
-pub(super) struct TimedLink {
-    pub(super) link: StoreLink,
-    pub(super) began_ms: u64,
-}
 
 impl RedisStore {
     /// Uses the credentials of `target`, whose servers are the same, for the next link, and makes one now.

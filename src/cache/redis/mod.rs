@@ -45,8 +45,7 @@ use crate::{
         metrics::Metrics,
     },
 };
-use credentials::{RenewedLink, TimedLink};
-use link::{CommandConnection, HeartbeatKind, StoreLink};
+use link::{CommandConnection, HeartbeatKind, RenewedLink, StoreLink, TimedLink};
 use shard::{StoreShard, StoreShards};
 use troubles::describe_error;
 

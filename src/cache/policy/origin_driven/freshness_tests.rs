@@ -1,5 +1,8 @@
 use super::*;
-use crate::cache::policy::test_kit::{at, date, exchange, fields, rules, NOW, NOW_MS};
+use crate::cache::policy::{
+    terms::Freshness,
+    test_kit::{at, date, exchange, fields, rules, NOW, NOW_MS},
+};
 
 use std::time::Duration;
 

@@ -6,42 +6,26 @@
 //! [`vary`] decides for which requests they are.
 
 pub mod directives;
+mod exchange;
 pub mod freshness;
 pub mod invalidation;
 pub mod vary;
-use super::{accel_expires, fields, status};
+
+pub use exchange::OriginExchange;
+
+use super::{
+    accel_expires, status,
+    terms::{Freshness, FreshnessTerms},
+};
 use crate::{
-    clock::ClockReading,
     config::{FollowRules, REFUSALS},
     telemetry::labels::FillOutcome,
 };
 use directives::{RequestDirectives, ResponseDirectives};
-use freshness::{Freshness, FreshnessLifetime, FreshnessTerms};
+use freshness::FreshnessLifetime;
 use vary::VaryRule;
 
 use http::{header, HeaderMap, Method, StatusCode};
-
-/// A request to the origin and its answer.
-#[derive(Debug, Clone, Copy)]
-pub struct OriginExchange<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The request's fields.
-    pub request: &'a HeaderMap,
-    /// The request carried `Authorization` or a token.
-    pub authorized: bool,
-    /// True if the answer names the request's target in `Content-Location`:
-    /// [`invalidation::content_is_of_target`]. Read for POST only.
-    pub content_location_is_target: bool,
-    /// The answer's status.
-    pub status: StatusCode,
-    /// The answer's fields.
-    pub answer: &'a HeaderMap,
-    /// The time when the request was sent, by [`crate::clock::now_ms`].
-    pub requested_ms: u64,
-    /// The time when the answer's head arrived. The origin's dates are compared with the wall clock.
-    pub received: ClockReading,
-}
 
 /// Decides if an answer may be stored, and on which terms.
 ///
@@ -118,7 +102,7 @@ pub(crate) fn still_storable(
         return Err(FillOutcome::Status);
     }
     let terms = freshness::freshness_terms(rules, exchange, said, lifetime);
-    match is_of_use(rules, &terms, lifetime) || fields::has_validator(exchange.answer) {
+    match is_of_use(rules, &terms, lifetime) || has_validator(exchange.answer) {
         true => Ok(terms),
         false => Err(FillOutcome::NoFreshness),
     }
@@ -208,6 +192,12 @@ fn is_of_use(rules: &FollowRules, terms: &FreshnessTerms, lifetime: FreshnessLif
     // Clients whose directives are honoured may accept it stale (`max-stale`).
     let may_be_welcome = rules.request_directives && !terms.never_stale && until > 0;
     may_be_welcome || terms.initial_age_ms < until
+}
+
+/// Returns true if an answer has a validator.
+fn has_validator(answer: &HeaderMap) -> bool {
+    let there = |name| answer.get(name).is_some_and(|value| !value.is_empty());
+    there(header::ETAG) || there(header::LAST_MODIFIED)
 }
 
 /// Statuses whose meaning for a cache is known: those of RFC 9110, but for the parts and the 304.

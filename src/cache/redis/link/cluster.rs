@@ -1,6 +1,6 @@
 //! The masters of a cluster, and the hash slots of each.
 
-use super::{client, is_refusal, silent, CONNECT};
+use super::protocol::{client, is_refusal, silent, CONNECT};
 use futures_util::future::join_all;
 use redis::{
     aio::ConnectionLike, cmd, AsyncConnectionConfig, IntoConnectionInfo, RedisConnectionInfo, RedisError,

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod commands;
+mod protocol;
 mod quorum;
 mod sentinel;
 
@@ -18,12 +19,13 @@ pub(super) use {
 };
 
 use crate::{clock::now_ms, config};
+use protocol::{client, is_refusal, refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE};
 use quorum::NamedMaster;
 
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    RedisConnectionInfo, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    RedisResult, Value,
 };
 use sentinel::Sentinels;
 use std::{
@@ -31,14 +33,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
-
-/// The time that making a connection may take.
-const CONNECT: Duration = Duration::from_millis(500);
-/// The time for which a heartbeat may stay unanswered. With [`HEARTBEAT`] it bounds how long a silent
-/// connection is trusted.
-const PULSE: Duration = Duration::from_millis(500);
-/// Time between heartbeats.
-const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// The callback for reports.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -77,6 +71,12 @@ pub(super) struct StoreLink {
     named_by: Option<(Arc<Sentinels>, NamedMaster)>,
 }
 
+/// A link, and the time when its making began.
+pub(super) struct TimedLink {
+    pub(super) link: StoreLink,
+    pub(super) began_ms: u64,
+}
+
 /// The servers to link with, and the way to find them.
 pub(super) enum LinkServers {
     /// One server.
@@ -94,6 +94,13 @@ pub(super) enum LinkServers {
         /// The other masters, for redirected commands.
         elsewhere: MasterLookup,
     },
+}
+
+/// A link with other credentials.
+pub(super) struct RenewedLink {
+    pub(super) target: config::RedisConfig,
+    pub(super) servers: LinkServers,
+    pub(super) made: TimedLink,
 }
 
 impl LinkServers {
@@ -179,12 +186,6 @@ async fn one(client: Client, prefixes: &[String], channel: &str, on_push: &OnPus
     })
 }
 
-fn client<T: IntoConnectionInfo>(at: T, settings: Option<RedisConnectionInfo>) -> RedisResult<Client> {
-    let info = at.into_connection_info()?;
-    let settings = settings.unwrap_or_else(|| info.redis_settings().clone());
-    Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
-}
-
 /// A connection that reports changes, or `None` if the server refuses to.
 async fn report_on(
     client: &Client,
@@ -238,15 +239,6 @@ async fn pushing(client: &Client, on_push: &OnPush) -> RedisResult<Option<Multip
         Err(error) if refuses_resp3(&error) => Ok(None),
         other => other.map(Some),
     }
-}
-
-/// Returns true if a working server refused the command.
-fn is_refusal(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-}
-
-fn refuses_resp3(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::RESP3NotSupported
 }
 
 impl StoreLink {
@@ -323,8 +315,4 @@ async fn pulse(connection: &mut impl ConnectionLike) -> RedisResult<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn silent() -> RedisError {
-    (ErrorKind::Io, "the server doesn't answer").into()
 }

@@ -4,9 +4,8 @@
 //! to the configured ones are asked as well. [`KnownMaster`] evaluates their answers.
 
 use super::{
-    is_refusal,
+    protocol::{is_refusal, refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE},
     quorum::{KnownMaster, KnownSentinel, MasterConfirmation, NamedMaster, SentinelAddress, MOST_SENTINELS},
-    refuses_resp3, silent, CONNECT, HEARTBEAT, PULSE,
 };
 use crate::clock::now_ms;
 
