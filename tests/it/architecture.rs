@@ -2,9 +2,10 @@
 //!
 //! Reads `use` trees and paths in the code, tests included; comments and texts don't count. The tables are parsed
 //! out of the document, so that the document and this test can't differ. A path that a macro makes up isn't seen.
+//! Circles among the files within a module: `circles`.
 //! The tests that `docs/from-nginx.md` names are looked up as well, and the words of answers and records in `docs/errors.md`.
 
-// Clippy knows `#[test]` functions as tests, but not the helpers beside them.
+mod circles;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
