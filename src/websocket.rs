@@ -5,7 +5,11 @@
 //! `Sec-WebSocket-Accept`. An answer that doesn't grant the request opens no tunnel. Extensions and
 //! subprotocols are negotiated between the two ends.
 
-use crate::{config::OriginPattern, cors, http::has_body::request_has_body};
+use crate::{
+    config::OriginPattern,
+    cors,
+    http::{has_body::request_has_body, hop_by_hop::has_connection_option},
+};
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
@@ -36,8 +40,7 @@ pub fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
 /// # Errors
 /// The fault in it.
 pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), HandshakeFault> {
-    let hop =
-        list_elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let hop = has_connection_option(headers, "upgrade");
     // If a body preceded the first frame, the two ends could disagree on its end.
     if *method != Method::GET || version != Version::HTTP_11 || !hop || request_has_body(headers) {
         return Err(HandshakeFault::Malformed);
@@ -60,7 +63,7 @@ pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -
 pub fn is_upgrade_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
     let mut protocols = list_elements(answer, &header::UPGRADE);
     let websocket = protocols.next().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
-    let hop = list_elements(answer, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let hop = has_connection_option(answer, "upgrade");
     let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let proof = single_value(request, &header::SEC_WEBSOCKET_KEY).map(accept_value);
     version == Version::HTTP_11

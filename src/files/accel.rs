@@ -5,6 +5,8 @@
 //! lists the differences.
 
 use super::path::{self, PathError};
+use crate::http::hop_by_hop::{connection_options, is_hop_by_hop};
+
 use http::{header, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
@@ -63,7 +65,6 @@ pub fn charset_content_type(answer: &HeaderMap) -> Option<HeaderValue> {
 pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let of_its_message = [
         "age",
-        "connection",
         "content-digest",
         "content-encoding",
         "content-length",
@@ -72,21 +73,16 @@ pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         "date",
         "digest",
         "etag",
-        "keep-alive",
         "last-modified",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-connection",
         "repr-digest",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
         "x-request-id",
     ];
-    let nominated = crate::representation::connection_options(answer);
+    let nominated = connection_options(answer);
     let keeps = |name: &HeaderName| {
-        !is_accel_field(name) && !of_its_message.contains(&name.as_str()) && !nominated.contains(name)
+        !is_accel_field(name)
+            && !is_hop_by_hop(name)
+            && !of_its_message.contains(&name.as_str())
+            && !nominated.contains(name)
     };
     let mut fields: Vec<_> = answer
         .iter()

@@ -9,3 +9,4 @@ pub mod delta_seconds;
 pub mod field_lines;
 pub mod framing;
 pub mod has_body;
+pub mod hop_by_hop;

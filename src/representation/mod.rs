@@ -24,7 +24,10 @@ pub use {
     response_head::blank_head,
 };
 
-use super::http::date_header::{format_date, http_date, parse_date};
+use super::http::{
+    date_header::{format_date, http_date, parse_date},
+    hop_by_hop::{connection_options, is_hop_by_hop},
+};
 use crate::config::{self, ContentCoding};
 use conditional::Validators;
 use encoding::transform::BodyCoding;
@@ -35,22 +38,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Fields that end with the connection, framing apart (RFC 9110, 7.6.1).
-pub static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-authentication-info"),
-    header::TE,
-    header::TRAILER,
-];
-
 /// Further fields of an origin's answer that do not describe its content: they belong to the exchange, or are
 /// made anew by the sender (RFC 9111, 3.1).
-static NON_CONTENT_FIELDS: [HeaderName; 15] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
+static NON_CONTENT_FIELDS: [HeaderName; 12] = [
     header::CONTENT_LENGTH,
     header::DATE,
     header::AGE,
@@ -348,7 +338,7 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     headers
         .iter()
         .filter(|(name, _)| {
-            ![HOP_BY_HOP_FIELDS.as_slice(), &NON_CONTENT_FIELDS, &nominated].iter().any(|l| l.contains(name))
+            !is_hop_by_hop(name) && !NON_CONTENT_FIELDS.contains(name) && !nominated.contains(name)
         })
         .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
         .map(|(name, value)| (name.clone(), value.clone()))
@@ -360,10 +350,4 @@ pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
     let changed = headers.get(header::LAST_MODIFIED).and_then(http_date)?;
     let made = headers.get(header::DATE).and_then(http_date);
     Some(made.map_or(changed, |made| changed.min(made)))
-}
-
-/// The fields that `Connection` names: they are hop-by-hop as well.
-pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect()
 }

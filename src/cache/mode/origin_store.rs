@@ -18,8 +18,11 @@ use crate::{
         Cache,
     },
     clock::{self, now_ms},
-    http::content_length::content_length,
-    representation::{connection_options, range, Body, Representation, HOP_BY_HOP_FIELDS},
+    http::{
+        content_length::content_length,
+        hop_by_hop::{connection_options, is_hop_by_hop},
+    },
+    representation::{range, Body, Representation},
     telemetry::labels::FillOutcome,
 };
 
@@ -449,9 +452,10 @@ const NEVER_FRESH: policy::FreshnessTerms = policy::FreshnessTerms {
 /// All fields of an answer that is not stored, except those of its connection and its length.
 pub(crate) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let nominated = connection_options(headers);
-    let framing = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
     let kept = |name: &HeaderName| {
-        ![&HOP_BY_HOP_FIELDS[..], &framing, &nominated].iter().any(|names| names.contains(name))
+        !is_hop_by_hop(name)
+            && !nominated.contains(name)
+            && *name != header::CONTENT_LENGTH
             && *name != "x-request-id"
             && !name.as_str().starts_with("x-accel-")
     };

@@ -14,7 +14,11 @@ use super::{
 };
 use crate::{
     config::FollowRules,
-    http::{content_length::agreed_length, date},
+    http::{
+        content_length::agreed_length,
+        date,
+        hop_by_hop::{connection_options, is_hop_by_hop},
+    },
     telemetry::labels::FillOutcome,
 };
 
@@ -26,7 +30,7 @@ pub type StoredField = (HeaderName, HeaderValue);
 /// The fields of an answer that are stored: all except those of one connection or one message, those that the
 /// origin excludes, those that the gateway sets itself and, unless the route keeps it, `Set-Cookie`.
 pub fn stored_fields(answer: &HeaderMap, said: &ResponseDirectives, rules: &FollowRules) -> Vec<StoredField> {
-    let dropped = connection_names(answer);
+    let dropped = connection_options(answer);
     let keeps =
         |name: &HeaderName| is_storable(name, rules) && !dropped.contains(name) && !said.omit.contains(name);
     answer.iter().filter(|(name, _)| keeps(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -42,7 +46,7 @@ fn describes_the_body(name: &HeaderName) -> bool {
 /// Updates the stored fields with those of a 304, or of a HEAD's 200 (RFC 9111, 3.2). Fields that describe
 /// the stored body stay.
 pub fn merge_fields(stored: &[StoredField], fresh: &HeaderMap, rules: &FollowRules) -> Vec<StoredField> {
-    let dropped = connection_names(fresh);
+    let dropped = connection_options(fresh);
     let replaces = |name: &HeaderName| {
         fresh.contains_key(name)
             && is_storable(name, rules)
@@ -176,26 +180,14 @@ pub fn condition_fields(stored: &[StoredField]) -> Vec<StoredField> {
     asks.into_iter().filter_map(value).filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// The names that `Connection` lists.
-fn connection_names(answer: &HeaderMap) -> Vec<HeaderName> {
-    let listed = directives::join_field_lines(answer, &header::CONNECTION);
-    directives::list_members(&listed).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
-}
-
 /// Returns true if a field may be stored in general, whatever the directives of the answer.
 fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
+    if is_hop_by_hop(name) {
+        return false;
+    }
     match name.as_str() {
-        // Of one connection (RFC 9110, 7.6.1; RFC 9111, 3.1).
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "proxy-authenticate"
-        | "proxy-authentication-info"
-        | "proxy-authorization" => false,
+        // Of one connection as well (RFC 9111, 3.1).
+        "proxy-authorization" => false,
         // Of one message, and made anew by the gateway for each.
         "content-length" | "age" | "x-request-id" => false,
         "set-cookie" => rules.set_cookie,

@@ -16,10 +16,9 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, Result,
     },
-    http::authority,
+    http::{authority, hop_by_hop::connection_options},
     identity,
     origin::client::OriginRequest,
-    representation::connection_options,
     telemetry::labels::CacheResult,
 };
 

@@ -9,9 +9,10 @@ use crate::{
     config::{CacheRules, CacheScope},
     files::accel::is_accel_field,
     gateway::{cache::versioned::tenant_of, context::RequestContext},
+    http::hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
     identity::Identity,
     name::Tenant,
-    representation::{connection_options, encoding, HOP_BY_HOP_FIELDS},
+    representation::encoding,
 };
 
 use http::{header, HeaderMap, HeaderName, HeaderValue, Version};

@@ -8,6 +8,7 @@
 use crate::http::{
     content_length::{agreed_length, LengthFault},
     has_body::response_has_body,
+    hop_by_hop::has_connection_option,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -129,17 +130,13 @@ fn body_framing(head: &mut ResponseHeader, method: &Method) -> Result<BodyFramin
 
 /// Returns true if the server keeps the connection open (RFC 9112, 9.3).
 fn keeps_alive(head: &ResponseHeader) -> bool {
-    let says = |option: &[u8]| {
-        let values = head.headers.get_all(header::CONNECTION).iter();
-        let mut options = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
-        options.any(|one| one.trim_ascii().eq_ignore_ascii_case(option))
-    };
+    let says = |option| has_connection_option(&head.headers, option);
     match head.version {
         // HTTP/1.0 has no chunks.
         Version::HTTP_10 => {
-            !head.headers.contains_key(header::TRANSFER_ENCODING) && says(b"keep-alive") && !says(b"close")
+            !head.headers.contains_key(header::TRANSFER_ENCODING) && says("keep-alive") && !says("close")
         }
-        _ => !says(b"close"),
+        _ => !says("close"),
     }
 }
 
