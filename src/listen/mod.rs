@@ -11,6 +11,7 @@ mod aborted;
 mod bind;
 pub mod connection;
 pub mod connection_limits;
+mod connection_services;
 mod connection_settings;
 pub mod descriptors;
 pub mod h1;
@@ -45,10 +46,11 @@ use arc_swap::ArcSwap;
 use connection::{
     stream::ClientSocket,
     timed_stream::{ConnectionParty, TimedStream},
-    timeouts::TimeoutRules,
+    timeouts::{TimeoutRules, DRAIN_GRACE},
     HttpConnection,
 };
 use connection_limits::{ConnectionLimiter, ConnectionPermit};
+use connection_services::ConnectionServices;
 use h1::fast_path::{FastLane, LaneExit};
 use listeners::BoundListener;
 use tls::ReloadingTls;
@@ -81,8 +83,6 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-/// The time for which an idle connection may still send a request after the shutdown began.
-const DRAIN_GRACE: Duration = Duration::from_millis(200);
 /// The time that a client may take to close its side of the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The interval at which the files of certificates are checked.
@@ -93,16 +93,11 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 /// nothing is written.
 const KERNEL_MARGIN: Duration = Duration::from_secs(2);
 
-/// The state that all connections share.
+/// Accepts connections and serves them.
 pub struct ConnectionServer {
-    proxy: Arc<HttpProxy<Gateway>>,
-    ready: FastResponder,
+    services: Arc<ConnectionServices>,
     metrics: Arc<Metrics>,
-    closing: watch::Receiver<bool>,
-    open: TaskTracker,
     ways: ArcSwap<ListenerSet>,
-    places: Arc<ConnectionLimiter>,
-    ledger: Arc<ConnectionLedger>,
     terms: ArcSwap<ConnectionSettings>,
 }
 
@@ -116,15 +111,18 @@ impl ConnectionServer {
         terms: ConnectionSettings,
         ways: ListenerSet,
     ) -> Arc<Self> {
-        let door = Self {
+        let services = ConnectionServices {
             proxy: Arc::new(proxy),
             ready,
             ledger: Arc::new(ConnectionLedger::new(metrics.clone(), access)),
-            metrics,
+            places: ConnectionLimiter::new(terms.limits),
             closing,
             open: TaskTracker::new(),
+        };
+        let door = Self {
+            services: Arc::new(services),
+            metrics,
             ways: ArcSwap::from_pointee(ways),
-            places: ConnectionLimiter::new(terms.limits),
             terms: ArcSwap::from_pointee(terms),
         };
         door.change(terms);
@@ -133,7 +131,7 @@ impl ConnectionServer {
 
     /// Changes the settings for new connections. Existing ones stay, and count against the limits.
     pub fn change(&self, terms: ConnectionSettings) {
-        self.places.limit(terms.limits);
+        self.services.places.limit(terms.limits);
         self.metrics.connections_limit(terms.limits.all as u64);
         self.terms.store(Arc::new(terms));
     }
@@ -168,7 +166,7 @@ impl ConnectionServer {
 
     /// Accepts connections of the listener with this index until the shutdown.
     pub async fn accept(self: Arc<Self>, listener: TcpListener, number: usize) {
-        let (mut closing, mut failures) = (self.closing.clone(), ThrottledLog::default());
+        let (mut closing, mut failures) = (self.services.closing.clone(), ThrottledLog::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -179,7 +177,7 @@ impl ConnectionServer {
                 Ok((stream, peer)) => {
                     let Some(place) = self.admit(&stream) else { continue };
                     let door = self.clone();
-                    self.open.spawn(async move { door.serve(stream, peer, number, place).await });
+                    self.services.open.spawn(async move { door.serve(stream, peer, number, place).await });
                 }
                 Err(error) if is_client_error(&error) => {}
                 Err(error) => {
@@ -194,12 +192,12 @@ impl ConnectionServer {
 
     /// Takes a place for a connection, if there is one; its client may be named later, by a proxy.
     fn admit(&self, stream: &TcpStream) -> Option<ConnectionPermit> {
-        self.places.take().map_err(|reason| self.refuse(stream, reason)).ok()
+        self.services.places.take().map_err(|reason| self.refuse(stream, reason)).ok()
     }
 
     /// Resets a connection that gets no place, so that the kernel keeps no state of it.
     fn refuse(&self, stream: &TcpStream, reason: RefuseReason) {
-        self.ledger.refused(reason);
+        self.services.ledger.refused(reason);
         // A connection that is gone already needs none.
         stream.set_zero_linger().unwrap_or_default();
     }
@@ -219,7 +217,7 @@ impl ConnectionServer {
             return;
         }
         let Some(way) = self.ways.load().0.get(number).cloned() else { return };
-        let mut closing = self.closing.clone();
+        let mut closing = self.services.closing.clone();
         let begun = tokio::select! {
             begun = self.begin(stream, peer, &way, &mut place, (terms.rules, accepted)) => begun,
             // On shutdown, connections without a protocol are dropped.
@@ -239,7 +237,7 @@ impl ConnectionServer {
                 true => {
                     connection.speaks_http2();
                     let terms = http2_settings(&terms);
-                    let end = Box::pin(self.serve_http2(connection, announce, terms)).await;
+                    let end = Box::pin(h2::serve_http2(&self.services, connection, announce, terms)).await;
                     self.metrics.http2_ended(end);
                 }
                 false => self.serve_http1(connection, announce, &terms).await,
@@ -275,10 +273,10 @@ impl ConnectionServer {
             }
         };
         let signals = Arc::new(ConnectionSignals::default());
-        let (ledger, places) = (self.ledger.clone(), self.places.clone());
+        let (ledger, places) = (self.services.ledger.clone(), self.services.places.clone());
         let party = ConnectionParty { peer, signals: signals.clone(), ledger, places };
         let guarded = TimedStream::new(stream, party, rules, accepted);
-        let mut connection = HttpConnection::new(guarded, self.closing.clone());
+        let mut connection = HttpConnection::new(guarded, self.services.closing.clone());
         let http2 = match negotiated {
             Some(http2) => http2,
             None if way.http2 => timeout_at(by, connection.begins_with_http2()).await.ok()?.ok()?,
@@ -343,13 +341,13 @@ impl ConnectionServer {
         let backstop = Some(2 * terms.rules.body_timeout);
         let mut connection = Box::new(connection);
         let mut settings: Option<HttpPersistentSettings> = None;
-        let mut closing = self.closing.clone();
+        let mut closing = self.services.closing.clone();
         let first = announce();
         let caller =
             FastCaller { peer: first.peer.ip(), listener: first.listener, version: http::Version::HTTP_11 };
-        let mut lane = FastLane::new(&self.ready, &self.closing, caller, (idle, requests));
+        let mut lane = FastLane::new(&self.services.ready, &self.services.closing, caller, (idle, requests));
         // Once polled, it wakes this task on shutdown, whatever the task waits for then.
-        let mut wakes = self.closing.clone();
+        let mut wakes = self.services.closing.clone();
         let mut wakes = pin!(unconstrained(wakes.wait_for(|closing| *closing)));
         poll_fn(|cx| {
             drop(wakes.as_mut().poll(cx));
@@ -373,7 +371,7 @@ impl ConnectionServer {
                 LaneExit::Close => Some(ConnectionFate::Ended),
                 LaneExit::Native(request) => {
                     lane.passed();
-                    let gateway = self.ready.gateway();
+                    let gateway = self.services.ready.gateway();
                     Some(Box::pin(gateway.serve(&mut *connection, request, announce())).await)
                 }
             };
@@ -401,12 +399,12 @@ impl ConnectionServer {
             }
             session.set_keepalive_reuses_remaining(lane.left());
             lane.passed();
-            if *self.closing.borrow() {
+            if *self.services.closing.borrow() {
                 session.set_keepalive(None);
             }
             session.set_read_timeout(backstop);
             session.set_connection_user_context(Some(Box::new(announced)));
-            let reused = self.proxy.process_new_http(session, &self.closing).await;
+            let reused = self.services.proxy.process_new_http(session, &self.services.closing).await;
             let Some((stream, kept)) = reused.map(ReusedHttpStream::consume) else { return };
             let Ok(same) = stream.into_any().downcast::<HttpConnection>() else { return };
             (connection, settings) = (same, kept);
@@ -417,14 +415,14 @@ impl ConnectionServer {
     /// Closes idle connections and waits for the others, for at most this time. The shutdown must have begun.
     /// Returns true if all have ended.
     pub async fn drain(&self, at_most: Duration) -> bool {
-        self.open.close();
+        self.services.open.close();
         let all = async {
             // A connection that was between two requests at the first call is closed by the next.
-            while !self.open.is_empty() {
-                self.proxy.http_cleanup().await;
+            while !self.services.open.is_empty() {
+                self.services.proxy.http_cleanup().await;
                 let pause = tokio::time::sleep(Duration::from_millis(10));
                 tokio::select! {
-                    () = self.open.wait() => return,
+                    () = self.services.open.wait() => return,
                     () = pause => {}
                 }
             }

@@ -1,8 +1,8 @@
 //! The prepared lane's access to a connection: reads before a request is given to Pingora, and writes that
 //! bypass Pingora.
 
-use super::HttpConnection;
-use crate::{gateway::ClientWriter, listen::h1::fast_path::OutgoingBody};
+use super::{outgoing_body::OutgoingBody, HttpConnection};
+use crate::gateway::ClientWriter;
 
 use std::{
     io,

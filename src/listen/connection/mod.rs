@@ -12,16 +12,16 @@
 //! HTTP/2 frames that are answered together are written together, and the client's frames, and the resets
 //! that they cause, are counted.
 
+pub(crate) mod frames;
 pub(crate) mod lingering_close;
 mod lookahead;
 mod outgoing;
+pub(crate) mod outgoing_body;
 pub(crate) mod sendfile;
 pub(crate) mod stream;
 pub(crate) mod timed_stream;
 pub mod timeouts;
 pub(crate) mod timer;
-
-pub(crate) use outgoing::FrameWatch;
 
 use super::{
     h1::strict_reader::{StrictReader, REJECTED_BYTES},
@@ -33,6 +33,7 @@ use crate::{
     representation::problem,
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
 };
+use frames::FramedState;
 use timed_stream::TimedStream;
 use timer::ReusableTimer;
 
@@ -76,7 +77,7 @@ pub(crate) struct HttpConnection {
     /// Wakes the task that checks whether the client has left.
     looking: ReusableTimer,
     /// The state of HTTP/2, if the connection speaks it.
-    framed: Option<Box<outgoing::FramedState>>,
+    framed: Option<Box<FramedState>>,
     socket: Arc<SocketDigest>,
     since: SystemTime,
     wire: StrictReader,

@@ -11,6 +11,7 @@
 //! buffers at once.
 
 use super::{
+    outgoing_body::{gather_slices, OutgoingBody, MAX_PIECES},
     sendfile,
     stream::ClientSocket,
     timeouts::{ConnectionGuard, ExchangeProgress, TimeoutRules, WaitVerdict, CROWDED_IDLE},
@@ -18,10 +19,7 @@ use super::{
 };
 use crate::{
     gateway::ConnectionSignals,
-    listen::{
-        aborted::ConnectionLedger, bind::MAX_UNSENT_BYTES, connection_limits::ConnectionLimiter,
-        h1::fast_path::OutgoingBody,
-    },
+    listen::{aborted::ConnectionLedger, bind::MAX_UNSENT_BYTES, connection_limits::ConnectionLimiter},
     representation::problem,
     telemetry::labels::CutReason,
 };
@@ -302,29 +300,6 @@ impl TimedStream {
             _ => error,
         }
     }
-}
-
-/// The most pieces of an answer in one system call.
-const MAX_PIECES: usize = 16;
-
-/// Puts the unsent bytes into `places`, as many pieces as fit; returns their number.
-fn gather_slices<'s>(
-    front: &'s [u8],
-    rest: &'s OutgoingBody,
-    places: &mut [IoSlice<'s>; MAX_PIECES],
-) -> usize {
-    let (mut skip, mut count) = (rest.sent, 0);
-    let behind = rest.body.pieces().filter_map(|piece| {
-        let passed = usize::try_from(skip).map_or(piece.len(), |skip| skip.min(piece.len()));
-        skip -= passed as u64;
-        Some(&piece[passed..]).filter(|left| !left.is_empty())
-    });
-    let all = Some(front).filter(|front| !front.is_empty()).into_iter().chain(behind);
-    for (place, piece) in places.iter_mut().zip(all) {
-        *place = IoSlice::new(piece);
-        count += 1;
-    }
-    count
 }
 
 /// The total of bytes that the client's system has acknowledged.

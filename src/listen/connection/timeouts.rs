@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time for which an idle connection is kept while places run short.
 pub(crate) const CROWDED_IDLE: Duration = Duration::from_secs(1);
+/// The time for which an idle connection may still send a request after the shutdown began.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
 /// The client timeouts and least rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

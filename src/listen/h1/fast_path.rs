@@ -14,11 +14,9 @@
 use super::request_head::LaneHead;
 use crate::{
     gateway::{FastAnswer, FastCaller, FastResponder, KeyBuffers, NativeRequest, PendingLog, RequestBatch},
-    listen::{
-        connection::{timer::ReusableTimer, HttpConnection},
-        DRAIN_GRACE,
+    listen::connection::{
+        outgoing_body::OutgoingBody, timeouts::DRAIN_GRACE, timer::ReusableTimer, HttpConnection,
     },
-    representation::Body,
     telemetry::labels::CutReason,
 };
 
@@ -73,12 +71,6 @@ pub(crate) struct FastLane<'d> {
     /// The next step once everything has been sent.
     next: Option<LaneExit>,
     wait: IdleWait,
-}
-
-/// The rest of a body.
-pub(crate) struct OutgoingBody {
-    pub(crate) body: Body,
-    pub(crate) sent: u64,
 }
 
 /// The time for which nothing has come.

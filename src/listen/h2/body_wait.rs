@@ -4,9 +4,9 @@ use crate::{
     listen::{
         aborted::ConnectionLedger,
         connection::{
+            frames::FrameWatch,
             timeouts::{RateDeadline, WaitVerdict},
             timer::ReusableTimer,
-            FrameWatch,
         },
     },
     telemetry::labels::CutReason,

@@ -16,10 +16,11 @@ pub(crate) mod flood;
 mod session;
 
 use super::{
-    connection::{FrameWatch, HttpConnection},
+    connection::{frames::FrameWatch, HttpConnection},
     connection_limits::RequestShares,
+    connection_services::ConnectionServices,
     h1::request_head::{from_http2, MAX_LANE_FIELDS},
-    request_syntax, ConnectionServer,
+    request_syntax,
 };
 use crate::{
     gateway::{ConnectionInfo, ConnectionSignals, FastCaller, KeyBuffers},
@@ -103,35 +104,33 @@ pub(crate) struct Http2Settings {
     pub(crate) send: Duration,
 }
 
-impl ConnectionServer {
-    /// Serves a connection to its end.
-    pub(crate) async fn serve_http2(
-        self: &Arc<Self>,
-        mut connection: HttpConnection,
-        announce: impl Fn() -> ConnectionInfo,
-        terms: Http2Settings,
-    ) -> Http2End {
-        let digest = Arc::new(Digest {
-            timing_digest: connection.get_timing_digest(),
-            socket_digest: connection.get_socket_digest(),
-            ..Digest::default()
-        });
-        let watch = connection.watch_frames();
-        let begun = timeout(terms.begin, handshake(Box::new(connection), Some(agreement_options()))).await;
-        let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
-        let ping = h2.ping_pong();
-        let running = RunningConnection {
-            door: self,
-            digest,
-            terms,
-            streams: TaskTracker::new(),
-            shares: RequestShares::new(self.places.clone(), MAX_STREAMS as usize),
-            watch,
-            served: 0,
-            malformed: TokenBucket::new(MALFORMED_LIMIT, Instant::now()),
-        };
-        running.run(&mut h2, ping, announce).await
-    }
+/// Serves a connection to its end.
+pub(super) async fn serve_http2(
+    services: &Arc<ConnectionServices>,
+    mut connection: HttpConnection,
+    announce: impl Fn() -> ConnectionInfo,
+    terms: Http2Settings,
+) -> Http2End {
+    let digest = Arc::new(Digest {
+        timing_digest: connection.get_timing_digest(),
+        socket_digest: connection.get_socket_digest(),
+        ..Digest::default()
+    });
+    let watch = connection.watch_frames();
+    let begun = timeout(terms.begin, handshake(Box::new(connection), Some(agreement_options()))).await;
+    let Ok(Ok(mut h2)) = begun else { return Http2End::Broken };
+    let ping = h2.ping_pong();
+    let running = RunningConnection {
+        services,
+        digest,
+        terms,
+        streams: TaskTracker::new(),
+        shares: RequestShares::new(services.places.clone(), MAX_STREAMS as usize),
+        watch,
+        served: 0,
+        malformed: TokenBucket::new(MALFORMED_LIMIT, Instant::now()),
+    };
+    running.run(&mut h2, ping, announce).await
 }
 
 fn agreement_options() -> H2Options {
@@ -149,7 +148,7 @@ fn agreement_options() -> H2Options {
 
 /// A connection that is being served.
 struct RunningConnection<'d> {
-    door: &'d Arc<ConnectionServer>,
+    services: &'d Arc<ConnectionServices>,
     digest: Arc<Digest>,
     terms: Http2Settings,
     /// The requests under way.
@@ -190,7 +189,7 @@ impl RunningConnection<'_> {
         // From now on it can report that no request is under way.
         self.streams.close();
         let watch = self.watch.clone();
-        let mut closing = self.door.closing.clone();
+        let mut closing = self.services.closing.clone();
         let mut heart = pin!(wait_for_silence(ping));
         let mut ending = None;
         loop {
@@ -234,7 +233,7 @@ impl RunningConnection<'_> {
         self.served = self.served.saturating_add(1);
         let (request, body) = request.into_parts();
         if let Err(status) = request_syntax::check_http2(&request) {
-            self.door.ledger.unreadable(connection.peer, status, Version::HTTP_2);
+            self.services.ledger.unreadable(connection.peer, status, Version::HTTP_2);
             refuse_request(&mut respond, &request, problem::unreadable_problem(status));
             // A malformed request only ends its stream, unless there are too many.
             return match self.malformed.take(Instant::now()) {
@@ -260,7 +259,7 @@ impl RunningConnection<'_> {
         if connection.shown.is_some() || !body.is_end_stream() {
             return false;
         }
-        let ready = &self.door.ready;
+        let ready = &self.services.ready;
         let caller = FastCaller {
             peer: connection.peer.ip(),
             listener: connection.listener,
@@ -280,12 +279,12 @@ impl RunningConnection<'_> {
         late.add(answered, &host, &path);
         match send_head(respond, head, &body) {
             Some(rest) => {
-                let (door, patience) = (self.door.clone(), self.terms.send);
+                let (services, patience) = (self.services.clone(), self.terms.send);
                 let poured = async move {
                     send_body(rest, body, patience).await;
-                    late.tell(&door.ready, None);
+                    late.tell(&services.ready, None);
                 };
-                drop(self.door.open.spawn(self.streams.track_future(poured)));
+                drop(self.services.open.spawn(self.streams.track_future(poured)));
             }
             None => late.tell(ready, None),
         }
@@ -304,19 +303,19 @@ impl RunningConnection<'_> {
             Ok(share) => share,
             // The client may send it again, whatever its method (RFC 9113, 8.7).
             Err(reason @ RefuseReason::Streams) => {
-                self.door.ledger.no_place(connection.peer, reason, None);
+                self.services.ledger.no_place(connection.peer, reason, None);
                 return respond.send_reset(Reason::REFUSED_STREAM);
             }
             Err(reason) => {
                 let full =
                     ProblemReply::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way");
                 let full = full.with(header::RETRY_AFTER, HeaderValue::from_static("1"));
-                self.door.ledger.no_place(connection.peer, reason, Some(full.status));
+                self.services.ledger.no_place(connection.peer, reason, Some(full.status));
                 return refuse_request(&mut respond, &request, full);
             }
         };
         let signals = Arc::new(ConnectionSignals::default());
-        let party = (self.door.ledger.clone(), connection.peer);
+        let party = (self.services.ledger.clone(), connection.peer);
         connection.signals = signals.clone();
         connection.hold = Some(Arc::new(share));
         let mut head = to_http1_request(request);
@@ -325,12 +324,12 @@ impl RunningConnection<'_> {
         let told = (self.digest.clone(), signals);
         let session = StreamSession::new(head, body, respond, wait, told, self.terms.send);
         let session = ServerSession::new_custom(Box::new(session));
-        let door = self.door.clone();
+        let services = self.services.clone();
         let served = async move {
-            door.proxy.process_new_http(session, &door.closing).await;
+            services.proxy.process_new_http(session, &services.closing).await;
         };
         // A panic is logged by the process's hook, and ends this request alone.
-        drop(self.door.open.spawn(self.streams.track_future(served)));
+        drop(self.services.open.spawn(self.streams.track_future(served)));
     }
 }
 
