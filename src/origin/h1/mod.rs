@@ -18,10 +18,7 @@ mod patience;
 mod socket;
 
 pub use duplex::{DuplexEvent, OutgoingBytes};
-pub(super) use {
-    idle::IdleConnections,
-    socket::{not_connected, SocketTarget},
-};
+pub(super) use {idle::IdleConnections, socket::SocketTarget};
 
 use bytes::{Bytes, BytesMut};
 use chunks::{ChunkDecoder, ChunkPiece};

@@ -1,9 +1,7 @@
 //! A connection to a server: TCP, a UNIX socket, or TLS (Pingora's).
 
-use crate::origin::servers::dial::{dial_server, ReachedAddress};
-use pingora_core::{
-    connectors::TransportConnector, protocols::Stream, upstreams::peer::HttpPeer, Error, ErrorType,
-};
+use crate::origin::servers::dial::{dial_server, not_connected, ReachedAddress};
+use pingora_core::{connectors::TransportConnector, protocols::Stream, upstreams::peer::HttpPeer, Error};
 use std::{
     io,
     net::SocketAddr,
@@ -80,16 +78,6 @@ impl OriginSocket {
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
-}
-
-pub(in crate::origin) fn not_connected(error: io::Error) -> Box<Error> {
-    let kind = match error.kind() {
-        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
-        _ => ErrorType::ConnectError,
-    };
-    Error::because(kind, "connecting to a server", error)
 }
 
 macro_rules! each {

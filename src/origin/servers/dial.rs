@@ -1,25 +1,17 @@
 //! Connects to a server whose name has several addresses: the next address is tried after a delay, or at once
 //! if one has failed (RFC 8305, 5); the first connection wins.
 
-use super::state::ServerState;
-use crate::origin::h1::not_connected;
-use async_trait::async_trait;
-use parking_lot::Mutex;
-use pingora_core::{
-    connectors::L4Connect,
-    protocols::l4::{socket::SocketAddr as Address, stream::Stream},
-    Error, ErrorType,
-};
+use pingora_core::{Error, ErrorType};
 use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 /// The delay after which the next address is tried as well (RFC 8305, 8).
@@ -86,49 +78,23 @@ async fn connect_tcp(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStrea
 /// The address that a connection was made to; empty if none was opened.
 pub type ReachedAddress = Arc<OnceLock<SocketAddr>>;
 
-/// A connector for Pingora.
-pub(crate) struct OriginDialer {
-    pub(crate) server: Arc<ServerState>,
-    pub(crate) addresses: Vec<SocketAddr>,
-    pub(crate) buffer: Option<u32>,
-    pub(crate) within: Duration,
-    /// The time at which the request began.
-    pub(crate) began: Instant,
-    pub(crate) reached: ReachedAddress,
-}
-
-impl std::fmt::Debug for OriginDialer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Dialer({:?})", self.addresses)
-    }
-}
-
-#[async_trait]
-impl L4Connect for OriginDialer {
-    async fn connect(&self, _: &Address) -> pingora_core::Result<Stream> {
-        let missed = Mutex::new(Vec::new());
-        let dialled = dial_server(&self.addresses, self.buffer, |address| missed.lock().push(address));
-        let dialled = timeout(self.within, dialled).await;
-        // If all failed, the caller reports it.
-        if let Ok(Ok(_)) = &dialled {
-            missed.into_inner().into_iter().for_each(|address| self.server.missed(address, self.began));
-        }
-        match dialled {
-            Ok(Ok((stream, address))) => {
-                self.reached.set(address).unwrap_or_default();
-                Ok(stream.into())
-            }
-            Ok(Err(error)) => Err(not_connected(error)),
-            Err(_) => Error::e_explain(ErrorType::ConnectTimedout, "connecting to a server"),
-        }
-    }
+/// The error of a connection that was not made.
+pub(in crate::origin) fn not_connected(error: io::Error) -> Box<Error> {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
+    };
+    Error::because(kind, "connecting to a server", error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::timeout};
 
     /// An address that refuses connections.
     async fn dead() -> SocketAddr {

@@ -6,10 +6,12 @@
 //! servers are at their limit of concurrent requests, a request waits in the queue. If none is available, one
 //! may be asked in panic mode (`panic_mode.rs`), else the request fails at once.
 
+mod affinity;
 pub(crate) mod balance;
 pub mod choice;
 pub(crate) mod dial;
 pub(crate) mod peer;
+mod pingora_connector;
 pub(crate) mod queue;
 pub(crate) mod queue_wait;
 pub(crate) mod state;
@@ -31,8 +33,8 @@ use crate::{
 };
 use balance::{RoundRobinTurns, ServerCandidate};
 use choice::ServerChoice;
-use dial::OriginDialer;
 use peer::PeerSettings;
+use pingora_connector::OriginDialer;
 use state::{AddressState, OriginState, ServerState};
 
 use arc_swap::ArcSwap;

@@ -8,11 +8,12 @@
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
+    fmt,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// An entry of the queue.
-pub(crate) trait QueueEntry {
+pub(crate) trait QueueEntry: fmt::Debug {
     /// A place that its receiver no longer wants. Dropping it may serve the queue again.
     type Left;
 
@@ -21,6 +22,18 @@ pub(crate) trait QueueEntry {
 
     /// Returns true if it waits for a certain server.
     fn is_choosy(&self) -> bool;
+}
+
+impl<E: QueueEntry + ?Sized> QueueEntry for Box<E> {
+    type Left = E::Left;
+
+    fn serve(&mut self) -> ServeOutcome<Self::Left> {
+        (**self).serve()
+    }
+
+    fn is_choosy(&self) -> bool {
+        (**self).is_choosy()
+    }
 }
 
 /// The result of serving an entry.
@@ -150,12 +163,13 @@ mod tests {
     use std::{cell::RefCell, rc::Rc};
 
     /// The available places, by kind, and the entries that got one.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct World {
         stock: [usize; 3],
         got: Vec<u32>,
     }
 
+    #[derive(Debug)]
     struct Person {
         name: u32,
         /// The kind that it waits for; `None`: any.

@@ -3,7 +3,7 @@
 use super::{
     choice::ServerChoice,
     queue::{QueueEntry, QueueJoin, ServeOutcome},
-    state::OriginState,
+    state::{ActiveRequest, OriginState, QueuedRequest},
     NoUpstream, PickRefusal, PickedServer, ServerGroup,
 };
 use std::{sync::Arc, time::Instant};
@@ -17,6 +17,7 @@ impl ServerGroup {
     pub(crate) async fn wait(self: &Arc<Self>, choice: &ServerChoice) -> Result<PickedServer, NoUpstream> {
         let (tell, told) = oneshot::channel();
         let waiter = QueueWaiter { pool: self.clone(), choice: choice.clone(), tell: Some(tell) };
+        let waiter: QueuedRequest = Box::new(waiter);
         let place = match self.state.line.join(waiter, self.settings.queue) {
             None => return Err(NoUpstream::QueueFull),
             Some(QueueJoin::Served) => None,
@@ -34,14 +35,14 @@ impl ServerGroup {
 
 /// A request that waits for a place.
 #[derive(Debug)]
-pub(crate) struct QueueWaiter {
+struct QueueWaiter {
     pool: Arc<ServerGroup>,
     choice: ServerChoice,
     tell: Option<oneshot::Sender<Result<PickedServer, NoUpstream>>>,
 }
 
 impl QueueEntry for QueueWaiter {
-    type Left = Option<PickedServer>;
+    type Left = Option<ActiveRequest>;
 
     fn serve(&mut self) -> ServeOutcome<Self::Left> {
         let Some(tell) = self.tell.take_if(|tell| !tell.is_closed()) else { return ServeOutcome::Done };
@@ -55,7 +56,7 @@ impl QueueEntry for QueueWaiter {
         };
         match tell.send(told) {
             Ok(()) => ServeOutcome::Done,
-            Err(told) => ServeOutcome::Left(told.ok()),
+            Err(told) => ServeOutcome::Left(told.ok().map(|picked| picked.under_way)),
         }
     }
 

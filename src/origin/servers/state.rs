@@ -5,7 +5,7 @@
 //! name is the same, that of a server if its address is the same. Both pools share the same values, so that
 //! nothing is lost or counted twice.
 
-use super::{queue::WaitQueue, queue_wait::QueueWaiter};
+use super::queue::{QueueEntry, WaitQueue};
 use crate::{
     origin::{
         h1::IdleConnections,
@@ -43,12 +43,15 @@ const SESSIONS: usize = 100_000;
 /// interval.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
+/// A request in the queue: it knows its pool and how it is served. A place that it no longer wants comes back.
+pub(super) type QueuedRequest = Box<dyn QueueEntry<Left = Option<ActiveRequest>> + Send>;
+
 /// The state that the pools of one origin share.
 #[derive(Debug)]
 pub(crate) struct OriginState {
     budget: Mutex<f64>,
     /// The queue of requests that wait for a place.
-    pub(crate) line: WaitQueue<QueueWaiter>,
+    pub(crate) line: WaitQueue<QueuedRequest>,
     /// The number of the endpoint ([`super::balance::key`]) and the expiry of each session, by its id.
     sessions: OnceLock<Cache<Box<str>, (u64, Instant)>>,
     /// The number of the newest pool.
