@@ -8,10 +8,10 @@
 //! node's state: if the store is lost, the node goes on from there by itself.
 
 use super::{
+    client_key::{BucketOwner, ClientKey},
     fields,
     gcra::{LimitStanding, RequestRate},
     table::BucketTable,
-    who::{BucketOwner, ClientKey},
 };
 use crate::{
     config::{LimitBy, RouteConfig},

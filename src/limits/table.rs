@@ -8,8 +8,8 @@
 //! The time is an argument; [`super::gcra`] interprets it.
 
 use super::{
+    client_key::BucketOwner,
     gcra::{LimitStanding, RequestRate},
-    who::BucketOwner,
 };
 use ahash::RandomState;
 use parking_lot::Mutex;

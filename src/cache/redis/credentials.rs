@@ -3,7 +3,7 @@
 use super::{
     link::{LinkServers, OnPush, RenewedLink, TimedLink},
     shard::StoreShard,
-    troubles::describe_error,
+    store_faults::describe_error,
     RedisStore,
 };
 use crate::{clock::now_ms, config};

@@ -3,7 +3,7 @@
 use super::{
     link::{list_masters, newest_topology, ClusterSeeds, ClusterTopology, LinkServers},
     shard::StoreShard,
-    troubles::describe_error,
+    store_faults::describe_error,
     RedisStore, RECONNECT,
 };
 use crate::{clock::now_ms, config};

@@ -13,10 +13,10 @@ mod limit;
 mod link;
 mod log;
 mod masters;
-mod paying;
 mod poll;
+mod recovery;
 mod shard;
-mod troubles;
+mod store_faults;
 
 pub use event::EventStanding;
 pub use {
@@ -45,9 +45,10 @@ use crate::{
         metrics::Metrics,
     },
 };
+use store_faults::describe_error;
+
 use link::{CommandConnection, HeartbeatKind, RenewedLink, StoreLink, TimedLink};
 use shard::{StoreShard, StoreShards};
-use troubles::describe_error;
 
 use bytes::Bytes;
 

@@ -6,7 +6,7 @@
 
 use super::{
     link::{ClusterRedirect, ClusterTopology, MasterConfirmation, MasterLookup, StoreLink},
-    troubles::StoreTroubles,
+    store_faults::StoreTroubles,
 };
 use crate::cache::coherence::{
     doubt::CoherenceDoubt,

@@ -9,9 +9,9 @@ use crate::{
     config::LimitBy,
     gateway::{respond::errors, session::GatewaySession, Gateway, NextStep, RequestContext, Result},
     limits::{
+        client_key::ClientKey,
         fields::{QUOTA_EXCEEDED, RATE_LIMIT, RATE_LIMIT_POLICY},
         rate::{self, LimitStage, LimitTake, RouteLimits, SharedLimit},
-        who::ClientKey,
     },
     telemetry::labels::{LimitOutcome, LimitedBy, RejectReason},
 };

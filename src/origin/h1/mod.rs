@@ -14,8 +14,8 @@ mod chunks;
 mod duplex;
 mod head;
 mod idle;
-mod patience;
 mod socket;
+mod timer;
 
 pub use duplex::{DuplexEvent, OutgoingBytes};
 pub(super) use {idle::IdleConnections, socket::SocketTarget};
@@ -23,8 +23,8 @@ pub(super) use {idle::IdleConnections, socket::SocketTarget};
 use bytes::{Bytes, BytesMut};
 use chunks::{ChunkDecoder, ChunkPiece};
 use head::{BodyFraming, MalformedHead};
-use patience::ConnectionTimer;
 use socket::OriginSocket;
+use timer::ConnectionTimer;
 
 use http::{HeaderMap, Method};
 

@@ -82,7 +82,7 @@ impl BucketOwner {
     }
 
     #[cfg(test)]
-    pub(super) fn of_test(n: u128) -> Self {
+    pub(crate) fn of_test(n: u128) -> Self {
         Self(n)
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 /// The timer of one connection.
 #[derive(Debug, Default)]
-pub(super) struct ConnectionTimer {
+pub(crate) struct ConnectionTimer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// The time at which the current step is late; `None`: no step has waited yet.
     late: Option<Instant>,
@@ -22,12 +22,12 @@ pub(super) struct ConnectionTimer {
 
 impl ConnectionTimer {
     /// Begins another step.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.late = None;
     }
 
     /// Polled while a step waits: ready if it has taken longer than `limit`.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let late = match self.late {
             Some(late) => late,
             None => *self.late.insert(Instant::now() + limit),
