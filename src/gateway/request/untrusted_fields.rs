@@ -37,7 +37,10 @@ pub(crate) fn vary_lines(names: &[HeaderName]) -> impl Iterator<Item = HeaderVal
 }
 
 fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
-    claim_of_field(name.as_str()) != FieldClaim::Free && !rules.key_headers.contains(name)
+    // `Accept.Language` is `Accept-Language` to CGI, and neither `Vary` nor a condition would see it.
+    let is_plain = || name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let is_free = claim_of_field(name.as_str()) == FieldClaim::Free && is_plain();
+    !is_free && !rules.key_headers.contains(name)
 }
 
 fn remove_fields(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool) {

@@ -505,7 +505,7 @@ impl VersionTable {
             match slot.is_in(doubts) {
                 true => {
                     // Before it is looked at: a later event touches it again.
-                    slot.is_touched.store(false, Ordering::Release);
+                    slot.is_touched.swap(false, Ordering::AcqRel);
                     ours.push(slot);
                 }
                 false => others.push(Arc::downgrade(&slot)),

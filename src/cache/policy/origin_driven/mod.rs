@@ -143,8 +143,11 @@ pub fn may_be_for_credentials(stored: &HeaderMap) -> bool {
 }
 
 /// Returns true if the answer to a HEAD ends the stored answer to GET: the same answer to a GET would end it, or
-/// replace it.
+/// replace it. A 405 doesn't: it refuses the method, and GET may be allowed (RFC 9110, 15.5.6).
 pub fn head_ends(rules: &FollowRules, exchange: &OriginExchange<'_>) -> bool {
+    if exchange.status == StatusCode::METHOD_NOT_ALLOWED {
+        return false;
+    }
     let exchange = OriginExchange { method: &Method::GET, ..*exchange };
     match check_storable_as(rules, &exchange, &directives::response_directives(exchange.answer)) {
         Ok(_) => status::ends_stored(FillOutcome::Stored, exchange.status, false),

@@ -40,6 +40,13 @@ pub(super) struct KnownSentinel {
     pub(super) others: BTreeSet<String>,
 }
 
+impl KnownSentinel {
+    /// Its id, unless it could not tell one and goes by its URL.
+    fn own_id(&self, url: &str) -> Option<&String> {
+        self.id.as_ref().filter(|id| *id != url)
+    }
+}
+
 /// A master that a sentinel names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cache::redis) struct NamedMaster {
@@ -116,13 +123,17 @@ impl KnownMaster {
     fn count_electors(&self) -> usize {
         let all = || self.sentinels.values();
         let is_any_heard = all().any(|sentinel| sentinel.named.is_some());
-        let heard = all().filter(|sentinel| sentinel.named.is_some() || !is_any_heard);
+        let is_heard = |one: &KnownSentinel| one.named.is_some() || !is_any_heard;
+        let heard: Vec<_> = self.sentinels.iter().filter(|(_, one)| is_heard(one)).collect();
         let named: BTreeSet<_> =
-            heard.flat_map(|sentinel| sentinel.others.iter().chain(&sentinel.id)).collect();
+            heard.iter().flat_map(|(url, one)| one.others.iter().chain(one.own_id(url))).collect();
+        // The others know such a one by its id: two names for one sentinel can't be united.
+        let nameless = heard.iter().filter(|(url, one)| one.id.is_some() && one.own_id(url).is_none());
+        let of_nameless = nameless.map(|(_, one)| one.others.len() + 1).max().unwrap_or(0);
         let configured = || all().filter(|sentinel| sentinel.is_configured);
         let ids: BTreeSet<_> = configured().filter_map(|sentinel| sentinel.id.as_ref()).collect();
         let unheard = configured().filter(|sentinel| sentinel.id.is_none()).count();
-        named.len().max(ids.len() + unheard)
+        named.len().max(of_nameless).max(ids.len() + unheard)
     }
 
     /// The extent to which they confirm the master. A minority of them can't promote another server.
@@ -256,6 +267,8 @@ mod tests {
             (&["a/b c d/70", "b/a c d/60", "!c//10", "!d//10"], 60, 2, 4, "half of four"),
             (&["a/b/70", "a/b/60*", "b/a/50*"], 70, 2, 2, "one under two URLs counts once"),
             (&["a/b/70", "b/a/60", "!c/a b/10*"], 70, 2, 2, "one that the others have forgotten"),
+            (&["0/x y/70", "1/z y/60", "!2/z x/10"], 60, 2, 3, "three that can't tell their ids"),
+            (&["0/x y/70", "!1/z y/60", "!2/z x/10"], 60, 1, 3, "of these, one that answers"),
         ] {
             let confirmation = known(all).confirmation();
             assert_eq!(confirmation, MasterConfirmation { at_ms, answering, known: electorate }, "{why}");

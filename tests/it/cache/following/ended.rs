@@ -106,6 +106,8 @@ async fn a_head_that_is_answered_ends_what_was_stale() {
     // A 304 is none to a request without conditions.
     for case in CASES.into_iter().filter(|(_, status, ..)| *status != 304) {
         let (path, status, _, ends) = case;
+        // An application that has no HEAD says nothing of its GET.
+        let ends = ends && status != 405;
         program(&origin, case, ", stale-if-error=600");
         gateway.get(path).await.ok();
         let head = gateway.send_with("HEAD", path, &[]).await;

@@ -171,7 +171,8 @@ async fn nobody_makes_an_answer_for_others() {
             });
         }
         let gateway = builder(&origin).setting(trust).start().await;
-        for name in [&OF_PROXIES[..], &OF_NOBODY, &OVERRIDES].concat() {
+        // `Accept.Language` is `Accept-Language` to CGI, and no `Vary` names it.
+        for name in [&OF_PROXIES[..], &OF_NOBODY, &OVERRIDES, &["accept.language"]].concat() {
             let page = format!("/followed/page?{name}");
             for method in ["GET", "HEAD", "GET"] {
                 send(gateway.request(method, &page).header(name, FORGED)).await.ok();
