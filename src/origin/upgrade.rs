@@ -2,7 +2,7 @@
 //!
 //! Pingora 0.9.1 forwards upgraded bytes in one loop that reads nothing from a side while it writes to it:
 //! two peers that both write at once can block each other for ever, although they wouldn't without a proxy.
-//! So Pingora does the handshake only. It sees the head of the 101 and nothing after it; the connection
+//! Pingora therefore does the handshake only. It sees the head of the 101 and nothing after it; the connection
 //! itself is taken out with [`UpgradeHandover::take`] by a task that forwards both directions independently. An
 //! answer other than a 101 passes unchanged.
 //!
