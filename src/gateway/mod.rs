@@ -3,8 +3,10 @@
 //! Only the order is defined here (`handle`); each step is a module of its own. Requests that can be answered
 //! without Pingora's proxy are answered in `request_filter`; Pingora proxies all others.
 
+mod assemble;
+pub(crate) mod body;
 pub(crate) mod cache;
-mod context;
+pub(crate) mod context;
 pub(crate) mod headers;
 pub(crate) mod proxy;
 pub(crate) mod request;
@@ -14,21 +16,19 @@ pub(crate) mod session;
 
 pub use {
     crate::cache::key::RequestScheme,
+    assemble::build_runtime_config,
     cache::prepared::{
         FastAnswer, FastCaller, FastRequest, FastResponder, KeyBuffers, PendingLog, RequestBatch,
     },
-    context::RequestContext,
-    request::{
-        listener::{ClientCertificate, ConnectionHold, ConnectionInfo, ListenerInfo},
-        websocket::{OriginObserver, TunnelledConnection},
+    context::{
+        connection::{ClientCertificate, ConnectionHold, ConnectionInfo, ListenerInfo},
+        file_handover::FileHandover,
+        signals::{ConnectionSignals, UNKNOWN_BYTES},
+        tunnel::{OriginObserver, TunnelledConnection},
+        RequestContext,
     },
     runtime_config::{RuntimeConfig, RuntimeParts},
-    session::{
-        file_handover::FileHandover,
-        lifecycle::NativeRequest,
-        signals::{ConnectionSignals, UNKNOWN_BYTES},
-        ClientWriter, ConnectionFate,
-    },
+    session::{lifecycle::NativeRequest, ClientWriter, ConnectionFate},
 };
 
 use crate::{
@@ -40,14 +40,12 @@ use crate::{
     telemetry::{access::AccessLog, labels::RejectReason, metrics::Metrics},
 };
 use arc_swap::ArcSwap;
-use context::RequestIdSource;
-use proxy::codec::CodecBudget;
+use body::codec::CodecBudget;
+use context::request_id::RequestIdSource;
 use runtime_config::RouteMode;
 use session::GatewaySession;
 
 use http::{header, HeaderName, HeaderValue, Method};
-use pingora_http::RequestHeader;
-
 use std::{sync::Arc, time::Instant};
 
 /// RFC 9211
@@ -178,13 +176,5 @@ impl Gateway {
             RouteMode::Off => Ok(NextStep::Proxy),
             RouteMode::Files(files) => Box::pin(self.answer_file(session, ctx, files)).await,
         }
-    }
-}
-
-/// The host of a request: HTTP/2 has it in the target.
-fn request_host(request: &RequestHeader) -> Option<&str> {
-    match request.headers.get(header::HOST) {
-        Some(host) => host.to_str().ok(),
-        None => request.uri.authority().map(http::uri::Authority::as_str),
     }
 }

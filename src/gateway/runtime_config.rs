@@ -1,40 +1,29 @@
-//! The runtime configuration: an immutable value that is built from one configuration and swapped as a whole.
+//! The runtime configuration: an immutable value that is built from one configuration (`assemble.rs`) and
+//! swapped as a whole.
 //!
 //! Each request uses the runtime configuration that is current when it begins, to its end: a reload never
 //! affects a request that is under way. Parts that outlive a configuration (the cache, metrics, the log) are
 //! not here.
 
-use super::{
-    cache::prepared,
-    headers::to_origin,
-    proxy::{accel::AccelLocations, native},
-    respond::files::RouteFiles,
-    session::lifecycle,
-    ListenerInfo,
-};
+use super::context::connection::ListenerInfo;
 use crate::{
     address::TrustedProxies,
     cache::{
         coherence::purge::{self, PurgeOrder},
         fill::hedge::UsualFillTime,
     },
-    config::{CacheMode, CacheRules, Config, FollowRules, ListenerConfig, RouteConfig, RouteTarget},
+    config::{CacheRules, Config, FollowRules},
     events::EventEndpoints,
+    files::{accel::InternalLocation, directory::Directory, root::FileRoot},
     identity::Verifier,
     limits::rate::{Limiters, RouteLimits},
     origin::OriginTable,
     route::RouteTable,
-    telemetry::metrics::{Metrics, RouteMetrics},
+    telemetry::metrics::RouteMetrics,
 };
 
-use http::HeaderName;
-use std::sync::{
-    atomic::{AtomicU32, Ordering},
-    Arc,
-};
-
-/// The route's name in metrics for requests without a route.
-const NO_ROUTE_NAME: &str = "none";
+use http::{HeaderName, HeaderValue};
+use std::sync::Arc;
 
 /// The parts that a runtime configuration is built from.
 pub struct RuntimeParts {
@@ -113,40 +102,6 @@ impl RouteMode {
 }
 
 impl RuntimeConfig {
-    /// Builds a runtime configuration. A route that keeps its name keeps its metrics.
-    pub fn new(plan: RuntimeParts, metrics: &Metrics) -> Self {
-        let routes = &plan.config.routes;
-        let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
-            swift: limits.is_none() && prepared::fast_path_ok(route),
-            own: lifecycle::is_native_route(route, &plan.origins),
-            uploads: native::takes_uploads(route, &plan.origins),
-            limits,
-            usual: Arc::default(),
-            metrics: metrics.route(route.name.as_str()),
-            mode: match (&route.target, &route.cache) {
-                (RouteTarget::Files(files), _) => RouteMode::Files(Box::new(RouteFiles::new(route, files))),
-                (_, CacheMode::Off) => RouteMode::Off,
-                (_, CacheMode::Versioned(rules)) => RouteMode::Versioned(Arc::new((**rules).clone())),
-                (_, CacheMode::Follow(rules)) => RouteMode::Follow(Arc::new((**rules).clone())),
-            },
-        };
-        let subject = |listener: &ListenerConfig| listener.tls.as_ref()?.clients.as_ref()?.header.clone();
-        let subjects: Vec<_> = plan.config.listeners.iter().filter_map(subject).collect();
-        static NUMBERS: AtomicU32 = AtomicU32::new(0);
-        Self {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            ours: to_origin::VARYING_FIELDS.iter().chain(&subjects).cloned().collect(),
-            subjects,
-            routes: RouteTable::new(routes),
-            per_route: routes.iter().zip(plan.limiters.of(routes)).map(per_route).collect(),
-            unrouted: metrics.route(NO_ROUTE_NAME),
-            trusted: TrustedProxies::new(&plan.config.server.trusted_proxies),
-            follows: routes.iter().any(|route| matches!(route.cache, CacheMode::Follow(_))),
-            accels: AccelLocations::new(&plan.config.accels),
-            plan,
-        }
-    }
-
     /// The configuration that it was built from.
     pub fn config(&self) -> &Arc<Config> {
         &self.plan.config
@@ -170,4 +125,25 @@ impl RuntimeConfig {
     pub fn plan(&self) -> &RuntimeParts {
         &self.plan
     }
+}
+
+/// The runtime state of a route of files.
+pub(crate) struct RouteFiles {
+    pub(crate) directory: Arc<Directory>,
+    /// The number of bytes of a request's path that belong to the route's prefix.
+    pub(crate) base: usize,
+    pub(crate) cache_control: HeaderValue,
+}
+
+/// The internal locations of a configuration.
+pub(crate) struct AccelLocations {
+    pub(crate) internals: Vec<InternalLocation>,
+    /// The target of each location, by the same index.
+    pub(crate) behind: Vec<LocationBackend>,
+}
+
+/// The target of an internal location.
+pub(crate) enum LocationBackend {
+    Root { root: Arc<FileRoot>, hidden: bool },
+    Origin { origin: usize, prefix: String },
 }

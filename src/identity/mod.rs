@@ -77,6 +77,11 @@ impl Identity {
     }
 }
 
+/// The tenant of a request: `public` without an identity, or if the identity has no tenant.
+pub fn tenant_of(identity: Option<&Identity>) -> &Tenant {
+    identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
+}
+
 /// The source of a verdict: memory, or a verification of the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RememberedVerdict {

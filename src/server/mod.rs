@@ -18,7 +18,7 @@ use crate::{
         signature::{SecretError, WebhookKey},
         EventEndpoints,
     },
-    gateway::{Gateway, GatewayParts, ListenerInfo, RuntimeConfig, RuntimeParts},
+    gateway::{build_runtime_config, Gateway, GatewayParts, ListenerInfo, RuntimeConfig, RuntimeParts},
     identity::{IdentityError, Verifier},
     listen::{self, descriptors, ConnectionServer, ConnectionSettings, ListenerSet, ProxyTrust},
     origin::OriginTable,
@@ -120,7 +120,7 @@ pub async fn start_gateway(config: Config) -> Result<RunningGateway, StartError>
     spawn_watched("store", cache.clone().keep_linked(config.store.redis.clone()));
     let config = Arc::new(config);
     let plan = plan_runtime(config.clone(), &addresses, &cache, &metrics, None).await?;
-    let site = Arc::new(ArcSwap::from_pointee(RuntimeConfig::new(plan, &metrics)));
+    let site = Arc::new(ArcSwap::from_pointee(build_runtime_config(plan, &metrics)));
     wait_for_store(&cache).await;
 
     let (closing, is_closing) = watch::channel(false);

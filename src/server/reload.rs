@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, ConfigError, FileStamp, RedisConfig, StoreConfig},
-    gateway::RuntimeConfig,
+    gateway::build_runtime_config,
     listen::{ConnectionSettings, ListenerSet},
     telemetry::labels::Reload,
 };
@@ -88,7 +88,7 @@ impl RunningGateway {
             ListenerSet::new(&config, Some(&self.door.ways()), proxy_trust(&config).as_ref(), &self.metrics)?;
         let plan =
             plan_runtime(config.clone(), &self.addresses, &self.cache, &self.metrics, Some(&now)).await?;
-        self.site.store(Arc::new(RuntimeConfig::new(plan, &self.metrics)));
+        self.site.store(Arc::new(build_runtime_config(plan, &self.metrics)));
         self.cache.authenticate(config.store.redis.as_ref());
         self.cache.encode_by(config.encoding.clone());
         self.door.change(ConnectionSettings::of(&config.server, self.files));

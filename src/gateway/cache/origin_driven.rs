@@ -1,6 +1,6 @@
 //! Origin-driven routes: turns a request into a lookup in the cache, and the cache's answer into a reply.
 
-use super::versioned::{stale_status, tenant_of, FillFetcher};
+use super::versioned::{stale_status, FillFetcher};
 use crate::{
     cache::{
         key::{resource_hash, CacheKey},
@@ -9,15 +9,14 @@ use crate::{
     clock::now_ms,
     config::{FollowRules, RouteConfig},
     gateway::{
-        context::RequestContext,
+        context::{request_host, RequestContext},
         headers::{rules, to_origin},
         request::{untrusted_fields, websocket},
-        request_host,
         session::GatewaySession,
         Gateway, NextStep, Result,
     },
     http::{authority, hop_by_hop::connection_options},
-    identity,
+    identity::{self, tenant_of},
     origin::client::OriginRequest,
     telemetry::labels::CacheResult,
 };

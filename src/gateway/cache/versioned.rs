@@ -1,6 +1,5 @@
 //! Cached routes: from the request to the look-up in the cache, and from its result to the answer.
 
-use super::origin_driven::InterimAnswers;
 use crate::{
     cache::{
         key::{canonical_query, tenant_of_scope, CacheKey, KeyParts},
@@ -11,17 +10,16 @@ use crate::{
     config::{CacheRules, RouteConfig},
     files::accel::charset_content_type,
     gateway::{
-        context::RequestContext,
+        cache::origin_driven::InterimAnswers,
+        context::{request_host, RequestContext},
         headers::{rules, to_origin},
         request::websocket,
-        request_host,
         respond::errors,
         session::GatewaySession,
         ConnectionHold, Gateway, NextStep, Result, HIT_STATUS,
     },
     http::authority,
-    identity::Identity,
-    name::Tenant,
+    identity::tenant_of,
     origin::{
         client::{is_malformed, OriginError, OriginRequest, OriginResponse},
         servers::NoUpstream,
@@ -187,11 +185,6 @@ impl Gateway {
             _hold: ctx.hold.clone(),
         })
     }
-}
-
-/// The tenant of a request: `public` without an identity, or if the identity has no tenant.
-pub(crate) fn tenant_of(identity: Option<&Identity>) -> &Tenant {
-    identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 
 /// Asks an origin as often as the cache requires it, and forwards interim answers.

@@ -4,9 +4,10 @@
 use crate::{
     config::RouteConfig,
     cors,
-    gateway::{cache::versioned::tenant_of, request_host, runtime_config::RouteMode, RequestContext},
+    gateway::{context::request_host, runtime_config::RouteMode, RequestContext},
     headers::{self, MessageFields, RuleFacts},
     http::authority,
+    identity::tenant_of,
 };
 
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};

@@ -8,9 +8,9 @@ use crate::{
     address,
     config::{CacheRules, CacheScope},
     files::accel::is_accel_field,
-    gateway::{cache::versioned::tenant_of, context::RequestContext},
+    gateway::context::{request_id::REQUEST_ID, RequestContext},
     http::hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
-    identity::Identity,
+    identity::{tenant_of, Identity},
     name::Tenant,
     representation::encoding,
 };
@@ -25,9 +25,6 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// The field of the request id, in both directions.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// The gateway's own fields whose values differ between requests for one resource.
 pub(crate) static VARYING_FIELDS: [HeaderName; 8] =
     [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];

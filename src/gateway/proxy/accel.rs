@@ -8,23 +8,23 @@
 //! An answer without an order costs one look-up in its head.
 
 use crate::{
-    config::{AccelLocation, AccelTarget},
     files::{
-        accel::{self, AccelFields, InternalLocation, LocateError, LocatedTarget},
+        accel::{self, AccelFields, LocateError},
         answer::FileFacts,
         content_type,
         directory::chosen::FileSource,
         path,
-        root::FileRoot,
     },
     gateway::{
+        body::{pacing::PacedBody, pieces::BodyPieces},
         cache::versioned,
+        context::{relay::AccelRedirect, request_id::REQUEST_ID},
         headers::{rules, to_origin},
         respond::{
             errors,
-            files::{self, OutgoingFile, PacedBody},
-            BodyPieces,
+            files::{self, OutgoingFile},
         },
+        runtime_config::LocationBackend,
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,
     },
@@ -36,49 +36,10 @@ use crate::{
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{pin::pin, sync::Arc};
+use std::pin::pin;
 
 /// `Cache-Status` of a file that a proxied answer ordered.
 pub(crate) const ACCEL_STATUS: HeaderValue = HeaderValue::from_static("tidegate; fwd=bypass; detail=accel");
-
-/// The internal locations of a configuration.
-pub(crate) struct AccelLocations {
-    internals: Vec<InternalLocation>,
-    /// The target of each location, by the same index.
-    behind: Vec<LocationBackend>,
-}
-
-enum LocationBackend {
-    Root { root: Arc<FileRoot>, hidden: bool },
-    Origin { origin: usize, prefix: String },
-}
-
-impl AccelLocations {
-    pub(crate) fn new(accels: &[AccelLocation]) -> Self {
-        let usable = accels.iter().filter_map(|accel| {
-            let behind = match &accel.to {
-                AccelTarget::Root { root, symlinks, hidden } => LocationBackend::Root {
-                    root: Arc::new(FileRoot::new(root.clone(), *symlinks)),
-                    hidden: *hidden,
-                },
-                AccelTarget::Origin { origin, prefix } => {
-                    LocationBackend::Origin { origin: *origin, prefix: prefix.clone() }
-                }
-            };
-            // Its path was checked with the configuration.
-            Some((InternalLocation::new(&accel.internal).ok()?, behind))
-        });
-        let (internals, behind) = usable.unzip();
-        Self { internals, behind }
-    }
-}
-
-/// The file or URL that an origin ordered instead of its own answer.
-pub(crate) struct AccelRedirect {
-    located: std::result::Result<LocatedTarget, LocateError>,
-    answer: HeaderMap,
-    orders: AccelFields,
-}
 
 impl Gateway {
     /// The order in an origin's answer, if it is one to be carried out.
@@ -255,7 +216,7 @@ fn build_request(
     let offered = encoding::offered_codings(&request.headers).unwrap_or(HeaderValue::from_static("identity"));
     headers.push((header::ACCEPT_ENCODING, offered));
     headers.push((header::VIA, to_origin::via_value(Version::HTTP_11)));
-    headers.push((to_origin::REQUEST_ID, ctx.request_id.clone()));
+    headers.push((REQUEST_ID, ctx.request_id.clone()));
     // A URL that is signed for GET is not good for HEAD.
     let method = if request.method == Method::HEAD && !signed { Method::HEAD } else { Method::GET };
     OriginRequest { method, target, host: None, headers, tenant: None, spare: false, body: Bytes::new() }

@@ -1,7 +1,6 @@
 //! Requests that go to an origin, and their answers on the way back.
 
 pub(crate) mod accel;
-pub(crate) mod codec;
 pub(crate) mod native;
 pub(crate) mod response;
 pub(crate) mod upload;

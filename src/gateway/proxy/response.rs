@@ -1,16 +1,18 @@
 //! Processes a proxied answer while it is sent: checks its head, applies codings, updates the cache.
 
-use super::{
-    accel::{self, AccelRedirect},
-    codec::BodyCodec,
-};
 use crate::{
-    cache::{key::CacheKey, policy, ForwardStart, ResponseCapture},
+    cache::{key::CacheKey, policy},
     files::accel::{charset_content_type, AccelFields},
     gateway::{
-        cache::origin_driven, context::RequestContext, headers::to_origin, request::untrusted_fields,
-        request_host, respond::files::PacedBody, runtime_config::RouteMode, session::GatewaySession, Gateway,
-        Result, RuntimeConfig,
+        body::pacing::PacedBody,
+        cache::origin_driven,
+        context::{relay::AccelRedirect, request_host, RequestContext},
+        headers::to_origin,
+        proxy::accel,
+        request::untrusted_fields,
+        runtime_config::RouteMode,
+        session::GatewaySession,
+        Gateway, Result, RuntimeConfig,
     },
     http::{
         authority,
@@ -34,39 +36,6 @@ fn matches_own_host(ctx: &RequestContext, host: &str) -> bool {
 /// An error that is the origin's fault.
 fn origin_fault(what: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
-}
-
-/// The state of a proxied answer while it is sent.
-#[derive(Default)]
-pub(crate) struct ProxiedResponse {
-    codec: Option<BodyCodec>,
-    capture: Option<ResponseCapture>,
-    /// The number of interim answers received.
-    interim: u32,
-    /// The file or location that is sent in place of the answer (`X-Accel-Redirect`).
-    order: Option<Box<AccelRedirect>>,
-    orders: AccelFields,
-    pace: Option<PacedBody>,
-    /// The time at which the request was sent to the origin.
-    pub(crate) sent: Option<ForwardStart>,
-}
-
-impl ProxiedResponse {
-    /// Returns true if an `X-Accel-Redirect` replaces the answer.
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.order.is_some()
-    }
-
-    /// Returns true if a coding is applied to or removed from the body: digests of the original don't match
-    /// it.
-    pub(crate) fn is_coded(&self) -> bool {
-        self.codec.is_some()
-    }
-
-    /// Takes the redirect that is carried out when the exchange has ended.
-    pub(crate) fn take_order(&mut self) -> Option<Box<AccelRedirect>> {
-        self.order.take()
-    }
 }
 
 impl Gateway {

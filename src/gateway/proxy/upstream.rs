@@ -5,22 +5,19 @@
 //! of it bounds each connection and each read, and is checked with every piece of a body. It does not apply
 //! to upgraded connections.
 
-use super::native;
 use crate::{
     address::RequestScheme,
     cache::OriginFetchError,
     config,
     gateway::{
-        cache::versioned, context::ContextServer, request::websocket::OriginObserver, respond::errors,
+        cache::versioned, context::attempt::ContextServer, proxy::native, respond::errors,
         session::GatewaySession, Gateway, RequestContext, Result,
     },
+    identity::tenant_of,
     origin::{
         client,
-        servers::{
-            choice::{LoadBalancing, ServerChoice},
-            ServerGroup,
-        },
-        sticky::{self, StickySniffer},
+        servers::{choice::LoadBalancing, ServerGroup},
+        sticky,
     },
     telemetry::labels::OriginOutcome,
 };
@@ -40,47 +37,6 @@ use std::{
 
 /// The time by which the timeout for a server exceeds that for its client.
 const CLIENT_MARGIN: Duration = Duration::from_secs(1);
-
-/// The state of a request on its way to a server.
-#[derive(Default)]
-pub(crate) struct ServerSearch {
-    /// The value of its cookie that names a server.
-    cookie: Option<String>,
-    choice: Option<ServerChoice>,
-    /// The end of the time for the exchange: `None` if it is not known yet, `Some(None)` without a limit.
-    deadline: Option<Option<Instant>>,
-    /// The number of retries so far.
-    retried: u32,
-    /// The number of times that a server has refused to process it.
-    refused_by: u32,
-    /// The number of retries that are left.
-    left: Option<u32>,
-    /// The reason for which no server was asked.
-    pub(crate) refused: Option<OriginFetchError>,
-    /// Searches the answer for the id of a session.
-    ear: Option<StickySniffer>,
-}
-
-impl ServerSearch {
-    /// The rest of the time for the exchange; `None` without a limit.
-    pub(crate) fn left(&self) -> Option<Duration> {
-        self.deadline.flatten().map(|end| end.saturating_duration_since(Instant::now()))
-    }
-
-    /// Takes the search for the id of a session, for bytes that don't pass through Pingora.
-    pub(crate) fn hearing(&mut self, upstream: Option<&ContextServer>) -> Option<OriginObserver> {
-        let (mut ear, pool) = (self.ear.take()?, upstream?.pool.clone());
-        Some(Box::new(move |piece| {
-            pool.hear(&mut ear, Some(piece), false);
-            ear.listens()
-        }))
-    }
-
-    /// Returns true if `request_timeout` has passed.
-    pub(crate) fn is_late(&self) -> bool {
-        self.left().is_some_and(|left| left.is_zero())
-    }
-}
 
 impl Gateway {
     /// The server for a request, as a peer of Pingora's.
@@ -325,7 +281,7 @@ fn choice_context<'r>(session: &'r GatewaySession<'_>, ctx: &'r RequestContext) 
         client: Some(ctx.client.address),
         path: ctx.path_of(request),
         query: request.uri.query(),
-        tenant: versioned::tenant_of(ctx.identity.as_deref()).as_str(),
+        tenant: tenant_of(ctx.identity.as_deref()).as_str(),
         cookie: ctx.seeking.cookie.as_deref(),
     }
 }

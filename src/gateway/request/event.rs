@@ -4,8 +4,8 @@ use crate::{
     events::{EventClaim, EventEndpoint, EventRefusal},
     gateway::{
         cache::versioned,
+        context::request_host,
         headers::{rules, to_origin},
-        request_host,
         respond::errors,
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,

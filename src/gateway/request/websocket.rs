@@ -5,48 +5,20 @@
 
 use crate::{
     config::{RouteConfig, TokenPlace, WebSocketConfig},
-    gateway::{session::GatewaySession, Gateway, RequestContext, Result},
+    gateway::{
+        context::{handshake::WebSocketHandshake, tunnel::TunnelledConnection},
+        session::GatewaySession,
+        Gateway, RequestContext, Result,
+    },
     identity::{self, TokenError},
-    origin::upgrade::{UpgradeHandover, UpgradedStream},
-    telemetry::{labels::RejectReason, metrics::OpenWebSocket},
+    telemetry::labels::RejectReason,
     websocket::{self, HandshakeFault, TokenOffer},
 };
 
 use http::{header, HeaderValue};
 use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{borrow::Cow, fmt, sync::atomic::Ordering, time::Duration};
-
-/// A connection that continues as a tunnel.
-pub struct TunnelledConnection {
-    /// The origin's end of the connection.
-    pub origin: UpgradedStream,
-    /// The time for which both ends may be silent.
-    pub idle: Duration,
-    /// The gauge of open WebSockets, held until the tunnel ends.
-    pub open: OpenWebSocket,
-    /// Receives the bytes from the origin until it returns false.
-    pub hearing: Option<OriginObserver>,
-}
-
-/// A callback for bytes from an origin; returns true if it wants more.
-pub type OriginObserver = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
-
-impl fmt::Debug for TunnelledConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnelled")
-            .field("origin", &self.origin)
-            .field("idle", &self.idle)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A handshake that was accepted by the gateway.
-#[derive(Default)]
-pub(crate) struct WebSocketHandshake {
-    offer: Option<TokenOffer>,
-    handover: Option<UpgradeHandover>,
-}
+use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
 
 impl Gateway {
     /// Checks whether a route accepts a handshake: its form, then the page it comes from.

@@ -1,22 +1,22 @@
 //! Routes that serve files, and the sending of files in general.
 
-use super::{errors, BodyPieces};
 use crate::{
     clock,
-    config::{FilesConfig, PathPattern, RouteConfig},
     files::{
         accel::AccelFields,
         answer::{self, FileFacts, FilePiece},
-        directory::{chosen::FileSource, Directory, DirectoryAnswer, SMALL_FILE},
+        directory::{chosen::FileSource, DirectoryAnswer, SMALL_FILE},
         path,
-        root::{OpenError, OpenFile},
-        send::{self, FileReader},
+        root::OpenError,
+        send,
     },
     gateway::{
+        body::{codec::TURN_BYTES, file_pieces::FilePieces, pieces::BodyPieces},
         headers::rules,
-        proxy::codec::TURN_BYTES,
-        session::{file_handover::HANDOVER_BYTES, GatewaySession},
-        ConnectionSignals, Gateway, NextStep, RequestContext, Result,
+        respond::errors,
+        runtime_config::RouteFiles,
+        session::GatewaySession,
+        Gateway, NextStep, RequestContext, Result,
     },
     http::field_lines::joined_lines,
     representation::{encoding, problem::ProblemReply, Body},
@@ -25,32 +25,11 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_core::ErrorSource;
 use pingora_http::ResponseHeader;
-use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Instant};
 
 /// `Cache-Status` of a file that a route serves.
 const ROUTE_STATUS: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
-
-/// The runtime state of a route of files.
-pub(crate) struct RouteFiles {
-    directory: Arc<Directory>,
-    /// The number of bytes of a request's path that belong to the route's prefix.
-    base: usize,
-    cache_control: HeaderValue,
-}
-
-impl RouteFiles {
-    pub(crate) fn new(route: &RouteConfig, files: &FilesConfig) -> Self {
-        let base = match &route.path {
-            PathPattern::Prefix(before) => before.len(),
-            PathPattern::Exact(path) => path.rfind('/').map_or(0, |slash| slash + 1),
-        };
-        let private = route.auth == crate::config::AuthMode::Required;
-        let directory = Arc::new(Directory::new(files.clone(), private));
-        Self { directory, base, cache_control: files.cache_control.clone() }
-    }
-}
 
 /// A file to be sent.
 pub(crate) struct OutgoingFile<'a> {
@@ -225,137 +204,6 @@ fn slash_location(uri: &Uri) -> Option<HeaderValue> {
     let path = uri.path().trim_start_matches(['/', '\\']);
     let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
     HeaderValue::try_from(format!("/{path}/{query}")).ok()
-}
-
-/// The number of bytes that are read after the disk had to be waited for, before `sendfile` is used again.
-const COLD_BYTES: u64 = 8 << 20;
-
-/// The pieces of a file that is being sent.
-pub(crate) struct FilePieces {
-    opened: Arc<OpenFile>,
-    left: VecDeque<FilePiece>,
-    reader: Option<FileReader>,
-    most: usize,
-    /// The last piece: its buffer is reused if nobody else holds it any more.
-    last: Bytes,
-    pace: Option<PacedBody>,
-    /// The connection, if it can send files by itself.
-    to: Option<Arc<ConnectionSignals>>,
-}
-
-impl Drop for FilePieces {
-    fn drop(&mut self) {
-        self.take_back();
-    }
-}
-
-impl FilePieces {
-    fn new(
-        opened: Arc<OpenFile>,
-        pieces: Vec<FilePiece>,
-        most: usize,
-        rate: Option<u64>,
-        to: Option<Arc<ConnectionSignals>>,
-    ) -> Self {
-        let most = rate.map_or(most, |rate| send::piece_size_at(rate).min(most));
-        let (reader, last) = (None, Bytes::new());
-        Self { opened, left: pieces.into(), reader, most, last, pace: rate.map(PacedBody::new), to }
-    }
-
-    /// The next piece.
-    ///
-    /// # Errors
-    /// If the file can't be read to its end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.read().await.map_err(|error| {
-            tracing::warn!(%error, "a file could not be sent to its end");
-            Error::because(ErrorType::InternalError, "reading a file", error).into_in()
-        })?;
-        if let (Some(pace), Some(piece)) = (&mut self.pace, &piece) {
-            pace.wait(piece.len()).await;
-        }
-        Ok(piece)
-    }
-
-    fn take_back(&self) {
-        if let Some(to) = &self.to {
-            to.file.take_back();
-        }
-    }
-
-    async fn read(&mut self) -> io::Result<Option<Bytes>> {
-        self.take_back();
-        loop {
-            if let Some(reader) = &mut self.reader {
-                reader.recycle(std::mem::take(&mut self.last));
-                if let Some(piece) = reader.next().await? {
-                    self.last = piece.clone();
-                    return Ok(Some(piece));
-                }
-                self.reader = None;
-            }
-            match self.left.pop_front() {
-                None => return Ok(None),
-                Some(FilePiece::Here(bytes)) => return Ok(Some(bytes)),
-                Some(FilePiece::File(range)) => {
-                    if let Some(handed) = self.hand(&range)? {
-                        return Ok(Some(handed));
-                    }
-                    let end =
-                        if self.to.is_some() { range.end.min(range.start + COLD_BYTES) } else { range.end };
-                    self.go_on(end..range.end);
-                    self.reader = Some(FileReader::new(self.opened.clone(), range.start..end, self.most));
-                }
-            }
-        }
-    }
-
-    /// Passes the beginning of a range to the connection, if the connection can send it and the pages are in
-    /// memory.
-    fn hand(&mut self, range: &Range<u64>) -> io::Result<Option<Bytes>> {
-        let Some(to) = self.to.clone() else { return Ok(None) };
-        let most = if self.pace.is_some() { self.most } else { HANDOVER_BYTES };
-        let length = usize::try_from(range.end - range.start).unwrap_or(most).min(most);
-        let end = range.start + length as u64;
-        if !send::is_in_page_cache(&self.opened, &(range.start..end))? {
-            return Ok(None);
-        }
-        self.go_on(end..range.end);
-        Ok(Some(to.file.hand(&self.opened, range.start, length)))
-    }
-
-    /// Makes the rest of a range the next one.
-    fn go_on(&mut self, range: Range<u64>) {
-        if !range.is_empty() {
-            self.left.push_front(FilePiece::File(range));
-        }
-    }
-}
-
-/// A limit of the rate at which a body is sent.
-pub(crate) struct PacedBody {
-    began: Instant,
-    sent: u64,
-    rate: u64,
-}
-
-impl PacedBody {
-    /// A limit of `rate` bytes a second, from now on.
-    pub(crate) fn new(rate: u64) -> Self {
-        Self { began: Instant::now(), sent: 0, rate }
-    }
-
-    /// Waits until `more` bytes may be sent.
-    pub(crate) async fn wait(&mut self, more: usize) {
-        tokio::time::sleep(self.pause(more)).await;
-    }
-
-    /// The time to wait until `more` bytes may be sent.
-    pub(crate) fn pause(&mut self, more: usize) -> std::time::Duration {
-        let pause = send::pacing_pause(self.sent, self.rate, self.began.elapsed());
-        self.sent += more as u64;
-        pause
-    }
 }
 
 #[cfg(test)]

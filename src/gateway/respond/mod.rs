@@ -2,23 +2,23 @@
 
 pub(crate) mod errors;
 pub(crate) mod files;
-use super::{
-    cache::prepared::head::{write_decimal, MAX_DIGITS},
-    headers::{rules, to_origin},
-    proxy::codec::BodyCodec,
-    request::rate_limit::set_limit_fields,
-    runtime_config::RouteMode,
-    session::GatewaySession,
-    Gateway, NextStep, RequestContext, Result, CACHE_STATUS, HIT_STATUS,
-};
 use crate::{
     cache::{entry::CacheEntry, fill::streaming_body::StreamReader, key::CacheKey, ArrivingHead},
     clock::now_ms,
     config,
     files::accel::is_accel_field,
+    gateway::{
+        body::{codec::BodyCodec, pieces::BodyPieces},
+        cache::prepared::head::{write_decimal, MAX_DIGITS},
+        context::request_id::REQUEST_ID,
+        headers::{rules, to_origin},
+        request::rate_limit::set_limit_fields,
+        runtime_config::RouteMode,
+        session::GatewaySession,
+        Gateway, NextStep, RequestContext, Result, CACHE_STATUS, HIT_STATUS,
+    },
     http::has_body::response_has_body,
     identity::TokenError,
-    origin::client::OriginResponse,
     representation::{
         encoding::transform::{self, BodyTransform},
         problem::ProblemReply,
@@ -26,7 +26,6 @@ use crate::{
     },
     telemetry::labels::{CacheResult, FillOutcome, RejectReason},
 };
-use files::{FilePieces, PacedBody};
 
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue, Method, Version};
@@ -319,7 +318,7 @@ fn set_gateway_headers(
     if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
         head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
     }
-    head.insert_header(to_origin::REQUEST_ID, ctx.request_id.clone())
+    head.insert_header(REQUEST_ID, ctx.request_id.clone())
 }
 
 /// Adds `Via` to an answer of a route that follows its origin (RFC 9110, 7.6.3); on a route with a namespace
@@ -352,38 +351,6 @@ pub(crate) fn complete_head(
     append_via(head, ctx)?;
     rules::apply_answer_rules(request, head, ctx);
     Ok(())
-}
-
-/// The source of the pieces of a body.
-pub(crate) enum BodyPieces {
-    Here(Body),
-    Arriving(StreamReader),
-    File(Box<FilePieces>),
-    /// At most at the given rate, if there is one.
-    Origin(Box<OriginResponse>, Option<PacedBody>),
-}
-
-impl BodyPieces {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self {
-            Self::Here(body) => {
-                let first = body.pieces().next().cloned();
-                if let Some(first) = &first {
-                    *body = body.slice(first.len() as u64..body.len());
-                }
-                Ok(first)
-            }
-            Self::Arriving(reader) => reader.next().await.or_err(ErrorType::ReadError, "the origin's answer"),
-            Self::File(pieces) => pieces.next().await,
-            Self::Origin(answering, pace) => {
-                let piece = answering.next().await.or_err(ErrorType::ReadError, "the origin's answer")?;
-                if let (Some(pace), Some(piece)) = (pace, &piece) {
-                    pace.wait(piece.len()).await;
-                }
-                Ok(piece)
-            }
-        }
-    }
 }
 
 /// Reads the rest of a small body that is still arriving. If an HTTP/2 stream is answered and reset before

@@ -10,9 +10,9 @@ use crate::{
     config::RouteConfig,
     gateway::{
         cache::versioned,
+        context::request_host,
         headers::{rules, to_origin},
         proxy::{native, upstream},
-        request_host,
         respond::errors,
         ConnectionInfo, FastRequest, Gateway, NextStep, RequestContext, Result, RuntimeConfig,
     },

@@ -5,10 +5,8 @@
 //! head, frames the answer (RFC 9112, 6) and writes it. The steps of the gateway are the same for both;
 //! nothing here depends on the contents of a request.
 
-pub(crate) mod file_handover;
 pub(crate) mod lifecycle;
 pub(crate) mod pingora;
-pub(crate) mod signals;
 use super::{cache::prepared::head::serialized_head, context::RequestContext};
 use crate::{
     clock::wall_ms,

@@ -3,7 +3,8 @@
 
 use crate::{
     cache::entry::prepared_head::{CutField, HeadConditions, HeadHole, PreparedFields, PreparedHead},
-    gateway::{context::date_of, headers::to_origin},
+    gateway::context::request_id::REQUEST_ID,
+    http::date_header::date_of,
     representation::PackedFields,
 };
 
@@ -125,7 +126,7 @@ pub(crate) fn serialize_head(
         let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
         let hole = match () {
             () if is(&header::AGE) => Some(HeadHole::Age),
-            () if is(&to_origin::REQUEST_ID) => Some(HeadHole::RequestId),
+            () if is(&REQUEST_ID) => Some(HeadHole::RequestId),
             () if is(&header::DATE) && dated_now => Some(HeadHole::Date),
             () => None,
         };

@@ -14,7 +14,6 @@ mod record;
 
 pub use record::PendingLog;
 
-use super::versioned::{bound_host, tenant_of};
 use crate::{
     address::ClientAddress,
     cache::{
@@ -28,15 +27,18 @@ use crate::{
     clock::{self, ClockReading},
     config::{AuthMode, CacheMode, CacheRules, CacheScope, HeaderTemplate, RouteConfig},
     gateway::{
-        context::{date_of, RequestContext, RequestId},
-        headers::to_origin,
+        cache::versioned::bound_host,
+        context::{
+            request_id::{RequestId, REQUEST_ID},
+            RequestContext,
+        },
         respond::{complete_head, set_age},
         runtime_config::{RouteMode, RouteRuntime, RuntimeConfig},
         session::lifecycle::NativeRequest,
         Gateway, ListenerInfo as Listener, HIT_STATUS,
     },
-    http::authority::is_host,
-    identity::{self, Identity},
+    http::{authority::is_host, date_header::date_of},
+    identity::{self, tenant_of, Identity},
     name::Tenant,
     representation::{
         respond::{self, ContentForm},
@@ -259,7 +261,7 @@ impl RequestBatch<'_> {
         head.status = found.status();
         head.headers = self.fields(&found)?;
         head.headers.insert(header::AGE, HeaderValue::from(found.entry.age_ms(self.time.now_ms) / 1_000));
-        head.headers.insert(to_origin::REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
+        head.headers.insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).ok()?);
         Some((head.into(), self.answered(found, id, asked.is_head, None)))
     }
 

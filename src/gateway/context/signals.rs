@@ -2,7 +2,7 @@
 //! between the two and passes only bytes.
 
 use crate::{
-    gateway::{FileHandover, TunnelledConnection},
+    gateway::context::{file_handover::FileHandover, tunnel::TunnelledConnection},
     telemetry::labels::CutReason,
 };
 
