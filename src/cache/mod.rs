@@ -24,6 +24,7 @@ pub use mode::{
 use crate::{
     clock::now_ms,
     config::{self, CacheRules},
+    http::cache_status::ForwardToken,
     name::Tenant,
     representation::{OutsideCaching, Representation},
     telemetry::{
@@ -201,18 +202,18 @@ pub enum ForwardReason {
 
 impl ForwardReason {
     /// The value of `fwd`, and of `detail` if there is more to say.
-    pub const fn as_strs(self) -> (&'static str, Option<&'static str>) {
+    pub const fn fwd_and_detail(self) -> (ForwardToken, Option<&'static str>) {
         match self {
-            Self::UriMiss => ("uri-miss", None),
-            Self::VaryMiss => ("vary-miss", None),
-            Self::Stale(policy::RevalidateReason::Stale) => ("stale", None),
+            Self::UriMiss => (ForwardToken::UriMiss, None),
+            Self::VaryMiss => (ForwardToken::VaryMiss, None),
+            Self::Stale(policy::RevalidateReason::Stale) => (ForwardToken::Stale, None),
             Self::Stale(why @ (policy::RevalidateReason::NoCache | policy::RevalidateReason::Doubt)) => {
-                ("stale", Some(why.as_str()))
+                (ForwardToken::Stale, Some(why.as_str()))
             }
-            Self::Stale(why) => ("request", Some(why.as_str())),
-            Self::Purged => ("stale", Some("purged")),
-            Self::Unsure => ("stale", Some("doubt")),
-            Self::Partial => ("partial", None),
+            Self::Stale(why) => (ForwardToken::Request, Some(why.as_str())),
+            Self::Purged => (ForwardToken::Stale, Some("purged")),
+            Self::Unsure => (ForwardToken::Stale, Some("doubt")),
+            Self::Partial => (ForwardToken::Partial, None),
         }
     }
 }

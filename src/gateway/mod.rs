@@ -45,13 +45,8 @@ use context::request_id::RequestIdSource;
 use runtime_config::RouteMode;
 use session::GatewaySession;
 
-use http::{header, HeaderName, HeaderValue, Method};
+use http::{header, Method};
 use std::{sync::Arc, time::Instant};
-
-/// RFC 9211
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-const HIT_STATUS: HeaderValue = HeaderValue::from_static("tidegate; hit");
 
 type Result<T> = pingora_core::Result<T>;
 

@@ -1,6 +1,7 @@
 //! Rules of HTTP messages and their addresses: each stands here once, and every lane calls it. Stands on nothing.
 
 pub mod authority;
+pub mod cache_status;
 pub mod canonical_path;
 pub mod content_length;
 pub mod date;
@@ -10,3 +11,4 @@ pub mod field_lines;
 pub mod framing;
 pub mod has_body;
 pub mod hop_by_hop;
+pub mod via;

@@ -14,6 +14,8 @@
 //!
 //! A number takes seven bits of each byte, the lowest first; the eighth says that more follow.
 
+use crate::http::cache_status::CACHE_STATUS;
+
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue};
 use std::fmt;
@@ -61,7 +63,7 @@ static KNOWN_NAMES: [HeaderName; 46] = [
     header::ACCESS_CONTROL_EXPOSE_HEADERS,
     header::ACCESS_CONTROL_MAX_AGE,
     HeaderName::from_static("x-powered-by"),
-    HeaderName::from_static("cache-status"),
+    CACHE_STATUS,
     HeaderName::from_static("cache-tag"),
     HeaderName::from_static("surrogate-key"),
     HeaderName::from_static("cdn-cache-control"),

@@ -25,6 +25,7 @@ pub use {
 };
 
 use super::http::{
+    cache_status::CACHE_STATUS,
     date_header::{format_date, http_date, parse_date},
     hop_by_hop::{connection_options, is_hop_by_hop},
 };
@@ -52,7 +53,7 @@ static NON_CONTENT_FIELDS: [HeaderName; 12] = [
     header::VARY,
     header::SET_COOKIE,
     header::ACCEPT_RANGES,
-    HeaderName::from_static("cache-status"),
+    CACHE_STATUS,
 ];
 
 /// Framing fields of a verbatim answer, which are made anew.

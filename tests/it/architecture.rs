@@ -571,10 +571,11 @@ fn words_of_answers() -> BTreeSet<String> {
         let text = fs::read_to_string(&path).expect("a source file");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let marks = [
-            "detail=",
             "detail = Some(\"",
             ".or(Some(\"",
-            "\", Some(\"",
+            "Stale, Some(\"",
+            "local(\"",
+            "detail(Some(\"",
             "detail.unwrap_or(\"",
             "_ERROR: &str = \"",
             "_ORIGIN: &str = \"",

@@ -16,9 +16,12 @@ use crate::{
         request::websocket,
         respond::errors,
         session::GatewaySession,
-        ConnectionHold, Gateway, NextStep, Result, HIT_STATUS,
+        ConnectionHold, Gateway, NextStep, Result,
     },
-    http::authority,
+    http::{
+        authority,
+        cache_status::{CacheStatus, ForwardToken},
+    },
     identity::tenant_of,
     origin::{
         client::{is_malformed, OriginError, OriginRequest, OriginResponse},
@@ -32,7 +35,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 impl Gateway {
     /// Answers from the cache, or passes a request on to the proxy if its answer may not be shared.
@@ -84,7 +87,7 @@ impl Gateway {
         answer: CacheAnswer,
         forward: ForwardReason,
     ) -> Result<NextStep> {
-        ctx.detail = forward.as_strs().1;
+        ctx.detail = forward.fwd_and_detail().1;
         match answer {
             CacheAnswer::Entry(entry, CacheResult::Miss) if entry.part().is_some() => {
                 // The client whose request fetched this part gets it as the origin sent it.
@@ -98,9 +101,9 @@ impl Gateway {
                     CacheResult::Miss => stored_status(forward, None, false),
                     CacheResult::Collapsed => stored_status(forward, None, true),
                     CacheResult::Revalidated => stored_status(forward, Some(StatusCode::NOT_MODIFIED), false),
-                    CacheResult::Remote => HeaderValue::from_static("tidegate; hit; detail=redis"),
+                    CacheResult::Remote => CacheStatus::HIT.with_detail(Some("redis")),
                     CacheResult::Stale => stale_status(&entry.terms(), now_ms()),
-                    _ => HIT_STATUS,
+                    _ => CacheStatus::HIT,
                 };
                 self.send_entry(session, ctx, &entry, status).await
             }
@@ -260,30 +263,15 @@ fn log_origin_error(error: &OriginError, target: &str) -> OriginFetchError {
 }
 
 /// `Cache-Status` of an answer that came from the origin and is stored.
-fn stored_status(forward: ForwardReason, status: Option<StatusCode>, collapsed: bool) -> HeaderValue {
-    let (fwd, detail) = forward.as_strs();
-    match (forward, status, collapsed) {
-        (ForwardReason::UriMiss, None, false) => {
-            return HeaderValue::from_static("tidegate; fwd=uri-miss; stored")
-        }
-        (ForwardReason::UriMiss, None, true) => {
-            return HeaderValue::from_static("tidegate; fwd=uri-miss; stored; collapsed")
-        }
-        _ => {}
-    }
-    let status = status.map_or(String::new(), |status| format!("; fwd-status={}", status.as_u16()));
-    let collapsed = if collapsed { "; collapsed" } else { "" };
-    let detail = detail.map_or(String::new(), |detail| format!("; detail={detail}"));
-    status_value(format!("tidegate; fwd={fwd}{status}; stored{collapsed}{detail}"))
+fn stored_status(forward: ForwardReason, status: Option<StatusCode>, collapsed: bool) -> CacheStatus {
+    let (why, detail) = forward.fwd_and_detail();
+    let stored = CacheStatus::forwarded(why).stored(collapsed).with_detail(detail);
+    status.map_or(stored, |status| stored.with_fwd_status(status))
 }
 
 /// `Cache-Status` of an answer that came from the origin and is not stored.
-fn not_stored_status(forward: ForwardReason, status: StatusCode, why: FillOutcome) -> HeaderValue {
-    status_value(format!(
-        "tidegate; fwd={}; fwd-status={}; detail={why}",
-        forward.as_strs().0,
-        status.as_u16()
-    ))
+fn not_stored_status(forward: ForwardReason, status: StatusCode, why: FillOutcome) -> CacheStatus {
+    CacheStatus::forwarded(forward.fwd_and_detail().0).with_fwd_status(status).with_detail(Some(why.as_str()))
 }
 
 /// The host that is part of the key; `None` if the route isn't bound to a host. Otherwise a client could fill
@@ -303,31 +291,19 @@ pub(crate) fn bound_host<'r>(named: Option<&'r str>, route: &'r RouteConfig) -> 
     }
 }
 
-/// `Cache-Status` of a stale answer: its `ttl` is negative (RFC 9211, 2.3).
-pub(crate) fn stale_status(terms: &policy::FreshnessTerms, now_ms: u64) -> HeaderValue {
-    status_value(format!(
-        "tidegate; hit; ttl={}; detail=stale-while-revalidate",
-        terms.ttl_ms(now_ms).div_euclid(1_000)
-    ))
+/// `Cache-Status` of a stale answer.
+pub(crate) fn stale_status(terms: &policy::FreshnessTerms, now_ms: u64) -> CacheStatus {
+    CacheStatus::hit_with_ttl(terms.ttl_ms(now_ms).div_euclid(1_000))
+        .with_detail(Some("stale-while-revalidate"))
 }
 
 /// `Cache-Status` of a proxied answer.
-pub(crate) fn forwarded_status(ctx: &RequestContext) -> HeaderValue {
-    let mut status = String::from("tidegate; fwd=");
-    status.push_str(match (ctx.result, ctx.detail) {
-        (CacheResult::Uncacheable, _) => "uri-miss",
-        (_, Some("method")) => return HeaderValue::from_static("tidegate; fwd=method"),
-        _ => return HeaderValue::from_static("tidegate; fwd=bypass"),
-    });
-    if let Some(detail) = ctx.detail {
-        // Writing to a String can't fail.
-        write!(status, "; detail={detail}").unwrap_or_default();
+pub(crate) fn forwarded_status(ctx: &RequestContext) -> CacheStatus {
+    match (ctx.result, ctx.detail) {
+        (CacheResult::Uncacheable, why) => CacheStatus::forwarded(ForwardToken::UriMiss).with_detail(why),
+        (_, Some("method")) => CacheStatus::forwarded(ForwardToken::Method),
+        _ => CacheStatus::forwarded(ForwardToken::Bypass),
     }
-    status_value(status)
-}
-
-pub(crate) fn status_value(status: String) -> HeaderValue {
-    HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("tidegate"))
 }
 
 /// Translates a failure of the origin client into the error that requests waiting for the fill get.

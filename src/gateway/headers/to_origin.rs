@@ -9,7 +9,10 @@ use crate::{
     config::{CacheRules, CacheScope},
     files::accel::is_accel_field,
     gateway::context::{request_id::REQUEST_ID, RequestContext},
-    http::hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
+    http::{
+        hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
+        via::via_value,
+    },
     identity::{tenant_of, Identity},
     name::Tenant,
     representation::encoding,
@@ -133,15 +136,6 @@ static CONNECTION_FIELDS: [HeaderName; 9] = [
     header::TRAILER,
     HeaderName::from_static("http2-settings"),
 ];
-
-/// The `Via` value (RFC 9110, 7.6.3) for a message that was received in this version.
-pub(crate) fn via_value(received: Version) -> HeaderValue {
-    HeaderValue::from_static(match received {
-        Version::HTTP_10 => "1.0 tidegate",
-        Version::HTTP_2 => "2 tidegate",
-        _ => "1.1 tidegate",
-    })
-}
 
 fn insert_field(
     request: &mut RequestHeader,

@@ -28,6 +28,10 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,
     },
+    http::{
+        cache_status::{CacheStatus, ForwardToken},
+        via::via_value,
+    },
     origin::client::{OriginRequest, OriginResponse},
     representation::{conditional::asks_if_modified, encoding, problem::ProblemReply, Body},
     telemetry::labels::{AccelOutcome, CacheResult, FileOutcome},
@@ -39,7 +43,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use std::pin::pin;
 
 /// `Cache-Status` of a file that a proxied answer ordered.
-pub(crate) const ACCEL_STATUS: HeaderValue = HeaderValue::from_static("tidegate; fwd=bypass; detail=accel");
+pub(crate) const ACCEL_STATUS: CacheStatus =
+    CacheStatus::forwarded(ForwardToken::Bypass).with_detail(Some("accel"));
 
 impl Gateway {
     /// The order in an origin's answer, if it is one to be carried out.
@@ -70,7 +75,7 @@ impl Gateway {
         session: &mut GatewaySession<'_>,
         ctx: &mut RequestContext,
         ordered: AccelRedirect,
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         let AccelRedirect { located, answer, orders } = ordered;
         ctx.result = CacheResult::File;
@@ -153,7 +158,7 @@ impl Gateway {
         ctx: &mut RequestContext,
         answering: OriginResponse,
         (answer, orders): (&HeaderMap, AccelFields),
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         let found = match answering.status {
             StatusCode::OK
@@ -189,7 +194,7 @@ impl Gateway {
         let rules = &ctx.site.plan.config.encoding;
         let how = (orders.at_once, bodyless);
         let codec = self.fit(&mut head, &request.headers, how, rules, answering.told_length())?;
-        self.mark(&mut head, ctx, &status)?;
+        self.mark(&mut head, ctx, status)?;
         rules::apply_answer_rules(request, &mut head, ctx);
         ctx.flows_at_once();
         let pieces = match bodyless {
@@ -215,7 +220,7 @@ fn build_request(
     let mut headers: Vec<_> = asked.map(|(name, value)| (name.clone(), value.clone())).collect();
     let offered = encoding::offered_codings(&request.headers).unwrap_or(HeaderValue::from_static("identity"));
     headers.push((header::ACCEPT_ENCODING, offered));
-    headers.push((header::VIA, to_origin::via_value(Version::HTTP_11)));
+    headers.push((header::VIA, via_value(Version::HTTP_11)));
     headers.push((REQUEST_ID, ctx.request_id.clone()));
     // A URL that is signed for GET is not good for HEAD.
     let method = if request.method == Method::HEAD && !signed { Method::HEAD } else { Method::GET };

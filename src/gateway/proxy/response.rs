@@ -17,6 +17,7 @@ use crate::{
     http::{
         authority,
         framing::{self, ResponseFraming},
+        via::via_value,
     },
     representation::{blank_head, conditional::asks_if_modified},
     websocket,
@@ -151,7 +152,7 @@ impl Gateway {
             // The origin offers it to the gateway, not to the client.
             head.remove_header(&header::UPGRADE);
         }
-        head.append_header(header::VIA, to_origin::via_value(head.version))?;
+        head.append_header(header::VIA, via_value(head.version))?;
         session.dated(head, ctx);
         let rules = &ctx.site.plan.config.encoding;
         let orders = ctx.passing.orders;

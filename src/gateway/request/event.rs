@@ -10,14 +10,17 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,
     },
-    http::content_length::content_length,
+    http::{
+        cache_status::{CacheStatus, ForwardToken},
+        content_length::content_length,
+    },
     origin::{client, OriginTable},
     representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
 };
 
 use bytes::Bytes;
-use http::{header, HeaderName, HeaderValue, Method, StatusCode};
+use http::{header, HeaderName, Method, StatusCode};
 use pingora_core::{ErrorType, OrErr};
 use pingora_http::ResponseHeader;
 use std::sync::Arc;
@@ -66,7 +69,7 @@ impl Gateway {
             return self.send_problem(session, ctx, problem).await;
         }
         let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
-        self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=event"))?;
+        self.mark(&mut head, ctx, CacheStatus::local("event"))?;
         rules::apply_answer_rules(session.req_header(), &mut head, ctx);
         self.send(session, head, Body::new()).await
     }
@@ -110,7 +113,7 @@ impl Gateway {
                 if got.status != StatusCode::NO_CONTENT {
                     head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
                 }
-                self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; fwd=method"))?;
+                self.mark(&mut head, ctx, CacheStatus::forwarded(ForwardToken::Method))?;
                 rules::apply_answer_rules(session.req_header(), &mut head, ctx);
                 self.send(session, head, got.body.into()).await
             }

@@ -13,13 +13,13 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result, UNKNOWN_BYTES,
     },
-    http::{authority, content_length::agreed_length},
+    http::{authority, cache_status::CacheStatus, content_length::agreed_length},
     route::RouteMatch,
     telemetry::labels::{CacheResult, RejectReason},
 };
 
 use bytes::Bytes;
-use http::{header, HeaderValue, Method, StatusCode, Uri};
+use http::{header, Method, StatusCode, Uri};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The path prefix of ACME HTTP challenges.
@@ -69,7 +69,7 @@ impl Gateway {
         // The host was checked, and Pingora refuses control characters in targets.
         head.insert_header(header::LOCATION, location)?;
         head.insert_header(header::CONTENT_LENGTH, 0)?;
-        self.mark(&mut head, ctx, &HeaderValue::from_static("tidegate; detail=https"))?;
+        self.mark(&mut head, ctx, CacheStatus::local("https"))?;
         rules::apply_answer_rules(session.req_header(), &mut head, ctx);
         self.send(session, head, Bytes::new().into()).await
     }

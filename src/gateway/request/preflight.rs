@@ -5,9 +5,9 @@ use crate::{
     clock::wall_ms,
     cors::{self, PreflightAnswer},
     gateway::{
-        cache::versioned::status_value, headers::rules, respond::errors, session::GatewaySession, Gateway,
-        NextStep, RequestContext, Result,
+        headers::rules, respond::errors, session::GatewaySession, Gateway, NextStep, RequestContext, Result,
     },
+    http::cache_status::CacheStatus,
     representation::Body,
     route::RouteMatch,
     signed::{self, SignatureRefusal},
@@ -71,7 +71,7 @@ impl Gateway {
         for (name, value) in fields {
             head.append_header(name, value)?;
         }
-        self.mark(&mut head, ctx, &status_value(format!("tidegate; detail={}", RejectReason::Preflight)))?;
+        self.mark(&mut head, ctx, CacheStatus::local(RejectReason::Preflight.as_str()))?;
         rules::apply_header_rules(session.req_header(), &mut head, ctx);
         self.send(session, head, Body::new()).await
     }
@@ -85,7 +85,7 @@ impl Gateway {
         (ctx.result, ctx.detail) = (CacheResult::Local, Some("options"));
         let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(5))?);
         head.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
-        self.mark(&mut head, ctx, &status_value("tidegate; detail=options".to_owned()))?;
+        self.mark(&mut head, ctx, CacheStatus::local("options"))?;
         self.send(session, head, Body::new()).await
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     cache::{FillFailure, OriginFetchError},
     events::signature::SignatureError,
-    gateway::cache::versioned,
+    http::cache_status::{CacheStatus, ForwardToken},
     identity::TokenError,
     representation::problem::ProblemReply,
     telemetry::labels::{EventResult, RejectReason},
@@ -135,13 +135,14 @@ pub(crate) fn only_if_cached_problem() -> ProblemReply {
 /// `Cache-Status` of a stale answer that is sent instead of a new one, and its `detail`, which the access
 /// record has as well. `failure` is the reason for which there is no new one; `None`: the fill takes longer
 /// than `stale_after`.
-pub(crate) fn stale_if_error_status(failure: Option<FillFailure>) -> (HeaderValue, &'static str) {
-    let (status, why) = match failure {
-        Some(FillFailure::Status(code)) => (format!("; fwd-status={}", code.as_u16()), ORIGIN_ERROR),
-        Some(FillFailure::Fetch(error)) => (String::new(), error_name(error)),
-        None => (String::new(), SLOW_ORIGIN),
+pub(crate) fn stale_if_error_status(failure: Option<FillFailure>) -> (CacheStatus, &'static str) {
+    let stale = CacheStatus::forwarded(ForwardToken::Stale);
+    let (stale, why) = match failure {
+        Some(FillFailure::Status(code)) => (stale.with_fwd_status(code), ORIGIN_ERROR),
+        Some(FillFailure::Fetch(error)) => (stale, error_name(error)),
+        None => (stale, SLOW_ORIGIN),
     };
-    (versioned::status_value(format!("tidegate; fwd=stale{status}; detail={why}")), why)
+    (stale.with_detail(Some(why)), why)
 }
 
 const ORIGIN_ERROR: &str = "origin-error";

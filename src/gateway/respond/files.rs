@@ -18,7 +18,7 @@ use crate::{
         session::GatewaySession,
         Gateway, NextStep, RequestContext, Result,
     },
-    http::field_lines::joined_lines,
+    http::{cache_status::CacheStatus, field_lines::joined_lines},
     representation::{encoding, problem::ProblemReply, Body},
     telemetry::labels::{CacheResult, FileOutcome, RejectReason},
 };
@@ -29,7 +29,7 @@ use pingora_core::ErrorSource;
 use pingora_http::ResponseHeader;
 
 /// `Cache-Status` of a file that a route serves.
-const ROUTE_STATUS: HeaderValue = HeaderValue::from_static("tidegate; detail=file");
+const ROUTE_STATUS: CacheStatus = CacheStatus::local("file");
 
 /// A file to be sent.
 pub(crate) struct OutgoingFile<'a> {
@@ -37,7 +37,7 @@ pub(crate) struct OutgoingFile<'a> {
     pub(crate) facts: &'a FileFacts,
     pub(crate) fields: &'a [(HeaderName, HeaderValue)],
     pub(crate) orders: AccelFields,
-    pub(crate) status: HeaderValue,
+    pub(crate) status: CacheStatus,
 }
 
 impl Gateway {
@@ -91,7 +91,7 @@ impl Gateway {
         head.insert_header(header::LOCATION, location)?;
         head.insert_header(header::CACHE_CONTROL, at.cache_control.clone())?;
         head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
-        self.mark(&mut head, ctx, &ROUTE_STATUS)?;
+        self.mark(&mut head, ctx, ROUTE_STATUS)?;
         rules::apply_answer_rules(session.req_header(), &mut head, ctx);
         self.send(session, head, Body::new()).await
     }
@@ -134,7 +134,7 @@ impl Gateway {
         let how = (orders.at_once, *method == Method::HEAD);
         let codec = self.fit(&mut head, &request.headers, how, rules, Some(facts.length))?;
         let most = if codec.is_some() { TURN_BYTES.min(send::PIECE_BYTES) } else { send::PIECE_BYTES };
-        self.mark(&mut head, ctx, &status)?;
+        self.mark(&mut head, ctx, status)?;
         ctx.result = CacheResult::File;
         rules::apply_answer_rules(request, &mut head, ctx);
         let sent = match (source, codec) {

@@ -11,13 +11,17 @@ use crate::{
         body::{codec::BodyCodec, pieces::BodyPieces},
         cache::prepared::head::{write_decimal, MAX_DIGITS},
         context::request_id::REQUEST_ID,
-        headers::{rules, to_origin},
+        headers::rules,
         request::rate_limit::set_limit_fields,
         runtime_config::RouteMode,
         session::GatewaySession,
-        Gateway, NextStep, RequestContext, Result, CACHE_STATUS, HIT_STATUS,
+        Gateway, NextStep, RequestContext, Result,
     },
-    http::has_body::response_has_body,
+    http::{
+        cache_status::{CacheStatus, CACHE_STATUS},
+        has_body::response_has_body,
+        via::via_value,
+    },
     identity::TokenError,
     representation::{
         encoding::transform::{self, BodyTransform},
@@ -77,12 +81,7 @@ impl Gateway {
     ) -> Result<NextStep> {
         drain_small_body(session).await;
         let (mut head, body) = problem.into_parts(ctx.id());
-        let status = format!("tidegate; detail={}", ctx.detail.unwrap_or("refused"));
-        self.mark(
-            &mut head,
-            ctx,
-            &HeaderValue::from_str(&status).unwrap_or(HeaderValue::from_static("tidegate")),
-        )?;
+        self.mark(&mut head, ctx, CacheStatus::local(ctx.detail.unwrap_or("refused")))?;
         rules::apply_answer_rules(session.req_header(), &mut head, ctx);
         let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { body };
         self.send(session, head, body.into()).await
@@ -93,7 +92,7 @@ impl Gateway {
         &self,
         head: &mut ResponseHeader,
         ctx: &RequestContext,
-        cache_status: &HeaderValue,
+        cache_status: CacheStatus,
     ) -> Result<()> {
         set_gateway_headers(head, ctx, cache_status)
     }
@@ -110,7 +109,7 @@ impl Gateway {
             self.parts.cache.encode_behind(key, entry);
         }
         ctx.result = CacheResult::Hit;
-        self.send_entry(session, ctx, entry, HIT_STATUS).await
+        self.send_entry(session, ctx, entry, CacheStatus::HIT).await
     }
 
     /// Sends a stored answer.
@@ -119,7 +118,7 @@ impl Gateway {
         session: &mut GatewaySession<'_>,
         ctx: &mut RequestContext,
         entry: &CacheEntry,
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         let request = session.req_header();
         let (method, headers, what) = (&request.method, &request.headers, &entry.representation);
@@ -136,7 +135,7 @@ impl Gateway {
         session: &mut GatewaySession<'_>,
         ctx: &mut RequestContext,
         what: &Representation,
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         let request = session.req_header();
         let reply = respond::choose_reply(what, &request.method, &request.headers, &[]);
@@ -148,10 +147,10 @@ impl Gateway {
         session: &mut GatewaySession<'_>,
         ctx: &mut RequestContext,
         reply: respond::ContentReply,
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         let respond::ContentReply { mut head, body, transform } = reply;
-        complete_head(&mut head, session.req_header(), ctx, &status)?;
+        complete_head(&mut head, session.req_header(), ctx, status)?;
         session.dated(&head, ctx);
         let Some(transform) = transform else { return self.send(session, head, body).await };
         let codec = self.codec(transform, &ctx.site.plan.config.encoding, None)?;
@@ -165,7 +164,7 @@ impl Gateway {
         ctx: &mut RequestContext,
         arriving: &ArrivingHead,
         reader: StreamReader,
-        status: HeaderValue,
+        status: CacheStatus,
     ) -> Result<NextStep> {
         if arriving.outcome == FillOutcome::Accel {
             let headers = arriving.headers.iter().cloned().collect();
@@ -184,7 +183,7 @@ impl Gateway {
         if let Some(length) = arriving.length {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
         }
-        self.mark(&mut head, ctx, &status)?;
+        self.mark(&mut head, ctx, status)?;
         append_via(&mut head, ctx)?;
         let rules = &ctx.site.plan.config.encoding;
         let plan = transform::plan_shared_transform(&request.headers, head.status, &head.headers, rules);
@@ -310,10 +309,10 @@ impl Gateway {
 fn set_gateway_headers(
     head: &mut ResponseHeader,
     ctx: &RequestContext,
-    cache_status: &HeaderValue,
+    cache_status: CacheStatus,
 ) -> Result<()> {
     // Each cache on the way appends a member (RFC 9211, 2).
-    head.append_header(CACHE_STATUS, cache_status.clone())?;
+    head.append_header(CACHE_STATUS, cache_status.value())?;
     set_limit_fields(head, ctx)?;
     if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
         head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
@@ -325,9 +324,7 @@ fn set_gateway_headers(
 /// the gateway counts as the origin.
 fn append_via(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
     match ctx.at_hand().map(|at_hand| &at_hand.mode) {
-        Some(RouteMode::Follow(_)) => {
-            head.append_header(header::VIA, to_origin::via_value(Version::HTTP_11)).map(drop)
-        }
+        Some(RouteMode::Follow(_)) => head.append_header(header::VIA, via_value(Version::HTTP_11)).map(drop),
         _ => Ok(()),
     }
 }
@@ -345,7 +342,7 @@ pub(crate) fn complete_head(
     head: &mut ResponseHeader,
     request: &RequestHeader,
     ctx: &RequestContext,
-    status: &HeaderValue,
+    status: CacheStatus,
 ) -> Result<()> {
     set_gateway_headers(head, ctx, status)?;
     append_via(head, ctx)?;

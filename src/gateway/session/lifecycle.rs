@@ -222,8 +222,7 @@ impl Gateway {
             // RFC 9110, 6.2: an intermediary sends its own version.
             head.set_version(Version::HTTP_11);
         }
-        let status = versioned::forwarded_status(ctx);
-        self.mark(head, ctx, &status)?;
+        self.mark(head, ctx, versioned::forwarded_status(ctx))?;
         upstream::set_sticky_cookie(head, ctx)?;
         rules::apply_answer_rules(session.req_header(), head, ctx);
         Ok(())

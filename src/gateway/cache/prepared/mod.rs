@@ -35,9 +35,9 @@ use crate::{
         respond::{complete_head, set_age},
         runtime_config::{RouteMode, RouteRuntime, RuntimeConfig},
         session::lifecycle::NativeRequest,
-        Gateway, ListenerInfo as Listener, HIT_STATUS,
+        Gateway, ListenerInfo as Listener,
     },
-    http::{authority::is_host, date_header::date_of},
+    http::{authority::is_host, cache_status::CacheStatus, date_header::date_of},
     identity::{self, tenant_of, Identity},
     name::Tenant,
     representation::{
@@ -481,7 +481,7 @@ impl RequestBatch<'_> {
         let request = RequestHeader::build(Method::GET, b"/", None).ok()?;
         let mut head = respond::head_in(&found.entry.representation, found.form, found.not_modified)?;
         set_age(&mut head, 0).ok()?;
-        complete_head(&mut head, &request, &ctx, &HIT_STATUS).ok()?;
+        complete_head(&mut head, &request, &ctx, CacheStatus::HIT).ok()?;
         Some(head)
     }
 
