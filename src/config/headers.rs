@@ -5,9 +5,8 @@
 //! [`MessageDirection::reserved`] names the fields that no rule may touch: the check and the gateway use the
 //! same list.
 
-use super::reserved::{
-    dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS, OURS_IN_REQUESTS,
-};
+use super::reserved::{dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS};
+use crate::http::names::is_origin_field;
 use http::{HeaderName, HeaderValue};
 
 /// `request_headers`, `response_headers`: removed first, then set, then added.
@@ -210,7 +209,7 @@ impl MessageDirection {
             return Some(FRAMING);
         }
         match self {
-            Self::Request if OURS_IN_REQUESTS.contains(&name) => Some(OURS),
+            Self::Request if is_origin_field(name) => Some(OURS),
             Self::Request if CONDITIONS.contains(&name) => {
                 Some("what is asked for, and under which condition, is the client's and the cache's matter")
             }

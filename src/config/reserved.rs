@@ -5,6 +5,7 @@
 //! client's fields out of shared fetches, and the configuration check to refuse rules. `docs/headers.md`
 //! describes it for users.
 
+use crate::http::names::{is_origin_field, ACCEL_PREFIX};
 use std::borrow::Cow;
 
 /// The party that may set a field of a request.
@@ -30,7 +31,7 @@ pub fn claim_of_field(name: &str) -> FieldClaim {
     };
     match dashed(name) {
         // Fields that a client may set itself, except in a spelling that poses as one that the gateway sets.
-        Cow::Owned(read) if OURS_IN_REQUESTS.contains(&&*read) => FieldClaim::Gateway,
+        Cow::Owned(read) if is_origin_field(&read) => FieldClaim::Gateway,
         read if read.starts_with('x') => of_x(&read),
         read => of_others(&read),
     }
@@ -38,11 +39,11 @@ pub fn claim_of_field(name: &str) -> FieldClaim {
 
 fn of_x(name: &str) -> FieldClaim {
     match name {
-        "x-real-ip" | "x-tenant" | "x-user" | "x-role" => FieldClaim::Gateway,
-        "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => FieldClaim::Gateway,
+        // A client may choose the id of its request.
+        name if is_origin_field(name) && name != "x-request-id" => FieldClaim::Gateway,
         // Instructions to a server that sends files.
         "x-sendfile-type" => FieldClaim::Gateway,
-        name if name.starts_with("x-accel-") => FieldClaim::Gateway,
+        name if name.starts_with(ACCEL_PREFIX) => FieldClaim::Gateway,
         "x-forwarded" | "x-host" | "x-http-host-override" | "x-rewrite-url" | "x-script-name" => {
             FieldClaim::Proxy
         }
@@ -139,19 +140,6 @@ pub(super) const OF_THE_CONNECTION: [&str; 13] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Fields that the gateway sets in requests to an origin.
-pub(super) const OURS_IN_REQUESTS: [&str; 10] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-    "x-role",
-    "x-tenant",
-    "x-user",
-];
 /// Fields of requests that select a part of the content or make the request conditional.
 pub(super) const CONDITIONS: [&str; 6] =
     ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
@@ -163,6 +151,7 @@ pub(super) const OF_THE_BODY: [&str; 3] = ["accept-ranges", "content-encoding", 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::names::ORIGIN_FIELDS;
 
     #[test]
     fn what_a_client_may_say() {
@@ -313,9 +302,9 @@ mod tests {
 
     #[test]
     fn no_rule_says_what_the_gateway_tells_anew() {
-        let told = OURS_IN_REQUESTS.iter().filter(|name| !matches!(**name, "via" | "x-request-id"));
+        let told = ORIGIN_FIELDS.iter().filter(|name| !matches!(name.as_str(), "via" | "x-request-id"));
         for name in told {
-            assert_eq!(claim_of_field(name), FieldClaim::Gateway, "{name}");
+            assert_eq!(claim_of_field(name.as_str()), FieldClaim::Gateway, "{name}");
         }
     }
 }

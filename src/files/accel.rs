@@ -5,22 +5,14 @@
 //! lists the differences.
 
 use super::path::{self, PathError};
-use crate::http::hop_by_hop::{connection_options, is_hop_by_hop};
+use crate::http::{
+    hop_by_hop::{connection_options, is_hop_by_hop},
+    names::{is_for_gateway, ACCEL_BUFFERING, ACCEL_CHARSET, ACCEL_LIMIT_RATE, ACCEL_REDIRECT},
+};
 
 use http::{header, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
-
-/// The file to send instead of the answer.
-pub const ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
-const ACCEL_LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const ACCEL_CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
-
-/// Returns true if a field is an instruction to the gateway, which no client may see or send.
-pub fn is_accel_field(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-accel-")
-}
 
 /// The instructions of an origin besides the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,11 +67,10 @@ pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         "etag",
         "last-modified",
         "repr-digest",
-        "x-request-id",
     ];
     let nominated = connection_options(answer);
     let keeps = |name: &HeaderName| {
-        !is_accel_field(name)
+        !is_for_gateway(name)
             && !is_hop_by_hop(name)
             && !of_its_message.contains(&name.as_str())
             && !nominated.contains(name)
@@ -333,8 +324,6 @@ mod tests {
         }
         assert!(of(&[("x-accel-buffering", "no")]).at_once);
         assert!(!of(&[("x-accel-buffering", "yes")]).at_once);
-        assert!(is_accel_field(&HeaderName::from_static("x-accel-anything")));
-        assert!(!is_accel_field(&HeaderName::from_static("x-accelerate")));
     }
 
     #[test]

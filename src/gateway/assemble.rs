@@ -50,7 +50,7 @@ pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeCon
     let subjects: Vec<_> = plan.config.listeners.iter().filter_map(subject).collect();
     RuntimeConfig {
         number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
-        ours: to_origin::VARYING_FIELDS.iter().chain(&subjects).cloned().collect(),
+        ours: to_origin::varying_fields().chain(subjects.iter().cloned()).collect(),
         subjects,
         routes: RouteTable::new(routes),
         per_route: routes.iter().zip(plan.limiters.of(routes)).map(per_route).collect(),

@@ -6,11 +6,16 @@ use super::field_lines::field_lines;
 
 use http::{header, HeaderMap, HeaderName};
 
+/// How long a connection of HTTP/1.0 and 1.1 stays open.
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// `Connection`, as some clients send it to a proxy.
+pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// Fields that end with the connection, whether `Connection` names them or not. `Connection` itself, `Upgrade`
 /// and `Transfer-Encoding` are not among them: [`is_hop_by_hop`] includes those.
 pub static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
     header::PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
     header::TE,

@@ -11,4 +11,5 @@ pub mod field_lines;
 pub mod framing;
 pub mod has_body;
 pub mod hop_by_hop;
+pub mod names;
 pub mod via;

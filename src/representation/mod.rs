@@ -28,6 +28,7 @@ use super::http::{
     cache_status::CACHE_STATUS,
     date_header::{format_date, http_date, parse_date},
     hop_by_hop::{connection_options, is_hop_by_hop},
+    names::is_for_gateway,
 };
 use crate::config::{self, ContentCoding};
 use conditional::Validators;
@@ -341,7 +342,7 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         .filter(|(name, _)| {
             !is_hop_by_hop(name) && !NON_CONTENT_FIELDS.contains(name) && !nominated.contains(name)
         })
-        .filter(|(name, _)| !name.as_str().starts_with("x-accel-") && *name != "x-request-id")
+        .filter(|(name, _)| !is_for_gateway(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

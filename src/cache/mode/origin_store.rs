@@ -21,6 +21,7 @@ use crate::{
     http::{
         content_length::content_length,
         hop_by_hop::{connection_options, is_hop_by_hop},
+        names::{is_accel_field, is_for_gateway},
     },
     representation::{range, Body, Representation},
     telemetry::labels::FillOutcome,
@@ -456,8 +457,7 @@ pub(crate) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue
         !is_hop_by_hop(name)
             && !nominated.contains(name)
             && *name != header::CONTENT_LENGTH
-            && *name != "x-request-id"
-            && !name.as_str().starts_with("x-accel-")
+            && !is_for_gateway(name)
     };
     let fields = headers.iter().filter(|(name, _)| kept(name));
     fields.map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -465,7 +465,7 @@ pub(crate) fn passed_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue
 
 /// The instructions to the gateway in an answer, for the leader: they are not forwarded.
 pub(crate) fn internal_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-    let orders = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-accel-"));
+    let orders = headers.iter().filter(|(name, _)| is_accel_field(name));
     orders.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 

@@ -3,21 +3,20 @@
 //! Pure. An answer that names a file is for its client alone: the file is sent, and nothing of the answer is
 //! stored. Of all lifetimes in an answer, `X-Accel-Expires` has priority: it is meant for this cache alone.
 
-use crate::http::delta_seconds::delta_seconds;
+use crate::http::{
+    delta_seconds::delta_seconds,
+    names::{ACCEL_EXPIRES, ACCEL_REDIRECT},
+};
 use http::{HeaderMap, HeaderName};
-
-static REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
-/// The field with the lifetime.
-static EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 
 /// Returns true if a field tells a cache what it may store.
 pub(crate) fn is_for_a_cache(name: &HeaderName) -> bool {
-    *name == REDIRECT || *name == EXPIRES
+    [ACCEL_REDIRECT, ACCEL_EXPIRES].contains(name)
 }
 
 /// Returns true if an answer names a file to be sent in its place.
 pub fn orders_a_file(answer: &HeaderMap) -> bool {
-    answer.contains_key(&REDIRECT)
+    answer.contains_key(ACCEL_REDIRECT)
 }
 
 /// The meaning of `X-Accel-Expires`.
@@ -33,7 +32,7 @@ pub enum AccelExpires {
 
 /// Reads the field of an answer; `None` if it is missing or no number.
 pub fn accel_expires(answer: &HeaderMap) -> Option<AccelExpires> {
-    let value = answer.get(&EXPIRES)?.as_bytes().trim_ascii();
+    let value = answer.get(ACCEL_EXPIRES)?.as_bytes().trim_ascii();
     match value.strip_prefix(b"@") {
         Some(until) => std::str::from_utf8(until).ok()?.parse().ok().map(AccelExpires::Until),
         None => match delta_seconds(value)? {

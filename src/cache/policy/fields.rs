@@ -18,6 +18,7 @@ use crate::{
         content_length::agreed_length,
         date,
         hop_by_hop::{connection_options, is_hop_by_hop},
+        names::is_for_gateway,
     },
     telemetry::labels::FillOutcome,
 };
@@ -189,10 +190,9 @@ fn is_storable(name: &HeaderName, rules: &FollowRules) -> bool {
         // Of one connection as well (RFC 9111, 3.1).
         "proxy-authorization" => false,
         // Of one message, and made anew by the gateway for each.
-        "content-length" | "age" | "x-request-id" => false,
+        "content-length" | "age" => false,
         "set-cookie" => rules.set_cookie,
-        // Instructions to the gateway.
-        name => !name.starts_with("x-accel-"),
+        _ => !is_for_gateway(name),
     }
 }
 

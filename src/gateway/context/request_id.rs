@@ -1,13 +1,12 @@
 //! The id of a request: the client's own, or a new one.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use crate::http::names::REQUEST_ID;
+
+use http::{HeaderMap, HeaderValue};
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
 };
-
-/// The field of the request id, in both directions.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is accepted from a client, in bytes.
 const MAX_ID_LENGTH: usize = 64;

@@ -7,10 +7,13 @@
 use crate::{
     address,
     config::{CacheRules, CacheScope},
-    files::accel::is_accel_field,
-    gateway::context::{request_id::REQUEST_ID, RequestContext},
+    gateway::context::RequestContext,
     http::{
-        hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
+        hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS, KEEP_ALIVE, PROXY_CONNECTION},
+        names::{
+            is_accel_field, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, ORIGIN_FIELDS, REAL_IP,
+            REQUEST_ID, ROLE, TENANT, USER,
+        },
         via::via_value,
     },
     identity::{tenant_of, Identity},
@@ -21,16 +24,11 @@ use crate::{
 use http::{header, HeaderMap, HeaderName, HeaderValue, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-const TENANT: HeaderName = HeaderName::from_static("x-tenant");
-const USER: HeaderName = HeaderName::from_static("x-user");
-const ROLE: HeaderName = HeaderName::from_static("x-role");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// The gateway's own fields whose values differ between requests for one resource.
-pub(crate) static VARYING_FIELDS: [HeaderName; 8] =
-    [TENANT, USER, ROLE, REAL_IP, FORWARDED_FOR, header::FORWARDED, header::VIA, REQUEST_ID];
+/// The gateway's own fields whose values differ between requests for one resource: host and scheme are in its
+/// key.
+pub(crate) fn varying_fields() -> impl Iterator<Item = HeaderName> {
+    ORIGIN_FIELDS.iter().filter(|name| ![FORWARDED_HOST, FORWARDED_PROTO].contains(name)).cloned()
+}
 
 /// Adds the gateway's fields to a proxied request; `received` is the version that it came in.
 pub(crate) fn set_gateway_fields(request: &mut RequestHeader, received: Version, ctx: &RequestContext) {
@@ -93,7 +91,7 @@ pub(crate) fn gateway_fields_of(
 static REPLACED_FIELDS: [HeaderName; 3] = [header::HOST, header::PROXY_AUTHORIZATION, REQUEST_ID];
 
 /// Capacity for the gateway's fields.
-const GATEWAY_FIELD_COUNT: usize = 10;
+const GATEWAY_FIELD_COUNT: usize = ORIGIN_FIELDS.len();
 
 /// The fields of a request to the origin, without `Host`: the client's without those that `ends_here` names,
 /// and the gateway's. `host` is the host that it was sent for.
@@ -129,8 +127,8 @@ static CONNECTION_FIELDS: [HeaderName; 9] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
     header::PROXY_AUTHENTICATE,
     header::TE,
     header::TRAILER,
@@ -309,7 +307,7 @@ mod tests {
     #[test]
     fn no_rule_may_touch_what_is_ours_or_of_the_connection() {
         let ours =
-            [&VARYING_FIELDS[..], &HOP_BY_HOP_FIELDS, &RESTATED_FIELDS, &PARTIAL_REQUEST_FIELDS].concat();
+            [&ORIGIN_FIELDS[..], &HOP_BY_HOP_FIELDS, &RESTATED_FIELDS, &PARTIAL_REQUEST_FIELDS].concat();
         for name in ours.iter().filter(|name| **name != header::HOST) {
             assert!(MessageDirection::Request.reserved(name.as_str()).is_some(), "{name}");
         }

@@ -18,7 +18,7 @@ use crate::{
     gateway::{
         body::{pacing::PacedBody, pieces::BodyPieces},
         cache::versioned,
-        context::{relay::AccelRedirect, request_id::REQUEST_ID},
+        context::relay::AccelRedirect,
         headers::{rules, to_origin},
         respond::{
             errors,
@@ -30,6 +30,7 @@ use crate::{
     },
     http::{
         cache_status::{CacheStatus, ForwardToken},
+        names::REQUEST_ID,
         via::via_value,
     },
     origin::client::{OriginRequest, OriginResponse},

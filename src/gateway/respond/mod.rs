@@ -6,11 +6,9 @@ use crate::{
     cache::{entry::CacheEntry, fill::streaming_body::StreamReader, key::CacheKey, ArrivingHead},
     clock::now_ms,
     config,
-    files::accel::is_accel_field,
     gateway::{
         body::{codec::BodyCodec, pieces::BodyPieces},
         cache::prepared::head::{write_decimal, MAX_DIGITS},
-        context::request_id::REQUEST_ID,
         headers::rules,
         request::rate_limit::set_limit_fields,
         runtime_config::RouteMode,
@@ -20,6 +18,7 @@ use crate::{
     http::{
         cache_status::{CacheStatus, CACHE_STATUS},
         has_body::response_has_body,
+        names::{is_accel_field, REQUEST_ID},
         via::via_value,
     },
     identity::TokenError,

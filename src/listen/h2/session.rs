@@ -8,7 +8,13 @@
 //! Interim answers are dropped: the library can't send them (hyperium/h2#167).
 
 use super::body_wait::BodyWait;
-use crate::{gateway::ConnectionSignals, http::content_length::content_length};
+use crate::{
+    gateway::ConnectionSignals,
+    http::{
+        content_length::content_length,
+        hop_by_hop::{KEEP_ALIVE, PROXY_CONNECTION},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -210,13 +216,8 @@ impl StreamSession {
 }
 
 /// Fields of an HTTP/1.1 connection, which are forbidden in HTTP/2 (RFC 9113, 8.2.2).
-pub(super) static HTTP1_FIELDS: [HeaderName; 5] = [
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+pub(super) static HTTP1_FIELDS: [HeaderName; 5] =
+    [header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION];
 
 /// The date of an answer, in seconds since the epoch; 0: the current time.
 fn date_value(seconds: u64) -> HeaderValue {

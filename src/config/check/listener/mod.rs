@@ -10,6 +10,7 @@ use crate::{
         file::{fault::FaultReport, hints, place::FilePlace, raw, PlacedValue, TableField},
         types::{ClientCertificates, ListenerConfig, ListenerTls},
     },
+    http::names::is_origin_field,
 };
 
 use http::{header, HeaderName};
@@ -212,21 +213,18 @@ fn clients(
 }
 
 /// Fields that the gateway or the protocol sets itself.
-const TAKEN: [HeaderName; 14] = [
+const TAKEN: [HeaderName; 11] = [
     header::AUTHORIZATION,
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::COOKIE,
     header::EXPECT,
-    header::FORWARDED,
     header::HOST,
     header::RANGE,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-    header::VIA,
-    HeaderName::from_static("x-request-id"),
 ];
 
 fn subject_header(at: PlacedValue<String>, report: &mut FaultReport) -> Option<HeaderName> {
@@ -241,7 +239,7 @@ fn subject_header(at: PlacedValue<String>, report: &mut FaultReport) -> Option<H
         );
         return None;
     }
-    let is_ours = ["x-tenant", "x-user", "x-role", "x-real-ip"].contains(&name.as_str())
+    let is_ours = is_origin_field(name.as_str())
         || name.as_str().starts_with("x-forwarded-")
         || name.as_str().starts_with("if-")
         || name.as_str().starts_with("accept");

@@ -3,8 +3,7 @@
 
 use crate::{
     cache::entry::prepared_head::{CutField, HeadConditions, HeadHole, PreparedFields, PreparedHead},
-    gateway::context::request_id::REQUEST_ID,
-    http::date_header::date_of,
+    http::{date_header::date_of, names::REQUEST_ID},
     representation::PackedFields,
 };
 

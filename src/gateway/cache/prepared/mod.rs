@@ -28,16 +28,13 @@ use crate::{
     config::{AuthMode, CacheMode, CacheRules, CacheScope, HeaderTemplate, RouteConfig},
     gateway::{
         cache::versioned::bound_host,
-        context::{
-            request_id::{RequestId, REQUEST_ID},
-            RequestContext,
-        },
+        context::{request_id::RequestId, RequestContext},
         respond::{complete_head, set_age},
         runtime_config::{RouteMode, RouteRuntime, RuntimeConfig},
         session::lifecycle::NativeRequest,
         Gateway, ListenerInfo as Listener,
     },
-    http::{authority::is_host, cache_status::CacheStatus, date_header::date_of},
+    http::{authority::is_host, cache_status::CacheStatus, date_header::date_of, names::REQUEST_ID},
     identity::{self, tenant_of, Identity},
     name::Tenant,
     representation::{
