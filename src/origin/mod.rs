@@ -3,6 +3,7 @@
 pub mod client;
 mod h1;
 pub(crate) mod health;
+pub mod retry;
 pub mod servers;
 pub mod sticky;
 pub mod upgrade;

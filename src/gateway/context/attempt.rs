@@ -4,6 +4,7 @@ use super::tunnel::OriginObserver;
 use crate::{
     cache::OriginFetchError,
     origin::{
+        retry::RetryTally,
         servers::{choice::ServerChoice, ActiveRequest, ReachedAddress, ServerAttempt, ServerGroup},
         sticky::StickySniffer,
     },
@@ -59,12 +60,10 @@ pub(crate) struct ServerSearch {
     pub(crate) choice: Option<ServerChoice>,
     /// The end of the time for the exchange: `None` if it is not known yet, `Some(None)` without a limit.
     pub(crate) deadline: Option<Option<Instant>>,
-    /// The number of retries so far.
-    pub(crate) retried: u32,
-    /// The number of times that a server has refused to process it.
-    pub(crate) refused_by: u32,
-    /// The number of retries that are left.
-    pub(crate) left: Option<u32>,
+    /// The further attempts; `None` before the first.
+    pub(crate) tally: Option<RetryTally>,
+    /// The pause before the next attempt.
+    pub(crate) pause: Option<Duration>,
     /// The reason for which no server was asked.
     pub(crate) refused: Option<OriginFetchError>,
     /// Searches the answer for the id of a session.

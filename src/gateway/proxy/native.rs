@@ -106,7 +106,7 @@ impl Gateway {
             Ok(begun) => begun,
             Err(mut error) => {
                 error.as_up();
-                self.not_connected(ctx, &mut error);
+                self.not_connected(session, ctx, &mut error);
                 return Err(error);
             }
         };

@@ -16,6 +16,7 @@ use crate::{
     identity::tenant_of,
     origin::{
         client,
+        retry::{FailedAttempt, NextAttempt, RequestSource, RetryRequest, RetryTally},
         servers::{choice::LoadBalancing, ServerGroup},
         sticky,
     },
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use http::header;
 use pingora_core::{
     upstreams::peer::{H1UpgradePolicy, HttpPeer},
-    Error, ErrorSource, ErrorType,
+    Error, ErrorSource, ErrorType, RetryType,
 };
 use pingora_http::ResponseHeader;
 use std::{
@@ -101,10 +102,11 @@ impl Gateway {
         let pool = site.plan.origins.pool(origin);
         let limit = pool.settings.request_timeout.filter(|_| ctx.handshake.is_none());
         ctx.seeking.deadline.get_or_insert_with(|| limit.map(|limit| Instant::now() + limit));
-        ctx.seeking.left.get_or_insert(pool.settings.retries);
+        ctx.seeking.tally.get_or_insert_with(|| RetryTally::new(pool.settings.retries));
         // The place at the failed server is released before another one is waited for.
-        if ctx.upstream.take().is_some() && ctx.seeking.retried > 0 {
-            tokio::time::sleep(client::retry_pause(ctx.seeking.retried - 1)).await;
+        drop(ctx.upstream.take());
+        if let Some(pause) = ctx.seeking.pause.take() {
+            tokio::time::sleep(pause).await;
         }
         let asked = self.upstream_for(ctx, pool).await;
         ctx.upstream = Some(asked.map_err(|error| no_server_error(ctx, error))?);
@@ -178,20 +180,24 @@ impl Gateway {
         }
     }
 
-    /// Handles a failed connection: nothing was sent, so that any request may be retried on another server.
-    pub(crate) fn not_connected(&self, ctx: &mut RequestContext, error: &mut Error) {
+    /// Handles a failed connection.
+    pub(crate) fn not_connected(
+        &self,
+        session: &mut GatewaySession<'_>,
+        ctx: &mut RequestContext,
+        error: &mut Error,
+    ) {
         if let Some(upstream) = &ctx.upstream {
             upstream.pool.tell(upstream.server, error);
         }
-        self.report(ctx, client::classify_error(error));
-        error.set_retry(may_retry(ctx));
+        let outcome = client::classify_error(error);
+        self.report(ctx, outcome);
+        let was_trial = may_leave_trial(session, ctx);
+        let failed = FailedAttempt { was_sent: false, was_trial, ..FailedAttempt::of_server(outcome) };
+        error.set_retry(next_attempt(session, ctx, failed).is_some());
     }
 
-    /// Handles a failure after at least a part of the request was sent. A request that the server has not
-    /// processed is sent again. Otherwise only an idempotent request, of whose answer the client has received
-    /// nothing, is sent again: as a retry within the budget if the server broke off, and without cost if a
-    /// reused connection had been closed and the method is safe. After a timeout there is no retry: the
-    /// client has waited long enough.
+    /// Handles a failure after at least a part of the request was sent.
     pub(crate) fn broke(
         &self,
         session: &mut GatewaySession<'_>,
@@ -199,67 +205,55 @@ impl Gateway {
         error: &mut Error,
         reused: bool,
     ) {
-        let upstream = *error.esource() == ErrorSource::Upstream;
-        let can_be_sent = !session.retry_buffer_truncated() && session.answered().is_none();
-        if upstream && can_be_sent && client::is_unprocessed(error) && may_repeat(ctx) {
-            error.set_retry(true);
+        let (outcome, by_server) = (client::classify_error(error), *error.esource() == ErrorSource::Upstream);
+        let failed = FailedAttempt {
+            outcome,
+            by_server,
+            was_sent: true,
+            is_unprocessed: client::is_unprocessed(error),
+            was_reused: reused && matches!(error.retry, RetryType::ReusedOnly),
+            is_retryable: matches!(error.retry, RetryType::Decided(true)),
+            was_trial: may_leave_trial(session, ctx),
+        };
+        let next = next_attempt(session, ctx, failed);
+        error.set_retry(next.is_some());
+        if next.is_some_and(|next| next.is_excused) {
             return;
         }
-        let blame = client::classify_error(error);
         // A server that waits for the rest of a request is not slow: its client is.
         let waited = *error.etype() == ErrorType::ReadTimedout && !session.is_body_done();
-        let is_trial = ctx.upstream.as_ref().is_some_and(|upstream| upstream.trial.is_some());
-        let is_trial = is_trial && upstream && blame == OriginOutcome::Timeout;
-        if upstream && (!reused || is_trial) && !waited {
+        let has_hung = outcome == OriginOutcome::Timeout
+            && ctx.upstream.as_ref().is_some_and(|upstream| upstream.trial.is_some());
+        if by_server && (!reused || has_hung) && !waited {
             if let Some(upstream) = &ctx.upstream {
                 upstream.pool.tell(upstream.server, error);
             }
-            self.report(ctx, blame);
-        }
-        if !can_be_sent || !session.req_header().method.is_idempotent() {
-            error.set_retry(false);
-            return;
-        }
-        if is_trial && native::is_tried_with(session) {
-            // Other servers are available, and no client should wait for a failed trial.
-            error.set_retry(may_repeat(ctx));
-            return;
-        }
-        error.retry.decide_reuse(reused && session.req_header().method.is_safe());
-        if !error.retry() && upstream && blame == OriginOutcome::Broken {
-            error.set_retry(may_retry(ctx));
+            self.report(ctx, outcome);
         }
     }
 }
 
-/// Allows a request that its server has not processed to be sent again without cost, preferably to another
-/// server, and a limited number of times.
-fn may_repeat(ctx: &mut RequestContext) -> bool {
-    let Some(upstream) = &ctx.upstream else { return false };
-    if ctx.seeking.refused_by == client::MOST_REFUSALS || ctx.seeking.is_late() {
-        return false;
-    }
-    if let Some(choice) = &mut ctx.seeking.choice {
-        choice.avoid_server(upstream.server, upstream.address);
-    }
-    ctx.seeking.refused_by += 1;
-    ctx.seeking.retried += 1;
-    true
+/// Returns true if an attempt is the trial of a server that hung, and the request may be sent to another one.
+fn may_leave_trial(session: &mut GatewaySession<'_>, ctx: &RequestContext) -> bool {
+    ctx.upstream.as_ref().is_some_and(|upstream| upstream.trial.is_some()) && native::is_tried_with(session)
 }
 
-/// Allows a retry: within the origin's budget, and preferably on another server.
-fn may_retry(ctx: &mut RequestContext) -> bool {
-    let Some(upstream) = &ctx.upstream else { return false };
-    if let Some(choice) = &mut ctx.seeking.choice {
+/// Decides whether a request is sent again after a failed attempt, and prepares that.
+fn next_attempt(
+    session: &GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    failed: FailedAttempt,
+) -> Option<NextAttempt> {
+    let can_be_sent = !session.retry_buffer_truncated() && session.answered().is_none();
+    let request = RetryRequest::new(RequestSource::Client, &session.req_header().method, can_be_sent);
+    let is_late = ctx.seeking.is_late();
+    let (upstream, tally) = (ctx.upstream.as_ref()?, ctx.seeking.tally.as_mut()?);
+    let next = tally.settle(request, failed, is_late, || upstream.pool.may_retry())?;
+    ctx.seeking.pause = next.pause;
+    if let Some(choice) = ctx.seeking.choice.as_mut().filter(|_| next.elsewhere) {
         choice.avoid_server(upstream.server, upstream.address);
     }
-    let left = ctx.seeking.left.unwrap_or(0);
-    let affordable = left > 0 && !ctx.seeking.is_late() && upstream.pool.may_retry();
-    if affordable {
-        ctx.seeking.left = Some(left - 1);
-        ctx.seeking.retried += 1;
-    }
-    affordable
+    Some(next)
 }
 
 fn no_server_error(ctx: &mut RequestContext, error: OriginFetchError) -> Box<Error> {

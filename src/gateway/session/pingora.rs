@@ -147,12 +147,12 @@ impl ProxyHttp for Gateway {
 
     fn fail_to_connect(
         &self,
-        _: &mut Pingora,
+        session: &mut Pingora,
         _: &HttpPeer,
         ctx: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        self.not_connected(ctx, &mut error);
+        self.not_connected(&mut GatewaySession::Pingora(session), ctx, &mut error);
         error
     }
 

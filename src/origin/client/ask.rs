@@ -1,10 +1,13 @@
-//! A request of the gateway's own, why there may be no answer to it, and when it may be sent once more.
+//! A request of the gateway's own, and why there may be no answer to it.
 
-use super::outcome::classify_error;
+use super::outcome::{classify_error, is_unprocessed};
 use crate::{
-    origin::servers::{
-        choice::{LoadBalancing, ServerChoice},
-        NoUpstream, ServerGroup,
+    origin::{
+        retry::{FailedAttempt, NextAttempt, RequestSource, RetryRequest, RetryTally},
+        servers::{
+            choice::{LoadBalancing, ServerChoice},
+            NoUpstream, ServerGroup,
+        },
     },
     telemetry::labels::OriginOutcome,
 };
@@ -13,7 +16,6 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
-use std::time::Duration;
 
 /// A request of the gateway's own.
 #[derive(Debug, Clone)]
@@ -47,6 +49,11 @@ impl OriginRequest {
             tenant: None,
             spare: false,
         }
+    }
+
+    /// What retries depend on: its body is kept, and no client sees the answer to a failed attempt.
+    pub(crate) fn retry_request(&self) -> RetryRequest {
+        RetryRequest::new(RequestSource::Gateway, &self.method, true)
     }
 
     pub(crate) fn choice(&self, pool: &ServerGroup) -> ServerChoice {
@@ -83,14 +90,6 @@ pub enum OriginError {
 /// A callback for interim answers (1xx).
 pub type InterimSink<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
 
-/// The first pause before a retry, before randomisation; doubled with each.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// The pause before a retry: it grows with each attempt, and is randomised.
-pub fn retry_pause(attempt: u32) -> Duration {
-    (PAUSE * 2_u32.saturating_pow(attempt.min(10))).mul_f64(rand::random_range(0.5..1.5))
-}
-
 pub(crate) fn failed(error: Box<Error>) -> OriginError {
     OriginError::Failed { outcome: classify_error(&error), error }
 }
@@ -108,8 +107,20 @@ pub(crate) fn passes_for_interim(status: StatusCode) -> Result<bool, Box<Error>>
     }
 }
 
-/// Returns true if a failure on a reused connection means that the server had closed it, and the request may
-/// be sent once more.
-pub(crate) fn is_stale(ask: &OriginRequest, error: &Error) -> bool {
-    ask.method.is_idempotent() && classify_error(error) != OriginOutcome::Timeout
+/// Decides whether an attempt goes on with the same server after a failure; `may_be_closed`: the connection was
+/// reused, and the server may have closed it before.
+pub(crate) fn continue_attempt(
+    tally: &mut RetryTally,
+    ask: &OriginRequest,
+    error: &Error,
+    may_be_closed: bool,
+) -> Option<NextAttempt> {
+    let outcome = classify_error(error);
+    let failed = FailedAttempt {
+        is_unprocessed: is_unprocessed(error),
+        was_reused: may_be_closed && outcome != OriginOutcome::Timeout,
+        ..FailedAttempt::of_server(outcome)
+    };
+    // Retries at another server are the caller's matter.
+    tally.settle(ask.retry_request(), failed, false, || false)
 }

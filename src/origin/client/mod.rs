@@ -9,16 +9,19 @@ pub mod native;
 pub(crate) mod outcome;
 pub mod pingora;
 pub use {
-    ask::{retry_pause, InterimSink, OriginError, OriginRequest},
-    outcome::{classify_error, classify_status, is_malformed, is_unprocessed, MOST_REFUSALS},
+    ask::{InterimSink, OriginError, OriginRequest},
+    outcome::{classify_error, classify_status, is_malformed, is_unprocessed},
 };
 
-use super::servers::{choice::ServerChoice, state::ActiveRequest, PickedServer, ServerAttempt, ServerGroup};
+use super::{
+    retry::{FailedAttempt, RetryRequest, RetryTally},
+    servers::{choice::ServerChoice, state::ActiveRequest, PickedServer, ServerAttempt, ServerGroup},
+};
 use crate::{
     http::{content_length::content_length, framing, has_body::response_has_body},
     telemetry::labels::OriginOutcome,
 };
-use ask::{failed, is_stale, passes_for_interim};
+use ask::{continue_attempt, failed, passes_for_interim};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -136,8 +139,8 @@ pub async fn begin_request(
 /// The attempts so far, and the retries that are left.
 struct RetryState {
     choice: ServerChoice,
-    left: u32,
-    done: u32,
+    request: RetryRequest,
+    tally: RetryTally,
     /// True if the last attempt was the trial of a server that hung.
     was_trial: bool,
     /// The end of the time for the whole exchange.
@@ -149,11 +152,12 @@ struct RetryState {
 
 impl RetryState {
     fn of(pool: &ServerGroup, ask: &OriginRequest, by: Option<Instant>) -> Self {
-        let left = if ask.method.is_idempotent() { pool.settings.retries } else { 0 };
         let began = Instant::now();
         let end = pool.settings.request_timeout.map(|time| began + time);
         let (deadline, head_by) = (ExchangeDeadline(end), ExchangeDeadline(end.into_iter().chain(by).min()));
-        Self { choice: ask.choice(pool), left, done: 0, was_trial: false, deadline, head_by, began }
+        let (choice, request) = (ask.choice(pool), ask.retry_request());
+        let tally = RetryTally::new(pool.settings.retries);
+        Self { choice, request, tally, was_trial: false, deadline, head_by, began }
     }
 
     /// Allows another attempt, after a pause.
@@ -161,16 +165,16 @@ impl RetryState {
     /// # Errors
     /// `error`, if no other attempt is allowed.
     async fn retry_or_fail(&mut self, pool: &ServerGroup, error: OriginError) -> Result<(), OriginError> {
-        // After a failed trial another server is asked, at no cost.
-        if std::mem::take(&mut self.was_trial) && !self.head_by.has_passed() {
-            return Ok(());
-        }
-        if self.left == 0 || self.head_by.has_passed() || !pool.may_retry() {
+        let OriginError::Failed { outcome, .. } = &error else { return Err(error) };
+        let was_trial = std::mem::take(&mut self.was_trial);
+        let failed = FailedAttempt { was_trial, ..FailedAttempt::of_server(*outcome) };
+        let is_late = self.head_by.has_passed();
+        let Some(next) = self.tally.settle(self.request, failed, is_late, || pool.may_retry()) else {
             return Err(error);
+        };
+        if let Some(pause) = next.pause {
+            tokio::time::sleep(pause).await;
         }
-        self.left -= 1;
-        tokio::time::sleep(retry_pause(self.done)).await;
-        self.done += 1;
         Ok(())
     }
 }
@@ -400,8 +404,11 @@ async fn open_native_exchange(
                 return Ok((parts.status, parts.headers, ClientExchange::Native(exchange)));
             }
             // Each failure removes an idle connection: in the end a new one is opened.
-            Err(error) if reused && is_stale(ask, &error) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => {
+                if continue_attempt(&mut RetryTally::new(0), ask, &error, reused).is_none() {
+                    return Err(failed(error));
+                }
+            }
         }
     }
 }

@@ -6,9 +6,6 @@ use h2::Reason;
 use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 
-/// The number of times that a server may refuse to process one request before that counts as a failure.
-pub const MOST_REFUSALS: u32 = 3;
-
 /// The outcome of an answer with this status.
 pub fn classify_status(status: StatusCode) -> OriginOutcome {
     match status.is_server_error() {

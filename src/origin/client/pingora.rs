@@ -3,13 +3,13 @@
 //! The counterpart of `native`. It makes one attempt, apart from reused connections that the
 //! server had closed; the caller decides about retries.
 
-use super::{
-    ask::{failed, is_stale, passes_for_interim, retry_pause, InterimSink, OriginError, OriginRequest},
-    outcome::{is_unprocessed, MOST_REFUSALS},
-};
+use super::ask::{continue_attempt, failed, passes_for_interim, InterimSink, OriginError, OriginRequest};
 use crate::{
     http::framing,
-    origin::servers::{NoUpstream, ServerAttempt, ServerGroup},
+    origin::{
+        retry::RetryTally,
+        servers::{NoUpstream, ServerAttempt, ServerGroup},
+    },
 };
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue, StatusCode};
@@ -48,7 +48,7 @@ impl PingoraExchange {
     ) -> Result<(StatusCode, HeaderMap, Self), OriginError> {
         let server = at.server;
         let (peer, reached) = pool.peer(at).ok_or(OriginError::Nobody(NoUpstream::Unhealthy))?;
-        let (mut again, mut refused) = (true, 0);
+        let (mut may_be_closed, mut tally) = (true, RetryTally::new(0));
         loop {
             let (mut session, reused) = connector.get_http_session(&peer).await.map_err(failed)?;
             let shared = matches!(session, HttpSession::H2(_));
@@ -56,17 +56,14 @@ impl PingoraExchange {
             session.set_read_timeout(peer.options.read_timeout);
             session.set_write_timeout(peer.options.write_timeout);
             if let Err(error) = read_head(&mut session, request, &ask.body, on_interim).await {
-                if reused && is_stale(ask, &error) && again {
+                let next = continue_attempt(&mut tally, ask, &error, reused && may_be_closed);
+                match next.map(|next| next.pause) {
+                    None => return Err(failed(error)),
+                    Some(Some(pause)) => tokio::time::sleep(pause).await,
                     // A failed HTTP/1 connection is removed; a shared one may be returned again.
-                    again = !shared;
-                    continue;
+                    Some(None) => may_be_closed = !shared,
                 }
-                if is_unprocessed(&error) && refused < MOST_REFUSALS {
-                    tokio::time::sleep(retry_pause(refused)).await;
-                    refused += 1;
-                    continue;
-                }
-                return Err(failed(error));
+                continue;
             }
             let Some(answer) = session.response_header() else { return Err(OriginError::Invalid) };
             let (status, headers) = (answer.status, answer.headers.clone());
