@@ -28,7 +28,7 @@ pub use {
     headers::{
         HeaderRules, HeaderTemplate, MessageDirection, NamePattern, RouteHeaders, TemplateSegment, Variable,
     },
-    reserved::{begins_to_cgi, claim_of_field, same_to_cgi, FieldClaim},
+    reserved::{begins_to_cgi, claim_of_field, is_disguised, same_to_cgi, FieldClaim},
 };
 
 pub use origin::*;

@@ -105,6 +105,17 @@ fn is_of_proxies(name: &str) -> bool {
     OF_PROXIES.iter().any(|begin| begin.as_bytes().get(2) == letter && name.starts_with(begin))
 }
 
+/// Returns true if CGI and WSGI keep a sign of a name: all others are the same there.
+fn is_kept_by_cgi(sign: u8) -> bool {
+    sign.is_ascii_alphanumeric()
+}
+
+/// Returns true if a name has another sign than letters, digits, `-` and `_`: to CGI and WSGI it is the same as
+/// an ordinary name, and nothing else on the way takes it for that.
+pub fn is_disguised(name: &str) -> bool {
+    name.bytes().any(|sign| !is_kept_by_cgi(sign) && !b"-_".contains(&sign))
+}
+
 /// Returns true if CGI and WSGI turn two names (lower case) into the same variable.
 pub fn same_to_cgi(one: &str, other: &str) -> bool {
     one.len() == other.len() && begins_to_cgi(one, other)
@@ -112,15 +123,16 @@ pub fn same_to_cgi(one: &str, other: &str) -> bool {
 
 /// Returns true if a name begins like this (both lower case) once CGI or WSGI has turned it into a variable.
 pub fn begins_to_cgi(name: &str, begin: &str) -> bool {
-    let same = |(n, b): (u8, u8)| n == b || !n.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
+    let same = |(n, b): (u8, u8)| n == b || !is_kept_by_cgi(n) && !is_kept_by_cgi(b);
     name.len() >= begin.len() && name.bytes().zip(begin.bytes()).all(same)
 }
 
-/// A name as CGI reads it, with dashes: every sign but letters and digits is the same there.
+/// A name as CGI reads it, with dashes for the signs that it doesn't keep. Borrowed: it is written like that.
 pub(super) fn dashed(name: &str) -> Cow<'_, str> {
-    match name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+    match name.bytes().all(|sign| is_kept_by_cgi(sign) || sign == b'-') {
         true => name.into(),
-        false => name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").into(),
+        // A name of a field is ASCII.
+        false => name.replace(|c: char| u8::try_from(c).is_ok_and(|sign| !is_kept_by_cgi(sign)), "-").into(),
     }
 }
 
@@ -292,6 +304,9 @@ mod tests {
         ] {
             assert_eq!((same_to_cgi(one, other), same_to_cgi(other, one)), (same, same), "{one} {other}");
             assert_eq!(dashed(one) == dashed(other), same, "{one} {other}");
+        }
+        for (name, is) in [("x-plan", false), ("x_plan", false), ("x.plan", true), ("x-plan~", true)] {
+            assert_eq!(is_disguised(name), is, "{name}");
         }
         for (name, begins) in
             [("x-debug-a", true), ("x.debug.a", true), ("x-debug", false), ("x-debuga", false)]

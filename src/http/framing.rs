@@ -1,12 +1,14 @@
 //! The framing of an origin's answer: checks that it is unambiguous.
 //!
-//! Pure. Pingora has parsed the head: it accepts a repeated length if all are equal, ignores one beside a
+//! Pure. Pingora, or the native client, has parsed the head: it ignores a length beside a
 //! transfer coding (RFC 9112, 6.3), and reads an answer with another coding than `chunked` up to the end of
 //! the connection, chunk sizes included. An answer that is forwarded or stored has exactly one framing.
 //!
 //! An unregistered transfer coding means nothing to any recipient: all read up to the end of the connection,
 //! as Pingora does (RFC 9112, 6.3). An answer with a coding that a recipient could decode, or take for
 //! `chunked`, is refused.
+
+use super::content_length::{agreed_length, LengthFault};
 
 use http::{header, HeaderMap, HeaderValue, StatusCode};
 
@@ -31,13 +33,19 @@ pub enum ResponseFraming {
 
 /// The error for a body whose end is ambiguous.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an answer in a transfer coding other than chunked")]
-pub struct UnframedBody;
+pub enum UnframedBody {
+    /// A coding that a recipient could decode, or take for `chunked`.
+    #[error("an answer in a transfer coding other than chunked")]
+    Coding,
+    /// Lengths that are invalid, or differ (RFC 9110, 8.6; for HTTP/2 RFC 9113, 8.1.1).
+    #[error("an answer with {0}")]
+    Length(#[from] LengthFault),
+}
 
 /// Determines the framing of an answer.
 ///
 /// # Errors
-/// If it has a coding that is not supported.
+/// If it has a coding that is not supported, or lengths that differ.
 pub fn response_framing(status: StatusCode, headers: &HeaderMap) -> Result<ResponseFraming, UnframedBody> {
     // RFC 9110, 8.6 and RFC 9112, 6.1: neither field is allowed here, and some clients would wait for a body.
     if status.is_informational() || status == StatusCode::NO_CONTENT {
@@ -52,17 +60,13 @@ pub fn response_framing(status: StatusCode, headers: &HeaderMap) -> Result<Respo
         (Some(coding), None) if means_nothing(coding.as_bytes()) => {
             return Ok(ResponseFraming::Ended);
         }
-        _ => return Err(UnframedBody),
+        _ => return Err(UnframedBody::Coding),
     }
+    let Some(length) = agreed_length(headers)? else { return Ok(ResponseFraming::Plain) };
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(ResponseFraming::Plain),
         (Some(one), None) if !one.as_bytes().contains(&b',') => Ok(ResponseFraming::Plain),
-        // All values are equal.
-        (Some(first), _) => {
-            let first = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-            HeaderValue::from_bytes(first).map(ResponseFraming::Length).map_err(|_| UnframedBody)
-        }
+        _ => Ok(ResponseFraming::Length(HeaderValue::from(length))),
     }
 }
 
@@ -120,6 +124,12 @@ mod tests {
         for fields in [&[(cl, "5"), (cl, "5")][..], &[(cl, "5, 5")], &[(cl, "5 ,5"), (cl, "5")]] {
             assert_eq!(plain(fields), five(), "{fields:?}");
         }
+        for fields in [&[(cl, "5"), (cl, "6")][..], &[(cl, "5, 6")], &[(cl, "5"), (cl, "5"), (cl, "6, 5")]] {
+            assert_eq!(plain(fields), Err(LengthFault::Differing.into()), "{fields:?}");
+        }
+        for fields in [&[(cl, "five")][..], &[(cl, "5"), (cl, "+5")], &[(cl, "")]] {
+            assert_eq!(plain(fields), Err(LengthFault::Invalid.into()), "{fields:?}");
+        }
         assert_eq!(plain(&[(te, "Unheard-of")]), Ok(ResponseFraming::Ended));
         for fields in [
             &[(te, "gzip")][..],
@@ -132,7 +142,7 @@ mod tests {
             &[(te, "a"), (te, "chunked")],
             &[(te, "")],
         ] {
-            assert_eq!(plain(fields), Err(UnframedBody), "{fields:?}");
+            assert_eq!(plain(fields), Err(UnframedBody::Coding), "{fields:?}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! has none of these fields, except for those in the route's `key_headers`.
 
 use crate::{
-    config::{claim_of_field, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
+    config::{claim_of_field, is_disguised, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
     gateway::RequestContext,
 };
 
@@ -38,8 +38,7 @@ pub(crate) fn vary_lines(names: &[HeaderName]) -> impl Iterator<Item = HeaderVal
 
 fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
     // `Accept.Language` is `Accept-Language` to CGI, and neither `Vary` nor a condition would see it.
-    let is_plain = || name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let is_free = claim_of_field(name.as_str()) == FieldClaim::Free && is_plain();
+    let is_free = claim_of_field(name.as_str()) == FieldClaim::Free && !is_disguised(name.as_str());
     !is_free && !rules.key_headers.contains(name)
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod resumption;
 pub(crate) mod sni;
 use crate::{
     certificate::{self, CertificateError, CertificatePart, ServerCertificate, UnusableFile},
-    config::{ClientCertificates, ListenerTls},
+    config::{file_stamp, ClientCertificates, FileStamp, ListenerTls},
     telemetry::{
         labels::{CertificateReload, Handshake},
         metrics::Metrics,
@@ -27,12 +27,7 @@ use rustls::{
     version::{TLS12, TLS13},
     AlertDescription, Error as TlsError, HandshakeKind, PeerIncompatible, ServerConfig,
 };
-use std::{
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::PathBuf, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_rustls::{server::TlsStream, TlsAcceptor};
 
@@ -49,12 +44,9 @@ pub(crate) struct ReloadingTls {
 }
 
 struct TlsState {
-    files: Vec<TlsStamp>,
+    files: Vec<FileStamp>,
     resumption: Resumption,
 }
-
-/// Distinguishes versions of a file: inode, modification time, length.
-type TlsStamp = Option<(u64, i64, i64, u64)>;
 
 impl ReloadingTls {
     /// Reads the files that it needs.
@@ -187,7 +179,7 @@ fn unusable_config(settings: &ListenerTls, error: &TlsError) -> CertificateError
     CertificateError { part: CertificatePart::Cert, path, fault: UnusableFile::Damaged(error.to_string()) }
 }
 
-fn file_stamps(settings: &ListenerTls) -> Vec<TlsStamp> {
+fn file_stamps(settings: &ListenerTls) -> Vec<FileStamp> {
     let certificates = settings.certificates.iter();
     let files = certificates.flat_map(|files| [Some(&files.cert), Some(&files.key), files.ocsp.as_ref()]);
     files
@@ -195,12 +187,6 @@ fn file_stamps(settings: &ListenerTls) -> Vec<TlsStamp> {
         .flatten()
         .map(|path| file_stamp(path))
         .collect()
-}
-
-/// Follows symbolic links: files may be replaced by replacing a linked directory.
-fn file_stamp(path: &Path) -> TlsStamp {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
 }
 
 /// The reason for a failed handshake.

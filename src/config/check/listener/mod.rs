@@ -8,6 +8,7 @@ use crate::{
     clock::wall_ms,
     config::{
         file::{fault::FaultReport, hints, place::FilePlace, raw, PlacedValue, TableField},
+        reserved::dashed,
         types::{ClientCertificates, ListenerConfig, ListenerTls},
     },
     http::names::is_origin_field,
@@ -232,7 +233,7 @@ fn subject_header(at: PlacedValue<String>, report: &mut FaultReport) -> Option<H
         report.fault(&at.place, "must be the name of a header field, such as \"X-Client-Subject\"");
         return None;
     };
-    if !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+    if dashed(name.as_str()) != name.as_str() {
         report.fault(
             &at.place,
             "must be of letters, digits and \"-\": behind CGI or WSGI any other sign would be the same as \"-\"",
