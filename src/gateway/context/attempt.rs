@@ -48,7 +48,7 @@ impl ContextServer {
     /// The server, as seen by a request that began at `began`.
     pub(crate) fn at(&self, began: Instant) -> ServerAttempt {
         let reached = self.reached.as_ref().and_then(|reached| reached.get().copied());
-        ServerAttempt { server: self.server, address: reached.or(self.address), began }
+        ServerAttempt::new(self.server, reached.or(self.address), began)
     }
 }
 

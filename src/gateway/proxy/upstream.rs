@@ -17,7 +17,7 @@ use crate::{
     origin::{
         client,
         retry::{FailedAttempt, NextAttempt, RequestSource, RetryRequest, RetryTally},
-        servers::{choice::LoadBalancing, ServerGroup},
+        servers::{choice::LoadBalancing, ServerAttempt, ServerGroup},
         sticky,
     },
     telemetry::labels::OriginOutcome,
@@ -149,9 +149,11 @@ impl Gateway {
 
     /// Processes the head of a server's answer, unchanged.
     pub(crate) fn heed(&self, session: &GatewaySession<'_>, head: &ResponseHeader, ctx: &mut RequestContext) {
-        self.report(ctx, client::classify_status(head.status));
+        let took = ctx.upstream.as_ref().map(|upstream| upstream.asked.elapsed());
+        // With a body, the time is the client's as well.
+        self.report(ctx, client::classify_status(head.status), took.filter(|_| ctx.body_seen == 0));
         let Some(upstream) = &ctx.upstream else { return };
-        ctx.origin_time = Some(upstream.asked.elapsed());
+        ctx.origin_time = took;
         upstream.pool.heed(upstream.at(ctx.began), head.status, &head.headers);
         let query = session.req_header().uri.query();
         ctx.seeking.ear = upstream.pool.ear(upstream.endpoint, query, head.status, &head.headers);
@@ -171,12 +173,12 @@ impl Gateway {
         }
     }
 
-    /// Reports the outcome of a proxied request to the pool, once.
-    pub(crate) fn report(&self, ctx: &mut RequestContext, outcome: OriginOutcome) {
+    /// Reports the outcome of a proxied request to the pool, once; `took`: the time to the head of its answer.
+    fn report(&self, ctx: &mut RequestContext, outcome: OriginOutcome, took: Option<Duration>) {
         let began = ctx.began;
         if let Some(upstream) = ctx.upstream.as_mut().filter(|upstream| !upstream.reported) {
             upstream.reported = true;
-            upstream.pool.report(upstream.at(began), outcome);
+            upstream.pool.report(ServerAttempt { took, ..upstream.at(began) }, outcome);
         }
     }
 
@@ -191,7 +193,7 @@ impl Gateway {
             upstream.pool.tell(upstream.server, error);
         }
         let outcome = client::classify_error(error);
-        self.report(ctx, outcome);
+        self.report(ctx, outcome, None);
         let was_trial = may_leave_trial(session, ctx);
         let failed = FailedAttempt { was_sent: false, was_trial, ..FailedAttempt::of_server(outcome) };
         error.set_retry(next_attempt(session, ctx, failed).is_some());
@@ -228,7 +230,7 @@ impl Gateway {
             if let Some(upstream) = &ctx.upstream {
                 upstream.pool.tell(upstream.server, error);
             }
-            self.report(ctx, outcome);
+            self.report(ctx, outcome, None);
         }
     }
 }

@@ -224,12 +224,13 @@ async fn begin_once(
     tries.was_trial = trial.is_some();
     let head_by = head_by.or_within(trial);
     tries.choice.avoid_server(server, address);
-    let at = ServerAttempt { server, address, began: tries.began };
+    let (at, begun_at) = (ServerAttempt::new(server, address, tries.began), Instant::now());
     let mut asked = RequestReport::new(pool, at, under_way);
     let begun = head_by.bound(pin!(open_exchange(connector, pool, ask, at, on_interim))).await;
     match &begun {
         Ok((status, headers, exchange)) => {
             asked.at.address = exchange.address();
+            asked.at.took = Some(begun_at.elapsed());
             asked.outcome = Some(classify_status(*status));
             pool.heed(asked.at, *status, headers);
         }

@@ -44,7 +44,7 @@ impl NativeExchange {
         now: Instant,
     ) -> Result<(Self, bool), Box<Error>> {
         let within = |limit: Duration| left.map_or(limit, |left| left.min(limit));
-        let (settings, ServerAttempt { server, address, began }) = (&pool.settings, at);
+        let (settings, ServerAttempt { server, address, began, .. }) = (&pool.settings, at);
         let limits = ConnectionTimeouts {
             connect: within(settings.connect_timeout),
             step: within(settings.read_timeout),

@@ -100,17 +100,24 @@ impl Breaker {
         begins
     }
 
-    /// Notes the outcome of a request that was sent at `began`. Returns whether the breaker opens or closes.
+    /// Notes the outcome of a request that began at `began`, and whose answer's head came `took` after the
+    /// attempt began, if it says something of the server. Returns whether the breaker opens or closes.
     /// Failures of requests that began before the last counted failure are not counted again: a retry, or
     /// requests that waited at the same time, say no more than one.
-    pub(crate) fn note(&mut self, outcome: OriginOutcome, began: Instant, now: Instant) -> BreakerChange {
+    pub(crate) fn note(
+        &mut self,
+        outcome: OriginOutcome,
+        (began, took): (Instant, Option<Duration>),
+        now: Instant,
+    ) -> BreakerChange {
         match outcome {
             // Any answer shows that the server is there, even an error of the application.
             OriginOutcome::Ok | OriginOutcome::ServerError => {
                 self.failures = 0;
                 self.pause = FIRST_PAUSE;
-                let took = now.saturating_duration_since(began);
-                self.usual = took.max(self.usual.mul_f64(0.9) + took.mul_f64(0.1));
+                if let Some(took) = took {
+                    self.usual = took.max(self.usual.mul_f64(0.9) + took.mul_f64(0.1));
+                }
                 self.left_alone_until.take().map_or(BreakerChange::None, |_| BreakerChange::Ends)
             }
             OriginOutcome::BreakerOpen

@@ -8,7 +8,7 @@ fn a_server_that_fails_is_left_alone_then_tried_once() {
     for n in 1..=FAILURES_TO_OPEN {
         assert!(server.take(start).is_ok());
         let change = if n == FAILURES_TO_OPEN { BreakerChange::Begins } else { BreakerChange::None };
-        assert_eq!(server.note(OriginOutcome::Timeout, start, start), change);
+        assert_eq!(server.note(OriginOutcome::Timeout, (start, None), start), change);
     }
     assert_eq!(server.take(start), Err(OriginOutcome::Timeout));
     let later = start + FIRST_PAUSE;
@@ -16,14 +16,14 @@ fn a_server_that_fails_is_left_alone_then_tried_once() {
     assert!(server.take(later).is_ok());
     assert!(server.take(later).is_err());
     assert_eq!(
-        server.note(OriginOutcome::ConnectFailed, later, later),
+        server.note(OriginOutcome::ConnectFailed, (later, None), later),
         BreakerChange::None,
         "it was left alone already"
     );
     assert_eq!(server.take(later + FIRST_PAUSE), Err(OriginOutcome::ConnectFailed));
     assert!(server.take(later + FIRST_PAUSE * 2).is_ok());
     assert!(server.is_left_alone());
-    assert_eq!(server.note(OriginOutcome::Ok, later, later), BreakerChange::Ends);
+    assert_eq!(server.note(OriginOutcome::Ok, (later, None), later), BreakerChange::Ends);
     assert!(!server.is_left_alone() && server.take(later).is_ok());
     assert!(server.take(later).is_ok());
 }
@@ -33,7 +33,7 @@ fn failures_at_the_same_time_are_one() {
     let (mut server, start) = (Breaker::default(), Instant::now());
     let end = start + Duration::from_secs(1);
     for _ in 0..100 {
-        server.note(OriginOutcome::Timeout, start, end);
+        server.note(OriginOutcome::Timeout, (start, None), end);
     }
     assert!(server.take(end).is_ok());
 }
@@ -42,7 +42,7 @@ fn failures_at_the_same_time_are_one() {
 fn an_error_of_the_application_is_an_answer() {
     let (mut server, start) = (Breaker::default(), Instant::now());
     for _ in 0..100 {
-        server.note(OriginOutcome::ServerError, start, start);
+        server.note(OriginOutcome::ServerError, (start, None), start);
     }
     assert!(server.take(start).is_ok());
 }
@@ -95,19 +95,34 @@ fn the_trial_of_a_server_that_hung_has_a_short_time() {
         (Duration::ZERO, OriginOutcome::ConnectFailed, [None; 4]),
     ] {
         let (mut server, mut now) = (Breaker::default(), Instant::now());
-        server.note(OriginOutcome::Ok, now, now + usual);
+        server.note(OriginOutcome::Ok, (now, Some(usual)), now + usual);
         now += usual;
         for _ in 0..FAILURES_TO_OPEN {
             assert_eq!(server.trial_time(), None, "it is no trial");
-            server.note(outcome, now, now);
+            server.note(outcome, (now, None), now);
         }
         for expected in expected {
             assert_eq!(server.trial_time(), expected, "{usual:?} {outcome:?}");
             now += LONGEST_PAUSE;
             assert!(server.take(now).is_ok());
-            server.note(outcome, now, now);
+            server.note(outcome, (now, None), now);
         }
-        server.note(OriginOutcome::Ok, now, now);
+        server.note(OriginOutcome::Ok, (now, None), now);
         assert_eq!(server.trial_time(), None);
+    }
+}
+
+/// A request may have waited for a place, or for the body of its client.
+#[test]
+fn the_usual_time_is_that_of_the_server() {
+    let second = Duration::from_secs(1);
+    for (took, expected) in [(None, second), (Some(second / 100), second), (Some(second), 4 * second)] {
+        let (mut server, began) = (Breaker::default(), Instant::now());
+        let now = began + 60 * second;
+        server.note(OriginOutcome::Ok, (began, took), now);
+        for _ in 0..FAILURES_TO_OPEN {
+            server.note(OriginOutcome::Timeout, (now, None), now);
+        }
+        assert_eq!(server.trial_time(), Some(expected), "{took:?}");
     }
 }

@@ -24,7 +24,7 @@ async fn pool(ports: &[u16], change: impl FnOnce(&mut OriginConfig)) -> Arc<Serv
 fn fail(pool: &ServerGroup, server: usize) {
     for _ in 0..3 {
         let address = pool.servers[server].state.addresses()[0].address;
-        pool.report(ServerAttempt { server, address, began: Instant::now() }, OriginOutcome::Timeout);
+        pool.report(ServerAttempt::new(server, address, Instant::now()), OriginOutcome::Timeout);
     }
 }
 
@@ -64,7 +64,7 @@ async fn one_server_alone_is_asked_a_few_times_at_once_while_it_fails() {
         again.avoid_server(0, None);
         assert_eq!(pool.pick(&again).await.unwrap_err(), LEFT_ALONE);
         let address = pool.servers[0].state.addresses()[0].address;
-        pool.report(ServerAttempt { server: 0, address, began: Instant::now() }, OriginOutcome::Ok);
+        pool.report(ServerAttempt::new(0, address, Instant::now()), OriginOutcome::Ok);
         assert!(!pool.is_failing());
         assert!(!pool.metrics.render().contains("ejections_total{origin=\"app\",reason=\"failures\"} 1"));
     }

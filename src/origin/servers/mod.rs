@@ -90,16 +90,25 @@ pub struct PickedServer {
     pub trial: Option<Duration>,
 }
 
-/// A server, one of its addresses, and the beginning of the request: all attempts of one request count as one
-/// failure.
+/// An attempt of a request: a server, one of its addresses, and its times.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerAttempt {
     /// Its index in the configuration.
     pub server: usize,
     /// The address of it that is used; `None`: a UNIX socket.
     pub address: Option<SocketAddr>,
-    /// The time at which the request began.
+    /// The time at which the request began: all its attempts count as one failure.
     pub began: Instant,
+    /// The time from the beginning of the attempt to the head of its answer; `None`: it says nothing of the
+    /// server, since it has not come, or the client's body was waited for.
+    pub took: Option<Duration>,
+}
+
+impl ServerAttempt {
+    /// An attempt without an answer.
+    pub fn new(server: usize, address: Option<SocketAddr>, began: Instant) -> Self {
+        Self { server, address, began, took: None }
+    }
 }
 
 /// The servers of an origin.
@@ -435,7 +444,7 @@ impl ServerGroup {
             let addresses = known.state.addresses();
             let there = addresses.iter().find(|of| !of.breaker.lock().is_left_alone());
             let address = there.or(addresses.first())?.address;
-            Some(ServerAttempt { server, address, began: now })
+            Some(ServerAttempt::new(server, address, now))
         };
         self.servers.iter().enumerate().filter_map(place).collect()
     }
@@ -522,7 +531,7 @@ impl ServerGroup {
             self.tell_whether_up(at.server);
         }
         let Some(known) = server.state.at(at.address) else { return };
-        let change = known.breaker.lock().note(outcome, at.began, Instant::now());
+        let change = known.breaker.lock().note(outcome, (at.began, at.took), Instant::now());
         match change {
             BreakerChange::Begins if is_only => {
                 tracing::warn!(origin = %self.settings.name, server = %server.at, "the only server fails");

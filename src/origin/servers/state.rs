@@ -171,7 +171,8 @@ impl ServerState {
     /// used another one.
     pub(crate) fn missed(&self, address: SocketAddr, began: Instant) {
         if let Some(state) = self.at(Some(address)) {
-            let change = state.breaker.lock().note(OriginOutcome::ConnectFailed, began, Instant::now());
+            let change =
+                state.breaker.lock().note(OriginOutcome::ConnectFailed, (began, None), Instant::now());
             if change == BreakerChange::Begins {
                 tracing::warn!(%address, "an address of a server is not used any more: others are reachable");
             }

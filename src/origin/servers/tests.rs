@@ -27,7 +27,7 @@ async fn after(settings: OriginConfig, before: Option<&ServerGroup>) -> Arc<Serv
 /// A server at the first of its addresses, for a request that begins now.
 fn at(pool: &ServerGroup, server: usize) -> ServerAttempt {
     let address = pool.servers[server].state.addresses()[0].address;
-    ServerAttempt { server, address, began: Instant::now() }
+    ServerAttempt::new(server, address, Instant::now())
 }
 
 fn refused() -> CheckFailure {
@@ -134,10 +134,7 @@ async fn a_dead_address_is_passed_over_and_the_server_is_not() {
     pool.servers[0].state.has_addresses(both.iter().rev().copied().map(Some));
     assert_eq!((picked().await, picked().await), (both[0], both[0]));
     for _ in 0..3 {
-        pool.report(
-            ServerAttempt { server: 0, address: Some(both[0]), began: Instant::now() },
-            OriginOutcome::Timeout,
-        );
+        pool.report(ServerAttempt::new(0, Some(both[0]), Instant::now()), OriginOutcome::Timeout);
     }
     assert!(!up(&pool));
     assert!(matches!(pool.pick(&spare()).await, Err(NoUpstream::BreakerOpen(_))));
@@ -422,7 +419,7 @@ async fn a_dead_address_of_a_name_costs_no_request() {
                 true => {
                     let PickedServer { server, address, .. } =
                         pool.pick(&ServerChoice::default()).await.unwrap();
-                    let at = ServerAttempt { server, address, began: Instant::now() };
+                    let at = ServerAttempt::new(server, address, Instant::now());
                     let begun = pingora::PingoraExchange::begin(&connector, &pool, &ask, at, &|_| ()).await;
                     begun.map(|(status, _, exchange)| {
                         assert_eq!(exchange.address, Some(there), "{n}");
