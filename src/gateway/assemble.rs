@@ -9,7 +9,6 @@ use super::{
     runtime_config::{
         AccelLocations, LocationBackend, RouteFiles, RouteMode, RouteRuntime, RuntimeConfig, RuntimeParts,
     },
-    session::lifecycle,
 };
 use crate::{
     address::TrustedProxies,
@@ -39,7 +38,7 @@ pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeCon
     let routes = &plan.config.routes;
     let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
         swift: limits.is_none() && prepared::fast_path_ok(route),
-        own: lifecycle::is_native_route(route, &plan.origins),
+        own: native::is_native_route(route, &plan.origins),
         uploads: native::takes_uploads(route, &plan.origins),
         limits,
         usual: Arc::default(),

@@ -5,7 +5,6 @@
 //! affects a request that is under way. Parts that outlive a configuration (the cache, metrics, the log) are
 //! not here.
 
-use super::context::connection::ListenerInfo;
 use crate::{
     address::TrustedProxies,
     cache::{
@@ -15,6 +14,7 @@ use crate::{
     config::{CacheRules, Config, FollowRules},
     events::EventEndpoints,
     files::{accel::InternalLocation, directory::Directory, root::FileRoot},
+    gateway::context::connection::ListenerInfo,
     identity::Verifier,
     limits::rate::{Limiters, RouteLimits},
     origin::OriginTable,
