@@ -92,7 +92,7 @@ pub(crate) async fn handle_request(
     if let Err(reason) = preflight::verify_signed_url(session.req_header_mut(), ctx) {
         return Box::pin(refuse_request(services, session, ctx, reason)).await;
     }
-    if let Err(reason) = admit(services, route, mode.rules(), session.req_header(), ctx).await {
+    if let Err(reason) = admit(services, route, at_hand.token, session.req_header(), ctx).await {
         return Box::pin(refuse_request(services, session, ctx, reason)).await;
     }
     if !within_limits(services, limits, LimitStage::Identified, session.req_header(), ctx).await {

@@ -15,7 +15,7 @@ use crate::{
     events::EventEndpoints,
     files::{accel::InternalLocation, directory::Directory, root::FileRoot},
     gateway::context::connection::ListenerInfo,
-    identity::Verifier,
+    identity::{TokenRule, Verifier},
     limits::rate::{Limiters, RouteLimits},
     origin::OriginTable,
     route::RouteTable,
@@ -72,6 +72,8 @@ pub(crate) struct RouteRuntime {
     pub(crate) usual: Arc<UsualFillTime>,
     /// Its rate limits.
     pub(crate) limits: Option<RouteLimits>,
+    /// The rule by which it admits requests.
+    pub(crate) token: TokenRule,
     /// True if the prepared lane may answer on it.
     pub(crate) swift: bool,
     /// True if requests without a body don't need Pingora on it.
@@ -90,15 +92,6 @@ pub(crate) enum RouteMode {
     Follow(Arc<FollowRules>),
     /// No cache: the route serves files.
     Files(Box<RouteFiles>),
-}
-
-impl RouteMode {
-    pub(crate) fn rules(&self) -> Option<&Arc<CacheRules>> {
-        match self {
-            Self::Versioned(rules) => Some(rules),
-            Self::Off | Self::Follow(_) | Self::Files(_) => None,
-        }
-    }
 }
 
 impl RuntimeConfig {

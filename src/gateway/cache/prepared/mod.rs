@@ -26,7 +26,7 @@ use crate::{
         AmbiguousRequest, Cache, MemoryLookup,
     },
     clock::{self, ClockReading},
-    config::{AuthMode, CacheMode, CacheRules, CacheScope, HeaderTemplate, RouteConfig},
+    config::{CacheMode, CacheRules, HeaderTemplate, RouteConfig},
     gateway::{
         cache::{
             prepared::request::{FastCaller, FastRequest},
@@ -39,7 +39,7 @@ use crate::{
         Gateway,
     },
     http::{authority::is_host, cache_status::CacheStatus, date_header::date_of, names::REQUEST_ID},
-    identity::{self, tenant_of, Identity},
+    identity::{self, tenant_of, Identity, TokenRule},
     name::Tenant,
     representation::{
         respond::{self, ContentForm},
@@ -234,7 +234,7 @@ impl RequestBatch<'_> {
         if !at_hand.swift || (asked.origin && route.cors.is_some()) {
             return None;
         }
-        let identity = self.identity(asked, route, at_hand)?;
+        let identity = self.identity(asked, at_hand.token)?;
         let entry = self.entry(asked, route, at_hand, identity.as_deref(), words)?;
         let what = &entry.representation;
         let plain = !matches!(
@@ -301,25 +301,15 @@ impl RequestBatch<'_> {
         self.site.plan.entries.get(self.caller.listener)
     }
 
-    /// The identity of a request, if the route needs one: as `request::auth` determines it, from tokens that
-    /// were verified before.
-    fn identity(
-        &self,
-        asked: &FastRequest<'_>,
-        route: &RouteConfig,
-        at_hand: &RouteRuntime,
-    ) -> Option<Option<Arc<Identity>>> {
-        let scope = at_hand.mode.rules().map(|rules| rules.scope);
-        let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| route.auth != AuthMode::Off) else {
+    /// The identity of a request, if the route reads tokens: by the rule that `request::auth` asks too, from
+    /// tokens that were verified before. `None`: another lane has to decide.
+    fn identity(&self, asked: &FastRequest<'_>, rule: TokenRule) -> Option<Option<Arc<Identity>>> {
+        let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| rule.reads_token()) else {
             return Some(None);
         };
-        let needed = route.auth == AuthMode::Required || scope == Some(CacheScope::User);
-        if !needed && scope == Some(CacheScope::Public) {
-            return Some(None);
-        }
-        let Some(credentials) = asked.authorization else { return (!needed).then_some(None) };
+        let Some(credentials) = asked.authorization else { return rule.admits_anonymous().then_some(None) };
         let identity = verifier.remembers(identity::plain_bearer_token(credentials)?, self.time)?;
-        identity.check_scope(scope).is_ok().then_some(Some(identity))
+        rule.check_identity(&identity).is_ok().then_some(Some(identity))
     }
 
     /// The fresh entry for a request.
