@@ -5,7 +5,7 @@
 //! [`MessageDirection::reserved`] names the fields that no rule may touch: the check and the gateway use the
 //! same list.
 
-use super::reserved::{dashed, CONDITIONS, OF_THE_BODY, OF_THE_CONNECTION, OURS_IN_ANSWERS};
+use super::reserved::{dashed, is_of_connection, CONDITIONS, OF_THE_BODY, OURS_IN_ANSWERS};
 use crate::http::names::is_origin_field;
 use http::{HeaderName, HeaderValue};
 
@@ -205,7 +205,7 @@ impl MessageDirection {
         const FRAMING: &str = "it belongs to the connection or the message's framing";
         const OURS: &str = "only the gateway says it";
         let name = &*dashed(name);
-        if OF_THE_CONNECTION.contains(&name) || name.starts_with("sec-websocket-") {
+        if is_of_connection(name) || name.starts_with("sec-websocket-") {
             return Some(FRAMING);
         }
         match self {

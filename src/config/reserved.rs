@@ -5,7 +5,11 @@
 //! client's fields out of shared fetches, and the configuration check to refuse rules. `docs/headers.md`
 //! describes it for users.
 
-use crate::http::names::{is_origin_field, ACCEL_PREFIX};
+use crate::http::{
+    hop_by_hop::is_hop_by_hop,
+    names::{is_origin_field, ACCEL_PREFIX},
+};
+use http::HeaderName;
 use std::borrow::Cow;
 
 /// The party that may set a field of a request.
@@ -136,22 +140,11 @@ pub(super) fn dashed(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// RFC 9110, 7.6.1; RFC 9112, 6.
-pub(super) const OF_THE_CONNECTION: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Returns true for a field of the connection, or of a message's framing (RFC 9110, 7.6.1; RFC 9112, 6).
+pub(super) fn is_of_connection(name: &str) -> bool {
+    matches!(name, "content-length" | "expect" | "http2-settings" | "proxy-authorization")
+        || name.parse::<HeaderName>().is_ok_and(|name| is_hop_by_hop(&name))
+}
 /// Fields of requests that select a part of the content or make the request conditional.
 pub(super) const CONDITIONS: [&str; 6] =
     ["if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];

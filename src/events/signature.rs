@@ -4,7 +4,7 @@
 //! Pure: decides if an event was signed with one of the configured secrets within five minutes of `now`. It
 //! keeps no ids: the caller has to detect a replay within the tolerance, by the id.
 
-use crate::config::Secret;
+use crate::{config::Secret, http::refusal_reasons::refusal_reasons};
 use base64::{
     alphabet,
     engine::{general_purpose::STANDARD, DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -30,38 +30,10 @@ const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Declares the reasons why an event is refused: each with the word of access records and `Cache-Status`, and
-/// the text for people.
-macro_rules! signature_errors {
-    ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
-        /// The reason why an event is refused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-        pub enum SignatureError {
-            $($(#[$doc])* #[error($text)] $name,)*
-        }
+refusal_reasons! {
+    /// The reason why an event is refused.
+    pub enum SignatureError;
 
-        impl SignatureError {
-            /// Every reason.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// The reason as one word, for access records and `Cache-Status`.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $word,)*
-                }
-            }
-
-            /// The reason, for people.
-            pub fn text(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-signature_errors! {
     /// There is no id.
     NoId => "webhook_no_id", "webhook-id is missing";
     /// One of the fields is repeated: only the caller, which has the fields, can find that.

@@ -12,4 +12,5 @@ pub mod framing;
 pub mod has_body;
 pub mod hop_by_hop;
 pub mod names;
+pub(crate) mod refusal_reasons;
 pub mod via;

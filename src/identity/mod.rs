@@ -15,18 +15,17 @@ mod mint;
 mod renewal;
 #[cfg(test)]
 mod tests;
-mod token_rule;
 
 pub use {
     credentials::{bearer_token, plain_bearer_token, query_token, without_query_token},
     mint::{mint_token, TokenBearer},
     renewal::KeyRenewal,
-    token_rule::TokenRule,
 };
 
 use crate::{
     clock::ClockReading,
     config::{CacheScope, JwtConfig, JwtKeys},
+    http::refusal_reasons::refusal_reasons,
     name::Tenant,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -93,38 +92,10 @@ pub enum RememberedVerdict {
     No,
 }
 
-/// Declares the reasons why a token is refused: each with the word of access records and `Cache-Status`, and
-/// the text for people.
-macro_rules! token_errors {
-    ($($(#[$doc:meta])* $name:ident => $word:literal, $text:literal;)*) => {
-        /// The reason why a token is refused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-        pub enum TokenError {
-            $($(#[$doc])* #[error($text)] $name,)*
-        }
+refusal_reasons! {
+    /// The reason why a token is refused.
+    pub enum TokenError;
 
-        impl TokenError {
-            /// Every reason.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// The reason, for access records and `Cache-Status`.
-            pub fn detail(self) -> &'static str {
-                match self {
-                    $(Self::$name => $word,)*
-                }
-            }
-
-            /// The reason, for people.
-            pub fn text(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-token_errors! {
     /// Not a JWS in compact form, or credentials that are no bearer token.
     Malformed => "token_malformed", "the token is malformed";
     /// An algorithm that is not configured, `none` among them.

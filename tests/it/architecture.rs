@@ -556,9 +556,7 @@ fn words_of_answers() -> BTreeSet<String> {
     }
     let identity = read("src/identity/mod.rs");
     let signature = read("src/events/signature.rs");
-    for declared in
-        [block(&identity, "token_errors! {\n", "}"), block(&signature, "signature_errors! {\n", "}")]
-    {
+    for declared in [&identity, &signature].map(|source| block(source, "refusal_reasons! {\n", "}")) {
         words.extend(words_after(declared, "=> \"").into_iter().map(str::to_owned));
     }
     let follow = read("src/cache/policy/origin_driven/mod.rs");

@@ -13,7 +13,6 @@ use crate::{
     },
     telemetry::metrics::Metrics,
 };
-
 use bytes::{Bytes, BytesMut};
 use std::{
     io::{self, ErrorKind},

@@ -1,15 +1,13 @@
 //! The body of a file: read piece by piece, or passed to a connection that sends files by itself.
 
+use super::pacing::PacedBody;
 use crate::{
     files::{
         answer::FilePiece,
         root::OpenFile,
         send::{self, FileReader},
     },
-    gateway::{
-        body::pacing::PacedBody,
-        context::{file_handover::HANDOVER_BYTES, signals::ConnectionSignals},
-    },
+    gateway::context::{file_handover::HANDOVER_BYTES, signals::ConnectionSignals},
 };
 
 use bytes::Bytes;

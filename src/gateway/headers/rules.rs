@@ -4,10 +4,7 @@
 use crate::{
     config::RouteConfig,
     cors,
-    gateway::{
-        context::{request_host, RequestContext},
-        runtime_config::RouteMode,
-    },
+    gateway::{context::request_host, runtime_config::RouteMode, RequestContext},
     headers::{self, MessageFields, RuleFacts},
     http::authority,
     identity::tenant_of,

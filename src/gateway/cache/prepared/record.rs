@@ -1,11 +1,9 @@
 //! Metrics and access records of answers of the prepared lane, written at once or when the client has
 //! received them.
 
+use super::{FastAnswer, FastCaller, FastResponder, RequestBatch};
 use crate::{
-    gateway::{
-        cache::prepared::{request::FastCaller, FastAnswer, FastResponder, RequestBatch},
-        runtime_config::RuntimeConfig,
-    },
+    gateway::RuntimeConfig,
     name::Tenant,
     telemetry::{access::record::AccessRecord, labels::CacheResult},
 };
@@ -28,10 +26,10 @@ impl FastResponder {
     fn tell(&self, site: &RuntimeConfig, caller: FastCaller, done: &FastAnswer, said: RecordExtras<'_>) {
         let Some(at_hand) = site.per_route.get(done.route) else { return };
         at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
-        if !self.gateway.services.access.is_on() {
+        if !self.gateway.parts.access.is_on() {
             return;
         }
-        self.gateway.services.access.record(&AccessRecord {
+        self.gateway.parts.access.record(&AccessRecord {
             began: said.began,
             duration: said.duration,
             request_id: done.id.as_bytes(),
