@@ -2,7 +2,11 @@
 
 use super::{before, counts, origins, socket};
 use crate::support::*;
-use std::time::Duration;
+use socket2::{Domain, Socket, Type};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 #[tokio::test]
 async fn weights_share_out_fills_and_proxied_requests_alike() {
@@ -287,6 +291,58 @@ async fn the_trial_of_a_server_that_hangs_costs_no_client_its_answer() {
     until("it is back", Duration::from_secs(30), || async {
         gateway.get("/app/x").await.ok();
         gateway.metrics().await.value("tidegate_origin_server_up", &[]) == 2.0
+    })
+    .await;
+}
+
+/// A server whose queue of connections is full: the kernel drops what else comes, without a word.
+struct FullServer {
+    address: SocketAddr,
+    _sockets: Vec<Socket>,
+}
+
+impl FullServer {
+    fn start() -> Self {
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut sockets = vec![listener];
+        for _ in 0..4 {
+            let client = socket();
+            client.set_nonblocking(true).unwrap();
+            // Those that find room are connected a moment later.
+            drop(client.connect(&address.into()));
+            sockets.push(client);
+        }
+        Self { address, _sockets: sockets }
+    }
+}
+
+/// The same where it is the connection that does not come in time.
+#[tokio::test]
+async fn the_trial_of_a_server_that_takes_no_connection_costs_no_retry() {
+    let (full, origin) = (FullServer::start(), TestOrigin::start().await);
+    origin.on("/app/x", Answer::echo);
+    let gateway = gateway::GatewayBuilder::new(&format!("http://{}", full.address))
+        .server(&origin.url())
+        .origin("retries = 0\nconnect_timeout = \"200ms\"")
+        .route("/app/*", "")
+        .start()
+        .await;
+    until("the server that takes no connection is out", Duration::from_secs(60), || async {
+        gateway.get("/app/x").await;
+        gateway.metrics().await.value("tidegate_origin_server_up", &[("server", "0")]) == 0.0
+    })
+    .await;
+    let timeouts = || async {
+        gateway.metrics().await.value("tidegate_origin_requests_total", &[("outcome", "timeout")])
+    };
+    let before = timeouts().await;
+    until("it is tried twice", Duration::from_secs(30), || async {
+        gateway.get("/app/x").await.ok();
+        timeouts().await >= before + 2.0
     })
     .await;
 }
