@@ -13,6 +13,7 @@ pub mod connection;
 pub mod connection_limits;
 mod connection_services;
 mod connection_settings;
+mod connection_start;
 pub mod descriptors;
 pub mod h1;
 pub(crate) mod h2;
@@ -29,41 +30,23 @@ pub use {
 };
 
 use crate::{
-    certificate,
-    gateway::{
-        ClientCertificate, ConnectionFate, ConnectionInfo, ConnectionSignals, FastCaller, FastResponder,
-        Gateway,
-    },
+    gateway::{ConnectionFate, ConnectionInfo, ConnectionSignals, FastCaller, FastResponder, Gateway},
     telemetry::{
-        access::AccessLog,
-        labels::{Handshake, ProxyHeader, RefuseReason},
-        log::throttled_log::ThrottledLog,
-        metrics::Metrics,
+        access::AccessLog, labels::RefuseReason, log::throttled_log::ThrottledLog, metrics::Metrics,
     },
 };
 use aborted::ConnectionLedger;
 use arc_swap::ArcSwap;
-use connection::{
-    stream::ClientSocket,
-    timed_stream::{ConnectionParty, TimedStream},
-    timeouts::{TimeoutRules, DRAIN_GRACE},
-    HttpConnection,
-};
+use connection::{timeouts::DRAIN_GRACE, HttpConnection};
 use connection_limits::{ConnectionLimiter, ConnectionPermit};
 use connection_services::ConnectionServices;
 use h1::fast_path::{FastLane, LaneExit};
-use listeners::BoundListener;
-use tls::ReloadingTls;
-
-use http::HeaderValue;
 
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
     protocols::{http::ServerSession, Shutdown},
 };
 use pingora_proxy::HttpProxy;
-use rustls::ServerConnection;
-use socket2::SockRef;
 use std::{
     future::{poll_fn, Future},
     io,
@@ -78,9 +61,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::unconstrained,
-    time::{timeout, timeout_at, Instant as Deadline},
+    time::timeout,
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 /// The time that a client may take to close its side of the connection.
@@ -89,9 +71,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
-/// The time by which the kernel's timeout (`TCP_USER_TIMEOUT`) exceeds `send_timeout`; it also applies while
-/// nothing is written.
-const KERNEL_MARGIN: Duration = Duration::from_secs(2);
 
 /// Accepts connections and serves them.
 pub struct ConnectionServer {
@@ -212,10 +191,6 @@ impl ConnectionServer {
         let accepted = Instant::now();
         let _open = self.metrics.connection();
         let terms = **self.terms.load();
-        if let Err(error) = prepare_socket(&stream, &terms.rules) {
-            tracing::debug!(%error, "a connection was closed right after it was accepted");
-            return;
-        }
         let Some(way) = self.ways.load().0.get(number).cloned() else { return };
         let mut closing = self.services.closing.clone();
         let begun = tokio::select! {
@@ -223,7 +198,8 @@ impl ConnectionServer {
             // On shutdown, connections without a protocol are dropped.
             _ = closing.wait_for(|closing| *closing) => None,
         };
-        let Some(StartedConnection { connection, peer, signals, shown, http2 }) = begun else { return };
+        let Some(begun) = begun else { return };
+        let (connection, peer, signals, shown) = (begun.connection, begun.peer, begun.signals, begun.shown);
         let over = signals.clone();
         let announce = move || ConnectionInfo {
             peer,
@@ -233,7 +209,7 @@ impl ConnectionServer {
             hold: None,
         };
         let serving = async {
-            match http2 {
+            match begun.http2 {
                 true => {
                     connection.speaks_http2();
                     let terms = http2_settings(&terms);
@@ -244,88 +220,6 @@ impl ConnectionServer {
             }
         };
         serve_until_over(&over, serving).await;
-    }
-
-    /// Prepares a connection up to the first request. `None` if it failed.
-    async fn begin(
-        &self,
-        mut stream: TcpStream,
-        peer: SocketAddr,
-        way: &BoundListener,
-        place: &mut ConnectionPermit,
-        (rules, accepted): (TimeoutRules, Instant),
-    ) -> Option<StartedConnection> {
-        // One deadline for the PROXY header, the TLS handshake and the first bytes of an unknown protocol.
-        let by = (accepted + rules.header_timeout).into();
-        let peer = self.proxied(&mut stream, peer, way, by).await?;
-        if let Err(reason) = place.belongs_to(peer.ip()) {
-            self.refuse(&stream, reason);
-            return None;
-        }
-        let (stream, shown, negotiated) = match &way.tls {
-            None => (ClientSocket::Plain(stream), None, None),
-            Some(tls) => {
-                let stream = self.handshake(tls, stream, by).await?;
-                let session = stream.get_ref().1;
-                let shown = way.asks.then(|| Arc::new(client_certificate(session)));
-                let http2 = session.alpn_protocol() == Some(b"h2");
-                (ClientSocket::Tls(stream), shown, Some(http2))
-            }
-        };
-        let signals = Arc::new(ConnectionSignals::default());
-        let (ledger, places) = (self.services.ledger.clone(), self.services.places.clone());
-        let party = ConnectionParty { peer, signals: signals.clone(), ledger, places };
-        let guarded = TimedStream::new(stream, party, rules, accepted);
-        let mut connection = HttpConnection::new(guarded, self.services.closing.clone());
-        let http2 = match negotiated {
-            Some(http2) => http2,
-            None if way.http2 => timeout_at(by, connection.begins_with_http2()).await.ok()?.ok()?,
-            None => false,
-        };
-        Some(StartedConnection { connection, peer, signals, shown, http2 })
-    }
-
-    /// The address of the client: from the PROXY header, or the peer's.
-    async fn proxied(
-        &self,
-        stream: &mut TcpStream,
-        peer: SocketAddr,
-        way: &BoundListener,
-        by: Deadline,
-    ) -> Option<SocketAddr> {
-        let Some(trusts) = &way.proxied else { return Some(peer) };
-        let read = match trusts {
-            Some(trusts) if !trusts(peer.ip().to_canonical()) => Err(ProxyHeader::Untrusted),
-            _ => match timeout_at(by, proxy_protocol::read_header(stream)).await {
-                Ok(read) => read,
-                Err(_) => Err(ProxyHeader::Timeout),
-            },
-        };
-        let (said, peer) = match read {
-            Ok(Some(client)) => (ProxyHeader::Proxied, Some(client)),
-            Ok(None) => (ProxyHeader::Local, Some(peer)),
-            Err(why) => {
-                tracing::debug!(%peer, %why, "a connection without a PROXY header was closed");
-                (why, None)
-            }
-        };
-        self.metrics.proxy_header(said);
-        peer
-    }
-
-    async fn handshake(
-        &self,
-        tls: &ReloadingTls,
-        stream: TcpStream,
-        by: Deadline,
-    ) -> Option<Box<TlsStream<TcpStream>>> {
-        let failed = match timeout_at(by, tls.accept(stream)).await {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(why)) => why,
-            Err(_) => Handshake::Timeout,
-        };
-        self.metrics.handshake(failed);
-        None
     }
 
     /// Serves one request after another. Between requests the connection waits here: the session of a
@@ -466,33 +360,6 @@ fn http2_settings(terms: &ConnectionSettings) -> h2::Http2Settings {
         body: (rules.body_timeout, rules.body_min_rate),
         send: rules.send_timeout,
     }
-}
-
-/// A connection whose protocol is known.
-struct StartedConnection {
-    connection: HttpConnection,
-    peer: SocketAddr,
-    signals: Arc<ConnectionSignals>,
-    shown: Option<Arc<ClientCertificate>>,
-    http2: bool,
-}
-
-/// The TLS name and certificate of a client, from its handshake.
-fn client_certificate(session: &ServerConnection) -> ClientCertificate {
-    let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let subject = certificate.and_then(|certificate| certificate::read_subject(certificate));
-    ClientCertificate {
-        to: session.server_name().map(Into::into),
-        subject: subject.and_then(|subject| HeaderValue::from_str(&subject).ok()),
-    }
-}
-
-/// Sets the options of a socket: `TCP_NODELAY`, so that the last piece of an answer doesn't wait for an
-/// acknowledgement, and `TCP_USER_TIMEOUT`, so that a client that reads nothing is disconnected even if the
-/// whole answer is in the kernel's buffers.
-fn prepare_socket(stream: &TcpStream, rules: &TimeoutRules) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_user_timeout(Some(rules.send_timeout + KERNEL_MARGIN))
 }
 
 /// Serves a connection until it reports that it is over: there is no client any more then.

@@ -6,6 +6,7 @@
 
 pub(crate) mod breaker;
 pub(crate) mod panic_mode;
+mod reports;
 use parking_lot::Mutex;
 use std::{
     sync::atomic::{AtomicBool, Ordering},

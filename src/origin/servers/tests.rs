@@ -3,9 +3,13 @@
 use super::*;
 use crate::{
     config::{BalanceMethod, HashBy, OriginConfig, ServerEntry, StickyConfig},
-    origin::{health::CheckFailureKind, servers::choice::LoadBalancing},
+    origin::{
+        health::{CheckFailure, CheckFailureKind},
+        servers::choice::{LoadBalancing, ServerChoice},
+    },
 };
 
+use http::{HeaderMap, StatusCode};
 use std::{num::NonZeroU32, time::Duration};
 
 fn settings(ports: &[u16]) -> OriginConfig {

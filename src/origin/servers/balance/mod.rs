@@ -120,5 +120,4 @@ fn mix_hash(mut x: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "balance_tests.rs"]
 mod tests;
