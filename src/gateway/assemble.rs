@@ -9,7 +9,6 @@ use super::{
     runtime_config::{
         AccelLocations, LocationBackend, RouteFiles, RouteMode, RouteRuntime, RuntimeConfig, RuntimeParts,
     },
-    session::lifecycle,
 };
 use crate::{
     address::TrustedProxies,
@@ -18,6 +17,7 @@ use crate::{
         RouteConfig, RouteTarget,
     },
     files::{accel::InternalLocation, directory::Directory, root::FileRoot},
+    identity::TokenRule,
     limits::rate::RouteLimits,
     route::RouteTable,
     telemetry::metrics::Metrics,
@@ -38,8 +38,9 @@ static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeConfig {
     let routes = &plan.config.routes;
     let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
+        token: token_rule(&plan, route, limits.as_ref()),
         swift: limits.is_none() && prepared::fast_path_ok(route),
-        own: lifecycle::is_native_route(route, &plan.origins),
+        own: native::is_native_route(route, &plan.origins),
         uploads: native::takes_uploads(route, &plan.origins),
         limits,
         usual: Arc::default(),
@@ -60,6 +61,15 @@ pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeCon
         accels: build_accel_locations(&plan.config.accels),
         plan,
     }
+}
+
+fn token_rule(plan: &RuntimeParts, route: &RouteConfig, limits: Option<&RouteLimits>) -> TokenRule {
+    let auth = if plan.verifier.is_some() { route.auth } else { AuthMode::Off };
+    let scope = match &route.cache {
+        CacheMode::Versioned(rules) if route.target.origin().is_some() => Some(rules.scope),
+        CacheMode::Versioned(_) | CacheMode::Follow(_) | CacheMode::Off => None,
+    };
+    TokenRule::new(auth, scope, limits.is_some_and(RouteLimits::needs_identity))
 }
 
 fn route_mode(route: &RouteConfig) -> RouteMode {

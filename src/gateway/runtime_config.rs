@@ -5,7 +5,6 @@
 //! affects a request that is under way. Parts that outlive a configuration (the cache, metrics, the log) are
 //! not here.
 
-use super::context::connection::ListenerInfo;
 use crate::{
     address::TrustedProxies,
     cache::{
@@ -15,7 +14,8 @@ use crate::{
     config::{CacheRules, Config, FollowRules},
     events::EventEndpoints,
     files::{accel::InternalLocation, directory::Directory, root::FileRoot},
-    identity::Verifier,
+    gateway::context::connection::ListenerInfo,
+    identity::{TokenRule, Verifier},
     limits::rate::{Limiters, RouteLimits},
     origin::OriginTable,
     route::RouteTable,
@@ -72,6 +72,8 @@ pub(crate) struct RouteRuntime {
     pub(crate) usual: Arc<UsualFillTime>,
     /// Its rate limits.
     pub(crate) limits: Option<RouteLimits>,
+    /// The rule by which it admits requests.
+    pub(crate) token: TokenRule,
     /// True if the prepared lane may answer on it.
     pub(crate) swift: bool,
     /// True if requests without a body don't need Pingora on it.
@@ -90,15 +92,6 @@ pub(crate) enum RouteMode {
     Follow(Arc<FollowRules>),
     /// No cache: the route serves files.
     Files(Box<RouteFiles>),
-}
-
-impl RouteMode {
-    pub(crate) fn rules(&self) -> Option<&Arc<CacheRules>> {
-        match self {
-            Self::Versioned(rules) => Some(rules),
-            Self::Off | Self::Follow(_) | Self::Files(_) => None,
-        }
-    }
 }
 
 impl RuntimeConfig {

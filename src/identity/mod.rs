@@ -15,11 +15,13 @@ mod mint;
 mod renewal;
 #[cfg(test)]
 mod tests;
+mod token_rule;
 
 pub use {
     credentials::{bearer_token, plain_bearer_token, query_token, without_query_token},
     mint::{mint_token, TokenBearer},
     renewal::KeyRenewal,
+    token_rule::TokenRule,
 };
 
 use crate::{

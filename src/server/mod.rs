@@ -18,7 +18,9 @@ use crate::{
         signature::{SecretError, WebhookKey},
         EventEndpoints,
     },
-    gateway::{build_runtime_config, Gateway, GatewayParts, ListenerInfo, RuntimeConfig, RuntimeParts},
+    gateway::{
+        build_runtime_config, FastResponder, Gateway, GatewayParts, ListenerInfo, RuntimeConfig, RuntimeParts,
+    },
     identity::{IdentityError, Verifier},
     listen::{self, descriptors, ConnectionServer, ConnectionSettings, ListenerSet, ProxyTrust},
     origin::OriginTable,
@@ -127,7 +129,7 @@ pub async fn start_gateway(config: Config) -> Result<RunningGateway, StartError>
     let parts = GatewayParts { cache: cache.clone(), metrics: metrics.clone(), access: access.clone() };
     let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE, ..ServerConf::default() };
     let gateway = Gateway::new(parts, site.clone());
-    let ready = gateway.ready();
+    let ready = FastResponder::new(gateway.clone());
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
     let files = descriptors::raise_file_limit();
     let terms = ConnectionSettings::of(&config.server, files);

@@ -13,6 +13,7 @@ use crate::{
     },
     telemetry::metrics::Metrics,
 };
+
 use bytes::{Bytes, BytesMut};
 use std::{
     io::{self, ErrorKind},

@@ -1,13 +1,15 @@
 //! The body of a file: read piece by piece, or passed to a connection that sends files by itself.
 
-use super::pacing::PacedBody;
 use crate::{
     files::{
         answer::FilePiece,
         root::OpenFile,
         send::{self, FileReader},
     },
-    gateway::context::{file_handover::HANDOVER_BYTES, signals::ConnectionSignals},
+    gateway::{
+        body::pacing::PacedBody,
+        context::{file_handover::HANDOVER_BYTES, signals::ConnectionSignals},
+    },
 };
 
 use bytes::Bytes;

@@ -1,6 +1,7 @@
 //! The rate at which a body is sent.
 
 use crate::files::send;
+
 use std::time::{Duration, Instant};
 
 /// A limit of the rate at which a body is sent.

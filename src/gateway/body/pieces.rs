@@ -1,8 +1,10 @@
 //! The pieces of a body, from any of its sources.
 
-use super::{file_pieces::FilePieces, pacing::PacedBody};
 use crate::{
-    cache::fill::streaming_body::StreamReader, origin::client::OriginResponse, representation::Body,
+    cache::fill::streaming_body::StreamReader,
+    gateway::body::{file_pieces::FilePieces, pacing::PacedBody},
+    origin::client::OriginResponse,
+    representation::Body,
 };
 
 use bytes::Bytes;

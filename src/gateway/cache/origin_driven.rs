@@ -1,6 +1,5 @@
-//! Origin-driven routes: turns a request into a lookup in the cache, and the cache's answer into a reply.
+//! Origin-driven routes: turns a request into a look-up in the cache.
 
-use super::versioned::{stale_status, FillFetcher};
 use crate::{
     cache::{
         key::{resource_hash, CacheKey},
@@ -9,11 +8,16 @@ use crate::{
     clock::now_ms,
     config::{FollowRules, RouteConfig},
     gateway::{
+        cache::{
+            fetch::{FillFetcher, InterimAnswers},
+            reply::{send_answer, stale_status},
+        },
         context::{request_host, RequestContext},
         headers::{rules, to_origin},
         request::{untrusted_fields, websocket},
+        respond::{send_entry, send_hit},
+        services::{GatewayServices, NextStep},
         session::GatewaySession,
-        Gateway, NextStep, Result,
     },
     http::{authority, hop_by_hop::connection_options},
     identity::{self, tenant_of},
@@ -23,161 +27,153 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, Version};
-use parking_lot::Mutex;
+use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
-use tokio::sync::Notify;
 
-/// The most interim answers that wait for their client.
-const MAX_INTERIM: usize = 8;
-
-impl Gateway {
-    /// Answers from the cache according to the origin's headers, or leaves the request to the proxy.
-    pub(crate) async fn answer_followed(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        route: &RouteConfig,
-        rules: &Arc<FollowRules>,
-    ) -> Result<NextStep> {
-        untrusted_fields::drop_unkeyed(session.req_header_mut(), rules);
-        // Other clients get the answer too: it is made for the host in its key, not for the one that a proxy
-        // names.
-        ctx.client.host = None;
-        // The fields of an HTTP/2 request don't show whether it has a body.
-        let has_body = !session.is_body_done();
-        let request = &*websocket::with_moved_token(session.req_header(), ctx);
-        if has_body || request.headers.contains_key(header::UPGRADE) {
-            ctx.detail = Some("content");
-            return Ok(NextStep::Proxy);
+/// Answers from the cache according to the origin's headers, or leaves the request to the proxy.
+pub(crate) async fn answer_followed(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    route: &RouteConfig,
+    rules: &Arc<FollowRules>,
+) -> Result<NextStep> {
+    untrusted_fields::drop_unkeyed(session.req_header_mut(), rules);
+    // Other clients get the answer too: it is made for the host in its key, not for the one that a proxy
+    // names.
+    ctx.client.host = None;
+    // The fields of an HTTP/2 request don't show whether it has a body.
+    let has_body = !session.is_body_done();
+    let request = &*websocket::with_moved_token(session.req_header(), ctx);
+    if has_body || request.headers.contains_key(header::UPGRADE) {
+        ctx.detail = Some("content");
+        return Ok(NextStep::Proxy);
+    }
+    let key = CacheKey::of_resource(
+        ctx.scheme(),
+        request_host(request).unwrap_or_default(),
+        &cache_target(route, request),
+    );
+    let asked = asked(rules, request);
+    let now = now_ms();
+    let cache = &services.cache;
+    let choosing = rules::selecting_fields(route, &request.method, &request.headers);
+    match cache.look_followed(&key, &choosing, &asked, now) {
+        MemoryLookup::Hit(entry) => send_hit(services, session, ctx, &key, &entry).await,
+        MemoryLookup::Stale(entry) => {
+            let wish = LookupWish { route, rules, key, asked: policy::RequestDirectives::default() };
+            let (asking, fetcher) = prepare_refresh(request, ctx, wish, entry.may_be_for_credentials());
+            cache.refresh_followed(asking, entry.clone(), fetcher);
+            ctx.result = CacheResult::Stale;
+            let status = stale_status(&entry.terms(), now);
+            send_entry(services, session, ctx, &entry, status).await
         }
-        let key = CacheKey::of_resource(
-            ctx.scheme(),
-            request_host(request).unwrap_or_default(),
-            &cache_target(route, request),
-        );
-        let asked = asked(rules, request);
-        let now = now_ms();
-        let cache = &self.parts.cache;
-        let choosing = rules::selecting_fields(route, &request.method, &request.headers);
-        match cache.look_followed(&key, &choosing, &asked, now) {
-            MemoryLookup::Hit(entry) => self.send_hit(session, ctx, &key, &entry).await,
-            MemoryLookup::Stale(entry) => {
-                let wish = LookupWish { route, rules, key, asked: policy::RequestDirectives::default() };
-                let (asking, fetcher) = self.ask_for_all(request, ctx, wish, entry.may_be_for_credentials());
-                cache.refresh_followed(asking, entry.clone(), fetcher);
-                ctx.result = CacheResult::Stale;
-                let status = stale_status(&entry.terms(), now);
-                self.send_entry(session, ctx, &entry, status).await
-            }
-            MemoryLookup::Nothing if request.method == Method::HEAD && !asked.only_if_cached => {
-                ctx.detail = Some("method");
-                Ok(NextStep::Proxy)
-            }
-            MemoryLookup::Nothing => {
-                let wish = LookupWish { route, rules, key, asked };
-                Box::pin(self.answer_missing(session, ctx, wish)).await
-            }
+        MemoryLookup::Nothing if request.method == Method::HEAD && !asked.only_if_cached => {
+            ctx.detail = Some("method");
+            Ok(NextStep::Proxy)
+        }
+        MemoryLookup::Nothing => {
+            let wish = LookupWish { route, rules, key, asked };
+            Box::pin(answer_miss(services, session, ctx, wish)).await
         }
     }
+}
 
-    async fn answer_missing(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        wish: LookupWish<'_>,
-    ) -> Result<NextStep> {
-        let interim = Arc::new(InterimAnswers::default());
-        // In a block: a value that lives across an await enlarges the future, even if it was dropped.
-        let (asking, fetcher) = {
-            let request = websocket::with_moved_token(session.req_header(), ctx);
-            self.ask(&request, ctx, wish, Some(interim.clone()))
-        };
-        let mut answer = pin!(self.parts.cache.answer_followed(asking, fetcher));
-        let (answer, forward) = loop {
-            let next = async {
-                tokio::select! {
-                    biased;
-                    () = interim.told.notified() => None,
-                    answer = &mut answer => Some(answer),
-                }
-            };
-            if let Some(answer) = session.while_connected(pin!(next)).await? {
-                break answer;
-            }
-            let mut sending = pin!(send_interim(session, interim.take()));
-            // The fill continues while the client reads them: other clients wait for it.
+async fn answer_miss(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    wish: LookupWish<'_>,
+) -> Result<NextStep> {
+    let interim = Arc::new(InterimAnswers::default());
+    // In a block: a value that lives across an await enlarges the future, even if it was dropped.
+    let (asking, fetcher) = {
+        let request = websocket::with_moved_token(session.req_header(), ctx);
+        prepare_lookup(&request, ctx, wish, Some(interim.clone()))
+    };
+    let mut answer = pin!(services.cache.answer_followed(asking, fetcher));
+    let (answer, forward) = loop {
+        let next = async {
             tokio::select! {
                 biased;
-                sent = &mut sending => sent?,
-                answer = &mut answer => {
-                    sending.await?;
-                    break answer;
-                }
+                () = interim.told.notified() => None,
+                answer = &mut answer => Some(answer),
             }
         };
-        send_interim(session, interim.take()).await?;
-        self.send_answer(session, ctx, answer, forward).await
-    }
-
-    /// The cache's request for the refresh of a stale answer, and the origin's. Ranges, conditions and
-    /// directives of the client are left out: the answer is for others too. Its credentials are sent only if
-    /// the stale answer may have been made for some.
-    fn ask_for_all(
-        &self,
-        request: &RequestHeader,
-        ctx: &mut RequestContext,
-        wish: LookupWish<'_>,
-        for_credentials: bool,
-    ) -> (Arc<OriginLookup>, MissFetcher) {
-        let mut whole = to_origin::whole_request(request);
-        if for_credentials {
-            return self.ask(&whole, ctx, wish, None);
+        if let Some(answer) = session.while_connected(pin!(next)).await? {
+            break answer;
         }
-        whole.remove_header(&header::AUTHORIZATION);
-        let target = cache_target(wish.route, request);
-        // Without the token of the query.
-        whole.set_raw_path(target.as_bytes()).unwrap_or_default();
-        let shown = (ctx.identity.take(), ctx.shown.take());
-        let asked = self.ask(&whole, ctx, wish, None);
-        (ctx.identity, ctx.shown) = shown;
-        asked
-    }
+        let mut sending = pin!(send_interim(session, interim.take()));
+        // The fill continues while the client reads them: other clients wait for it.
+        tokio::select! {
+            biased;
+            sent = &mut sending => sent?,
+            answer = &mut answer => {
+                sending.await?;
+                break answer;
+            }
+        }
+    };
+    send_interim(session, interim.take()).await?;
+    send_answer(services, session, ctx, answer, forward).await
+}
 
-    /// Builds the lookup in the cache, and the fetcher for a miss.
-    fn ask(
-        &self,
-        request: &RequestHeader,
-        ctx: &RequestContext,
-        wish: LookupWish<'_>,
-        interim: Option<Arc<InterimAnswers>>,
-    ) -> (Arc<OriginLookup>, MissFetcher) {
-        let origin = wish.route.target.origin();
-        let asking = Arc::new(OriginLookup { method: Method::GET, ..build_lookup(request, ctx, wish) });
-        // As in the key: a client's own spelling must not influence an answer for others.
-        let host = request_host(request).map(authority::normalize);
-        let mut ask = OriginRequest {
-            method: Method::GET,
-            target: asking.target.clone(),
-            headers: to_origin::origin_driven_fields(request, host.as_deref(), ctx, asking.is_alone()),
-            host,
-            tenant: Some(tenant_of(ctx.identity.as_deref()).to_string()),
-            spare: false,
-            body: Bytes::new(),
-        };
-        // The client's `Origin` is sent only if it selects a variant.
-        ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
-        rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
-        let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-        let fetcher = FillFetcher {
-            origins: ctx.site.plan.origins.clone(),
-            origin,
-            ask: Arc::new(ask),
-            interim,
-            _hold: ctx.hold.clone(),
-        };
-        (asking.clone(), vary_fetcher(fetcher, &asking.rules))
+/// The cache's request for the refresh of a stale answer, and the origin's. Ranges, conditions and
+/// directives of the client are left out: the answer is for others too. Its credentials are sent only if
+/// the stale answer may have been made for some.
+fn prepare_refresh(
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+    wish: LookupWish<'_>,
+    for_credentials: bool,
+) -> (Arc<OriginLookup>, MissFetcher) {
+    let mut whole = to_origin::whole_request(request);
+    if for_credentials {
+        return prepare_lookup(&whole, ctx, wish, None);
     }
+    whole.remove_header(&header::AUTHORIZATION);
+    let target = cache_target(wish.route, request);
+    // Without the token of the query.
+    whole.set_raw_path(target.as_bytes()).unwrap_or_default();
+    let shown = (ctx.identity.take(), ctx.shown.take());
+    let asked = prepare_lookup(&whole, ctx, wish, None);
+    (ctx.identity, ctx.shown) = shown;
+    asked
+}
+
+/// Builds the lookup in the cache, and the fetcher for a miss.
+fn prepare_lookup(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    wish: LookupWish<'_>,
+    interim: Option<Arc<InterimAnswers>>,
+) -> (Arc<OriginLookup>, MissFetcher) {
+    let origin = wish.route.target.origin();
+    let asking = Arc::new(OriginLookup { method: Method::GET, ..build_lookup(request, ctx, wish) });
+    // As in the key: a client's own spelling must not influence an answer for others.
+    let host = request_host(request).map(authority::normalize);
+    let mut ask = OriginRequest {
+        method: Method::GET,
+        target: asking.target.clone(),
+        headers: to_origin::origin_driven_fields(request, host.as_deref(), ctx, asking.is_alone()),
+        host,
+        tenant: Some(tenant_of(ctx.identity.as_deref()).to_string()),
+        spare: false,
+        body: Bytes::new(),
+    };
+    // The client's `Origin` is sent only if it selects a variant.
+    ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
+    rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
+    let interim = interim.filter(|_| request.version >= Version::HTTP_11);
+    let fetcher = FillFetcher {
+        origins: ctx.site.plan.origins.clone(),
+        origin,
+        ask: Arc::new(ask),
+        interim,
+        _hold: ctx.hold.clone(),
+    };
+    (asking.clone(), vary_fetcher(fetcher, &asking.rules))
 }
 
 fn vary_fetcher(fetcher: FillFetcher, rules: &Arc<FollowRules>) -> MissFetcher {
@@ -271,28 +267,6 @@ pub(crate) fn cache_target<'r>(route: &RouteConfig, request: &'r RequestHeader) 
                 format!("{path}?{kept}").into()
             }
         }
-    }
-}
-
-/// Interim answers on their way to the client whose request started the fill.
-#[derive(Default)]
-pub(crate) struct InterimAnswers {
-    waiting: Mutex<Vec<ResponseHeader>>,
-    told: Notify,
-}
-
-impl InterimAnswers {
-    /// Queues one. If too many wait, because the client reads slowly, it is dropped.
-    pub(crate) fn tell(&self, head: &ResponseHeader) {
-        let mut waiting = self.waiting.lock();
-        if waiting.len() < MAX_INTERIM {
-            waiting.push(head.clone());
-            self.told.notify_one();
-        }
-    }
-
-    fn take(&self) -> Vec<ResponseHeader> {
-        std::mem::take(&mut self.waiting.lock())
     }
 }
 

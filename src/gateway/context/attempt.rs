@@ -1,8 +1,8 @@
 //! The server that a request is proxied to, and the search for it.
 
-use super::tunnel::OriginObserver;
 use crate::{
     cache::OriginFetchError,
+    gateway::context::tunnel::OriginObserver,
     origin::{
         retry::RetryTally,
         servers::{choice::ServerChoice, ActiveRequest, ReachedAddress, ServerAttempt, ServerGroup},

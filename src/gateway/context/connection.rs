@@ -1,9 +1,9 @@
 //! The connection of a request: its listener, its peer, and the client's certificate.
 
-use super::signals::ConnectionSignals;
 use crate::{
     cache::key::RequestScheme,
     config::{Config, ListenerConfig},
+    gateway::context::signals::ConnectionSignals,
 };
 
 use http::{HeaderName, HeaderValue};

@@ -5,6 +5,7 @@
 //! handed to a connection that offers this; elsewhere the file's bytes are read and written.
 
 use crate::files::root::OpenFile;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{

@@ -22,14 +22,14 @@ use crate::{
     route::RouteMatch,
     telemetry::labels::{CacheResult, CutReason, RejectReason},
 };
-
 use attempt::{ContextServer, ServerSearch};
 use connection::{ClientCertificate, ConnectionHold, ConnectionInfo, ListenerInfo};
 use handshake::WebSocketHandshake;
-use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
-use pingora_http::RequestHeader;
 use relay::ProxiedResponse;
 use signals::ConnectionSignals;
+
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
+use pingora_http::RequestHeader;
 use std::{
     sync::{atomic::Ordering, Arc},
     time::{Duration, Instant},

@@ -1,6 +1,7 @@
 //! A connection that becomes a tunnel after an upgrade.
 
 use crate::{origin::upgrade::UpgradedStream, telemetry::metrics::OpenWebSocket};
+
 use std::{fmt, time::Duration};
 
 /// A connection that continues as a tunnel.

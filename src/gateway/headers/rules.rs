@@ -4,7 +4,10 @@
 use crate::{
     config::RouteConfig,
     cors,
-    gateway::{context::request_host, runtime_config::RouteMode, RequestContext},
+    gateway::{
+        context::{request_host, RequestContext},
+        runtime_config::RouteMode,
+    },
     headers::{self, MessageFields, RuleFacts},
     http::authority,
     identity::tenant_of,

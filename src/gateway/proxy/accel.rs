@@ -17,16 +17,16 @@ use crate::{
     },
     gateway::{
         body::{pacing::PacedBody, pieces::BodyPieces},
-        cache::versioned,
-        context::relay::AccelRedirect,
-        headers::{rules, to_origin},
+        context::{relay::AccelRedirect, RequestContext},
+        headers::{rules, to_client::set_gateway_headers, to_origin},
         respond::{
             errors,
-            files::{self, OutgoingFile},
+            files::{self, send_file, send_no_file, OutgoingFile},
+            fit_to_client, send_pieces, send_problem,
         },
         runtime_config::LocationBackend,
+        services::{GatewayServices, NextStep},
         session::GatewaySession,
-        Gateway, NextStep, RequestContext, Result,
     },
     http::{
         cache_status::{CacheStatus, ForwardToken},
@@ -40,6 +40,7 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::pin::pin;
 
@@ -47,163 +48,161 @@ use std::pin::pin;
 pub(crate) const ACCEL_STATUS: CacheStatus =
     CacheStatus::forwarded(ForwardToken::Bypass).with_detail(Some("accel"));
 
-impl Gateway {
-    /// The order in an origin's answer, if it is one to be carried out.
-    pub(crate) fn ordered(
-        &self,
-        ctx: &RequestContext,
-        status: StatusCode,
-        answer: &HeaderMap,
-    ) -> Option<AccelRedirect> {
-        let located = accel::locate_target(answer, &ctx.site.accels.internals)?;
-        let metrics = &self.parts.metrics;
-        if !ctx.routed().is_some_and(|route| route.accel) {
-            metrics.accel(AccelOutcome::Off);
-            return None;
-        }
-        // A refusal or a redirection is sent as it is. A 304 only means that the client's copy is still
-        // valid.
-        if !status.is_success() && status != StatusCode::NOT_MODIFIED {
-            metrics.accel(AccelOutcome::Status);
-            return None;
-        }
-        Some(AccelRedirect { located, answer: answer.clone(), orders: AccelFields::of(answer) })
+/// The order in an origin's answer, if it is one to be carried out.
+pub(crate) fn accel_order(
+    services: &GatewayServices,
+    ctx: &RequestContext,
+    status: StatusCode,
+    answer: &HeaderMap,
+) -> Option<AccelRedirect> {
+    let located = accel::locate_target(answer, &ctx.site.accels.internals)?;
+    let metrics = &services.metrics;
+    if !ctx.routed().is_some_and(|route| route.accel) {
+        metrics.accel(AccelOutcome::Off);
+        return None;
     }
+    // A refusal or a redirection is sent as it is. A 304 only means that the client's copy is still
+    // valid.
+    if !status.is_success() && status != StatusCode::NOT_MODIFIED {
+        metrics.accel(AccelOutcome::Status);
+        return None;
+    }
+    Some(AccelRedirect { located, answer: answer.clone(), orders: AccelFields::of(answer) })
+}
 
-    /// Sends the ordered file, or the answer of the ordered URL.
-    pub(crate) async fn send_accel_file(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        ordered: AccelRedirect,
-        status: CacheStatus,
-    ) -> Result<NextStep> {
-        let AccelRedirect { located, answer, orders } = ordered;
-        ctx.result = CacheResult::File;
-        ctx.detail = Some("accel");
-        let located = match located {
-            Ok(located) => located,
-            Err(why) => return self.no_location(session, ctx, why).await,
-        };
-        let site = ctx.site.clone();
-        match &site.accels.behind[located.location] {
-            LocationBackend::Root { root, hidden } => {
-                self.parts.metrics.accel(AccelOutcome::File);
-                let Ok(path) = path::relative_path(located.path(), *hidden) else {
-                    return self.no_file(session, ctx, FileOutcome::BadPath).await;
-                };
-                let name = path.as_str().to_owned();
-                let opened = match root.file(path).await {
-                    Ok(opened) => opened,
-                    Err(error) => return self.no_file(session, ctx, files::open_outcome(&error)).await,
-                };
-                let facts = FileFacts::of_file(&opened.stamp, "");
-                let mut fields = accel::forwarded_fields(&answer);
-                if !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
-                    fields.push((header::CONTENT_TYPE, content_type(&name)));
-                }
-                {
-                    let source = FileSource::File(opened);
-                    let file = OutgoingFile { source, facts: &facts, fields: &fields, orders, status };
-                    self.send_file(session, ctx, file).await
-                }
+/// Sends the ordered file, or the answer of the ordered URL.
+pub(crate) async fn send_accel_file(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    ordered: AccelRedirect,
+    status: CacheStatus,
+) -> Result<NextStep> {
+    let AccelRedirect { located, answer, orders } = ordered;
+    ctx.result = CacheResult::File;
+    ctx.detail = Some("accel");
+    let located = match located {
+        Ok(located) => located,
+        Err(why) => return refuse_location(services, session, ctx, why).await,
+    };
+    let site = ctx.site.clone();
+    match &site.accels.behind[located.location] {
+        LocationBackend::Root { root, hidden } => {
+            services.metrics.accel(AccelOutcome::File);
+            let Ok(path) = path::relative_path(located.path(), *hidden) else {
+                return send_no_file(services, session, ctx, FileOutcome::BadPath).await;
+            };
+            let name = path.as_str().to_owned();
+            let opened = match root.file(path).await {
+                Ok(opened) => opened,
+                Err(error) => return send_no_file(services, session, ctx, files::open_outcome(&error)).await,
+            };
+            let facts = FileFacts::of_file(&opened.stamp, "");
+            let mut fields = accel::forwarded_fields(&answer);
+            if !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+                fields.push((header::CONTENT_TYPE, content_type(&name)));
             }
-            LocationBackend::Origin { origin, prefix } => {
-                let ask = build_request(
-                    session.req_header(),
-                    ctx,
-                    accel::target_path(prefix, &located),
-                    !located.query().is_empty(),
-                );
-                let asking = site.plan.origins.begin(*origin, &ask, None, &|_| ());
-                let asked = session.while_connected(pin!(asking)).await?;
-                match asked {
-                    Ok(answering) => {
-                        self.send_from_other_origin(session, ctx, answering, (&answer, orders), status).await
-                    }
-                    Err(error) => {
-                        self.parts.metrics.accel(AccelOutcome::OriginFailed);
-                        tracing::warn!(%error, "fetching the target of an X-Accel-Redirect failed");
-                        let error = versioned::fetch_error(&error);
-                        ctx.result = CacheResult::Error;
-                        ctx.detail = Some(errors::error_name(error));
-                        self.send_problem(session, ctx, errors::fetch_problem(error)).await
-                    }
+            {
+                let source = FileSource::File(opened);
+                let file = OutgoingFile { source, facts: &facts, fields: &fields, orders, status };
+                send_file(services, session, ctx, file).await
+            }
+        }
+        LocationBackend::Origin { origin, prefix } => {
+            let ask = build_request(
+                session.req_header(),
+                ctx,
+                accel::target_path(prefix, &located),
+                !located.query().is_empty(),
+            );
+            let asking = site.plan.origins.begin(*origin, &ask, None, &|_| ());
+            let asked = session.while_connected(pin!(asking)).await?;
+            match asked {
+                Ok(answering) => {
+                    send_from_other_origin(services, session, ctx, answering, (&answer, orders), status).await
+                }
+                Err(error) => {
+                    services.metrics.accel(AccelOutcome::OriginFailed);
+                    tracing::warn!(%error, "fetching the target of an X-Accel-Redirect failed");
+                    let error = errors::fetch_error(&error);
+                    ctx.result = CacheResult::Error;
+                    ctx.detail = Some(errors::error_name(error));
+                    send_problem(session, ctx, errors::fetch_problem(error)).await
                 }
             }
         }
     }
+}
 
-    async fn no_location(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        why: LocateError,
-    ) -> Result<NextStep> {
-        let (outcome, detail) = match why {
-            LocateError::Nowhere => (AccelOutcome::NoLocation, "the origin named a file that is nowhere"),
-            LocateError::Malformed => (AccelOutcome::Malformed, "the origin named a file that can't be one"),
-        };
-        self.parts.metrics.accel(outcome);
-        let route = ctx.routed().map(|route| route.name.as_str());
-        tracing::warn!(reason = outcome.as_str(), route, "an X-Accel-Redirect has no valid target");
-        ctx.result = CacheResult::Error;
-        ctx.detail = Some(outcome.as_str());
-        self.send_problem(session, ctx, ProblemReply::new(StatusCode::BAD_GATEWAY, detail)).await
-    }
+async fn refuse_location(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    why: LocateError,
+) -> Result<NextStep> {
+    let (outcome, detail) = match why {
+        LocateError::Nowhere => (AccelOutcome::NoLocation, "the origin named a file that is nowhere"),
+        LocateError::Malformed => (AccelOutcome::Malformed, "the origin named a file that can't be one"),
+    };
+    services.metrics.accel(outcome);
+    let route = ctx.routed().map(|route| route.name.as_str());
+    tracing::warn!(reason = outcome.as_str(), route, "an X-Accel-Redirect has no valid target");
+    ctx.result = CacheResult::Error;
+    ctx.detail = Some(outcome.as_str());
+    send_problem(session, ctx, ProblemReply::new(StatusCode::BAD_GATEWAY, detail)).await
+}
 
-    /// Sends another origin's answer, with the fields that the first answer sets.
-    async fn send_from_other_origin(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        answering: OriginResponse,
-        (answer, orders): (&HeaderMap, AccelFields),
-        status: CacheStatus,
-    ) -> Result<NextStep> {
-        let found = match answering.status {
-            StatusCode::OK
-            | StatusCode::PARTIAL_CONTENT
-            | StatusCode::PRECONDITION_FAILED
-            | StatusCode::RANGE_NOT_SATISFIABLE => true,
-            StatusCode::NOT_MODIFIED if asks_if_modified(&session.req_header().headers) => true,
-            StatusCode::NOT_FOUND | StatusCode::GONE => false,
-            // Details of the other origin (its names, its keys) are not for clients.
-            other => {
-                self.parts.metrics.accel(AccelOutcome::OriginFailed);
-                tracing::warn!(status = other.as_u16(), "the target of an X-Accel-Redirect was refused");
-                ctx.result = CacheResult::Error;
-                let problem = ProblemReply::new(StatusCode::BAD_GATEWAY, "the file could not be fetched");
-                return self.send_problem(session, ctx, problem).await;
-            }
-        };
-        self.parts.metrics.accel(AccelOutcome::Origin);
-        if !found {
-            let problem = ProblemReply::new(StatusCode::NOT_FOUND, "there is no such file");
-            return self.send_problem(session, ctx, problem).await;
+/// Sends another origin's answer, with the fields that the first answer sets.
+async fn send_from_other_origin(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    answering: OriginResponse,
+    (answer, orders): (&HeaderMap, AccelFields),
+    status: CacheStatus,
+) -> Result<NextStep> {
+    let found = match answering.status {
+        StatusCode::OK
+        | StatusCode::PARTIAL_CONTENT
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::RANGE_NOT_SATISFIABLE => true,
+        StatusCode::NOT_MODIFIED if asks_if_modified(&session.req_header().headers) => true,
+        StatusCode::NOT_FOUND | StatusCode::GONE => false,
+        // Details of the other origin (its names, its keys) are not for clients.
+        other => {
+            services.metrics.accel(AccelOutcome::OriginFailed);
+            tracing::warn!(status = other.as_u16(), "the target of an X-Accel-Redirect was refused");
+            ctx.result = CacheResult::Error;
+            let problem = ProblemReply::new(StatusCode::BAD_GATEWAY, "the file could not be fetched");
+            return send_problem(session, ctx, problem).await;
         }
-        let mut head = Box::new(ResponseHeader::build(answering.status, Some(24))?);
-        for (name, value) in combine_fields(answering.status, &answering.headers, answer) {
-            head.append_header(name, value)?;
-        }
-        let request = session.req_header();
-        let bodyless = request.method == Method::HEAD
-            || !matches!(answering.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-        if bodyless && request.method != Method::HEAD && answering.status != StatusCode::NOT_MODIFIED {
-            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
-        }
-        let rules = &ctx.site.plan.config.encoding;
-        let how = (orders.at_once, bodyless);
-        let codec = self.fit(&mut head, &request.headers, how, rules, answering.told_length())?;
-        self.mark(&mut head, ctx, status)?;
-        rules::apply_answer_rules(request, &mut head, ctx);
-        ctx.flows_at_once();
-        let pieces = match bodyless {
-            true => BodyPieces::Here(Body::new()),
-            false => BodyPieces::Origin(Box::new(answering), orders.rate.map(PacedBody::new)),
-        };
-        self.send_pieces(session, head, pieces, codec).await
+    };
+    services.metrics.accel(AccelOutcome::Origin);
+    if !found {
+        let problem = ProblemReply::new(StatusCode::NOT_FOUND, "there is no such file");
+        return send_problem(session, ctx, problem).await;
     }
+    let mut head = Box::new(ResponseHeader::build(answering.status, Some(24))?);
+    for (name, value) in combine_fields(answering.status, &answering.headers, answer) {
+        head.append_header(name, value)?;
+    }
+    let request = session.req_header();
+    let bodyless = request.method == Method::HEAD
+        || !matches!(answering.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    if bodyless && request.method != Method::HEAD && answering.status != StatusCode::NOT_MODIFIED {
+        head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
+    }
+    let rules = &ctx.site.plan.config.encoding;
+    let how = (orders.at_once, bodyless);
+    let codec = fit_to_client(services, &mut head, &request.headers, how, rules, answering.told_length())?;
+    set_gateway_headers(&mut head, ctx, status)?;
+    rules::apply_answer_rules(request, &mut head, ctx);
+    ctx.flows_at_once();
+    let pieces = match bodyless {
+        true => BodyPieces::Here(Body::new()),
+        false => BodyPieces::Origin(Box::new(answering), orders.rate.map(PacedBody::new)),
+    };
+    send_pieces(session, head, pieces, codec).await
 }
 
 /// Builds the request to the other origin: it carries the client's range and conditions, and no client

@@ -9,17 +9,16 @@
 //! A connection to a server is reused only if the whole request had been sent before the answer began:
 //! otherwise the meaning of further bytes on it is uncertain.
 
-use super::{native::OriginHalf, upstream};
 use crate::{
-    gateway::{session::GatewaySession, Gateway, RequestContext, Result},
+    gateway::{context::RequestContext, proxy::upstream, services::GatewayServices, session::GatewaySession},
     http::content_length::content_length,
-    origin::client::native::{DuplexEvent, OutgoingBytes},
+    origin::client::native::{DuplexEvent, NativeExchange, OutgoingBytes},
     telemetry::labels::RejectReason,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{header, HeaderName, HeaderValue};
-use pingora_core::{Error, ErrorType};
+use http::{header, HeaderName, HeaderValue, Method};
+use pingora_core::{Error, ErrorType, Result};
 use std::{
     future::{poll_fn, Future},
     pin::pin,
@@ -172,6 +171,14 @@ impl RequestUpload {
     }
 }
 
+/// The server's half of an exchange.
+pub(crate) struct OriginHalf {
+    pub(crate) exchange: NativeExchange,
+    /// The rest of the request's body.
+    pub(crate) upload: RequestUpload,
+    pub(crate) method: Method,
+}
+
 fn length_error() -> Box<Error> {
     Error::explain(ErrorType::ReadError, "a body whose length differs from its Content-Length").into_down()
 }
@@ -200,119 +207,117 @@ pub(crate) fn end_once(body: &mut Option<Bytes>, end: bool) {
     }
 }
 
-impl Gateway {
-    /// Takes the part of a body that is available: the bytes that an earlier attempt has read, or that have
-    /// come with the head. Returns the bytes that may be sent together with the head.
-    ///
-    /// # Errors
-    /// If the body is refused.
-    pub(crate) async fn begin_upload(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        upload: &mut RequestUpload,
-    ) -> Result<Bytes> {
-        if !upload.is_under_way() {
-            ctx.wants_body(false);
-            return Ok(Bytes::new());
-        }
-        ctx.wants_body(!session.is_http2() && !session.is_body_done());
-        match session.again() {
-            Some(again) => self.take_piece(session, ctx, upload, Some(again))?,
-            None if session.is_body_done() => self.take_piece(session, ctx, upload, None)?,
-            None => {
-                if let Poll::Ready(piece) = poll_once(next_piece(session)).await {
-                    self.take_piece(session, ctx, upload, piece?)?;
-                }
-            }
-        }
-        let asks = session.req_header().headers.contains_key(header::EXPECT) && session.answered().is_none();
-        if asks && ctx.body_seen == 0 && upload.is_under_way() {
-            upload.go_on = Some(Instant::now() + CONTINUE_TIMEOUT);
-        }
-        Ok(if upload.out.len() <= MAX_WITH_HEAD { upload.with_head() } else { Bytes::new() })
+/// Takes the part of a body that is available: the bytes that an earlier attempt has read, or that have
+/// come with the head. Returns the bytes that may be sent together with the head.
+///
+/// # Errors
+/// If the body is refused.
+pub(crate) async fn begin_upload(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    upload: &mut RequestUpload,
+) -> Result<Bytes> {
+    if !upload.is_under_way() {
+        ctx.wants_body(false);
+        return Ok(Bytes::new());
     }
-
-    /// Forwards a body until part of the answer comes; `None`: everything has been sent.
-    ///
-    /// # Errors
-    /// If one of the two sides failed.
-    pub(crate) async fn upload_until(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        half: &mut OriginHalf,
-    ) -> Result<Option<DuplexEvent>> {
-        let OriginHalf { exchange, upload, method } = half;
-        while upload.is_under_way() {
-            if !upload.out.is_empty() {
-                match exchange.go_on(&mut upload.out, method).await {
-                    Ok(DuplexEvent::Sent) => upload.mark_sent(),
-                    Ok(came) => return Ok(Some(came)),
-                    // It may have sent its answer before it stopped reading.
-                    Err(error) if *error.etype() == ErrorType::WriteError => upload.is_refused(),
-                    Err(error) => return Err(error.into_up()),
-                }
-                continue;
-            }
-            let go_on = upload.go_on;
-            let late = ctx.seeking.left().map(|left| Instant::now() + left);
-            tokio::select! {
-                biased;
-                came = exchange.go_on(&mut upload.out, method) => {
-                    return came.map(Some).map_err(|error| error.into_up());
-                }
-                piece = next_piece(session) => {
-                    upload.go_on = None;
-                    self.take_piece(session, ctx, upload, piece?)?;
-                }
-                () = wait_until(late) => return Err(upstream::timeout_error()),
-                () = wait_until(go_on) => {
-                    if upload.goes_on() {
-                        session.write_continue().await.map_err(|error| error.into_down())?;
-                    }
-                }
+    ctx.wants_body(!session.is_http2() && !session.is_body_done());
+    match session.again() {
+        Some(again) => take_piece(services, session, ctx, upload, Some(again))?,
+        None if session.is_body_done() => take_piece(services, session, ctx, upload, None)?,
+        None => {
+            if let Poll::Ready(piece) = poll_once(next_piece(session)).await {
+                take_piece(services, session, ctx, upload, piece?)?;
             }
         }
-        Ok(None)
     }
-
-    fn take_piece(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        upload: &mut RequestUpload,
-        piece: Option<Bytes>,
-    ) -> Result<()> {
-        let end = piece.is_none() || session.is_body_done();
-        self.body_comes(piece.as_ref(), end, false, ctx)?;
-        upload.push(piece.as_ref(), end)
+    let asks = session.req_header().headers.contains_key(header::EXPECT) && session.answered().is_none();
+    if asks && ctx.body_seen == 0 && upload.is_under_way() {
+        upload.go_on = Some(Instant::now() + CONTINUE_TIMEOUT);
     }
+    Ok(if upload.out.len() <= MAX_WITH_HEAD { upload.with_head() } else { Bytes::new() })
+}
 
-    /// Checks a piece of a request's body, or of an upgraded connection (`upgraded`).
-    ///
-    /// # Errors
-    /// If it is too large, or too late.
-    pub(crate) fn body_comes(
-        &self,
-        piece: Option<&Bytes>,
-        end: bool,
-        upgraded: bool,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        if end {
-            ctx.wants_body(false);
-        }
-        ctx.body_seen += piece.map_or(0, |piece| piece.len() as u64);
-        match ctx.routed() {
-            // An upgraded connection has no body: `max_body` does not apply.
-            Some(route) if ctx.body_seen > route.max_body && !upgraded => {
-                self.parts.metrics.rejected(RejectReason::BodyTooLarge);
-                Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
+/// Forwards a body until part of the answer comes; `None`: everything has been sent.
+///
+/// # Errors
+/// If one of the two sides failed.
+pub(crate) async fn upload_until(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    half: &mut OriginHalf,
+) -> Result<Option<DuplexEvent>> {
+    let OriginHalf { exchange, upload, method } = half;
+    while upload.is_under_way() {
+        if !upload.out.is_empty() {
+            match exchange.go_on(&mut upload.out, method).await {
+                Ok(DuplexEvent::Sent) => upload.mark_sent(),
+                Ok(came) => return Ok(Some(came)),
+                // It may have sent its answer before it stopped reading.
+                Err(error) if *error.etype() == ErrorType::WriteError => upload.is_refused(),
+                Err(error) => return Err(error.into_up()),
             }
-            _ if ctx.seeking.is_late() => Err(upstream::timeout_error()),
-            _ => Ok(()),
+            continue;
         }
+        let go_on = upload.go_on;
+        let late = ctx.seeking.left().map(|left| Instant::now() + left);
+        tokio::select! {
+            biased;
+            came = exchange.go_on(&mut upload.out, method) => {
+                return came.map(Some).map_err(|error| error.into_up());
+            }
+            piece = next_piece(session) => {
+                upload.go_on = None;
+                take_piece(services, session, ctx, upload, piece?)?;
+            }
+            () = wait_until(late) => return Err(upstream::timeout_error()),
+            () = wait_until(go_on) => {
+                if upload.goes_on() {
+                    session.write_continue().await.map_err(|error| error.into_down())?;
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn take_piece(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    upload: &mut RequestUpload,
+    piece: Option<Bytes>,
+) -> Result<()> {
+    let end = piece.is_none() || session.is_body_done();
+    check_body_piece(services, piece.as_ref(), end, false, ctx)?;
+    upload.push(piece.as_ref(), end)
+}
+
+/// Checks a piece of a request's body, or of an upgraded connection (`upgraded`).
+///
+/// # Errors
+/// If it is too large, or too late.
+pub(crate) fn check_body_piece(
+    services: &GatewayServices,
+    piece: Option<&Bytes>,
+    end: bool,
+    upgraded: bool,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if end {
+        ctx.wants_body(false);
+    }
+    ctx.body_seen += piece.map_or(0, |piece| piece.len() as u64);
+    match ctx.routed() {
+        // An upgraded connection has no body: `max_body` does not apply.
+        Some(route) if ctx.body_seen > route.max_body && !upgraded => {
+            services.metrics.rejected(RejectReason::BodyTooLarge);
+            Error::e_explain(ErrorType::HTTPStatus(413), "the request body is too large")
+        }
+        _ if ctx.seeking.is_late() => Err(upstream::timeout_error()),
+        _ => Ok(()),
     }
 }
 

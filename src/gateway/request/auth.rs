@@ -4,94 +4,91 @@
 
 use crate::{
     clock,
-    config::{AuthMode, CacheRules, CacheScope, RouteConfig},
-    gateway::{Gateway, RequestContext},
+    config::RouteConfig,
+    gateway::{
+        context::RequestContext,
+        request::websocket::{admit_websocket, request_token},
+        services::GatewayServices,
+    },
     http::content_length::content_length,
-    identity::{Identity, RememberedVerdict, TokenError, Verifier},
-    limits::rate::RouteLimits,
+    identity::{Identity, RememberedVerdict, TokenError, TokenRule, Verifier},
     telemetry::labels::{RejectReason, TokenResult},
-    websocket,
+    websocket::is_upgrade_wanted,
 };
 
 use pingora_http::RequestHeader;
 use std::sync::Arc;
 
-impl Gateway {
-    /// Checks whether a route accepts a request: its size, its upgrade, its token.
-    pub(crate) async fn admit(
-        &self,
-        route: &RouteConfig,
-        rules: Option<&Arc<CacheRules>>,
-        request: &RequestHeader,
-        ctx: &mut RequestContext,
-    ) -> Result<(), RejectReason> {
-        if content_length(&request.headers).is_some_and(|length| length > route.max_body) {
-            return Err(RejectReason::BodyTooLarge);
-        }
-        if websocket::is_upgrade_wanted(&request.headers) {
-            let rules = route.websocket.as_ref().ok_or(RejectReason::UpgradeRefused)?;
-            ctx.handshake = Some(Box::new(self.admit_websocket(rules, request, ctx)?));
-        }
-        ctx.identity = self.identify(ctx, route, rules, request).await?;
-        Ok(())
+/// Checks whether a route accepts a request: its size, its upgrade, its token.
+pub(crate) async fn admit(
+    services: &GatewayServices,
+    route: &RouteConfig,
+    rule: TokenRule,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> Result<(), RejectReason> {
+    if content_length(&request.headers).is_some_and(|length| length > route.max_body) {
+        return Err(RejectReason::BodyTooLarge);
     }
+    if is_upgrade_wanted(&request.headers) {
+        let rules = route.websocket.as_ref().ok_or(RejectReason::UpgradeRefused)?;
+        ctx.handshake = Some(Box::new(admit_websocket(rules, request, ctx)?));
+    }
+    ctx.identity = identify(services, ctx, route, rule, request).await?;
+    Ok(())
+}
 
-    /// The client's identity. If the answer or the route depends on it, the token must verify. Elsewhere an
-    /// invalid token is ignored by the gateway and forwarded to the origin.
-    async fn identify(
-        &self,
-        ctx: &mut RequestContext,
-        route: &RouteConfig,
-        rules: Option<&Arc<CacheRules>>,
-        request: &RequestHeader,
-    ) -> Result<Option<Arc<Identity>>, RejectReason> {
-        let scope = rules.map(|rules| rules.scope);
-        let site = ctx.site.clone();
-        let Some(verifier) = site.plan.verifier.as_ref().filter(|_| route.auth != AuthMode::Off) else {
-            return Ok(None);
-        };
-        let needed = route.auth == AuthMode::Required || scope == Some(CacheScope::User);
-        let matters = needed || scope == Some(CacheScope::Tenant);
-        // A limit may be keyed by the identity even where the answer is public.
-        let asked = ctx
-            .at_hand()
-            .and_then(|at_hand| at_hand.limits.as_ref())
-            .is_some_and(RouteLimits::needs_identity);
-        if !matters && !asked && scope == Some(CacheScope::Public) {
-            return Ok(None);
+/// The client's identity. If the answer or the route depends on it, the token must verify. Elsewhere an
+/// invalid token is ignored by the gateway and forwarded to the origin.
+async fn identify(
+    services: &GatewayServices,
+    ctx: &mut RequestContext,
+    route: &RouteConfig,
+    rule: TokenRule,
+    request: &RequestHeader,
+) -> Result<Option<Arc<Identity>>, RejectReason> {
+    let site = ctx.site.clone();
+    let Some(verifier) = site.plan.verifier.as_ref().filter(|_| rule.reads_token()) else {
+        return Ok(None);
+    };
+    let token = match request_token(route, request, ctx.handshake.as_deref()) {
+        Ok(Some((token, _))) => token,
+        Ok(None) if rule.admits_anonymous() => return Ok(None),
+        Ok(None) => return Err(RejectReason::TokenMissing),
+        Err(error) => return wrong_token(ctx, rule, error),
+    };
+    let verdict = match verifier.verify(&token, clock::reading()) {
+        Err(error) if verifier.may_lack_key(&token, error) => {
+            Box::pin(verify_renewed(verifier, &token, error)).await
         }
-        let token = match super::websocket::request_token(route, request, ctx.handshake.as_deref()) {
-            Ok(Some((token, _))) => token,
-            Ok(None) if needed => return Err(RejectReason::TokenMissing),
-            Ok(None) => return Ok(None),
-            Err(error) if matters => return Err(ctx.refuse_token(error)),
-            Err(_) => return Ok(None),
-        };
-        let verdict = match verifier.verify(&token, clock::reading()) {
-            Err(error) if verifier.may_lack_key(&token, error) => {
-                Box::pin(verify_renewed(verifier, &token, error)).await
-            }
-            verdict => verdict,
-        };
-        let verdict = verdict
-            .and_then(|(identity, remembered)| identity.check_scope(scope).map(|()| (identity, remembered)));
-        match verdict {
-            Ok((identity, remembered)) => {
-                self.parts.metrics.token(match remembered {
-                    RememberedVerdict::Yes => TokenResult::Remembered,
-                    RememberedVerdict::No => TokenResult::Verified,
-                });
-                Ok(Some(identity))
-            }
-            Err(error) => {
-                self.parts.metrics.token(TokenResult::Refused);
-                if matters {
-                    Err(ctx.refuse_token(error))
-                } else {
-                    Ok(None)
-                }
-            }
+        verdict => verdict,
+    };
+    let verdict = verdict
+        .and_then(|(identity, remembered)| rule.check_identity(&identity).map(|()| (identity, remembered)));
+    match verdict {
+        Ok((identity, remembered)) => {
+            services.metrics.token(match remembered {
+                RememberedVerdict::Yes => TokenResult::Remembered,
+                RememberedVerdict::No => TokenResult::Verified,
+            });
+            Ok(Some(identity))
         }
+        Err(error) => {
+            services.metrics.token(TokenResult::Refused);
+            wrong_token(ctx, rule, error)
+        }
+    }
+}
+
+fn wrong_token(
+    ctx: &mut RequestContext,
+    rule: TokenRule,
+    error: TokenError,
+) -> Result<Option<Arc<Identity>>, RejectReason> {
+    if rule.refuses_invalid() {
+        Err(ctx.refuse_token(error))
+    } else {
+        Ok(None)
     }
 }
 

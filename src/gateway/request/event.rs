@@ -3,12 +3,11 @@
 use crate::{
     events::{EventClaim, EventEndpoint, EventRefusal},
     gateway::{
-        cache::versioned,
-        context::request_host,
-        headers::{rules, to_origin},
-        respond::errors,
+        context::{request_host, RequestContext},
+        headers::{rules, to_client::set_gateway_headers, to_origin},
+        respond::{errors, refuse_with_problem, send_problem, send_whole},
+        services::{GatewayServices, NextStep},
         session::GatewaySession,
-        Gateway, NextStep, RequestContext, Result,
     },
     http::{
         cache_status::{CacheStatus, ForwardToken},
@@ -21,106 +20,105 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, HeaderName, Method, StatusCode};
-use pingora_core::{ErrorType, OrErr};
+use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use std::sync::Arc;
 
-impl Gateway {
-    pub(crate) async fn take_event(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        at: &EventEndpoint,
-    ) -> Result<NextStep> {
-        if session.req_header().method != Method::POST {
-            let problem = errors::method_not_allowed(&[Method::POST]);
-            return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
-        }
-        ctx.result = CacheResult::Local;
-        let events = ctx.site.plan.events.clone();
-        let Some(body) = read_body(session, ctx, at.settings.max_body).await? else {
-            return self.end_event(session, ctx, EventResult::TooLarge).await;
-        };
-        let claim = match events.take(at, &session.req_header().headers, &body).await {
-            Ok(claim) => claim,
-            Err(EventRefusal::Ended(result)) => return self.end_event(session, ctx, result).await,
-            Err(EventRefusal::Unsigned(error)) => {
-                self.parts.metrics.event(EventResult::BadSignature);
-                ctx.detail = Some(error.as_str());
-                return self.send_problem(session, ctx, errors::signature_problem(error)).await;
-            }
-        };
-        if let Some(origin) = at.settings.forward {
-            return self.forward_event(session, ctx, claim, origin, body).await;
-        }
-        let result = claim.remember().await;
-        self.end_event(session, ctx, result).await
+/// Takes an event, and answers its sender.
+pub(crate) async fn take_event(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    at: &EventEndpoint,
+) -> Result<NextStep> {
+    if session.req_header().method != Method::POST {
+        let problem = errors::method_not_allowed(&[Method::POST]);
+        return refuse_with_problem(services, session, ctx, RejectReason::MethodNotAllowed, problem).await;
     }
-
-    async fn end_event(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        result: EventResult,
-    ) -> Result<NextStep> {
-        self.parts.metrics.event(result);
-        ctx.detail = Some(result.as_str());
-        if let Some(problem) = errors::event_problem(result) {
-            return self.send_problem(session, ctx, problem).await;
+    ctx.result = CacheResult::Local;
+    let events = ctx.site.plan.events.clone();
+    let Some(body) = read_body(session, ctx, at.settings.max_body).await? else {
+        return end_event(services, session, ctx, EventResult::TooLarge).await;
+    };
+    let claim = match events.take(at, &session.req_header().headers, &body).await {
+        Ok(claim) => claim,
+        Err(EventRefusal::Ended(result)) => return end_event(services, session, ctx, result).await,
+        Err(EventRefusal::Unsigned(error)) => {
+            services.metrics.event(EventResult::BadSignature);
+            ctx.detail = Some(error.as_str());
+            return send_problem(session, ctx, errors::signature_problem(error)).await;
         }
-        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
-        self.mark(&mut head, ctx, CacheStatus::local("event"))?;
-        rules::apply_answer_rules(session.req_header(), &mut head, ctx);
-        self.send(session, head, Body::new()).await
+    };
+    if let Some(origin) = at.settings.forward {
+        return forward_event(services, session, ctx, claim, origin, body).await;
     }
+    let result = claim.remember().await;
+    end_event(services, session, ctx, result).await
+}
 
-    /// Forwards the verified event to the origin, and its answer to the sender. If the origin did not accept
-    /// the event, it is not remembered: the sender may send it again.
-    async fn forward_event(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        claim: EventClaim,
-        origin: usize,
-        body: Bytes,
-    ) -> Result<NextStep> {
-        let request = session.req_header();
-        let kept = |name: &HeaderName| name.as_str().starts_with("webhook-") || *name == header::CONTENT_TYPE;
-        let kept = request.headers.iter().filter(|(name, _)| kept(name)).map(|(n, v)| (n.clone(), v.clone()));
-        let ask = client::OriginRequest {
-            method: Method::POST,
-            target: ctx.path_of(request).to_owned(),
-            host: request_host(request).map(str::to_owned),
-            headers: kept.chain(to_origin::gateway_fields_of(request, ctx)).collect(),
-            tenant: None,
-            spare: false,
-            body,
-        };
-        // In a task of its own: the request to the origin completes even if the sender disconnects.
-        let forwarding = tokio::spawn(send_event(ctx.site.plan.origins.clone(), origin, ask, claim));
-        let forwarded = forwarding.await.or_err(ErrorType::InternalError, "an event was not forwarded")?;
-        match forwarded {
-            Ok((got, taken)) => {
-                self.parts.metrics.event(taken);
-                if let Some(problem) = errors::event_problem(taken) {
-                    return self.send_problem(session, ctx, problem).await;
-                }
-                ctx.detail = Some(taken.as_str());
-                let mut head = Box::new(ResponseHeader::build(got.status, Some(8))?);
-                if let Some(kind) = got.headers.get(header::CONTENT_TYPE) {
-                    head.insert_header(header::CONTENT_TYPE, kind.clone())?;
-                }
-                if got.status != StatusCode::NO_CONTENT {
-                    head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
-                }
-                self.mark(&mut head, ctx, CacheStatus::forwarded(ForwardToken::Method))?;
-                rules::apply_answer_rules(session.req_header(), &mut head, ctx);
-                self.send(session, head, got.body.into()).await
+async fn end_event(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    result: EventResult,
+) -> Result<NextStep> {
+    services.metrics.event(result);
+    ctx.detail = Some(result.as_str());
+    if let Some(problem) = errors::event_problem(result) {
+        return send_problem(session, ctx, problem).await;
+    }
+    let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
+    set_gateway_headers(&mut head, ctx, CacheStatus::local("event"))?;
+    rules::apply_answer_rules(session.req_header(), &mut head, ctx);
+    send_whole(session, head, Body::new()).await
+}
+
+/// Forwards the verified event to the origin, and its answer to the sender. If the origin did not accept
+/// the event, it is not remembered: the sender may send it again.
+async fn forward_event(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    claim: EventClaim,
+    origin: usize,
+    body: Bytes,
+) -> Result<NextStep> {
+    let request = session.req_header();
+    let kept = |name: &HeaderName| name.as_str().starts_with("webhook-") || *name == header::CONTENT_TYPE;
+    let kept = request.headers.iter().filter(|(name, _)| kept(name)).map(|(n, v)| (n.clone(), v.clone()));
+    let ask = client::OriginRequest {
+        method: Method::POST,
+        target: ctx.path_of(request).to_owned(),
+        host: request_host(request).map(str::to_owned),
+        headers: kept.chain(to_origin::gateway_fields_of(request, ctx)).collect(),
+        tenant: None,
+        spare: false,
+        body,
+    };
+    // In a task of its own: the request to the origin completes even if the sender disconnects.
+    let forwarding = tokio::spawn(send_event(ctx.site.plan.origins.clone(), origin, ask, claim));
+    let forwarded = forwarding.await.or_err(ErrorType::InternalError, "an event was not forwarded")?;
+    match forwarded {
+        Ok((got, taken)) => {
+            services.metrics.event(taken);
+            if let Some(problem) = errors::event_problem(taken) {
+                return send_problem(session, ctx, problem).await;
             }
-            Err(error) => {
-                tracing::warn!(%error, "an event was not forwarded");
-                self.send_problem(session, ctx, errors::fetch_problem(versioned::fetch_error(&error))).await
+            ctx.detail = Some(taken.as_str());
+            let mut head = Box::new(ResponseHeader::build(got.status, Some(8))?);
+            if let Some(kind) = got.headers.get(header::CONTENT_TYPE) {
+                head.insert_header(header::CONTENT_TYPE, kind.clone())?;
             }
+            if got.status != StatusCode::NO_CONTENT {
+                head.insert_header(header::CONTENT_LENGTH, got.body.len())?;
+            }
+            set_gateway_headers(&mut head, ctx, CacheStatus::forwarded(ForwardToken::Method))?;
+            rules::apply_answer_rules(session.req_header(), &mut head, ctx);
+            send_whole(session, head, got.body.into()).await
+        }
+        Err(error) => {
+            tracing::warn!(%error, "an event was not forwarded");
+            send_problem(session, ctx, errors::fetch_problem(errors::fetch_error(&error))).await
         }
     }
 }

@@ -8,10 +8,11 @@ use crate::{
     cache::key::RequestScheme,
     config::PathPattern,
     gateway::{
-        context::{connection::ClientCertificate, request_host},
-        headers::rules,
+        context::{connection::ClientCertificate, request_host, signals::UNKNOWN_BYTES, RequestContext},
+        headers::{rules, to_client::set_gateway_headers},
+        respond::{refuse_request, send_whole},
+        services::{GatewayServices, NextStep},
         session::GatewaySession,
-        Gateway, NextStep, RequestContext, Result, UNKNOWN_BYTES,
     },
     http::{authority, cache_status::CacheStatus, content_length::agreed_length},
     route::RouteMatch,
@@ -20,6 +21,7 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, Method, StatusCode, Uri};
+use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The path prefix of ACME HTTP challenges.
@@ -36,43 +38,42 @@ pub(crate) enum ListenerVerdict {
     Misdirected,
 }
 
-impl Gateway {
-    /// Answers a request that the listener's rules end.
-    pub(crate) async fn apply_listener_verdict(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        turn: ListenerVerdict,
-    ) -> Result<NextStep> {
-        match turn {
-            ListenerVerdict::Redirect(location) => self.send_https_redirect(session, ctx, &location).await,
-            ListenerVerdict::NoHost => self.refuse(session, ctx, RejectReason::BadHost).await,
-            ListenerVerdict::Misdirected => self.refuse(session, ctx, RejectReason::Misdirected).await,
+/// Answers a request that the listener's rules end.
+pub(crate) async fn apply_listener_verdict(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    turn: ListenerVerdict,
+) -> Result<NextStep> {
+    match turn {
+        ListenerVerdict::Redirect(location) => send_https_redirect(session, ctx, &location).await,
+        ListenerVerdict::NoHost => refuse_request(services, session, ctx, RejectReason::BadHost).await,
+        ListenerVerdict::Misdirected => {
+            refuse_request(services, session, ctx, RejectReason::Misdirected).await
         }
     }
+}
 
-    /// Sends a redirect: 301, which every client knows, for GET and HEAD; 308, which keeps the method, for
-    /// all others.
-    async fn send_https_redirect(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        location: &str,
-    ) -> Result<NextStep> {
-        let status = match session.req_header().method {
-            Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
-            _ => StatusCode::PERMANENT_REDIRECT,
-        };
-        ctx.result = CacheResult::Local;
-        ctx.detail = Some("https");
-        let mut head = Box::new(ResponseHeader::build(status, Some(5))?);
-        // The host was checked, and Pingora refuses control characters in targets.
-        head.insert_header(header::LOCATION, location)?;
-        head.insert_header(header::CONTENT_LENGTH, 0)?;
-        self.mark(&mut head, ctx, CacheStatus::local("https"))?;
-        rules::apply_answer_rules(session.req_header(), &mut head, ctx);
-        self.send(session, head, Bytes::new().into()).await
-    }
+/// Sends a redirect: 301, which every client knows, for GET and HEAD; 308, which keeps the method, for
+/// all others.
+async fn send_https_redirect(
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    location: &str,
+) -> Result<NextStep> {
+    let status = match session.req_header().method {
+        Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+        _ => StatusCode::PERMANENT_REDIRECT,
+    };
+    ctx.result = CacheResult::Local;
+    ctx.detail = Some("https");
+    let mut head = Box::new(ResponseHeader::build(status, Some(5))?);
+    // The host was checked, and Pingora refuses control characters in targets.
+    head.insert_header(header::LOCATION, location)?;
+    head.insert_header(header::CONTENT_LENGTH, 0)?;
+    set_gateway_headers(&mut head, ctx, CacheStatus::local("https"))?;
+    rules::apply_answer_rules(session.req_header(), &mut head, ctx);
+    send_whole(session, head, Bytes::new().into()).await
 }
 
 /// The number of bytes of an HTTP/1.1 request on the connection: its head, and its body if it has a length.

@@ -6,6 +6,7 @@
 //! than `100-continue` (RFC 9110, 10.1.1) is refused.
 
 use crate::{http::authority, telemetry::labels::RejectReason};
+
 use http::{header, HeaderMap, HeaderValue, Method, Uri};
 use pingora_core::protocols::http::authority::{raw_target_authority, RawTargetAuthority};
 use pingora_http::RequestHeader;

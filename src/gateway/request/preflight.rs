@@ -5,7 +5,11 @@ use crate::{
     clock::wall_ms,
     cors::{self, PreflightAnswer},
     gateway::{
-        headers::rules, respond::errors, session::GatewaySession, Gateway, NextStep, RequestContext, Result,
+        context::RequestContext,
+        headers::{rules, to_client::set_gateway_headers},
+        respond::{errors, refuse_with_problem, send_whole},
+        services::{GatewayServices, NextStep},
+        session::GatewaySession,
     },
     http::cache_status::CacheStatus,
     representation::Body,
@@ -15,6 +19,7 @@ use crate::{
 };
 
 use http::{header, uri::PathAndQuery, StatusCode, Uri};
+use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The route that a preflight is for: the one that matches the requested method, if it has `cors`.
@@ -47,45 +52,42 @@ pub(crate) fn verify_signed_url(
     Ok(())
 }
 
-impl Gateway {
-    /// Answers a preflight for the route with this index.
-    pub(crate) async fn answer_preflight(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        index: usize,
-    ) -> Result<NextStep> {
-        ctx.route = Some(index);
-        let site = ctx.site.clone();
-        let Some(cors) = &site.plan.config.routes[index].cors else { return Ok(NextStep::Proxy) };
-        let fields = match cors::answer_preflight(cors, &session.req_header().headers) {
-            PreflightAnswer::Allowed(fields) => fields,
-            PreflightAnswer::Refused => {
-                let reason = RejectReason::Preflight;
-                let problem = errors::rejection_problem(reason).with(header::VARY, cors::PREFLIGHT_VARY);
-                return self.refuse_with(session, ctx, reason, problem).await;
-            }
-        };
-        (ctx.result, ctx.detail) = (CacheResult::Local, Some(RejectReason::Preflight.as_str()));
-        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(12))?);
-        for (name, value) in fields {
-            head.append_header(name, value)?;
+/// Answers a preflight for the route with this index.
+pub(crate) async fn answer_preflight(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    index: usize,
+) -> Result<NextStep> {
+    ctx.route = Some(index);
+    let site = ctx.site.clone();
+    let Some(cors) = &site.plan.config.routes[index].cors else { return Ok(NextStep::Proxy) };
+    let fields = match cors::answer_preflight(cors, &session.req_header().headers) {
+        PreflightAnswer::Allowed(fields) => fields,
+        PreflightAnswer::Refused => {
+            let reason = RejectReason::Preflight;
+            let problem = errors::rejection_problem(reason).with(header::VARY, cors::PREFLIGHT_VARY);
+            return refuse_with_problem(services, session, ctx, reason, problem).await;
         }
-        self.mark(&mut head, ctx, CacheStatus::local(RejectReason::Preflight.as_str()))?;
-        rules::apply_header_rules(session.req_header(), &mut head, ctx);
-        self.send(session, head, Body::new()).await
+    };
+    (ctx.result, ctx.detail) = (CacheResult::Local, Some(RejectReason::Preflight.as_str()));
+    let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(12))?);
+    for (name, value) in fields {
+        head.append_header(name, value)?;
     }
+    set_gateway_headers(&mut head, ctx, CacheStatus::local(RejectReason::Preflight.as_str()))?;
+    rules::apply_header_rules(session.req_header(), &mut head, ctx);
+    send_whole(session, head, Body::new()).await
+}
 
-    /// Answers `OPTIONS *`, which asks for the capabilities of the server (RFC 9110, 9.3.7).
-    pub(crate) async fn answer_of_server(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-    ) -> Result<NextStep> {
-        (ctx.result, ctx.detail) = (CacheResult::Local, Some("options"));
-        let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(5))?);
-        head.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
-        self.mark(&mut head, ctx, CacheStatus::local("options"))?;
-        self.send(session, head, Body::new()).await
-    }
+/// Answers `OPTIONS *`, which asks for the capabilities of the server (RFC 9110, 9.3.7).
+pub(crate) async fn answer_server_options(
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+) -> Result<NextStep> {
+    (ctx.result, ctx.detail) = (CacheResult::Local, Some("options"));
+    let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(5))?);
+    head.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+    set_gateway_headers(&mut head, ctx, CacheStatus::local("options"))?;
+    send_whole(session, head, Body::new()).await
 }

@@ -7,109 +7,96 @@
 use crate::{
     cache::redis::{RedisStore, StoreBucket},
     config::LimitBy,
-    gateway::{respond::errors, session::GatewaySession, Gateway, NextStep, RequestContext, Result},
+    gateway::{
+        context::RequestContext,
+        respond::{errors, refuse_with_problem},
+        services::{GatewayServices, NextStep},
+        session::GatewaySession,
+    },
     limits::{
         client_key::ClientKey,
-        fields::{QUOTA_EXCEEDED, RATE_LIMIT, RATE_LIMIT_POLICY},
+        fields::QUOTA_EXCEEDED,
         rate::{self, LimitStage, LimitTake, RouteLimits, SharedLimit},
     },
     telemetry::labels::{LimitOutcome, LimitedBy, RejectReason},
 };
 
 use http::{header, HeaderValue};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_core::Result;
+use pingora_http::RequestHeader;
 use std::sync::Arc;
 
-impl Gateway {
-    /// Counts a request against the limits of its route that apply at this stage. Returns false if one
-    /// refuses it.
-    pub(crate) async fn within_limits(
-        &self,
-        limits: Option<&RouteLimits>,
-        stage: LimitStage,
-        request: &RequestHeader,
-        ctx: &mut RequestContext,
-    ) -> bool {
-        let Some(limits) = limits else { return true };
-        let before = ctx.taken.len();
-        let now = rate::limit_clock(self.began, ctx.began);
-        let mut taken = std::mem::take(&mut ctx.taken);
-        let driven_out = limits.take(stage, &client_key(request, ctx), now, &mut taken);
-        if driven_out > 0 {
-            self.parts.metrics.limit_drove_out(driven_out);
-        }
-        let shared = limits.shared(stage, &taken);
-        if let Some(redis) = self.parts.cache.redis().filter(|_| !shared.is_empty()) {
-            Box::pin(self.ask_store(redis, limits, &shared, now, &mut taken)).await;
-        }
-        self.count(limits, &taken[before..]);
-        ctx.taken = taken;
-        !rate::any_refuses(&ctx.taken)
+/// Counts a request against the limits of its route that apply at this stage. Returns false if one
+/// refuses it.
+pub(crate) async fn within_limits(
+    services: &GatewayServices,
+    limits: Option<&RouteLimits>,
+    stage: LimitStage,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> bool {
+    let Some(limits) = limits else { return true };
+    let before = ctx.taken.len();
+    let now = rate::limit_clock(services.began, ctx.began);
+    let mut taken = std::mem::take(&mut ctx.taken);
+    let driven_out = limits.take(stage, &client_key(request, ctx), now, &mut taken);
+    if driven_out > 0 {
+        services.metrics.limit_drove_out(driven_out);
     }
-
-    /// Counts a request in Redis, where the requests of the other nodes are counted as well.
-    async fn ask_store(
-        &self,
-        redis: &Arc<RedisStore>,
-        limits: &RouteLimits,
-        shared: &[(usize, SharedLimit<'_>)],
-        now: u64,
-        taken: &mut [LimitTake],
-    ) {
-        let whose: Vec<String> = shared.iter().map(|(_, shared)| shared.who.digits()).collect();
-        let mut buckets = Vec::with_capacity(shared.len());
-        for ((_, shared), whose) in shared.iter().zip(&whose) {
-            let (interval, capacity) = (shared.rate.interval(), shared.rate.capacity());
-            buckets.push(StoreBucket { route: shared.route, limit: shared.limit, whose, interval, capacity });
-        }
-        match redis.take(&buckets).await {
-            Ok(told) => {
-                let told: Vec<_> = shared
-                    .iter()
-                    .zip(told)
-                    .map(|((place, _), (passed, busy))| (*place, passed, busy))
-                    .collect();
-                limits.told(&told, now, taken);
-            }
-            Err(_) => self.parts.metrics.limit_decided_alone(),
-        }
+    let shared = limits.shared(stage, &taken);
+    if let Some(redis) = services.cache.redis().filter(|_| !shared.is_empty()) {
+        Box::pin(ask_store(services, redis, limits, &shared, now, &mut taken)).await;
     }
+    count_taken(services, limits, &taken[before..]);
+    ctx.taken = taken;
+    !rate::any_refuses(&ctx.taken)
+}
 
-    fn count(&self, limits: &RouteLimits, taken: &[LimitTake]) {
-        for taken in taken {
-            let outcome = if taken.standing.passed { LimitOutcome::Passed } else { LimitOutcome::Refused };
-            self.parts.metrics.limit_checked(limit_label(limits.by(taken)), outcome);
-        }
+/// Counts a request in Redis, where the requests of the other nodes are counted as well.
+async fn ask_store(
+    services: &GatewayServices,
+    redis: &Arc<RedisStore>,
+    limits: &RouteLimits,
+    shared: &[(usize, SharedLimit<'_>)],
+    now: u64,
+    taken: &mut [LimitTake],
+) {
+    let whose: Vec<String> = shared.iter().map(|(_, shared)| shared.who.digits()).collect();
+    let mut buckets = Vec::with_capacity(shared.len());
+    for ((_, shared), whose) in shared.iter().zip(&whose) {
+        let (interval, capacity) = (shared.rate.interval(), shared.rate.capacity());
+        buckets.push(StoreBucket { route: shared.route, limit: shared.limit, whose, interval, capacity });
     }
-
-    /// Sends the answer to a request that a limit refuses (RFC 6585, 4).
-    pub(crate) async fn refuse_limited(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-    ) -> Result<NextStep> {
-        let mut problem = errors::rejection_problem(RejectReason::RateLimited)
-            .with(header::RETRY_AFTER, HeaderValue::from(rate::retry_after_seconds(&ctx.taken)));
-        if let Some(limits) = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref()) {
-            let names: Vec<&str> = limits.refusing(&ctx.taken).map(|name| name.as_str()).collect();
-            problem = problem.with_member("type", QUOTA_EXCEEDED).with_member("violated-policies", names);
+    match redis.take(&buckets).await {
+        Ok(told) => {
+            let told: Vec<_> =
+                shared.iter().zip(told).map(|((place, _), (passed, busy))| (*place, passed, busy)).collect();
+            limits.told(&told, now, taken);
         }
-        self.refuse_with(session, ctx, RejectReason::RateLimited, problem).await
+        Err(_) => services.metrics.limit_decided_alone(),
     }
 }
 
-/// Sets the rate limit fields of an answer. Such fields in an answer from the cache were for another client
-/// and are replaced; those of an origin that was just asked are kept.
-pub(crate) fn set_limit_fields(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
-    let limits = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref());
-    let Some(limits) = limits.filter(|_| !ctx.taken.is_empty()) else { return Ok(()) };
-    let (policy, left) = (limits.policy().clone(), limits.left(&ctx.taken));
-    if ctx.upstream.is_none() {
-        head.insert_header(RATE_LIMIT_POLICY, policy)?;
-        return head.insert_header(RATE_LIMIT, left);
+fn count_taken(services: &GatewayServices, limits: &RouteLimits, taken: &[LimitTake]) {
+    for taken in taken {
+        let outcome = if taken.standing.passed { LimitOutcome::Passed } else { LimitOutcome::Refused };
+        services.metrics.limit_checked(limit_label(limits.by(taken)), outcome);
     }
-    head.append_header(RATE_LIMIT_POLICY, policy)?;
-    head.append_header(RATE_LIMIT, left).map(drop)
+}
+
+/// Sends the answer to a request that a limit refuses (RFC 6585, 4).
+pub(crate) async fn refuse_limited(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+) -> Result<NextStep> {
+    let mut problem = errors::rejection_problem(RejectReason::RateLimited)
+        .with(header::RETRY_AFTER, HeaderValue::from(rate::retry_after_seconds(&ctx.taken)));
+    if let Some(limits) = ctx.at_hand().and_then(|at_hand| at_hand.limits.as_ref()) {
+        let names: Vec<&str> = limits.refusing(&ctx.taken).map(|name| name.as_str()).collect();
+        problem = problem.with_member("type", QUOTA_EXCEEDED).with_member("violated-policies", names);
+    }
+    refuse_with_problem(services, session, ctx, RejectReason::RateLimited, problem).await
 }
 
 fn client_key<'r>(request: &'r RequestHeader, ctx: &'r RequestContext) -> ClientKey<'r> {

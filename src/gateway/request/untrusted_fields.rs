@@ -7,7 +7,7 @@
 
 use crate::{
     config::{claim_of_field, is_disguised, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
-    gateway::RequestContext,
+    gateway::context::RequestContext,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -6,9 +6,9 @@
 use crate::{
     config::{RouteConfig, TokenPlace, WebSocketConfig},
     gateway::{
-        context::{handshake::WebSocketHandshake, tunnel::TunnelledConnection},
+        context::{handshake::WebSocketHandshake, tunnel::TunnelledConnection, RequestContext},
+        services::GatewayServices,
         session::GatewaySession,
-        Gateway, RequestContext, Result,
     },
     identity::{self, TokenError},
     telemetry::labels::RejectReason,
@@ -16,68 +16,69 @@ use crate::{
 };
 
 use http::{header, HeaderValue};
-use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType};
+use pingora_core::{upstreams::peer::HttpPeer, Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
 
-impl Gateway {
-    /// Checks whether a route accepts a handshake: its form, then the page it comes from.
-    pub(crate) fn admit_websocket(
-        &self,
-        rules: &WebSocketConfig,
-        request: &RequestHeader,
-        ctx: &mut RequestContext,
-    ) -> std::result::Result<WebSocketHandshake, RejectReason> {
-        websocket::check_handshake(&request.method, request.version, &request.headers).map_err(|fault| {
-            match fault {
-                HandshakeFault::Malformed => RejectReason::Handshake,
-                HandshakeFault::Version => RejectReason::WebSocketVersion,
-            }
-        })?;
-        if !websocket::is_origin_allowed(&rules.origins, &request.headers) {
-            return Err(RejectReason::Origin);
+/// Checks whether a route accepts a handshake: its form, then the page it comes from.
+pub(crate) fn admit_websocket(
+    rules: &WebSocketConfig,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> std::result::Result<WebSocketHandshake, RejectReason> {
+    websocket::check_handshake(&request.method, request.version, &request.headers).map_err(|fault| {
+        match fault {
+            HandshakeFault::Malformed => RejectReason::Handshake,
+            HandshakeFault::Version => RejectReason::WebSocketVersion,
         }
-        let offer = match rules.tokens.contains(&TokenPlace::Subprotocol) {
-            true => websocket::offered_token(&request.headers)
-                .map_err(|_| ctx.refuse_token(TokenError::Malformed))?,
-            false => None,
-        };
-        Ok(WebSocketHandshake { offer, handover: None })
+    })?;
+    if !websocket::is_origin_allowed(&rules.origins, &request.headers) {
+        return Err(RejectReason::Origin);
     }
-
-    /// Prepares the connection to the origin for a handshake.
-    pub(crate) fn prepare_websocket(&self, peer: &mut HttpPeer, handshake: &mut WebSocketHandshake) {
-        handshake.handover = Some(self.upgrades.prepare(peer));
-    }
-
-    /// Prepares the switch to a tunnel after the origin's 101: the connection becomes one once the head has
-    /// been sent.
-    pub(crate) fn switch(
-        &self,
-        session: &mut GatewaySession<'_>,
-        head: &mut ResponseHeader,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        let rules = ctx.routed().and_then(|route| route.websocket.as_ref());
-        let idle = rules.map_or(Duration::ZERO, |rules| rules.idle_timeout);
-        let handshake = ctx.handshake.as_mut();
-        let taken =
-            handshake.and_then(|handshake| Some((handshake.handover.take()?.take()?, &handshake.offer)));
-        let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade");
-        };
-        // A browser closes a socket for which it offered subprotocols and got none.
-        if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(SUBPROTOCOL)) {
-            head.insert_header(SUBPROTOCOL, offer.mark.clone())?;
+    let offer = match rules.tokens.contains(&TokenPlace::Subprotocol) {
+        true => {
+            websocket::offered_token(&request.headers).map_err(|_| ctx.refuse_token(TokenError::Malformed))?
         }
-        // From here on the tunnel enforces its own timeout.
-        session.never_times_out();
-        let open = self.parts.metrics.websocket();
-        let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
-        *signals.tunnelled.lock() = Some(TunnelledConnection { origin, idle, open, hearing });
-        signals.switched.store(true, Ordering::Relaxed);
-        Ok(())
+        false => None,
+    };
+    Ok(WebSocketHandshake { offer, handover: None })
+}
+
+/// Prepares the connection to the origin for a handshake.
+pub(crate) fn prepare_websocket(
+    services: &GatewayServices,
+    peer: &mut HttpPeer,
+    handshake: &mut WebSocketHandshake,
+) {
+    handshake.handover = Some(services.upgrades.prepare(peer));
+}
+
+/// Prepares the switch to a tunnel after the origin's 101: the connection becomes one once the head has
+/// been sent.
+pub(crate) fn switch_to_tunnel(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    head: &mut ResponseHeader,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    let rules = ctx.routed().and_then(|route| route.websocket.as_ref());
+    let idle = rules.map_or(Duration::ZERO, |rules| rules.idle_timeout);
+    let handshake = ctx.handshake.as_mut();
+    let taken = handshake.and_then(|handshake| Some((handshake.handover.take()?.take()?, &handshake.offer)));
+    let (Some((origin, offer)), Some(signals)) = (taken, &ctx.signals) else {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "a 101 without a request for an upgrade");
+    };
+    // A browser closes a socket for which it offered subprotocols and got none.
+    if let Some(offer) = offer.as_ref().filter(|_| !head.headers.contains_key(SUBPROTOCOL)) {
+        head.insert_header(SUBPROTOCOL, offer.mark.clone())?;
     }
+    // From here on the tunnel enforces its own timeout.
+    session.never_times_out();
+    let open = services.metrics.websocket();
+    let hearing = ctx.seeking.hearing(ctx.upstream.as_ref());
+    *signals.tunnelled.lock() = Some(TunnelledConnection { origin, idle, open, hearing });
+    signals.switched.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 const SUBPROTOCOL: header::HeaderName = header::SEC_WEBSOCKET_PROTOCOL;

@@ -5,8 +5,12 @@ use crate::{
     events::signature::SignatureError,
     http::cache_status::{CacheStatus, ForwardToken},
     identity::TokenError,
+    origin::{
+        client::{is_malformed, OriginError},
+        servers::NoUpstream,
+    },
     representation::problem::ProblemReply,
-    telemetry::labels::{EventResult, RejectReason},
+    telemetry::labels::{EventResult, OriginOutcome, RejectReason},
     websocket,
 };
 
@@ -96,6 +100,22 @@ pub(crate) fn method_not_allowed(allowed: &[Method]) -> ProblemReply {
     let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let allow = HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static(""));
     rejection_problem(RejectReason::MethodNotAllowed).with(header::ALLOW, allow)
+}
+
+/// Translates a failure of the origin client into the error that requests waiting for the fill get.
+pub(crate) fn fetch_error(error: &OriginError) -> OriginFetchError {
+    match error {
+        OriginError::Nobody(NoUpstream::Unhealthy) => OriginFetchError::BreakerOpen,
+        OriginError::Nobody(NoUpstream::Unresolved) => OriginFetchError::Unresolved,
+        OriginError::Nobody(NoUpstream::QueueFull | NoUpstream::QueueTimeout) => OriginFetchError::Busy,
+        OriginError::Nobody(NoUpstream::BreakerOpen(OriginOutcome::Timeout))
+        | OriginError::Failed { outcome: OriginOutcome::Timeout, .. } => OriginFetchError::Timeout,
+        OriginError::Failed { error, .. } if is_malformed(error) => OriginFetchError::Malformed,
+        OriginError::Nobody(NoUpstream::BreakerOpen(_))
+        | OriginError::Failed { .. }
+        | OriginError::TooLarge(_)
+        | OriginError::Invalid => OriginFetchError::Unreachable,
+    }
 }
 
 /// The answer if the origin gave none.

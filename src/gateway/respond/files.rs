@@ -12,11 +12,12 @@ use crate::{
     },
     gateway::{
         body::{codec::TURN_BYTES, file_pieces::FilePieces, pieces::BodyPieces},
-        headers::rules,
-        respond::errors,
+        context::RequestContext,
+        headers::{rules, to_client::set_gateway_headers},
+        respond::{errors, fit_to_client, refuse_with_problem, send_pieces, send_problem, send_whole},
         runtime_config::RouteFiles,
+        services::{GatewayServices, NextStep},
         session::GatewaySession,
-        Gateway, NextStep, RequestContext, Result,
     },
     http::{cache_status::CacheStatus, field_lines::joined_lines},
     representation::{encoding, problem::ProblemReply, Body},
@@ -25,7 +26,7 @@ use crate::{
 
 use bytes::Bytes;
 use http::{header, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use pingora_core::ErrorSource;
+use pingora_core::{ErrorSource, Result};
 use pingora_http::ResponseHeader;
 
 /// `Cache-Status` of a file that a route serves.
@@ -40,130 +41,126 @@ pub(crate) struct OutgoingFile<'a> {
     pub(crate) status: CacheStatus,
 }
 
-impl Gateway {
-    /// Answers a request on a route of files.
-    pub(crate) async fn answer_file(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        at: &RouteFiles,
-    ) -> Result<NextStep> {
-        let request = session.req_header();
-        if !matches!(request.method, Method::GET | Method::HEAD) {
-            let problem = errors::method_not_allowed(&[Method::GET, Method::HEAD]);
-            return self.refuse_with(session, ctx, RejectReason::MethodNotAllowed, problem).await;
+/// Answers a request on a route of files.
+pub(crate) async fn answer_file(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    at: &RouteFiles,
+) -> Result<NextStep> {
+    let request = session.req_header();
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        let problem = errors::method_not_allowed(&[Method::GET, Method::HEAD]);
+        return refuse_with_problem(services, session, ctx, RejectReason::MethodNotAllowed, problem).await;
+    }
+    ctx.result = CacheResult::File;
+    let below = ctx.path_of(request).get(at.base..).unwrap_or_default();
+    let Ok(path) = path::relative_path(below.as_bytes(), at.directory.hidden()) else {
+        return send_no_file(services, session, ctx, FileOutcome::BadPath).await;
+    };
+    let accepted = joined_lines(&request.headers, &header::ACCEPT_ENCODING);
+    let ranked = encoding::rank_codings(accepted.as_deref(), &ctx.site.config().encoding.prefer);
+    match at.directory.find(path, ranked).await {
+        Ok(DirectoryAnswer::File(chosen)) => {
+            let file = OutgoingFile {
+                source: chosen.source.clone(),
+                facts: &chosen.facts,
+                fields: &chosen.fields,
+                orders: AccelFields::default(),
+                status: ROUTE_STATUS,
+            };
+            send_file(services, session, ctx, file).await
         }
-        ctx.result = CacheResult::File;
-        let below = ctx.path_of(request).get(at.base..).unwrap_or_default();
-        let Ok(path) = path::relative_path(below.as_bytes(), at.directory.hidden()) else {
-            return self.no_file(session, ctx, FileOutcome::BadPath).await;
-        };
-        let accepted = joined_lines(&request.headers, &header::ACCEPT_ENCODING);
-        let ranked = encoding::rank_codings(accepted.as_deref(), &ctx.site.config().encoding.prefer);
-        match at.directory.find(path, ranked).await {
-            Ok(DirectoryAnswer::File(chosen)) => {
-                let file = OutgoingFile {
-                    source: chosen.source.clone(),
-                    facts: &chosen.facts,
-                    fields: &chosen.fields,
-                    orders: AccelFields::default(),
-                    status: ROUTE_STATUS,
-                };
-                self.send_file(session, ctx, file).await
-            }
-            Ok(DirectoryAnswer::Slash) => self.send_slash_redirect(session, ctx, at).await,
-            Err(error) => self.no_file(session, ctx, open_outcome(&error)).await,
+        Ok(DirectoryAnswer::Slash) => send_slash_redirect(services, session, ctx, at).await,
+        Err(error) => send_no_file(services, session, ctx, open_outcome(&error)).await,
+    }
+}
+
+/// Redirects to the same path with a slash, with a relative reference that can't lead to another host.
+async fn send_slash_redirect(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    at: &RouteFiles,
+) -> Result<NextStep> {
+    let Some(location) = slash_location(&session.req_header().uri) else {
+        return send_no_file(services, session, ctx, FileOutcome::BadPath).await;
+    };
+    services.metrics.file(FileOutcome::Slash);
+    let mut head = Box::new(ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(8))?);
+    head.insert_header(header::LOCATION, location)?;
+    head.insert_header(header::CACHE_CONTROL, at.cache_control.clone())?;
+    head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
+    set_gateway_headers(&mut head, ctx, ROUTE_STATUS)?;
+    rules::apply_answer_rules(session.req_header(), &mut head, ctx);
+    send_whole(session, head, Body::new()).await
+}
+
+/// Answers if no file can be sent. The cause is logged for the operator, and not shown to the client.
+pub(crate) async fn send_no_file(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    why: FileOutcome,
+) -> Result<NextStep> {
+    services.metrics.file(why);
+    ctx.result = CacheResult::File;
+    ctx.detail = Some(why.as_str());
+    let problem = match why {
+        FileOutcome::Failed => {
+            ctx.result = CacheResult::Error;
+            ProblemReply::new(StatusCode::INTERNAL_SERVER_ERROR, "the file can't be read")
         }
-    }
+        _ => ProblemReply::new(StatusCode::NOT_FOUND, "there is no such file"),
+    };
+    send_problem(session, ctx, problem).await
+}
 
-    /// Redirects to the same path with a slash, with a relative reference that can't lead to another host.
-    async fn send_slash_redirect(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        at: &RouteFiles,
-    ) -> Result<NextStep> {
-        let Some(location) = slash_location(&session.req_header().uri) else {
-            return self.no_file(session, ctx, FileOutcome::BadPath).await;
-        };
-        self.parts.metrics.file(FileOutcome::Slash);
-        let mut head = Box::new(ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(8))?);
-        head.insert_header(header::LOCATION, location)?;
-        head.insert_header(header::CACHE_CONTROL, at.cache_control.clone())?;
-        head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
-        self.mark(&mut head, ctx, ROUTE_STATUS)?;
-        rules::apply_answer_rules(session.req_header(), &mut head, ctx);
-        self.send(session, head, Body::new()).await
-    }
-
-    /// Answers if no file can be sent. The cause is logged for the operator, and not shown to the client.
-    pub(crate) async fn no_file(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        why: FileOutcome,
-    ) -> Result<NextStep> {
-        self.parts.metrics.file(why);
-        ctx.result = CacheResult::File;
-        ctx.detail = Some(why.as_str());
-        let problem = match why {
-            FileOutcome::Failed => {
-                ctx.result = CacheResult::Error;
-                ProblemReply::new(StatusCode::INTERNAL_SERVER_ERROR, "the file can't be read")
-            }
-            _ => ProblemReply::new(StatusCode::NOT_FOUND, "there is no such file"),
-        };
-        self.send_problem(session, ctx, problem).await
-    }
-
-    /// Sends a file: all of it, ranges of it, or 304.
-    pub(crate) async fn send_file(
-        &self,
-        session: &mut GatewaySession<'_>,
-        ctx: &mut RequestContext,
-        file: OutgoingFile<'_>,
-    ) -> Result<NextStep> {
-        let OutgoingFile { source, facts, fields, orders, status } = file;
-        let request = session.req_header();
-        // A request with another method that led here reads the file (as nginx's internal redirects do).
-        let method = if request.method == Method::HEAD { &Method::HEAD } else { &Method::GET };
-        let answer::SendPlan { mut head, pieces } =
-            answer::plan_answer(method, &request.headers, facts, fields, clock::wall());
-        let outcome = status_outcome(head.status);
-        let rules = &ctx.site.plan.config.encoding;
-        let how = (orders.at_once, *method == Method::HEAD);
-        let codec = self.fit(&mut head, &request.headers, how, rules, Some(facts.length))?;
-        let most = if codec.is_some() { TURN_BYTES.min(send::PIECE_BYTES) } else { send::PIECE_BYTES };
-        self.mark(&mut head, ctx, status)?;
-        ctx.result = CacheResult::File;
-        rules::apply_answer_rules(request, &mut head, ctx);
-        let sent = match (source, codec) {
-            (FileSource::Here(content), None) => {
-                self.send(session, head, memory_body(&content, pieces)).await
-            }
-            (FileSource::Here(content), codec) => {
-                let pieces = BodyPieces::Here(memory_body(&content, pieces));
-                self.send_pieces(session, head, pieces, codec).await
-            }
-            (FileSource::File(opened), codec) => {
-                let by_itself =
-                    codec.is_none() && !session.is_http2() && answer::body_length(&pieces) > SMALL_FILE;
-                let to = ctx.signals.clone().filter(|to| by_itself && to.file.is_offered());
-                let pieces = FilePieces::new(opened, pieces, most, orders.rate, to);
-                self.send_pieces(session, head, BodyPieces::File(Box::new(pieces)), codec).await
-            }
-        };
-        self.parts.metrics.file(match &sent {
-            Ok(_) => outcome,
-            Err(error) if *error.esource() == ErrorSource::Internal => FileOutcome::Failed,
-            Err(_) if ctx.signals.as_ref().is_some_and(|to| to.file.was_truncated()) => {
-                tracing::warn!("a file was truncated while it was sent");
-                FileOutcome::Failed
-            }
-            Err(_) => FileOutcome::Aborted,
-        });
-        sent
-    }
+/// Sends a file: all of it, ranges of it, or 304.
+pub(crate) async fn send_file(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    file: OutgoingFile<'_>,
+) -> Result<NextStep> {
+    let OutgoingFile { source, facts, fields, orders, status } = file;
+    let request = session.req_header();
+    // A request with another method that led here reads the file (as nginx's internal redirects do).
+    let method = if request.method == Method::HEAD { &Method::HEAD } else { &Method::GET };
+    let answer::SendPlan { mut head, pieces } =
+        answer::plan_answer(method, &request.headers, facts, fields, clock::wall());
+    let outcome = status_outcome(head.status);
+    let rules = &ctx.site.plan.config.encoding;
+    let how = (orders.at_once, *method == Method::HEAD);
+    let codec = fit_to_client(services, &mut head, &request.headers, how, rules, Some(facts.length))?;
+    let most = if codec.is_some() { TURN_BYTES.min(send::PIECE_BYTES) } else { send::PIECE_BYTES };
+    set_gateway_headers(&mut head, ctx, status)?;
+    ctx.result = CacheResult::File;
+    rules::apply_answer_rules(request, &mut head, ctx);
+    let sent = match (source, codec) {
+        (FileSource::Here(content), None) => send_whole(session, head, memory_body(&content, pieces)).await,
+        (FileSource::Here(content), codec) => {
+            let pieces = BodyPieces::Here(memory_body(&content, pieces));
+            send_pieces(session, head, pieces, codec).await
+        }
+        (FileSource::File(opened), codec) => {
+            let by_itself =
+                codec.is_none() && !session.is_http2() && answer::body_length(&pieces) > SMALL_FILE;
+            let to = ctx.signals.clone().filter(|to| by_itself && to.file.is_offered());
+            let pieces = FilePieces::new(opened, pieces, most, orders.rate, to);
+            send_pieces(session, head, BodyPieces::File(Box::new(pieces)), codec).await
+        }
+    };
+    services.metrics.file(match &sent {
+        Ok(_) => outcome,
+        Err(error) if *error.esource() == ErrorSource::Internal => FileOutcome::Failed,
+        Err(_) if ctx.signals.as_ref().is_some_and(|to| to.file.was_truncated()) => {
+            tracing::warn!("a file was truncated while it was sent");
+            FileOutcome::Failed
+        }
+        Err(_) => FileOutcome::Aborted,
+    });
+    sent
 }
 
 /// The pieces of a file in memory.

@@ -6,10 +6,11 @@
 //! nothing here depends on the contents of a request.
 
 pub(crate) mod lifecycle;
+pub(crate) mod native_request;
 pub(crate) mod pingora;
-use super::{cache::prepared::head::serialized_head, context::RequestContext};
 use crate::{
     clock::wall_ms,
+    gateway::{cache::prepared::head::serialized_head, context::RequestContext},
     http::{content_length::content_length, has_body::response_has_body},
 };
 

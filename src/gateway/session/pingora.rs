@@ -1,16 +1,28 @@
 //! Pingora's phases (`ProxyHttp`).
 
-use super::GatewaySession;
 use crate::gateway::{
+    context::{connection::ConnectionInfo, RequestContext},
     headers::{rules, to_origin},
-    proxy::{native, upload},
+    pipeline::handle_request,
+    proxy::{
+        native::{self, proxy_directly},
+        response::{on_response_chunk, pass_answer},
+        upload::{self, check_body_piece},
+        upstream::{find_peer, observe_piece, on_connect_failure, on_exchange_failure},
+    },
     request::{listener, websocket},
-    ConnectionInfo, Gateway, NextStep, RequestContext, Result,
+    services::NextStep,
+    session::{
+        lifecycle::{end_request, fail_request},
+        GatewaySession,
+    },
+    Gateway,
 };
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{header, HeaderMap, Version};
-use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error};
+use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session as Pingora};
 use std::{any::Any, sync::atomic::Ordering, time::Duration};
@@ -32,7 +44,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
         from: Box<dyn Any + Send + Sync>,
     ) {
-        ctx.request_id = self.ids.of(&session.req_header().headers);
+        ctx.request_id = self.services.ids.of(&session.req_header().headers);
         if let Ok(connection) = from.downcast::<ConnectionInfo>() {
             connection.signals.handled.store(true, Ordering::Relaxed);
             ctx.set_connection(*connection, &session.req_header().headers);
@@ -56,7 +68,7 @@ impl ProxyHttp for Gateway {
     async fn early_request_filter(&self, session: &mut Pingora, ctx: &mut RequestContext) -> Result<()> {
         // HTTP/2 passes it with the request: its connections are not persisted.
         if let Some(connection) = session.req_header_mut().extensions_mut().remove::<ConnectionInfo>() {
-            ctx.request_id = self.ids.of(&session.req_header().headers);
+            ctx.request_id = self.services.ids.of(&session.req_header().headers);
             ctx.set_connection(connection, &session.req_header().headers);
         }
         // Pingora resets the timeout with each request.
@@ -73,10 +85,10 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Pingora, ctx: &mut RequestContext) -> Result<bool> {
         let session = &mut GatewaySession::Pingora(session);
-        match self.handle(session, ctx).await? {
+        match handle_request(&self.services, session, ctx).await? {
             NextStep::Answered => Ok(true),
             NextStep::Proxy if native::takes_native_path(session, ctx) => {
-                Box::pin(self.proxy_directly(session, ctx)).await.map(|()| true)
+                Box::pin(proxy_directly(&self.services, session, ctx)).await.map(|()| true)
             }
             NextStep::Proxy => Ok(false),
         }
@@ -90,11 +102,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         upload::end_once(body, end);
-        self.body_comes(body.as_ref(), end, session.was_upgraded(), ctx)
+        check_body_piece(&self.services, body.as_ref(), end, session.was_upgraded(), ctx)
     }
 
     async fn upstream_peer(&self, session: &mut Pingora, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
-        self.peer(&mut GatewaySession::Pingora(session), ctx).await
+        find_peer(&self.services, &mut GatewaySession::Pingora(session), ctx).await
     }
 
     async fn upstream_request_filter(
@@ -120,7 +132,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        self.pass_answer(&mut GatewaySession::Pingora(session), head, ctx)
+        pass_answer(&self.services, &mut GatewaySession::Pingora(session), head, ctx)
     }
 
     fn response_body_filter(
@@ -130,8 +142,8 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        self.hear(body.as_ref(), end, ctx)?;
-        self.on_response_chunk(body, end, ctx)
+        observe_piece(body.as_ref(), end, ctx)?;
+        on_response_chunk(&self.services, body, end, ctx)
     }
 
     /// Forwards the trailers of an HTTP/2 origin; HTTP/1.1 origins are handled in `proxy::native`.
@@ -152,7 +164,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        self.not_connected(&mut GatewaySession::Pingora(session), ctx, &mut error);
+        on_connect_failure(&mut GatewaySession::Pingora(session), ctx, &mut error);
         error
     }
 
@@ -165,7 +177,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        self.broke(&mut GatewaySession::Pingora(session), ctx, &mut error, client_reused);
+        on_exchange_failure(&mut GatewaySession::Pingora(session), ctx, &mut error, client_reused);
         error
     }
 
@@ -175,13 +187,13 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut RequestContext,
     ) -> FailToProxy {
-        let error_code = self.failed(&mut GatewaySession::Pingora(session), error, ctx).await;
+        let error_code = fail_request(&mut GatewaySession::Pingora(session), error, ctx).await;
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     /// Runs as the last phase, the only one after the exchange with an origin.
     async fn logging(&self, session: &mut Pingora, error: Option<&Error>, ctx: &mut RequestContext) {
-        self.end(&mut GatewaySession::Pingora(session), error, ctx).await;
+        end_request(&self.services, &mut GatewaySession::Pingora(session), error, ctx).await;
     }
 
     /// Suppresses Pingora's own error log, whose lines would show the query, and with it a token: the access

@@ -11,6 +11,7 @@
 
 pub(crate) mod head;
 mod record;
+pub(crate) mod request;
 
 pub use record::PendingLog;
 
@@ -25,17 +26,20 @@ use crate::{
         AmbiguousRequest, Cache, MemoryLookup,
     },
     clock::{self, ClockReading},
-    config::{AuthMode, CacheMode, CacheRules, CacheScope, HeaderTemplate, RouteConfig},
+    config::{CacheMode, CacheRules, HeaderTemplate, RouteConfig},
     gateway::{
-        cache::versioned::bound_host,
-        context::{request_id::RequestId, RequestContext},
-        respond::{complete_head, set_age},
+        cache::{
+            prepared::request::{FastCaller, FastRequest},
+            versioned::bound_host,
+        },
+        context::{connection::ListenerInfo as Listener, request_id::RequestId, RequestContext},
+        headers::to_client::{complete_head, set_age},
         runtime_config::{RouteMode, RouteRuntime, RuntimeConfig},
-        session::lifecycle::NativeRequest,
-        Gateway, ListenerInfo as Listener,
+        session::native_request::NativeRequest,
+        Gateway,
     },
     http::{authority::is_host, cache_status::CacheStatus, date_header::date_of, names::REQUEST_ID},
-    identity::{self, tenant_of, Identity},
+    identity::{self, tenant_of, Identity, TokenRule},
     name::Tenant,
     representation::{
         respond::{self, ContentForm},
@@ -47,9 +51,9 @@ use crate::{
 use head::{date_text, map_head, serialize_head, write_decimal, EntryParticulars, MAX_DIGITS};
 
 use arc_swap::Guard;
-use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 /// The largest body that is copied behind its head, in bytes; a longer one is sent from the stored entry.
 const MAX_INLINE_BODY: u64 = 15 * 1024;
@@ -63,40 +67,6 @@ pub(crate) fn fast_path_ok(route: &RouteConfig) -> bool {
     });
     let cached = !matches!(route.cache, CacheMode::Off) && route.target.origin().is_some();
     cached && is_fixed && route.signed.is_none() && !route.token_query
-}
-
-/// A request as the lane has read it: GET or HEAD, well formed, without a body, and without any field that
-/// the lane can't handle. Each of these fields occurs at most once.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FastRequest<'r> {
-    /// True for HEAD.
-    pub is_head: bool,
-    /// Path and query as they were sent: characters of RFC 3986.
-    pub target: &'r str,
-    /// The path of `target`, in canonical form.
-    pub path: &'r str,
-    /// The query of `target`.
-    pub query: &'r str,
-    /// `Host`
-    pub host: &'r str,
-    /// `Authorization`
-    pub authorization: Option<&'r [u8]>,
-    /// `Accept-Encoding`
-    pub accept_encoding: Option<&'r [u8]>,
-    /// `If-None-Match`
-    pub if_none_match: Option<&'r [u8]>,
-    /// `If-Modified-Since`
-    pub if_modified_since: Option<&'r [u8]>,
-    /// `X-Request-Id`
-    pub request_id: Option<&'r [u8]>,
-    /// True if it has an `Origin`.
-    pub origin: bool,
-    /// True if it has cache directives: `Cache-Control`, `Pragma`.
-    pub directives: bool,
-    /// True if it names the client that it is forwarded for, as a proxy does.
-    pub forwarded: bool,
-    /// All fields.
-    pub fields: &'r [httparse::Header<'r>],
 }
 
 /// The value of a request's field that `Vary` names. `Err` if it can't be determined: rules change what the
@@ -114,17 +84,6 @@ fn varying_value<'r>(
         (line, None) => Ok(line.map(|line| line.value)),
         (_, Some(_)) => Err(AmbiguousRequest),
     }
-}
-
-/// The client of a request, and the listener that it came by.
-#[derive(Debug, Clone, Copy)]
-pub struct FastCaller {
-    /// The address of the other end.
-    pub peer: IpAddr,
-    /// The index of the listener.
-    pub listener: usize,
-    /// The version of HTTP that the client uses.
-    pub version: Version,
 }
 
 /// An answer that has been written, for metrics and the access record.
@@ -191,7 +150,8 @@ pub struct FastResponder {
 }
 
 impl FastResponder {
-    pub(crate) fn new(gateway: Gateway) -> Self {
+    /// The prepared lane of a gateway: the same services, the same runtime configuration.
+    pub fn new(gateway: Gateway) -> Self {
         Self { gateway, alike: SharedHeads::default() }
     }
 
@@ -214,7 +174,7 @@ impl FastResponder {
 
     /// Counts answers of the prepared lane.
     pub fn count(&self, answers: usize) {
-        self.gateway.parts.metrics.answered_fast(answers as u64);
+        self.gateway.services.metrics.answered_fast(answers as u64);
     }
 }
 
@@ -238,7 +198,7 @@ impl RequestBatch<'_> {
         out: &mut Vec<u8>,
     ) -> Option<FastAnswer> {
         let found = self.find(asked, words)?;
-        let id = self.ready.gateway.ids.accept_client_id(asked.request_id);
+        let id = self.ready.gateway.services.ids.accept_client_id(asked.request_id);
         self.write_head(&found, &id, out)?;
         if let Some(body) = found.content(asked.is_head).filter(|body| body.len() <= MAX_INLINE_BODY) {
             body.pieces().for_each(|piece| out.extend_from_slice(piece));
@@ -253,7 +213,7 @@ impl RequestBatch<'_> {
         words: &mut KeyBuffers,
     ) -> Option<(ResponseHeader, FastAnswer)> {
         let found = self.find(asked, words)?;
-        let id = self.ready.gateway.ids.accept_client_id(asked.request_id);
+        let id = self.ready.gateway.services.ids.accept_client_id(asked.request_id);
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = found.status();
         head.headers = self.fields(&found)?;
@@ -274,7 +234,7 @@ impl RequestBatch<'_> {
         if !at_hand.swift || (asked.origin && route.cors.is_some()) {
             return None;
         }
-        let identity = self.identity(asked, route, at_hand)?;
+        let identity = self.identity(asked, at_hand.token)?;
         let entry = self.entry(asked, route, at_hand, identity.as_deref(), words)?;
         let what = &entry.representation;
         let plain = !matches!(
@@ -302,7 +262,7 @@ impl RequestBatch<'_> {
     /// The record of an answer. A body that is longer than `sent` is still to be sent.
     fn answered(&self, found: PreparedHit, id: RequestId, is_head: bool, sent: Option<u64>) -> FastAnswer {
         if found.identity.is_some() {
-            self.ready.gateway.parts.metrics.token(TokenResult::Remembered);
+            self.ready.gateway.services.metrics.token(TokenResult::Remembered);
         }
         let content = found.content(is_head);
         let bytes = content.map_or(0, Body::len);
@@ -341,25 +301,15 @@ impl RequestBatch<'_> {
         self.site.plan.entries.get(self.caller.listener)
     }
 
-    /// The identity of a request, if the route needs one: as `request::auth` determines it, from tokens that
-    /// were verified before.
-    fn identity(
-        &self,
-        asked: &FastRequest<'_>,
-        route: &RouteConfig,
-        at_hand: &RouteRuntime,
-    ) -> Option<Option<Arc<Identity>>> {
-        let scope = at_hand.mode.rules().map(|rules| rules.scope);
-        let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| route.auth != AuthMode::Off) else {
+    /// The identity of a request, if the route reads tokens: by the rule that `request::auth` asks too, from
+    /// tokens that were verified before. `None`: another lane has to decide.
+    fn identity(&self, asked: &FastRequest<'_>, rule: TokenRule) -> Option<Option<Arc<Identity>>> {
+        let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| rule.reads_token()) else {
             return Some(None);
         };
-        let needed = route.auth == AuthMode::Required || scope == Some(CacheScope::User);
-        if !needed && scope == Some(CacheScope::Public) {
-            return Some(None);
-        }
-        let Some(credentials) = asked.authorization else { return (!needed).then_some(None) };
+        let Some(credentials) = asked.authorization else { return rule.admits_anonymous().then_some(None) };
         let identity = verifier.remembers(identity::plain_bearer_token(credentials)?, self.time)?;
-        identity.check_scope(scope).is_ok().then_some(Some(identity))
+        rule.check_identity(&identity).is_ok().then_some(Some(identity))
     }
 
     /// The fresh entry for a request.
@@ -371,7 +321,7 @@ impl RequestBatch<'_> {
         identity: Option<&Identity>,
         words: &mut KeyBuffers,
     ) -> Option<Arc<CacheEntry>> {
-        let cache = &self.ready.gateway.parts.cache;
+        let cache = &self.ready.gateway.services.cache;
         match &at_hand.mode {
             RouteMode::Versioned(rules) => {
                 self.spell(asked, route, rules, identity, words);

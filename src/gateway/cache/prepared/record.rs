@@ -1,9 +1,11 @@
 //! Metrics and access records of answers of the prepared lane, written at once or when the client has
 //! received them.
 
-use super::{FastAnswer, FastCaller, FastResponder, RequestBatch};
 use crate::{
-    gateway::RuntimeConfig,
+    gateway::{
+        cache::prepared::{request::FastCaller, FastAnswer, FastResponder, RequestBatch},
+        runtime_config::RuntimeConfig,
+    },
     name::Tenant,
     telemetry::{access::record::AccessRecord, labels::CacheResult},
 };
@@ -26,10 +28,10 @@ impl FastResponder {
     fn tell(&self, site: &RuntimeConfig, caller: FastCaller, done: &FastAnswer, said: RecordExtras<'_>) {
         let Some(at_hand) = site.per_route.get(done.route) else { return };
         at_hand.metrics.record(CacheResult::Hit, done.status, said.duration, done.bytes);
-        if !self.gateway.parts.access.is_on() {
+        if !self.gateway.services.access.is_on() {
             return;
         }
-        self.gateway.parts.access.record(&AccessRecord {
+        self.gateway.services.access.record(&AccessRecord {
             began: said.began,
             duration: said.duration,
             request_id: done.id.as_bytes(),
