@@ -32,6 +32,7 @@ pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod listen;
+pub mod live;
 pub mod name;
 pub mod origin;
 pub mod representation;

@@ -7,6 +7,7 @@
 //! pair answers from memory without waiting, the second does all the rest. None of them contacts an origin
 //! itself: they are given a [`MissFetcher`].
 
+pub(crate) mod change_notifier;
 pub mod coherence;
 pub mod entry;
 pub mod fill;
@@ -35,6 +36,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use change_notifier::ChangeNotifier;
 use coherence::{
     partitions::StorePartitions,
     purge::{PurgeOrder, PurgeStamp, PurgeTable, PurgeTarget},
@@ -286,6 +288,7 @@ pub struct Cache {
     partitions: Arc<StorePartitions>,
     versions: Arc<VersionTable>,
     purges: Arc<PurgeTable>,
+    changes: Arc<ChangeNotifier>,
     redis: Option<Arc<redis::RedisStore>>,
     metrics: Arc<Metrics>,
     encoding: ArcSwap<config::EncodingConfig>,
@@ -310,6 +313,9 @@ impl Cache {
         let partitions = StorePartitions::of_store(store, now_ms());
         let versions = Arc::new(VersionTable::new(partitions.clone()));
         let purges = Arc::new(PurgeTable::new(partitions.of_purge_log().clone()));
+        let changes = Arc::new(ChangeNotifier::new());
+        versions.tell_changes(changes.clone());
+        purges.tell_purges(changes.clone());
         let redis = store.redis.as_ref().map(|_| {
             let (partitions, versions, purges) = (partitions.clone(), versions.clone(), purges.clone());
             Arc::new(redis::RedisStore::new(store, partitions, versions, purges, metrics.clone()))
@@ -323,6 +329,7 @@ impl Cache {
             partitions,
             versions,
             purges,
+            changes,
             redis,
             metrics: metrics.clone(),
             encoding: ArcSwap::from_pointee(encoding),
@@ -474,6 +481,11 @@ impl Cache {
                 redis.pay(debt).await.unwrap_or_default();
             });
         }
+    }
+
+    /// The changes that somebody can wait for.
+    pub(crate) fn changes(&self) -> &ChangeNotifier {
+        &self.changes
     }
 
     /// The purges that this node knows.

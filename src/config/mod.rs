@@ -15,6 +15,7 @@ pub(crate) mod file;
 mod file_stamp;
 mod files;
 mod headers;
+mod live;
 mod origin;
 mod reserved;
 mod secret;
@@ -28,6 +29,7 @@ pub use {
     headers::{
         HeaderRules, HeaderTemplate, MessageDirection, NamePattern, RouteHeaders, TemplateSegment, Variable,
     },
+    live::{LiveEndpointConfig, LiveRules, LiveTrigger, WatcherLimits},
     reserved::{begins_to_cgi, claim_of_field, is_disguised, same_to_cgi, FieldClaim},
 };
 

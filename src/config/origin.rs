@@ -43,6 +43,8 @@ pub struct OriginConfig {
     pub health: Option<HealthConfig>,
     /// `panic_mode`: ask the least bad of the servers where all are out (true).
     pub panic_mode: bool,
+    /// `refills`: the most entries that are read anew for their watchers at a time (8).
+    pub refills: u32,
 }
 
 impl OriginConfig {
@@ -66,6 +68,7 @@ impl OriginConfig {
             retries: 2,
             health: None,
             panic_mode: true,
+            refills: 8,
         }
     }
 }

@@ -214,7 +214,7 @@ fn broken_toml_is_told_with_its_line_and_the_rest_is_still_read() {
     );
     assert_eq!(told[1], "5:1: store.memroy: unknown key, did you mean \"memory\"?");
     assert_eq!(faults("a = 1\na = 2\n"), [
-        "1:1: a: unknown key, known: server, listener, admin, log, store, jwt, origin, route, event, encoding, headers, accel",
+        "1:1: a: unknown key, known: server, listener, admin, log, store, jwt, origin, route, event, encoding, headers, accel, live",
         "2:1: duplicate key",
     ]);
 }

@@ -7,7 +7,7 @@ use super::{
     files::{AccelLocation, RouteTarget},
     origin::OriginConfig,
     secret::Secret,
-    CorsConfig, OriginPattern, RouteHeaders,
+    CorsConfig, LiveEndpointConfig, LiveRules, OriginPattern, RouteHeaders,
 };
 use crate::{
     certificate,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 use ipnet::IpNet;
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Config {
     pub headers: RouteHeaders,
     /// `[[accel]]`, in the file's order.
     pub accels: Vec<AccelLocation>,
+    /// `[[live]]`, in the file's order.
+    pub live: Vec<LiveEndpointConfig>,
 }
 
 /// `[server]`
@@ -357,6 +359,8 @@ pub struct RouteConfig {
     pub cors: Option<Box<CorsConfig>>,
     /// `signed = { secret }`: one or, while one rotates, several secrets; the first signs.
     pub signed: Option<Vec<Secret>>,
+    /// `live`: its answers can be watched.
+    pub live: Option<Arc<LiveRules>>,
 }
 
 /// One of a route's `limit`s.

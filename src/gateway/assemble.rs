@@ -27,6 +27,8 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
     Arc,
 };
+use tokio::sync::Semaphore;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The route's name in metrics for requests without a route.
 const NO_ROUTE_NAME: &str = "none";
@@ -40,6 +42,7 @@ pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeCon
     let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
         token: token_rule(&plan, route, limits.as_ref()),
         swift: limits.is_none() && prepared::fast_path_ok(route),
+        live: route.live.is_some().then(|| route_fingerprint(route)),
         own: native::is_native_route(route, &plan.origins),
         uploads: native::takes_uploads(route, &plan.origins),
         limits,
@@ -58,6 +61,12 @@ pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeCon
         unrouted: metrics.route(NO_ROUTE_NAME),
         trusted: TrustedProxies::new(&plan.config.server.trusted_proxies),
         follows: routes.iter().any(|route| matches!(route.cache, CacheMode::Follow(_))),
+        refills: plan
+            .config
+            .origins
+            .iter()
+            .map(|origin| Arc::new(Semaphore::new(origin.refills as usize)))
+            .collect(),
         accels: build_accel_locations(&plan.config.accels),
         plan,
     }
@@ -70,6 +79,11 @@ fn token_rule(plan: &RuntimeParts, route: &RouteConfig, limits: Option<&RouteLim
         CacheMode::Versioned(_) | CacheMode::Follow(_) | CacheMode::Off => None,
     };
     TokenRule::new(auth, scope, limits.is_some_and(RouteLimits::needs_identity))
+}
+
+/// What tells a route of one configuration from the route of its name in another.
+fn route_fingerprint(route: &RouteConfig) -> u64 {
+    xxh3_64(format!("{route:?}").as_bytes())
 }
 
 fn route_mode(route: &RouteConfig) -> RouteMode {

@@ -9,6 +9,7 @@ pub(crate) mod body;
 pub(crate) mod cache;
 pub(crate) mod context;
 pub(crate) mod headers;
+pub(crate) mod live;
 mod pipeline;
 pub(crate) mod proxy;
 pub(crate) mod request;
@@ -33,7 +34,7 @@ pub use {
     },
     runtime_config::{RuntimeConfig, RuntimeParts},
     services::GatewayParts,
-    session::{native_request::NativeRequest, ClientWriter, ConnectionFate},
+    session::{lifecycle::ServedRequest, native_request::NativeRequest, ClientWriter, ConnectionFate},
 };
 
 use arc_swap::ArcSwap;
@@ -51,6 +52,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that uses the current value of `site`.
     pub fn new(parts: GatewayParts, site: Arc<ArcSwap<RuntimeConfig>>) -> Self {
-        Self { services: GatewayServices::new(parts), site }
+        Self { services: GatewayServices::new(parts, site.clone()), site }
+    }
+
+    /// Has all streams end, spread over the time of the shutdown.
+    pub fn drain_streams(&self) {
+        self.services.live.drain();
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     gateway::{
         cache::{origin_driven::answer_followed, versioned::answer_cached},
         context::RequestContext,
+        live::{answer_live, endpoint::answer_endpoint, wish::LiveWish},
         proxy::upstream,
         request::{
             auth::admit,
@@ -64,6 +65,9 @@ pub(crate) async fn handle_request(
     if ctx.path.unescaped().is_some_and(|path| site.plan.events.at(path).is_some()) {
         return Box::pin(refuse_request(services, session, ctx, RejectReason::EscapedSlash)).await;
     }
+    if let Some(endpoint) = site.endpoint(ctx.path_of(request)) {
+        return Box::pin(answer_endpoint(services, session, ctx, endpoint)).await;
+    }
     if let Some(index) = preflight::preflight_route(request, ctx) {
         return Box::pin(answer_preflight(services, session, ctx, index)).await;
     }
@@ -102,6 +106,16 @@ pub(crate) async fn handle_request(
         // In one line, whatever else was offered.
         session.req_header_mut().insert_header(header::UPGRADE, "websocket")?;
         return Ok(NextStep::Proxy);
+    }
+    if let Some(rules) = &route.live {
+        let request = session.req_header();
+        let wish = LiveWish::of(&request.headers).filter(|_| request.method == Method::GET);
+        if let Some(wish) = wish {
+            let answered = Box::pin(answer_live(services, session, ctx, (index, rules), wish)).await?;
+            if let Some(done) = answered {
+                return Ok(done);
+            }
+        }
     }
     let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
     match mode {

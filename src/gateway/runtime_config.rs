@@ -11,7 +11,7 @@ use crate::{
         coherence::purge::{self, PurgeOrder},
         fill::hedge::UsualFillTime,
     },
-    config::{CacheRules, Config, FollowRules},
+    config::{CacheRules, Config, FollowRules, LiveEndpointConfig},
     events::EventEndpoints,
     files::{accel::InternalLocation, directory::Directory, root::FileRoot},
     gateway::context::connection::ListenerInfo,
@@ -24,6 +24,7 @@ use crate::{
 
 use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// The parts that a runtime configuration is built from.
 pub struct RuntimeParts {
@@ -60,6 +61,8 @@ pub struct RuntimeConfig {
     pub(crate) subjects: Vec<HeaderName>,
     /// The fields of the gateway's own that differ from one request for a resource to the next.
     pub(crate) ours: Arc<[HeaderName]>,
+    /// The places for entries that are read anew for their watchers, by the index of the origin.
+    pub(crate) refills: Vec<Arc<Semaphore>>,
     /// The internal locations that `X-Accel-Redirect` may name.
     pub(crate) accels: AccelLocations,
 }
@@ -74,6 +77,8 @@ pub(crate) struct RouteRuntime {
     pub(crate) limits: Option<RouteLimits>,
     /// The rule by which it admits requests.
     pub(crate) token: TokenRule,
+    /// What tells it from the route of its name in another configuration, if it can be watched.
+    pub(crate) live: Option<u64>,
     /// True if the prepared lane may answer on it.
     pub(crate) swift: bool,
     /// True if requests without a body don't need Pingora on it.
@@ -112,6 +117,11 @@ impl RuntimeConfig {
             }
         }
         Ok(())
+    }
+
+    /// The `[[live]]` at a path.
+    pub(crate) fn endpoint(&self, path: &str) -> Option<&LiveEndpointConfig> {
+        self.plan.config.live.iter().find(|endpoint| endpoint.path == path)
     }
 
     /// The parts that it was built from, for the next one.

@@ -2,11 +2,18 @@
 
 use crate::{
     cache::Cache,
-    gateway::{body::codec::CodecBudget, context::request_id::RequestIdSource},
+    gateway::{
+        body::codec::CodecBudget,
+        context::request_id::RequestIdSource,
+        live::{source::LiveSource, stream::LiveStream},
+        runtime_config::RuntimeConfig,
+    },
+    live::LiveHub,
     origin::upgrade::UpgradeConnector,
     telemetry::{access::AccessLog, metrics::Metrics},
 };
 
+use arc_swap::ArcSwap;
 use std::{sync::Arc, time::Instant};
 
 /// The parts that outlive a change of the configuration.
@@ -31,10 +38,14 @@ pub(crate) struct GatewayServices {
     pub(crate) began: Instant,
     pub(crate) upgrades: Arc<UpgradeConnector>,
     pub(crate) codecs: Arc<CodecBudget>,
+    /// The entries that are watched.
+    pub(crate) live: Arc<LiveHub<LiveSource>>,
+    /// The current runtime configuration, for what outlives a request.
+    pub(crate) site: Arc<ArcSwap<RuntimeConfig>>,
 }
 
 impl GatewayServices {
-    pub(crate) fn new(parts: GatewayParts) -> Self {
+    pub(crate) fn new(parts: GatewayParts, site: Arc<ArcSwap<RuntimeConfig>>) -> Self {
         let GatewayParts { cache, metrics, access } = parts;
         Self {
             cache,
@@ -43,6 +54,8 @@ impl GatewayServices {
             began: Instant::now(),
             upgrades: Arc::new(UpgradeConnector::new()),
             codecs: CodecBudget::new(metrics.clone()),
+            live: Arc::new(LiveHub::new(metrics.clone())),
+            site,
             metrics,
         }
     }
@@ -52,4 +65,6 @@ impl GatewayServices {
 pub(crate) enum NextStep {
     Answered,
     Proxy,
+    /// The head of a stream was sent: whoever called the steps runs it.
+    Stream(Box<LiveStream>),
 }

@@ -29,6 +29,7 @@ fn route(name: &str, limits: Vec<config::LimitConfig>) -> RouteConfig {
         limits,
         headers: crate::config::RouteHeaders::default(),
         cors: None,
+        live: None,
         signed: None,
     }
 }

@@ -30,7 +30,9 @@ pub use {
 };
 
 use crate::{
-    gateway::{ConnectionFate, ConnectionInfo, ConnectionSignals, FastCaller, FastResponder, Gateway},
+    gateway::{
+        ConnectionFate, ConnectionInfo, ConnectionSignals, FastCaller, FastResponder, Gateway, ServedRequest,
+    },
     telemetry::{
         access::AccessLog, labels::RefuseReason, log::throttled_log::ThrottledLog, metrics::Metrics,
     },
@@ -266,7 +268,11 @@ impl ConnectionServer {
                 LaneExit::Native(request) => {
                     lane.passed();
                     let gateway = self.services.ready.gateway();
-                    Some(Box::pin(gateway.serve(&mut *connection, request, announce())).await)
+                    let served = Box::pin(gateway.serve(&mut *connection, request, announce())).await;
+                    Some(match served {
+                        ServedRequest::Done(fate) => fate,
+                        ServedRequest::Stream(stream) => Box::pin(stream.run_native(&mut *connection)).await,
+                    })
                 }
             };
             match after {
@@ -310,6 +316,7 @@ impl ConnectionServer {
     /// Returns true if all have ended.
     pub async fn drain(&self, at_most: Duration) -> bool {
         self.services.open.close();
+        self.services.ready.gateway().drain_streams();
         let all = async {
             // A connection that was between two requests at the first call is closed by the next.
             while !self.services.open.is_empty() {

@@ -99,7 +99,7 @@ impl Body {
     }
 
     /// XXH3-128 of the content.
-    pub(super) fn hash(&self) -> u128 {
+    pub fn hash(&self) -> u128 {
         match &self.0 {
             BodyStorage::One(piece) => xxh3_128(piece),
             BodyStorage::Several { pieces, .. } => {

@@ -225,6 +225,7 @@ mod tests {
             limits: vec![],
             headers: crate::config::RouteHeaders::default(),
             cors: None,
+            live: None,
             signed: None,
         }
     }

@@ -89,8 +89,32 @@ labels! {
         Local => "local",
         /// A file from a route's directory, or one that an origin named by `X-Accel-Redirect`.
         File => "file",
+        /// A stream of a watched entry.
+        Live => "live",
         /// No answer was available: a 5xx of the gateway.
         Error => "error",
+    }
+    /// The cause for which a watched entry was read anew.
+    RefillCause {
+        /// A stream began to watch it.
+        Watch => "watch",
+        /// A bump or a purge was reported.
+        Bump => "bump",
+        /// Its lifetime has ended, or it was found changed without a report.
+        Ttl => "ttl",
+    }
+    /// The reason for which a stream of a watched entry ended.
+    StreamEnd {
+        /// The client left.
+        Client => "client",
+        /// The token of the client has expired.
+        Token => "token",
+        /// The gateway shuts down.
+        Drain => "drain",
+        /// The route is another one after a reload of the configuration.
+        Reload => "reload",
+        /// There were as many streams as there may be.
+        Limit => "limit",
     }
     /// The class of a status code.
     StatusClass {
@@ -419,6 +443,10 @@ labels! {
         WebSocketVersion => "websocket_version",
         /// A WebSocket of a page whose origin the route doesn't list.
         Origin => "origin",
+        /// A stream of events was requested without `Accept: text/event-stream`.
+        NotAcceptable => "not_acceptable",
+        /// The entries to watch are named wrongly.
+        BadWatch => "bad_watch",
     }
     /// The key by which a limit tells clients apart.
     LimitedBy {

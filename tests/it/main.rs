@@ -7,6 +7,7 @@ mod cache;
 mod coherence;
 mod lanes;
 mod listener;
+mod live;
 mod origin;
 mod requests;
 mod running;

@@ -53,6 +53,11 @@ impl<T: Clone, C: Clone> Flights<T, C> {
         }
     }
 
+    /// The flight of this name, if it is under way.
+    pub fn follow(&self, name: &str) -> Option<FlightFollower<T, C>> {
+        self.shards[self.shard_of(name)].lock().get(name).cloned()
+    }
+
     /// Begins the flight of this name, unless it is under way or `is_put_off`. That is called while no flight
     /// of the name can end: effects of the last one are visible.
     pub fn begin_unless(

@@ -241,6 +241,30 @@ impl Cache {
         }
     }
 
+    /// The answer for those who watch a resource: what is stale is refreshed first, by the flight that all share.
+    pub async fn renew_followed(
+        self: &Arc<Self>,
+        asking: Arc<OriginLookup>,
+        fetcher: MissFetcher,
+    ) -> CacheAnswer {
+        let look = || self.look_followed(&asking.key, &asking.headers, &asking.asked, now_ms());
+        let MemoryLookup::Stale(stale) = look() else {
+            return self.answer_followed(asking, fetcher).await.0;
+        };
+        let name = self.flight_of(&asking, self.purges.knowledge(now_ms()));
+        self.refresh_followed(asking.clone(), stale.clone(), fetcher);
+        if let Some(flight) = self.flights.follow(&name) {
+            // The outcome is in memory, if it is for others at all.
+            drop(flight.outcome().await);
+        }
+        match look() {
+            MemoryLookup::Hit(entry) | MemoryLookup::Stale(entry) => {
+                CacheAnswer::Entry(entry, CacheResult::Hit)
+            }
+            MemoryLookup::Nothing => CacheAnswer::Entry(stale, CacheResult::Stale),
+        }
+    }
+
     /// Answers a request that memory could not. Returns the reason why the origin had to be asked, if it had
     /// to be.
     pub async fn answer_followed(

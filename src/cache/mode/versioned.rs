@@ -122,6 +122,37 @@ impl Cache {
         }
     }
 
+    /// The answer for those who watch an entry: what is stale is refreshed first, by the flight that all share.
+    pub async fn renew(self: &Arc<Self>, wanted: &CacheRequest, fetcher: MissFetcher) -> CacheAnswer {
+        let MemoryLookup::Stale(stale) = self.look(wanted.key.as_str(), now_ms()) else {
+            return self.answer(wanted, fetcher).await;
+        };
+        let slot = self.versions.slot(&wanted.rules.namespace, &wanted.tenant);
+        let basis = self.version(&slot).await;
+        let name = Self::flight_name(&wanted.key, &slot, &basis);
+        self.refresh_by(wanted, &slot, basis, fetcher);
+        // Without a flight it has landed already, or is put off after a failure.
+        let Some(flight) = self.flights.follow(&name) else {
+            let now = self.memory.entry(wanted.key.as_str()).unwrap_or(stale);
+            return CacheAnswer::Entry(now, CacheResult::Hit);
+        };
+        let reader = flight.cargo().reader();
+        let landing = flight.outcome().await;
+        let landing = landing.unwrap_or(FlightOutcome::Failed(OriginFetchError::Abandoned));
+        self.finish_landing(wanted, landing, reader, CacheResult::Collapsed).await
+    }
+
+    /// Returns true if a version has ended the answer in memory, whatever its age.
+    pub fn is_superseded(&self, key: &str, now_ms: u64) -> bool {
+        let Some(entry) = self.memory.entry(key) else { return false };
+        match &entry.standing {
+            Validity::Version(version, slot) => {
+                slot.is_current(version, entry.is_provisional(), now_ms) != Some(true)
+            }
+            Validity::Log(..) => false,
+        }
+    }
+
     /// One attempt of the same; the fetcher is returned if the request waited for another one that got an
     /// error which may have been its own. `errors`: the number of such attempts before.
     async fn answer_as_one(

@@ -8,6 +8,7 @@ mod event;
 mod host;
 mod jwt;
 pub(crate) mod listener;
+pub(crate) mod live;
 pub(crate) mod origin;
 pub(crate) mod route;
 mod secret;
@@ -77,6 +78,10 @@ pub(super) fn check_file(
         .event
         .or(Vec::new())
         .and_then(|raw| event::check_events(raw, &known, routes.as_deref(), around, report));
+    let live = raw
+        .live
+        .or(Vec::new())
+        .and_then(|raw| live::check_endpoints(raw, routes.as_deref(), events.as_deref(), report));
     let encoding = check_encoding(raw.encoding.or_default(), report);
     let accels =
         raw.accel.or(Vec::new()).and_then(|raw| route::files::check_accels(raw, &known, around, report));
@@ -93,6 +98,7 @@ pub(super) fn check_file(
         encoding: encoding?,
         headers: headers?,
         accels: accels?,
+        live: live?,
     })
 }
 

@@ -15,6 +15,7 @@ use crate::{
             AuthMode, CacheScope, ContentCoding, EscapedSlashPolicy, LogFormat, PathPattern, TokenPlace,
             UnderscorePolicy,
         },
+        LiveTrigger,
     },
     http::canonical_path::{CanonicalPath, PathFault},
     name::Name,
@@ -59,7 +60,7 @@ tables! {
     File "The tables" {
         server: Server, listener: Vec<PlacedValue<Listener>>, admin: Admin, log: Log, store: Store, jwt: Jwt,
         origin: Vec<PlacedValue<Origin>>, route: Vec<PlacedValue<Route>>, event: Vec<PlacedValue<Event>>, encoding: Encoding,
-        headers: Headers, accel: Vec<PlacedValue<Accel>>
+        headers: Headers, accel: Vec<PlacedValue<Accel>>, live: Vec<PlacedValue<LiveEndpoint>>
     }
 
     Server "`[server]`" {
@@ -105,7 +106,7 @@ tables! {
         name: Name, servers: OneOrMany<RawServer>, connect_timeout: Duration, read_timeout: Duration, retries: u32,
         health: Health, balance: RawBalance, sticky: Sticky, http2: bool, tls: OriginTls, max_connections: u32,
         queue: u32, queue_timeout: Duration, idle_timeout: Duration, request_timeout: Duration,
-        receive_buffer: ByteSize, panic_mode: bool
+        receive_buffer: ByteSize, panic_mode: bool, refills: u32
     }
 
     WeightedServer "`origin.servers`" { url: String, weight: u32 }
@@ -123,8 +124,15 @@ tables! {
         auth: AuthMode, token_query: bool, max_body: ByteSize, websocket: WebSocket,
         limit: OneOrMany<Limit>,
         request_headers: HeaderRules, response_headers: HeaderRules, security_headers: bool, cors: Cors, signed: Signed,
-        files: Files, accel: bool, escaped_slash: EscapedSlashPolicy
+        files: Files, accel: bool, escaped_slash: EscapedSlashPolicy, live: RawLive
     }
+
+    Live "`route.live`" {
+        event: String, ping: Duration, window: Duration, on_bump: LiveTrigger, on_ttl: LiveTrigger, max_wait: Duration,
+        max_watchers: u32, max_watchers_per_tenant: u32, max_watchers_per_user: u32, max_watchers_per_address: u32
+    }
+
+    LiveEndpoint "`[[live]]`" { path: String, watch: NamedTargets }
 
     Files "`route.files`" {
         root: String, index: String, precompressed: bool, symlinks: bool, hidden: bool, cache_control: String,
@@ -356,6 +364,48 @@ impl ReadValue for RuleLine {
     }
 }
 
+/// `route.live`: a table, or `true` for its defaults.
+#[derive(Debug)]
+pub(crate) enum RawLive {
+    Off,
+    Rules(Box<Live>),
+}
+
+impl ReadValue for RawLive {
+    fn read(value: &DeValue<'_>, place: &FilePlace, report: &mut FaultReport) -> Option<Self> {
+        match value {
+            DeValue::Boolean(true) => Some(Self::Rules(Box::default())),
+            DeValue::Boolean(false) => Some(Self::Off),
+            DeValue::Table(_) => Live::read(value, place, report).map(|live| Self::Rules(Box::new(live))),
+            _ => {
+                report.fault(place, "must be true, or a table such as { event = \"metric_update\" }");
+                None
+            }
+        }
+    }
+}
+
+/// `live.watch`: the names of entries, each with its target.
+#[derive(Debug)]
+pub(crate) struct NamedTargets(pub(crate) Vec<(PlacedValue<String>, PlacedValue<String>)>);
+
+impl ReadValue for NamedTargets {
+    fn read(value: &DeValue<'_>, place: &FilePlace, report: &mut FaultReport) -> Option<Self> {
+        let DeValue::Table(table) = value else {
+            mismatch(value, "a table such as { kpi = \"/api/widgets/kpi\" }", place, report);
+            return None;
+        };
+        let mut read = Vec::with_capacity(table.len());
+        for (name, value) in table.iter() {
+            let place = place.child(name.get_ref(), name.span().start);
+            let target = String::read(value.get_ref(), &place, report);
+            let name = PlacedValue { value: name.get_ref().clone().into_owned(), place: place.clone() };
+            read.push(target.map(|value| (name, PlacedValue { value, place })));
+        }
+        read.into_iter().collect::<Option<_>>().map(Self)
+    }
+}
+
 /// `route.cache`
 #[derive(Debug)]
 pub(crate) enum RawCache {
@@ -477,6 +527,7 @@ impl ReadValue for IpNet {
     }
 }
 
+words!(LiveTrigger { "watched" => Self::Watched, "lazy" => Self::Lazy });
 words!(LimitPerson { "address" => Self::Address, "tenant" => Self::Tenant, "user" => Self::User });
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(AuthMode { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });

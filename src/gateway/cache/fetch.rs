@@ -1,9 +1,10 @@
 //! Requests to an origin on behalf of a fill.
 
 use crate::{
-    cache::{AskOrigin, FetchedHead, IncomingBody, OriginFetch, OriginFetchError},
+    cache::{AskOrigin, FetchedHead, IncomingBody, MissFetcher, OriginFetch, OriginFetchError},
+    config::FollowRules,
     files::accel::charset_content_type,
-    gateway::{context::connection::ConnectionHold, respond::errors::fetch_error},
+    gateway::{context::connection::ConnectionHold, request::untrusted_fields, respond::errors::fetch_error},
     origin::{
         client::{OriginError, OriginRequest, OriginResponse},
         OriginTable,
@@ -112,5 +113,36 @@ impl InterimAnswers {
 
     pub(crate) fn take(&self) -> Vec<ResponseHeader> {
         std::mem::take(&mut self.waiting.lock())
+    }
+}
+
+/// The fetcher of a route that follows its origin.
+pub(crate) fn vary_fetcher(fetcher: FillFetcher, rules: &Arc<FollowRules>) -> MissFetcher {
+    match rules.key_headers.is_empty() {
+        true => Box::new(fetcher),
+        false => Box::new(VaryFetcher { fetcher, rules: rules.clone() }),
+    }
+}
+
+/// Adds a `Vary` for the route's `key_headers` to each fetched answer.
+struct VaryFetcher {
+    fetcher: FillFetcher,
+    rules: Arc<FollowRules>,
+}
+
+impl AskOrigin for VaryFetcher {
+    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> OriginFetch {
+        let (fetched, rules) = (self.fetcher.ask(conditions, by, spare), self.rules.clone());
+        Box::pin(async move {
+            let mut fetched = fetched.await?;
+            for line in untrusted_fields::vary_lines(&rules.key_headers) {
+                fetched.headers.append(header::VARY, line);
+            }
+            Ok(fetched)
+        })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.fetcher.is_failing()
     }
 }

@@ -3,13 +3,13 @@
 use crate::{
     cache::{
         key::{resource_hash, CacheKey},
-        policy, AskOrigin, MemoryLookup, MissFetcher, OriginFetch, OriginLookup,
+        policy, MemoryLookup, MissFetcher, OriginLookup,
     },
     clock::now_ms,
     config::{FollowRules, RouteConfig},
     gateway::{
         cache::{
-            fetch::{FillFetcher, InterimAnswers},
+            fetch::{vary_fetcher, FillFetcher, InterimAnswers},
             reply::{send_answer, stale_status},
         },
         context::{request_host, RequestContext},
@@ -26,10 +26,10 @@ use crate::{
 };
 
 use bytes::Bytes;
-use http::{header, HeaderName, HeaderValue, Method, Version};
+use http::{header, Method, Version};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
+use std::{borrow::Cow, pin::pin, sync::Arc};
 
 /// Answers from the cache according to the origin's headers, or leaves the request to the proxy.
 pub(crate) async fn answer_followed(
@@ -150,6 +150,24 @@ fn prepare_lookup(
     interim: Option<Arc<InterimAnswers>>,
 ) -> (Arc<OriginLookup>, MissFetcher) {
     let origin = wish.route.target.origin();
+    let (asking, ask) = lookup_and_request(request, ctx, wish);
+    let interim = interim.filter(|_| request.version >= Version::HTTP_11);
+    let fetcher = FillFetcher {
+        origins: ctx.site.plan.origins.clone(),
+        origin,
+        ask: Arc::new(ask),
+        interim,
+        _hold: ctx.hold.clone(),
+    };
+    (asking.clone(), vary_fetcher(fetcher, &asking.rules))
+}
+
+/// The lookup of a request in the cache, and the request to the origin for a miss.
+fn lookup_and_request(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    wish: LookupWish<'_>,
+) -> (Arc<OriginLookup>, OriginRequest) {
     let asking = Arc::new(OriginLookup { method: Method::GET, ..build_lookup(request, ctx, wish) });
     // As in the key: a client's own spelling must not influence an answer for others.
     let host = request_host(request).map(authority::normalize);
@@ -165,45 +183,40 @@ fn prepare_lookup(
     // The client's `Origin` is sent only if it selects a variant.
     ask.headers.retain(|(name, _)| *name != header::ORIGIN || asking.headers.contains_key(name));
     rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
-    let interim = interim.filter(|_| request.version >= Version::HTTP_11);
-    let fetcher = FillFetcher {
-        origins: ctx.site.plan.origins.clone(),
-        origin,
-        ask: Arc::new(ask),
-        interim,
-        _hold: ctx.hold.clone(),
-    };
-    (asking.clone(), vary_fetcher(fetcher, &asking.rules))
+    (asking, ask)
 }
 
-fn vary_fetcher(fetcher: FillFetcher, rules: &Arc<FollowRules>) -> MissFetcher {
-    match rules.key_headers.is_empty() {
-        true => Box::new(fetcher),
-        false => Box::new(VaryFetcher { fetcher, rules: rules.clone() }),
-    }
+/// The lookup for a stream that watches a resource, and the request to its origin.
+pub(crate) fn watch_request(
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+    route: &RouteConfig,
+    rules: &Arc<FollowRules>,
+) -> (Arc<OriginLookup>, OriginRequest) {
+    let mut request = request.clone();
+    untrusted_fields::drop_unkeyed(&mut request, rules);
+    // Others get the answer too, as with every request.
+    ctx.client.host = None;
+    let request = websocket::with_moved_token(&request, ctx).into_owned();
+    let target = cache_target(route, &request).into_owned();
+    let key = CacheKey::of_resource(ctx.scheme(), request_host(&request).unwrap_or_default(), &target);
+    let wish = LookupWish { route, rules, key, asked: policy::RequestDirectives::default() };
+    lookup_and_request(&request, ctx, wish)
 }
 
-/// Adds a `Vary` for the route's `key_headers` to each fetched answer.
-struct VaryFetcher {
-    fetcher: FillFetcher,
-    rules: Arc<FollowRules>,
-}
-
-impl AskOrigin for VaryFetcher {
-    fn ask(&mut self, conditions: &[(HeaderName, HeaderValue)], by: Instant, spare: bool) -> OriginFetch {
-        let (fetched, rules) = (self.fetcher.ask(conditions, by, spare), self.rules.clone());
-        Box::pin(async move {
-            let mut fetched = fetched.await?;
-            for line in untrusted_fields::vary_lines(&rules.key_headers) {
-                fetched.headers.append(header::VARY, line);
-            }
-            Ok(fetched)
-        })
+/// What tells streams apart that may get different answers: the resource, and every field that could choose
+/// a variant.
+pub(crate) fn watch_key(asking: &OriginLookup) -> String {
+    let mut lines: Vec<_> =
+        asking.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    lines.sort_unstable();
+    let mut fields = Vec::new();
+    for (name, value) in lines {
+        for part in [name.as_bytes(), b"\n", value, b"\n"] {
+            fields.extend_from_slice(part);
+        }
     }
-
-    fn is_failing(&self) -> bool {
-        self.fetcher.is_failing()
-    }
+    format!("{}\n{:032x}", asking.key.as_str(), xxhash_rust::xxh3::xxh3_128(&fields))
 }
 
 /// A request to the cache: its route, its rules, its key and its directives.

@@ -40,46 +40,93 @@ pub(crate) async fn answer_cached(
     rules: &Arc<CacheRules>,
 ) -> Result<NextStep> {
     let request = session.req_header();
-    let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
-    let tenant = tenant_of(ctx.identity.as_deref());
-    let user = ctx.identity.as_deref().and_then(|identity| identity.user.as_deref());
-    let bound = bound_host(request_host(request), route);
-    let parts = KeyParts { host: bound.as_deref(), tenant, user, path: ctx.path_of(request), query: &query };
-    let key = CacheKey::derive(rules, parts);
+    let (key, query) = derive_key(request, ctx, route, rules);
     let cache = &services.cache;
     let now = now_ms();
-    let usual = ctx.usual_fill_time();
-    let wanted = |key| CacheRequest {
-        key,
-        tenant: tenant_of_scope(rules.scope, tenant).clone(),
-        rules: rules.clone(),
-        usual,
-    };
     match cache.look(key.as_str(), now) {
         MemoryLookup::Hit(entry) => return send_hit(services, session, ctx, &key, &entry).await,
         MemoryLookup::Stale(entry) => {
-            cache.refresh(&wanted(key), &entry, build_fetcher(request, ctx, route, rules, &query));
+            let wanted = wanted_answer(key, ctx, rules);
+            cache.refresh(&wanted, &entry, build_fetcher(request, ctx, route, rules, &query));
             ctx.result = CacheResult::Stale;
             let status = stale_status(&entry.terms(), now);
             return send_entry(services, session, ctx, &entry, status).await;
         }
         MemoryLookup::Nothing => {}
     }
-    let wanted = wanted(key);
+    let wanted = wanted_answer(key, ctx, rules);
     let fetcher = build_fetcher(request, ctx, route, rules, &query);
     let answer = session.while_connected(Box::pin(cache.answer(&wanted, fetcher)).as_mut()).await?;
     Box::pin(send_answer(services, session, ctx, answer, ForwardReason::UriMiss)).await
 }
 
-/// The request that is sent to the origin on a miss. It is built from the fields in the key alone; a
-/// token is added only if it belongs to the key's tenant.
+/// The fetcher for a miss.
 fn build_fetcher(
     request: &RequestHeader,
     ctx: &RequestContext,
     route: &RouteConfig,
-    rules: &Arc<CacheRules>,
+    rules: &CacheRules,
     query: &str,
 ) -> MissFetcher {
+    Box::new(FillFetcher {
+        origins: ctx.site.plan.origins.clone(),
+        origin: route.target.origin(),
+        ask: Arc::new(fill_request(request, ctx, route, rules, query)),
+        interim: None,
+        _hold: ctx.hold.clone(),
+    })
+}
+
+/// The key of the answer to a request, and its query in canonical form.
+fn derive_key(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    route: &RouteConfig,
+    rules: &CacheRules,
+) -> (CacheKey, String) {
+    let query = canonical_query(&rules.query, request.uri.query().unwrap_or_default());
+    let bound = bound_host(request_host(request), route);
+    let identity = ctx.identity.as_deref();
+    let parts = KeyParts {
+        host: bound.as_deref(),
+        tenant: tenant_of(identity),
+        user: identity.and_then(|identity| identity.user.as_deref()),
+        path: ctx.path_of(request),
+        query: &query,
+    };
+    (CacheKey::derive(rules, parts), query)
+}
+
+fn wanted_answer(key: CacheKey, ctx: &RequestContext, rules: &Arc<CacheRules>) -> CacheRequest {
+    let tenant = tenant_of(ctx.identity.as_deref());
+    CacheRequest {
+        key,
+        tenant: tenant_of_scope(rules.scope, tenant).clone(),
+        rules: rules.clone(),
+        usual: ctx.usual_fill_time(),
+    }
+}
+
+/// The question to the cache for a request, and its query in canonical form.
+pub(crate) fn cache_request(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    route: &RouteConfig,
+    rules: &Arc<CacheRules>,
+) -> (CacheRequest, String) {
+    let (key, query) = derive_key(request, ctx, route, rules);
+    (wanted_answer(key, ctx, rules), query)
+}
+
+/// The request that is sent to the origin on a miss. It is built from the fields in the key alone; a token is
+/// added only if it belongs to the key's tenant.
+pub(crate) fn fill_request(
+    request: &RequestHeader,
+    ctx: &RequestContext,
+    route: &RouteConfig,
+    rules: &CacheRules,
+    query: &str,
+) -> OriginRequest {
     let path = ctx.path_of(request);
     // The token was read before: it is present and well formed, or there is no identity.
     let token =
@@ -95,13 +142,7 @@ fn build_fetcher(
         body: Bytes::new(),
     };
     rules::apply_own_request_rules(request, ctx, &mut ask.headers, &mut ask.host);
-    Box::new(FillFetcher {
-        origins: ctx.site.plan.origins.clone(),
-        origin: route.target.origin(),
-        ask: Arc::new(ask),
-        interim: None,
-        _hold: ctx.hold.clone(),
-    })
+    ask
 }
 
 /// The host that is part of the key; `None` if the route isn't bound to a host. Otherwise a client could fill

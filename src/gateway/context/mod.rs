@@ -81,6 +81,10 @@ pub struct RequestContext {
     pub(crate) taken: Vec<LimitTake>,
     /// A guard that is held while any work for the request goes on.
     pub(crate) hold: Option<ConnectionHold>,
+    /// True if the answer was a stream, which writes a record of its own.
+    pub(crate) is_stream: bool,
+    /// The wait that was granted (`Prefer: wait`).
+    pub(crate) waited: Option<Duration>,
 }
 
 impl RequestContext {
@@ -108,6 +112,8 @@ impl RequestContext {
             passing: ProxiedResponse::default(),
             taken: Vec::new(),
             hold: None,
+            is_stream: false,
+            waited: None,
         }
     }
 

@@ -16,9 +16,12 @@ use crate::{
     limits::fields::{RATE_LIMIT, RATE_LIMIT_POLICY},
 };
 
-use http::{header, HeaderValue, Version};
+use http::{header, HeaderName, HeaderValue, Version};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
+
+/// RFC 7240
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Adds the fields that every answer has.
 pub(crate) fn set_gateway_headers(
@@ -61,6 +64,11 @@ pub(crate) fn complete_head(
 ) -> Result<()> {
     set_gateway_headers(head, ctx, status)?;
     append_via(head, ctx)?;
+    if let Some(wait) = ctx.waited {
+        // It is the answer to this request alone.
+        head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+        head.insert_header(PREFERENCE_APPLIED, format!("wait={}", wait.as_secs()))?;
+    }
     rules::apply_answer_rules(request, head, ctx);
     Ok(())
 }

@@ -235,6 +235,19 @@ pub(crate) fn whole_request(request: &RequestHeader) -> RequestHeader {
     request
 }
 
+/// A copy of a request as a client would send it that doesn't watch: without ranges, conditions and directives,
+/// for any type of content.
+pub(crate) fn watching_request(request: &RequestHeader) -> RequestHeader {
+    let mut request = whole_request(request);
+    for name in ["last-event-id", "prefer", "cache-control", "pragma"] {
+        request.remove_header(name);
+    }
+    if request.insert_header(header::ACCEPT, "*/*").is_err() {
+        request.remove_header(&header::ACCEPT);
+    }
+    request
+}
+
 /// The fields to remove from a message: those of its connection (RFC 9110, 7.6.1), and orders to the gateway.
 /// Pingora handles framing.
 pub(crate) fn hop_by_hop_names(headers: &HeaderMap) -> Vec<HeaderName> {

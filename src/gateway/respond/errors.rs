@@ -55,6 +55,11 @@ pub(crate) fn rejection_problem(reason: RejectReason) -> ProblemReply {
         RejectReason::TokenMissing => (StatusCode::UNAUTHORIZED, "a token is needed here"),
         RejectReason::Signature => (StatusCode::FORBIDDEN, "the link has no signature that verifies"),
         RejectReason::Expired => (StatusCode::GONE, "the link has expired"),
+        RejectReason::NotAcceptable => (
+            StatusCode::NOT_ACCEPTABLE,
+            "this is a stream of events: the request has to have Accept: text/event-stream",
+        ),
+        RejectReason::BadWatch => (StatusCode::BAD_REQUEST, "watch has to name entries, as in ?watch=kpi,chart"),
         RejectReason::Preflight => {
             (StatusCode::FORBIDDEN, "scripts of this origin may not read what is here")
         }

@@ -5,6 +5,7 @@ use crate::{
     cache::OriginFetchError,
     gateway::{
         context::{connection::ConnectionInfo, request_host, RequestContext},
+        live::stream::LiveStream,
         pipeline::handle_request,
         proxy::{
             native::{self, proxy_directly},
@@ -29,6 +30,14 @@ use http::StatusCode;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use std::{sync::atomic::Ordering, time::Duration};
 
+/// What is left of a request that was served.
+pub enum ServedRequest {
+    /// The state of its connection.
+    Done(ConnectionFate),
+    /// A stream, whose head has been sent: the connection runs it.
+    Stream(Box<LiveStream>),
+}
+
 impl Gateway {
     /// Serves an HTTP/1.1 request without a body, without Pingora.
     pub async fn serve(
@@ -36,7 +45,7 @@ impl Gateway {
         client: &mut dyn ClientWriter,
         request: NativeRequest,
         connection: ConnectionInfo,
-    ) -> ConnectionFate {
+    ) -> ServedRequest {
         let NativeRequest { head, site } = request;
         let mut ctx = RequestContext::new(site);
         ctx.request_id = self.services.ids.of(&head.headers);
@@ -45,6 +54,7 @@ impl Gateway {
         let mut session = GatewaySession::Native(NativeSession::new(client, head));
         let served = match handle_request(&self.services, &mut session, &mut ctx).await {
             Ok(NextStep::Answered) => Ok(()),
+            Ok(NextStep::Stream(stream)) => return ServedRequest::Stream(stream),
             Ok(NextStep::Proxy) if native::takes_native_path(&mut session, &ctx) => {
                 Box::pin(proxy_directly(&self.services, &mut session, &mut ctx)).await
             }
@@ -57,12 +67,12 @@ impl Gateway {
             Box::pin(fail_request(&mut session, error, &mut ctx)).await;
         }
         end_request(&self.services, &mut session, error.as_deref(), &mut ctx).await;
-        let GatewaySession::Native(own) = session else { return ConnectionFate::Broken };
+        let GatewaySession::Native(own) = session else { return ServedRequest::Done(ConnectionFate::Broken) };
         let after = own.finish().await;
-        match error {
+        ServedRequest::Done(match error {
             None => after,
             Some(_) => after.max(ConnectionFate::Ended),
-        }
+        })
     }
 }
 
@@ -117,6 +127,9 @@ pub(crate) async fn end_request(
         Box::pin(carry_out_order(services, session, ctx, ordered)).await;
     }
     let status = session.answered().map_or(0, |status| status.as_u16());
+    if ctx.is_stream {
+        return;
+    }
     let tunnelled = ctx.signals.as_ref().map_or(0, |signals| signals.sent.swap(0, Ordering::Relaxed));
     let bytes = session.body_bytes_sent() + tunnelled;
     if let Some(error) = error.filter(|_| status >= 500 || status == 0) {

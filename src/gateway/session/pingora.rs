@@ -3,6 +3,7 @@
 use crate::gateway::{
     context::{connection::ConnectionInfo, RequestContext},
     headers::{rules, to_origin},
+    live::stream::SessionSink,
     pipeline::handle_request,
     proxy::{
         native::{self, proxy_directly},
@@ -87,6 +88,11 @@ impl ProxyHttp for Gateway {
         let session = &mut GatewaySession::Pingora(session);
         match handle_request(&self.services, session, ctx).await? {
             NextStep::Answered => Ok(true),
+            NextStep::Stream(stream) => {
+                ctx.is_stream = true;
+                stream.run(&mut SessionSink(session)).await;
+                Ok(true)
+            }
             NextStep::Proxy if native::takes_native_path(session, ctx) => {
                 Box::pin(proxy_directly(&self.services, session, ctx)).await.map(|()| true)
             }

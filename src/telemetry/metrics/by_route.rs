@@ -139,6 +139,15 @@ impl RouteMetrics {
         add(&counts.sent, bytes);
     }
 
+    /// Counts a request whose answer went on for as long as its client liked: its duration says nothing.
+    pub fn record_stream(&self, result: CacheResult, status: u16, bytes: u64) {
+        let place = thread_slot::current_slot(self.places.len());
+        let counts = self.places[place.number].get_or_init(Box::default);
+        let of_result = counts.results[result.index()].get_or_init(Box::default);
+        add(&of_result.by_status[StatusClass::of(status).index()], 1, place.shared);
+        add(&counts.sent, bytes, place.shared);
+    }
+
     /// The counts of all threads.
     fn counts(&self) -> impl Iterator<Item = &ThreadCounts> {
         self.places.iter().filter_map(OnceLock::get).map(|counts| &**counts)

@@ -13,7 +13,8 @@ use crate::{
     telemetry::labels::{
         AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome,
         FlightRole, Handshake, HedgeReason, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome,
-        ProxyHeader, PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreOutcome, TokenResult,
+        ProxyHeader, PurgeKind, RefillCause, RefuseReason, RejectReason, Reload, StoreCall, StoreOutcome,
+        StreamEnd, TokenResult,
     },
 };
 
@@ -287,6 +288,54 @@ impl StoreFamilies {
             ))?,
             events: d
                 .counter_per(about("tidegate_events_total", "events", "Signed events received."), "result")?,
+        })
+    }
+}
+
+/// Watched entries and their streams.
+pub(crate) struct LiveFamilies {
+    pub(crate) watchers: IntGaugeVec,
+    pub(crate) events: IntCounter,
+    pub(crate) skipped: IntCounter,
+    pub(crate) refills: PerLabel<RefillCause, IntCounter>,
+    pub(crate) ended: PerLabel<StreamEnd, IntCounter>,
+    pub(crate) fan_out: Histogram,
+}
+
+impl LiveFamilies {
+    pub(crate) fn declare(d: &mut MetricRegistrar) -> DeclareResult<Self> {
+        let about = FamilyInfo::new;
+        Ok(Self {
+            watchers: d.gauges(
+                about("tidegate_live_watchers", "streams", "Streams that watch an entry of a route."),
+                &[configured("route")],
+            )?,
+            events: d.counter(about(
+                "tidegate_live_events_total",
+                "events",
+                "States of entries written to streams.",
+            ))?,
+            skipped: d.counter(about(
+                "tidegate_live_skipped_states_total",
+                "states",
+                "States that a stream skipped, because its client was slower than they changed.",
+            ))?,
+            refills: d.counter_per(
+                about("tidegate_live_refills_total", "fills", "Watched entries read anew beyond memory."),
+                "cause",
+            )?,
+            ended: d.counter_per(
+                about("tidegate_live_streams_ended_total", "streams", "Streams that ended."),
+                "reason",
+            )?,
+            fan_out: d.histogram(
+                about(
+                    "tidegate_live_fan_out_seconds",
+                    "seconds",
+                    "The time from a change to the last write of the new state on this node.",
+                ),
+                FILL_BUCKETS,
+            )?,
         })
     }
 }

@@ -12,14 +12,15 @@ pub(crate) mod thread_slot;
 use super::labels::{
     AccelOutcome, CertificateReload, CutReason, Ejection, EventResult, FileOutcome, FillOutcome, FlightRole,
     Handshake, HedgeReason, Http2End, Invalidation, LimitOutcome, LimitedBy, OriginOutcome, ProxyHeader,
-    PurgeKind, RefuseReason, RejectReason, Reload, StoreCall, StoreError, TokenResult,
+    PurgeKind, RefillCause, RefuseReason, RejectReason, Reload, StoreCall, StoreError, StreamEnd,
+    TokenResult,
 };
 use crate::{clock, config::ContentCoding};
 pub use by_route::RouteMetrics;
 use declare::{DeclaredFamily, MetricRegistrar};
 use families::{
-    CacheFamilies, FileFamilies, LimitFamilies, ListenerFamilies, OriginFamilies, ProcessFamilies,
-    RequestFamilies, StoreFamilies,
+    CacheFamilies, FileFamilies, LimitFamilies, ListenerFamilies, LiveFamilies, OriginFamilies,
+    ProcessFamilies, RequestFamilies, StoreFamilies,
 };
 
 use parking_lot::Mutex;
@@ -57,6 +58,7 @@ pub struct Metrics {
     limits: LimitFamilies,
     cache: CacheFamilies,
     store: StoreFamilies,
+    live: LiveFamilies,
     origins: OriginFamilies,
     listeners: ListenerFamilies,
     files: FileFamilies,
@@ -76,6 +78,7 @@ impl Metrics {
         let limits = LimitFamilies::declare(&mut d)?;
         let cache = CacheFamilies::declare(&mut d)?;
         let store = StoreFamilies::declare(&mut d)?;
+        let live = LiveFamilies::declare(&mut d)?;
         let origins = OriginFamilies::declare(&mut d)?;
         let listeners = ListenerFamilies::declare(&mut d)?;
         let files = FileFamilies::declare(&mut d)?;
@@ -90,6 +93,7 @@ impl Metrics {
             limits,
             cache,
             store,
+            live,
             origins,
             listeners,
             files,
@@ -273,6 +277,34 @@ impl Metrics {
         self.store.events.of(result).inc();
     }
 
+    /// Counts a stream that watches an entry of the route `route`, until the guard is dropped.
+    pub fn live_watcher(&self, route: &str) -> OpenStream {
+        let watchers = self.live.watchers.with_label_values(&[route]);
+        watchers.inc();
+        OpenStream(watchers)
+    }
+
+    /// Counts a state that was written to a stream, and those that the stream skipped before it.
+    pub fn live_event(&self, skipped: u64) {
+        self.live.events.inc();
+        self.live.skipped.inc_by(skipped);
+    }
+
+    /// Counts a watched entry that was read anew.
+    pub fn live_refill(&self, cause: RefillCause) {
+        self.live.refills.of(cause).inc();
+    }
+
+    /// Counts a stream that ended.
+    pub fn live_ended(&self, reason: StreamEnd) {
+        self.live.ended.of(reason).inc();
+    }
+
+    /// Counts the time from a change to the last write of the new state.
+    pub fn live_fan_out(&self, duration: Duration) {
+        self.live.fan_out.observe(duration.as_secs_f64());
+    }
+
     /// Counts a request to the origin `name` (as configured) that ended.
     pub fn origin(&self, name: &str, outcome: OriginOutcome) {
         self.origins.requests.with_label_values(&[name, outcome.as_str()]).inc();
@@ -413,6 +445,17 @@ pub struct OriginMetrics {
 pub struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A stream that is open; dropping it ends the count.
+#[derive(Debug)]
+#[must_use = "the stream counts as ended once this is dropped"]
+pub struct OpenStream(IntGauge);
+
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.dec();
     }

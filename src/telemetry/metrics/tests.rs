@@ -29,6 +29,7 @@ fn everything() -> Metrics {
     metrics.origin_server_up("app", 0, true);
     metrics.origin_gauges("app").under_way.inc();
     metrics.origin_ejected("app", Ejection::Check);
+    drop(metrics.live_watcher("kpi"));
     metrics.certificates(0, &[4_000_000_000, 4_000_000_001]);
     metrics
 }

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod events;
 pub mod exchange;
 pub mod gateway;
 pub mod metrics;

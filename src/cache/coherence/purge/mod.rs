@@ -31,7 +31,10 @@ pub use order::{
     LONGEST_TAG, MOST_TAGS,
 };
 
-use super::doubt::{CoherenceDoubt, CoherenceState};
+use super::{
+    change_listener::{ChangeListener, ListenerSlot},
+    doubt::{CoherenceDoubt, CoherenceState},
+};
 use crate::cache::key;
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -214,6 +217,8 @@ pub struct PurgeTable {
     unread_since_ms: AtomicU64,
     state: Mutex<PurgeState>,
     remembered: u64,
+    /// Told of each purge.
+    listener: ListenerSlot,
 }
 
 impl PurgeTable {
@@ -248,6 +253,7 @@ impl PurgeTable {
             unread_since_ms: AtomicU64::new(0),
             state: Mutex::new(state),
             remembered,
+            listener: ListenerSlot::default(),
         }
     }
 
@@ -529,7 +535,15 @@ impl PurgeTable {
             None => self.everything.raise_mark(purge.soft, position),
         }
         self.position.store(position, Ordering::Release);
+        if let Some(listener) = self.listener.get() {
+            listener.purged();
+        }
         position
+    }
+
+    /// Has purges told to a listener, from now on.
+    pub fn tell_purges(&self, listener: Arc<dyn ChangeListener>) {
+        self.listener.set(listener);
     }
 }
 

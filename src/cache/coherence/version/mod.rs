@@ -31,6 +31,7 @@ pub use {fences::FenceCounter, unread::UnreadSlots};
 pub use value::Version;
 
 use super::{
+    change_listener::{ChangeListener, ListenerSlot},
     doubt::{CoherenceDoubt, CoherenceState},
     partitions::StorePartitions,
 };
@@ -135,7 +136,14 @@ pub struct VersionSlot {
 type OwingSlots = Arc<Mutex<Vec<Arc<VersionSlot>>>>;
 
 /// Slots that have become unread since the last look; the list doesn't keep them.
-type Touched = Arc<Mutex<Vec<Weak<VersionSlot>>>>;
+type Touched = Arc<TouchedSlots>;
+
+#[derive(Default)]
+struct TouchedSlots {
+    list: Mutex<Vec<Weak<VersionSlot>>>,
+    /// Told of each change. Here, because all slots share it.
+    listener: ListenerSlot,
+}
 
 impl VersionSlot {
     /// The namespace.
@@ -208,7 +216,7 @@ impl VersionSlot {
     pub fn touch(&self) {
         let is_linked = matches!(self.doubt.coherence(), CoherenceState::Tracked | CoherenceState::Untracked);
         if is_linked && !self.is_touched.swap(true, Ordering::AcqRel) {
-            self.touched.lock().push(self.me.clone());
+            self.touched.list.lock().push(self.me.clone());
         }
     }
 
@@ -307,14 +315,19 @@ impl VersionSlot {
     }
 
     fn know(&self, past: &mut PastVersions, known: KnownVersion) {
-        let version = known.version.clone();
+        let (version, mut is_change) = (known.version.clone(), false);
         if let Some(known) = self.known.load().as_ref().filter(|known| known.version != version) {
             past.add(&known.version);
             past.remove(&version);
+            is_change = true;
         }
         self.known.store(Some(Arc::new(known)));
         self.rewritten.store(false, Ordering::Release);
         self.doubted_in.store(0, Ordering::Release);
+        // Last: whoever is told sees the change.
+        if is_change {
+            self.tell();
+        }
     }
 
     /// Bumps the version here without the store. With a store, the bump is owed to it ([`Self::owes_bump`]).
@@ -393,6 +406,13 @@ impl VersionSlot {
         known.as_ref().is_some_and(|known| known.link != self.doubt.links()) && !read.is_time()
     }
 
+    /// Tells the listener that answers may have ended.
+    fn tell(&self) {
+        if let Some(listener) = self.touched.listener.get() {
+            listener.version_changed(&self.namespace, &self.tenant);
+        }
+    }
+
     /// Records a reported change.
     fn changed(&self) {
         let _judging = self.judging.lock();
@@ -408,6 +428,7 @@ impl VersionSlot {
             self.known.store(Some(Arc::new(KnownVersion { version, epoch: 0, read_ms, fence, link })));
         }
         self.touch();
+        self.tell();
     }
 }
 
@@ -443,6 +464,11 @@ impl VersionTable {
             touched: Touched::default(),
             sweep_at: AtomicU64::new(FIRST_SWEEP),
         }
+    }
+
+    /// Has changes told to a listener, from now on.
+    pub fn tell_changes(&self, listener: Arc<dyn ChangeListener>) {
+        self.touched.listener.set(listener);
     }
 
     /// The fences for reads.
@@ -499,7 +525,7 @@ impl VersionTable {
 
     /// Takes the slots of these partitions that were touched, each once.
     fn take_touched(&self, doubts: &[Arc<CoherenceDoubt>]) -> Vec<Arc<VersionSlot>> {
-        let touched = std::mem::take(&mut *self.touched.lock());
+        let touched = std::mem::take(&mut *self.touched.list.lock());
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for slot in touched.iter().filter_map(Weak::upgrade) {
             match slot.is_in(doubts) {
@@ -512,7 +538,7 @@ impl VersionTable {
             }
         }
         if !others.is_empty() {
-            self.touched.lock().append(&mut others);
+            self.touched.list.lock().append(&mut others);
         }
         ours
     }
@@ -546,6 +572,9 @@ impl VersionTable {
         }
         for doubt in doubts {
             doubt.begin_epoch(now_ms);
+        }
+        if let Some(listener) = self.touched.listener.get() {
+            listener.all_changed();
         }
     }
 

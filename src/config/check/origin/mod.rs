@@ -137,6 +137,7 @@ fn check_origin(
     let retries = raw.retries.or_if(2, |retries| *retries <= 10, "must be at most 10", report);
     let health = check_health(raw.health, report);
     let panic_mode = raw.panic_mode.or(true);
+    let refills = super::live::check_refills(raw.refills, report);
     let (max_connections, queue, queue_timeout) = limits?;
     Some(OriginConfig {
         name: name?.value,
@@ -156,6 +157,7 @@ fn check_origin(
         retries: retries?,
         health: health?,
         panic_mode: panic_mode?,
+        refills: refills?,
     })
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod signed;
 pub(crate) mod websocket;
 use super::{
     host::check_host,
+    live,
     origin::KnownOrigins,
     surroundings::CheckEnvironment,
     unique::{RouteNames, TakenPaths},
@@ -94,6 +95,7 @@ impl RouteChecker<'_> {
         let target = self.target(raw.origin, raw.files, place);
         let signed = self.signed(&raw.cache, raw.signed, methods.as_deref());
         let cache = self.cache(raw.cache);
+        let live = live::check_live(raw.live, cache.as_ref(), methods.as_deref(), self.report);
         let cors = cors::check_cors(raw.cors, methods.as_deref(), self.report);
         let of = match (&cache, &host, &cors) {
             (Some(cache), Some(host), Some(cors)) => {
@@ -127,6 +129,7 @@ impl RouteChecker<'_> {
             headers: headers?,
             cors: cors?,
             signed: signed?,
+            live: live?,
         })
     }
 

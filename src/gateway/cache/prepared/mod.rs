@@ -34,6 +34,7 @@ use crate::{
         },
         context::{connection::ListenerInfo as Listener, request_id::RequestId, RequestContext},
         headers::to_client::{complete_head, set_age},
+        live::wish,
         runtime_config::{RouteMode, RouteRuntime, RuntimeConfig},
         session::native_request::NativeRequest,
         Gateway,
@@ -84,6 +85,15 @@ fn varying_value<'r>(
         (line, None) => Ok(line.map(|line| line.value)),
         (_, Some(_)) => Err(AmbiguousRequest),
     }
+}
+
+/// Returns true if a request may want to watch what it reads, which the lane can't do.
+fn is_live(asked: &FastRequest<'_>) -> bool {
+    asked.fields.iter().any(|field| match field.name.len() {
+        6 if field.name.eq_ignore_ascii_case("accept") => wish::names_event_stream(field.value),
+        6 => field.name.eq_ignore_ascii_case("prefer"),
+        _ => false,
+    })
 }
 
 /// An answer that has been written, for metrics and the access record.
@@ -234,6 +244,9 @@ impl RequestBatch<'_> {
         if !at_hand.swift || (asked.origin && route.cors.is_some()) {
             return None;
         }
+        if at_hand.live.is_some() && is_live(asked) {
+            return None;
+        }
         let identity = self.identity(asked, at_hand.token)?;
         let entry = self.entry(asked, route, at_hand, identity.as_deref(), words)?;
         let what = &entry.representation;
@@ -287,7 +300,7 @@ impl RequestBatch<'_> {
         if asked.forwarded && site.trusted.contains(self.caller.peer.to_canonical()) {
             return None;
         }
-        if site.plan.events.at(asked.path).is_some() {
+        if site.plan.events.at(asked.path).is_some() || site.endpoint(asked.path).is_some() {
             return None;
         }
         let method = if asked.is_head { &Method::HEAD } else { &Method::GET };

@@ -1,0 +1,207 @@
+//! An entry that is watched: its newest state, and the list of those who watch it.
+
+use super::{cursor::StateTag, event::LiveEvent, source::ReadFault};
+use crate::clock;
+use arc_swap::{ArcSwap, Guard};
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use slab::Slab;
+use std::{
+    fmt,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+    },
+    task::{Context, Poll},
+};
+use tokio::sync::Notify;
+
+/// The number of watchers that are woken at once: other requests are served between two batches.
+const FAN_OUT_BATCH: usize = 64;
+
+/// The bell of a stream. It is rung for each change of an entry that the stream watches.
+#[derive(Debug, Default)]
+pub(super) struct WatcherSignal {
+    waker: AtomicWaker,
+    rung: AtomicBool,
+}
+
+impl WatcherSignal {
+    pub(super) fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(super) fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match self.rung.swap(false, Ordering::AcqRel) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// What watchers of an entry look at. Replaced as a whole.
+#[derive(Debug, Default)]
+pub(super) struct EntryState {
+    /// The number of this state among all changes.
+    pub(super) change: u64,
+    /// The number of events that there have been.
+    pub(super) states: u64,
+    /// The newest event.
+    pub(super) event: Option<Arc<LiveEvent>>,
+    /// The reason why the entry can't be read at present.
+    pub(super) fault: Option<&'static str>,
+    /// The last check that has ended; see [`WatchedEntry::join`].
+    pub(super) checked: u64,
+    /// True when nobody keeps the entry any longer.
+    pub(super) over: bool,
+}
+
+/// An entry that is watched.
+pub struct WatchedEntry {
+    key: Box<str>,
+    state: ArcSwap<EntryState>,
+    watchers: Mutex<Slab<Arc<WatcherSignal>>>,
+    /// Those that wait for a check to end.
+    joining: Mutex<Vec<Arc<WatcherSignal>>>,
+    /// The number of checks that were wished for.
+    wishes: AtomicU64,
+    /// Wakes the keeper.
+    pub(super) wished: Notify,
+    /// The time at which the newest state was known to be due, and at which it was written last, in
+    /// milliseconds of [`clock::now_ms`]; 0: not yet.
+    due_ms: AtomicU64,
+    written_ms: AtomicU64,
+}
+
+impl WatchedEntry {
+    pub(super) fn new(key: &str) -> Self {
+        Self {
+            key: key.into(),
+            state: ArcSwap::default(),
+            watchers: Mutex::default(),
+            joining: Mutex::default(),
+            wishes: AtomicU64::new(0),
+            wished: Notify::new(),
+            due_ms: AtomicU64::new(0),
+            written_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The key of the entry.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The number of its watchers.
+    pub fn watchers(&self) -> usize {
+        self.watchers.lock().len()
+    }
+
+    pub(super) fn state(&self) -> Guard<Arc<EntryState>> {
+        self.state.load()
+    }
+
+    /// Adds a watcher; returns its place, and the check after which the state is current for it. The state from
+    /// before may be one that a bump has just ended.
+    pub(super) fn join(&self, signal: Arc<WatcherSignal>) -> (usize, u64) {
+        let place = self.watchers.lock().insert(signal.clone());
+        let mut joining = self.joining.lock();
+        joining.push(signal);
+        let wish = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
+        drop(joining);
+        self.wished.notify_one();
+        (place, wish)
+    }
+
+    pub(super) fn leave(&self, place: usize) {
+        let mut watchers = self.watchers.lock();
+        watchers.try_remove(place);
+        if watchers.is_empty() {
+            watchers.shrink_to_fit();
+        }
+    }
+
+    /// The number of the last check that was wished for: one that begins now ends all up to it.
+    pub(super) fn wishes(&self) -> u64 {
+        self.wishes.load(Ordering::Acquire)
+    }
+
+    /// Records the result of a check that began when `wishes` was the last one wished for. Returns true if the
+    /// watchers have to be woken. `due_ms`: the time at which a change was known. Called by the keeper alone.
+    pub(super) fn learn(
+        &self,
+        read: Result<Option<LiveEvent>, ReadFault>,
+        (wishes, due_ms): (u64, u64),
+    ) -> bool {
+        let before = self.state.load();
+        let (mut event, mut states, mut over) = (before.event.clone(), before.states, before.over);
+        let mut fault = None;
+        match read {
+            Ok(Some(new)) if event.as_ref().is_none_or(|event| event.tag() != new.tag()) => {
+                (event, states) = (Some(Arc::new(new)), states + 1);
+                self.written_ms.store(0, Ordering::Relaxed);
+                self.due_ms.store(due_ms, Ordering::Relaxed);
+            }
+            Ok(_) => {}
+            Err(ReadFault::Failed(reason)) => fault = Some(reason),
+            Err(ReadFault::Over) => over = true,
+        }
+        let is_change = states != before.states || fault != before.fault || over;
+        // Those that join wait for a check, whether it finds a change or not.
+        let change = before.change + 1;
+        self.state.store(Arc::new(EntryState { change, states, event, fault, checked: wishes, over }));
+        let joining = std::mem::take(&mut *self.joining.lock());
+        joining.iter().for_each(|signal| signal.ring());
+        is_change
+    }
+
+    /// The tag of the newest state.
+    pub(super) fn tag(&self) -> Option<StateTag> {
+        self.state.load().event.as_ref().map(|event| event.tag())
+    }
+
+    /// Wakes all watchers, in batches that yield to other tasks.
+    pub(super) async fn fan_out(&self) {
+        let mut from = 0;
+        loop {
+            let more = {
+                let watchers = self.watchers.lock();
+                let places = from..(from + FAN_OUT_BATCH).min(watchers.capacity());
+                places.filter_map(|place| watchers.get(place)).for_each(|signal| signal.ring());
+                from += FAN_OUT_BATCH;
+                from < watchers.capacity()
+            };
+            if !more {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn ring_all(&self) {
+        self.watchers.lock().iter().for_each(|(_, signal)| signal.ring());
+    }
+
+    pub(super) fn was_written(&self) {
+        self.written_ms.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// The time from the change to the last write of the newest state, in milliseconds; once for each state.
+    pub(super) fn take_fan_out_ms(&self) -> Option<u64> {
+        match self.written_ms.load(Ordering::Relaxed) {
+            0 => None,
+            written => match self.due_ms.swap(0, Ordering::Relaxed) {
+                0 => None,
+                due => Some(written.saturating_sub(due)),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for WatchedEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedEntry").field("key", &self.key).finish_non_exhaustive()
+    }
+}

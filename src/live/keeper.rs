@@ -1,0 +1,220 @@
+//! The keeper of a watched entry: one task for each, which reads the entry again when it may have changed.
+//!
+//! It acts on levels, not on edges: a bump wakes it, but whatever woke it, it asks for the current answer, and
+//! it asks once a second in any case. A change that nobody reported (a poll, the end of an outage) is found
+//! then. While an entry can't be read, its watchers keep the last state and are told so.
+
+use super::{
+    cursor::StateTag,
+    entry::WatchedEntry,
+    event::LiveEvent,
+    source::{EntrySnapshot, EntrySource, ReadFault},
+};
+use crate::{clock, telemetry::labels::RefillCause};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep_until;
+
+/// The time after which an entry is looked at without a cause.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The time for which an entry without watchers is kept: a page that is loaded anew finds it.
+const LINGER: Duration = Duration::from_secs(5);
+/// The pauses between reads that fail: the first, and the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The list that an entry stands in while it is kept.
+pub(super) trait EntryRegister {
+    /// Removes an entry if nobody watches it; returns true if it is removed.
+    fn retire(&self, entry: &WatchedEntry) -> bool;
+
+    /// Removes an entry that is over: whoever comes next begins a new one.
+    fn forget(&self, entry: &Arc<WatchedEntry>);
+
+    /// Counts the time from a change to the last write of the new state.
+    fn count_fan_out(&self, duration: Duration);
+}
+
+/// Keeps an entry until it has had no watchers for a while.
+pub(super) async fn keep<S: EntrySource>(
+    hub: Arc<impl EntryRegister>,
+    entry: Arc<WatchedEntry>,
+    source: Arc<S>,
+) {
+    let mut state = KeeperState::new(Instant::now());
+    let (mut cause, mut due_ms) = (RefillCause::Watch, clock::now_ms());
+    loop {
+        let wishes = entry.wishes();
+        // Before the read: a change during it is one more read.
+        let changed = source.changed();
+        let read = source.read(cause).await.and_then(|snapshot| encode(&*source, &entry, snapshot));
+        let (event, fresh_for) = match read {
+            Ok(Some(state)) => (Ok(state.event), Some(state.fresh_for)),
+            Ok(None) => (Ok(None), None),
+            Err(fault) => (Err(fault), None),
+        };
+        let is_over = event.as_ref().is_err_and(|fault| *fault == ReadFault::Over);
+        let (has_failed, is_new) = (event.is_err(), matches!(event, Ok(Some(_))));
+        if is_over {
+            hub.forget(&entry);
+        }
+        if entry.learn(event, (wishes, due_ms)) {
+            entry.fan_out().await;
+        }
+        if is_over {
+            return;
+        }
+        let pace = source.pace();
+        state.has_read(Instant::now(), (has_failed, is_new), fresh_for.filter(|_| pace.on_ttl), pace.window);
+        let look = state.next_look(Instant::now());
+        cause = tokio::select! {
+            () = changed => RefillCause::Bump,
+            () = entry.wished.notified() => RefillCause::Watch,
+            () = sleep_until(look.into()) => RefillCause::Ttl,
+        };
+        due_ms = clock::now_ms();
+        if let Some(ms) = entry.take_fan_out_ms() {
+            hub.count_fan_out(Duration::from_millis(ms));
+        }
+        if state.is_abandoned(entry.watchers() == 0, Instant::now()) && hub.retire(&entry) {
+            return;
+        }
+        sleep_until(state.earliest().into()).await;
+    }
+}
+
+/// A state that was read.
+struct ReadState {
+    /// Its event, if its content is another one than before.
+    event: Option<LiveEvent>,
+    fresh_for: Duration,
+}
+
+fn encode<S: EntrySource>(
+    source: &S,
+    entry: &WatchedEntry,
+    snapshot: Option<EntrySnapshot>,
+) -> Result<Option<ReadState>, ReadFault> {
+    let Some(EntrySnapshot { body, version, fresh_for }) = snapshot else { return Ok(None) };
+    let event = match entry.tag() == Some(StateTag::of(&body)) {
+        true => None,
+        false => {
+            let event = LiveEvent::encode(&source.event(), &body, version.as_deref());
+            Some(event.map_err(|_| ReadFault::Failed("not-text"))?)
+        }
+    };
+    Ok(Some(ReadState { event, fresh_for }))
+}
+
+/// When the keeper reads next. Pure: times are arguments.
+#[derive(Debug)]
+struct KeeperState {
+    /// No read begins before this time.
+    earliest: Instant,
+    /// The time at which the entry's lifetime ends, if it is read again then.
+    ends: Option<Instant>,
+    failures: u32,
+    /// The time since which nobody watches.
+    idle: Option<Instant>,
+}
+
+impl KeeperState {
+    fn new(now: Instant) -> Self {
+        Self { earliest: now, ends: None, failures: 0, idle: None }
+    }
+
+    /// Notes a read that ended now.
+    fn has_read(
+        &mut self,
+        now: Instant,
+        (has_failed, is_new): (bool, bool),
+        fresh_for: Option<Duration>,
+        window: Duration,
+    ) {
+        self.failures = if has_failed { self.failures.saturating_add(1) } else { 0 };
+        self.ends = fresh_for.map(|fresh_for| now + fresh_for);
+        self.earliest = match (has_failed, is_new) {
+            (true, _) => {
+                now + FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(LONGEST_BACKOFF) / 2
+            }
+            (false, true) => now + window,
+            (false, false) => now,
+        };
+    }
+
+    fn earliest(&self) -> Instant {
+        self.earliest
+    }
+
+    /// The time of the next look without a cause.
+    fn next_look(&self, now: Instant) -> Instant {
+        let look = now + LOOK_INTERVAL;
+        self.ends.map_or(look, |ends| ends.min(look)).max(self.earliest)
+    }
+
+    /// Returns true if nobody has watched for a while.
+    fn is_abandoned(&mut self, is_idle: bool, now: Instant) -> bool {
+        match (is_idle, self.idle) {
+            (false, _) => self.idle = None,
+            (true, None) => self.idle = Some(now),
+            (true, Some(since)) => return now.duration_since(since) >= LINGER,
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn the_first_change_is_told_at_once_and_those_that_follow_together() {
+        let begin = Instant::now();
+        let mut state = KeeperState::new(begin);
+        assert_eq!(state.earliest(), begin);
+        state.has_read(begin, (false, true), None, WINDOW);
+        assert_eq!(state.earliest(), begin + WINDOW);
+        state.has_read(begin + WINDOW, (false, false), None, WINDOW);
+        assert_eq!(state.earliest(), begin + WINDOW, "nothing was told");
+    }
+
+    #[test]
+    fn reads_that_fail_become_rarer_and_the_first_that_works_ends_that() {
+        let now = Instant::now();
+        let mut state = KeeperState::new(now);
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            state.has_read(now, (true, false), None, WINDOW);
+            pauses.push((state.earliest() - now).as_millis());
+        }
+        assert_eq!(pauses, [500, 1_000, 2_000, 2_500, 2_500, 2_500]);
+        state.has_read(now, (false, true), None, WINDOW);
+        assert_eq!(state.earliest(), now + WINDOW);
+    }
+
+    #[test]
+    fn the_end_of_a_lifetime_is_a_look_of_its_own() {
+        let now = Instant::now();
+        let mut state = KeeperState::new(now);
+        assert_eq!(state.next_look(now), now + LOOK_INTERVAL);
+        state.has_read(now, (false, false), Some(Duration::from_millis(300)), WINDOW);
+        assert_eq!(state.next_look(now), now + Duration::from_millis(300));
+        state.has_read(now, (false, false), Some(Duration::from_secs(30)), WINDOW);
+        assert_eq!(state.next_look(now), now + LOOK_INTERVAL);
+    }
+
+    #[test]
+    fn an_entry_is_kept_for_a_while_after_its_last_watcher() {
+        let now = Instant::now();
+        let mut state = KeeperState::new(now);
+        assert!(!state.is_abandoned(true, now));
+        assert!(!state.is_abandoned(true, now + Duration::from_secs(4)));
+        assert!(!state.is_abandoned(false, now + Duration::from_secs(5)), "somebody has come back");
+        assert!(!state.is_abandoned(true, now + Duration::from_secs(6)));
+        assert!(state.is_abandoned(true, now + Duration::from_secs(11)));
+    }
+}

@@ -1,0 +1,60 @@
+//! How an entry is read, as its keeper sees it.
+
+use crate::{representation::Body, telemetry::labels::RefillCause};
+use async_trait::async_trait;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::futures::OwnedNotified;
+
+/// An entry as it was read.
+#[derive(Debug)]
+pub struct EntrySnapshot {
+    /// Its content.
+    pub body: Body,
+    /// Its version, if it has one.
+    pub version: Option<Arc<str>>,
+    /// The time for which it stays fresh.
+    pub fresh_for: Duration,
+}
+
+/// The reason why an entry could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFault {
+    /// It may work later; the word is for clients and records.
+    Failed(&'static str),
+    /// The entry is another one now, or is no longer served: its streams end.
+    Over,
+}
+
+/// The pace at which an entry is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePace {
+    /// Changes within this time after a change are told together.
+    pub window: Duration,
+    /// True if the entry is read again when its lifetime ends.
+    pub on_ttl: bool,
+}
+
+/// How an entry is read.
+#[async_trait]
+pub trait EntrySource: Send + Sync + 'static {
+    /// The name of its events.
+    fn event(&self) -> Arc<str>;
+
+    /// The pace of its route.
+    fn pace(&self) -> LivePace;
+
+    /// Reads the current entry: from memory, else by the flight that all requests share. `None`: nothing newer
+    /// is there, and the route's rules say not to ask.
+    ///
+    /// # Errors
+    /// If there is no current entry.
+    async fn read(&self, cause: RefillCause) -> Result<Option<EntrySnapshot>, ReadFault>;
+
+    /// Completes when the entry may have changed after this call.
+    fn changed(&self) -> OwnedNotified;
+
+    /// Takes over from a newer stream what reading needs (credentials).
+    fn renew(&self, newer: Self)
+    where
+        Self: Sized;
+}

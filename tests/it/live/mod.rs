@@ -1,0 +1,3 @@
+//! Watching entries: streams of events, long-polling, and what ends them.
+
+mod watching;
