@@ -313,6 +313,12 @@ impl Cache {
                 .join(&self.flight_of(&asking, knowledge), || StreamingBody::begin(&self.arriving))
             {
                 FlightJoin::Lead(lead, follow) => {
+                    // A flight may have landed since memory was looked at.
+                    let again = self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now_ms());
+                    if let LookupResult::Serve(entry) = again {
+                        lead.land(FlightOutcome::Filled(entry.clone()));
+                        return (CacheAnswer::Entry(entry, CacheResult::Hit), forward);
+                    }
                     self.metrics.flight_led();
                     let live = follow.cargo().clone();
                     let shares_errors = errors >= ERRORS_OF_OTHERS;

@@ -163,11 +163,7 @@ impl Cache {
         errors: u32,
     ) -> Result<CacheAnswer, MissFetcher> {
         let basis = self.version(slot).await;
-        let entry = self.memory.entry(wanted.key.as_str()).filter(|entry| {
-            let is_usable = !basis.is_assumed || slot.allows(entry.is_provisional(), now_ms());
-            is_usable && entry.is_of(&basis.version)
-        });
-        if let Some(entry) = entry {
+        if let Some(entry) = self.usable_entry(wanted, slot, &basis) {
             match Self::by_age(entry, now_ms()) {
                 MemoryLookup::Hit(entry) => return Ok(CacheAnswer::Entry(entry, CacheResult::Hit)),
                 MemoryLookup::Stale(entry) => {
@@ -188,6 +184,13 @@ impl Cache {
             .join(&Self::flight_name(&wanted.key, slot, &basis), || StreamingBody::begin(&self.arriving))
         {
             FlightJoin::Lead(lead, follow) => {
+                // A flight may have landed since memory was looked at.
+                let landed =
+                    self.usable_entry(wanted, slot, &basis).map(|entry| Self::by_age(entry, now_ms()));
+                if let Some(MemoryLookup::Hit(entry)) = landed {
+                    lead.land(FlightOutcome::Filled(entry.clone()));
+                    return Ok(CacheAnswer::Entry(entry, CacheResult::Hit));
+                }
                 self.metrics.flight_led();
                 let live = follow.cargo();
                 let reader = live.reader();
@@ -238,6 +241,19 @@ impl Cache {
                 Ok(self.finish_landing(wanted, landing, reader, CacheResult::Collapsed).await)
             }
         }
+    }
+
+    /// The entry in memory of the version that a request goes by.
+    fn usable_entry(
+        &self,
+        wanted: &CacheRequest,
+        slot: &VersionSlot,
+        basis: &VersionBasis,
+    ) -> Option<Arc<CacheEntry>> {
+        self.memory.entry(wanted.key.as_str()).filter(|entry| {
+            let is_usable = !basis.is_assumed || slot.allows(entry.is_provisional(), now_ms());
+            is_usable && entry.is_of(&basis.version)
+        })
     }
 
     async fn finish_landing(
