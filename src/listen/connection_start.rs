@@ -41,7 +41,8 @@ const KERNEL_MARGIN: Duration = Duration::from_secs(2);
 
 /// A connection whose protocol is known.
 pub(super) struct StartedConnection {
-    pub(super) connection: HttpConnection,
+    /// Boxed: moved by value, it would take its place in each future on its way.
+    pub(super) connection: Box<HttpConnection>,
     /// The client's address.
     pub(super) peer: SocketAddr,
     pub(super) signals: Arc<ConnectionSignals>,
@@ -85,7 +86,7 @@ impl ConnectionServer {
         let (ledger, places) = (self.services.ledger.clone(), self.services.places.clone());
         let party = ConnectionParty { peer, signals: signals.clone(), ledger, places };
         let guarded = TimedStream::new(stream, party, rules, accepted);
-        let mut connection = HttpConnection::new(guarded, self.services.closing.clone());
+        let mut connection = Box::new(HttpConnection::new(guarded, self.services.closing.clone()));
         let http2 = match negotiated {
             Some(http2) => http2,
             None if way.http2 => timeout_at(by, connection.begins_with_http2()).await.ok()?.ok()?,

@@ -215,7 +215,7 @@ impl ConnectionServer {
                 true => {
                     connection.speaks_http2();
                     let terms = http2_settings(&terms);
-                    let end = Box::pin(h2::serve_http2(&self.services, connection, announce, terms)).await;
+                    let end = Box::pin(h2::serve_http2(&self.services, *connection, announce, terms)).await;
                     self.metrics.http2_ended(end);
                 }
                 false => self.serve_http1(connection, announce, &terms).await,
@@ -228,14 +228,13 @@ impl ConnectionServer {
     /// request, about 20 kB, is only created when one comes.
     async fn serve_http1(
         &self,
-        connection: HttpConnection,
+        mut connection: Box<HttpConnection>,
         announce: impl Fn() -> ConnectionInfo,
         terms: &ConnectionSettings,
     ) {
         let Keepalive { idle, requests } = terms.keepalive;
         // The guard's timeout for a body comes first.
         let backstop = Some(2 * terms.rules.body_timeout);
-        let mut connection = Box::new(connection);
         let mut settings: Option<HttpPersistentSettings> = None;
         let mut closing = self.services.closing.clone();
         let first = announce();
