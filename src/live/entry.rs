@@ -63,8 +63,8 @@ pub struct WatchedEntry {
     key: Box<str>,
     state: ArcSwap<EntryState>,
     watchers: Mutex<Slab<Arc<WatcherSignal>>>,
-    /// Those that wait for a check to end.
-    joining: Mutex<Vec<Arc<WatcherSignal>>>,
+    /// Those that wait for a check to end, with its number.
+    joining: Mutex<Vec<(u64, Arc<WatcherSignal>)>>,
     /// The number of checks that were wished for.
     wishes: AtomicU64,
     /// Wakes the keeper.
@@ -108,8 +108,8 @@ impl WatchedEntry {
     pub(super) fn join(&self, signal: Arc<WatcherSignal>) -> (usize, u64) {
         let place = self.watchers.lock().insert(signal.clone());
         let mut joining = self.joining.lock();
-        joining.push(signal);
         let wish = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
+        joining.push((wish, signal));
         drop(joining);
         self.wished.notify_one();
         (place, wish)
@@ -152,8 +152,14 @@ impl WatchedEntry {
         // Those that join wait for a check, whether it finds a change or not.
         let change = before.change + 1;
         self.state.store(Arc::new(EntryState { change, states, event, fault, checked: wishes, over }));
-        let joining = std::mem::take(&mut *self.joining.lock());
-        joining.iter().for_each(|signal| signal.ring());
+        // Those that joined during the check wait for the next one, unless there is none.
+        self.joining.lock().retain(|(wish, signal)| {
+            let waits_on = *wish > wishes && !over;
+            if !waits_on {
+                signal.ring();
+            }
+            waits_on
+        });
         is_change
     }
 
@@ -203,5 +209,59 @@ impl WatchedEntry {
 impl fmt::Debug for WatchedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WatchedEntry").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{live::LiveWatcher, representation::Body};
+    use std::task::Waker;
+
+    fn event(text: &str) -> LiveEvent {
+        LiveEvent::encode("m", &Body::from(text.as_bytes().to_vec()), None).unwrap()
+    }
+
+    fn is_rung(signal: &WatcherSignal) -> bool {
+        signal.poll_rung(&Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn who_joins_during_a_check_is_told_of_the_next_one() {
+        let entry = WatchedEntry::new("kpi");
+        let (first, late) = (Arc::<WatcherSignal>::default(), Arc::<WatcherSignal>::default());
+        let (_, wish) = entry.join(first.clone());
+        let begun = entry.wishes();
+        assert_eq!(wish, begun);
+        let (_, wish) = entry.join(late.clone());
+        assert!(entry.learn(Ok(Some(event("1"))), (begun, 1)));
+        assert!(is_rung(&first) && !is_rung(&late));
+        assert!(entry.state().checked < wish);
+        assert!(!entry.learn(Ok(Some(event("1"))), (entry.wishes(), 2)), "nothing has changed");
+        assert!(is_rung(&late));
+    }
+
+    #[test]
+    fn a_watcher_skips_to_the_newest_state_and_gets_none_twice() {
+        let entry = Arc::new(WatchedEntry::new("kpi"));
+        let mut watcher = LiveWatcher::default();
+        watcher.add(entry.clone(), None);
+        assert!(watcher.next_change().is_none() && !watcher.is_settled());
+        for text in ["1", "2", "3"] {
+            entry.learn(Ok(Some(event(text))), (entry.wishes(), 1));
+        }
+        let tag = |watcher: &mut LiveWatcher| match watcher.next_change() {
+            Some(super::super::EntryChange::State(0, event, skipped)) => Some((event.tag(), skipped)),
+            _ => None,
+        };
+        assert_eq!(tag(&mut watcher), Some((event("3").tag(), 0)), "the first state is the newest");
+        assert_eq!(tag(&mut watcher), None);
+        for text in ["4", "5"] {
+            entry.learn(Ok(Some(event(text))), (entry.wishes(), 1));
+        }
+        assert_eq!(tag(&mut watcher), Some((event("5").tag(), 1)));
+        assert_eq!(entry.watchers(), 1);
+        drop(watcher);
+        assert_eq!(entry.watchers(), 0);
     }
 }

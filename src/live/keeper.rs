@@ -75,7 +75,9 @@ pub(super) async fn keep<S: EntrySource>(
             () = sleep_until(look.into()) => RefillCause::Ttl,
         };
         due_ms = clock::now_ms();
-        if let Some(ms) = entry.take_fan_out_ms() {
+        // A second after the change, as a rule: by then all have it who read at all.
+        let written = if cause == RefillCause::Ttl { entry.take_fan_out_ms() } else { None };
+        if let Some(ms) = written {
             hub.count_fan_out(Duration::from_millis(ms));
         }
         if state.is_abandoned(entry.watchers() == 0, Instant::now()) && hub.retire(&entry) {

@@ -55,11 +55,11 @@ impl Drop for EntryWatch {
 impl EntryWatch {
     /// The change that its client has to be told of, if there is one.
     fn next(&mut self, index: usize, state: &EntryState) -> Option<EntryChange> {
-        if state.checked < self.wish {
-            return None;
-        }
         if state.over {
             return Some(EntryChange::Over);
+        }
+        if state.checked < self.wish {
+            return None;
         }
         if let Some(event) = &state.event {
             let is_new = self.sent.as_ref().is_none_or(|(tag, _)| *tag != event.tag());

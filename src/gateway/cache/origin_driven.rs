@@ -206,11 +206,24 @@ pub(crate) fn watch_request(
 
 /// What tells streams apart that may get different answers: the resource, and every field that could choose
 /// a variant.
-pub(crate) fn watch_key(asking: &OriginLookup) -> String {
+pub(crate) fn watch_key(asking: &OriginLookup, ctx: &RequestContext) -> String {
     let mut lines: Vec<_> =
         asking.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     lines.sort_unstable();
     let mut fields = Vec::new();
+    // An origin is told of these by fields of the gateway's own.
+    if let Some(identity) = &ctx.identity {
+        let texts = [
+            identity.tenant.as_ref().map(|tenant| tenant.as_str()),
+            identity.user.as_deref(),
+            identity.role.as_deref(),
+        ];
+        fields.extend_from_slice(format!("{texts:?}\n").as_bytes());
+    }
+    if let Some((_, subject)) = ctx.subject() {
+        fields.extend_from_slice(subject.as_bytes());
+        fields.push(b'\n');
+    }
     for (name, value) in lines {
         for part in [name.as_bytes(), b"\n", value, b"\n"] {
             fields.extend_from_slice(part);

@@ -45,7 +45,7 @@ pub(crate) fn plan_watch(
         RouteMode::Follow(rules) => {
             let request = to_origin::watching_request(request);
             let (asking, ask) = origin_driven::watch_request(&request, ctx, route, rules);
-            let key = format!("{}\n{event}\n{}", route.name, origin_driven::watch_key(&asking));
+            let key = format!("{}\n{event}\n{}", route.name, origin_driven::watch_key(&asking, ctx));
             (key, WatchedRequest::Followed(asking), ask, cache.changes().of_purges())
         }
         RouteMode::Off | RouteMode::Files(_) => return None,

@@ -137,7 +137,12 @@ pub(crate) async fn end_request(
     }
     let duration = ctx.began.elapsed();
     let metrics = ctx.at_hand().map_or(&ctx.site.unrouted, |at_hand| &at_hand.metrics);
-    metrics.record(ctx.result, status, duration, bytes);
+    // These last as long as their client likes.
+    let is_open_ended = ctx.waited.is_some() || status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    match is_open_ended {
+        true => metrics.record_stream(ctx.result, status, bytes),
+        false => metrics.record(ctx.result, status, duration, bytes),
+    }
     if services.access.is_on() {
         record_access(services, session, ctx, status, bytes, duration);
     }
