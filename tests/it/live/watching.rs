@@ -41,6 +41,12 @@ async fn a_bump_brings_the_new_state_to_all_who_watch_with_one_request_to_the_or
     }
     let metrics = gateway.metrics().await;
     assert_eq!(metrics.value("tidegate_live_watchers", &[("route", "kpi")]), 20.0);
+    let refills = |cause| metrics.value("tidegate_live_refills_total", &[("cause", cause)]);
+    assert_eq!(
+        (refills("bump"), refills("ttl")),
+        (3.0, 0.0),
+        "each bump is told, and none found by the look"
+    );
     drop(streams);
     until("all streams have ended", SOON, || async {
         gateway.metrics().await.value("tidegate_live_watchers", &[("route", "kpi")]) == 0.0

@@ -315,11 +315,11 @@ impl VersionSlot {
     }
 
     fn know(&self, past: &mut PastVersions, known: KnownVersion) {
-        let (version, mut is_change) = (known.version.clone(), false);
-        if let Some(known) = self.known.load().as_ref().filter(|known| known.version != version) {
-            past.add(&known.version);
+        let (version, before) = (known.version.clone(), self.known.load());
+        let is_change = before.as_ref().is_none_or(|before| before.version != version);
+        if let Some(before) = before.as_ref().filter(|_| is_change) {
+            past.add(&before.version);
             past.remove(&version);
-            is_change = true;
         }
         self.known.store(Some(Arc::new(known)));
         self.rewritten.store(false, Ordering::Release);
