@@ -4,7 +4,7 @@ use crate::{
     gateway::{
         cache::{origin_driven::answer_followed, versioned::answer_cached},
         context::RequestContext,
-        live::{answer_live, endpoint::answer_endpoint, wish::LiveWish},
+        live::{answer_live, endpoint::answer_endpoint, script::answer_script, wish::LiveWish},
         proxy::upstream,
         request::{
             auth::admit,
@@ -16,7 +16,7 @@ use crate::{
             untrusted_fields,
         },
         respond::{errors, files::answer_file, refuse_request, refuse_with_problem},
-        runtime_config::RouteMode,
+        runtime_config::{EndpointPart, RouteMode},
         services::{GatewayServices, NextStep},
         session::GatewaySession,
     },
@@ -65,8 +65,12 @@ pub(crate) async fn handle_request(
     if ctx.path.unescaped().is_some_and(|path| site.plan.events.at(path).is_some()) {
         return Box::pin(refuse_request(services, session, ctx, RejectReason::EscapedSlash)).await;
     }
-    if let Some(endpoint) = site.endpoint(ctx.path_of(request)) {
-        return Box::pin(answer_endpoint(services, session, ctx, endpoint)).await;
+    match site.endpoint(ctx.path_of(request)) {
+        Some((endpoint, EndpointPart::Stream)) => {
+            return Box::pin(answer_endpoint(services, session, ctx, endpoint)).await
+        }
+        Some((_, EndpointPart::Script)) => return Box::pin(answer_script(services, session, ctx)).await,
+        None => {}
     }
     if let Some(index) = preflight::preflight_route(request, ctx) {
         return Box::pin(answer_preflight(services, session, ctx, index)).await;

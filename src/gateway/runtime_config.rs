@@ -119,9 +119,13 @@ impl RuntimeConfig {
         Ok(())
     }
 
-    /// The `[[live]]` at a path.
-    pub(crate) fn endpoint(&self, path: &str) -> Option<&LiveEndpointConfig> {
-        self.plan.config.live.iter().find(|endpoint| endpoint.path == path)
+    /// The `[[live]]` that a path belongs to.
+    pub(crate) fn endpoint(&self, path: &str) -> Option<(&LiveEndpointConfig, EndpointPart)> {
+        self.plan.config.live.iter().find_map(|endpoint| match path.strip_prefix(endpoint.path.as_str())? {
+            "" => Some((endpoint, EndpointPart::Stream)),
+            ".js" => Some((endpoint, EndpointPart::Script)),
+            _ => None,
+        })
     }
 
     /// The parts that it was built from, for the next one.
@@ -149,4 +153,13 @@ pub(crate) struct AccelLocations {
 pub(crate) enum LocationBackend {
     Root { root: Arc<FileRoot>, hidden: bool },
     Origin { origin: usize, prefix: String },
+}
+
+/// What a path of a `[[live]]` stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndpointPart {
+    /// The stream.
+    Stream,
+    /// The script for pages, at the same path with `.js`.
+    Script,
 }

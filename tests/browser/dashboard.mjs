@@ -72,8 +72,12 @@ async function agreement(page, also = () => null) {
       if (!missing) return last;
       last = [missing];
     }
-    // The page's next answer, not a fixed time.
-    await page.waitForResponse((r) => r.url().includes('/api/widgets/'), { timeout: PATIENCE_MS });
+    // Until the page shows something else: by a poll or by the stream.
+    await page.evaluate(() => new Promise((done) => {
+      const seen = new MutationObserver(() => { seen.disconnect(); done(); });
+      seen.observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+      setTimeout(done, 250);
+    }));
   }
   throw new Error(`the page does not show what the APIs say:\n${last.join('\n')}`);
 }

@@ -3,6 +3,7 @@
 pub(crate) mod endpoint;
 pub(crate) mod long_poll;
 pub(crate) mod plan;
+pub(crate) mod script;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod wish;

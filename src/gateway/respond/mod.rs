@@ -125,7 +125,8 @@ pub(crate) async fn send_representation(
     status: CacheStatus,
 ) -> Result<NextStep> {
     let request = session.req_header();
-    let reply = respond::choose_reply(what, &request.method, &request.headers, &[]);
+    let prefer = &ctx.site.plan.config.encoding.prefer;
+    let reply = respond::choose_reply(what, &request.method, &request.headers, prefer);
     send_reply(services, session, ctx, reply, status).await
 }
 

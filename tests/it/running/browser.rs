@@ -166,3 +166,10 @@ async fn scripts_read_what_cors_permits() {
     let methods: Vec<_> = origin.seen("/api").iter().map(|seen| seen.method.to_string()).collect();
     assert!(!methods.iter().any(|method| method == "DELETE" || method == "OPTIONS"), "{methods:?}");
 }
+
+#[test]
+fn an_order_reaches_every_tab_of_its_tenant_without_a_poll() {
+    let (_demo, gateway) = Demo::start();
+    let result = run("live.mjs", &[gateway]);
+    assert_eq!(result["ok"], true);
+}
