@@ -37,7 +37,7 @@
         if ([204, 401, 403, 404].includes(answer.status)) { stopped = true; set('refused', answer.status); return false; }
         if (!answer.ok) throw answer;
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-        if (id) { quiet = 40000; heard = true; set('open'); }
+        if (id) { quiet = 40000; heard = true; arm(); set('open'); }
         for (let part; !(part = await reader.read()).done;) {
           if (!heard) { heard = true; quiet = 40000; set('open'); }
           arm();
