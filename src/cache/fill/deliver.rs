@@ -3,8 +3,8 @@
 
 use super::{
     draft::{EntryDraft, StoreVerdict},
+    job::FillLead,
     streaming_body::StreamWriter,
-    FillLead,
 };
 use crate::{
     cache::{Cache, FlightOutcome, IncomingBody, LeadOutcome, OriginFetchError},

@@ -4,44 +4,34 @@ pub mod coalescing;
 pub(crate) mod deliver;
 pub(crate) mod draft;
 pub mod hedge;
+pub(crate) mod job;
+pub(crate) mod mode;
 pub(crate) mod refresh_backoff;
 pub(crate) mod shared_tier;
 pub(crate) mod stale_after;
 pub mod streaming_body;
 use super::{
-    coherence::{
-        purge::RecordId,
-        version::{VersionBasis, VersionSlot},
-    },
-    entry::CacheEntry,
     key::CacheKey,
-    mode::{origin_lookup::OriginLookup, origin_store::ForwardStart},
     policy::{self, millis},
     Cache, FetchedHead, FlightOutcome, LeadOutcome, MissFetcher, OriginFetchError,
 };
-use crate::{
-    clock::now_ms,
-    config::{CacheRules, CacheScope},
-    name::Tenant,
-    representation::{conditional::asks_if_modified, Body},
-    telemetry::labels::FillOutcome,
-};
-use coalescing::FlightLead;
+use crate::{clock::now_ms, representation::Body, telemetry::labels::FillOutcome};
 use deliver::{BodyEnd, FillOutputs, JoinsClosed};
 use draft::{EntryDraft, StoreVerdict};
-use hedge::UsualFillTime;
+use job::{FillJob, FillLead, StoreWrite, HIT_FOR_MISS};
+use mode::FillLimits;
 use shared_tier::{next_of, ClaimOutcome, RemoteFill};
 use streaming_body::StreamingBody;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use std::{
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
     pin::{pin, Pin},
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{
     runtime::Handle,
@@ -49,171 +39,9 @@ use tokio::{
 };
 use tokio_util::task::{task_tracker::TaskTrackerToken, TaskTracker};
 
-/// The time for which an answer is remembered as one not to be stored (hit-for-miss), so that requests for it
-/// don't wait for one another.
-pub(crate) const HIT_FOR_MISS: Duration = Duration::from_secs(10);
 /// The most requests to the origin in one fill: a second one if a body broke off before any of it was seen,
 /// or a 304 does not match the stored answer.
 const FILL_ATTEMPTS: u32 = 2;
-
-/// The lead of a fill.
-pub(crate) type FillLead = FlightLead<FlightOutcome, Arc<StreamingBody>>;
-
-/// The work of a fill.
-pub(crate) struct FillJob {
-    pub(crate) key: CacheKey,
-    /// The time when it began, in milliseconds since the epoch.
-    pub(crate) began_ms: u64,
-    /// It is a refresh that no request waits for; if it fails, refreshes of this name pause.
-    pub(crate) refreshes: Option<String>,
-    /// Its leader has waited for others that each got an error: one more is the origin's own.
-    pub(crate) shares_errors: bool,
-    /// True if a stale answer may be served in place of the new one.
-    pub(crate) has_stale: bool,
-    pub(crate) on: FillMode,
-    /// The time for which the origin is waited for while no request waits, before its head shows if the
-    /// answer may be stored; `None`: without a limit.
-    pub(crate) unwatched: Option<Duration>,
-}
-
-/// The kind of route.
-pub(crate) enum FillMode {
-    /// A namespace.
-    Version { rules: Arc<CacheRules>, slot: Arc<VersionSlot>, basis: VersionBasis, usual: Arc<UsualFillTime> },
-    /// A route that follows its origin.
-    Follow {
-        asking: Arc<OriginLookup>,
-        /// The stale entry to validate.
-        old: Option<Arc<CacheEntry>>,
-        since: PurgePosition,
-        /// The fields by which other nodes tell the variants apart, if this one doesn't know any.
-        told: Vec<HeaderName>,
-    },
-}
-
-/// The position in the purge log when a fill began.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PurgePosition {
-    pub(crate) position: u64,
-    pub(crate) id: Option<RecordId>,
-    /// It was unknown then if the log had more records.
-    pub(crate) is_doubtful: bool,
-}
-
-/// The value for the store.
-pub(crate) enum StoreWrite {
-    Answer(Arc<CacheEntry>),
-    /// A mark that the answer may not be stored. With `ended`, the stored value is removed as well.
-    Mark {
-        ended: bool,
-    },
-    /// The stored value is removed.
-    End,
-    Nothing,
-}
-
-impl StoreWrite {
-    /// The value for an answer that only the waiting requests get.
-    fn of(draft: &EntryDraft) -> Self {
-        if draft.ends_stored {
-            Self::End
-        } else {
-            Self::Nothing
-        }
-    }
-}
-
-impl FillJob {
-    /// Returns true if no request needs its result in order to be answered.
-    fn is_spare(&self) -> bool {
-        self.has_stale || self.refreshes.is_some()
-    }
-
-    fn timeout(&self) -> Duration {
-        match &self.on {
-            FillMode::Version { rules, .. } => rules.fill_timeout,
-            FillMode::Follow { asking, .. } => asking.rules.fill_timeout,
-        }
-    }
-
-    /// The usual time of its route's fills.
-    pub(crate) fn usual(&self) -> &UsualFillTime {
-        match &self.on {
-            FillMode::Version { usual, .. } => usual,
-            FillMode::Follow { asking, .. } => &asking.usual,
-        }
-    }
-
-    /// The longest time that it waits for the fill of another node.
-    pub(crate) fn longest_wait(&self) -> Duration {
-        let configured = match &self.on {
-            FillMode::Version { rules, .. } => rules.hedge,
-            FillMode::Follow { asking, .. } => asking.rules.hedge,
-        };
-        hedge::longest_wait(configured, self.usual().mean())
-    }
-
-    /// Returns true if it began in doubt: its answer is provisional, and stays on this node.
-    pub(crate) fn is_provisional(&self) -> bool {
-        match &self.on {
-            FillMode::Version { basis, .. } => basis.is_assumed,
-            FillMode::Follow { since, .. } => since.is_doubtful,
-        }
-    }
-
-    /// The time that a request waits for it before a stale answer is served.
-    pub(crate) fn stale_after(&self) -> Option<Duration> {
-        match &self.on {
-            FillMode::Version { rules, .. } => rules.stale_after,
-            FillMode::Follow { asking, .. } => asking.rules.stale_after,
-        }
-    }
-
-    /// The largest body that is stored, in bytes.
-    pub(crate) fn max_size(&self) -> u64 {
-        match &self.on {
-            FillMode::Version { rules, .. } => rules.max_size,
-            FillMode::Follow { asking, .. } => asking.rules.max_size,
-        }
-    }
-
-    /// The largest body that is stored in Redis, in bytes.
-    fn second_tier_limit(&self) -> Option<u64> {
-        match &self.on {
-            FillMode::Version { .. } => None,
-            FillMode::Follow { asking, .. } => Some(asking.rules.redis),
-        }
-    }
-
-    /// Returns true if its request to the origin has more than all waiting requests have in common.
-    fn is_asked_as_one(&self) -> bool {
-        match &self.on {
-            FillMode::Version { rules, slot, .. } => shares_one_fill(rules.scope, slot.tenant()),
-            FillMode::Follow { .. } => true,
-        }
-    }
-
-    /// Returns true if a 304 may be meant for the leader, which asked for itself, with conditions of its own.
-    fn passes_not_modified(&self) -> bool {
-        matches!(&self.on, FillMode::Follow { asking, .. } if asking.is_alone() && asks_if_modified(&asking.headers))
-    }
-
-    /// The conditions of its request to the origin.
-    fn conditions(&self) -> Vec<(HeaderName, HeaderValue)> {
-        match &self.on {
-            FillMode::Follow { old: Some(old), asking, .. } if !asking.is_alone() => {
-                policy::condition_fields(&old.representation.headers())
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Returns true if a request for this scope has more than all have in common who get the answer: a token of a
-/// tenant is one user's. Without a token it has nothing of the client.
-pub(crate) fn shares_one_fill(scope: CacheScope, tenant: &Tenant) -> bool {
-    scope == CacheScope::Tenant && tenant != Tenant::public()
-}
 
 /// A fill under way, and the leader's share of it. The leader's task drives it for as long as it waits: most
 /// fills end then, and need no task of their own. If the leader goes, early or with its answer, the rest
@@ -268,7 +96,7 @@ impl Cache {
 
     async fn fill(self: Arc<Self>, mut hands: FillOutputs, mut job: FillJob, mut fetcher: MissFetcher) {
         let began = Instant::now();
-        let deadline = tokio::time::Instant::now() + job.timeout();
+        let deadline = tokio::time::Instant::now() + job.mode.limits().timeout;
         // Boxed only if there is a second tier: most of what a fill could wait for is there.
         let shared = self.second_tier(&job).is_some();
         let claimed = match shared {
@@ -300,7 +128,7 @@ impl Cache {
         };
         drop(hands);
         if matches!(outcome, FillOutcome::Stored | FillOutcome::Validated) {
-            job.usual().learn(asked.elapsed());
+            job.mode.usual().learn(asked.elapsed());
         }
         self.metrics.fill(outcome, began.elapsed());
         if shared {
@@ -316,7 +144,8 @@ impl Cache {
         deadline: tokio::time::Instant,
         mut beside: Option<RemoteFill>,
     ) -> (FillOutcome, StoreWrite) {
-        let mut conditions = job.conditions();
+        let FillLimits { max_size, second_tier, .. } = job.mode.limits();
+        let mut conditions = job.mode.conditions();
         let mut attempt = 1;
         loop {
             let mut fetching = fetcher.ask(&conditions, deadline.into_std(), job.is_spare());
@@ -337,7 +166,7 @@ impl Cache {
                 Ok(fetched) => fetched,
                 Err(error) => return self.failed(hands, job, error),
             };
-            if fetched.status == StatusCode::NOT_MODIFIED && !job.passes_not_modified() {
+            if fetched.status == StatusCode::NOT_MODIFIED && !job.mode.passes_not_modified() {
                 // Reading to the end frees the connection.
                 drop(fetched.body.next().await);
                 let asked = !conditions.is_empty();
@@ -352,14 +181,15 @@ impl Cache {
                 }
             }
             let mut draft = self.draft(job, &fetched);
-            draft.too_large = draft.length.is_some_and(|length| length > job.max_size());
-            if job.second_tier_limit().is_some_and(|limit| draft.length.is_some_and(|length| length > limit))
-            {
+            let exceeds = |limit| draft.length.is_some_and(|length| length > limit);
+            let too_large = exceeds(max_size);
+            if second_tier.is_some_and(exceeds) {
                 hands.let_go_of_the_lease();
             }
+            draft.too_large = too_large;
             self.head_has_come(hands, job, &draft);
             let keep = match draft.verdict.is_shared() && !draft.too_large {
-                true => job.max_size(),
+                true => max_size,
                 false => 0,
             };
             if keep > 0 {
@@ -424,19 +254,12 @@ impl Cache {
     }
 
     fn draft(&self, job: &FillJob, fetched: &FetchedHead) -> EntryDraft {
-        let mut draft = match &job.on {
-            FillMode::Version { rules, slot, basis, .. } => {
-                let draft =
-                    self.draft_of_namespace(rules, &basis.version, slot, fetched.status, &fetched.headers);
-                EntryDraft { terms: self.terms_since(job.began_ms, basis.is_assumed, draft.terms), ..draft }
-            }
-            FillMode::Follow { asking, since, .. } => {
-                let sent = ForwardStart { at_ms: job.began_ms, since: *since };
-                self.draft_of_origin(asking, sent, fetched.status, &fetched.headers)
-            }
-        };
+        let mut draft = job.mode.draft(self, fetched);
         if let StoreVerdict::Everyone(why) = draft.verdict {
-            if job.is_asked_as_one() && !job.shares_errors && policy::may_be_the_requests_own(draft.status) {
+            if job.mode.is_asked_as_one()
+                && !job.shares_errors
+                && policy::may_be_the_requests_own(draft.status)
+            {
                 draft.verdict = StoreVerdict::Asker(why);
             }
         }
@@ -450,59 +273,27 @@ impl Cache {
         job: &FillJob,
         fresh: &HeaderMap,
     ) -> Option<(FillOutcome, StoreWrite)> {
-        let FillMode::Follow { asking, old: Some(old), since, told } = &job.on else { return None };
-        if !policy::validates(&old.representation.headers(), fresh) {
-            return None;
-        }
-        let (entry, storable) =
-            self.validated(asking, old, ForwardStart { at_ms: job.began_ms, since: *since }, fresh);
-        let mut entry = Arc::new(entry);
-        let stored = storable.is_ok();
-        match storable {
-            Ok(()) => entry = self.keep_followed(asking, told, entry),
-            Err(why) => {
-                self.end_stored(job);
-                hands.release(why, StatusCode::NOT_MODIFIED, JoinsClosed::ThisTime);
-            }
+        let (entry, storable) = job.mode.renew(self, fresh)?;
+        if let Err(why) = storable {
+            job.mode.end_stored(self);
+            hands.release(why, StatusCode::NOT_MODIFIED, JoinsClosed::ThisTime);
         }
         self.finish_refresh(job, true);
         hands.land(FlightOutcome::Validated(entry.clone()));
-        Some((FillOutcome::Validated, if stored { StoreWrite::Answer(entry) } else { StoreWrite::End }))
-    }
-
-    /// Ends the stored answers, from before this fill began, for requests like the one that led to it (RFC
-    /// 9111, 4.3.3).
-    fn end_stored(&self, job: &FillJob) {
-        match &job.on {
-            FillMode::Version { .. } => {
-                self.memory.end(&job.key, |entry| entry.terms().received_ms <= job.began_ms);
-            }
-            FillMode::Follow { asking, .. } => {
-                // A fill with a lease deletes it from the store at its end.
-                if asking.is_alone() {
-                    self.forget_followed(asking);
-                }
-                self.end_followed(asking, job.began_ms, |_| true);
-            }
-        }
-    }
-
-    /// Ends the stored answers that a part shows to be of an older representation. A part for credentials
-    /// alone has no effect.
-    fn part_has_come(&self, job: &FillJob, draft: &EntryDraft) {
-        let FillMode::Follow { asking, .. } = &job.on else { return };
-        if draft.verdict == StoreVerdict::Keep || !asking.authorized {
-            self.end_others(asking, job.began_ms, &draft.fields.iter().cloned().collect());
-        }
+        let to_store = match storable {
+            Ok(()) => StoreWrite::Answer(entry),
+            Err(_) => StoreWrite::End,
+        };
+        Some((FillOutcome::Validated, to_store))
     }
 
     /// Does what the head of an answer decides by itself: ends a stored answer that is over, and releases
     /// followers at once if the answer is the leader's alone.
     fn head_has_come(&self, hands: &mut FillOutputs, job: &FillJob, draft: &EntryDraft) {
         if draft.ends_stored {
-            self.end_stored(job);
+            job.mode.end_stored(self);
         } else if draft.status == StatusCode::PARTIAL_CONTENT {
-            self.part_has_come(job, draft);
+            job.mode.part_has_come(self, draft);
         }
         if draft.verdict != StoreVerdict::Keep {
             self.finish_refresh(job, draft.ends_stored);
@@ -512,12 +303,12 @@ impl Cache {
             StoreVerdict::Asker(why) => {
                 if why == FillOutcome::Cookie {
                     // Only for requests with a token as well: see `OriginLookup::is_marked`.
-                    self.mark(&job.key, why);
+                    self.mark(job.mode.key(), why);
                 }
                 hands.release(why, draft.status, JoinsClosed::ThisTime);
             }
             StoreVerdict::AskerAlways(why) => {
-                self.mark(&job.key, why);
+                self.mark(job.mode.key(), why);
                 hands.release(why, draft.status, JoinsClosed::EachTime);
             }
         }
@@ -539,13 +330,7 @@ impl Cache {
         match draft.verdict {
             StoreVerdict::Keep => {
                 let entry = Arc::new(draft.entry(body, &self.encoding.load()));
-                let kept = match &job.on {
-                    FillMode::Version { .. } => {
-                        self.memory.keep(job.key.clone(), entry.clone(), now_ms());
-                        entry.clone()
-                    }
-                    FillMode::Follow { asking, told, .. } => self.keep_followed(asking, told, entry.clone()),
-                };
+                let kept = job.mode.keep(self, entry.clone());
                 self.finish_refresh(job, true);
                 // A follower asked for the part, even if it was combined with another.
                 hands.land(FlightOutcome::Filled(if entry.part().is_some() { entry } else { kept.clone() }));
@@ -567,9 +352,9 @@ impl Cache {
     fn passed(&self, job: &FillJob, draft: &EntryDraft) -> (FillOutcome, StoreWrite) {
         match draft.verdict {
             StoreVerdict::Keep => {
-                self.end_stored(job);
+                job.mode.end_stored(self);
                 self.finish_refresh(job, true);
-                self.mark(&job.key, FillOutcome::TooLarge);
+                self.mark(job.mode.key(), FillOutcome::TooLarge);
                 (FillOutcome::TooLarge, StoreWrite::Mark { ended: true })
             }
             StoreVerdict::AskerAlways(why) => (why, StoreWrite::Mark { ended: draft.ends_stored }),

@@ -5,49 +5,27 @@
 use super::{
     deliver::JoinsClosed,
     hedge::{self, HedgeCause, LeaseState, LeaseStep, LookPlan},
-    FillJob, FillMode, StoreWrite, HIT_FOR_MISS,
+    job::{FillJob, StoreWrite, HIT_FOR_MISS},
 };
 use crate::{
     cache::{
-        entry::{self, variants::varying_names, CacheEntry, OpenedEnvelope, StoredValue},
-        key::CacheKey,
-        mode::origin_lookup::OriginLookup,
-        policy::{self, millis, Freshness, SelectingFields},
-        redis::{LeaseClaim, RedisStore, StorePlace},
+        entry::{self, CacheEntry, OpenedEnvelope, StoredValue},
+        key::{CacheKey, StorePlace},
+        policy::{self, millis},
+        redis::{LeaseClaim, RedisStore},
         Cache, FlightOutcome,
     },
-    clock::{self, now_ms},
+    clock,
     telemetry::labels::{FillOutcome, HedgeReason, StoreError},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
-
-/// The keys of the answer to a request that varies by these fields.
-fn store_place(redis: &RedisStore, key: &CacheKey, names: &[HeaderName], headers: &HeaderMap) -> StorePlace {
-    match names {
-        [] => redis.names().of_resource(key),
-        _ => redis.names().of_variant(
-            key,
-            &SelectingFields::digest(names, headers),
-            entry::varies_envelope(names),
-        ),
-    }
-}
-
-/// The keys of the answers that a job ends: of a namespace in any generation.
-fn over(redis: &RedisStore, job: &FillJob, place: &StorePlace) -> Vec<String> {
-    match &job.on {
-        FillMode::Version { .. } => vec![place.body.clone(), redis.names().last(&job.key)],
-        FillMode::Follow { .. } => vec![place.body.clone()],
-    }
-}
 
 /// The keys of a fill's answer in the store, with its lease.
 pub(crate) struct FillLease {
@@ -127,19 +105,16 @@ impl Cache {
     /// Redis, if it is there and stores this job's answers. An answer that is requested in doubt stays on
     /// this node.
     pub(crate) fn second_tier(&self, job: &FillJob) -> Option<&Arc<RedisStore>> {
-        let wanted = match &job.on {
-            FillMode::Version { .. } => true,
-            FillMode::Follow { asking, .. } => asking.rules.redis > 0 && !asking.is_alone(),
-        };
+        let is_wanted = job.mode.uses_second_tier() && !job.mode.is_provisional();
         // An assumed version may have another meaning on other nodes, and purges may be unknown.
-        self.redis.as_ref().filter(|redis| wanted && !job.is_provisional() && redis.is_reachable())
+        self.redis.as_ref().filter(|redis| is_wanted && redis.is_reachable())
     }
 
     /// Acquires the lease, unless the answer appears before. If the store can't be asked, or another node
     /// takes too long, the fill goes on without one.
     pub(crate) async fn claim(self: &Arc<Self>, job: &mut FillJob) -> ClaimOutcome {
         let Some(redis) = self.second_tier(job).cloned() else { return ClaimOutcome::Fill(None) };
-        let Some(place) = self.place(job, &redis).await else { return ClaimOutcome::Fill(None) };
+        let Some(place) = job.mode.place(self, &redis).await else { return ClaimOutcome::Fill(None) };
         let token = format!("{:032x}", rand::random::<u128>());
         let (began, at_most) = (Instant::now(), job.longest_wait());
         loop {
@@ -185,26 +160,6 @@ impl Cache {
         Some(RemoteFill { redis, place, at: Instant::now().checked_add(first)?, pause, seen: None })
     }
 
-    /// The keys of a job's answer. For a resource that varies, the store is asked for the fields.
-    async fn place(&self, job: &mut FillJob, redis: &RedisStore) -> Option<StorePlace> {
-        match &mut job.on {
-            FillMode::Version { basis, .. } => Some(redis.names().of_version(&job.key, basis.version.tag())),
-            FillMode::Follow { asking, told, .. } => {
-                if self.names_variants(&job.key) {
-                    let names = self.known_names(&job.key);
-                    return Some(store_place(redis, &job.key, &names, &asking.headers));
-                }
-                let value = redis.get(redis.names().of_resource(&job.key).body).await.ok()?;
-                if let Some(Ok(StoredValue::Varies(fields))) =
-                    value.map(|value| entry::open_envelope(value, clock::reading()))
-                {
-                    *told = fields;
-                }
-                Some(store_place(redis, &job.key, told, &asking.headers))
-            }
-        }
-    }
-
     /// The result from a value of the store, if it makes the fill unnecessary.
     pub(crate) fn usable(self: &Arc<Self>, job: &mut FillJob, value: Bytes) -> Option<ClaimOutcome> {
         if value == entry::hit_for_miss_envelope() {
@@ -213,31 +168,11 @@ impl Cache {
                 return None;
             }
             // The node that knows the reason has it in its own memory.
-            self.mark(&job.key, FillOutcome::Private);
+            self.mark(job.mode.key(), FillOutcome::Private);
             return Some(ClaimOutcome::Marked);
         }
-        let opened = self.opened(&job.key, value)?;
-        let entry = match &mut job.on {
-            FillMode::Version { rules, slot, basis, .. } => {
-                let entry = self.reopen_entry(rules, slot, &basis.version, opened)?;
-                if entry.terms().freshness(now_ms()) != Freshness::Fresh {
-                    return None;
-                }
-                self.memory.keep(job.key.clone(), entry.clone(), now_ms());
-                entry
-            }
-            FillMode::Follow { asking, old, told, .. } => {
-                let entry = self.reopened_followed(asking, opened)?;
-                match self.usable_followed(asking, entry) {
-                    Ok(entry) => self.keep_variant(asking, told, entry),
-                    Err(stale) => {
-                        *old = old.take().or(stale);
-                        return None;
-                    }
-                }
-            }
-        };
-        Some(ClaimOutcome::Found(entry))
+        let opened = self.opened(job.mode.key(), value)?;
+        job.mode.reopen(self, opened).map(ClaimOutcome::Found)
     }
 
     /// Opens an envelope; a foreign or damaged one is a miss.
@@ -289,30 +224,17 @@ impl Cache {
                 None => Ok(()),
             },
             StoreWrite::End => match lease {
-                Some(lease) => redis.forget(&over(redis, job, &lease.place)).await,
+                Some(lease) => redis.forget(&job.mode.ended_keys(redis, &lease.place)).await,
                 None => Ok(()),
             },
             StoreWrite::Nothing => Ok(()),
         };
         if let Err(error) = stored {
-            tracing::debug!(%error, key = job.key.as_str(), "an answer was not stored in redis");
+            tracing::debug!(%error, key = job.mode.key().as_str(), "an answer was not stored in redis");
         }
         if let Some(FillLease { place, token: Some(token) }) = lease {
             redis.release(place, token).await;
         }
-    }
-
-    /// Deletes from the store the answer to requests like this one, after an answer that ends it came outside of a
-    /// fill with a lease.
-    pub(crate) fn forget_followed(&self, asking: &OriginLookup) {
-        let redis = self.redis.as_ref().filter(|redis| asking.rules.redis > 0 && redis.is_reachable());
-        let Some(redis) = redis.cloned() else { return };
-        let place = store_place(&redis, &asking.key, &self.known_names(&asking.key), &asking.headers);
-        self.tasks.spawn(async move {
-            if let Err(error) = redis.forget(&[place.body]).await {
-                tracing::debug!(%error, "an answer that has ended was not deleted from Redis");
-            }
-        });
     }
 
     async fn mark_there(
@@ -323,7 +245,7 @@ impl Cache {
         ended: bool,
     ) -> Result<(), StoreError> {
         if ended {
-            redis.forget(&over(redis, job, place)).await?;
+            redis.forget(&job.mode.ended_keys(redis, place)).await?;
         }
         redis.mark(place, entry::hit_for_miss_envelope(), millis(HIT_FOR_MISS), ended).await
     }
@@ -334,21 +256,7 @@ impl Cache {
         job: &FillJob,
         entry: &CacheEntry,
     ) -> Result<(), StoreError> {
-        let place = match (&job.on, entry.selecting()) {
-            (FillMode::Version { basis, .. }, _) => redis.names().of_version(&job.key, basis.version.tag()),
-            (FillMode::Follow { asking, told, .. }, selecting) => {
-                if entry.part().is_some() || entry.representation.body().len() > asking.rules.redis {
-                    return Ok(());
-                }
-                let names = selecting.map_or(&[][..], |s| s.names());
-                let mut place = store_place(redis, &job.key, names, &asking.headers);
-                if told.iter().any(|name| !varying_names(entry).contains(name)) {
-                    // Another answer names these fields, and sets the time for which they count.
-                    place.pointer = None;
-                }
-                place
-            }
-        };
+        let Some(place) = job.mode.place_of(redis, entry) else { return Ok(()) };
         let has_validator = !policy::condition_fields(&entry.representation.headers()).is_empty();
         redis
             .store(&place, entry::seal_entry(entry, clock::reading()), entry.terms().keep_ms(has_validator))

@@ -13,9 +13,9 @@ use crate::{
         fill::{
             coalescing::FlightJoin,
             hedge::UsualFillTime,
+            job::{FillJob, FillLead},
             stale_after::{wait_or_stale, StaleDeadline, StaleReason},
             streaming_body::{StreamReader, StreamingBody},
-            FillJob, FillMode, PurgePosition,
         },
         key::CacheKey,
         memory::MemoryResource,
@@ -235,8 +235,10 @@ impl Cache {
                 return lead.land(FlightOutcome::Filled(fresh));
             }
             let is_doubtful = knowledge == LogKnowledge::Doubtful;
-            let job =
-                FillJob { refreshes: Some(put_off), ..self.job(asking, Some(entry), is_doubtful, None) };
+            let job = FillJob {
+                refreshes: Some(put_off),
+                ..self.origin_job(asking, Some(entry), is_doubtful, None)
+            };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
     }
@@ -299,7 +301,7 @@ impl Cache {
             let past = old.clone().filter(|_| forward != ForwardReason::Unsure);
             if asking.is_alone() {
                 let unwatched = unwatched(&asking, old.is_some());
-                let job = self.job(asking, old, is_doubtful, unwatched);
+                let job = self.origin_job(asking, old, is_doubtful, unwatched);
                 let live = StreamingBody::begin(&self.arriving);
                 return (self.lead(None, live, job, (past, forward), fetcher).await, forward);
             }
@@ -323,7 +325,8 @@ impl Cache {
                     let live = follow.cargo().clone();
                     let shares_errors = errors >= ERRORS_OF_OTHERS;
                     let unwatched = unwatched(&asking, old.is_some());
-                    let job = FillJob { shares_errors, ..self.job(asking, old, is_doubtful, unwatched) };
+                    let job =
+                        FillJob { shares_errors, ..self.origin_job(asking, old, is_doubtful, unwatched) };
                     return (self.lead(Some(lead), live, job, (past, forward), fetcher).await, forward);
                 }
                 FlightJoin::Follow(follow) => {
@@ -381,14 +384,14 @@ impl Cache {
 
     async fn lead(
         self: &Arc<Self>,
-        lead: Option<crate::cache::fill::FillLead>,
+        lead: Option<FillLead>,
         live: Arc<StreamingBody>,
         job: FillJob,
         (old, forward): (Option<Arc<CacheEntry>>, ForwardReason),
         fetcher: MissFetcher,
     ) -> CacheAnswer {
         let reader = live.reader();
-        let stale_at = StaleDeadline::of(live.began(), job.stale_after(), fetcher.is_failing());
+        let stale_at = StaleDeadline::of(live.began(), job.mode.limits().stale_after, fetcher.is_failing());
         let find = |haste| ready(stale_entry(&old, forward, haste));
         let job = FillJob { has_stale: old.as_ref().is_some_and(|old| allows_stale_if_error(old)), ..job };
         let filling = self.begin_fill(lead, &live, job, fetcher);
@@ -494,29 +497,6 @@ impl Cache {
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
         names
-    }
-
-    fn job(
-        &self,
-        asking: Arc<OriginLookup>,
-        old: Option<Arc<CacheEntry>>,
-        is_doubtful: bool,
-        unwatched: Option<Duration>,
-    ) -> FillJob {
-        let since = PurgePosition { is_doubtful, ..self.since() };
-        // A part can't be validated by itself.
-        let old = old.filter(|entry| entry.part().is_none());
-        let key = asking.key.clone();
-        let on = FillMode::Follow { asking, old, since, told: Vec::new() };
-        FillJob {
-            key,
-            began_ms: now_ms(),
-            refreshes: None,
-            shares_errors: false,
-            has_stale: false,
-            on,
-            unwatched,
-        }
     }
 
     /// Returns true if any stored answer of a resource has fields by which it varies.

@@ -4,15 +4,12 @@
 use super::origin_lookup::{is_stored_for, match_variant, OriginLookup};
 use crate::{
     cache::{
-        coherence::purge::{self, LogKnowledge, PurgeStamp, PurgeVerdict as Purged},
+        coherence::purge::{self, LogKnowledge, PurgeStamp, PurgeVerdict as Purged, RecordId},
         entry::{
             variants::{add_selecting_fields, varying_names, VariantArrival},
             CacheEntry, EntryOrigin, OpenedEnvelope, StoredRange, Validity,
         },
-        fill::{
-            draft::{DescribedBy, EntryDraft, StoreVerdict},
-            PurgePosition,
-        },
+        fill::draft::{DescribedBy, EntryDraft, StoreVerdict},
         key::CacheKey,
         policy::{self, HeadEffect, OriginExchange, SelectingFields, VariantMatch, VaryRule},
         Cache,
@@ -36,6 +33,15 @@ use std::sync::Arc;
 pub struct ForwardStart {
     pub(crate) at_ms: u64,
     pub(crate) since: PurgePosition,
+}
+
+/// The position in the purge log when a fill began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PurgePosition {
+    pub(crate) position: u64,
+    pub(crate) id: Option<RecordId>,
+    /// It was unknown then if the log had more records.
+    pub(crate) is_doubtful: bool,
 }
 
 /// An answer that passes through and is stored.

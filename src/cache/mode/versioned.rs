@@ -3,6 +3,7 @@
 use super::{
     origin_lookup::{ERRORS_OF_OTHERS, MOST_ERRORS_OF_OTHERS},
     origin_store,
+    versioned_fill::VersionedFill,
 };
 use crate::{
     cache::{
@@ -14,9 +15,9 @@ use crate::{
         fill::{
             coalescing::FlightJoin,
             draft::{DescribedBy, EntryDraft, StoreVerdict},
+            job::FillJob,
             stale_after::{wait_or_stale, StaleDeadline, StaleReason},
             streaming_body::StreamingBody,
-            FillJob, FillMode,
         },
         key::CacheKey,
         policy::{
@@ -101,7 +102,7 @@ impl Cache {
             if let Some(MemoryLookup::Hit(fresh)) = now.map(|entry| Self::by_age(entry, now_ms())) {
                 return lead.land(FlightOutcome::Filled(fresh));
             }
-            let job = FillJob::of_namespace(wanted, slot.clone(), basis);
+            let job = VersionedFill::job(wanted, slot.clone(), basis);
             let job = FillJob { refreshes: Some(name), ..job };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
@@ -194,7 +195,7 @@ impl Cache {
                 self.metrics.flight_led();
                 let live = follow.cargo();
                 let reader = live.reader();
-                let job = FillJob::of_namespace(wanted, slot.clone(), basis);
+                let job = VersionedFill::job(wanted, slot.clone(), basis);
                 let known = self.memory.entry(wanted.key.as_str());
                 let has_stale = known.is_some_and(|entry| StaleReason::Failing.allows(&entry, now_ms()));
                 let job = FillJob { shares_errors: errors >= ERRORS_OF_OTHERS, has_stale, ..job };
@@ -464,22 +465,6 @@ impl Cache {
         let before = if told.len() < MOST { &told[..] } else { &[] };
         self.told.store(Arc::new(before.iter().chain([&wanted]).cloned().collect()));
         wanted
-    }
-}
-
-impl FillJob {
-    fn of_namespace(wanted: &CacheRequest, slot: Arc<VersionSlot>, basis: VersionBasis) -> Self {
-        let (rules, usual) = (wanted.rules.clone(), wanted.usual.clone());
-        let on = FillMode::Version { rules, slot, basis, usual };
-        Self {
-            key: wanted.key.clone(),
-            began_ms: now_ms(),
-            refreshes: None,
-            shares_errors: false,
-            has_stale: false,
-            on,
-            unwatched: None,
-        }
     }
 }
 
