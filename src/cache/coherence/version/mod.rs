@@ -386,16 +386,17 @@ impl VersionSlot {
     /// `known`: the last known version when the read began.
     pub fn is_lost(&self, ticket: ReadTicket, known: &Version, read: &Version) -> bool {
         let is_past = || read != known && self.judging.lock().has(read);
-        read.is_behind(known) || self.missed_a_change(ticket, read) || is_past()
+        // About the version that was known then: a bump of this node may have moved it since.
+        let is_rewritten = ticket.rewritten && read == known;
+        read.is_behind(known) || is_rewritten || self.missed_a_change(ticket, read) || is_past()
     }
 
-    /// Returns true if the version read is the same as before, although there was a change: it was reported,
-    /// and the version was written again; or the store has lost the change in an earlier epoch; or counting
-    /// has started anew.
+    /// Returns true if the version read is the same as before, although there was a change: the store has lost
+    /// it in an earlier epoch, or counting has started anew.
     fn missed_a_change(&self, ticket: ReadTicket, read: &Version) -> bool {
         let doubted = self.doubted_in.load(Ordering::Acquire);
         let is_over = doubted != 0 && doubted < ticket.epoch;
-        (is_over || ticket.rewritten || self.is_counted_anew(read)) && *read == self.last_known()
+        (is_over || self.is_counted_anew(read)) && *read == self.last_known()
     }
 
     /// Returns true if a version with this value may be another one than before: without a link the store may

@@ -146,6 +146,14 @@ fn the_same_value_after_a_report_was_written_again_unless_the_report_may_be_of_i
     pass();
     versions.changed("kpi", "acme");
     assert!(!slot.is_lost(ask(&slot), &Version::new(b"9"), &Version::new(b"9")));
+    // A read that began after the report of this node's bump, and ended after the reply to it.
+    slot.learn_version(ask(&slot), &Version::new(b"9"));
+    pass();
+    versions.changed("kpi", "acme");
+    let (ticket, known) = (ask(&slot), slot.last_known());
+    slot.moved(&Version::new(b"10"));
+    assert!(!slot.is_lost(ticket, &known, &Version::new(b"10")));
+    assert!(slot.is_lost(ticket, &known, &known), "the report was of a later write");
 }
 
 #[test]
