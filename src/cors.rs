@@ -8,7 +8,7 @@
 
 use crate::{
     config::{AllowedOrigins, CorsConfig, OriginPattern},
-    headers::MessageFields,
+    headers::{vary_by, MessageFields},
 };
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -59,7 +59,7 @@ pub fn apply_cors(cors: &CorsConfig, request: &HeaderMap, answer: &mut impl Mess
     let theirs = answer.names().into_iter().filter(|name| name.as_str().starts_with("access-control-"));
     theirs.for_each(|name| answer.remove(&name));
     if cors.origins != AllowedOrigins::Any {
-        vary_by_origin(answer);
+        vary_by(answer, "Origin");
     }
     let Some(allowed) = allowed_origin(cors, request) else { return };
     answer.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -105,15 +105,6 @@ fn is_label(label: &str) -> bool {
 fn single_line<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_| lines.next().is_none())
-}
-
-/// Adds `Origin` to `Vary`, unless it is there already.
-fn vary_by_origin(answer: &mut impl MessageFields) {
-    let said = answer.joined(&header::VARY).unwrap_or_default();
-    let names = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(b"origin");
-    if !said.split(|b| *b == b',').any(|name| names(name.trim_ascii())) {
-        answer.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
 }
 
 #[cfg(test)]

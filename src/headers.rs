@@ -54,6 +54,15 @@ pub trait MessageFields {
     fn append(&mut self, name: HeaderName, value: HeaderValue);
 }
 
+/// Adds a field's name to `Vary`, unless it is there already.
+pub fn vary_by(answer: &mut impl MessageFields, field: &'static str) {
+    let said = answer.joined(&header::VARY).unwrap_or_default();
+    let names = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(field.as_bytes());
+    if !said.split(|b| *b == b',').any(|name| names(name.trim_ascii())) {
+        answer.append(header::VARY, HeaderValue::from_static(field));
+    }
+}
+
 /// Applies a route's rules to a request to the origin.
 pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &mut impl MessageFields) {
     for rules in &headers.request {

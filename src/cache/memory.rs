@@ -246,6 +246,11 @@ impl MemoryTier {
         Some(why)
     }
 
+    /// Forgets that the answer under a key may not be stored.
+    pub fn unmark(&self, key: &CacheKey) {
+        self.marks.lock().remove(key);
+    }
+
     /// Counts the entries that match. Visits all of them.
     pub fn count(&self, is_meant: impl Fn(&CacheEntry) -> bool) -> u64 {
         let of_resource =

@@ -13,7 +13,7 @@ pub struct LiveRules {
     pub window: Duration,
     /// `on_bump`: when an entry is read again after a bump or a purge (`watched`).
     pub on_bump: LiveTrigger,
-    /// `on_ttl`: when an entry is read again at the end of its lifetime (`lazy`).
+    /// `on_ttl`: when an entry is read again at the end of its lifetime (`watched`).
     pub on_ttl: LiveTrigger,
     /// `max_wait`: the longest wait of a request with `Prefer: wait` (60 s).
     pub max_wait: Duration,

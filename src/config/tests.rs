@@ -4,6 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 mod headers;
+mod live;
 mod origins;
 mod routes;
 

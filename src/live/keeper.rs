@@ -50,13 +50,13 @@ pub(super) async fn keep<S: EntrySource>(
         // Before the read: a change during it is one more read.
         let changed = source.changed();
         let read = source.read(cause).await.and_then(|snapshot| encode(&*source, &entry, snapshot));
-        let (event, fresh_for) = match read {
-            Ok(Some(state)) => (Ok(state.event), Some(state.fresh_for)),
-            Ok(None) => (Ok(None), None),
-            Err(fault) => (Err(fault), None),
+        let (event, fresh_for, was_fetched) = match read {
+            Ok(Some(state)) => (Ok(state.event), Some(state.fresh_for), state.was_fetched),
+            Ok(None) => (Ok(None), None, false),
+            Err(fault) => (Err(fault), None, false),
         };
         let is_over = event.as_ref().is_err_and(|fault| *fault == ReadFault::Over);
-        let (has_failed, is_new) = (event.is_err(), matches!(event, Ok(Some(_))));
+        let (has_failed, is_paced) = (event.is_err(), was_fetched || matches!(event, Ok(Some(_))));
         if is_over {
             hub.forget(&entry);
         }
@@ -67,7 +67,12 @@ pub(super) async fn keep<S: EntrySource>(
             return;
         }
         let pace = source.pace();
-        state.has_read(Instant::now(), (has_failed, is_new), fresh_for.filter(|_| pace.on_ttl), pace.window);
+        state.has_read(
+            Instant::now(),
+            (has_failed, is_paced),
+            fresh_for.filter(|_| pace.on_ttl),
+            pace.window,
+        );
         let look = state.next_look(Instant::now());
         cause = tokio::select! {
             () = changed => RefillCause::Bump,
@@ -92,6 +97,7 @@ struct ReadState {
     /// Its event, if its content is another one than before.
     event: Option<LiveEvent>,
     fresh_for: Duration,
+    was_fetched: bool,
 }
 
 fn encode<S: EntrySource>(
@@ -99,7 +105,7 @@ fn encode<S: EntrySource>(
     entry: &WatchedEntry,
     snapshot: Option<EntrySnapshot>,
 ) -> Result<Option<ReadState>, ReadFault> {
-    let Some(EntrySnapshot { body, version, fresh_for }) = snapshot else { return Ok(None) };
+    let Some(EntrySnapshot { body, version, fresh_for, was_fetched }) = snapshot else { return Ok(None) };
     let event = match entry.tag() == Some(StateTag::of(&body)) {
         true => None,
         false => {
@@ -107,7 +113,7 @@ fn encode<S: EntrySource>(
             Some(event.map_err(|_| ReadFault::Failed("not-text"))?)
         }
     };
-    Ok(Some(ReadState { event, fresh_for }))
+    Ok(Some(ReadState { event, fresh_for, was_fetched }))
 }
 
 /// When the keeper reads next. Pure: times are arguments.
@@ -127,17 +133,18 @@ impl KeeperState {
         Self { earliest: now, ends: None, failures: 0, idle: None }
     }
 
-    /// Notes a read that ended now.
+    /// Notes a read that ended now. The next one keeps the pace if this one found a new state, or was a request
+    /// to others.
     fn has_read(
         &mut self,
         now: Instant,
-        (has_failed, is_new): (bool, bool),
+        (has_failed, is_paced): (bool, bool),
         fresh_for: Option<Duration>,
         window: Duration,
     ) {
         self.failures = if has_failed { self.failures.saturating_add(1) } else { 0 };
         self.ends = fresh_for.map(|fresh_for| now + fresh_for);
-        self.earliest = match (has_failed, is_new) {
+        self.earliest = match (has_failed, is_paced) {
             (true, _) => {
                 now + FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(LONGEST_BACKOFF) / 2
             }
@@ -181,7 +188,7 @@ mod tests {
         state.has_read(begin, (false, true), None, WINDOW);
         assert_eq!(state.earliest(), begin + WINDOW);
         state.has_read(begin + WINDOW, (false, false), None, WINDOW);
-        assert_eq!(state.earliest(), begin + WINDOW, "nothing was told");
+        assert_eq!(state.earliest(), begin + WINDOW, "it was in memory, and is what it was");
     }
 
     #[test]

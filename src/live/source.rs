@@ -14,6 +14,8 @@ pub struct EntrySnapshot {
     pub version: Option<Arc<str>>,
     /// The time for which it stays fresh.
     pub fresh_for: Duration,
+    /// True if more than memory was asked for it. Such reads keep the pace of the route, whatever they find.
+    pub was_fetched: bool,
 }
 
 /// The reason why an entry could not be read.

@@ -250,6 +250,8 @@ impl Cache {
         fetcher: MissFetcher,
     ) -> CacheAnswer {
         let look = || self.look_followed(&asking.key, &asking.headers, &asking.asked, now_ms());
+        // Those who watch ask rarely, and want to know when it can be stored again.
+        self.memory.unmark(&asking.key);
         let MemoryLookup::Stale(stale) = look() else {
             return self.answer_followed(asking, fetcher).await.0;
         };

@@ -125,6 +125,8 @@ impl Cache {
 
     /// The answer for those who watch an entry: what is stale is refreshed first, by the flight that all share.
     pub async fn renew(self: &Arc<Self>, wanted: &CacheRequest, fetcher: MissFetcher) -> CacheAnswer {
+        // Those who watch ask rarely, and want to know when it can be stored again.
+        self.memory.unmark(&wanted.key);
         let MemoryLookup::Stale(stale) = self.look(wanted.key.as_str(), now_ms()) else {
             return self.answer(wanted, fetcher).await;
         };

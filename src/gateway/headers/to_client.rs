@@ -8,6 +8,7 @@ use crate::{
         headers::rules,
         runtime_config::RouteMode,
     },
+    headers::vary_by,
     http::{
         cache_status::{CacheStatus, CACHE_STATUS},
         names::REQUEST_ID,
@@ -32,6 +33,10 @@ pub(crate) fn set_gateway_headers(
     // Each cache on the way appends a member (RFC 9211, 2).
     head.append_header(CACHE_STATUS, cache_status.value())?;
     set_limit_fields(head, ctx)?;
+    if ctx.routed().is_some_and(|route| route.live.is_some()) {
+        // A cache on the way must not answer a request for a stream with this.
+        vary_by(head, "Accept");
+    }
     if let Some(hsts) = ctx.entry.as_ref().and_then(|entry| entry.hsts.as_ref()) {
         head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
     }

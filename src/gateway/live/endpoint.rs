@@ -56,12 +56,16 @@ pub(crate) async fn answer_endpoint(
             return refuse_with_problem(services, session, ctx, RejectReason::BadWatch, problem).await;
         }
     };
-    let (path, mut first) = (std::mem::take(&mut ctx.path), None);
+    let (path, mut first, mut identity) = (std::mem::take(&mut ctx.path), None, None);
     let mut planned = Vec::with_capacity(named.len());
     for (name, target) in &named {
         match plan_entry(services, session, ctx, name, &with_query(target, &rest)).await {
             Ok((index, rules, watch)) => {
-                first.get_or_insert((index, rules));
+                // What the limits of a route took means nothing to those of the next one.
+                let taken = std::mem::take(&mut ctx.taken);
+                first.get_or_insert((index, rules, taken));
+                // The request has one token, which not every route reads.
+                identity = identity.or(ctx.identity.take());
                 planned.push(watch);
             }
             Err(RejectReason::RateLimited) => return refuse_limited(services, session, ctx).await,
@@ -70,10 +74,10 @@ pub(crate) async fn answer_endpoint(
     }
     ctx.path = path;
     // There is at least one name.
-    let Some((index, rules)) = first else {
+    let Some((index, rules, taken)) = first else {
         return refuse_request(services, session, ctx, RejectReason::NotFound).await;
     };
-    ctx.route = Some(index);
+    (ctx.route, ctx.taken, ctx.identity) = (Some(index), taken, identity);
     let names = named.into_iter().map(|(name, _)| name.to_owned()).collect();
     let stream = build_stream(services, session.req_header(), ctx, &rules, planned, Some(names));
     send_stream(session, ctx, stream).await

@@ -123,7 +123,11 @@ impl LiveSource {
                 self.cache.renew_followed(asking.clone(), fetcher).await
             }
         };
-        self.take_answer(answer).await
+        let mut read = self.take_answer(answer).await?;
+        if let Some(snapshot) = &mut read {
+            snapshot.was_fetched = true;
+        }
+        Ok(read)
     }
 
     async fn take_answer(&self, answer: CacheAnswer) -> Result<Option<EntrySnapshot>, ReadFault> {
@@ -142,7 +146,7 @@ impl LiveSource {
                         Ok(Some(piece)) => {
                             length += piece.len() as u64;
                             if length > MAX_EVENT_BYTES {
-                                return Err(ReadFault::Failed("too-large"));
+                                return Err(ReadFault::Failed("too_large"));
                             }
                             pieces.push(piece);
                         }
@@ -157,6 +161,7 @@ impl LiveSource {
                         body: Body::from_pieces(pieces),
                         version: None,
                         fresh_for: Duration::ZERO,
+                        was_fetched: false,
                     })),
                 }
             }
@@ -226,14 +231,15 @@ fn snapshot(entry: &CacheEntry) -> Result<EntrySnapshot, ReadFault> {
         return Err(ReadFault::Failed("partial"));
     }
     if what.body().len() > MAX_EVENT_BYTES {
-        return Err(ReadFault::Failed("too-large"));
+        return Err(ReadFault::Failed("too_large"));
     }
     let version = match &entry.standing {
         Validity::Version(version, _) => Some(version.tag().into()),
         Validity::Log(..) => None,
     };
     let ttl = u64::try_from(entry.terms().ttl_ms(now_ms())).unwrap_or(0);
-    Ok(EntrySnapshot { body: what.body().clone(), version, fresh_for: Duration::from_millis(ttl) })
+    let fresh_for = Duration::from_millis(ttl);
+    Ok(EntrySnapshot { body: what.body().clone(), version, fresh_for, was_fetched: false })
 }
 
 fn check_status(status: StatusCode) -> Result<(), ReadFault> {

@@ -1,21 +1,6 @@
 //! A client watches the entry that it reads: the first state, each new one, and nothing twice.
 
-use crate::support::{events::EventStream, *};
-use serde_json::json;
-use std::sync::{
-    atomic::{AtomicU64, Ordering},
-    Arc,
-};
-
-const LIVE_KPI: &str = "cache = { namespace = \"kpi\", ttl = \"60s\" }\nlive = true";
-
-/// An origin whose answer is the number of orders, and the number.
-async fn shop(path: &str) -> (TestOrigin, Arc<AtomicU64>) {
-    let (origin, orders) = (TestOrigin::start().await, Arc::new(AtomicU64::new(0)));
-    let counted = orders.clone();
-    origin.on(path, move |_| Answer::json(&json!({ "orders": counted.load(Ordering::SeqCst) })));
-    (origin, orders)
-}
+use super::*;
 
 #[tokio::test]
 async fn a_bump_brings_the_new_state_to_all_who_watch_with_one_request_to_the_origin() {

@@ -1,7 +1,11 @@
 //! A client of a stream of events, over any protocol: reads event by event, as the HTML standard says.
 
-use super::{transfer::Head, End, Transfer, SOON};
-use std::{collections::VecDeque, net::SocketAddr};
+use super::{tls::Http2, transfer::Head, End, Transfer, SOON};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use std::{collections::VecDeque, fmt::Write, net::SocketAddr};
 use tokio::time::timeout;
 
 /// An event as a client gets it.
@@ -25,18 +29,19 @@ impl Event {
 /// Splits the text of a stream into events; a `retry` alone is an event of that name.
 #[derive(Debug, Default)]
 pub struct EventReader {
-    text: String,
+    bytes: Vec<u8>,
     read: VecDeque<Event>,
 }
 
 impl EventReader {
     /// Takes bytes as they come.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.text.push_str(std::str::from_utf8(bytes).expect("a stream of events is text"));
-        while let Some(end) = self.text.find("\n\n") {
-            let block: String = self.text.drain(..end + 2).collect();
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes.windows(2).position(|two| two == b"\n\n") {
+            let block = self.bytes.drain(..end + 2).collect();
+            let block = String::from_utf8(block).expect("a stream of events is text");
             let (mut name, mut data, mut id) = (None, Vec::new(), None);
-            for line in block.lines() {
+            for line in block.split_terminator('\n') {
                 let (field, value) = line.split_once(": ").unwrap_or((line, ""));
                 match field {
                     "event" => name = Some(value.to_owned()),
@@ -61,17 +66,25 @@ impl EventReader {
     }
 }
 
-/// A stream of events by HTTP/1.1.
+/// The way that a stream comes.
+#[derive(Debug)]
+enum Carrier {
+    Transfer(Transfer),
+    /// The sender keeps the connection.
+    Http2(#[allow(dead_code, reason = "dropping it ends the connection")] Http2, Incoming),
+}
+
+/// A stream of events.
 #[derive(Debug)]
 pub struct EventStream {
-    transfer: Transfer,
+    carrier: Carrier,
     reader: EventReader,
     /// Its head.
     pub head: Head,
 }
 
 impl EventStream {
-    /// Asks for a stream; the answer has to be one.
+    /// Asks for a stream by HTTP/1.1; the answer has to be one.
     pub async fn open(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Self {
         let accept = [("Accept", "text/event-stream")];
         let fields: Vec<_> = accept.iter().chain(fields).copied().collect();
@@ -81,13 +94,29 @@ impl EventStream {
     /// The stream that is the answer to this request.
     pub async fn of(mut transfer: Transfer) -> Self {
         let head = transfer.final_head().await;
+        Self::begin(Carrier::Transfer(transfer), head)
+    }
+
+    /// The stream that is the answer to this request of HTTP/2.
+    pub async fn by_http2(connection: Http2, request: Request<Full<Bytes>>) -> Self {
+        let asking = connection.sender.clone().send_request(request);
+        let (head, body) = timeout(SOON, asking).await.expect("a head").unwrap().into_parts();
+        let mut text = format!("http/2 {}\n", head.status.as_u16());
+        for (name, value) in &head.headers {
+            writeln!(text, "{name}: {}", value.to_str().unwrap().to_ascii_lowercase()).unwrap();
+        }
+        let head = Head { status: head.status.as_u16(), text };
+        Self::begin(Carrier::Http2(connection, body), head)
+    }
+
+    fn begin(carrier: Carrier, head: Head) -> Self {
         assert_eq!(
             (head.status, head.header("content-type")),
             (200, Some("text/event-stream")),
             "{}",
             head.text
         );
-        Self { transfer, reader: EventReader::default(), head }
+        Self { carrier, reader: EventReader::default(), head }
     }
 
     /// The next event; `Err`: how the stream ended.
@@ -96,8 +125,14 @@ impl EventStream {
             if let Some(event) = self.reader.next() {
                 return Ok(event);
             }
-            let piece = self.transfer.piece().await?;
-            self.reader.feed(&piece);
+            match &mut self.carrier {
+                Carrier::Transfer(transfer) => self.reader.feed(&transfer.piece().await?),
+                Carrier::Http2(_, body) => match body.frame().await {
+                    Some(Ok(frame)) => self.reader.feed(frame.data_ref().expect("no trailers")),
+                    Some(Err(_)) => return Err(End::Broken),
+                    None => return Err(End::Clean),
+                },
+            }
         }
     }
 

@@ -315,6 +315,7 @@ where
 }
 
 /// A connection of HTTP/2; ends when it is dropped.
+#[derive(Debug)]
 pub struct Http2 {
     /// Sends requests, many at once.
     pub sender: http2::SendRequest<Full<Bytes>>,

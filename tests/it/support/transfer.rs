@@ -44,6 +44,8 @@ enum Left {
     Length(u64),
     /// In this chunk, with the line end that closes it; `None` before the first chunk.
     Chunk(Option<u64>),
+    /// Up to the end of the connection, which says that it will end.
+    Connection,
     Nothing,
 }
 
@@ -126,6 +128,7 @@ impl Transfer {
             self.left = match (head.header("transfer-encoding"), head.header("content-length")) {
                 (Some("chunked"), None) => Left::Chunk(None),
                 (None, Some(length)) => Left::Length(length.parse().unwrap()),
+                (None, None) if head.header("connection") == Some("close") => Left::Connection,
                 _ => panic!("nothing tells where the body ends: {}", head.text),
             };
         }
@@ -164,18 +167,21 @@ impl Transfer {
             let here = match self.left {
                 Left::Nothing | Left::Length(0) => return Err(End::Clean),
                 Left::Length(left) => left,
+                Left::Connection => u64::MAX,
                 // The line end that closes a chunk is two bytes, and no part of the body.
                 Left::Chunk(left) => left.map_or(0, |left| left - 2),
             };
-            let len = self.read.len().min(usize::try_from(here).unwrap());
+            let len = self.read.len().min(usize::try_from(here).unwrap_or(usize::MAX));
             if len > 0 {
                 if let Left::Length(left) | Left::Chunk(Some(left)) = &mut self.left {
                     *left -= len as u64;
                 }
                 return Ok(self.read.split_to(len).freeze());
             }
-            if !self.more().await.is_ok_and(|read| read > 0) {
-                return Err(End::Broken);
+            match (self.more().await, &self.left) {
+                (Ok(1..), _) => {}
+                (Ok(0), Left::Connection) => return Err(End::Clean),
+                _ => return Err(End::Broken),
             }
         }
     }
