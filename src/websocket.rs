@@ -8,7 +8,7 @@
 use crate::{
     config::OriginPattern,
     cors,
-    http::{has_body::request_has_body, hop_by_hop::has_connection_option},
+    http::{framing::has_body::request_has_body, hop_by_hop::has_connection_option},
 };
 use base64::{prelude::BASE64_STANDARD, Engine};
 use http::{header, HeaderMap, HeaderValue, Method, Version};

@@ -5,7 +5,7 @@
 //! (304), 15.5.13 (412), 15.5.17 (416).
 
 use crate::{
-    http::date_header::format_date,
+    http::date::format_time,
     representation::{
         conditional::{self, ConditionVerdict, Validators},
         range::{self, RangeSelection},
@@ -152,7 +152,7 @@ fn answer_head(
         append_field(&mut head, name.clone(), value.clone());
     }
     append_field(&mut head, header::ETAG, facts.etag.clone());
-    if let Some(date) = facts.modified.and_then(format_date) {
+    if let Some(date) = facts.modified.and_then(format_time) {
         append_field(&mut head, header::LAST_MODIFIED, date);
     }
     if !head.headers.contains_key(header::ACCEPT_RANGES) {

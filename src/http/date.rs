@@ -1,12 +1,13 @@
-//! Parses dates as strictly as RFC 9110, 5.6.7 defines them, in its three forms: an invalid date makes an
-//! answer stale (RFC 9111, 5.3), so that leniency would keep an answer too long.
+//! Dates as HTTP writes them (RFC 9110, 5.6.7), parsed and formatted for every lane.
 //!
-//! Only the case may differ. The name of the day is parsed, and not compared to the date.
+//! They are parsed as strictly as its three forms are defined: an invalid date makes an answer stale
+//! (RFC 9111, 5.3), so that leniency would keep an answer too long. Only the case may differ. The name of the
+//! day is parsed, and not compared to the date.
 
-use http::HeaderValue;
+use http::{header, HeaderMap, HeaderValue};
 use std::{
-    cell::RefCell,
-    time::{Duration, UNIX_EPOCH},
+    cell::Cell,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use time::{Date, Month, OffsetDateTime};
 
@@ -14,6 +15,9 @@ use time::{Date, Month, OffsetDateTime};
 const FIFTY_YEARS: u64 = 50 * 31_556_952;
 /// The last second of a year of four digits, in seconds since the epoch.
 const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The time from which on fifty years end with those that POSIX takes for the 21st century: 2018-12-31, in milliseconds.
+const POSIX_PIVOT_MS: u64 = 1_546_214_400_000;
 
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -27,23 +31,66 @@ pub fn parse_date(text: &[u8], now_ms: u64) -> Option<u64> {
     imf_fixdate(&text).or_else(|| rfc_850(&text, now_ms)).or_else(|| asctime(&text))
 }
 
-/// Formats a time as an HTTP date (IMF-fixdate).
-pub fn format_date(at_ms: u64) -> HeaderValue {
-    thread_local! {
-        /// The last formatted date, and its second.
-        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
-    }
-    let seconds = (at_ms / 1_000).min(LAST_SECOND);
-    LAST.with_borrow_mut(|last| match last {
-        Some((second, date)) if *second == seconds => date.clone(),
-        last => last.insert((seconds, date_value(seconds))).1.clone(),
-    })
+/// The time of an HTTP date; `None` if it is invalid. A year of two digits is one from 1969 to 2068, as POSIX has it.
+pub(crate) fn parse_time(text: &[u8]) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(parse_date(text, POSIX_PIVOT_MS)?))
 }
 
-fn date_value(seconds: u64) -> HeaderValue {
-    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+/// Whole seconds since 1970; 0 for earlier times.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The length of an HTTP date as it is sent (IMF-fixdate), in bytes.
+pub(crate) const DATE_LENGTH: usize = 29;
+
+const EPOCH_TEXT: [u8; DATE_LENGTH] = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+
+thread_local! {
+    /// The last date that was formatted, and its second.
+    static LAST_WRITTEN: Cell<(u64, [u8; DATE_LENGTH])> = const { Cell::new((0, EPOCH_TEXT)) };
+    /// The last `Date` that was parsed, and its second: most answers within a second have the same date.
+    static LAST_READ: Cell<([u8; DATE_LENGTH], u64)> = const { Cell::new((EPOCH_TEXT, 0)) };
+}
+
+/// A second since 1970 as an HTTP date, at most the last one of the year 9999: formatted once per second and thread.
+pub(crate) fn date_text(second: u64) -> [u8; DATE_LENGTH] {
+    let second = second.min(LAST_SECOND);
+    let (last, text) = LAST_WRITTEN.get();
+    if last == second {
+        return text;
+    }
+    let made = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+    let Ok(made) = <[u8; DATE_LENGTH]>::try_from(made.as_bytes()) else { return text };
+    LAST_WRITTEN.set((second, made));
+    made
+}
+
+/// Formats a second since 1970 as an HTTP date.
+pub fn format_date(second: u64) -> HeaderValue {
     // The text is ASCII: the fallback is never taken.
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+    HeaderValue::from_bytes(&date_text(second))
+        .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+/// Formats a time as an HTTP date; `None` outside of the years that it can express.
+pub fn format_time(time: SystemTime) -> Option<HeaderValue> {
+    let second = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    (second <= LAST_SECOND).then(|| format_date(second))
+}
+
+/// The `Date` of an answer, in seconds since 1970; 0 if it has none that is valid.
+pub(crate) fn response_date(headers: &HeaderMap) -> u64 {
+    let Some(value) = headers.get(header::DATE) else { return 0 };
+    let parse = || parse_time(value.as_bytes()).map_or(0, unix_seconds);
+    let Ok(text) = <[u8; DATE_LENGTH]>::try_from(value.as_bytes()) else { return parse() };
+    let (last, second) = LAST_READ.get();
+    if last == text {
+        return second;
+    }
+    let second = parse();
+    LAST_READ.set((text, second));
+    second
 }
 
 /// `sun, 06 nov 1994 08:49:37 gmt`
@@ -157,6 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn without_a_clock_a_year_of_two_digits_is_read_as_posix_does() {
+        let second = |text: &str| parse_time(text.as_bytes()).map(unix_seconds);
+        for (two, four) in [("00", 2000), ("68", 2068), ("69", 1969), ("70", 1970), ("94", 1994)] {
+            let (short, long) =
+                (format!("Friday, 18-Aug-{two} 02:01:18 GMT"), format!("Fri, 18 Aug {four} 02:01:18 GMT"));
+            assert_eq!(second(&short), second(&long), "{short}");
+        }
+        assert_eq!(second("Friday, 31-Feb-94 02:01:18 GMT"), None);
+    }
+
+    #[test]
     fn what_is_no_date_is_refused() {
         for text in [
             "",
@@ -185,10 +243,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_second_is_written_as_the_library_writes_it() {
+        for second in [0, 1, 1_000_000_000, 1_000_000_000, LAST_SECOND] {
+            let time = UNIX_EPOCH + Duration::from_secs(second);
+            assert_eq!(date_text(second), httpdate::fmt_http_date(time).as_bytes());
+            assert_eq!(format_time(time).unwrap(), httpdate::fmt_http_date(time));
+        }
+        assert_eq!(date_text(u64::MAX), date_text(LAST_SECOND));
+        assert_eq!(format_time(UNIX_EPOCH + Duration::from_secs(LAST_SECOND + 1)), None);
+        assert_eq!(format_time(UNIX_EPOCH - Duration::from_secs(1)), None);
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back(seconds in 0..=LAST_SECOND) {
-            prop_assert_eq!(parse_date(format_date(seconds * 1_000).as_bytes(), NOW_MS), Some(seconds));
+            prop_assert_eq!(parse_date(format_date(seconds).as_bytes(), NOW_MS), Some(seconds));
         }
 
         #[test]

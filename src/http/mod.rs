@@ -3,13 +3,10 @@
 pub mod authority;
 pub mod cache_status;
 pub mod canonical_path;
-pub mod content_length;
 pub mod date;
-pub mod date_header;
 pub mod delta_seconds;
 pub mod field_lines;
 pub mod framing;
-pub mod has_body;
 pub mod hop_by_hop;
 pub mod names;
 pub(crate) mod refusal_reasons;

@@ -5,7 +5,7 @@
 //!
 //! Pure.
 
-use crate::http::content_length::request_length;
+use crate::http::framing::content_length::request_length;
 
 use http::{header, request::Parts, Method, StatusCode};
 

@@ -3,13 +3,16 @@
 //! Pure: headers and validators in, a verdict out; no clock. `range` decides `If-Range`. A value with a
 //! syntax error counts as absent.
 
-use crate::{config::ContentCoding, http::date_header::http_date};
+use crate::{
+    config::ContentCoding,
+    http::date::{parse_time, unix_seconds},
+};
 
 use http::{
     header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE},
     HeaderMap, HeaderValue, Method,
 };
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// The validators of the content that is about to be sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,10 +95,9 @@ pub fn is_not_modified(
         (Some(tags), _) => line_names_tag(tags, validators, TagComparison::Weak),
         (None, Some(date)) => {
             let changed = validators.last_modified.or(validators.date);
-            let since =
-                Some(date).filter(|date| date.is_ascii()).and_then(|date| std::str::from_utf8(date).ok());
-            let since = since.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
-            changed.zip(since).is_some_and(|(changed, since)| unix_seconds(changed) <= unix_seconds(since))
+            changed
+                .zip(parse_time(date))
+                .is_some_and(|(changed, since)| unix_seconds(changed) <= unix_seconds(since))
         }
         (None, None) => false,
     }
@@ -231,12 +233,7 @@ fn modified_after(headers: &HeaderMap, header: &HeaderName, changed: Option<Syst
     if values.next().is_some() {
         return None;
     }
-    Some(unix_seconds(modified) > unix_seconds(http_date(value)?))
-}
-
-/// Whole seconds since 1970; 0 for earlier times.
-pub(super) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    Some(unix_seconds(modified) > unix_seconds(parse_time(value.as_bytes())?))
 }
 
 #[cfg(test)]

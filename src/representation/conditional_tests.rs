@@ -3,7 +3,7 @@
 use super::*;
 use http::HeaderValue;
 use proptest::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Sun, 06 Nov 1994 08:49:37 GMT
 const CHANGED: u64 = 784_111_777;

@@ -8,7 +8,7 @@ use super::{
     response_head::{append_field, blank_head, filled_head, set_field},
     OutsideCaching, Representation,
 };
-use crate::{config::ContentCoding, http::has_body::status_has_body};
+use crate::{config::ContentCoding, http::framing::has_body::status_has_body};
 
 use http::{header, HeaderName, HeaderValue, StatusCode};
 use pingora_http::ResponseHeader;

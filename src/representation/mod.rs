@@ -26,7 +26,7 @@ pub use {
 
 use super::http::{
     cache_status::CACHE_STATUS,
-    date_header::{format_date, http_date, parse_date},
+    date::{format_time, parse_time},
     hop_by_hop::{connection_options, is_hop_by_hop},
     names::is_for_gateway,
 };
@@ -99,7 +99,7 @@ fn coding_slot(coding: ContentCoding) -> usize {
 
 /// The validators of an answer that has these fields; `ours`: the gateway made the tag.
 fn validators(fields: &PackedFields, ours: bool) -> Validators<'_> {
-    let date = |name| fields.first(name).and_then(parse_date);
+    let date = |name| fields.first(name).and_then(parse_time);
     Validators {
         etag: fields.tag(),
         ours,
@@ -122,7 +122,7 @@ impl Representation {
         let etag = HeaderValue::from_str(&format!("\"{:032x}\"", body.hash())).ok();
         let mut all = Vec::with_capacity(headers.len() + GATEWAY_FIELDS.len());
         all.extend(etag.map(|etag| (header::ETAG, etag)));
-        all.extend(last_modified.and_then(format_date).map(|date| (header::LAST_MODIFIED, date)));
+        all.extend(last_modified.and_then(format_time).map(|date| (header::LAST_MODIFIED, date)));
         all.extend(headers.into_iter().filter(|(name, _)| !GATEWAY_FIELDS.contains(name)));
         Self::build(status, &all, body, Some(outside.into()), rules)
     }
@@ -264,7 +264,7 @@ impl Representation {
 
     /// The time when the content changed last, according to the origin.
     pub fn last_modified(&self) -> Option<SystemTime> {
-        self.fields.first(&header::LAST_MODIFIED).and_then(parse_date)
+        self.fields.first(&header::LAST_MODIFIED).and_then(parse_time)
     }
 
     /// The tag of the body as it is, with its quotes: a strong one made by the gateway, or the origin's.
@@ -349,7 +349,7 @@ pub fn content_fields(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
 
 /// The time of the last change according to an origin: not later than its answer (RFC 9110, 8.8.2.1).
 pub fn last_modified(headers: &HeaderMap) -> Option<SystemTime> {
-    let changed = headers.get(header::LAST_MODIFIED).and_then(http_date)?;
-    let made = headers.get(header::DATE).and_then(http_date);
+    let changed = headers.get(header::LAST_MODIFIED).and_then(|value| parse_time(value.as_bytes()))?;
+    let made = headers.get(header::DATE).and_then(|value| parse_time(value.as_bytes()));
     Some(made.map_or(changed, |made| changed.min(made)))
 }

@@ -9,7 +9,7 @@ use super::{
     body::Body,
     conditional::{self, Validators},
 };
-use crate::http::date_header::http_date;
+use crate::http::date::{parse_time, unix_seconds};
 use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue};
 use std::{ops::Range, time::Duration};
@@ -59,9 +59,9 @@ fn if_range_allows(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
     if validators.etag.is_some_and(|etag| conditional::is_same_strong(value.as_bytes(), etag)) {
         return true;
     }
-    match (http_date(value), validators.last_modified, validators.date) {
+    match (parse_time(value.as_bytes()), validators.last_modified, validators.date) {
         (Some(asked), Some(changed), Some(date)) => {
-            conditional::unix_seconds(asked) == conditional::unix_seconds(changed)
+            unix_seconds(asked) == unix_seconds(changed)
                 && changed.checked_add(Duration::from_secs(1)).is_some_and(|later| later <= date)
         }
         _ => false,

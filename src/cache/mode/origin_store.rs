@@ -16,7 +16,7 @@ use crate::{
     },
     clock::{self, now_ms},
     http::{
-        content_length::content_length,
+        framing::content_length::content_length,
         hop_by_hop::{connection_options, is_hop_by_hop},
         names::{is_accel_field, is_for_gateway},
     },
@@ -129,7 +129,7 @@ impl Cache {
         let mut kept = policy::stored_fields(headers, &directives, &asking.rules);
         if !headers.contains_key(header::DATE) {
             // RFC 9110, 6.6.1: a recipient with a clock adds a missing `Date`.
-            kept.push((header::DATE, crate::http::date::format_date(exchange.received.wall_ms)));
+            kept.push((header::DATE, crate::http::date::format_date(exchange.received.wall_ms / 1_000)));
         }
         let selecting = match policy::vary_rule(headers, &asking.headers) {
             VaryRule::By(selecting) => Some(selecting),

@@ -30,7 +30,7 @@ use crate::{
     },
     clock::now_ms,
     config::{self, CacheRules},
-    http::content_length::content_length,
+    http::framing::content_length::content_length,
     name::{Namespace, Tenant},
     representation::{self, OutsideCaching, Representation},
     telemetry::labels::{CacheResult, FillOutcome, StoreError},

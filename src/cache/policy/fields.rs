@@ -15,8 +15,8 @@ use super::{
 use crate::{
     config::FollowRules,
     http::{
-        content_length::agreed_length,
         date,
+        framing::content_length::agreed_length,
         hop_by_hop::{connection_options, is_hop_by_hop},
         names::is_for_gateway,
     },

@@ -28,7 +28,7 @@ pub(super) fn fields(lines: &[(&str, &str)]) -> HeaderMap {
 
 /// A date of HTTP.
 pub(super) fn date(seconds: u64) -> String {
-    crate::http::date::format_date(seconds * 1_000).to_str().unwrap().to_owned()
+    crate::http::date::format_date(seconds).to_str().unwrap().to_owned()
 }
 
 /// The defaults of a route that follows its origin.

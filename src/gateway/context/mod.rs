@@ -16,7 +16,7 @@ use crate::{
     cache::{fill::hedge::UsualFillTime, key::RequestScheme},
     config::RouteConfig,
     gateway::runtime_config::{RouteRuntime, RuntimeConfig},
-    http::{canonical_path::CanonicalPath, date_header::date_of},
+    http::{canonical_path::CanonicalPath, date::response_date},
     identity::{Identity, TokenError},
     limits::rate::LimitTake,
     route::RouteMatch,
@@ -174,7 +174,7 @@ impl RequestContext {
     /// Keeps the answer's own `Date`, instead of the current time.
     pub(crate) fn dated(&self, headers: &HeaderMap) {
         if let Some(signals) = &self.signals {
-            signals.date.store(date_of(headers), Ordering::Relaxed);
+            signals.date.store(response_date(headers), Ordering::Relaxed);
         }
     }
 

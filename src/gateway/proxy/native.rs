@@ -25,7 +25,7 @@ use crate::{
         services::GatewayServices,
         session::GatewaySession,
     },
-    http::has_body::response_has_body,
+    http::framing::has_body::response_has_body,
     origin::{
         client::native::{self, DuplexEvent, NativeExchange},
         OriginTable,

@@ -11,7 +11,7 @@
 
 use crate::{
     gateway::{context::RequestContext, proxy::upstream, services::GatewayServices, session::GatewaySession},
-    http::content_length::content_length,
+    http::framing::content_length::content_length,
     origin::client::native::{DuplexEvent, NativeExchange, OutgoingBytes},
     telemetry::labels::RejectReason,
 };

@@ -10,7 +10,7 @@ use crate::{
         request::websocket::{admit_websocket, request_token},
         services::GatewayServices,
     },
-    http::content_length::content_length,
+    http::framing::content_length::content_length,
     identity::{Identity, RememberedVerdict, TokenError, TokenRule, Verifier},
     telemetry::labels::{RejectReason, TokenResult},
     websocket::is_upgrade_wanted,

@@ -11,7 +11,7 @@ use crate::{
     },
     http::{
         cache_status::{CacheStatus, ForwardToken},
-        content_length::content_length,
+        framing::content_length::content_length,
     },
     origin::{client, OriginTable},
     representation::Body,

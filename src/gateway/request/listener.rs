@@ -14,7 +14,7 @@ use crate::{
         services::{GatewayServices, NextStep},
         session::GatewaySession,
     },
-    http::{authority, cache_status::CacheStatus, content_length::agreed_length},
+    http::{authority, cache_status::CacheStatus, framing::content_length::agreed_length},
     route::RouteMatch,
     telemetry::labels::{CacheResult, RejectReason},
 };

@@ -17,7 +17,7 @@ use crate::{
         services::{GatewayServices, NextStep},
         session::GatewaySession,
     },
-    http::{cache_status::CacheStatus, has_body::response_has_body},
+    http::{cache_status::CacheStatus, framing::has_body::response_has_body},
     identity::TokenError,
     representation::{
         encoding::transform::{self, BodyTransform},

@@ -11,7 +11,7 @@ pub(crate) mod pingora;
 use crate::{
     clock::wall_ms,
     gateway::{cache::prepared::head::serialized_head, context::RequestContext},
-    http::{content_length::content_length, has_body::response_has_body},
+    http::{framing::content_length::content_length, framing::has_body::response_has_body},
 };
 
 use bytes::Bytes;

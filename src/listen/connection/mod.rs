@@ -30,6 +30,7 @@ use super::{
 use crate::{
     clock,
     gateway::{ConnectionSignals, TunnelledConnection},
+    http::date::{date_text, DATE_LENGTH},
     representation::problem,
     telemetry::{labels::CutReason, metrics::OpenWebSocket},
 };
@@ -303,12 +304,10 @@ fn is_final_head(data: &[u8]) -> bool {
 /// Replaces the `Date` of a head: all HTTP dates have the same length (RFC 9110, 5.6.7).
 fn set_date(head: &mut [u8], seconds: u64) {
     const FIELD: &[u8] = b"\r\nDate: ";
-    const LENGTH: usize = 29;
-    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
     let place = head.windows(FIELD.len()).position(|w| w.eq_ignore_ascii_case(FIELD));
-    let value = place.and_then(|at| head.get_mut(at + FIELD.len()..at + FIELD.len() + LENGTH));
-    if let Some(value) = value.filter(|_| text.len() == LENGTH) {
-        value.copy_from_slice(text.as_bytes());
+    let value = place.and_then(|at| head.get_mut(at + FIELD.len()..at + FIELD.len() + DATE_LENGTH));
+    if let Some(value) = value {
+        value.copy_from_slice(&date_text(seconds));
     }
 }
 

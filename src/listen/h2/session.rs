@@ -11,7 +11,8 @@ use super::body_wait::BodyWait;
 use crate::{
     gateway::ConnectionSignals,
     http::{
-        content_length::content_length,
+        date::format_date,
+        framing::content_length::content_length,
         hop_by_hop::{KEEP_ALIVE, PROXY_CONNECTION},
     },
 };
@@ -40,7 +41,7 @@ use std::{
     future::poll_fn,
     sync::{atomic::Ordering, Arc},
     task::{ready, Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::time::timeout;
 
@@ -224,8 +225,7 @@ fn date_value(seconds: u64) -> HeaderValue {
     if seconds == 0 {
         return get_cached_date();
     }
-    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-    HeaderValue::try_from(text).unwrap_or_else(|_| get_cached_date())
+    format_date(seconds)
 }
 
 #[async_trait]

@@ -18,7 +18,7 @@ use super::{
     servers::{choice::ServerChoice, state::ActiveRequest, PickedServer, ServerAttempt, ServerGroup},
 };
 use crate::{
-    http::{content_length::content_length, framing, has_body::response_has_body},
+    http::{framing, framing::content_length::content_length, framing::has_body::response_has_body},
     telemetry::labels::OriginOutcome,
 };
 use ask::{continue_attempt, failed, passes_for_interim};

@@ -6,8 +6,8 @@
 //! checks codings other than `chunked`.
 
 use crate::http::{
-    content_length::{agreed_length, LengthFault},
-    has_body::response_has_body,
+    framing::content_length::{agreed_length, LengthFault},
+    framing::has_body::response_has_body,
     hop_by_hop::has_connection_option,
 };
 

@@ -4,7 +4,8 @@
 //! that grows, then one request tries it again (half-open). A server that answers 503 with a `Retry-After`
 //! (RFC 9110, 10.2.3) is avoided for that time if another server is available.
 
-use crate::telemetry::labels::OriginOutcome;
+use crate::{http::date::parse_time, telemetry::labels::OriginOutcome};
+
 use http::{header, HeaderMap, StatusCode};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -169,7 +170,7 @@ pub(crate) fn retry_after(status: StatusCode, headers: &HeaderMap, now: SystemTi
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let time = match value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
         true => Duration::from_secs(value.parse().unwrap_or(u64::MAX)),
-        false => httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?,
+        false => parse_time(value.as_bytes())?.duration_since(now).ok()?,
     };
     Some(time.min(LONGEST_REST)).filter(|time| !time.is_zero())
 }

@@ -7,9 +7,9 @@
 use crate::{
     config::{self, ContentCoding},
     http::{
-        content_length::content_length,
         field_lines::{field_lines, joined_lines},
-        has_body::status_has_body,
+        framing::content_length::content_length,
+        framing::has_body::status_has_body,
     },
     representation::{conditional, encoding, response_head::set_field},
 };

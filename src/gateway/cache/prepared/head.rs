@@ -3,17 +3,16 @@
 
 use crate::{
     cache::entry::prepared_head::{CutField, HeadConditions, HeadHole, PreparedFields, PreparedHead},
-    http::{date_header::date_of, names::REQUEST_ID},
+    http::{
+        date::{date_text, response_date},
+        names::REQUEST_ID,
+    },
     representation::PackedFields,
 };
 
 use http::{header, HeaderMap, HeaderName};
 use pingora_http::{HeaderNameVariant, ResponseHeader};
-use std::{
-    cell::Cell,
-    ops::Range,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::ops::Range;
 
 /// Fields that have the same value in most answers of a route: their values are part of the shared head. All
 /// other fields of an entry are placeholders, so that entries can share heads.
@@ -181,7 +180,7 @@ pub(crate) fn serialized_head(head: &ResponseHeader, kept: Option<bool>, second:
         }
     };
     let now = || {
-        date_text(match date_of(&head.headers) {
+        date_text(match response_date(&head.headers) {
             0 => second,
             own => own,
         })
@@ -227,26 +226,6 @@ pub(crate) fn write_decimal(mut number: u64, digits: &mut [u8; MAX_DIGITS]) -> &
     }
 }
 
-/// The length of an HTTP date, in bytes.
-const DATE_LENGTH: usize = 29;
-
-thread_local! {
-    /// The last date that was formatted, and its second.
-    static LAST: Cell<(u64, [u8; DATE_LENGTH])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
-}
-
-/// A second since 1970, up to the year 9999, as an HTTP date: formatted once per second and thread.
-pub(crate) fn date_text(second: u64) -> [u8; DATE_LENGTH] {
-    let (last, text) = LAST.get();
-    if last == second {
-        return text;
-    }
-    let made = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-    let Ok(made) = <[u8; DATE_LENGTH]>::try_from(made.as_bytes()) else { return text };
-    LAST.set((second, made));
-    made
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,14 +263,6 @@ mod tests {
     fn numbers_are_written_as_they_are() {
         for number in [0, 7, 10, 99, 1_234_567, u64::MAX] {
             assert_eq!(write_decimal(number, &mut [0; MAX_DIGITS]), number.to_string().as_bytes());
-        }
-    }
-
-    #[test]
-    fn a_second_is_written_as_the_library_writes_it() {
-        for second in [0, 1, 1_000_000_000, 1_000_000_000, 253_402_300_799] {
-            let time = UNIX_EPOCH + Duration::from_secs(second);
-            assert_eq!(date_text(second), httpdate::fmt_http_date(time).as_bytes());
         }
     }
 }

@@ -39,7 +39,12 @@ use crate::{
         session::native_request::NativeRequest,
         Gateway,
     },
-    http::{authority::is_host, cache_status::CacheStatus, date_header::date_of, names::REQUEST_ID},
+    http::{
+        authority::is_host,
+        cache_status::CacheStatus,
+        date::{date_text, response_date},
+        names::REQUEST_ID,
+    },
     identity::{self, tenant_of, Identity, TokenRule},
     name::Tenant,
     representation::{
@@ -49,7 +54,7 @@ use crate::{
     route::RouteMatch,
     telemetry::labels::{CacheResult, TokenResult},
 };
-use head::{date_text, map_head, serialize_head, write_decimal, EntryParticulars, MAX_DIGITS};
+use head::{map_head, serialize_head, write_decimal, EntryParticulars, MAX_DIGITS};
 
 use arc_swap::Guard;
 use http::{header, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -421,7 +426,7 @@ impl RequestBatch<'_> {
             return Some(fields);
         }
         let mut fields = self.head(found)?.headers.clone();
-        if date_of(&fields) == 0 {
+        if response_date(&fields) == 0 {
             fields.remove(header::DATE);
         }
         let head = map_head(fields.clone(), EntryParticulars::new(own, found.length()), circumstances);
@@ -448,7 +453,7 @@ impl RequestBatch<'_> {
     /// The same serialised for HTTP/1.1, with the positions of the values that change.
     fn prepare(&self, found: &PreparedHit, circumstances: HeadConditions) -> Option<PreparedHead> {
         let mut head = self.head(found)?;
-        let date = date_of(&head.headers);
+        let date = response_date(&head.headers);
         // Pingora adds these fields, and the connection corrects them.
         head.insert_header(header::DATE, HeaderValue::from_bytes(&date_text(date)).ok()?).ok()?;
         head.insert_header(header::CONNECTION, "keep-alive").ok()?;

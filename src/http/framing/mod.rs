@@ -8,7 +8,10 @@
 //! as Pingora does (RFC 9112, 6.3). An answer with a coding that a recipient could decode, or take for
 //! `chunked`, is refused.
 
-use super::content_length::{agreed_length, LengthFault};
+pub mod content_length;
+pub mod has_body;
+
+use content_length::{agreed_length, LengthFault};
 
 use http::{header, HeaderMap, HeaderValue, StatusCode};
 

@@ -3,7 +3,7 @@
 //! Pure. A sender should give one length once. A request has to ([`request_length`]); an answer may repeat it,
 //! in several lines or in a list, as long as all values are equal ([`agreed_length`]).
 
-use super::field_lines::field_lines;
+use crate::http::field_lines::field_lines;
 
 use http::{header, HeaderMap};
 
