@@ -9,7 +9,7 @@ use slab::Slab;
 use std::{
     fmt,
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         Arc,
     },
     task::{Context, Poll},
@@ -63,6 +63,8 @@ pub struct WatchedEntry {
     key: Box<str>,
     state: ArcSwap<EntryState>,
     watchers: Mutex<Slab<Arc<WatcherSignal>>>,
+    /// The number of watchers whose streams are in gzip.
+    in_gzip: AtomicUsize,
     /// Those that wait for a check to end, with its number.
     joining: Mutex<Vec<(u64, Arc<WatcherSignal>)>>,
     /// The number of checks that were wished for.
@@ -81,6 +83,7 @@ impl WatchedEntry {
             key: key.into(),
             state: ArcSwap::default(),
             watchers: Mutex::default(),
+            in_gzip: AtomicUsize::new(0),
             joining: Mutex::default(),
             wishes: AtomicU64::new(0),
             wished: Notify::new(),
@@ -105,7 +108,9 @@ impl WatchedEntry {
 
     /// Adds a watcher; returns its place, and the check after which the state is current for it. The state from
     /// before may be one that a bump has just ended.
-    pub(super) fn join(&self, signal: Arc<WatcherSignal>) -> (usize, u64) {
+    pub(super) fn join(&self, signal: Arc<WatcherSignal>, is_gzip: bool) -> (usize, u64) {
+        // Before the wish: the check that it waits for compresses the state.
+        self.in_gzip.fetch_add(usize::from(is_gzip), Ordering::AcqRel);
         let place = self.watchers.lock().insert(signal.clone());
         let mut joining = self.joining.lock();
         let wish = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
@@ -115,7 +120,8 @@ impl WatchedEntry {
         (place, wish)
     }
 
-    pub(super) fn leave(&self, place: usize) {
+    pub(super) fn leave(&self, place: usize, is_gzip: bool) {
+        self.in_gzip.fetch_sub(usize::from(is_gzip), Ordering::AcqRel);
         let mut watchers = self.watchers.lock();
         watchers.try_remove(place);
         if watchers.is_empty() {
@@ -132,7 +138,7 @@ impl WatchedEntry {
     /// watchers have to be woken. `due_ms`: the time at which a change was known. Called by the keeper alone.
     pub(super) fn learn(
         &self,
-        read: Result<Option<LiveEvent>, ReadFault>,
+        read: Result<Option<Arc<LiveEvent>>, ReadFault>,
         (wishes, due_ms): (u64, u64),
     ) -> bool {
         let before = self.state.load();
@@ -140,7 +146,7 @@ impl WatchedEntry {
         let mut fault = None;
         match read {
             Ok(Some(new)) if event.as_ref().is_none_or(|event| event.tag() != new.tag()) => {
-                (event, states) = (Some(Arc::new(new)), states + 1);
+                (event, states) = (Some(new), states + 1);
                 self.written_ms.store(0, Ordering::Relaxed);
                 self.due_ms.store(due_ms, Ordering::Relaxed);
             }
@@ -166,6 +172,16 @@ impl WatchedEntry {
     /// The tag of the newest state.
     pub(super) fn tag(&self) -> Option<StateTag> {
         self.state.load().event.as_ref().map(|event| event.tag())
+    }
+
+    /// The newest event.
+    pub(super) fn event(&self) -> Option<Arc<LiveEvent>> {
+        self.state.load().event.clone()
+    }
+
+    /// Returns true if somebody watches by a stream in gzip.
+    pub(super) fn has_gzip(&self) -> bool {
+        self.in_gzip.load(Ordering::Acquire) > 0
     }
 
     /// Wakes all watchers, in batches that yield to other tasks.
@@ -218,8 +234,8 @@ mod tests {
     use crate::{live::LiveWatcher, representation::Body};
     use std::task::Waker;
 
-    fn event(text: &str) -> LiveEvent {
-        LiveEvent::encode("m", &Body::from(text.as_bytes().to_vec()), None).unwrap()
+    fn event(text: &str) -> Arc<LiveEvent> {
+        Arc::new(LiveEvent::encode("m", &Body::from(text.as_bytes().to_vec()), None).unwrap())
     }
 
     fn is_rung(signal: &WatcherSignal) -> bool {
@@ -230,10 +246,10 @@ mod tests {
     fn who_joins_during_a_check_is_told_of_the_next_one() {
         let entry = WatchedEntry::new("kpi");
         let (first, late) = (Arc::<WatcherSignal>::default(), Arc::<WatcherSignal>::default());
-        let (_, wish) = entry.join(first.clone());
+        let (_, wish) = entry.join(first.clone(), false);
         let begun = entry.wishes();
         assert_eq!(wish, begun);
-        let (_, wish) = entry.join(late.clone());
+        let (_, wish) = entry.join(late.clone(), false);
         assert!(entry.learn(Ok(Some(event("1"))), (begun, 1)));
         assert!(is_rung(&first) && !is_rung(&late));
         assert!(entry.state().checked < wish);

@@ -1,13 +1,55 @@
 //! States as server-sent events (HTML Living Standard, 9.2): encoded once, sent to all who watch.
 
-use super::cursor::{push_id, StateTag};
+use super::{
+    cursor::{push_id, StateTag},
+    gzip::{deflate, push_stored, ContentSum},
+};
 use crate::representation::Body;
 use bytes::Bytes;
-use std::{io::Write as _, sync::Arc};
+use std::{
+    io::Write as _,
+    sync::{Arc, OnceLock},
+};
 
 /// The content of a state is no text in UTF-8: an event can't carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotText;
+
+/// Content in a chunk of HTTP/1.1 (RFC 9112, 7.1), and without it.
+#[derive(Debug, Clone)]
+pub struct FramedContent {
+    chunk: Bytes,
+    /// The position of the content in the chunk.
+    begin: usize,
+}
+
+impl FramedContent {
+    /// Frames content.
+    pub fn new(content: &[u8]) -> Self {
+        let mut chunk = Vec::with_capacity(content.len() + 20);
+        // Writing to a Vec can't fail.
+        write!(chunk, "{:x}\r\n", content.len()).unwrap_or_default();
+        let begin = chunk.len();
+        chunk.extend_from_slice(content);
+        chunk.extend_from_slice(b"\r\n");
+        Self { chunk: chunk.into(), begin }
+    }
+
+    /// The chunk of HTTP/1.1.
+    pub fn chunk(&self) -> &Bytes {
+        &self.chunk
+    }
+
+    /// The content.
+    pub fn content(&self) -> Bytes {
+        self.chunk.slice(self.begin..self.chunk.len() - 2)
+    }
+
+    /// The length of the content, in bytes.
+    pub fn length(&self) -> usize {
+        self.chunk.len() - 2 - self.begin
+    }
+}
 
 /// One state of an entry, as an event.
 #[derive(Debug)]
@@ -15,11 +57,21 @@ pub struct LiveEvent {
     tag: StateTag,
     /// The id of a stream that watches this entry alone.
     id: Arc<str>,
-    /// The event with its id, as a chunk of HTTP/1.1 (RFC 9112, 7.1). The other forms are slices of it.
-    chunk: Bytes,
-    /// Where the event begins and its id line begins in the chunk.
-    begin: usize,
+    /// The event with its id.
+    whole: FramedContent,
+    /// The position of its id line.
     id_at: usize,
+    /// The event in gzip, once somebody watches who takes it. `None`: it would be no shorter.
+    deflated: OnceLock<Option<DeflatedEvent>>,
+}
+
+/// An event as deflate blocks.
+#[derive(Debug)]
+pub struct DeflatedEvent {
+    /// The event with its id, which is a stored block, and the sum of its content.
+    pub whole: (FramedContent, ContentSum),
+    /// The event without its id.
+    pub without_id: (Bytes, ContentSum),
 }
 
 impl LiveEvent {
@@ -39,10 +91,8 @@ impl LiveEvent {
         push_id(&mut id, tag, version);
         push_line(&mut event, b"id", &id);
         event.push(b'\n');
-        let chunk = to_chunk(&event);
-        let begin = chunk.len() - event.len() - 2;
         let id = String::from_utf8_lossy(&id).into();
-        Ok(Self { tag, id, chunk, begin, id_at: begin + id_at })
+        Ok(Self { tag, id, whole: FramedContent::new(&event), id_at, deflated: OnceLock::new() })
     }
 
     /// The tag of the state.
@@ -55,19 +105,39 @@ impl LiveEvent {
         &self.id
     }
 
-    /// The whole event as a chunk of HTTP/1.1.
-    pub fn chunk(&self) -> Bytes {
-        self.chunk.clone()
-    }
-
     /// The whole event.
-    pub fn whole(&self) -> Bytes {
-        self.chunk.slice(self.begin..self.chunk.len() - 2)
+    pub fn whole(&self) -> &FramedContent {
+        &self.whole
     }
 
     /// The event without its id and its end, for a stream that watches several entries.
     pub fn without_id(&self) -> Bytes {
-        self.chunk.slice(self.begin..self.id_at)
+        self.whole.content().slice(..self.id_at)
+    }
+
+    /// The event in gzip, if it was compressed.
+    pub fn deflated(&self) -> Option<&DeflatedEvent> {
+        self.deflated.get()?.as_ref()
+    }
+
+    /// Returns true if nobody has tried to compress the event.
+    pub fn is_plain(&self) -> bool {
+        self.deflated.get().is_none()
+    }
+
+    /// Compresses the event, once for all streams in gzip.
+    pub fn deflate(&self, level: u32) {
+        self.deflated.get_or_init(|| {
+            let (content, without_id) = (self.whole.content(), self.without_id());
+            let blocks = deflate(&without_id, level)?;
+            let mut whole = Vec::with_capacity(blocks.len() + content.len() - without_id.len() + 5);
+            whole.extend_from_slice(&blocks);
+            push_stored(&mut whole, &content[self.id_at..]);
+            Some(DeflatedEvent {
+                whole: (FramedContent::new(&whole), ContentSum::of(&content)),
+                without_id: (blocks, ContentSum::of(&without_id)),
+            })
+        });
     }
 }
 
@@ -105,16 +175,6 @@ pub fn retry_after(milliseconds: u64) -> Bytes {
     Bytes::from(format!("retry: {milliseconds}\n\n"))
 }
 
-/// Frames bytes as a chunk of HTTP/1.1 (RFC 9112, 7.1).
-pub fn to_chunk(content: &[u8]) -> Bytes {
-    let mut chunk = Vec::with_capacity(content.len() + 20);
-    // Writing to a Vec can't fail.
-    write!(chunk, "{:x}\r\n", content.len()).unwrap_or_default();
-    chunk.extend_from_slice(content);
-    chunk.extend_from_slice(b"\r\n");
-    chunk.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,8 +197,9 @@ mod tests {
         let id = event.id().clone();
         let expected =
             format!("event: metric_update\ndata: {{\ndata:   \"total\": 7\ndata: }}\nid: {id}\n\n");
-        assert_eq!(event.whole(), expected.as_bytes());
-        assert_eq!(event.chunk(), format!("{:x}\r\n{expected}\r\n", expected.len()).as_bytes());
+        assert_eq!(event.whole().content(), expected.as_bytes());
+        assert_eq!(event.whole().length(), expected.len());
+        assert_eq!(event.whole().chunk(), format!("{:x}\r\n{expected}\r\n", expected.len()).as_bytes());
         assert!(expected.as_bytes().starts_with(&event.without_id()));
         assert!(event.without_id().ends_with(b"}\n"));
         assert!(id.ends_with("@7") && id.starts_with(&event.tag().to_string()));
@@ -162,7 +223,7 @@ mod tests {
         #[test]
         fn a_text_comes_out_with_its_line_ends_made_equal(text in "[a-z \u{e9}\u{0}\r\n:]{0,60}") {
             let plain = text.replace("\r\n", "\n").replace('\r', "\n");
-            prop_assert_eq!(data_of(&encoded(&text).whole()), plain);
+            prop_assert_eq!(data_of(&encoded(&text).whole().content()), plain);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     cursor::StateTag,
     entry::WatchedEntry,
     event::LiveEvent,
-    source::{EntrySnapshot, EntrySource, ReadFault},
+    source::{DeflateRules, EntrySnapshot, EntrySource, ReadFault},
 };
 use crate::{clock, telemetry::labels::RefillCause};
 use std::{
@@ -24,6 +24,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The pauses between reads that fail: the first, and the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The longest event that is compressed by the keeper itself, in bytes: well below a millisecond.
+const MAX_DEFLATED_HERE: usize = 32 * 1024;
 
 /// The list that an entry stands in while it is kept.
 pub(super) trait EntryRegister {
@@ -60,6 +63,10 @@ pub(super) async fn keep<S: EntrySource>(
         if is_over {
             hub.forget(&entry);
         }
+        let newest = event.as_ref().ok().cloned().flatten().or_else(|| entry.event());
+        if let Some(newest) = newest.filter(|event| entry.has_gzip() && event.is_plain()) {
+            deflate(newest, source.deflate_rules()).await;
+        }
         if entry.learn(event, (wishes, due_ms)) {
             entry.fan_out().await;
         }
@@ -95,7 +102,7 @@ pub(super) async fn keep<S: EntrySource>(
 /// A state that was read.
 struct ReadState {
     /// Its event, if its content is another one than before.
-    event: Option<LiveEvent>,
+    event: Option<Arc<LiveEvent>>,
     fresh_for: Duration,
     was_fetched: bool,
 }
@@ -110,10 +117,20 @@ fn encode<S: EntrySource>(
         true => None,
         false => {
             let event = LiveEvent::encode(&source.event(), &body, version.as_deref());
-            Some(event.map_err(|_| ReadFault::Failed("not-text"))?)
+            Some(Arc::new(event.map_err(|_| ReadFault::Failed("not-text"))?))
         }
     };
     Ok(Some(ReadState { event, fresh_for, was_fetched }))
+}
+
+/// Compresses an event that is large enough; a long one beside the workers.
+async fn deflate(event: Arc<LiveEvent>, rules: DeflateRules) {
+    match event.whole().length() {
+        length if (length as u64) < rules.min_size => {}
+        0..=MAX_DEFLATED_HERE => event.deflate(rules.level),
+        // It fails only if the runtime ends: the event stays as it is then.
+        _ => tokio::task::spawn_blocking(move || event.deflate(rules.level)).await.unwrap_or_default(),
+    }
 }
 
 /// When the keeper reads next. Pure: times are arguments.

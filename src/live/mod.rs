@@ -9,8 +9,10 @@
 //! The module knows no route, no origin and no HTTP: it is told how to read an entry by an [`EntrySource`].
 
 pub mod cursor;
+pub mod encoder;
 pub mod entry;
 pub mod event;
+pub mod gzip;
 pub mod hub;
 pub mod keeper;
 pub mod quota;
@@ -19,10 +21,11 @@ pub mod watcher;
 
 pub use {
     cursor::{StateTag, WatchCursor},
+    encoder::StreamEncoder,
     entry::WatchedEntry,
     event::LiveEvent,
     hub::LiveHub,
     quota::{WatcherOwner, WatcherPermit},
-    source::{EntrySnapshot, EntrySource, LivePace, ReadFault},
+    source::{DeflateRules, EntrySnapshot, EntrySource, LivePace, ReadFault},
     watcher::{EntryChange, LiveWatcher},
 };

@@ -36,6 +36,15 @@ pub struct LivePace {
     pub on_ttl: bool,
 }
 
+/// How events are compressed for streams in gzip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeflateRules {
+    /// The least size of a content that is compressed, in bytes.
+    pub min_size: u64,
+    /// The level, 0 to 9.
+    pub level: u32,
+}
+
 /// How an entry is read.
 #[async_trait]
 pub trait EntrySource: Send + Sync + 'static {
@@ -44,6 +53,9 @@ pub trait EntrySource: Send + Sync + 'static {
 
     /// The pace of its route.
     fn pace(&self) -> LivePace;
+
+    /// How its events are compressed, if somebody watches who takes gzip.
+    fn deflate_rules(&self) -> DeflateRules;
 
     /// Reads the current entry: from memory, else by the flight that all requests share. `None`: nothing newer
     /// is there, and the route's rules say not to ask.

@@ -28,6 +28,7 @@ pub enum EntryChange {
 pub struct LiveWatcher {
     signal: Arc<WatcherSignal>,
     watches: Vec<EntryWatch>,
+    is_gzip: bool,
 }
 
 /// One entry that a stream watches. It leaves the entry's list when it is dropped.
@@ -35,6 +36,7 @@ pub struct LiveWatcher {
 struct EntryWatch {
     entry: Arc<WatchedEntry>,
     place: usize,
+    is_gzip: bool,
     /// The check that has to end before the entry's state is current for this stream.
     wish: u64,
     /// The last change that was looked at, and the number of states then.
@@ -48,7 +50,7 @@ struct EntryWatch {
 
 impl Drop for EntryWatch {
     fn drop(&mut self) {
-        self.entry.leave(self.place);
+        self.entry.leave(self.place, self.is_gzip);
     }
 }
 
@@ -87,11 +89,25 @@ impl EntryWatch {
 }
 
 impl LiveWatcher {
+    /// A watcher whose stream is in gzip, or plain.
+    pub fn new(is_gzip: bool) -> Self {
+        Self { is_gzip, ..Self::default() }
+    }
+
     /// Begins to watch an entry, whose state is current for this stream when the check `wish` has ended.
     pub(super) fn add(&mut self, entry: Arc<WatchedEntry>, has: Option<StateTag>) {
-        let (place, wish) = entry.join(self.signal.clone());
+        let (place, wish) = entry.join(self.signal.clone(), self.is_gzip);
         let sent = has.map(|tag| (tag, tag.to_string().into()));
-        self.watches.push(EntryWatch { entry, place, wish, seen: 0, states: 0, sent, told: None });
+        self.watches.push(EntryWatch {
+            entry,
+            place,
+            is_gzip: self.is_gzip,
+            wish,
+            seen: 0,
+            states: 0,
+            sent,
+            told: None,
+        });
     }
 
     /// Notes the states that the client has.

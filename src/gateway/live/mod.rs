@@ -4,22 +4,25 @@ pub(crate) mod endpoint;
 pub(crate) mod long_poll;
 pub(crate) mod plan;
 pub(crate) mod script;
+pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod wish;
 
 use crate::{
     clock,
-    config::LiveRules,
+    config::{ContentCoding, LiveRules},
     gateway::{
         context::{request_host, RequestContext},
         headers::to_client::complete_head,
         services::{GatewayServices, NextStep},
         session::GatewaySession,
     },
-    http::cache_status::CacheStatus,
+    headers::vary_by,
+    http::{cache_status::CacheStatus, field_lines::joined_lines},
     identity::Identity,
-    live::{LiveWatcher, WatchCursor},
+    live::{LiveWatcher, StreamEncoder, WatchCursor},
+    representation::encoding::negotiate_coding,
     telemetry::labels::CacheResult,
 };
 use long_poll::wait_for_change;
@@ -27,7 +30,7 @@ use plan::{plan_watch, watcher_permit, PlannedWatch};
 use stream::{LiveStream, StreamRecord};
 use wish::{LiveWish, EVENT_STREAM};
 
-use http::{header, HeaderName, HeaderValue, StatusCode, Version};
+use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
@@ -79,7 +82,9 @@ pub(crate) fn build_stream(
     let cursor =
         request.headers.get(LAST_EVENT_ID).map(|id| WatchCursor::parse(id.as_bytes(), planned.len()));
     let cursor = cursor.unwrap_or_default();
-    let mut watcher = LiveWatcher::default();
+    let is_gzip = accepts_gzip(&request.headers, &ctx.site.config().encoding.prefer);
+    let encoder = if is_gzip { StreamEncoder::gzip() } else { StreamEncoder::Plain };
+    let mut watcher = LiveWatcher::new(is_gzip);
     if permit.is_some() {
         for (place, PlannedWatch { key, source }) in planned.into_iter().enumerate() {
             services.live.watch(&key, source, &mut watcher, cursor.of(place));
@@ -103,6 +108,7 @@ pub(crate) fn build_stream(
     Box::new(LiveStream {
         hub: services.live.clone(),
         watcher,
+        encoder,
         rules: rules.clone(),
         names,
         expires: identity.and_then(expires_at),
@@ -126,6 +132,10 @@ pub(crate) async fn send_stream(
     head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
     head.insert_header(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
     head.insert_header(INCREMENTAL, HeaderValue::from_static("?1"))?;
+    if stream.encoder.is_gzip() {
+        head.insert_header(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))?;
+    }
+    vary_by(head.as_mut(), "Accept-Encoding");
     if session.req_header().version == Version::HTTP_11 {
         head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     } else if !session.is_http2() {
@@ -134,6 +144,14 @@ pub(crate) async fn send_stream(
     complete_head(&mut head, session.req_header(), ctx, CacheStatus::local("live"))?;
     session.write_response_header(head).await?;
     Ok(NextStep::Stream(stream))
+}
+
+/// Returns true if a client takes gzip, and the configuration offers it.
+fn accepts_gzip(headers: &HeaderMap, offered: &[ContentCoding]) -> bool {
+    let accepted = joined_lines(headers, &header::ACCEPT_ENCODING);
+    let choice =
+        negotiate_coding(accepted.as_deref(), &[ContentCoding::Gzip], |gzip| offered.contains(&gzip));
+    choice.coding().is_some()
 }
 
 /// The time at which a token expires, by the clock that never goes back.

@@ -6,13 +6,13 @@ use crate::{
         Cache, CacheAnswer, CacheRequest, MemoryLookup, OriginLookup,
     },
     clock::now_ms,
-    config::{LiveRules, LiveTrigger},
+    config::{ContentCoding, LiveRules, LiveTrigger},
     gateway::{
         cache::fetch::{vary_fetcher, FillFetcher},
         respond::errors,
         runtime_config::RuntimeConfig,
     },
-    live::{EntrySnapshot, EntrySource, LivePace, ReadFault},
+    live::{DeflateRules, EntrySnapshot, EntrySource, LivePace, ReadFault},
     name::Name,
     origin::client::OriginRequest,
     representation::Body,
@@ -182,6 +182,13 @@ impl EntrySource for LiveSource {
 
     fn pace(&self) -> LivePace {
         LivePace { window: self.rules.window, on_ttl: self.rules.on_ttl == LiveTrigger::Watched }
+    }
+
+    fn deflate_rules(&self) -> DeflateRules {
+        let site = self.site.load();
+        let rules = &site.config().encoding;
+        let level = rules.levels.get(&ContentCoding::Gzip).copied().unwrap_or_default();
+        DeflateRules { min_size: rules.min_size, level: level.unsigned_abs() }
     }
 
     async fn read(&self, cause: RefillCause) -> Result<Option<EntrySnapshot>, ReadFault> {

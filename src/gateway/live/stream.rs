@@ -5,10 +5,10 @@
 
 use crate::{
     config::LiveRules,
-    gateway::session::{ClientWriter, ConnectionFate, GatewaySession},
+    gateway::session::{ClientWriter, ConnectionFate},
     live::{
-        event::{notice, retry_after, to_chunk},
-        EntryChange, LiveEvent, LiveHub, LiveWatcher, WatcherPermit,
+        event::{notice, retry_after},
+        EntryChange, LiveHub, LiveWatcher, StreamEncoder, WatcherPermit,
     },
     telemetry::{
         access::{record::AccessRecord, AccessLog},
@@ -17,7 +17,10 @@ use crate::{
     },
 };
 
-use super::source::LiveSource;
+use super::{
+    sink::{ChunkSink, StreamSink},
+    source::LiveSource,
+};
 use bytes::Bytes;
 use http::HeaderValue;
 use std::{
@@ -28,10 +31,7 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio::{
-    io::AsyncWriteExt,
-    time::{sleep_until, Sleep},
-};
+use tokio::time::{sleep_until, Sleep};
 
 /// The time before `exp` at which a client is told that its token expires.
 const TOKEN_NOTICE: Duration = Duration::from_secs(30);
@@ -44,86 +44,6 @@ const RETURNS_PER_SECOND: u64 = 5_000;
 const DRAIN_SHARE: f64 = 0.8;
 /// The most bytes of events that are put into one write.
 const MAX_GATHERED: usize = 16 * 1024;
-
-/// The way from a stream to its client.
-pub(crate) trait StreamSink: Send {
-    /// Writes an event of a stream that watches one entry, in the form that was made for all.
-    fn send_event(&mut self, event: &LiveEvent) -> impl Future<Output = Result<(), ()>> + Send;
-
-    /// Writes bytes of events.
-    fn send(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), ()>> + Send;
-
-    /// Ends the stream.
-    fn finish(&mut self) -> impl Future<Output = Result<(), ()>> + Send;
-
-    /// Waits for `work`; `None` if the client leaves before.
-    fn while_connected<T: Send>(
-        &mut self,
-        work: Pin<&mut (impl Future<Output = T> + Send)>,
-    ) -> impl Future<Output = Option<T>> + Send;
-}
-
-/// A connection of HTTP/1.1, by chunks.
-pub(crate) struct ChunkSink<'c>(pub(crate) &'c mut dyn ClientWriter);
-
-impl ChunkSink<'_> {
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), ()> {
-        let written = async {
-            self.0.write_all(bytes).await?;
-            self.0.flush().await
-        };
-        written.await.map_err(drop)
-    }
-}
-
-impl StreamSink for ChunkSink<'_> {
-    async fn send_event(&mut self, event: &LiveEvent) -> Result<(), ()> {
-        self.write(&event.chunk()).await
-    }
-
-    async fn send(&mut self, bytes: Bytes) -> Result<(), ()> {
-        self.write(&to_chunk(&bytes)).await
-    }
-
-    async fn finish(&mut self) -> Result<(), ()> {
-        self.write(b"0\r\n\r\n").await
-    }
-
-    async fn while_connected<T: Send>(
-        &mut self,
-        mut work: Pin<&mut (impl Future<Output = T> + Send)>,
-    ) -> Option<T> {
-        poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending => self.0.poll_disconnected(cx).map(|_| None),
-        })
-        .await
-    }
-}
-
-/// A session: HTTP/2, or HTTP/1.1 in Pingora's lane.
-pub(crate) struct SessionSink<'c, 's>(pub(crate) &'c mut GatewaySession<'s>);
-
-impl StreamSink for SessionSink<'_, '_> {
-    async fn send_event(&mut self, event: &LiveEvent) -> Result<(), ()> {
-        self.send(event.whole()).await
-    }
-
-    async fn send(&mut self, bytes: Bytes) -> Result<(), ()> {
-        self.0.write_response_body(bytes, false).await.map_err(drop)
-    }
-
-    async fn finish(&mut self) -> Result<(), ()> {
-        self.0.write_response_body(Bytes::new(), true).await.map_err(drop)
-    }
-
-    async fn while_connected<T: Send>(
-        &mut self,
-        work: Pin<&mut (impl Future<Output = T> + Send)>,
-    ) -> Option<T> {
-        self.0.while_connected(work).await.ok()
-    }
-}
 
 /// What the access record of a stream says, when it ends.
 pub(crate) struct StreamRecord {
@@ -187,6 +107,7 @@ impl StreamTimes {
 pub struct LiveStream {
     pub(crate) hub: Arc<LiveHub<LiveSource>>,
     pub(crate) watcher: LiveWatcher,
+    pub(crate) encoder: StreamEncoder,
     pub(crate) rules: Arc<LiveRules>,
     /// The names of the entries; none for the stream of one.
     pub(crate) names: Option<Arc<[String]>>,
@@ -219,6 +140,9 @@ impl LiveStream {
     }
 
     async fn serve<S: StreamSink>(&mut self, sink: &mut S, sent: &mut u64) -> Result<StreamEnd, ()> {
+        if let Some(header) = self.encoder.header() {
+            sink.send(Bytes::from_static(header)).await?;
+        }
         if self.permit.is_none() {
             let retry = RETURN_MS + rand::random_range(0..RETURN_MS);
             return self.finish(sink, StreamEnd::Limit, retry).await;
@@ -259,11 +183,11 @@ impl LiveStream {
             if times.notice.is_some_and(|at| now >= at) {
                 times.notice = None;
                 let left = times.expires.map_or(0, |at| at.saturating_duration_since(now).as_secs());
-                self.send(sink, notice("token", &format!("{{\"expires_in\":{left}}}")), sent).await?;
+                self.notify(sink, "token", &format!("{{\"expires_in\":{left}}}"), sent).await?;
             }
             if now >= times.ping {
                 let seconds = self.rules.ping.as_secs();
-                self.send(sink, notice("ping", &format!("{{\"interval\":{seconds}}}")), sent).await?;
+                self.notify(sink, "ping", &format!("{{\"interval\":{seconds}}}"), sent).await?;
                 times.ping = now + self.rules.ping;
             }
             timer.as_mut().reset(times.next().into());
@@ -281,13 +205,15 @@ impl LiveStream {
             match (change, self.names.is_none()) {
                 (EntryChange::Over, _) => return Ok(Some(StreamEnd::Reload)),
                 (EntryChange::State(_, event, skipped), true) => {
-                    *sent += event.whole().len() as u64;
-                    sink.send_event(&event).await?;
+                    let content = self.encoder.event(&event);
+                    *sent += content.length() as u64;
+                    sink.send_framed(&content).await?;
                     self.record.metrics.live_event(skipped);
                 }
                 (change, _) => {
-                    let bytes = self.gather(change);
-                    self.send(sink, bytes, sent).await?;
+                    let content = self.gather(change);
+                    *sent += content.len() as u64;
+                    sink.send(content).await?;
                 }
             }
             times.ping = Instant::now() + self.rules.ping;
@@ -302,17 +228,20 @@ impl LiveStream {
         while let Some(change) = next.take() {
             match change {
                 EntryChange::State(_, event, skipped) => {
-                    out.extend_from_slice(&event.without_id());
-                    out.extend_from_slice(b"id: ");
-                    self.watcher.push_id(&mut out);
-                    out.extend_from_slice(b"\n\n");
+                    self.encoder.push_event(&mut out, &event);
+                    let mut id = b"id: ".to_vec();
+                    self.watcher.push_id(&mut id);
+                    id.extend_from_slice(b"\n\n");
+                    self.encoder.push_text(&mut out, &id);
                     self.record.metrics.live_event(skipped);
                 }
                 EntryChange::Stale(index, reason) => {
-                    out.extend_from_slice(&notice("stale", &self.about(index, Some(reason))));
+                    let text = notice("stale", &self.about(index, Some(reason)));
+                    self.encoder.push_text(&mut out, &text);
                 }
                 EntryChange::Current(index) => {
-                    out.extend_from_slice(&notice("current", &self.about(index, None)));
+                    let text = notice("current", &self.about(index, None));
+                    self.encoder.push_text(&mut out, &text);
                 }
                 // Seen again by the next look.
                 EntryChange::Over => break,
@@ -334,19 +263,31 @@ impl LiveStream {
         }
     }
 
-    async fn send<S: StreamSink>(&self, sink: &mut S, bytes: Bytes, sent: &mut u64) -> Result<(), ()> {
-        *sent += bytes.len() as u64;
-        sink.send(bytes).await
+    /// Writes an event of the gateway's own.
+    async fn notify<S: StreamSink>(
+        &mut self,
+        sink: &mut S,
+        name: &str,
+        data: &str,
+        sent: &mut u64,
+    ) -> Result<(), ()> {
+        let mut content = Vec::new();
+        self.encoder.push_text(&mut content, &notice(name, data));
+        *sent += content.len() as u64;
+        sink.send(content.into()).await
     }
 
     /// Ends the stream, and tells the client when to come back.
     async fn finish<S: StreamSink>(
-        &self,
+        &mut self,
         sink: &mut S,
         end: StreamEnd,
         retry_ms: u64,
     ) -> Result<StreamEnd, ()> {
-        sink.send(retry_after(retry_ms)).await?;
+        let mut content = Vec::new();
+        self.encoder.push_text(&mut content, &retry_after(retry_ms));
+        self.encoder.push_trailer(&mut content);
+        sink.send(content.into()).await?;
         sink.finish().await?;
         Ok(end)
     }

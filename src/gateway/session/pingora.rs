@@ -3,7 +3,7 @@
 use crate::gateway::{
     context::{connection::ConnectionInfo, RequestContext},
     headers::{rules, to_origin},
-    live::stream::SessionSink,
+    live::sink::SessionSink,
     pipeline::handle_request,
     proxy::{
         native::{self, proxy_directly},

@@ -64,6 +64,11 @@ impl Stage {
                 Answer::json(&body).header("cache-control", control)
             });
         }
+        let counted = orders.clone();
+        origin.on("/long", move |_| {
+            let rows: Vec<_> = (0..500).map(|n| json!({ "row": n, "name": "a customer" })).collect();
+            Answer::json(&json!({ "orders": counted.load(Ordering::SeqCst), "rows": rows }))
+        });
         let namespace = |ttl: &str, more: &str| {
             format!("cache = {{ namespace = \"kpi\", ttl = \"{ttl}\" }}\nlive = true\n{more}")
         };
@@ -74,6 +79,8 @@ impl Stage {
             .raw("[[listener]]\naddress = \"127.0.0.1:0\"\nhttp2 = true")
             .route("/bumped", &namespace("60s", ""))
             .route("/short", &namespace("1s", ""))
+            .route("/long", &namespace("60s", ""))
+            .raw("[[live]]\npath = \"/live\"\nwatch = { long = \"/long\", short = \"/bumped\" }")
             .route("/dressed", &namespace("60s", dressed))
             .route("/query", &namespace("60s", "auth = \"required\"\ntoken_query = true"))
             .route("/plain", "cache = { namespace = \"kpi\", ttl = \"60s\" }")
@@ -182,6 +189,58 @@ async fn a_shutdown_ends_the_streams_of_all_protocols_as_their_framing_says() {
         let (events, end) = stream.rest().await;
         let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
         assert_eq!((names, end), (vec!["retry"], End::Clean), "{way:?}");
+    }
+    assert!(stage.gateway.wait(SOON).await.success());
+}
+
+/// Compressed once for all, event by event; what joins later, and what watches several entries, gets it as well.
+#[tokio::test]
+async fn a_client_that_takes_gzip_gets_the_same_events_in_fewer_bytes() {
+    let mut stage = Stage::set().await;
+    let gzip = [("Accept-Encoding", "gzip, deflate, br, zstd")];
+    for path in ["/long", "/live?watch=long,short", "/live?watch=short"] {
+        let mut streams = Vec::new();
+        for way in WAYS {
+            for fields in [&gzip[..], &[("Accept-Encoding", "gzip;q=0, br")], &[]] {
+                let mut stream = stage.open(way, path, fields).await;
+                let is_gzip = fields.first() == gzip.first();
+                assert_eq!(stream.head.header("content-encoding").is_some(), is_gzip, "{path} {way:?}");
+                stream.next().await;
+                streams.push((way, is_gzip, stream));
+            }
+        }
+        let state = stage.change();
+        stage.gateway.bump("public").await;
+        let mut ids = Vec::new();
+        for (way, is_gzip, stream) in &mut streams {
+            let of_entry = if path.ends_with("short") { "short" } else { "long" };
+            let event = loop {
+                let event = stream.next().await;
+                if event.json()["orders"] == state["orders"] && (path == "/long" || event.name == of_entry) {
+                    break event;
+                }
+            };
+            let is_small = *is_gzip && !path.ends_with("=short");
+            assert_eq!(
+                stream.received < 12_000,
+                is_small || path.ends_with("=short"),
+                "{path} {way:?}: {}",
+                stream.received
+            );
+            ids.push(event.id.clone().map(|id| id.split(',').next().map(str::to_owned)));
+        }
+        assert!(ids.windows(2).all(|two| two[0] == two[1]), "{ids:?}");
+        drop(streams);
+    }
+    let mut streams = Vec::new();
+    for way in WAYS {
+        streams.push((way, stage.open(way, "/long", &gzip).await));
+    }
+    stage.gateway.sigterm();
+    for (way, mut stream) in streams {
+        let (events, end) = stream.rest().await;
+        let last = events.last().map(|event| event.name.as_str());
+        assert_eq!((last, end), (Some("retry"), End::Clean), "{way:?}");
     }
     assert!(stage.gateway.wait(SOON).await.success());
 }

@@ -2,10 +2,11 @@
 
 use super::{tls::Http2, transfer::Head, End, Transfer, SOON};
 use bytes::Bytes;
+use flate2::write::GzDecoder;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use std::{collections::VecDeque, fmt::Write, net::SocketAddr};
+use std::{collections::VecDeque, fmt::Write as _, io::Write as _, net::SocketAddr};
 use tokio::time::timeout;
 
 /// An event as a client gets it.
@@ -79,6 +80,10 @@ enum Carrier {
 pub struct EventStream {
     carrier: Carrier,
     reader: EventReader,
+    /// Of a stream in gzip.
+    decoder: Option<GzDecoder<Vec<u8>>>,
+    /// The number of bytes of its content, encoded as it came.
+    pub received: usize,
     /// Its head.
     pub head: Head,
 }
@@ -116,7 +121,28 @@ impl EventStream {
             "{}",
             head.text
         );
-        Self { carrier, reader: EventReader::default(), head }
+        let decoder = (head.header("content-encoding") == Some("gzip")).then(|| GzDecoder::new(Vec::new()));
+        Self { carrier, reader: EventReader::default(), decoder, received: 0, head }
+    }
+
+    /// Takes content as it comes. A decoder gives all that can be known of it.
+    fn feed(&mut self, content: &[u8]) {
+        self.received += content.len();
+        match &mut self.decoder {
+            None => self.reader.feed(content),
+            Some(decoder) => {
+                decoder.write_all(content).and_then(|()| decoder.flush()).expect("a stream in gzip");
+                self.reader.feed(&std::mem::take(decoder.get_mut()));
+            }
+        }
+    }
+
+    /// The end of the stream; the trailer of gzip has to be right.
+    fn end(&mut self, end: End) -> End {
+        if let (Some(decoder), End::Clean) = (&mut self.decoder, end) {
+            decoder.try_finish().expect("a whole stream in gzip");
+        }
+        end
     }
 
     /// The next event; `Err`: how the stream ended.
@@ -125,13 +151,17 @@ impl EventStream {
             if let Some(event) = self.reader.next() {
                 return Ok(event);
             }
-            match &mut self.carrier {
-                Carrier::Transfer(transfer) => self.reader.feed(&transfer.piece().await?),
+            let piece = match &mut self.carrier {
+                Carrier::Transfer(transfer) => transfer.piece().await,
                 Carrier::Http2(_, body) => match body.frame().await {
-                    Some(Ok(frame)) => self.reader.feed(frame.data_ref().expect("no trailers")),
-                    Some(Err(_)) => return Err(End::Broken),
-                    None => return Err(End::Clean),
+                    Some(Ok(frame)) => Ok(frame.into_data().expect("no trailers")),
+                    Some(Err(_)) => Err(End::Broken),
+                    None => Err(End::Clean),
                 },
+            };
+            match piece {
+                Ok(content) => self.feed(&content),
+                Err(end) => return Err(self.end(end)),
             }
         }
     }
