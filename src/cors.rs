@@ -14,7 +14,7 @@ use http::{header, HeaderMap, HeaderName, HeaderValue, Method};
 
 /// The answer to a preflight.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PreflightAnswer {
+pub(crate) enum PreflightAnswer {
     /// 204 with these fields. The browser compares the method and fields with the allowed ones, and names the
     /// one that isn't.
     Allowed(Vec<(HeaderName, HeaderValue)>),
@@ -25,11 +25,11 @@ pub enum PreflightAnswer {
 const ALLOW_ALL: HeaderValue = HeaderValue::from_static("*");
 const ALLOW_CREDENTIALS: HeaderValue = HeaderValue::from_static("true");
 /// The fields that a preflight's answer depends on, for `Vary`.
-pub const PREFLIGHT_VARY: HeaderValue =
+pub(crate) const PREFLIGHT_VARY: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// The method that a preflight asks for; `None` if the request is not a preflight.
-pub fn preflight_method(method: &Method, request: &HeaderMap) -> Option<Method> {
+pub(crate) fn preflight_method(method: &Method, request: &HeaderMap) -> Option<Method> {
     if *method != Method::OPTIONS || !request.contains_key(header::ORIGIN) {
         return None;
     }
@@ -38,7 +38,7 @@ pub fn preflight_method(method: &Method, request: &HeaderMap) -> Option<Method> 
 }
 
 /// The answer to a preflight with these fields.
-pub fn answer_preflight(cors: &CorsConfig, request: &HeaderMap) -> PreflightAnswer {
+pub(crate) fn answer_preflight(cors: &CorsConfig, request: &HeaderMap) -> PreflightAnswer {
     let Some(allowed) = allowed_origin(cors, request) else { return PreflightAnswer::Refused };
     let mut fields = vec![(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)];
     if cors.credentials {
@@ -55,7 +55,7 @@ pub fn answer_preflight(cors: &CorsConfig, request: &HeaderMap) -> PreflightAnsw
 
 /// Replaces the CORS fields of an answer to a request with these fields: those of the origin server are
 /// removed, and the gateway's are added.
-pub fn apply_cors(cors: &CorsConfig, request: &HeaderMap, answer: &mut impl MessageFields) {
+pub(crate) fn apply_cors(cors: &CorsConfig, request: &HeaderMap, answer: &mut impl MessageFields) {
     let theirs = answer.names().into_iter().filter(|name| name.as_str().starts_with("access-control-"));
     theirs.for_each(|name| answer.remove(&name));
     if cors.origins != AllowedOrigins::Any {
@@ -86,7 +86,7 @@ fn allowed_origin(cors: &CorsConfig, request: &HeaderMap) -> Option<HeaderValue>
 
 /// Returns true if a pattern matches this origin. Compares bytes: browsers serialise an origin in one way
 /// only (RFC 6454, 6.2).
-pub fn matches_origin(pattern: &OriginPattern, origin: &str) -> bool {
+pub(crate) fn matches_origin(pattern: &OriginPattern, origin: &str) -> bool {
     match pattern {
         OriginPattern::Exact(exact) => **exact == *origin,
         OriginPattern::Below { scheme, domain } => {

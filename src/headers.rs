@@ -17,7 +17,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 /// The facts of a request: the values of the variables.
 #[derive(Debug, Clone, Copy)]
-pub struct RuleFacts<'a> {
+pub(crate) struct RuleFacts<'a> {
     /// `$client_ip`
     pub client: Option<IpAddr>,
     /// `$remote_addr`
@@ -43,7 +43,7 @@ pub struct RuleFacts<'a> {
 }
 
 /// The fields of a message, independent of the type that holds them.
-pub trait MessageFields {
+pub(crate) trait MessageFields {
     /// The names of the fields, each once.
     fn names(&self) -> Vec<HeaderName>;
     /// The lines of a field, joined with commas; `None` if it is absent.
@@ -55,7 +55,7 @@ pub trait MessageFields {
 }
 
 /// Adds a field's name to `Vary`, unless it is there already.
-pub fn vary_by(answer: &mut impl MessageFields, field: &'static str) {
+pub(crate) fn vary_by(answer: &mut impl MessageFields, field: &'static str) {
     let said = answer.joined(&header::VARY).unwrap_or_default();
     let names = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(field.as_bytes());
     if !said.split(|b| *b == b',').any(|name| names(name.trim_ascii())) {
@@ -64,7 +64,11 @@ pub fn vary_by(answer: &mut impl MessageFields, field: &'static str) {
 }
 
 /// Applies a route's rules to a request to the origin.
-pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &mut impl MessageFields) {
+pub(crate) fn apply_to_origin(
+    headers: &RouteHeaders,
+    facts: &RuleFacts<'_>,
+    fields: &mut impl MessageFields,
+) {
     for rules in &headers.request {
         let names = fields.names();
         for name in names.iter().filter(|name| is_touched(rules, name)) {
@@ -76,12 +80,12 @@ pub fn apply_to_origin(headers: &RouteHeaders, facts: &RuleFacts<'_>, fields: &m
 }
 
 /// Returns true if no rule changes this field of the client.
-pub fn passes_unchanged(headers: &RouteHeaders, name: &HeaderName) -> bool {
+pub(crate) fn passes_unchanged(headers: &RouteHeaders, name: &HeaderName) -> bool {
     !headers.request.iter().any(|rules| is_touched(rules, name))
 }
 
 /// Applies a route's rules to an answer of this status to the client.
-pub fn apply_to_client(
+pub(crate) fn apply_to_client(
     headers: &RouteHeaders,
     facts: &RuleFacts<'_>,
     status: StatusCode,
@@ -187,7 +191,7 @@ fn add_security_fields(fields: &mut impl MessageFields) {
 }
 
 /// Renders a value for a request; `None` if it is empty.
-pub fn render_value(template: &HeaderTemplate, facts: &RuleFacts<'_>) -> Option<HeaderValue> {
+pub(crate) fn render_value(template: &HeaderTemplate, facts: &RuleFacts<'_>) -> Option<HeaderValue> {
     let segments = match template {
         HeaderTemplate::Fixed(value) => return Some(value.clone()),
         HeaderTemplate::Made(segments) => segments,

@@ -14,30 +14,33 @@
 //!
 //! `docs/architecture.md` describes the modules and who may use whom; `tests/it/architecture.rs` holds the code
 //! to it.
+//!
+//! The crate is a program. Public is what its binary, the models and benchmarks of the cache, and the fuzzers
+//! call; all else is the crate's own, so that the compiler names what nobody calls.
 
-pub mod address;
-pub mod admin;
+mod address;
+mod admin;
 pub mod cache;
-pub mod certificate;
+mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod cors;
+mod cors;
 pub mod demo;
-pub mod events;
-pub mod files;
-pub mod gateway;
-pub mod headers;
-pub mod http;
-pub mod identity;
-pub mod limits;
+mod events;
+mod files;
+mod gateway;
+mod headers;
+mod http;
+mod identity;
+mod limits;
 pub mod listen;
-pub mod live;
+mod live;
 pub mod name;
 pub mod origin;
 pub mod representation;
 pub mod route;
-pub mod server;
-pub mod signed;
+mod server;
+mod signed;
 pub mod telemetry;
-pub mod websocket;
+mod websocket;

@@ -25,7 +25,7 @@ const MAX_TIME_DIGITS: usize = 15;
 
 /// The reason for which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureRefusal {
+pub(crate) enum SignatureRefusal {
     /// No signature, one that does not verify, or parameters in another form.
     #[error("the signature does not verify")]
     Signature,
@@ -39,7 +39,11 @@ pub enum SignatureRefusal {
 ///
 /// # Errors
 /// The reason for the refusal. `Expired` is only returned for a valid signature.
-pub fn verify_target(secrets: &[Secret], target: &str, now_unix: u64) -> Result<String, SignatureRefusal> {
+pub(crate) fn verify_target(
+    secrets: &[Secret],
+    target: &str,
+    now_unix: u64,
+) -> Result<String, SignatureRefusal> {
     let parts = TargetParts::read(target).ok_or(SignatureRefusal::Signature)?;
     let claimed = URL_SAFE_NO_PAD.decode(parts.signature).map_err(|_| SignatureRefusal::Signature)?;
     let is_of = |secret| target_mac(secret, parts.signed).is_some_and(|mac| bool::from(mac.ct_eq(&claimed)));
@@ -55,7 +59,7 @@ pub fn verify_target(secrets: &[Secret], target: &str, now_unix: u64) -> Result<
 
 /// The reason for which a target can't be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SignError {
+pub(crate) enum SignError {
     /// It is not a path and query as a browser would send it.
     #[error(
         "must be a path and query of printable ASCII, other characters percent-encoded, without a fragment"
@@ -76,7 +80,7 @@ pub enum SignError {
 ///
 /// # Errors
 /// The fault in the target.
-pub fn sign_target(
+pub(crate) fn sign_target(
     secret: &Secret,
     target: &str,
     below: Option<&str>,

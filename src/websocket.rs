@@ -15,7 +15,7 @@ use http::{header, HeaderMap, HeaderValue, Method, Version};
 use sha1::{Digest, Sha1};
 
 /// The only version of the protocol.
-pub const WEBSOCKET_VERSION: &str = "13";
+pub(crate) const WEBSOCKET_VERSION: &str = "13";
 /// The text that is hashed behind a client's key (RFC 6455, 1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The marker in front of a token in a list of subprotocols.
@@ -23,7 +23,7 @@ const TOKEN_MARK: &str = "bearer";
 
 /// The reason for which a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandshakeFault {
+pub(crate) enum HandshakeFault {
     /// It does not conform to RFC 6455.
     Malformed,
     /// It has another version of the protocol.
@@ -31,7 +31,7 @@ pub enum HandshakeFault {
 }
 
 /// Returns true if a request asks for an upgrade to a WebSocket.
-pub fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
     list_elements(headers, &header::UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
 }
 
@@ -39,7 +39,11 @@ pub fn is_upgrade_wanted(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// The fault in it.
-pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), HandshakeFault> {
+pub(crate) fn check_handshake(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<(), HandshakeFault> {
     let hop = has_connection_option(headers, "upgrade");
     // If a body preceded the first frame, the two ends could disagree on its end.
     if *method != Method::GET || version != Version::HTTP_11 || !hop || request_has_body(headers) {
@@ -60,7 +64,7 @@ pub fn check_handshake(method: &Method, version: Version, headers: &HeaderMap) -
 /// Returns true if the head of a 101 grants the handshake of a request (RFC 6455, 4.1): the same protocol,
 /// the proof that this key was read, and no body (RFC 9110, 8.6 and RFC 9112, 6.1). A less strict client, or
 /// a proxy in between, would take the following bytes for frames.
-pub fn is_upgrade_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade_granted(request: &HeaderMap, version: Version, answer: &HeaderMap) -> bool {
     let mut protocols = list_elements(answer, &header::UPGRADE);
     let websocket = protocols.next().is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
     let hop = has_connection_option(answer, "upgrade");
@@ -81,7 +85,7 @@ fn accept_value(key: &str) -> String {
 
 /// Returns true if the page that opens a WebSocket is allowed to. A request without `Origin` is not a
 /// browser's, and is allowed: its sender could as well send any `Origin`.
-pub fn is_origin_allowed(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
+pub(crate) fn is_origin_allowed(allowed: &[OriginPattern], headers: &HeaderMap) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         _ if allowed.is_empty() => true,
@@ -95,7 +99,7 @@ pub fn is_origin_allowed(allowed: &[OriginPattern], headers: &HeaderMap) -> bool
 
 /// A token among the offered subprotocols, and the other ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenOffer {
+pub(crate) struct TokenOffer {
     /// The token.
     pub token: String,
     /// The marker in front of it, as the client wrote it: a browser requires one of its offers in the answer.
@@ -109,7 +113,7 @@ pub struct TokenOffer {
 ///
 /// # Errors
 /// If the marker has no token behind it, or occurs twice.
-pub fn offered_token(headers: &HeaderMap) -> Result<Option<TokenOffer>, HandshakeFault> {
+pub(crate) fn offered_token(headers: &HeaderMap) -> Result<Option<TokenOffer>, HandshakeFault> {
     let mut offered = list_elements(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     let (mut others, mut found) = (Vec::new(), None);
     while let Some(element) = offered.next() {

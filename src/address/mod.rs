@@ -15,7 +15,7 @@ mod forwarded;
 mod node;
 mod value;
 
-pub use crate::cache::key::RequestScheme;
+pub(crate) use crate::cache::key::RequestScheme;
 
 use http::{header, HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv4Net};
@@ -31,16 +31,16 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The proxies whose fields are trusted.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub(crate) struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
     /// The networks of `server.trusted_proxies`.
-    pub fn new(networks: &[IpNet]) -> Self {
+    pub(crate) fn new(networks: &[IpNet]) -> Self {
         Self(networks.iter().map(|network| canonical_network(*network)).collect())
     }
 
     /// Returns true if an address, in its canonical form, lies within one of the networks.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 }
@@ -55,7 +55,7 @@ fn canonical_network(network: IpNet) -> IpNet {
 
 /// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientAddress {
+pub(crate) struct ClientAddress {
     /// The client's address, in its canonical form.
     pub address: IpAddr,
     /// The scheme of the client's request to the outermost trusted proxy, or to the gateway.
@@ -70,17 +70,22 @@ pub struct ClientAddress {
 
 impl ClientAddress {
     /// The peer as the client, over a connection of this scheme.
-    pub fn peer(address: IpAddr, scheme: RequestScheme) -> Self {
+    pub(crate) fn peer(address: IpAddr, scheme: RequestScheme) -> Self {
         Self { address: address.to_canonical(), scheme, host: None, proxies: Vec::new() }
     }
 
     /// A client of unknown address.
-    pub fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self::peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED), RequestScheme::Http)
     }
 
     /// The client of a request that `peer` sent with these headers, over a connection of this scheme.
-    pub fn of(peer: IpAddr, scheme: RequestScheme, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
+    pub(crate) fn of(
+        peer: IpAddr,
+        scheme: RequestScheme,
+        headers: &HeaderMap,
+        trusted: &TrustedProxies,
+    ) -> Self {
         let peer = Self::peer(peer, scheme);
         if !trusted.contains(peer.address) {
             return peer;
@@ -105,7 +110,7 @@ impl ClientAddress {
 
     /// Writes the value of `X-Forwarded-For` for an origin: the client, then the proxies from the outermost
     /// to the peer.
-    pub fn write_forwarded_for(&self, text: &mut String) {
+    pub(crate) fn write_forwarded_for(&self, text: &mut String) {
         push_address(text, self.address);
         for proxy in &self.proxies {
             text.push_str(", ");
@@ -115,7 +120,7 @@ impl ClientAddress {
 
     /// Writes the value of `Forwarded` for an origin (RFC 7239): an element for each hop. The first has the
     /// scheme and the host of the client's request.
-    pub fn write_forwarded(&self, host: Option<&str>, text: &mut String) {
+    pub(crate) fn write_forwarded(&self, host: Option<&str>, text: &mut String) {
         push_node(text, self.address);
         [";proto=", self.scheme.as_str()].iter().for_each(|part| text.push_str(part));
         if let Some(host) = host {
@@ -140,7 +145,7 @@ fn push_node(text: &mut String, address: IpAddr) {
 }
 
 /// Writes an address.
-pub fn push_address(text: &mut String, address: IpAddr) {
+pub(crate) fn push_address(text: &mut String, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => push_v4(text, v4),
         IpAddr::V6(v6) => append_text(text, format_args!("{v6}")),
@@ -174,7 +179,7 @@ fn append_text(text: &mut String, what: fmt::Arguments<'_>) {
 }
 
 /// The network of one customer of a provider: an IPv4 address, or the first half of an IPv6 one.
-pub fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     const CUSTOMER: u128 = !0 << 64;
     match address {
         IpAddr::V4(_) => address,

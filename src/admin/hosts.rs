@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// The accepted hosts: loopback, the address that a connection was made to, and those of the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct KnownHosts {
+pub(crate) struct KnownHosts {
     exact: Vec<String>,
     /// The part of each wildcard after `*`, with its dot.
     wildcards: Vec<String>,
@@ -16,7 +16,7 @@ pub struct KnownHosts {
 
 impl KnownHosts {
     /// The hosts of the configuration: names, `*.example.com`, addresses (IPv6 in brackets), in lower case.
-    pub fn new(hosts: Vec<String>) -> Self {
+    pub(crate) fn new(hosts: Vec<String>) -> Self {
         let mut known = Self::default();
         for host in hosts {
             match (parse_host_address(&host), host.strip_prefix('*')) {

@@ -42,7 +42,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
 /// Serves connections for as long as the process lives.
-pub async fn serve(listener: TcpListener, state: AdminState) {
+pub(crate) async fn serve(listener: TcpListener, state: AdminState) {
     let (router, reserve) = (super::build_router(state), DescriptorReserve::of(&listener));
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {

@@ -10,9 +10,9 @@ mod problem;
 mod purge;
 mod state;
 
-pub use hosts::KnownHosts;
-pub use listener::serve;
-pub use state::{AdminState, PurgeFailure, PurgeFuture, Readiness};
+pub(crate) use hosts::KnownHosts;
+pub(crate) use listener::serve;
+pub(crate) use state::{AdminState, PurgeFailure, PurgeFuture, Readiness};
 
 use axum::{
     extract::{DefaultBodyLimit, State},

@@ -10,11 +10,11 @@ use serde::Serialize;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 /// A purge under way; its result is the number of entries of this node that were purged.
-pub type PurgeFuture = Pin<Box<dyn Future<Output = Result<u64, PurgeFailure>> + Send>>;
+pub(crate) type PurgeFuture = Pin<Box<dyn Future<Output = Result<u64, PurgeFailure>> + Send>>;
 
 /// The reason for which a purge failed, entirely or on other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PurgeFailure {
+pub(crate) enum PurgeFailure {
     /// No entry can match it, and nothing was purged.
     Nothing(String),
     /// The store did not accept it; this node has purged.
@@ -23,7 +23,7 @@ pub enum PurgeFailure {
 
 /// The readiness of this node for requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// True if it is ready.
     pub ready: bool,
     /// The reasons for which it isn't; or, if it is, the parts that don't work.
@@ -32,7 +32,7 @@ pub struct Readiness {
 
 /// The state of the admin pages.
 #[derive(Clone)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     /// The metrics for `/metrics`.
     pub metrics: Arc<Metrics>,
     /// The host names that are accepted.

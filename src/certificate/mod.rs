@@ -5,7 +5,7 @@
 
 mod subject;
 
-pub use subject::read_subject;
+pub(crate) use subject::read_subject;
 
 use rustls::{
     crypto::{aws_lc_rs, CryptoProvider},
@@ -24,7 +24,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The cryptography of every listener: aws-lc-rs, with the post-quantum key exchange first.
-pub fn crypto_provider() -> Arc<CryptoProvider> {
+pub(crate) fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
     PROVIDER.clone()
@@ -32,7 +32,7 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
 
 /// Makes it the default of the process, for code that doesn't choose for itself (Redis, origins). Later calls
 /// have no effect.
-pub fn install_provider() {
+pub(crate) fn install_provider() {
     aws_lc_rs::default_provider().install_default().unwrap_or_default();
 }
 
@@ -49,7 +49,7 @@ pub struct CertificatePaths {
 
 /// A certificate that a listener can use.
 #[derive(Debug, Clone)]
-pub struct ServerCertificate {
+pub(crate) struct ServerCertificate {
     /// The chain, the key and the staple.
     pub key: Arc<CertifiedKey>,
     /// The DNS names that it is valid for, in lower case; `*.` stands for one label.
@@ -135,7 +135,7 @@ impl ServerCertificate {
     ///
     /// # Errors
     /// The first file that can't be used, with the reason.
-    pub fn load(files: &CertificatePaths) -> Result<Self, CertificateError> {
+    pub(crate) fn load(files: &CertificatePaths) -> Result<Self, CertificateError> {
         let at = |part, path: &Path| {
             let path = path.to_owned();
             move |fault| CertificateError { part, path, fault }
@@ -161,7 +161,7 @@ impl ServerCertificate {
 ///
 /// # Errors
 /// The reason why the file can't be used.
-pub fn read_authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
+pub(crate) fn read_authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
     let roots = || {
         let mut roots = RootCertStore::empty();
         for certificate in parse_chain(&read_file(path)?)? {
@@ -189,7 +189,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, UnusableFile> {
 ///
 /// # Errors
 /// If a line begins with a byte order mark: the first one, or another one in files that were joined.
-pub fn check_encoding(pem: &[u8]) -> Result<(), UnusableFile> {
+pub(crate) fn check_encoding(pem: &[u8]) -> Result<(), UnusableFile> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if pem.starts_with(b"\xff\xfe") || pem.starts_with(b"\xfe\xff") {
         return Err(UnusableFile::Utf16);

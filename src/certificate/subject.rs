@@ -29,7 +29,7 @@ const ATTRIBUTE_NAMES: [(&str, &str); 11] = [
 
 /// The subject of a certificate (DER): `CN=kiosk 7,OU=Shops,O=Example`. `None` if the certificate can't be
 /// parsed.
-pub fn read_subject(certificate: &[u8]) -> Option<String> {
+pub(crate) fn read_subject(certificate: &[u8]) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(format_name(parsed.subject()))
 }

@@ -6,7 +6,7 @@
 //! result, on this node and on all.
 
 mod replay;
-pub mod signature;
+pub(crate) mod signature;
 
 use crate::{
     cache::{redis::EventStanding, Cache},

@@ -16,9 +16,9 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 
 /// The largest difference between a timestamp and `now`, either way, in seconds.
-pub const TOLERANCE: u64 = 300;
+pub(crate) const TOLERANCE: u64 = 300;
 /// The longest id, in bytes.
-pub const MAX_ID: usize = 256;
+pub(crate) const MAX_ID: usize = 256;
 
 /// The prefix of a secret in base64.
 const SECRET_PREFIX: &[u8] = b"whsec_";
@@ -69,7 +69,7 @@ pub enum SecretError {
 
 /// A secret, decoded and ready to sign. Its `Debug` hides it.
 #[derive(Clone)]
-pub struct WebhookKey(Hmac<Sha256>);
+pub(crate) struct WebhookKey(Hmac<Sha256>);
 
 impl fmt::Debug for WebhookKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,7 +82,7 @@ impl WebhookKey {
     ///
     /// # Errors
     /// If the base64 is malformed or the secret is empty.
-    pub fn new(secret: &Secret) -> Result<Self, SecretError> {
+    pub(crate) fn new(secret: &Secret) -> Result<Self, SecretError> {
         let bytes = match secret.reveal().strip_prefix(SECRET_PREFIX) {
             Some(encoded) => LENIENT_BASE64.decode(encoded).map_err(|_| SecretError::Encoding)?,
             None => secret.reveal().to_vec(),
@@ -108,7 +108,7 @@ impl WebhookKey {
 ///
 /// # Errors
 /// The first reason found, in the order: id, timestamp, signatures.
-pub fn verify_signature(
+pub(crate) fn verify_signature(
     keys: &[WebhookKey],
     id: &str,
     timestamp: &str,
@@ -164,7 +164,7 @@ fn check_timestamp(timestamp: &str, now: u64) -> Result<(), SignatureError> {
 }
 
 /// The text of `webhook-signature` for an event that is sent at `timestamp` (Unix seconds).
-pub fn sign_event(key: &WebhookKey, id: &str, timestamp: u64, body: &[u8]) -> String {
+pub(crate) fn sign_event(key: &WebhookKey, id: &str, timestamp: u64, body: &[u8]) -> String {
     format!("{SIGNATURE_PREFIX}{}", STANDARD.encode(key.mac(id, &timestamp.to_string(), body)))
 }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 /// The instructions of an origin besides the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AccelFields {
+pub(crate) struct AccelFields {
     /// `X-Accel-Limit-Rate`: bytes a second; 0, or a value that is no number: no limit.
     pub rate: Option<u64>,
     /// `X-Accel-Buffering: no`: data is sent as soon as it arrives.
@@ -25,7 +25,7 @@ pub struct AccelFields {
 
 impl AccelFields {
     /// Reads the instructions of an answer.
-    pub fn of(answer: &HeaderMap) -> Self {
+    pub(crate) fn of(answer: &HeaderMap) -> Self {
         let text = |name| answer.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         Self {
             rate: text(&ACCEL_LIMIT_RATE).and_then(|rate| rate.parse().ok()).filter(|rate| *rate > 0),
@@ -35,7 +35,7 @@ impl AccelFields {
 }
 
 /// `Content-Type` with the charset of `X-Accel-Charset`; `None` if it stays as it is.
-pub fn charset_content_type(answer: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn charset_content_type(answer: &HeaderMap) -> Option<HeaderValue> {
     let charset = answer.get(&ACCEL_CHARSET)?.to_str().ok()?.trim();
     let token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'+');
     if charset.is_empty() || !charset.bytes().all(token) {
@@ -54,7 +54,7 @@ pub fn charset_content_type(answer: &HeaderMap) -> Option<HeaderValue> {
 
 /// The fields of an origin's answer that are sent with the file: all except the instructions and those that
 /// describe the answer's own message.
-pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     let of_its_message = [
         "age",
         "content-digest",
@@ -91,14 +91,14 @@ pub fn forwarded_fields(answer: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
 
 /// An internal location, as a prefix of paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InternalLocation(Vec<String>);
+pub(crate) struct InternalLocation(Vec<String>);
 
 impl InternalLocation {
     /// Parses a location such as `/protected/`, in a spelling that was checked.
     ///
     /// # Errors
     /// If it is no path.
-    pub fn new(text: &str) -> Result<Self, PathError> {
+    pub(crate) fn new(text: &str) -> Result<Self, PathError> {
         let segments = path::decode_segments(text.as_bytes())?;
         Ok(Self(segments.into_iter().map(|segment| segment.into_owned()).collect()))
     }
@@ -106,7 +106,7 @@ impl InternalLocation {
 
 /// The reason why the file that an origin names is in no location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocateError {
+pub(crate) enum LocateError {
     /// The value is no path, or there are several.
     Malformed,
     /// No location contains it.
@@ -115,7 +115,7 @@ pub enum LocateError {
 
 /// The location of a file, and the path below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocatedTarget {
+pub(crate) struct LocatedTarget {
     /// Its index in the list.
     pub location: usize,
     /// The path and query, as the origin wrote them, without the location's own part.
@@ -124,12 +124,12 @@ pub struct LocatedTarget {
 
 impl LocatedTarget {
     /// The path below the location, without the query.
-    pub fn path(&self) -> &[u8] {
+    pub(crate) fn path(&self) -> &[u8] {
         &self.rest[..self.path_end()]
     }
 
     /// The query with its `?`, or nothing.
-    pub fn query(&self) -> &[u8] {
+    pub(crate) fn query(&self) -> &[u8] {
         &self.rest[self.path_end()..]
     }
 
@@ -142,7 +142,7 @@ impl LocatedTarget {
 ///
 /// # Errors
 /// If it names no file that may be sent.
-pub fn locate_target(
+pub(crate) fn locate_target(
     answer: &HeaderMap,
     locations: &[InternalLocation],
 ) -> Option<Result<LocatedTarget, LocateError>> {
@@ -194,7 +194,7 @@ fn segment_spans(path: &[u8]) -> Vec<Range<usize>> {
 
 /// The target for another origin: its prefix with the path and query below the location, as they were
 /// written. Octets that are not allowed in a request target are escaped.
-pub fn target_path(prefix: &str, located: &LocatedTarget) -> String {
+pub(crate) fn target_path(prefix: &str, located: &LocatedTarget) -> String {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'/')
         .remove(b'%')

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// The system's metadata of a file. A change of the file, or another file in its place, changes the stamp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FileIdentity {
+pub(crate) struct FileIdentity {
     /// Its length in bytes.
     pub length: u64,
     /// The time of the last change of the content (mtime): seconds since 1970, and nanoseconds. The file's
@@ -41,7 +41,7 @@ const FIRST_DATE: u64 = 347_155_200;
 
 /// The length and validators of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileFacts {
+pub(crate) struct FileFacts {
     /// Its length in bytes.
     pub length: u64,
     /// A strong tag, with its quotes.
@@ -53,12 +53,12 @@ pub struct FileFacts {
 impl FileFacts {
     /// The facts of a file with this content. `suffix` distinguishes its forms (`-br`). Two machines with a
     /// copy of it make the same tag.
-    pub fn of_content(content: &[u8], stamp: &FileIdentity, suffix: &str) -> Self {
+    pub(crate) fn of_content(content: &[u8], stamp: &FileIdentity, suffix: &str) -> Self {
         Self::tagged(xxh3_128(content), stamp, suffix)
     }
 
     /// The facts of a file whose content is not read. Each copy of it has a tag of its own.
-    pub fn of_file(stamp: &FileIdentity, suffix: &str) -> Self {
+    pub(crate) fn of_file(stamp: &FileIdentity, suffix: &str) -> Self {
         Self::tagged(xxh3_128(format!("{stamp:?}").as_bytes()), stamp, suffix)
     }
 
@@ -78,7 +78,7 @@ impl FileFacts {
 
 /// The planned answer.
 #[derive(Debug)]
-pub struct SendPlan {
+pub(crate) struct SendPlan {
     /// The head, with its length.
     pub head: Box<ResponseHeader>,
     /// The body; empty for HEAD, 304, 412 and 416.
@@ -87,7 +87,7 @@ pub struct SendPlan {
 
 /// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FilePiece {
+pub(crate) enum FilePiece {
     /// Bytes in memory.
     Here(Bytes),
     /// A range of the file, not empty.
@@ -100,7 +100,7 @@ static CONTENT_FIELDS: [HeaderName; 4] =
 
 /// Plans the answer with a file that has these fields. `now` gives the age of its date of change; a date in
 /// the future is sent as now (RFC 9110, 8.8.2.1).
-pub fn plan_answer(
+pub(crate) fn plan_answer(
     method: &Method,
     request: &HeaderMap,
     facts: &FileFacts,
@@ -210,7 +210,7 @@ fn plan_unsatisfiable(facts: &FileFacts, fields: &[(HeaderName, HeaderValue)]) -
 }
 
 /// The length in bytes of a body of these pieces.
-pub fn body_length(pieces: &[FilePiece]) -> u64 {
+pub(crate) fn body_length(pieces: &[FilePiece]) -> u64 {
     let of = |piece: &FilePiece| match piece {
         FilePiece::Here(bytes) => bytes.len() as u64,
         FilePiece::File(range) => range.end - range.start,

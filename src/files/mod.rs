@@ -5,13 +5,13 @@
 //! decode), `accel` reads an origin's `X-Accel-Redirect`, `answer` plans the answer, `send` reads the file
 //! piece by piece. Nothing here knows connections; the gateway calls these in order.
 
-pub mod accel;
-pub mod answer;
-pub mod directory;
+pub(crate) mod accel;
+pub(crate) mod answer;
+pub(crate) mod directory;
 mod nowait;
-pub mod path;
-pub mod root;
-pub mod send;
+pub(crate) mod path;
+pub(crate) mod root;
+pub(crate) mod send;
 mod window;
 
-pub use directory::kind::content_type;
+pub(crate) use directory::kind::content_type;

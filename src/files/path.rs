@@ -12,7 +12,7 @@ const MAX_PATH_BYTES: usize = 4_000;
 
 /// The reason why a path names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// A `%` without two hexadecimal digits, or text that is no UTF-8.
     #[error("is malformed")]
     Malformed,
@@ -35,7 +35,7 @@ pub enum PathError {
 
 /// A path below a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RelativePath {
+pub(crate) struct RelativePath {
     /// Segments, none of them empty, with single slashes between them and none at either end. Empty: the
     /// root.
     path: String,
@@ -45,17 +45,17 @@ pub struct RelativePath {
 
 impl RelativePath {
     /// The path, decoded; empty for the root itself.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.path
     }
 
     /// Returns true if the path names a directory.
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.directory
     }
 
     /// The path of the file with this name in this directory.
-    pub fn child(&self, name: &str) -> String {
+    pub(crate) fn child(&self, name: &str) -> String {
         match self.path.as_str() {
             "" => name.to_owned(),
             path => format!("{path}/{name}"),
@@ -68,7 +68,7 @@ impl RelativePath {
 ///
 /// # Errors
 /// If it names no file that may be sent.
-pub fn relative_path(raw: &[u8], hidden: bool) -> Result<RelativePath, PathError> {
+pub(crate) fn relative_path(raw: &[u8], hidden: bool) -> Result<RelativePath, PathError> {
     let segments = decode_segments(raw)?;
     for (place, segment) in segments.iter().enumerate() {
         let well_known = place == 0 && segment == ".well-known";
@@ -84,7 +84,7 @@ pub fn relative_path(raw: &[u8], hidden: bool) -> Result<RelativePath, PathError
 ///
 /// # Errors
 /// If one of them is not allowed in a path.
-pub fn decode_segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
+pub(crate) fn decode_segments(raw: &[u8]) -> Result<Vec<Cow<'_, str>>, PathError> {
     if raw.len() > MAX_PATH_BYTES {
         return Err(PathError::TooLong);
     }

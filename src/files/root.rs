@@ -22,7 +22,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,7 +32,7 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The permission to wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskWait {
+pub(crate) enum DiskWait {
     /// Reads only from the page cache, for threads that serve other requests as well. Else
     /// [`OpenError::NotNow`].
     None,
@@ -42,7 +42,7 @@ pub enum DiskWait {
 
 /// The reason why a file is not opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// It does not exist.
     #[error("there is no such file")]
     NotFound,
@@ -68,7 +68,7 @@ pub enum OpenError {
 
 /// The kind of file at a path.
 #[derive(Debug)]
-pub enum PathEntry {
+pub(crate) enum PathEntry {
     /// A regular file, open for reading.
     File(Arc<OpenFile>),
     /// A directory.
@@ -77,7 +77,7 @@ pub enum PathEntry {
 
 /// A regular file that is open.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     /// The file.
     pub file: File,
     /// The metadata from when it was opened.
@@ -115,7 +115,7 @@ impl OpenFile {
 
 /// A directory below which files are opened.
 #[derive(Debug)]
-pub struct FileRoot {
+pub(crate) struct FileRoot {
     path: PathBuf,
     symlinks: bool,
     /// True for `openat2`; false for segment by segment.
@@ -126,7 +126,7 @@ pub struct FileRoot {
 impl FileRoot {
     /// The directory at `path`, which need not exist yet. `symlinks`: links are followed if they stay within
     /// it.
-    pub fn new(path: PathBuf, symlinks: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, symlinks: bool) -> Self {
         let whole = beneath::is_there();
         if symlinks && !whole {
             tracing::warn!(path = %path.display(), "no symbolic link is followed: the system has no openat2");
@@ -134,16 +134,11 @@ impl FileRoot {
         Self { path, symlinks, whole, open: Mutex::default() }
     }
 
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Opens a path.
     ///
     /// # Errors
     /// If it is nothing that may be read, or the system fails.
-    pub fn open(&self, path: &RelativePath, patience: DiskWait) -> Result<PathEntry, OpenError> {
+    pub(crate) fn open(&self, path: &RelativePath, patience: DiskWait) -> Result<PathEntry, OpenError> {
         self.open_at(path.as_str(), patience)
     }
 
@@ -151,7 +146,7 @@ impl FileRoot {
     ///
     /// # Errors
     /// If it is no file that may be read, or the system fails.
-    pub async fn file(self: &Arc<Self>, path: RelativePath) -> Result<Arc<OpenFile>, OpenError> {
+    pub(crate) async fn file(self: &Arc<Self>, path: RelativePath) -> Result<Arc<OpenFile>, OpenError> {
         if path.is_directory() {
             return Err(OpenError::Directory);
         }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 /// The size of one read in bytes. Pieces of 64 KiB cost some 8 % more CPU time per byte, of 1 MiB some 5 %
 /// less.
-pub const PIECE_BYTES: usize = 256 * 1024;
+pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 
 /// The number of pieces read on other threads before the page cache is tried again: the pieces after one on
 /// the disk are likely to be on the disk as well.
@@ -20,7 +20,7 @@ const COLD_PIECES: u32 = 32;
 
 /// A part of a file, read piece by piece.
 #[derive(Debug)]
-pub struct FileReader {
+pub(crate) struct FileReader {
     opened: Arc<OpenFile>,
     at: u64,
     end: u64,
@@ -34,7 +34,7 @@ pub struct FileReader {
 
 impl FileReader {
     /// Reads these bytes of a file, in pieces of at most `most` bytes.
-    pub fn new(opened: Arc<OpenFile>, range: Range<u64>, most: usize) -> Self {
+    pub(crate) fn new(opened: Arc<OpenFile>, range: Range<u64>, most: usize) -> Self {
         let most = most.clamp(1, PIECE_BYTES);
         Self { opened, at: range.start, end: range.end, most, spare: None, cold: 0, ahead: None }
     }
@@ -43,7 +43,7 @@ impl FileReader {
     ///
     /// # Errors
     /// If the file can't be read, or is shorter than it was.
-    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.at >= self.end {
             return Ok(None);
         }
@@ -65,7 +65,7 @@ impl FileReader {
     }
 
     /// Takes back a piece that is no longer used: the next one is read into its memory.
-    pub fn recycle(&mut self, piece: Bytes) {
+    pub(crate) fn recycle(&mut self, piece: Bytes) {
         self.spare = piece.try_into_mut().ok();
     }
 
@@ -116,7 +116,7 @@ fn retry_interrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<
 ///
 /// # Errors
 /// If the file can't be read, or is shorter.
-pub fn is_in_page_cache(opened: &OpenFile, range: &Range<u64>) -> io::Result<bool> {
+pub(crate) fn is_in_page_cache(opened: &OpenFile, range: &Range<u64>) -> io::Result<bool> {
     const EVERY: usize = 128 * 1024;
     let last = range.end.saturating_sub(1);
     for at in range.clone().step_by(EVERY).chain([last]) {
@@ -134,14 +134,14 @@ fn truncated_error() -> io::Error {
 }
 
 /// The time to wait after `sent` bytes in `elapsed` to stay at `rate` bytes a second.
-pub fn pacing_pause(sent: u64, rate: u64, elapsed: std::time::Duration) -> std::time::Duration {
+pub(crate) fn pacing_pause(sent: u64, rate: u64, elapsed: std::time::Duration) -> std::time::Duration {
     let due = u128::from(sent) * 1_000_000_000 / u128::from(rate.max(1));
     let due = std::time::Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX));
     due.saturating_sub(elapsed)
 }
 
 /// The size of pieces at a rate in bytes a second: a fifth of a second's worth, for a steady flow.
-pub fn piece_size_at(rate: u64) -> usize {
+pub(crate) fn piece_size_at(rate: u64) -> usize {
     usize::try_from(rate / 5).unwrap_or(PIECE_BYTES).clamp(1024, PIECE_BYTES)
 }
 

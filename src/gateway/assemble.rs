@@ -37,7 +37,7 @@ const NO_ROUTE_NAME: &str = "none";
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Builds a runtime configuration. A route that keeps its name keeps its metrics.
-pub fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeConfig {
+pub(crate) fn build_runtime_config(plan: RuntimeParts, metrics: &Metrics) -> RuntimeConfig {
     let routes = &plan.config.routes;
     let per_route = |(route, limits): (&RouteConfig, Option<RouteLimits>)| RouteRuntime {
         token: token_rule(&plan, route, limits.as_ref()),

@@ -18,19 +18,16 @@ mod runtime_config;
 pub(crate) mod services;
 pub(crate) mod session;
 
-pub use {
-    crate::cache::key::RequestScheme,
+pub(crate) use {
     assemble::build_runtime_config,
     cache::prepared::{
         request::{FastCaller, FastRequest},
         FastAnswer, FastResponder, KeyBuffers, PendingLog, RequestBatch,
     },
     context::{
-        connection::{ClientCertificate, ConnectionHold, ConnectionInfo, ListenerInfo},
-        file_handover::FileHandover,
-        signals::{ConnectionSignals, UNKNOWN_BYTES},
+        connection::{ClientCertificate, ConnectionInfo, ListenerInfo},
+        signals::ConnectionSignals,
         tunnel::{OriginObserver, TunnelledConnection},
-        RequestContext,
     },
     runtime_config::{RuntimeConfig, RuntimeParts},
     services::GatewayParts,

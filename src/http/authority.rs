@@ -5,7 +5,7 @@ use memchr::memrchr;
 
 /// Returns true if a text is `host[:port]`: a name without empty labels, an IPv4 address or a bracketed IPv6
 /// address.
-pub fn is_host(text: &[u8]) -> bool {
+pub(crate) fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.first() {
         Some(b'[') => match text.iter().position(|b| *b == b']') {
             Some(end) => {
@@ -65,14 +65,14 @@ static NAME_BYTES: [bool; 256] = {
 
 /// Normalizes a host (RFC 3986, 6.2.2.1 and 6.2.3): in lower case, without the default port of either scheme,
 /// without the root's dot.
-pub fn normalize(text: &str) -> String {
+pub(crate) fn normalize(text: &str) -> String {
     let mut host = String::with_capacity(text.len());
     push_normalized(&mut host, text);
     host
 }
 
 /// Appends a host in the form that [`normalize`] returns.
-pub fn push_normalized(out: &mut String, text: &str) {
+pub(crate) fn push_normalized(out: &mut String, text: &str) {
     let (name, port) = split_port(text);
     let begin = out.len();
     out.push_str(name);
@@ -84,13 +84,13 @@ pub fn push_normalized(out: &mut String, text: &str) {
 }
 
 /// The name of `name[:port]`, without the root's dot; an IPv6 address keeps its brackets.
-pub fn host_name(text: &str) -> &str {
+pub(crate) fn host_name(text: &str) -> &str {
     split_port(text).0
 }
 
 /// `name[:port]` without the root's dot: the host is the same with and without it (RFC 1034, 3.1). `None`: it
 /// has none.
-pub fn without_root_dot(text: &str) -> Option<String> {
+pub(crate) fn without_root_dot(text: &str) -> Option<String> {
     let (name, port) = split_port(text);
     let has_dot = text.get(name.len()..)?.starts_with('.');
     has_dot.then(|| if port.is_empty() { name.to_owned() } else { format!("{name}:{port}") })

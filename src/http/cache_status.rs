@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use std::fmt::Write as _;
 
 /// The name of the field.
-pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The reason why a request was forwarded: a value of `fwd` (RFC 9211, 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ enum AnswerSource {
 
 /// The gateway's member of `Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheStatus {
+pub(crate) struct CacheStatus {
     source: AnswerSource,
     status: Option<StatusCode>,
     stored: bool,
@@ -78,21 +78,21 @@ static COMMON_STATUSES: [(CacheStatus, HeaderValue); 5] = [
 
 impl CacheStatus {
     /// An answer from the cache.
-    pub const HIT: Self = Self::of(AnswerSource::Cache(None));
+    pub(crate) const HIT: Self = Self::of(AnswerSource::Cache(None));
 
     /// An answer of the gateway's own.
-    pub const fn local(detail: &'static str) -> Self {
+    pub(crate) const fn local(detail: &'static str) -> Self {
         Self::of(AnswerSource::Gateway).with_detail(Some(detail))
     }
 
     /// An answer from the cache with a lifetime of this many seconds, which is negative if it is stale (RFC
     /// 9211, 2.3).
-    pub const fn hit_with_ttl(seconds: i64) -> Self {
+    pub(crate) const fn hit_with_ttl(seconds: i64) -> Self {
         Self::of(AnswerSource::Cache(Some(seconds)))
     }
 
     /// An answer for which the origin was asked.
-    pub const fn forwarded(why: ForwardToken) -> Self {
+    pub(crate) const fn forwarded(why: ForwardToken) -> Self {
         Self::of(AnswerSource::Origin(why))
     }
 
@@ -101,22 +101,22 @@ impl CacheStatus {
     }
 
     /// The same, with the status of the origin's answer (`fwd-status`).
-    pub const fn with_fwd_status(self, status: StatusCode) -> Self {
+    pub(crate) const fn with_fwd_status(self, status: StatusCode) -> Self {
         Self { status: Some(status), ..self }
     }
 
     /// The same of an answer that was stored; `collapsed`: another request had asked for it.
-    pub const fn stored(self, collapsed: bool) -> Self {
+    pub(crate) const fn stored(self, collapsed: bool) -> Self {
         Self { stored: true, collapsed, ..self }
     }
 
     /// The same, with a `detail`, which is a token.
-    pub const fn with_detail(self, detail: Option<&'static str>) -> Self {
+    pub(crate) const fn with_detail(self, detail: Option<&'static str>) -> Self {
         Self { detail, ..self }
     }
 
     /// The value of the field.
-    pub fn value(self) -> HeaderValue {
+    pub(crate) fn value(self) -> HeaderValue {
         match COMMON_STATUSES.iter().find(|(status, _)| *status == self) {
             Some((_, value)) => value.clone(),
             // Details are tokens: the value is always valid.

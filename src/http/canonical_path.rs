@@ -91,7 +91,7 @@ impl CanonicalPath {
 /// Normalizes a path and query without a change of their meaning (RFC 3986, 6.2.2): escapes in upper case,
 /// none for unreserved characters, one for each character that is not allowed in a URL. Broken escapes stay
 /// as they are.
-pub fn normalize_escapes(target: &str) -> Cow<'_, str> {
+pub(crate) fn normalize_escapes(target: &str) -> Cow<'_, str> {
     if target.bytes().all(|b| b.is_ascii_graphic() && b != b'%') {
         return target.into();
     }

@@ -26,7 +26,7 @@ const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday",
 /// The seconds since the epoch of an HTTP date (0 for an earlier one), or `None` if it is invalid.
 ///
 /// `now_ms` decides the century of a year of two digits.
-pub fn parse_date(text: &[u8], now_ms: u64) -> Option<u64> {
+pub(crate) fn parse_date(text: &[u8], now_ms: u64) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']).to_ascii_lowercase();
     imf_fixdate(&text).or_else(|| rfc_850(&text, now_ms)).or_else(|| asctime(&text))
 }
@@ -67,14 +67,14 @@ pub(crate) fn date_text(second: u64) -> [u8; DATE_LENGTH] {
 }
 
 /// Formats a second since 1970 as an HTTP date.
-pub fn format_date(second: u64) -> HeaderValue {
+pub(crate) fn format_date(second: u64) -> HeaderValue {
     // The text is ASCII: the fallback is never taken.
     HeaderValue::from_bytes(&date_text(second))
         .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
 /// Formats a time as an HTTP date; `None` outside of the years that it can express.
-pub fn format_time(time: SystemTime) -> Option<HeaderValue> {
+pub(crate) fn format_time(time: SystemTime) -> Option<HeaderValue> {
     let second = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
     (second <= LAST_SECOND).then(|| format_date(second))
 }

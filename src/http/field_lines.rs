@@ -8,7 +8,7 @@ pub(crate) fn field_lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl
 }
 
 /// All lines of a field joined; `None` if it is absent.
-pub fn joined_lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+pub(crate) fn joined_lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = lines.next()?;
     let rest: Vec<&[u8]> = lines.collect();

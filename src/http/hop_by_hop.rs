@@ -7,13 +7,13 @@ use super::field_lines::field_lines;
 use http::{header, HeaderMap, HeaderName};
 
 /// How long a connection of HTTP/1.0 and 1.1 stays open.
-pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// `Connection`, as some clients send it to a proxy.
-pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields that end with the connection, whether `Connection` names them or not. `Connection` itself, `Upgrade`
 /// and `Transfer-Encoding` are not among them: [`is_hop_by_hop`] includes those.
-pub static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
+pub(crate) static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -24,7 +24,7 @@ pub static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
 
 /// Returns true for a field of one connection. Those that `Connection` names are such fields as well
 /// ([`connection_options`]).
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP_FIELDS.contains(name)
         || [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING].contains(name)
 }
@@ -37,12 +37,12 @@ fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The fields that `Connection` names: they are hop-by-hop as well.
-pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     options(headers).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
 /// Returns true if `Connection` has this option, such as `close`.
-pub fn has_connection_option(headers: &HeaderMap, option: &str) -> bool {
+pub(crate) fn has_connection_option(headers: &HeaderMap, option: &str) -> bool {
     options(headers).any(|one| one.eq_ignore_ascii_case(option.as_bytes()))
 }
 

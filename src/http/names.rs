@@ -7,25 +7,25 @@
 use http::{header, HeaderName};
 
 /// The id of a request, in both directions.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The tenant that a token names.
-pub const TENANT: HeaderName = HeaderName::from_static("x-tenant");
+pub(crate) const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 /// The user that a token names.
-pub const USER: HeaderName = HeaderName::from_static("x-user");
+pub(crate) const USER: HeaderName = HeaderName::from_static("x-user");
 /// The role that a token names.
-pub const ROLE: HeaderName = HeaderName::from_static("x-role");
+pub(crate) const ROLE: HeaderName = HeaderName::from_static("x-role");
 /// The client's address.
-pub const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(crate) const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// The addresses that a request has come by.
-pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The host that a client has named.
-pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The scheme that a client has used.
-pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The fields that the gateway sets in requests to an origin. All but `Via` and `X-Request-Id` are removed from
 /// what a client sends.
-pub static ORIGIN_FIELDS: [HeaderName; 10] = [
+pub(crate) static ORIGIN_FIELDS: [HeaderName; 10] = [
     TENANT,
     USER,
     ROLE,
@@ -39,31 +39,31 @@ pub static ORIGIN_FIELDS: [HeaderName; 10] = [
 ];
 
 /// Returns true if the gateway sets the field of this name (lower case) in requests to an origin.
-pub fn is_origin_field(name: &str) -> bool {
+pub(crate) fn is_origin_field(name: &str) -> bool {
     ORIGIN_FIELDS.iter().any(|told| told.as_str() == name)
 }
 
 /// The beginning of the names of an origin's instructions to the gateway.
-pub const ACCEL_PREFIX: &str = "x-accel-";
+pub(crate) const ACCEL_PREFIX: &str = "x-accel-";
 /// The file to send instead of the answer.
-pub const ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
+pub(crate) const ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 /// The lifetime of the answer in this cache.
-pub const ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+pub(crate) const ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 /// The rate at which it is sent, in bytes a second.
-pub const ACCEL_LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
+pub(crate) const ACCEL_LIMIT_RATE: HeaderName = HeaderName::from_static("x-accel-limit-rate");
 /// `no`: it is sent as it arrives.
-pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(crate) const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// The charset of its content.
-pub const ACCEL_CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
+pub(crate) const ACCEL_CHARSET: HeaderName = HeaderName::from_static("x-accel-charset");
 
 /// Returns true if a field is an instruction to the gateway, which no client may see or send.
-pub fn is_accel_field(name: &HeaderName) -> bool {
+pub(crate) fn is_accel_field(name: &HeaderName) -> bool {
     name.as_str().starts_with(ACCEL_PREFIX)
 }
 
 /// Returns true if a field of an origin's answer is between the origin and the gateway: an instruction, or the
 /// id of a request, which the gateway makes anew for each answer.
-pub fn is_for_gateway(name: &HeaderName) -> bool {
+pub(crate) fn is_for_gateway(name: &HeaderName) -> bool {
     is_accel_field(name) || *name == REQUEST_ID
 }
 

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Version};
 
 /// The gateway's member of `Via` for a message that was received in this version.
-pub fn via_value(received: Version) -> HeaderValue {
+pub(crate) fn via_value(received: Version) -> HeaderValue {
     HeaderValue::from_static(match received {
         Version::HTTP_10 => "1.0 tidegate",
         Version::HTTP_2 => "2 tidegate",

@@ -17,7 +17,7 @@ const TOKEN_PARAMETER: &[u8] = b"token";
 /// # Errors
 /// [`TokenError::Malformed`] for several such headers, several credentials in one, or a bearer token with
 /// characters that no token has.
-pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
+pub(crate) fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -36,7 +36,7 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
 
 /// The token of a value of `Authorization` in the usual form: `Bearer`, one space, a token. `None` only means
 /// another form.
-pub fn plain_bearer_token(value: &[u8]) -> Option<&str> {
+pub(crate) fn plain_bearer_token(value: &[u8]) -> Option<&str> {
     let token = value.strip_prefix(b"Bearer ")?;
     let sound = !token.is_empty() && token.iter().all(|byte| is_token_byte(*byte));
     std::str::from_utf8(token).ok().filter(|_| sound)
@@ -56,14 +56,14 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 /// The first `token` of a query, percent-decoded; a `token` without a value is an empty token.
-pub fn query_token(query: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn query_token(query: &str) -> Option<Cow<'_, str>> {
     let parameter = query.split('&').find(|parameter| is_token(parameter))?;
     let value = parameter.split_once('=').map_or("", |(_, value)| value);
     Some(percent_decode_str(value).decode_utf8_lossy())
 }
 
 /// The query without any `token`; the rest is unchanged, byte for byte.
-pub fn without_query_token(query: &str) -> Cow<'_, str> {
+pub(crate) fn without_query_token(query: &str) -> Cow<'_, str> {
     if !query.split('&').any(is_token) {
         return Cow::Borrowed(query);
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The bearer of a new token.
 #[derive(Debug, Clone, Copy)]
-pub struct TokenBearer<'a> {
+pub(crate) struct TokenBearer<'a> {
     /// The tenant.
     pub tenant: &'a Tenant,
     /// The user.
@@ -51,7 +51,7 @@ impl TokenBearer<'_> {
 ///
 /// # Errors
 /// If `algorithm` is not one of the `HS…` family or the secret is empty.
-pub fn mint_token(
+pub(crate) fn mint_token(
     secret: &Secret,
     algorithm: Algorithm,
     bearer: &TokenBearer<'_>,

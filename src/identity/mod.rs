@@ -17,7 +17,7 @@ mod renewal;
 mod tests;
 mod token_rule;
 
-pub use {
+pub(crate) use {
     credentials::{bearer_token, plain_bearer_token, query_token, without_query_token},
     mint::{mint_token, TokenBearer},
     renewal::KeyRenewal,
@@ -49,9 +49,9 @@ use std::{
 };
 
 /// The number of tokens of ordinary length (up to 511 bytes) that are remembered; longer ones count for more.
-pub const MAX_REMEMBERED: usize = 65_536;
+pub(crate) const MAX_REMEMBERED: usize = 65_536;
 /// The longest JWKS document that is accepted, in bytes.
-pub const MAX_JWKS: usize = 256 * 1024;
+pub(crate) const MAX_JWKS: usize = 256 * 1024;
 
 /// The identity in a verified token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Identity {
 }
 
 /// The tenant of a request: `public` without an identity, or if the identity has no tenant.
-pub fn tenant_of(identity: Option<&Identity>) -> &Tenant {
+pub(crate) fn tenant_of(identity: Option<&Identity>) -> &Tenant {
     identity.and_then(|identity| identity.tenant.as_ref()).unwrap_or(Tenant::public())
 }
 

@@ -19,7 +19,7 @@ enum TokenPart {
 
 /// The rule by which a route admits requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenRule {
+pub(crate) struct TokenRule {
     part: TokenPart,
     scope: Option<CacheScope>,
 }
@@ -27,7 +27,7 @@ pub struct TokenRule {
 impl TokenRule {
     /// The rule of a route. `scope` is that of its stored answers, if it has a namespace; `limits_identity` is
     /// true if one of its rate limits counts by tenant or user.
-    pub fn new(auth: AuthMode, scope: Option<CacheScope>, limits_identity: bool) -> Self {
+    pub(crate) fn new(auth: AuthMode, scope: Option<CacheScope>, limits_identity: bool) -> Self {
         let part = match (auth, scope) {
             (AuthMode::Off, _) => TokenPart::Ignored,
             (AuthMode::Required, _) | (AuthMode::Optional, Some(CacheScope::User)) => TokenPart::Required,
@@ -40,17 +40,17 @@ impl TokenRule {
     }
 
     /// Returns true if the token of a request is read.
-    pub fn reads_token(self) -> bool {
+    pub(crate) fn reads_token(self) -> bool {
         self.part != TokenPart::Ignored
     }
 
     /// Returns true if a request without a token is admitted.
-    pub fn admits_anonymous(self) -> bool {
+    pub(crate) fn admits_anonymous(self) -> bool {
         self.part != TokenPart::Required
     }
 
     /// Returns true if a request is refused for a wrong token; otherwise it is admitted without an identity.
-    pub fn refuses_invalid(self) -> bool {
+    pub(crate) fn refuses_invalid(self) -> bool {
         matches!(self.part, TokenPart::Checked | TokenPart::Required)
     }
 
@@ -58,7 +58,7 @@ impl TokenRule {
     ///
     /// # Errors
     /// As [`Identity::check_scope`].
-    pub fn check_identity(self, identity: &Identity) -> Result<(), TokenError> {
+    pub(crate) fn check_identity(self, identity: &Identity) -> Result<(), TokenError> {
         identity.check_scope(self.scope)
     }
 }

@@ -13,17 +13,17 @@ use http::{HeaderName, HeaderValue};
 use std::{fmt::Write as _, time::Duration};
 
 /// The field with the limits.
-pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(crate) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// The field with the remaining requests.
-pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// The type of the problem document that goes with a refusal.
-pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+pub(crate) const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// The longest time in the fields, in seconds.
 const MAX_SECONDS: u64 = 999_999_999;
 
 /// Formats the policy: `"address";q=100;w=60, …`
-pub fn policy_value(limits: &[LimitConfig]) -> HeaderValue {
+pub(crate) fn policy_value(limits: &[LimitConfig]) -> HeaderValue {
     join_members(limits.iter(), |text, limit| {
         let window = limit.window.as_secs().clamp(1, MAX_SECONDS);
         // Writing to a String can't fail. A name needs no escaping.
@@ -32,7 +32,7 @@ pub fn policy_value(limits: &[LimitConfig]) -> HeaderValue {
 }
 
 /// Formats the rest: `"address";r=50;t=30, …`
-pub fn remaining_value<'l>(
+pub(crate) fn remaining_value<'l>(
     limits: impl Iterator<Item = (&'l Name, RequestRate, LimitStanding)>,
 ) -> HeaderValue {
     join_members(limits, |text, (name, rate, standing)| {
@@ -42,7 +42,7 @@ pub fn remaining_value<'l>(
 }
 
 /// Converts a time to whole seconds: rounded up, at least one.
-pub fn whole_seconds(time: Duration) -> u64 {
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
     let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     whole.clamp(1, MAX_SECONDS)
 }

@@ -5,9 +5,9 @@
 //! reports the limits to clients. Nothing here reads a clock or calls the store: the caller does, and passes
 //! the results in.
 
-pub mod client_key;
-pub mod fields;
-pub mod gcra;
-pub mod rate;
-pub mod request;
-pub mod table;
+pub(crate) mod client_key;
+pub(crate) mod fields;
+pub(crate) mod gcra;
+pub(crate) mod rate;
+pub(crate) mod request;
+pub(crate) mod table;

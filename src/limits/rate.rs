@@ -222,18 +222,18 @@ impl RouteLimit {
 }
 
 /// Returns true if any limit refuses.
-pub fn any_refuses(taken: &[LimitTake]) -> bool {
+pub(crate) fn any_refuses(taken: &[LimitTake]) -> bool {
     taken.iter().any(|taken| !taken.standing.passed)
 }
 
 /// The time that a refused client should wait, in whole seconds, at least one.
-pub fn retry_after_seconds(taken: &[LimitTake]) -> u64 {
+pub(crate) fn retry_after_seconds(taken: &[LimitTake]) -> u64 {
     let refusing = taken.iter().filter(|taken| !taken.standing.passed);
     refusing.map(|taken| fields::whole_seconds(taken.standing.wait)).max().unwrap_or(1)
 }
 
 /// Nanoseconds of the clock for limits. Never 0.
-pub fn limit_clock(since: Instant, now: Instant) -> u64 {
+pub(crate) fn limit_clock(since: Instant, now: Instant) -> u64 {
     let elapsed = now.saturating_duration_since(since).as_nanos();
     u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(1)
 }

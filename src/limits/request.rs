@@ -7,21 +7,21 @@ use crate::{cache::key::count_parameters, http::authority::is_host, telemetry::l
 use http::{header, HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 /// The longest path and query, in bytes.
-pub const MAX_TARGET_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// The most header fields. Pingora reads no more in HTTP/1; in HTTP/2 it counts their bytes alone.
-pub const MAX_FIELDS: usize = 256;
+pub(crate) const MAX_FIELDS: usize = 256;
 /// The most bytes of their names and values. In HTTP/2 Pingora uses the same number (RFC 9113, 6.5.2).
-pub const MAX_FIELDS_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_FIELDS_BYTES: usize = 64 * 1024;
 /// The most bytes of a head that are read before it is parsed: target, fields, and separators.
-pub const MAX_HEAD_BYTES: usize = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 8 * MAX_FIELDS;
+pub(crate) const MAX_HEAD_BYTES: usize = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 8 * MAX_FIELDS;
 /// The most query parameters.
-pub const MAX_PARAMETERS: usize = 1_000;
+pub(crate) const MAX_PARAMETERS: usize = 1_000;
 
 /// Checks a request's target, the size of its header, and `Host`.
 ///
 /// # Errors
 /// The reason why it is refused.
-pub fn check_request(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
+pub(crate) fn check_request(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), RejectReason> {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
     if path.len() + query.len() > MAX_TARGET_BYTES {
         return Err(RejectReason::UriTooLong);

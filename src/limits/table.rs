@@ -21,7 +21,7 @@ const SHARDS: usize = 16;
 const FEW_CLIENTS: usize = 64;
 
 /// The state of one limit.
-pub struct BucketTable {
+pub(crate) struct BucketTable {
     /// Seeded anew in each process, so that no client can choose its shard.
     hasher: RandomState,
     shards: [Mutex<BucketShard>; SHARDS],
@@ -36,7 +36,7 @@ struct BucketShard {
 
 impl BucketTable {
     /// An empty table.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let hasher = RandomState::new();
         let shard = || BucketShard { empty_at: HashMap::with_hasher(hasher.clone()), sweep_at: FEW_CLIENTS };
         Self { shards: std::array::from_fn(|_| Mutex::new(shard())), hasher }
@@ -44,7 +44,7 @@ impl BucketTable {
 
     /// Counts one more request of a client. Keeps at most `most` clients; the number of those evicted with a
     /// bucket that was not empty is added to `driven_out`.
-    pub fn take(
+    pub(crate) fn take(
         &self,
         who: BucketOwner,
         rate: RequestRate,
@@ -65,7 +65,7 @@ impl BucketTable {
     }
 
     /// Takes back a request that [`BucketTable::take`] allowed.
-    pub fn give_back(&self, who: BucketOwner, rate: RequestRate) {
+    pub(crate) fn give_back(&self, who: BucketOwner, rate: RequestRate) {
         if let Some(empty_at) = self.shard(who).lock().empty_at.get_mut(&who) {
             *empty_at = rate.give_back(*empty_at);
         }
@@ -73,20 +73,16 @@ impl BucketTable {
 
     /// Raises the content of a client's bucket: other nodes have seen requests of it too. An unknown client
     /// is not added, so that this never needs room.
-    pub fn learn(&self, who: BucketOwner, empty_at: u64) {
+    pub(crate) fn learn(&self, who: BucketOwner, empty_at: u64) {
         if let Some(known) = self.shard(who).lock().empty_at.get_mut(&who) {
             *known = empty_at.max(*known);
         }
     }
 
     /// The number of clients.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().empty_at.len()).sum()
-    }
-
-    /// Returns true if there are no clients.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn shard(&self, who: BucketOwner) -> &Mutex<BucketShard> {

@@ -17,7 +17,7 @@ pub(super) const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 ///
 /// # Errors
 /// If it can't be bound.
-pub fn bind_address(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+pub(crate) fn bind_address(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     if address.is_ipv6() {

@@ -10,7 +10,7 @@ const MAX_FILES: u64 = 1 << 20;
 const MIN_CONNECTIONS: u64 = 16;
 
 /// Raises the limit of open files as far as permitted. Returns the limit.
-pub fn raise_file_limit() -> u64 {
+pub(crate) fn raise_file_limit() -> u64 {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => (soft.min(MAX_FILES), hard.min(MAX_FILES)),
         Err(error) => {
@@ -32,7 +32,7 @@ pub fn raise_file_limit() -> u64 {
 
 /// The number of connections for a limit of open files: each may need a second file, to an origin or of a
 /// route.
-pub fn connections_for(files: u64) -> usize {
+pub(crate) fn connections_for(files: u64) -> usize {
     usize::try_from((files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 

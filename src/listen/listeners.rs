@@ -13,7 +13,7 @@ use crate::{
 use std::{net::IpAddr, sync::Arc};
 
 /// Returns true if PROXY headers of this address are trusted.
-pub type ProxyTrust = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+pub(crate) type ProxyTrust = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// The listeners of one configuration, in its order.
 pub struct ListenerSet(pub(crate) Vec<Arc<BoundListener>>);

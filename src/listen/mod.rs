@@ -9,12 +9,12 @@
 
 mod aborted;
 mod bind;
-pub mod connection;
-pub mod connection_limits;
+pub(crate) mod connection;
+pub(crate) mod connection_limits;
 mod connection_services;
 mod connection_settings;
 mod connection_start;
-pub mod descriptors;
+pub(crate) mod descriptors;
 pub mod h1;
 pub(crate) mod h2;
 mod listeners;
@@ -23,7 +23,7 @@ mod request_syntax;
 pub(crate) mod tls;
 pub(crate) mod upgrade;
 
-pub use {
+pub(crate) use {
     bind::bind_address,
     connection_settings::{ConnectionSettings, Keepalive},
     listeners::{ListenerSet, ProxyTrust},

@@ -12,14 +12,14 @@ const MAX_VERSION: usize = 64;
 /// The short tag of a state: the first 64 bits of the hash of its content, the beginning of the `ETag` that the
 /// gateway gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StateTag(u64);
+pub(crate) struct StateTag(u64);
 
 impl StateTag {
     /// The number of characters of its text.
-    pub const LENGTH: usize = 16;
+    pub(crate) const LENGTH: usize = 16;
 
     /// The tag of this content.
-    pub fn of(body: &Body) -> Self {
+    pub(crate) fn of(body: &Body) -> Self {
         // The cast takes the upper half.
         Self((body.hash() >> 64) as u64)
     }
@@ -43,12 +43,12 @@ impl fmt::Display for StateTag {
 
 /// The states that a client says it has, in the order of the entries that it watches.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct WatchCursor(Vec<Option<StateTag>>);
+pub(crate) struct WatchCursor(Vec<Option<StateTag>>);
 
 impl WatchCursor {
     /// Reads a `Last-Event-ID` for this number of entries. An id that can't be placed says nothing: the client
     /// gets the current states.
-    pub fn parse(id: &[u8], entries: usize) -> Self {
+    pub(crate) fn parse(id: &[u8], entries: usize) -> Self {
         let tags: Vec<_> = id.split(|byte| *byte == b',').take(entries + 1).map(StateTag::parse).collect();
         match tags.len() == entries {
             true => Self(tags),
@@ -57,7 +57,7 @@ impl WatchCursor {
     }
 
     /// The state of an entry that the client has.
-    pub fn of(&self, entry: usize) -> Option<StateTag> {
+    pub(crate) fn of(&self, entry: usize) -> Option<StateTag> {
         self.0.get(entry).copied().flatten()
     }
 }

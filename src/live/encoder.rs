@@ -7,7 +7,7 @@ use super::{
 
 /// The coding of one stream's content.
 #[derive(Debug, Clone, Copy, Default)]
-pub enum StreamEncoder {
+pub(crate) enum StreamEncoder {
     /// As it is.
     #[default]
     Plain,
@@ -17,22 +17,22 @@ pub enum StreamEncoder {
 
 impl StreamEncoder {
     /// The beginning of a stream in gzip.
-    pub fn gzip() -> Self {
+    pub(crate) fn gzip() -> Self {
         Self::Gzip(StreamSum::default())
     }
 
     /// Returns true if the content is encoded.
-    pub fn is_gzip(&self) -> bool {
+    pub(crate) fn is_gzip(&self) -> bool {
         matches!(self, Self::Gzip(_))
     }
 
     /// The bytes before the first event.
-    pub fn header(&self) -> Option<&'static [u8]> {
+    pub(crate) fn header(&self) -> Option<&'static [u8]> {
         self.is_gzip().then_some(&GZIP_HEADER)
     }
 
     /// The event of a stream that watches one entry, in a form that was made for all if there is one.
-    pub fn event(&mut self, event: &LiveEvent) -> FramedContent {
+    pub(crate) fn event(&mut self, event: &LiveEvent) -> FramedContent {
         match (&mut *self, event.deflated()) {
             (Self::Plain, _) => event.whole().clone(),
             (Self::Gzip(sum), Some(deflated)) => {
@@ -48,7 +48,7 @@ impl StreamEncoder {
     }
 
     /// Appends an event without its id and its end.
-    pub fn push_event(&mut self, out: &mut Vec<u8>, event: &LiveEvent) {
+    pub(crate) fn push_event(&mut self, out: &mut Vec<u8>, event: &LiveEvent) {
         match (&mut *self, event.deflated()) {
             (Self::Gzip(sum), Some(DeflatedEvent { without_id: (blocks, content), .. })) => {
                 sum.add(content);
@@ -59,7 +59,7 @@ impl StreamEncoder {
     }
 
     /// Appends text that is this stream's own.
-    pub fn push_text(&mut self, out: &mut Vec<u8>, text: &[u8]) {
+    pub(crate) fn push_text(&mut self, out: &mut Vec<u8>, text: &[u8]) {
         match self {
             Self::Plain => out.extend_from_slice(text),
             Self::Gzip(sum) => {
@@ -70,7 +70,7 @@ impl StreamEncoder {
     }
 
     /// Appends the bytes behind the last event.
-    pub fn push_trailer(&self, out: &mut Vec<u8>) {
+    pub(crate) fn push_trailer(&self, out: &mut Vec<u8>) {
         if let Self::Gzip(sum) = self {
             out.extend_from_slice(&sum.trailer());
         }

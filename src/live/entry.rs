@@ -59,7 +59,7 @@ pub(super) struct EntryState {
 }
 
 /// An entry that is watched.
-pub struct WatchedEntry {
+pub(crate) struct WatchedEntry {
     key: Box<str>,
     state: ArcSwap<EntryState>,
     watchers: Mutex<Slab<Arc<WatcherSignal>>>,
@@ -93,12 +93,12 @@ impl WatchedEntry {
     }
 
     /// The key of the entry.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
     /// The number of its watchers.
-    pub fn watchers(&self) -> usize {
+    pub(crate) fn watchers(&self) -> usize {
         self.watchers.lock().len()
     }
 
@@ -267,7 +267,7 @@ mod tests {
             entry.learn(Ok(Some(event(text))), (entry.wishes(), 1));
         }
         let tag = |watcher: &mut LiveWatcher| match watcher.next_change() {
-            Some(super::super::EntryChange::State(0, event, skipped)) => Some((event.tag(), skipped)),
+            Some(super::super::EntryChange::State(event, skipped)) => Some((event.tag(), skipped)),
             _ => None,
         };
         assert_eq!(tag(&mut watcher), Some((event("3").tag(), 0)), "the first state is the newest");

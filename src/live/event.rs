@@ -13,11 +13,11 @@ use std::{
 
 /// The content of a state is no text in UTF-8: an event can't carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotText;
+pub(crate) struct NotText;
 
 /// Content in a chunk of HTTP/1.1 (RFC 9112, 7.1), and without it.
 #[derive(Debug, Clone)]
-pub struct FramedContent {
+pub(crate) struct FramedContent {
     chunk: Bytes,
     /// The position of the content in the chunk.
     begin: usize,
@@ -25,7 +25,7 @@ pub struct FramedContent {
 
 impl FramedContent {
     /// Frames content.
-    pub fn new(content: &[u8]) -> Self {
+    pub(crate) fn new(content: &[u8]) -> Self {
         let mut chunk = Vec::with_capacity(content.len() + 20);
         // Writing to a Vec can't fail.
         write!(chunk, "{:x}\r\n", content.len()).unwrap_or_default();
@@ -36,24 +36,24 @@ impl FramedContent {
     }
 
     /// The chunk of HTTP/1.1.
-    pub fn chunk(&self) -> &Bytes {
+    pub(crate) fn chunk(&self) -> &Bytes {
         &self.chunk
     }
 
     /// The content.
-    pub fn content(&self) -> Bytes {
+    pub(crate) fn content(&self) -> Bytes {
         self.chunk.slice(self.begin..self.chunk.len() - 2)
     }
 
     /// The length of the content, in bytes.
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.chunk.len() - 2 - self.begin
     }
 }
 
 /// One state of an entry, as an event.
 #[derive(Debug)]
-pub struct LiveEvent {
+pub(crate) struct LiveEvent {
     tag: StateTag,
     /// The id of a stream that watches this entry alone.
     id: Arc<str>,
@@ -67,7 +67,7 @@ pub struct LiveEvent {
 
 /// An event as deflate blocks.
 #[derive(Debug)]
-pub struct DeflatedEvent {
+pub(crate) struct DeflatedEvent {
     /// The event with its id, which is a stored block, and the sum of its content.
     pub whole: (FramedContent, ContentSum),
     /// The event without its id.
@@ -79,7 +79,7 @@ impl LiveEvent {
     ///
     /// # Errors
     /// If it is no text.
-    pub fn encode(name: &str, body: &Body, version: Option<&str>) -> Result<Self, NotText> {
+    pub(crate) fn encode(name: &str, body: &Body, version: Option<&str>) -> Result<Self, NotText> {
         let content = body.to_bytes();
         let text = std::str::from_utf8(&content).map_err(|_| NotText)?;
         let tag = StateTag::of(body);
@@ -96,37 +96,37 @@ impl LiveEvent {
     }
 
     /// The tag of the state.
-    pub fn tag(&self) -> StateTag {
+    pub(crate) fn tag(&self) -> StateTag {
         self.tag
     }
 
     /// The id of a stream that watches this entry alone; a part of the id of one that watches several.
-    pub fn id(&self) -> &Arc<str> {
+    pub(crate) fn id(&self) -> &Arc<str> {
         &self.id
     }
 
     /// The whole event.
-    pub fn whole(&self) -> &FramedContent {
+    pub(crate) fn whole(&self) -> &FramedContent {
         &self.whole
     }
 
     /// The event without its id and its end, for a stream that watches several entries.
-    pub fn without_id(&self) -> Bytes {
+    pub(crate) fn without_id(&self) -> Bytes {
         self.whole.content().slice(..self.id_at)
     }
 
     /// The event in gzip, if it was compressed.
-    pub fn deflated(&self) -> Option<&DeflatedEvent> {
+    pub(crate) fn deflated(&self) -> Option<&DeflatedEvent> {
         self.deflated.get()?.as_ref()
     }
 
     /// Returns true if nobody has tried to compress the event.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.deflated.get().is_none()
     }
 
     /// Compresses the event, once for all streams in gzip.
-    pub fn deflate(&self, level: u32) {
+    pub(crate) fn deflate(&self, level: u32) {
         self.deflated.get_or_init(|| {
             let (content, without_id) = (self.whole.content(), self.without_id());
             let blocks = deflate(&without_id, level)?;
@@ -162,7 +162,7 @@ fn push_data(out: &mut Vec<u8>, text: &str) {
 }
 
 /// An event of the gateway's own, without an id: the client's cursor stays as it is. `data` is one line.
-pub fn notice(name: &str, data: &str) -> Bytes {
+pub(crate) fn notice(name: &str, data: &str) -> Bytes {
     let mut event = Vec::with_capacity(name.len() + data.len() + 20);
     push_line(&mut event, b"event", name.as_bytes());
     push_line(&mut event, b"data", data.as_bytes());
@@ -171,7 +171,7 @@ pub fn notice(name: &str, data: &str) -> Bytes {
 }
 
 /// The time after which a client comes back, in milliseconds, for its `EventSource`.
-pub fn retry_after(milliseconds: u64) -> Bytes {
+pub(crate) fn retry_after(milliseconds: u64) -> Bytes {
     Bytes::from(format!("retry: {milliseconds}\n\n"))
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
 /// The head of a gzip stream: no name, no time, no system.
-pub const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+pub(crate) const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// The last block of a stream, without content.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 /// The most bytes of a stored block (RFC 1951, 3.2.4).
@@ -46,7 +46,7 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
 
 /// The checksum and the length of a piece of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ContentSum {
+pub(crate) struct ContentSum {
     crc: u32,
     /// By what the checksum of all that comes before is multiplied: x to the power of the length in bits.
     shift: u32,
@@ -55,7 +55,7 @@ pub struct ContentSum {
 
 impl ContentSum {
     /// The sum of this content.
-    pub fn of(content: &[u8]) -> Self {
+    pub(crate) fn of(content: &[u8]) -> Self {
         let mut crc = Crc::new();
         crc.update(content);
         // Eight bits to a byte: the length begins at the power of 2 to the power of 3.
@@ -72,20 +72,20 @@ impl ContentSum {
 
 /// The checksum and the length of all that a stream has sent.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct StreamSum {
+pub(crate) struct StreamSum {
     crc: u32,
     length: u32,
 }
 
 impl StreamSum {
     /// Adds a piece of content.
-    pub fn add(&mut self, piece: &ContentSum) {
+    pub(crate) fn add(&mut self, piece: &ContentSum) {
         self.crc = multiply(piece.shift, self.crc) ^ piece.crc;
         self.length = self.length.wrapping_add(piece.length);
     }
 
     /// The end of the stream.
-    pub fn trailer(&self) -> [u8; 10] {
+    pub(crate) fn trailer(&self) -> [u8; 10] {
         let mut trailer = [0; 10];
         trailer[..2].copy_from_slice(&LAST_BLOCK);
         trailer[2..6].copy_from_slice(&self.crc.to_le_bytes());
@@ -95,7 +95,7 @@ impl StreamSum {
 }
 
 /// Appends content as stored blocks.
-pub fn push_stored(out: &mut Vec<u8>, content: &[u8]) {
+pub(crate) fn push_stored(out: &mut Vec<u8>, content: &[u8]) {
     for piece in content.chunks(MAX_STORED) {
         // A chunk is never longer.
         let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
@@ -107,7 +107,7 @@ pub fn push_stored(out: &mut Vec<u8>, content: &[u8]) {
 }
 
 /// Content as blocks that end at a byte; `None` if stored blocks would be as short.
-pub fn deflate(content: &[u8], level: u32) -> Option<Bytes> {
+pub(crate) fn deflate(content: &[u8], level: u32) -> Option<Bytes> {
     let mut encoder = Compress::new(Compression::new(level.min(9)), false);
     let mut out = Vec::with_capacity(content.len() / 3 + 64);
     loop {

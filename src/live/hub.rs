@@ -27,7 +27,7 @@ struct KeptEntry<S> {
 }
 
 /// The watched entries of this node, by their keys.
-pub struct LiveHub<S> {
+pub(crate) struct LiveHub<S> {
     entries: Mutex<HashMap<Box<str>, KeptEntry<S>, RandomState>>,
     quota: Arc<WatcherQuota>,
     metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ pub struct LiveHub<S> {
 
 impl<S: EntrySource> LiveHub<S> {
     /// A hub without entries.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             entries: Mutex::default(),
             quota: Arc::default(),
@@ -46,13 +46,19 @@ impl<S: EntrySource> LiveHub<S> {
     }
 
     /// How many streams each owner has.
-    pub fn quota(&self) -> &Arc<WatcherQuota> {
+    pub(crate) fn quota(&self) -> &Arc<WatcherQuota> {
         &self.quota
     }
 
     /// Has a stream watch an entry. The first one begins to keep it; for each other the source is renewed.
     /// `has`: the state that its client has.
-    pub fn watch(self: &Arc<Self>, key: &str, source: S, watcher: &mut LiveWatcher, has: Option<StateTag>) {
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        key: &str,
+        source: S,
+        watcher: &mut LiveWatcher,
+        has: Option<StateTag>,
+    ) {
         // The watcher joins under the lock: the keeper retires an entry without watchers under it.
         let mut entries = self.entries.lock();
         if let Some(kept) = entries.get(key) {
@@ -67,24 +73,24 @@ impl<S: EntrySource> LiveHub<S> {
     }
 
     /// Has all streams end; each chooses its time.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.is_draining.store(true, Ordering::Release);
         let entries: Vec<_> = self.entries.lock().values().map(|kept| kept.entry.clone()).collect();
         entries.iter().for_each(|entry| entry.ring_all());
     }
 
     /// Returns true if the gateway shuts down.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
     }
 
     /// The number of streams that watch entries, one that watches several counted for each.
-    pub fn watchers(&self) -> u64 {
+    pub(crate) fn watchers(&self) -> u64 {
         self.entries.lock().values().map(|kept| kept.entry.watchers() as u64).sum()
     }
 
     /// The number of entries that are watched.
-    pub fn entries(&self) -> usize {
+    pub(crate) fn entries(&self) -> usize {
         self.entries.lock().len()
     }
 }

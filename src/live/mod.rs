@@ -8,22 +8,20 @@
 //!
 //! The module knows no route, no origin and no HTTP: it is told how to read an entry by an [`EntrySource`].
 
-pub mod cursor;
-pub mod encoder;
-pub mod entry;
-pub mod event;
-pub mod gzip;
-pub mod hub;
-pub mod keeper;
-pub mod quota;
-pub mod source;
-pub mod watcher;
+pub(crate) mod cursor;
+pub(crate) mod encoder;
+pub(crate) mod entry;
+pub(crate) mod event;
+pub(crate) mod gzip;
+pub(crate) mod hub;
+pub(crate) mod keeper;
+pub(crate) mod quota;
+pub(crate) mod source;
+pub(crate) mod watcher;
 
-pub use {
-    cursor::{StateTag, WatchCursor},
+pub(crate) use {
+    cursor::WatchCursor,
     encoder::StreamEncoder,
-    entry::WatchedEntry,
-    event::LiveEvent,
     hub::LiveHub,
     quota::{WatcherOwner, WatcherPermit},
     source::{DeflateRules, EntrySnapshot, EntrySource, LivePace, ReadFault},

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 /// The owner that a stream counts for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum WatcherOwner {
+pub(crate) enum WatcherOwner {
     /// A route, by its name.
     Route(Box<str>),
     /// A tenant on a route.
@@ -19,11 +19,11 @@ pub enum WatcherOwner {
 
 /// The number of streams of each owner that has a limit.
 #[derive(Default)]
-pub struct WatcherQuota(Mutex<HashMap<WatcherOwner, u32, RandomState>>);
+pub(crate) struct WatcherQuota(Mutex<HashMap<WatcherOwner, u32, RandomState>>);
 
 impl WatcherQuota {
     /// Counts a stream for all of its owners, or for none if one of them has as many as it may have.
-    pub fn take(self: &Arc<Self>, owners: Vec<(WatcherOwner, u32)>) -> Option<WatcherPermit> {
+    pub(crate) fn take(self: &Arc<Self>, owners: Vec<(WatcherOwner, u32)>) -> Option<WatcherPermit> {
         if owners.is_empty() {
             return Some(WatcherPermit { quota: self.clone(), owners: Box::default() });
         }
@@ -39,7 +39,7 @@ impl WatcherQuota {
     }
 
     /// The number of owners that have a stream.
-    pub fn owners(&self) -> usize {
+    pub(crate) fn owners(&self) -> usize {
         self.0.lock().len()
     }
 }
@@ -52,7 +52,7 @@ impl fmt::Debug for WatcherQuota {
 
 /// A stream's place; given back when it is dropped.
 #[derive(Debug)]
-pub struct WatcherPermit {
+pub(crate) struct WatcherPermit {
     quota: Arc<WatcherQuota>,
     owners: Box<[WatcherOwner]>,
 }

@@ -7,7 +7,7 @@ use tokio::sync::futures::OwnedNotified;
 
 /// An entry as it was read.
 #[derive(Debug)]
-pub struct EntrySnapshot {
+pub(crate) struct EntrySnapshot {
     /// Its content.
     pub body: Body,
     /// Its version, if it has one.
@@ -20,7 +20,7 @@ pub struct EntrySnapshot {
 
 /// The reason why an entry could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadFault {
+pub(crate) enum ReadFault {
     /// It may work later; the word is for clients and records.
     Failed(&'static str),
     /// The entry is another one now, or is no longer served: its streams end.
@@ -29,7 +29,7 @@ pub enum ReadFault {
 
 /// The pace at which an entry is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LivePace {
+pub(crate) struct LivePace {
     /// Changes within this time after a change are told together.
     pub window: Duration,
     /// True if the entry is read again when its lifetime ends.
@@ -38,7 +38,7 @@ pub struct LivePace {
 
 /// How events are compressed for streams in gzip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeflateRules {
+pub(crate) struct DeflateRules {
     /// The least size of a content that is compressed, in bytes.
     pub min_size: u64,
     /// The level, 0 to 9.
@@ -47,7 +47,7 @@ pub struct DeflateRules {
 
 /// How an entry is read.
 #[async_trait]
-pub trait EntrySource: Send + Sync + 'static {
+pub(crate) trait EntrySource: Send + Sync + 'static {
     /// The name of its events.
     fn event(&self) -> Arc<str>;
 

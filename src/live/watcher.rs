@@ -1,7 +1,7 @@
 //! The watching end: what a stream holds of the entries that it watches.
 
 use super::{
-    cursor::{StateTag, WatchCursor},
+    cursor::StateTag,
     entry::{EntryState, WatchedEntry, WatcherSignal},
     event::LiveEvent,
 };
@@ -12,9 +12,9 @@ use std::{
 
 /// A change that a stream has to tell its client of.
 #[derive(Debug)]
-pub enum EntryChange {
-    /// A new state of the entry with this index; so many states before it were skipped.
-    State(usize, Arc<LiveEvent>, u64),
+pub(crate) enum EntryChange {
+    /// A new state of an entry; so many states before it were skipped.
+    State(Arc<LiveEvent>, u64),
     /// The entry can't be read at present, for this reason: its last state stays.
     Stale(usize, &'static str),
     /// The entry with this index can be read again, and is what it was.
@@ -25,7 +25,7 @@ pub enum EntryChange {
 
 /// The entries that one stream watches.
 #[derive(Debug, Default)]
-pub struct LiveWatcher {
+pub(crate) struct LiveWatcher {
     signal: Arc<WatcherSignal>,
     watches: Vec<EntryWatch>,
     is_gzip: bool,
@@ -74,7 +74,7 @@ impl EntryWatch {
             if is_new {
                 self.sent = Some((event.tag(), event.id().clone()));
                 self.told = None;
-                return Some(EntryChange::State(index, event.clone(), skipped));
+                return Some(EntryChange::State(event.clone(), skipped));
             }
         }
         if state.fault != self.told {
@@ -90,7 +90,7 @@ impl EntryWatch {
 
 impl LiveWatcher {
     /// A watcher whose stream is in gzip, or plain.
-    pub fn new(is_gzip: bool) -> Self {
+    pub(crate) fn new(is_gzip: bool) -> Self {
         Self { is_gzip, ..Self::default() }
     }
 
@@ -110,20 +110,13 @@ impl LiveWatcher {
         });
     }
 
-    /// Notes the states that the client has.
-    pub fn resume(&mut self, cursor: &WatchCursor) {
-        for (index, watch) in self.watches.iter_mut().enumerate() {
-            watch.sent = cursor.of(index).map(|tag| (tag, tag.to_string().into()));
-        }
-    }
-
     /// Ready when there may be a change.
-    pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
         self.signal.poll_rung(cx)
     }
 
     /// The next change to tell the client of; `None`: it has the newest state of all entries that are current.
-    pub fn next_change(&mut self) -> Option<EntryChange> {
+    pub(crate) fn next_change(&mut self) -> Option<EntryChange> {
         self.watches.iter_mut().enumerate().find_map(|(index, watch)| {
             let state = watch.entry.state();
             if watch.seen == state.change {
@@ -138,17 +131,17 @@ impl LiveWatcher {
     }
 
     /// Returns true if all entries have been looked at for this stream.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.watches.iter().all(|watch| watch.entry.state().checked >= watch.wish)
     }
 
     /// Notes that what was taken has been written.
-    pub fn has_written(&self) {
+    pub(crate) fn has_written(&self) {
         self.watches.iter().for_each(|watch| watch.entry.was_written());
     }
 
     /// Appends the id of the stream: the part of each entry, `-` for one without a state.
-    pub fn push_id(&self, out: &mut Vec<u8>) {
+    pub(crate) fn push_id(&self, out: &mut Vec<u8>) {
         for (index, watch) in self.watches.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
@@ -156,15 +149,5 @@ impl LiveWatcher {
             let part = watch.sent.as_ref().map_or("-", |(_, id)| id);
             out.extend_from_slice(part.as_bytes());
         }
-    }
-
-    /// The number of entries.
-    pub fn len(&self) -> usize {
-        self.watches.len()
-    }
-
-    /// Returns true if it watches nothing.
-    pub fn is_empty(&self) -> bool {
-        self.watches.is_empty()
     }
 }

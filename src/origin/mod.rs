@@ -1,12 +1,12 @@
 //! Origins: the servers behind the gateway, and the clients for them.
 
-pub mod client;
+pub(crate) mod client;
 mod h1;
 pub(crate) mod health;
-pub mod retry;
-pub mod servers;
-pub mod sticky;
-pub mod upgrade;
+pub(crate) mod retry;
+pub(crate) mod servers;
+pub(crate) mod sticky;
+pub(crate) mod upgrade;
 
 #[cfg(any(test, fuzzing))]
 pub use h1::agreement;

@@ -16,7 +16,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestSource {
+pub(crate) enum RequestSource {
     /// The gateway: a fill, an event. No client has seen anything of an answer.
     Gateway,
     /// A client, whose request is proxied.
@@ -25,7 +25,7 @@ pub enum RequestSource {
 
 /// The properties of a request that retries depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryRequest {
+pub(crate) struct RetryRequest {
     source: RequestSource,
     is_idempotent: bool,
     is_safe: bool,
@@ -35,14 +35,14 @@ pub struct RetryRequest {
 impl RetryRequest {
     /// A request with this method. `can_be_sent`: its whole body is there to be sent once more, and its client
     /// has seen nothing of an answer.
-    pub fn new(source: RequestSource, method: &Method, can_be_sent: bool) -> Self {
+    pub(crate) fn new(source: RequestSource, method: &Method, can_be_sent: bool) -> Self {
         Self { source, is_idempotent: method.is_idempotent(), is_safe: method.is_safe(), can_be_sent }
     }
 }
 
 /// The failure of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailedAttempt {
+pub(crate) struct FailedAttempt {
     /// The kind of failure.
     pub outcome: OriginOutcome,
     /// True if there was a connection: a part of the request may have been sent.
@@ -61,7 +61,7 @@ pub struct FailedAttempt {
 
 impl FailedAttempt {
     /// An attempt that failed like this after the request was sent.
-    pub const fn of_server(outcome: OriginOutcome) -> Self {
+    pub(crate) const fn of_server(outcome: OriginOutcome) -> Self {
         Self {
             outcome,
             was_sent: true,
@@ -118,7 +118,7 @@ fn decide_retry(request: RetryRequest, failed: FailedAttempt, has_repeats: bool)
 
 /// A further attempt that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextAttempt {
+pub(crate) struct NextAttempt {
     /// True if another server is preferred.
     pub elsewhere: bool,
     /// The pause before it.
@@ -129,7 +129,7 @@ pub struct NextAttempt {
 
 /// The further attempts of one request.
 #[derive(Debug)]
-pub struct RetryTally {
+pub(crate) struct RetryTally {
     /// The retries that are left.
     left: u32,
     /// The attempts that cost nothing.
@@ -139,13 +139,13 @@ pub struct RetryTally {
 
 impl RetryTally {
     /// A request with this number of `retries`.
-    pub fn new(retries: u32) -> Self {
+    pub(crate) fn new(retries: u32) -> Self {
         Self { left: retries, repeated: 0, paused: 0 }
     }
 
     /// Decides about another attempt, and counts it; `None`: there is none. `is_late`: the time for the request
     /// is over. `spend` takes a retry out of the origin's budget, and returns false if there is none.
-    pub fn settle(
+    pub(crate) fn settle(
         &mut self,
         request: RetryRequest,
         failed: FailedAttempt,

@@ -50,20 +50,19 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const ALONE: u64 = 1 << 63;
 
 /// Opens connections for upgrades, with TLS if the origin has it.
-pub struct UpgradeConnector {
+pub(crate) struct UpgradeConnector {
     connector: Arc<TransportConnector>,
     count: AtomicU64,
 }
 
 impl UpgradeConnector {
     /// Loads the authorities that verify origins.
-    #[expect(clippy::new_without_default, reason = "it reads files")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { connector: Arc::new(TransportConnector::new(None)), count: AtomicU64::new(0) }
     }
 
     /// Prepares a peer for an upgrade; the origin has to answer within the peer's `read_timeout`.
-    pub fn prepare(&self, peer: &mut HttpPeer) -> UpgradeHandover {
+    pub(crate) fn prepare(&self, peer: &mut HttpPeer) -> UpgradeHandover {
         let mut at = peer.clone();
         // An upgrade requires HTTP/1.1 (RFC 6455, 4.1).
         at.options.alpn = ALPN::H1;
@@ -97,11 +96,11 @@ impl UpgradeConnector {
 
 /// The handle by which the origin's connection is taken over.
 #[derive(Clone)]
-pub struct UpgradeHandover(Arc<Mutex<UpgradeShared>>);
+pub(crate) struct UpgradeHandover(Arc<Mutex<UpgradeShared>>);
 
 impl UpgradeHandover {
     /// Takes the origin's connection; `None` unless it has answered with 101, or if it was taken before.
-    pub fn take(&self) -> Option<UpgradedStream> {
+    pub(crate) fn take(&self) -> Option<UpgradedStream> {
         let mut shared = self.0.lock();
         let AnswerPhase::Switched { first } = &mut shared.phase else { return None };
         let first = std::mem::take(first);

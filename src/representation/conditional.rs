@@ -32,7 +32,7 @@ pub struct Validators<'a> {
 
 /// The result of the preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConditionVerdict {
+pub(crate) enum ConditionVerdict {
     /// Answer as if there were no preconditions.
     Send,
     /// 304
@@ -42,19 +42,19 @@ pub enum ConditionVerdict {
 }
 
 /// Returns true if a request may be answered with a 304.
-pub fn asks_if_modified(headers: &HeaderMap) -> bool {
+pub(crate) fn asks_if_modified(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE)
 }
 
 /// Returns true if a request has preconditions.
-pub fn has_preconditions(headers: &HeaderMap) -> bool {
+pub(crate) fn has_preconditions(headers: &HeaderMap) -> bool {
     [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
         .iter()
         .any(|name| headers.contains_key(name))
 }
 
 /// Evaluates the preconditions of a request for content that exists.
-pub fn evaluate_preconditions(
+pub(crate) fn evaluate_preconditions(
     method: &Method,
     headers: &HeaderMap,
     validators: &Validators<'_>,
@@ -86,7 +86,7 @@ pub fn evaluate_preconditions(
 
 /// Returns true if GET or HEAD is answered with 304, for a request whose only conditions are at most one
 /// `If-None-Match` and one `If-Modified-Since`. Decides like [`evaluate_preconditions`], for fields that are not in a map.
-pub fn is_not_modified(
+pub(crate) fn is_not_modified(
     if_none_match: Option<&[u8]>,
     if_modified_since: Option<&[u8]>,
     validators: &Validators<'_>,

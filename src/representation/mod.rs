@@ -9,14 +9,14 @@
 //! other is verbatim: it repeats the origin's fields, and its validators are the origin's.
 
 mod body;
-pub mod conditional;
+pub(crate) mod conditional;
 pub mod encoding;
-pub mod fields;
+pub(crate) mod fields;
 mod heads;
-pub mod problem;
+pub(crate) mod problem;
 pub mod range;
-pub mod respond;
-pub mod response_head;
+pub(crate) mod respond;
+pub(crate) mod response_head;
 
 pub use {
     body::{allocated_size, Body},

@@ -7,7 +7,7 @@ use pingora_http::ResponseHeader;
 
 /// A problem, ready to be sent.
 #[derive(Debug, Clone)]
-pub struct ProblemReply {
+pub(crate) struct ProblemReply {
     /// The status.
     pub status: StatusCode,
     /// The explanation, for people; never anything secret.
@@ -20,26 +20,26 @@ pub struct ProblemReply {
 
 impl ProblemReply {
     /// A problem without further headers.
-    pub fn new(status: StatusCode, detail: &'static str) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: &'static str) -> Self {
         Self { status, detail, headers: vec![], members: vec![] }
     }
 
     /// The same with one more header.
     #[must_use]
-    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
     /// The same with one more member, or one replaced.
     #[must_use]
-    pub fn with_member(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
+    pub(crate) fn with_member(mut self, member: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.members.push((member, value.into()));
         self
     }
 
     /// The head and the body.
-    pub fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
+    pub(crate) fn into_parts(self, request_id: &str) -> (Box<ResponseHeader>, Bytes) {
         let body = problem_document(self.status, self.detail, request_id, self.members);
         let mut head = Box::new(blank_head(self.status));
         let fixed = [
@@ -76,7 +76,7 @@ fn problem_document(
 }
 
 /// The answer to a request that could not be read.
-pub fn unreadable_problem(status: StatusCode) -> ProblemReply {
+pub(crate) fn unreadable_problem(status: StatusCode) -> ProblemReply {
     let detail = match status {
         StatusCode::REQUEST_TIMEOUT => "the request did not arrive in time",
         _ => "the request could not be read",
@@ -85,7 +85,7 @@ pub fn unreadable_problem(status: StatusCode) -> ProblemReply {
 }
 
 /// The same as HTTP/1.1 bytes; the connection is closed after it.
-pub fn unreadable_bytes(status: StatusCode) -> Bytes {
+pub(crate) fn unreadable_bytes(status: StatusCode) -> Bytes {
     let body = problem_document(status, unreadable_problem(status).detail, "", vec![]);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// An answer: a head, and the body if there is one to send.
 #[derive(Debug)]
-pub struct ContentReply {
+pub(crate) struct ContentReply {
     /// The head, complete except for fields of the exchange (`Age`, `Cache-Status`, the request id).
     pub head: Box<ResponseHeader>,
     /// The body; empty for HEAD, 304, 412 and 416.
@@ -52,7 +52,7 @@ pub struct StoredPart<'a> {
 }
 
 /// Chooses the answer to a request.
-pub fn choose_reply(
+pub(crate) fn choose_reply(
     what: &Representation,
     method: &Method,
     headers: &HeaderMap,
@@ -81,7 +81,11 @@ pub fn choose_reply(
 }
 
 /// Answers a range request from a stored part; `None`: the whole is needed, or the origin has to answer.
-pub fn partial_reply(part: StoredPart<'_>, method: &Method, headers: &HeaderMap) -> Option<ContentReply> {
+pub(crate) fn partial_reply(
+    part: StoredPart<'_>,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<ContentReply> {
     let validators = super::validators(part.fields, false);
     let accepted = joined_lines(headers, &header::ACCEPT_ENCODING);
     let readable = match transform::body_coding(part.fields.all(&header::CONTENT_ENCODING)) {
@@ -137,7 +141,7 @@ fn choose_form(what: &Representation, headers: &HeaderMap, prefer: &[ContentCodi
 }
 
 /// The form for a client with this `Accept-Encoding`, all lines of it joined.
-pub fn accepted_form(
+pub(crate) fn accepted_form(
     what: &Representation,
     accepted: Option<&[u8]>,
     prefer: &[ContentCoding],
@@ -154,7 +158,7 @@ pub fn accepted_form(
 }
 
 /// Returns true if a client with only these conditions gets a 304.
-pub fn is_not_modified(
+pub(crate) fn is_not_modified(
     what: &Representation,
     if_none_match: Option<&[u8]>,
     if_modified_since: Option<&[u8]>,
@@ -172,7 +176,11 @@ pub fn is_not_modified(
 
 /// The head of a 200, or of a 304, in a form, as [`choose_reply`] would make it; not cached. `None` if the body has
 /// to be transformed while it is sent, or does not exist in this form.
-pub fn head_in(what: &Representation, form: ContentForm, not_modified: bool) -> Option<ResponseHeader> {
+pub(crate) fn head_in(
+    what: &Representation,
+    form: ContentForm,
+    not_modified: bool,
+) -> Option<ResponseHeader> {
     let coding = match form {
         ContentForm::AsItIs => None,
         ContentForm::Encoded(coding) => Some(coding),
@@ -230,7 +238,7 @@ fn not_modified_reply(what: &Representation, form: ContentForm, headers: &Header
 
 /// Returns true if `If-None-Match` consists of the tag of one form: then a 304 in that form has the tag that
 /// the client holds.
-pub fn holds_tag(what: &Representation, form: ContentForm, if_none_match: &[u8]) -> bool {
+pub(crate) fn holds_tag(what: &Representation, form: ContentForm, if_none_match: &[u8]) -> bool {
     let (held, Some(tag)) = (if_none_match.trim_ascii(), what.fields.tag()) else { return false };
     match form {
         ContentForm::AsItIs => held == tag,

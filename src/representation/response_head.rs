@@ -31,7 +31,7 @@ pub(super) fn filled_head(status: StatusCode, fields: Vec<(HeaderName, HeaderVal
 }
 
 /// Adds a field to a head.
-pub fn append_field(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
+pub(crate) fn append_field(head: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     // Names and values are valid already; only a map of 32,768 fields could refuse one more.
     if let Err(error) = head.append_header(name, value) {
         tracing::warn!(%error, "a field of a head was left out");

@@ -5,7 +5,7 @@ use sd_notify::NotifyState;
 
 /// The state of the gateway, as systemd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceStage {
+pub(crate) enum ServiceStage {
     /// It serves requests with its current configuration.
     Ready,
     /// It reads its configuration again.
@@ -15,7 +15,7 @@ pub enum ServiceStage {
 }
 
 /// Notifies the service manager.
-pub fn notify_manager(stage: ServiceStage) {
+pub(crate) fn notify_manager(stage: ServiceStage) {
     let told = match stage {
         ServiceStage::Ready => sd_notify::notify(&[NotifyState::Ready]),
         ServiceStage::Reloading => NotifyState::monotonic_usec_now()

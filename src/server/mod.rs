@@ -2,10 +2,10 @@
 
 mod background;
 mod keys;
-pub mod manager;
+pub(crate) mod manager;
 mod reload;
 
-pub use reload::SeenFiles;
+pub(crate) use reload::SeenFiles;
 
 use crate::{
     address::TrustedProxies,
@@ -45,7 +45,7 @@ const UPSTREAM_POOL_SIZE: usize = 512;
 
 /// The reason for which the gateway does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// An address can't be bound.
     #[error("can't listen on {address} ({key}): {error}{}", bind_advice(error))]
     Bind {
@@ -82,7 +82,7 @@ fn bind_advice(error: &io::Error) -> &'static str {
 }
 
 /// A running gateway.
-pub struct RunningGateway {
+pub(crate) struct RunningGateway {
     /// The addresses of the listeners, in the configuration's order, with the actual ports.
     pub addresses: Vec<SocketAddr>,
     /// The address of the admin listener.
@@ -102,7 +102,7 @@ pub struct RunningGateway {
 ///
 /// # Errors
 /// If an address can't be bound, or a key or a certificate can't be used; nothing is started then.
-pub async fn start_gateway(config: Config) -> Result<RunningGateway, StartError> {
+pub(crate) async fn start_gateway(config: Config) -> Result<RunningGateway, StartError> {
     certificate::install_provider();
     let admin = config.admin.as_ref();
     let all: Vec<_> = listen_addresses(&config).into_iter().chain(admin.map(|admin| admin.address)).collect();
@@ -152,7 +152,7 @@ pub async fn start_gateway(config: Config) -> Result<RunningGateway, StartError>
 impl RunningGateway {
     /// Shuts down: accepts no connections, and waits for requests under way, at most for the configured time.
     /// Returns as soon as nothing is left to do, with true if everything has finished.
-    pub async fn stop(&self) -> bool {
+    pub(crate) async fn stop(&self) -> bool {
         self.closing.send_replace(true);
         let drain = self.site.load().config().server.drain;
         let finished = self.door.drain(drain).await;
@@ -211,7 +211,7 @@ fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
 ///
 /// # Errors
 /// As [`start_gateway`].
-pub fn rehearse_start(config: &Config) -> Result<(), StartError> {
+pub(crate) fn rehearse_start(config: &Config) -> Result<(), StartError> {
     certificate::install_provider();
     for (number, listener) in config.listeners.iter().enumerate() {
         check_local_address(listener.address, listener_key(number))?;

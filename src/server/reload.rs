@@ -38,7 +38,7 @@ enum ReloadRefusal {
 impl RunningGateway {
     /// Follows the file at `path`: reads it again when `asked` to, and when it or a file of a secret differs
     /// from what was `seen`. Never returns.
-    pub async fn follow(&self, path: &Path, mut seen: SeenFiles, mut asked: Signal) {
+    pub(crate) async fn follow(&self, path: &Path, mut seen: SeenFiles, mut asked: Signal) {
         loop {
             tokio::select! {
                 Some(()) = asked.recv() => seen.see(seen.look()),
@@ -80,7 +80,7 @@ impl RunningGateway {
     ///
     /// # Errors
     /// If a key can't be used: nothing has changed then.
-    pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+    pub(crate) async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let now = self.site.load_full();
         let waiting = needs_restart(now.config(), &config);
         let config = Arc::new(keep_restart_settings(now.config(), config));
@@ -99,19 +99,19 @@ impl RunningGateway {
 }
 
 /// The files of the configuration and of its secrets, with the stamps of their last read.
-pub struct SeenFiles {
+pub(crate) struct SeenFiles {
     /// The first one is the configuration's.
     files: Vec<(PathBuf, FileStamp)>,
 }
 
 impl SeenFiles {
     /// The file at `path`, before it is read.
-    pub fn before(path: &Path) -> Self {
+    pub(crate) fn before(path: &Path) -> Self {
         Self { files: vec![(path.to_owned(), config::file_stamp(path))] }
     }
 
     /// Adds the files of its secrets.
-    pub fn with_secrets(&mut self, files: Vec<(PathBuf, FileStamp)>) {
+    pub(crate) fn with_secrets(&mut self, files: Vec<(PathBuf, FileStamp)>) {
         self.files.truncate(1);
         self.files.extend(files);
     }

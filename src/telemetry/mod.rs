@@ -6,23 +6,20 @@
 //! queue, which never makes a caller wait. Nothing here makes a decision about a request, and no value that a
 //! client sent becomes a label.
 
-pub mod access;
+pub(crate) mod access;
 pub mod labels;
-pub mod log;
+pub(crate) mod log;
 pub mod metrics;
 
-pub use access::AccessLog;
 pub use labels::{
     CacheResult, CutReason, Ejection, EventResult, FillOutcome, FlightRole, Invalidation, OriginOutcome,
     PurgeKind, RefuseReason, RejectReason, StatusClass, StoreCall, StoreError, StoreOutcome, TokenResult,
 };
-pub use {
-    access::record::AccessRecord,
-    log::{
-        init_logging,
-        queue::{write_to_stderr, FlushGuard},
-    },
-    metrics::declare::{DeclaredFamily, LabelSpec, LabelValues},
+pub(crate) use log::{
+    init_logging,
+    queue::{write_to_stderr, FlushGuard},
 };
-
-pub use metrics::{MemoryStats, Metrics, OpenConnection, RouteMetrics};
+pub use metrics::{
+    declare::{DeclaredFamily, LabelSpec, LabelValues},
+    MemoryStats, Metrics, OpenConnection, RouteMetrics,
+};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A file and its fields.
 #[derive(Debug)]
-pub struct ChosenFile {
+pub(crate) struct ChosenFile {
     /// Its bytes.
     pub source: FileSource,
     /// Its length and validators.
@@ -18,7 +18,7 @@ pub struct ChosenFile {
 
 /// The place of a file's bytes.
 #[derive(Debug, Clone)]
-pub enum FileSource {
+pub(crate) enum FileSource {
     /// In the file.
     File(Arc<OpenFile>),
     /// In memory, whole: it is small.

@@ -9,7 +9,7 @@ use http::HeaderValue;
 const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The content type of a file of this name.
-pub fn content_type(name: &str) -> HeaderValue {
+pub(crate) fn content_type(name: &str) -> HeaderValue {
     let kind = media_type(name);
     let text = kind.starts_with("text/");
     let value = if text { HeaderValue::try_from(format!("{kind}; charset=utf-8")) } else { kind.try_into() };

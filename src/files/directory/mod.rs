@@ -4,7 +4,7 @@
 //! a redirect. Precompressed forms (`app.js.br` beside `app.js`) are chosen by `Accept-Encoding`. There are
 //! no listings.
 
-pub mod chosen;
+pub(crate) mod chosen;
 pub(crate) mod kind;
 pub(crate) mod small_file_cache;
 use super::{
@@ -21,10 +21,10 @@ use http::{header, HeaderValue};
 use std::{sync::Arc, time::Instant};
 
 /// The largest file, in bytes, that is read at once and kept in memory for a moment.
-pub const SMALL_FILE: u64 = 64 * 1024;
+pub(crate) const SMALL_FILE: u64 = 64 * 1024;
 
 /// The codings that a client accepts, by its preference.
-pub type RankedCodings = [Option<ContentCoding>; 3];
+pub(crate) type RankedCodings = [Option<ContentCoding>; 3];
 
 /// `Cache-Control` for a name that holds its content's hash: such a file never changes.
 const IMMUTABLE_PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -33,7 +33,7 @@ const IMMUTABLE_PRIVATE: HeaderValue = HeaderValue::from_static("private, max-ag
 
 /// A directory whose files a route serves.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     root: FileRoot,
     rules: FilesConfig,
     /// True if the files need a token.
@@ -43,7 +43,7 @@ pub struct Directory {
 
 /// The answer for a path.
 #[derive(Debug)]
-pub enum DirectoryAnswer {
+pub(crate) enum DirectoryAnswer {
     /// Send a file.
     File(Arc<ChosenFile>),
     /// Redirect to the same path with a slash at its end.
@@ -52,7 +52,7 @@ pub enum DirectoryAnswer {
 
 impl Directory {
     /// The directory with these rules. `private`: the route requires a token.
-    pub fn new(rules: FilesConfig, private: bool) -> Self {
+    pub(crate) fn new(rules: FilesConfig, private: bool) -> Self {
         Self {
             root: FileRoot::new(rules.root.clone(), rules.symlinks),
             rules,
@@ -62,7 +62,7 @@ impl Directory {
     }
 
     /// Returns true if names that begin with a dot are sent.
-    pub fn hidden(&self) -> bool {
+    pub(crate) fn hidden(&self) -> bool {
         self.rules.hidden
     }
 
@@ -71,7 +71,7 @@ impl Directory {
     ///
     /// # Errors
     /// If there is no file that may be sent.
-    pub async fn find(
+    pub(crate) async fn find(
         self: &Arc<Self>,
         path: RelativePath,
         ranked: RankedCodings,

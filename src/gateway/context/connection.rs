@@ -48,7 +48,7 @@ pub struct ClientCertificate {
 }
 
 /// A guard that is held while any work for a request goes on, even if its client has left.
-pub type ConnectionHold = Arc<dyn Any + Send + Sync>;
+pub(crate) type ConnectionHold = Arc<dyn Any + Send + Sync>;
 
 /// The properties of a connection that are passed to the gateway with each request.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 /// More bytes than any connection can have.
-pub const UNKNOWN_BYTES: u64 = 1 << 62;
+pub(crate) const UNKNOWN_BYTES: u64 = 1 << 62;
 
 /// The flags that the gateway and a connection share. Each connection has its own; they are used by one task
 /// after another, so that no memory ordering is needed.

@@ -17,7 +17,7 @@ pub struct TunnelledConnection {
 }
 
 /// A callback for bytes from an origin; returns true if it wants more.
-pub type OriginObserver = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
+pub(crate) type OriginObserver = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
 
 impl fmt::Debug for TunnelledConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

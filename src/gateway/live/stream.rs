@@ -204,7 +204,7 @@ impl LiveStream {
         while let Some(change) = self.watcher.next_change() {
             match (change, self.names.is_none()) {
                 (EntryChange::Over, _) => return Ok(Some(StreamEnd::Reload)),
-                (EntryChange::State(_, event, skipped), true) => {
+                (EntryChange::State(event, skipped), true) => {
                     let content = self.encoder.event(&event);
                     *sent += content.length() as u64;
                     sink.send_framed(&content).await?;
@@ -227,7 +227,7 @@ impl LiveStream {
         let (mut out, mut next) = (Vec::new(), Some(first));
         while let Some(change) = next.take() {
             match change {
-                EntryChange::State(_, event, skipped) => {
+                EntryChange::State(event, skipped) => {
                     self.encoder.push_event(&mut out, &event);
                     let mut id = b"id: ".to_vec();
                     self.watcher.push_id(&mut id);

@@ -12,7 +12,7 @@ const MAX_REQUEST_DIGITS: usize = 18;
 
 /// The fault of lengths that can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LengthFault {
+pub(crate) enum LengthFault {
     /// One is not a number of at most 64 bits.
     #[error("an invalid Content-Length")]
     Invalid,
@@ -22,7 +22,7 @@ pub enum LengthFault {
 }
 
 /// Parses one length: digits alone; `None` for anything else, and for more than 64 bits.
-pub fn parse_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     let add = |sum: u64, digit: &u8| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)
@@ -31,7 +31,7 @@ pub fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 /// Parses the value of a request's only line: no list, and at most `MAX_REQUEST_DIGITS`.
-pub fn request_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn request_length(value: &[u8]) -> Option<u64> {
     parse_length(value).filter(|_| value.len() <= MAX_REQUEST_DIGITS)
 }
 
@@ -39,7 +39,7 @@ pub fn request_length(value: &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// If one is invalid, or if they differ.
-pub fn agreed_length(headers: &HeaderMap) -> Result<Option<u64>, LengthFault> {
+pub(crate) fn agreed_length(headers: &HeaderMap) -> Result<Option<u64>, LengthFault> {
     let mut agreed = None;
     for line in field_lines(headers, &header::CONTENT_LENGTH) {
         for element in line.split(|b| *b == b',') {
@@ -53,7 +53,7 @@ pub fn agreed_length(headers: &HeaderMap) -> Result<Option<u64>, LengthFault> {
 }
 
 /// The length in a head that was checked before; `None` also for lengths that can't be used.
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     agreed_length(headers).ok().flatten()
 }
 

@@ -7,18 +7,18 @@ use super::content_length::agreed_length;
 use http::{header, HeaderMap, Method, StatusCode};
 
 /// Returns true if an answer with this status has a body, unless it is one to `HEAD`. The body may be empty.
-pub fn status_has_body(status: StatusCode) -> bool {
+pub(crate) fn status_has_body(status: StatusCode) -> bool {
     !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Returns true if an answer with this status to this method has a body, which may be empty.
-pub fn response_has_body(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn response_has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && status_has_body(status)
 }
 
 /// Returns true if the fields of an HTTP/1.1 request announce a body of at least one byte, or one whose length
 /// is not known or not valid.
-pub fn request_has_body(headers: &HeaderMap) -> bool {
+pub(crate) fn request_has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(header::TRANSFER_ENCODING) || !matches!(agreed_length(headers), Ok(None | Some(0)))
 }
 

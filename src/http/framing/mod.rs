@@ -8,8 +8,8 @@
 //! as Pingora does (RFC 9112, 6.3). An answer with a coding that a recipient could decode, or take for
 //! `chunked`, is refused.
 
-pub mod content_length;
-pub mod has_body;
+pub(crate) mod content_length;
+pub(crate) mod has_body;
 
 use content_length::{agreed_length, LengthFault};
 
@@ -19,11 +19,11 @@ use http::{header, HeaderMap, HeaderValue, StatusCode};
 const KNOWN: [&[u8]; 6] = [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"];
 
 /// The most interim answers (1xx) to one request; more are an error of the origin.
-pub const MOST_INTERIM: u32 = 100;
+pub(crate) const MOST_INTERIM: u32 = 100;
 
 /// The treatment of the fields that frame an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ResponseFraming {
+pub(crate) enum ResponseFraming {
     /// They are unambiguous.
     Plain,
     /// They are removed: there is no body.
@@ -36,7 +36,7 @@ pub enum ResponseFraming {
 
 /// The error for a body whose end is ambiguous.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnframedBody {
+pub(crate) enum UnframedBody {
     /// A coding that a recipient could decode, or take for `chunked`.
     #[error("an answer in a transfer coding other than chunked")]
     Coding,
@@ -49,7 +49,10 @@ pub enum UnframedBody {
 ///
 /// # Errors
 /// If it has a coding that is not supported, or lengths that differ.
-pub fn response_framing(status: StatusCode, headers: &HeaderMap) -> Result<ResponseFraming, UnframedBody> {
+pub(crate) fn response_framing(
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<ResponseFraming, UnframedBody> {
     // RFC 9110, 8.6 and RFC 9112, 6.1: neither field is allowed here, and some clients would wait for a body.
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         return Ok(ResponseFraming::Bodiless);
@@ -87,7 +90,7 @@ fn means_nothing(coding: &[u8]) -> bool {
 ///
 /// # Errors
 /// As [`response_framing`].
-pub fn settle_framing(status: StatusCode, headers: &mut HeaderMap) -> Result<(), UnframedBody> {
+pub(crate) fn settle_framing(status: StatusCode, headers: &mut HeaderMap) -> Result<(), UnframedBody> {
     match response_framing(status, headers)? {
         ResponseFraming::Plain => {}
         ResponseFraming::Bodiless => {

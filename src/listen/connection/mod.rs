@@ -20,7 +20,7 @@ pub(crate) mod outgoing_body;
 pub(crate) mod sendfile;
 pub(crate) mod stream;
 pub(crate) mod timed_stream;
-pub mod timeouts;
+pub(crate) mod timeouts;
 pub(crate) mod timer;
 
 use super::{

@@ -88,7 +88,7 @@ pub enum OriginError {
 }
 
 /// A callback for interim answers (1xx).
-pub type InterimSink<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
+pub(crate) type InterimSink<'a> = &'a (dyn Fn(&ResponseHeader) + Send + Sync);
 
 pub(crate) fn failed(error: Box<Error>) -> OriginError {
     OriginError::Failed { outcome: classify_error(&error), error }

@@ -5,10 +5,10 @@
 //! An answer that was cut short is an error, and never looks complete.
 
 pub(crate) mod ask;
-pub mod native;
+pub(crate) mod native;
 pub(crate) mod outcome;
-pub mod pingora;
-pub use {
+pub(crate) mod pingora;
+pub(crate) use {
     ask::{InterimSink, OriginError, OriginRequest},
     outcome::{classify_error, classify_status, is_malformed, is_unprocessed},
 };
@@ -96,7 +96,7 @@ impl ClientExchange {
 ///
 /// # Errors
 /// If there was no complete answer of at most `max_size` bytes.
-pub async fn send_request(
+pub(crate) async fn send_request(
     connector: &Arc<Connector>,
     pool: &Arc<ServerGroup>,
     ask: &OriginRequest,
@@ -120,7 +120,7 @@ pub async fn send_request(
 ///
 /// # Errors
 /// If there was no answer in time.
-pub async fn begin_request(
+pub(crate) async fn begin_request(
     connector: &Arc<Connector>,
     pool: &Arc<ServerGroup>,
     ask: &OriginRequest,

@@ -4,7 +4,7 @@
 //! (`h1` has the protocol). It knows nothing of the request: it sends serialised bytes, and the caller
 //! decides about retries.
 
-pub use crate::origin::h1::{DuplexEvent, OutgoingBytes};
+pub(crate) use crate::origin::h1::{DuplexEvent, OutgoingBytes};
 
 use crate::origin::{
     h1::{ConnectionTimeouts, OriginConnection},
@@ -22,7 +22,7 @@ use std::{
 
 /// An exchange under way. Dropping it closes its connection.
 #[derive(Debug)]
-pub struct NativeExchange {
+pub(crate) struct NativeExchange {
     // Boxed: it changes hands several times in an exchange.
     connection: Box<OriginConnection>,
     pool: Arc<ServerGroup>,
@@ -37,7 +37,7 @@ impl NativeExchange {
     ///
     /// # Errors
     /// If there is no connection.
-    pub async fn begin(
+    pub(crate) async fn begin(
         pool: &Arc<ServerGroup>,
         at: ServerAttempt,
         left: Option<Duration>,
@@ -67,13 +67,13 @@ impl NativeExchange {
     }
 
     /// Sets the timeouts of the following steps: those of the origin, bounded by `left`.
-    pub fn be_patient(&mut self, left: Option<Duration>) {
+    pub(crate) fn be_patient(&mut self, left: Option<Duration>) {
         let step = self.pool.settings.read_timeout;
         self.limits.step = left.map_or(step, |left| left.min(step));
     }
 
     /// The address of the server that it is connected to.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -81,7 +81,7 @@ impl NativeExchange {
     ///
     /// # Errors
     /// If that fails or times out.
-    pub async fn send(&mut self, request: &[u8]) -> Result<(), Box<Error>> {
+    pub(crate) async fn send(&mut self, request: &[u8]) -> Result<(), Box<Error>> {
         self.connection.send(request, self.limits).await
     }
 
@@ -89,7 +89,7 @@ impl NativeExchange {
     ///
     /// # Errors
     /// If the connection failed; `WriteError` or `WriteTimedout` means that nothing more can be sent.
-    pub async fn go_on(
+    pub(crate) async fn go_on(
         &mut self,
         out: &mut OutgoingBytes,
         method: &Method,
@@ -101,7 +101,7 @@ impl NativeExchange {
     ///
     /// # Errors
     /// If there is none, or none in time.
-    pub async fn head(&mut self, method: &Method) -> Result<ResponseHeader, Box<Error>> {
+    pub(crate) async fn head(&mut self, method: &Method) -> Result<ResponseHeader, Box<Error>> {
         self.connection.head(method, self.limits).await
     }
 
@@ -109,32 +109,32 @@ impl NativeExchange {
     ///
     /// # Errors
     /// If it was cut short, or a read timed out.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Box<Error>> {
         self.connection.next(self.limits).await
     }
 
     /// Returns true if the whole body was read together with the head, as far as its length is known.
-    pub fn is_at_hand(&self) -> bool {
+    pub(crate) fn is_at_hand(&self) -> bool {
         self.connection.is_at_hand()
     }
 
     /// The whole body, if its length is known and it was read together with the head.
-    pub fn at_hand(&mut self) -> Option<Bytes> {
+    pub(crate) fn at_hand(&mut self) -> Option<Bytes> {
         self.connection.at_hand()
     }
 
     /// Returns true if the whole answer has been read.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.connection.is_done()
     }
 
     /// The trailers.
-    pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
         self.connection.take_trailers()
     }
 
     /// Returns the connection to the idle ones, if it may be reused.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         if let Some(idle) = self.pool.idle(self.server) {
             let to = (self.address, self.pool.group());
             idle.keep(to, self.connection, Instant::now() + self.pool.settings.idle_timeout);
@@ -144,7 +144,7 @@ impl NativeExchange {
 
 /// Serialises a request with its body for HTTP/1.1; `None` if that is not possible. Names are capitalised as
 /// most software does.
-pub fn write_head(
+pub(crate) fn write_head(
     method: &Method,
     target: &[u8],
     host: &[u8],

@@ -7,7 +7,7 @@ use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 
 /// The outcome of an answer with this status.
-pub fn classify_status(status: StatusCode) -> OriginOutcome {
+pub(crate) fn classify_status(status: StatusCode) -> OriginOutcome {
     match status.is_server_error() {
         true => OriginOutcome::ServerError,
         false => OriginOutcome::Ok,
@@ -15,7 +15,7 @@ pub fn classify_status(status: StatusCode) -> OriginOutcome {
 }
 
 /// The outcome of a failed exchange.
-pub fn classify_error(error: &Error) -> OriginOutcome {
+pub(crate) fn classify_error(error: &Error) -> OriginOutcome {
     match error.etype() {
         ErrorType::ConnectTimedout
         | ErrorType::ReadTimedout
@@ -37,7 +37,7 @@ pub fn classify_error(error: &Error) -> OriginOutcome {
 /// Returns true if an HTTP/2 server reports that it has not processed a request, which may then be sent
 /// again, whatever its method (RFC 9113, 8.7). The library reports streams above the last one of a GOAWAY in
 /// this way.
-pub fn is_unprocessed(error: &Error) -> bool {
+pub(crate) fn is_unprocessed(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<h2::Error>();
     cause.is_some_and(|cause| {
         cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(Reason::REFUSED_STREAM))
@@ -45,7 +45,7 @@ pub fn is_unprocessed(error: &Error) -> bool {
 }
 
 /// Returns true if a failure is due to an invalid answer: its head or its framing can't be parsed.
-pub fn is_malformed(error: &Error) -> bool {
+pub(crate) fn is_malformed(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2)
 }
 

@@ -21,7 +21,7 @@ use pingora_http::RequestHeader;
 use std::{net::SocketAddr, sync::Arc};
 
 /// The connector for the gateway's own requests; Pingora's proxy has another one.
-pub fn make_connector() -> Arc<Connector> {
+pub(crate) fn make_connector() -> Arc<Connector> {
     Arc::new(Connector::new(None))
 }
 

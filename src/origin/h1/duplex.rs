@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 /// The event that happens first while a request is being sent.
 #[derive(Debug)]
-pub enum DuplexEvent {
+pub(crate) enum DuplexEvent {
     /// The next head of the answer.
     Head(Box<ResponseHeader>),
     /// The next piece of its body; `None` at its end.
@@ -33,7 +33,7 @@ pub enum DuplexEvent {
 
 /// Bytes that are to be sent.
 #[derive(Debug, Default)]
-pub struct OutgoingBytes {
+pub(crate) struct OutgoingBytes {
     bytes: Bytes,
     /// True if bytes have been written but may not have been sent (TLS buffers some).
     unflushed: bool,
@@ -41,7 +41,7 @@ pub struct OutgoingBytes {
 
 impl OutgoingBytes {
     /// Appends bytes.
-    pub fn put(&mut self, bytes: Bytes) {
+    pub(crate) fn put(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
         }
@@ -53,18 +53,18 @@ impl OutgoingBytes {
     }
 
     /// Takes all bytes.
-    pub fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&mut self) -> Bytes {
         self.unflushed = false;
         std::mem::take(&mut self.bytes)
     }
 
     /// The number of bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Returns true if nothing is left to be sent.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty() && !self.unflushed
     }
 }

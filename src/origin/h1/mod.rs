@@ -17,7 +17,7 @@ mod idle;
 mod socket;
 mod timer;
 
-pub use duplex::{DuplexEvent, OutgoingBytes};
+pub(crate) use duplex::{DuplexEvent, OutgoingBytes};
 pub(super) use {idle::IdleConnections, socket::SocketTarget};
 
 use bytes::{Bytes, BytesMut};

@@ -76,7 +76,7 @@ async fn connect_tcp(to: SocketAddr, buffer: Option<u32>) -> io::Result<TcpStrea
 }
 
 /// The address that a connection was made to; empty if none was opened.
-pub type ReachedAddress = Arc<OnceLock<SocketAddr>>;
+pub(crate) type ReachedAddress = Arc<OnceLock<SocketAddr>>;
 
 /// The error of a connection that was not made.
 pub(in crate::origin) fn not_connected(error: io::Error) -> Box<Error> {

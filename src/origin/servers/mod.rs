@@ -5,7 +5,7 @@
 
 mod affinity;
 pub(crate) mod balance;
-pub mod choice;
+pub(crate) mod choice;
 pub(crate) mod dial;
 pub(crate) mod peer;
 mod pick;
@@ -36,7 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use {dial::ReachedAddress, state::ActiveRequest};
+pub(crate) use {dial::ReachedAddress, state::ActiveRequest};
 
 /// The reason for which no server can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -105,7 +105,7 @@ fn cookie_token(
 
 /// The value of the first cookie of this name, and the `Cookie` lines without cookies of this name: neither
 /// the origin nor the cache may see them.
-pub fn cookie_of(headers: &HeaderMap, name: &str) -> Option<(String, Vec<HeaderValue>)> {
+pub(crate) fn cookie_of(headers: &HeaderMap, name: &str) -> Option<(String, Vec<HeaderValue>)> {
     let is_ours = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| key.trim() == name);
     let all = headers.get_all(header::COOKIE).iter();
     let texts: Vec<&str> = all.map(|value| value.to_str().unwrap_or_default()).collect();

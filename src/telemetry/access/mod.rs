@@ -5,7 +5,7 @@
 //! path holds a `?`, it is cut there.
 
 pub(crate) mod line;
-pub mod record;
+pub(crate) mod record;
 use super::{
     log::{self, queue::LogQueue},
     Metrics,

@@ -3,7 +3,7 @@
 //! Standard output is left to the results of commands (`tidegate token`).
 
 pub(crate) mod queue;
-pub mod throttled_log;
+pub(crate) mod throttled_log;
 use super::access::line::LineFormat;
 use crate::config::{LogConfig, LogFormat};
 use queue::LogQueue;
@@ -25,7 +25,7 @@ const DEFAULT_FILTER: &str = "info,pingora=warn,rustls=error";
 /// Sends `tracing` events, and those of crates that use `log`, to standard error, through the queue, so that
 /// no caller waits for it. Only the first call in a process has an effect. Access records are events of level
 /// `info`: `RUST_LOG=warn` silences them too, `RUST_LOG=warn,access=info` doesn't.
-pub fn init_logging(log: LogConfig) {
+pub(crate) fn init_logging(log: LogConfig) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, fault) = filter(&wish);
     let terminal = io::stderr().is_terminal();

@@ -54,7 +54,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 static OF_PROCESS: OnceLock<Option<LogQueue>> = OnceLock::new();
 
 /// Writes a text to standard error, after the queued log lines.
-pub fn write_to_stderr(text: &str) {
+pub(crate) fn write_to_stderr(text: &str) {
     match LogQueue::of_process() {
         Some(queue) => queue.add_line(format!("{text}\n").as_bytes()),
         // A closed standard error has no reader: the error is ignored.
@@ -65,7 +65,7 @@ pub fn write_to_stderr(text: &str) {
 /// Waits, when it is dropped, until the queued log lines are written, 2 s at most.
 #[derive(Debug)]
 #[must_use = "lines that are queued are lost with the process"]
-pub struct FlushGuard;
+pub(crate) struct FlushGuard;
 
 impl Drop for FlushGuard {
     fn drop(&mut self) {

@@ -9,14 +9,14 @@ const BETWEEN_LINES: Duration = Duration::from_secs(1);
 
 /// The time of the last line, and the number of events since.
 #[derive(Debug, Default)]
-pub struct ThrottledLog {
+pub(crate) struct ThrottledLog {
     last: Option<Instant>,
     since: u64,
 }
 
 impl ThrottledLog {
     /// Counts an event. Returns the number of events to report if a line is due.
-    pub fn add(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn add(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_LINES) {
             return None;

@@ -13,7 +13,7 @@ pub(crate) mod head;
 mod record;
 pub(crate) mod request;
 
-pub use record::PendingLog;
+pub(crate) use record::PendingLog;
 
 use crate::{
     address::ClientAddress,
