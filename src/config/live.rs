@@ -34,9 +34,11 @@ pub struct WatcherLimits {
     pub address: Option<u32>,
 }
 
-/// The condition under which a watched entry is read again.
+/// The condition under which an entry is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiveTrigger {
+    /// Whether somebody watches it or not, once it was read.
+    Eager,
     /// While somebody watches it.
     Watched,
     /// Only when a request asks for it.

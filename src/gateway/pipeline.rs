@@ -4,7 +4,7 @@ use crate::{
     gateway::{
         cache::{origin_driven::answer_followed, versioned::answer_cached},
         context::RequestContext,
-        live::{answer_live, endpoint::answer_endpoint, script::answer_script, wish::LiveWish},
+        live::{answer_live, endpoint::answer_endpoint, keep_eagerly, script::answer_script, wish::LiveWish},
         proxy::upstream,
         request::{
             auth::admit,
@@ -122,7 +122,7 @@ pub(crate) async fn handle_request(
         }
     }
     let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
-    match mode {
+    let answered = match mode {
         RouteMode::Versioned(rules) if reads => answer_cached(services, session, ctx, route, rules).await,
         RouteMode::Follow(rules) if reads => answer_followed(services, session, ctx, route, rules).await,
         RouteMode::Versioned(_) | RouteMode::Follow(_) => {
@@ -131,5 +131,9 @@ pub(crate) async fn handle_request(
         }
         RouteMode::Off => Ok(NextStep::Proxy),
         RouteMode::Files(files) => Box::pin(answer_file(services, session, ctx, files)).await,
+    };
+    if let Some(rules) = &route.live {
+        keep_eagerly(services, session, ctx, (index, rules));
     }
+    answered
 }

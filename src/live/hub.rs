@@ -26,6 +26,10 @@ struct KeptEntry<S> {
     source: Arc<S>,
 }
 
+/// The most entries that are kept on a node, those that are watched among them, so that another one is kept that
+/// nobody watches.
+const MAX_UNWATCHED: usize = 1_000;
+
 /// The watched entries of this node, by their keys.
 pub(crate) struct LiveHub<S> {
     entries: Mutex<HashMap<Box<str>, KeptEntry<S>, RandomState>>,
@@ -70,6 +74,21 @@ impl<S: EntrySource> LiveHub<S> {
         entries.insert(key.into(), KeptEntry { entry: entry.clone(), source: source.clone() });
         drop(entries);
         tokio::spawn(keeper::keep(self.clone(), entry, source));
+    }
+
+    /// Begins to keep an entry that nobody watches; its source says for how long. For one that is kept already
+    /// the source is renewed. Beyond a number of entries it is not kept.
+    pub(crate) fn keep(self: &Arc<Self>, key: &str, source: S) {
+        let mut entries = self.entries.lock();
+        if let Some(kept) = entries.get(key) {
+            return kept.source.renew(source);
+        }
+        if entries.len() < MAX_UNWATCHED {
+            let (entry, source) = (Arc::new(WatchedEntry::new(key)), Arc::new(source));
+            entries.insert(key.into(), KeptEntry { entry: entry.clone(), source: source.clone() });
+            drop(entries);
+            tokio::spawn(keeper::keep(self.clone(), entry, source));
+        }
     }
 
     /// Has all streams end; each chooses its time.

@@ -50,9 +50,16 @@ pub(super) async fn keep<S: EntrySource>(
     let (mut cause, mut due_ms) = (RefillCause::Watch, clock::now_ms());
     loop {
         let wishes = entry.wishes();
+        // Those whose wish this read answers are in the list already.
+        let is_watched = entry.watchers() > 0;
         // Before the read: a change during it is one more read.
         let changed = source.changed();
-        let read = source.read(cause).await.and_then(|snapshot| encode(&*source, &entry, snapshot));
+        let read = source.read(cause, is_watched).await;
+        let read = read.and_then(|snapshot| match is_watched {
+            true => encode(&*source, &entry, snapshot),
+            // Its event would be made for nobody.
+            false => Ok(snapshot.as_ref().map(ReadState::without_event)),
+        });
         let (event, fresh_for, was_fetched) = match read {
             Ok(Some(state)) => (Ok(state.event), Some(state.fresh_for), state.was_fetched),
             Ok(None) => (Ok(None), None, false),
@@ -92,7 +99,8 @@ pub(super) async fn keep<S: EntrySource>(
         if let Some(ms) = written {
             hub.count_fan_out(Duration::from_millis(ms));
         }
-        if state.is_abandoned(entry.watchers() == 0, Instant::now()) && hub.retire(&entry) {
+        let is_idle = entry.watchers() == 0 && !source.is_kept_unwatched();
+        if state.is_abandoned(is_idle, Instant::now()) && hub.retire(&entry) {
             return;
         }
         sleep_until(state.earliest().into()).await;
@@ -107,20 +115,27 @@ struct ReadState {
     was_fetched: bool,
 }
 
+impl ReadState {
+    fn without_event(snapshot: &EntrySnapshot) -> Self {
+        Self { event: None, fresh_for: snapshot.fresh_for, was_fetched: snapshot.was_fetched }
+    }
+}
+
 fn encode<S: EntrySource>(
     source: &S,
     entry: &WatchedEntry,
     snapshot: Option<EntrySnapshot>,
 ) -> Result<Option<ReadState>, ReadFault> {
-    let Some(EntrySnapshot { body, version, fresh_for, was_fetched }) = snapshot else { return Ok(None) };
-    let event = match entry.tag() == Some(StateTag::of(&body)) {
+    let Some(snapshot) = snapshot else { return Ok(None) };
+    let EntrySnapshot { body, version, .. } = &snapshot;
+    let event = match entry.tag() == Some(StateTag::of(body)) {
         true => None,
         false => {
-            let event = LiveEvent::encode(&source.event(), &body, version.as_deref());
+            let event = LiveEvent::encode(&source.event(), body, version.as_deref());
             Some(Arc::new(event.map_err(|_| ReadFault::Failed("not-text"))?))
         }
     };
-    Ok(Some(ReadState { event, fresh_for, was_fetched }))
+    Ok(Some(ReadState { event, ..ReadState::without_event(&snapshot) }))
 }
 
 /// Compresses an event that is large enough; a long one beside the workers.

@@ -58,11 +58,14 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
     fn deflate_rules(&self) -> DeflateRules;
 
     /// Reads the current entry: from memory, else by the flight that all requests share. `None`: nothing newer
-    /// is there, and the route's rules say not to ask.
+    /// is there, and the route's rules say not to ask. `is_watched`: somebody watches it.
     ///
     /// # Errors
     /// If there is no current entry.
-    async fn read(&self, cause: RefillCause) -> Result<Option<EntrySnapshot>, ReadFault>;
+    async fn read(&self, cause: RefillCause, is_watched: bool) -> Result<Option<EntrySnapshot>, ReadFault>;
+
+    /// Returns true if the entry is kept current though nobody watches it.
+    fn is_kept_unwatched(&self) -> bool;
 
     /// Completes when the entry may have changed after this call.
     fn changed(&self) -> OwnedNotified;

@@ -9,6 +9,7 @@ use crate::{
     cache::{
         coherence::{
             doubt::CoherenceState,
+            purge::PurgeVerdict,
             version::{self, Version, VersionBasis, VersionSlot},
         },
         entry::{CacheEntry, EntryOrigin, OpenedEnvelope, Validity},
@@ -145,15 +146,15 @@ impl Cache {
         self.finish_landing(wanted, landing, reader, CacheResult::Collapsed).await
     }
 
-    /// Returns true if a version has ended the answer in memory, whatever its age.
+    /// Returns true if a version or a purge has ended an answer in memory, whatever its age.
     pub fn is_superseded(&self, key: &str, now_ms: u64) -> bool {
-        let Some(entry) = self.memory.entry(key) else { return false };
-        match &entry.standing {
+        let Some(resource) = self.memory.resource(key) else { return false };
+        resource.entries().iter().any(|entry| match &entry.standing {
             Validity::Version(version, slot) => {
                 slot.is_current(version, entry.is_provisional(), now_ms) != Some(true)
             }
-            Validity::Log(..) => false,
-        }
+            Validity::Log(stamp, _) => self.purges.verdict(stamp) != PurgeVerdict::Current,
+        })
     }
 
     /// One attempt of the same; the fetcher is returned if the request waited for another one that got an

@@ -40,7 +40,8 @@ pub(crate) fn check_live(
     let short = |window: &Duration| *window <= Duration::from_secs(10);
     let window = raw.window.or_if(Duration::from_millis(50), short, "must be at most 10s", report);
     let on_bump = raw.on_bump.or(LiveTrigger::Watched);
-    let on_ttl = raw.on_ttl.or(LiveTrigger::Watched);
+    let known = |trigger: &LiveTrigger| *trigger != LiveTrigger::Eager;
+    let on_ttl = raw.on_ttl.or_if(LiveTrigger::Watched, known, "must be \"watched\" or \"lazy\"", report);
     let max_wait = positive(raw.max_wait, Duration::from_secs(60), report);
     let most = |raw: TableField<u32>| raw.or(0).map(|most| Some(most).filter(|most| *most > 0));
     let limits = (

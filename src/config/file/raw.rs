@@ -527,7 +527,7 @@ impl ReadValue for IpNet {
     }
 }
 
-words!(LiveTrigger { "watched" => Self::Watched, "lazy" => Self::Lazy });
+words!(LiveTrigger { "watched" => Self::Watched, "eager" => Self::Eager, "lazy" => Self::Lazy });
 words!(LimitPerson { "address" => Self::Address, "tenant" => Self::Tenant, "user" => Self::User });
 words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
 words!(AuthMode { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });

@@ -19,10 +19,11 @@ fn routes_that_can_not_be_watched() {
         ("live = { ping = \"6m\" }", &["12:17: route[0].live.ping: must be from 1s to 5m"]),
         ("live = { window = \"11s\" }", &["12:19: route[0].live.window: must be at most 10s"]),
         ("live = { max_wait = \"0s\" }", &["12:21: route[0].live.max_wait: must be more than 0"]),
-        ("live = { on_bump = \"eager\", on_ttl = \"lzy\" }", &[
-            "12:20: route[0].live.on_bump: unknown value \"eager\", known: watched, lazy",
-            "12:38: route[0].live.on_ttl: unknown value \"lzy\", did you mean \"lazy\"?",
+        ("live = { on_bump = \"always\", on_ttl = \"lzy\" }", &[
+            "12:20: route[0].live.on_bump: unknown value \"always\", known: watched, eager, lazy",
+            "12:39: route[0].live.on_ttl: unknown value \"lzy\", did you mean \"lazy\"?",
         ]),
+        ("live = { on_bump = \"eager\", on_ttl = \"eager\" }", &["12:38: route[0].live.on_ttl: must be \"watched\" or \"lazy\""]),
         ("live = { max_watchers = -1 }", &["12:25: route[0].live.max_watchers: must be from 0 to 4294967295"]),
         ("live = true\nmethods = [\"POST\"]", &["12:8: route[0].live: needs GET among the methods"]),
     ];

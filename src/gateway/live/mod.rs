@@ -11,7 +11,7 @@ pub(crate) mod wish;
 
 use crate::{
     clock,
-    config::{ContentCoding, LiveRules},
+    config::{ContentCoding, LiveRules, LiveTrigger},
     gateway::{
         context::{request_host, RequestContext},
         headers::to_client::complete_head,
@@ -64,6 +64,20 @@ pub(crate) async fn answer_live(
         LiveWish::Wait(wait) => {
             wait_for_change(services, session, ctx, rules, planned, wait).await?;
             Ok(None)
+        }
+    }
+}
+
+/// Has the entry that a request has filled kept current, if its route wants that.
+pub(crate) fn keep_eagerly(
+    services: &GatewayServices,
+    session: &GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    (index, rules): (usize, &LiveRules),
+) {
+    if ctx.result == CacheResult::Miss && rules.on_bump == LiveTrigger::Eager {
+        if let Some(planned) = plan_watch(services, session.req_header(), ctx, index, &rules.event) {
+            services.live.keep(&planned.key, planned.source);
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn plan_watch(
         refill: Mutex::new(RefillRequest { ask: Arc::new(ask), expires }),
         changes,
         has_read: AtomicBool::new(false),
+        has_failed: AtomicBool::new(false),
     };
     Some(PlannedWatch { key, source })
 }

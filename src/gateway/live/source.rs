@@ -5,7 +5,7 @@ use crate::{
         entry::{CacheEntry, Validity},
         Cache, CacheAnswer, CacheRequest, MemoryLookup, OriginLookup,
     },
-    clock::now_ms,
+    clock::{self, now_ms},
     config::{ContentCoding, LiveRules, LiveTrigger},
     gateway::{
         cache::fetch::{vary_fetcher, FillFetcher},
@@ -67,6 +67,8 @@ pub(crate) struct LiveSource {
     pub(crate) refill: Mutex<RefillRequest>,
     pub(crate) changes: Arc<Notify>,
     pub(crate) has_read: AtomicBool,
+    /// True if the origin failed when it was asked last.
+    pub(crate) has_failed: AtomicBool,
 }
 
 impl LiveSource {
@@ -86,15 +88,22 @@ impl LiveSource {
     }
 
     /// Returns true if the origin may be asked for an entry that memory doesn't have, or has only stale.
-    fn may_refill(&self, cause: RefillCause, now_ms: u64) -> bool {
-        let is_superseded = match &self.request {
-            WatchedRequest::Versioned(wanted) => self.cache.is_superseded(wanted.key.as_str(), now_ms),
-            WatchedRequest::Followed(_) => cause == RefillCause::Bump,
+    fn may_refill(&self, cause: RefillCause, is_watched: bool, now_ms: u64) -> bool {
+        let (key, is_told) = match &self.request {
+            WatchedRequest::Versioned(wanted) => (&wanted.key, false),
+            // What was purged may be gone from memory.
+            WatchedRequest::Followed(asking) => (&asking.key, is_watched && cause == RefillCause::Bump),
         };
-        let trigger = if is_superseded { self.rules.on_bump } else { self.rules.on_ttl };
-        trigger == LiveTrigger::Watched
-            || cause == RefillCause::Watch
-            || !self.has_read.load(Ordering::Relaxed)
+        let is_superseded = is_told || self.cache.is_superseded(key.as_str(), now_ms);
+        let is_due = match if is_superseded { self.rules.on_bump } else { self.rules.on_ttl } {
+            // An origin that fails is asked again for those who watch, else at the next bump.
+            LiveTrigger::Eager => {
+                is_watched || cause == RefillCause::Bump || !self.has_failed.load(Ordering::Relaxed)
+            }
+            LiveTrigger::Watched => is_watched,
+            LiveTrigger::Lazy => false,
+        };
+        is_due || is_watched && (cause == RefillCause::Watch || !self.has_read.load(Ordering::Relaxed))
     }
 
     /// Asks for the current answer, as a request would.
@@ -191,7 +200,7 @@ impl EntrySource for LiveSource {
         DeflateRules { min_size: rules.min_size, level: level.unsigned_abs() }
     }
 
-    async fn read(&self, cause: RefillCause) -> Result<Option<EntrySnapshot>, ReadFault> {
+    async fn read(&self, cause: RefillCause, is_watched: bool) -> Result<Option<EntrySnapshot>, ReadFault> {
         let site = self.site.load_full();
         let Some(index) = self.route_in(&site) else { return Err(ReadFault::Over) };
         let now = now_ms();
@@ -204,17 +213,23 @@ impl EntrySource for LiveSource {
                 self.has_read.store(true, Ordering::Relaxed);
                 return snapshot(&entry).map(Some);
             }
-            MemoryLookup::Stale(_) | MemoryLookup::Nothing => self.may_refill(cause, now),
+            MemoryLookup::Stale(_) | MemoryLookup::Nothing => self.may_refill(cause, is_watched, now),
         };
         if !may_refill {
             return Ok(None);
         }
         self.metrics.live_refill(cause);
         let read = Box::pin(self.refill(&site, index)).await;
+        self.has_failed.store(read.is_err(), Ordering::Relaxed);
         if matches!(read, Ok(Some(_))) {
             self.has_read.store(true, Ordering::Relaxed);
         }
         read
+    }
+
+    fn is_kept_unwatched(&self) -> bool {
+        let expires = self.refill.lock().expires;
+        self.rules.on_bump == LiveTrigger::Eager && (expires == 0 || clock::wall_ms() < expires)
     }
 
     fn changed(&self) -> OwnedNotified {

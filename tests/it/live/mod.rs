@@ -1,6 +1,7 @@
 //! Watching entries: streams of events, long-polling, and what ends them.
 
 mod coherence;
+mod eager;
 mod entries;
 mod limits;
 mod long_poll;

@@ -213,7 +213,7 @@ async fn a_client_that_takes_gzip_gets_the_same_events_in_fewer_bytes() {
         stage.gateway.bump("public").await;
         let mut ids = Vec::new();
         for (way, is_gzip, stream) in &mut streams {
-            let of_entry = if path.ends_with("short") { "short" } else { "long" };
+            let of_entry = if path.ends_with("=short") { "short" } else { "long" };
             let event = loop {
                 let event = stream.next().await;
                 if event.json()["orders"] == state["orders"] && (path == "/long" || event.name == of_entry) {
