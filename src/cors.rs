@@ -84,6 +84,16 @@ fn allowed_origin(cors: &CorsConfig, request: &HeaderMap) -> Option<HeaderValue>
     }
 }
 
+/// Returns true if pages of this origin may send credentials.
+pub(crate) fn may_send_credentials(cors: &CorsConfig, origin: &str) -> bool {
+    match &cors.origins {
+        AllowedOrigins::Any => false,
+        AllowedOrigins::Listed(patterns) => {
+            cors.credentials && patterns.iter().any(|pattern| matches_origin(pattern, origin))
+        }
+    }
+}
+
 /// Returns true if a pattern matches this origin. Compares bytes: browsers serialise an origin in one way
 /// only (RFC 6454, 6.2).
 pub(crate) fn matches_origin(pattern: &OriginPattern, origin: &str) -> bool {

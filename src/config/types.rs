@@ -304,6 +304,8 @@ pub struct JwtConfig {
     pub leeway: Duration,
     /// `max_token`: the longest token, in bytes (16 KiB).
     pub max_token: usize,
+    /// `cookie`: the name of a cookie that may hold the token.
+    pub cookie: Option<Arc<str>>,
 }
 
 /// The keys of `[jwt]`.
@@ -345,6 +347,8 @@ pub struct RouteConfig {
     /// `auth`: `optional` (default; a token, where one is shown, must verify if the scope or `auth` reads
     /// it), `required`, `off` (tokens pass through unread; not with scope `tenant` or `user`).
     pub auth: AuthMode,
+    /// The cookie that may hold the token, where one is read: `cookie` of `[jwt]`.
+    pub token_cookie: Option<Arc<str>>,
     /// `token_query`: accept `?token=` besides the header (default false).
     pub token_query: bool,
     /// `max_body`: the largest request body (10 MiB).
@@ -422,6 +426,8 @@ pub struct WebSocketConfig {
 pub enum TokenPlace {
     /// `Authorization: Bearer …`
     Header,
+    /// The cookie of `[jwt]`.
+    Cookie,
     /// `?token=…`
     Query,
     /// `Sec-WebSocket-Protocol: bearer, …`

@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod cache_status;
 pub(crate) mod canonical_path;
+pub(crate) mod cross_origin;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
 pub(crate) mod field_lines;

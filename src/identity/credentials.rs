@@ -1,12 +1,15 @@
-//! The place of a request's token: the `Authorization` header (RFC 6750, 2.1) or `?token=` (2.3, under a
-//! shorter name).
+//! The place of a request's token: the `Authorization` header (RFC 6750, 2.1), a cookie, or `?token=` (2.3, under
+//! a shorter name).
 //!
 //! Finds the text of a token, and removes it from a query before that is logged or forwarded. It never
 //! verifies. Credentials that an origin might accept as a bearer token although the gateway does not are
 //! refused: both must see the same bearer.
 
 use super::TokenError;
-use http::{header::AUTHORIZATION, HeaderMap};
+use http::{
+    header::{AUTHORIZATION, COOKIE},
+    HeaderMap,
+};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
@@ -55,6 +58,36 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
 }
 
+/// The token in a cookie of this name; an empty value is none.
+///
+/// # Errors
+/// [`TokenError::Malformed`] for two cookies of this name with different values, one of which another host of the
+/// site may have set.
+pub(crate) fn cookie_token<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, TokenError> {
+    let mut found = None;
+    for line in headers.get_all(COOKIE) {
+        for pair in line.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+            else {
+                continue;
+            };
+            let inner = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+            let value = inner.unwrap_or(value);
+            if found.replace(value).is_some_and(|before| before != value) {
+                return Err(TokenError::Malformed);
+            }
+        }
+    }
+    match found.filter(|value| !value.is_empty()) {
+        None => Ok(None),
+        Some(value) if value.iter().all(|byte| is_token_byte(*byte)) => {
+            std::str::from_utf8(value).map(Some).map_err(|_| TokenError::Malformed)
+        }
+        Some(_) => Err(TokenError::Malformed),
+    }
+}
+
 /// The first `token` of a query, percent-decoded; a `token` without a value is an empty token.
 pub(crate) fn query_token(query: &str) -> Option<Cow<'_, str>> {
     let parameter = query.split('&').find(|parameter| is_token(parameter))?;
@@ -81,6 +114,36 @@ mod tests {
     use super::*;
     use http::HeaderValue;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_token_is_found_among_cookies() {
+        let read = |lines: &[&str]| {
+            let headers = lines.iter().map(|line| (COOKIE, HeaderValue::from_str(line).unwrap())).collect();
+            cookie_token(&headers, "__Host-t").map(|token| token.map(str::to_owned))
+        };
+        for lines in [
+            &["__Host-t=a.b.c"][..],
+            &["x=1; __Host-t=a.b.c; y=2"],
+            &["x=1;__Host-t=a.b.c"],
+            &["x=1", "__Host-t=\"a.b.c\""],
+            &["__Host-t=a.b.c; __Host-t=a.b.c"],
+        ] {
+            assert_eq!(read(lines), Ok(Some("a.b.c".to_owned())), "{lines:?}");
+        }
+        for lines in
+            [&[][..], &["x=1"], &["__Host-t="], &["__Host-t"], &["x__Host-t=a", "__Host-tx=a", "__host-t=a"]]
+        {
+            assert_eq!(read(lines), Ok(None), "{lines:?}");
+        }
+        for lines in [
+            &["__Host-t=a; __Host-t=b"][..],
+            &["__Host-t=a", "__Host-t="],
+            &["__Host-t=a b"],
+            &["__Host-t=\u{e9}"],
+        ] {
+            assert_eq!(read(lines), Err(TokenError::Malformed), "{lines:?}");
+        }
+    }
 
     fn of(values: &[&str]) -> Result<Option<String>, TokenError> {
         let mut headers = HeaderMap::new();

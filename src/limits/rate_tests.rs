@@ -23,6 +23,7 @@ fn route(name: &str, limits: Vec<config::LimitConfig>) -> RouteConfig {
         accel: false,
         cache: CacheMode::Off,
         auth: AuthMode::Optional,
+        token_cookie: None,
         token_query: false,
         max_body: 0,
         websocket: None,

@@ -219,6 +219,7 @@ mod tests {
             accel: true,
             cache: CacheMode::Off,
             auth: AuthMode::Optional,
+            token_cookie: None,
             token_query: false,
             max_body: 0,
             websocket: None,

@@ -445,6 +445,8 @@ labels! {
         Origin => "origin",
         /// A stream of events was requested without `Accept: text/event-stream`.
         NotAcceptable => "not_acceptable",
+        /// A page of another origin sent a token in a cookie.
+        CrossOrigin => "cross_origin",
         /// The entries to watch are named wrongly.
         BadWatch => "bad_watch",
     }

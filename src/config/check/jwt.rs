@@ -1,7 +1,12 @@
 //! `[jwt]`: algorithms and keys that fit each other. Shared secrets and public keys are never mixed (RFC
 //! 8725, 2.1 and 3.1): otherwise anyone who knows a public key could sign with it as a secret.
 
-use super::{host::host_and_port, secret::resolve_secrets, surroundings::CheckEnvironment, values::NOT_ZERO};
+use super::{
+    host::host_and_port,
+    secret::resolve_secrets,
+    surroundings::CheckEnvironment,
+    values::{cookie_name, NOT_ZERO},
+};
 use crate::config::{
     file::{
         fault::FaultReport,
@@ -15,7 +20,7 @@ use crate::config::{
 };
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The interval at which a key set is fetched anew.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -57,6 +62,7 @@ pub(super) fn check_jwt(
     let fits = |size: &ByteSize| (1..=MOST_TOKEN).contains(&size.0);
     let complaint = "must be from 1 to 65536: fields of a request that are larger are refused with 431";
     let max_token = raw.max_token.or_if(ByteSize(16 << 10), fits, complaint, report);
+    let cookie = cookie_name(raw.cookie, report);
     Some(Some(JwtConfig {
         algorithms: algorithms?.value.into_iter().map(|algorithm| algorithm.value).collect(),
         keys: keys?,
@@ -69,6 +75,7 @@ pub(super) fn check_jwt(
         issuer: issuer?,
         leeway: leeway?,
         max_token: usize::try_from(max_token?.0).unwrap_or(usize::MAX),
+        cookie: cookie?.map(Arc::from),
     }))
 }
 

@@ -46,6 +46,7 @@ pub(super) fn check_file(
     let store = store::check_store(raw.store.or_default(), around, report);
     let tokens = !matches!(raw.jwt, TableField::Absent);
     let jwt = jwt::check_jwt(raw.jwt, around, report);
+    let cookie = jwt.as_ref().and_then(|jwt| jwt.as_ref()?.cookie.clone());
     let (known, origins) = match raw.origin {
         TableField::Absent if files_alone(&raw.route) => {
             (origin::KnownOrigins::new(None, report), Some(Vec::new()))
@@ -70,8 +71,13 @@ pub(super) fn check_file(
     }
     let for_all = route::headers::check_global_rules(raw.headers, tokens, report);
     let headers = for_all.as_ref().map(|all| all.headers.clone());
-    let around_routes =
-        route::RouteReferences { origins: &known, tokens, headers: for_all.unwrap_or_default(), around };
+    let around_routes = route::RouteReferences {
+        origins: &known,
+        tokens,
+        cookie,
+        headers: for_all.unwrap_or_default(),
+        around,
+    };
     let routes = raw.route.or(Vec::new()).and_then(|raw| route::check_routes(raw, around_routes, report));
     let store = store.map(|store| size_store(store, routes.as_deref().unwrap_or_default(), &place, report));
     let events = raw

@@ -45,3 +45,16 @@ pub(super) fn distinct<T: PartialEq>(raw: Vec<PlacedValue<T>>, report: &mut Faul
     }
     Some(values)
 }
+
+/// The name of a cookie, or of a parameter that stands for one (RFC 6265, 4.1.1).
+pub(super) fn cookie_name(field: TableField<String>, report: &mut FaultReport) -> Option<Option<String>> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match field.optional()? {
+        Some(PlacedValue { value, .. }) if value.len() <= 64 && value.bytes().all(plain) => Some(Some(value)),
+        Some(PlacedValue { place, .. }) => {
+            report.fault(&place, "must be a name of letters, digits and a few signs, at most 64 of them");
+            None
+        }
+        None => Some(None),
+    }
+}

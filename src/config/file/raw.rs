@@ -94,7 +94,7 @@ tables! {
     Jwt "`[jwt]`" {
         algorithms: Vec<PlacedValue<Algorithm>>, secret: OneOrMany<SecretSource>, jwks: Jwks, tenant_claim: ClaimName,
         default_tenant: Name, user_claim: ClaimName, role_claim: ClaimName, audience: OneOrMany<String>,
-        issuer: OneOrMany<String>, leeway: Duration, max_token: ByteSize
+        issuer: OneOrMany<String>, leeway: Duration, max_token: ByteSize, cookie: String
     }
 
     Jwks "`jwt.jwks`" { file: String, url: String, refresh: Duration, max_age: Duration }

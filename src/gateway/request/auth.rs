@@ -7,7 +7,7 @@ use crate::{
     config::RouteConfig,
     gateway::{
         context::RequestContext,
-        request::websocket::{admit_websocket, request_token},
+        request::websocket::{admit_websocket, has_foreign_cookie, request_token},
         services::GatewayServices,
     },
     http::framing::content_length::content_length,
@@ -54,6 +54,9 @@ async fn identify(
     let token = match request_token(route, request, ctx.handshake.as_deref()) {
         Ok(Some((token, _))) => token,
         Ok(None) if rule.admits_anonymous() => return Ok(None),
+        Ok(None) if has_foreign_cookie(route, request, ctx.handshake.as_deref()) => {
+            return Err(RejectReason::CrossOrigin)
+        }
         Ok(None) => return Err(RejectReason::TokenMissing),
         Err(error) => return wrong_token(ctx, rule, error),
     };

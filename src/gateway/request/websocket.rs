@@ -5,11 +5,13 @@
 
 use crate::{
     config::{RouteConfig, TokenPlace, WebSocketConfig},
+    cors,
     gateway::{
-        context::{handshake::WebSocketHandshake, tunnel::TunnelledConnection, RequestContext},
+        context::{handshake::WebSocketHandshake, request_host, tunnel::TunnelledConnection, RequestContext},
         services::GatewayServices,
         session::GatewaySession,
     },
+    http::cross_origin::is_cross_origin,
     identity::{self, TokenError},
     telemetry::labels::RejectReason,
     websocket::{self, HandshakeFault, TokenOffer},
@@ -91,8 +93,12 @@ pub(crate) fn token_places<'a>(
     let own = handshake.and(route.websocket.as_ref()).map(|rules| &rules.tokens[..]);
     match own.filter(|places| !places.is_empty()) {
         Some(places) => places,
-        None if route.token_query => &[TokenPlace::Header, TokenPlace::Query],
-        None => &[TokenPlace::Header],
+        None => match (route.token_cookie.is_some(), route.token_query) {
+            (false, false) => &[TokenPlace::Header],
+            (false, true) => &[TokenPlace::Header, TokenPlace::Query],
+            (true, false) => &[TokenPlace::Header, TokenPlace::Cookie],
+            (true, true) => &[TokenPlace::Header, TokenPlace::Cookie, TokenPlace::Query],
+        },
     }
 }
 
@@ -105,6 +111,11 @@ pub(crate) fn request_token<'r>(
     for place in token_places(route, handshake) {
         let token = match place {
             TokenPlace::Header => identity::bearer_token(&request.headers)?.map(Cow::Borrowed),
+            TokenPlace::Cookie => match route.token_cookie.as_deref() {
+                Some(_) if is_of_another_page(route, request, handshake) => None,
+                Some(name) => identity::cookie_token(&request.headers, name)?.map(Cow::Borrowed),
+                None => None,
+            },
             TokenPlace::Query => request.uri.query().and_then(identity::query_token),
             TokenPlace::Subprotocol => {
                 handshake.and_then(|h| h.offer.as_ref()).map(|offer| offer.token.as_str().into())
@@ -115,6 +126,34 @@ pub(crate) fn request_token<'r>(
         }
     }
     Ok(None)
+}
+
+/// Returns true if a request has a token in a cookie that does not count, because a page of another origin caused
+/// it.
+pub(crate) fn has_foreign_cookie(
+    route: &RouteConfig,
+    request: &RequestHeader,
+    handshake: Option<&WebSocketHandshake>,
+) -> bool {
+    let is_read = token_places(route, handshake).contains(&TokenPlace::Cookie);
+    let name = route.token_cookie.as_deref().filter(|_| is_read);
+    let has_token = |name| !matches!(identity::cookie_token(&request.headers, name), Ok(None));
+    name.is_some_and(has_token) && is_of_another_page(route, request, handshake)
+}
+
+/// Returns true if a page caused a request that neither is of its own origin, nor may send credentials by `cors`, nor
+/// open a WebSocket by `websocket.origins`.
+fn is_of_another_page(
+    route: &RouteConfig,
+    request: &RequestHeader,
+    handshake: Option<&WebSocketHandshake>,
+) -> bool {
+    let sockets = handshake.and(route.websocket.as_ref()).map_or(&[][..], |rules| &rules.origins);
+    let permitted = |origin: &str| {
+        sockets.iter().any(|pattern| cors::matches_origin(pattern, origin))
+            || route.cors.as_ref().is_some_and(|rules| cors::may_send_credentials(rules, origin))
+    };
+    is_cross_origin(&request.method, &request.headers, request_host(request), permitted)
 }
 
 /// The value of `Authorization` for a token that was found in another place. Credentials of another scheme
@@ -129,7 +168,9 @@ fn moved_token(
     let others =
         headers.contains_key(header::AUTHORIZATION) && matches!(identity::bearer_token(headers), Ok(None));
     // A token that isn't a valid field value doesn't verify either.
-    let moved = (place != TokenPlace::Header && !others).then(|| format!("Bearer {token}"))?;
+    // A cookie is passed on as it is.
+    let is_moved = !matches!(place, TokenPlace::Header | TokenPlace::Cookie) && !others;
+    let moved = is_moved.then(|| format!("Bearer {token}"))?;
     HeaderValue::try_from(moved).ok()
 }
 

@@ -53,6 +53,10 @@ pub(crate) fn rejection_problem(reason: RejectReason) -> ProblemReply {
         RejectReason::Origin => (StatusCode::FORBIDDEN, "no page of this origin may open a WebSocket here"),
         RejectReason::Token => (StatusCode::UNAUTHORIZED, "the token does not verify"),
         RejectReason::TokenMissing => (StatusCode::UNAUTHORIZED, "a token is needed here"),
+        RejectReason::CrossOrigin => (
+            StatusCode::FORBIDDEN,
+            "a page of another origin sent this request: its cookie does not count",
+        ),
         RejectReason::Signature => (StatusCode::FORBIDDEN, "the link has no signature that verifies"),
         RejectReason::Expired => (StatusCode::GONE, "the link has expired"),
         RejectReason::NotAcceptable => (

@@ -38,6 +38,7 @@ fn jwt(algorithms: &[Algorithm], keys: JwtKeys) -> JwtConfig {
         issuer: Vec::new(),
         leeway: Duration::ZERO,
         max_token: MAX_TOKEN,
+        cookie: None,
     }
 }
 

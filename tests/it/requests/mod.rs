@@ -1,5 +1,6 @@
 //! The steps of a request: rules, limits, tokens, events, files.
 
+mod cookie_tokens;
 mod cors;
 mod events;
 mod files;

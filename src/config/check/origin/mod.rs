@@ -1,7 +1,12 @@
 //! `[[origin]]`, and how routes and events refer to one.
 
 pub(crate) mod tls;
-use super::{host::host_and_port, secret, surroundings::CheckEnvironment, values::positive};
+use super::{
+    host::host_and_port,
+    secret,
+    surroundings::CheckEnvironment,
+    values::{cookie_name, positive},
+};
 use crate::{
     config::{
         file::{
@@ -268,20 +273,7 @@ fn check_sticky(
     report: &mut FaultReport,
 ) -> Option<Option<StickyConfig>> {
     let Some(PlacedValue { value: raw, place }) = raw.optional()? else { return Some(None) };
-    let token = |text: &String| {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        text.len() <= 64 && text.bytes().all(plain)
-    };
-    let mut word = |field: TableField<String>| match field.optional() {
-        Some(Some(PlacedValue { value, .. })) if token(&value) => Some(Some(value)),
-        Some(Some(PlacedValue { place, .. })) => {
-            report.fault(&place, "must be a name of letters, digits and a few signs, at most 64 of them");
-            None
-        }
-        Some(None) => Some(None),
-        None => None,
-    };
-    let (query, cookie) = (word(raw.query), word(raw.cookie));
+    let (query, cookie) = (cookie_name(raw.query, report), cookie_name(raw.cookie, report));
     let secret = match raw.secret.optional() {
         Some(Some(PlacedValue { value, place })) => {
             secret::text(value, &place, around, report).map(|text| Some(Secret::new(text)))

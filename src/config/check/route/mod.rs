@@ -23,11 +23,15 @@ use crate::config::{
     RouteTarget,
 };
 
+use std::sync::Arc;
+
 /// The other parts of the configuration that routes refer to.
 pub(crate) struct RouteReferences<'a> {
     pub(crate) origins: &'a KnownOrigins,
     /// The file has a `[jwt]`.
     pub(crate) tokens: bool,
+    /// The cookie that may hold a token.
+    pub(crate) cookie: Option<Arc<str>>,
     /// `[headers]`
     pub(crate) headers: headers::CheckedRules,
     pub(crate) around: &'a CheckEnvironment<'a>,
@@ -40,11 +44,12 @@ pub(crate) fn check_routes(
     report: &mut FaultReport,
 ) -> Option<Vec<RouteConfig>> {
     let names = RouteNames::reserve(&raw, report);
-    let RouteReferences { origins, tokens, headers, around } = around;
+    let RouteReferences { origins, tokens, cookie, headers, around } = around;
     let is_rest = |route: &PlacedValue<raw::Route>| matches!(&route.value.path, TableField::Given(PlacedValue { value: PathPattern::Prefix(all), .. }) if all == "/");
     let has_rest = raw.iter().any(is_rest);
     let taken = TakenPaths::default();
-    let mut checker = RouteChecker { origins, tokens, headers, around, has_rest, names, taken, report };
+    let mut checker =
+        RouteChecker { origins, tokens, cookie, headers, around, has_rest, names, taken, report };
     let route = |(index, PlacedValue { value, place })| checker.route(value, index, &place);
     let checked: Vec<_> = raw.into_iter().enumerate().map(route).collect();
     checked.into_iter().collect()
@@ -53,6 +58,7 @@ pub(crate) fn check_routes(
 struct RouteChecker<'a> {
     origins: &'a KnownOrigins,
     tokens: bool,
+    cookie: Option<Arc<str>>,
     headers: headers::CheckedRules,
     around: &'a CheckEnvironment<'a>,
     /// A route matches everything.
@@ -122,6 +128,7 @@ impl RouteChecker<'_> {
             accel: accel?,
             cache: cache?,
             auth: auth?,
+            token_cookie: self.cookie.clone().filter(|_| tokens),
             token_query: token_query?,
             max_body: max_body?.0,
             websocket: websocket?,

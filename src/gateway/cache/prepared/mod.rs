@@ -101,6 +101,11 @@ fn is_live(asked: &FastRequest<'_>) -> bool {
     })
 }
 
+/// Returns true if a request has cookies.
+fn has_cookie(asked: &FastRequest<'_>) -> bool {
+    asked.fields.iter().any(|field| field.name.eq_ignore_ascii_case("cookie"))
+}
+
 /// An answer that has been written, for metrics and the access record.
 #[derive(Debug)]
 pub struct FastAnswer {
@@ -252,7 +257,7 @@ impl RequestBatch<'_> {
         if at_hand.live.is_some() && is_live(asked) {
             return None;
         }
-        let identity = self.identity(asked, at_hand.token)?;
+        let identity = self.identity(asked, route, at_hand.token)?;
         let entry = self.entry(asked, route, at_hand, identity.as_deref(), words)?;
         let what = &entry.representation;
         let plain = !matches!(
@@ -321,11 +326,19 @@ impl RequestBatch<'_> {
 
     /// The identity of a request, if the route reads tokens: by the rule that `request::auth` asks too, from
     /// tokens that were verified before. `None`: another lane has to decide.
-    fn identity(&self, asked: &FastRequest<'_>, rule: TokenRule) -> Option<Option<Arc<Identity>>> {
+    fn identity(
+        &self,
+        asked: &FastRequest<'_>,
+        route: &RouteConfig,
+        rule: TokenRule,
+    ) -> Option<Option<Arc<Identity>>> {
         let Some(verifier) = self.site.plan.verifier.as_ref().filter(|_| rule.reads_token()) else {
             return Some(None);
         };
-        let Some(credentials) = asked.authorization else { return rule.admits_anonymous().then_some(None) };
+        let Some(credentials) = asked.authorization else {
+            let may_identify = route.token_cookie.is_some() && has_cookie(asked);
+            return (rule.admits_anonymous() && !may_identify).then_some(None);
+        };
         let identity = verifier.remembers(identity::plain_bearer_token(credentials)?, self.time)?;
         rule.check_identity(&identity).is_ok().then_some(Some(identity))
     }
