@@ -15,6 +15,7 @@ fn rules(scope: CacheScope, query: &[&str]) -> CacheRules {
         fill_timeout: Duration::from_secs(30),
         hedge: None,
         stale_after: None,
+        min_version_wait: Duration::from_secs(5),
         cache_control: None,
     }
 }

@@ -40,7 +40,7 @@ use change_notifier::ChangeNotifier;
 use coherence::{
     partitions::StorePartitions,
     purge::{PurgeOrder, PurgeStamp, PurgeTable, PurgeTarget},
-    version::{VersionBasis, VersionTable},
+    version::{MinVersion, VersionBasis, VersionTable},
 };
 use entry::{CacheEntry, Validity};
 use fill::{
@@ -151,6 +151,8 @@ pub struct CacheRequest {
     pub rules: Arc<CacheRules>,
     /// The time that the fills of its route take.
     pub usual: Arc<UsualFillTime>,
+    /// The least version that it accepts.
+    pub at_least: MinVersion,
 }
 
 /// The result of a look-up in memory.

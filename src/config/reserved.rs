@@ -67,6 +67,8 @@ fn of_others(name: &str) -> FieldClaim {
         "forwarded" => FieldClaim::Gateway,
         // CGI turns it into HTTP_PROXY, the variable from which many HTTP clients take their proxy (httpoxy).
         "proxy" => FieldClaim::Gateway,
+        // For the gateway: read before it is dropped.
+        "tidegate-min-version" => FieldClaim::Gateway,
         "script-name" | "path-info" | "front-end-https" => FieldClaim::Proxy,
         // The client certificate (RFC 9440) or user that a proxy has verified.
         "client-cert" | "client-cert-chain" | "cf-access-authenticated-user-email" => FieldClaim::Proxy,
@@ -177,6 +179,8 @@ mod tests {
                     "x_request-id",
                     "x.request-id",
                     "proxy",
+                    "tidegate-min-version",
+                    "tidegate.min.version",
                 ],
             ),
             (

@@ -529,6 +529,8 @@ pub struct CacheRules {
     /// `stale_after`: how long a fill is waited for before the stale answer is served meanwhile; `None`: to
     /// its end.
     pub stale_after: Option<Duration>,
+    /// `min_version_wait`: how long a request with `Tidegate-Min-Version` may wait for its answer (5 s).
+    pub min_version_wait: Duration,
     /// `cache_control` sent to clients; `None`: derived from the scope and `ttl`.
     pub cache_control: Option<String>,
 }

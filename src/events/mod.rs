@@ -9,10 +9,10 @@ mod replay;
 pub(crate) mod signature;
 
 use crate::{
-    cache::{redis::EventStanding, Cache},
+    cache::{coherence::version::Version, redis::EventStanding, Cache},
     clock::{now_ms, wall_ms},
     config,
-    name::Tenant,
+    name::{Namespace, Tenant},
     telemetry::labels::EventResult,
 };
 use ahash::RandomState;
@@ -139,13 +139,31 @@ impl EventEndpoints {
         }
         // If the store can't tell whether the event is new, bumping is harmless; reporting it as done is not.
         match (self.bump_all(endpoint, &tenant).await, claimed) {
-            (true, claimed) => Ok(claimed?),
-            (false, Ok(claim)) => {
+            (Some(made), claimed) => {
+                let mut claim = claimed?;
+                claim.made = made;
+                Ok(claim)
+            }
+            (None, Ok(claim)) => {
                 claim.release().await;
                 Err(EventResult::StoreDown.into())
             }
-            (false, Err(why)) => Err(why.into()),
+            (None, Err(why)) => Err(why.into()),
         }
+    }
+
+    /// The present versions of an event's namespaces, for the sender of an event that was processed before:
+    /// no earlier than those that it has made. None if the store can't be asked.
+    pub async fn present_versions(&self, endpoint: &EventEndpoint, body: &[u8]) -> MadeVersions {
+        let Ok(tenant) = event_tenant(body) else { return Vec::new() };
+        let mut present = Vec::new();
+        for namespace in &endpoint.settings.bump {
+            match self.cache.version_now(namespace, &tenant).await {
+                Some(version) => present.push((namespace.clone(), version)),
+                None => return Vec::new(),
+            }
+        }
+        present
     }
 
     /// Waits until no other request processes the event, and claims it.
@@ -157,8 +175,14 @@ impl EventEndpoints {
         if self.seen.knows(&id, now_ms()) {
             return Err(EventResult::Replayed);
         }
-        let mut claim =
-            EventClaim { id, cache: self.cache.clone(), seen: self.seen.clone(), _turn: turn, held: None };
+        let mut claim = EventClaim {
+            id,
+            cache: self.cache.clone(),
+            seen: self.seen.clone(),
+            _turn: turn,
+            held: None,
+            made: Vec::new(),
+        };
         let Some(redis) = self.cache.redis() else { return Ok(claim) };
         let token = format!("{:032x}", rand::random::<u128>());
         // Before the store is called: if its answer is lost, the claim is released all the same.
@@ -174,18 +198,26 @@ impl EventEndpoints {
         }
     }
 
-    /// Bumps all namespaces of the event, even if one fails. Returns true if all bumps were recorded.
-    async fn bump_all(&self, endpoint: &EventEndpoint, tenant: &Tenant) -> bool {
-        let mut recorded = true;
+    /// Bumps all namespaces of the event, even if one fails. Returns the versions if all bumps were recorded.
+    async fn bump_all(&self, endpoint: &EventEndpoint, tenant: &Tenant) -> Option<MadeVersions> {
+        let mut made = Some(Vec::with_capacity(endpoint.settings.bump.len()));
         for namespace in &endpoint.settings.bump {
-            if let Err(error) = self.cache.bump(namespace, tenant).await {
-                tracing::warn!(%error, %namespace, %tenant, "a bump was not recorded");
-                recorded = false;
+            match self.cache.bump(namespace, tenant).await {
+                Ok(version) => {
+                    made.iter_mut().for_each(|made| made.push((namespace.clone(), version.clone())))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, %namespace, %tenant, "a bump was not recorded");
+                    made = None;
+                }
             }
         }
-        recorded
+        made
     }
 }
+
+/// The versions that an event has made, by their namespaces.
+pub(crate) type MadeVersions = Vec<(Namespace, Version)>;
 
 /// The right to process an event. When it is dropped, a waiting request with the same id gets it.
 pub struct EventClaim {
@@ -195,6 +227,7 @@ pub struct EventClaim {
     _turn: EventTurn,
     /// The claim in the store: its token, and the task that renews it.
     held: Option<(String, AbortOnDropHandle<()>)>,
+    made: MadeVersions,
 }
 
 impl EventClaim {
@@ -204,6 +237,11 @@ impl EventClaim {
         let (EventId { endpoint, id }, renewed) = (self.id.clone(), token.clone());
         let renewing = tokio::spawn(async move { redis.renew_event(&endpoint, &id, &renewed).await });
         self.held = Some((token, AbortOnDropHandle::new(renewing)));
+    }
+
+    /// The versions that the event has made.
+    pub fn made(&self) -> &[(Namespace, Version)] {
+        &self.made
     }
 
     /// Remembers the event, so that it changes nothing when it is sent again.

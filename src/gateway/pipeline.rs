@@ -10,6 +10,7 @@ use crate::{
             auth::admit,
             event::take_event,
             listener::{self, apply_listener_verdict},
+            min_version::read_min_version,
             normalize,
             preflight::{self, answer_preflight, answer_server_options},
             rate_limit::{refuse_limited, within_limits},
@@ -111,6 +112,18 @@ pub(crate) async fn handle_request(
         session.req_header_mut().insert_header(header::UPGRADE, "websocket")?;
         return Ok(NextStep::Proxy);
     }
+    let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
+    if reads && !ctx.min_version_lines.is_empty() {
+        ctx.min_version = match read_min_version(ctx, mode) {
+            Ok(minimum) => minimum,
+            Err(why) => {
+                let problem = errors::bad_min_version(why);
+                let refused =
+                    refuse_with_problem(services, session, ctx, RejectReason::BadMinVersion, problem);
+                return Box::pin(refused).await;
+            }
+        };
+    }
     if let Some(rules) = &route.live {
         let request = session.req_header();
         let wish = LiveWish::of(&request.headers).filter(|_| request.method == Method::GET);
@@ -121,7 +134,6 @@ pub(crate) async fn handle_request(
             }
         }
     }
-    let reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
     let answered = match mode {
         RouteMode::Versioned(rules) if reads => answer_cached(services, session, ctx, route, rules).await,
         RouteMode::Follow(rules) if reads => answer_followed(services, session, ctx, route, rules).await,

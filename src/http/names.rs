@@ -23,6 +23,11 @@ pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forward
 /// The scheme that a client has used.
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// The versions that an event has made, in the answer to its sender.
+pub(crate) const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
+/// The least versions that a client accepts.
+pub(crate) const MIN_VERSION: HeaderName = HeaderName::from_static("tidegate-min-version");
+
 /// The fields that the gateway sets in requests to an origin. All but `Via` and `X-Request-Id` are removed from
 /// what a client sends.
 pub(crate) static ORIGIN_FIELDS: [HeaderName; 10] = [

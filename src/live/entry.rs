@@ -58,6 +58,23 @@ pub(super) struct EntryState {
     pub(super) over: bool,
 }
 
+/// The kind of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WatcherKind {
+    /// Its content is in gzip.
+    pub(crate) is_gzip: bool,
+    /// It gets no state from before it came, even if the entries can't be read at present.
+    pub(crate) is_strict: bool,
+}
+
+/// A watcher that waits for a check to end.
+struct JoiningWatcher {
+    wish: u64,
+    /// True if that check has to have read the entry.
+    is_strict: bool,
+    signal: Arc<WatcherSignal>,
+}
+
 /// An entry that is watched.
 pub(crate) struct WatchedEntry {
     key: Box<str>,
@@ -65,10 +82,11 @@ pub(crate) struct WatchedEntry {
     watchers: Mutex<Slab<Arc<WatcherSignal>>>,
     /// The number of watchers whose streams are in gzip.
     in_gzip: AtomicUsize,
-    /// Those that wait for a check to end, with its number.
-    joining: Mutex<Vec<(u64, Arc<WatcherSignal>)>>,
+    joining: Mutex<Vec<JoiningWatcher>>,
     /// The number of checks that were wished for.
     wishes: AtomicU64,
+    /// The last check that has read the entry, and not failed or been put off.
+    read: AtomicU64,
     /// Wakes the keeper.
     pub(super) wished: Notify,
     /// The time at which the newest state was known to be due, and at which it was written last, in
@@ -86,6 +104,7 @@ impl WatchedEntry {
             in_gzip: AtomicUsize::new(0),
             joining: Mutex::default(),
             wishes: AtomicU64::new(0),
+            read: AtomicU64::new(0),
             wished: Notify::new(),
             due_ms: AtomicU64::new(0),
             written_ms: AtomicU64::new(0),
@@ -107,21 +126,21 @@ impl WatchedEntry {
     }
 
     /// Adds a watcher; returns its place, and the check after which the state is current for it. The state from
-    /// before may be one that a bump has just ended.
-    pub(super) fn join(&self, signal: Arc<WatcherSignal>, is_gzip: bool) -> (usize, u64) {
+    /// before may be one that a bump has just ended. A strict one waits for a check that has read the entry.
+    pub(super) fn join(&self, signal: Arc<WatcherSignal>, kind: WatcherKind) -> (usize, u64) {
         // Before the wish: the check that it waits for compresses the state.
-        self.in_gzip.fetch_add(usize::from(is_gzip), Ordering::AcqRel);
+        self.in_gzip.fetch_add(usize::from(kind.is_gzip), Ordering::AcqRel);
         let place = self.watchers.lock().insert(signal.clone());
         let mut joining = self.joining.lock();
         let wish = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
-        joining.push((wish, signal));
+        joining.push(JoiningWatcher { wish, is_strict: kind.is_strict, signal });
         drop(joining);
         self.wished.notify_one();
         (place, wish)
     }
 
-    pub(super) fn leave(&self, place: usize, is_gzip: bool) {
-        self.in_gzip.fetch_sub(usize::from(is_gzip), Ordering::AcqRel);
+    pub(super) fn leave(&self, place: usize, kind: WatcherKind) {
+        self.in_gzip.fetch_sub(usize::from(kind.is_gzip), Ordering::AcqRel);
         let mut watchers = self.watchers.lock();
         watchers.try_remove(place);
         if watchers.is_empty() {
@@ -132,6 +151,17 @@ impl WatchedEntry {
     /// The number of the last check that was wished for: one that begins now ends all up to it.
     pub(super) fn wishes(&self) -> u64 {
         self.wishes.load(Ordering::Acquire)
+    }
+
+    /// Records that a check has read the entry which began when `wishes` was the last one wished for. Called
+    /// before its result is recorded.
+    pub(super) fn has_read(&self, wishes: u64) {
+        self.read.store(wishes, Ordering::Release);
+    }
+
+    /// The last check that has read the entry.
+    pub(super) fn last_read(&self) -> u64 {
+        self.read.load(Ordering::Acquire)
     }
 
     /// Records the result of a check that began when `wishes` was the last one wished for. Returns true if the
@@ -159,10 +189,12 @@ impl WatchedEntry {
         let change = before.change + 1;
         self.state.store(Arc::new(EntryState { change, states, event, fault, checked: wishes, over }));
         // Those that joined during the check wait for the next one, unless there is none.
-        self.joining.lock().retain(|(wish, signal)| {
-            let waits_on = *wish > wishes && !over;
+        let read = self.last_read();
+        self.joining.lock().retain(|joining| {
+            let ended = if joining.is_strict { read } else { wishes };
+            let waits_on = joining.wish > ended && !over;
             if !waits_on {
-                signal.ring();
+                joining.signal.ring();
             }
             waits_on
         });
@@ -246,15 +278,38 @@ mod tests {
     fn who_joins_during_a_check_is_told_of_the_next_one() {
         let entry = WatchedEntry::new("kpi");
         let (first, late) = (Arc::<WatcherSignal>::default(), Arc::<WatcherSignal>::default());
-        let (_, wish) = entry.join(first.clone(), false);
+        let (_, wish) = entry.join(first.clone(), WatcherKind::default());
         let begun = entry.wishes();
         assert_eq!(wish, begun);
-        let (_, wish) = entry.join(late.clone(), false);
+        let (_, wish) = entry.join(late.clone(), WatcherKind::default());
         assert!(entry.learn(Ok(Some(event("1"))), (begun, 1)));
         assert!(is_rung(&first) && !is_rung(&late));
         assert!(entry.state().checked < wish);
         assert!(!entry.learn(Ok(Some(event("1"))), (entry.wishes(), 2)), "nothing has changed");
         assert!(is_rung(&late));
+    }
+
+    #[test]
+    fn a_strict_watcher_gets_no_state_from_before_it_came() {
+        let entry = Arc::new(WatchedEntry::new("kpi"));
+        entry.learn(Ok(Some(event("old"))), (entry.wishes(), 1));
+        let mut watcher = LiveWatcher::new(WatcherKind { is_strict: true, is_gzip: false });
+        watcher.add(entry.clone(), None);
+        // It could not be read, or was put off.
+        entry.learn(Err(ReadFault::Failed("origin-error")), (entry.wishes(), 1));
+        let told = watcher.next_change();
+        assert!(matches!(told, Some(super::super::EntryChange::Stale(0, "origin-error"))), "{told:?}");
+        entry.learn(Ok(None), (entry.wishes(), 1));
+        let told = watcher.next_change();
+        assert!(matches!(told, Some(super::super::EntryChange::Current(0))), "{told:?}");
+        assert!(watcher.next_change().is_none());
+        while is_rung(watcher.signal()) {}
+        // The state is what it was.
+        entry.has_read(entry.wishes());
+        entry.learn(Ok(None), (entry.wishes(), 1));
+        assert!(is_rung(watcher.signal()));
+        assert!(matches!(watcher.next_change(), Some(super::super::EntryChange::State(..))));
+        assert!(watcher.next_change().is_none());
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub(super) async fn keep<S: EntrySource>(
         if let Some(newest) = newest.filter(|event| entry.has_gzip() && event.is_plain()) {
             deflate(newest, source.deflate_rules()).await;
         }
+        if fresh_for.is_some() {
+            entry.has_read(wishes);
+        }
         if entry.learn(event, (wishes, due_ms)) {
             entry.fan_out().await;
         }

@@ -22,6 +22,7 @@ pub(crate) mod watcher;
 pub(crate) use {
     cursor::WatchCursor,
     encoder::StreamEncoder,
+    entry::WatcherKind,
     hub::LiveHub,
     quota::{WatcherOwner, WatcherPermit},
     source::{DeflateRules, EntrySnapshot, EntrySource, LivePace, ReadFault},

@@ -2,7 +2,7 @@
 
 use super::{
     cursor::StateTag,
-    entry::{EntryState, WatchedEntry, WatcherSignal},
+    entry::{EntryState, WatchedEntry, WatcherKind, WatcherSignal},
     event::LiveEvent,
 };
 use std::{
@@ -28,7 +28,7 @@ pub(crate) enum EntryChange {
 pub(crate) struct LiveWatcher {
     signal: Arc<WatcherSignal>,
     watches: Vec<EntryWatch>,
-    is_gzip: bool,
+    kind: WatcherKind,
 }
 
 /// One entry that a stream watches. It leaves the entry's list when it is dropped.
@@ -36,7 +36,7 @@ pub(crate) struct LiveWatcher {
 struct EntryWatch {
     entry: Arc<WatchedEntry>,
     place: usize,
-    is_gzip: bool,
+    kind: WatcherKind,
     /// The check that has to end before the entry's state is current for this stream.
     wish: u64,
     /// The last change that was looked at, and the number of states then.
@@ -50,7 +50,7 @@ struct EntryWatch {
 
 impl Drop for EntryWatch {
     fn drop(&mut self) {
-        self.entry.leave(self.place, self.is_gzip);
+        self.entry.leave(self.place, self.kind);
     }
 }
 
@@ -63,7 +63,8 @@ impl EntryWatch {
         if state.checked < self.wish {
             return None;
         }
-        if let Some(event) = &state.event {
+        let is_current = !self.kind.is_strict || self.entry.last_read() >= self.wish;
+        if let Some(event) = state.event.as_ref().filter(|_| is_current) {
             let is_new = self.sent.as_ref().is_none_or(|(tag, _)| *tag != event.tag());
             let skipped = match self.states {
                 // The first state is the current one: none was missed.
@@ -89,25 +90,22 @@ impl EntryWatch {
 }
 
 impl LiveWatcher {
-    /// A watcher whose stream is in gzip, or plain.
-    pub(crate) fn new(is_gzip: bool) -> Self {
-        Self { is_gzip, ..Self::default() }
+    /// A watcher of this kind.
+    pub(crate) fn new(kind: WatcherKind) -> Self {
+        Self { kind, ..Self::default() }
     }
 
     /// Begins to watch an entry, whose state is current for this stream when the check `wish` has ended.
     pub(super) fn add(&mut self, entry: Arc<WatchedEntry>, has: Option<StateTag>) {
-        let (place, wish) = entry.join(self.signal.clone(), self.is_gzip);
+        let kind = self.kind;
+        let (place, wish) = entry.join(self.signal.clone(), kind);
         let sent = has.map(|tag| (tag, tag.to_string().into()));
-        self.watches.push(EntryWatch {
-            entry,
-            place,
-            is_gzip: self.is_gzip,
-            wish,
-            seen: 0,
-            states: 0,
-            sent,
-            told: None,
-        });
+        self.watches.push(EntryWatch { entry, place, kind, wish, seen: 0, states: 0, sent, told: None });
+    }
+
+    #[cfg(test)]
+    pub(super) fn signal(&self) -> &WatcherSignal {
+        &self.signal
     }
 
     /// Ready when there may be a change.

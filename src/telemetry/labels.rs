@@ -449,6 +449,8 @@ labels! {
         CrossOrigin => "cross_origin",
         /// The entries to watch are named wrongly.
         BadWatch => "bad_watch",
+        /// The least version that is accepted is told wrongly.
+        BadMinVersion => "bad_min_version",
     }
     /// The key by which a limit tells clients apart.
     LimitedBy {

@@ -3,6 +3,7 @@
 use super::{
     origin_lookup::{ERRORS_OF_OTHERS, MOST_ERRORS_OF_OTHERS},
     origin_store,
+    version_wait::is_at_least,
     versioned_fill::VersionedFill,
 };
 use crate::{
@@ -166,7 +167,7 @@ impl Cache {
         fetcher: MissFetcher,
         errors: u32,
     ) -> Result<CacheAnswer, MissFetcher> {
-        let basis = self.version(slot).await;
+        let basis = self.version_at_least(slot, &wanted.at_least).await;
         if let Some(entry) = self.usable_entry(wanted, slot, &basis) {
             match Self::by_age(entry, now_ms()) {
                 MemoryLookup::Hit(entry) => return Ok(CacheAnswer::Entry(entry, CacheResult::Hit)),
@@ -200,7 +201,9 @@ impl Cache {
                 let reader = live.reader();
                 let job = VersionedFill::job(wanted, slot.clone(), basis);
                 let known = self.memory.entry(wanted.key.as_str());
-                let has_stale = known.is_some_and(|entry| StaleReason::Failing.allows(&entry, now_ms()));
+                let has_stale = known.is_some_and(|entry| {
+                    StaleReason::Failing.allows(&entry, now_ms()) && is_at_least(&entry, &wanted.at_least)
+                });
                 let job = FillJob { shares_errors: errors >= ERRORS_OF_OTHERS, has_stale, ..job };
                 let filling = self.begin_fill(Some(lead), live, job, fetcher);
                 let led = match wait_or_stale(stale_at(live.began()), filling, find).await {
@@ -302,7 +305,8 @@ impl Cache {
 
     /// The last generation, if it may be served in place of an answer that failed, or is late.
     async fn past(&self, wanted: &CacheRequest, haste: StaleReason) -> Option<Arc<CacheEntry>> {
-        let usable = |entry: &CacheEntry| haste.allows(entry, now_ms());
+        let usable =
+            |entry: &CacheEntry| haste.allows(entry, now_ms()) && is_at_least(entry, &wanted.at_least);
         if let Some(entry) = self.memory.entry(wanted.key.as_str()).filter(|entry| usable(entry)) {
             return Some(entry);
         }
@@ -342,7 +346,7 @@ impl Cache {
     }
 
     /// The version for a request. Requests at the same moment share one read.
-    async fn version(self: &Arc<Self>, slot: &Arc<VersionSlot>) -> VersionBasis {
+    pub(super) async fn version(self: &Arc<Self>, slot: &Arc<VersionSlot>) -> VersionBasis {
         let Some(redis) = &self.redis else { return VersionBasis::read(slot.assumed()) };
         match slot.standing(now_ms()) {
             version::SlotVersion::Current(version) => return VersionBasis::read(version),

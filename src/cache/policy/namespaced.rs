@@ -139,6 +139,7 @@ mod tests {
             fill_timeout: Duration::from_secs(30),
             hedge: None,
             stale_after: None,
+            min_version_wait: Duration::from_secs(5),
             cache_control: None,
         }
     }

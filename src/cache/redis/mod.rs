@@ -33,7 +33,7 @@ use super::{
         doubt::CoherenceState,
         partitions::StorePartitions,
         purge::PurgeTable,
-        version::{SlotVersion, VersionBasis, VersionSlot, VersionTable},
+        version::{ReadTicket, SlotVersion, VersionBasis, VersionSlot, VersionTable},
     },
     key::{CacheKey, ReportedKey, StoreKeys},
 };
@@ -440,6 +440,20 @@ impl RedisStore {
             SlotVersion::Assumed(version) => return VersionBasis::assumed(version),
             SlotVersion::Ask(ticket) => ticket,
         };
+        self.read_by(slot, ticket).await
+    }
+
+    /// The store's version, read again although the known one may be trusted; else the assumed one.
+    pub async fn read_anew(&self, slot: &VersionSlot) -> VersionBasis {
+        match slot.standing(now_ms()) {
+            SlotVersion::Assumed(version) => VersionBasis::assumed(version),
+            SlotVersion::Ask(ticket) => self.read_by(slot, ticket).await,
+            SlotVersion::Current(_) => self.read_by(slot, slot.ticket(now_ms())).await,
+        }
+    }
+
+    /// The version by a read with this ticket.
+    async fn read_by(&self, slot: &VersionSlot, ticket: ReadTicket) -> VersionBasis {
         let known = slot.last_known();
         let read = match slot.owes_bump() {
             true => self.bump(slot, now_ms()).await,

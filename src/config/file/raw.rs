@@ -166,7 +166,7 @@ tables! {
     CacheRules "`route.cache`" {
         namespace: Name, scope: CacheScope, ttl: Duration, stale_while_revalidate: Duration, stale_if_error: Duration,
         query: Vec<PlacedValue<String>>, negative_ttl: Duration, max_size: ByteSize, fill_timeout: Duration, hedge: Duration,
-        stale_after: Duration, cache_control: String
+        stale_after: Duration, min_version_wait: Duration, cache_control: String
     }
 
     FollowRules "`route.cache` with `follow`" {

@@ -14,7 +14,7 @@ use crate::{
         },
         context::{request_host, RequestContext},
         headers::{rules, to_origin},
-        request::websocket,
+        request::{min_version::refuse_unreached, websocket},
         respond::{send_entry, send_hit},
         services::{GatewayServices, NextStep},
         session::GatewaySession,
@@ -30,6 +30,7 @@ use http::Method;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 use std::{borrow::Cow, sync::Arc};
+use tokio::time::timeout;
 
 /// Answers from the cache, or passes a request on to the proxy if its answer may not be shared.
 pub(crate) async fn answer_cached(
@@ -43,7 +44,7 @@ pub(crate) async fn answer_cached(
     let (key, query) = derive_key(request, ctx, route, rules);
     let cache = &services.cache;
     let now = now_ms();
-    match cache.look(key.as_str(), now) {
+    match cache.look(key.as_str(), now).at_least(&ctx.min_version) {
         MemoryLookup::Hit(entry) => return send_hit(services, session, ctx, &key, &entry).await,
         MemoryLookup::Stale(entry) => {
             let wanted = wanted_answer(key, ctx, rules);
@@ -56,7 +57,17 @@ pub(crate) async fn answer_cached(
     }
     let wanted = wanted_answer(key, ctx, rules);
     let fetcher = build_fetcher(request, ctx, route, rules, &query);
-    let answer = session.while_connected(Box::pin(cache.answer(&wanted, fetcher)).as_mut()).await?;
+    let answer = match wanted.at_least.is_empty() {
+        true => session.while_connected(Box::pin(cache.answer(&wanted, fetcher)).as_mut()).await?,
+        false => {
+            let answering = timeout(rules.min_version_wait, cache.answer(&wanted, fetcher));
+            match session.while_connected(Box::pin(answering).as_mut()).await? {
+                Ok(answer) => answer,
+                // The fill goes on.
+                Err(_) => return Box::pin(refuse_unreached(session, ctx)).await,
+            }
+        }
+    };
     Box::pin(send_answer(services, session, ctx, answer, ForwardReason::UriMiss)).await
 }
 
@@ -104,6 +115,7 @@ fn wanted_answer(key: CacheKey, ctx: &RequestContext, rules: &Arc<CacheRules>) -
         tenant: tenant_of_scope(rules.scope, tenant).clone(),
         rules: rules.clone(),
         usual: ctx.usual_fill_time(),
+        at_least: ctx.min_version.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) mod tunnel;
 
 use crate::{
     address::ClientAddress,
-    cache::{fill::hedge::UsualFillTime, key::RequestScheme},
+    cache::{coherence::version::MinVersion, fill::hedge::UsualFillTime, key::RequestScheme},
     config::RouteConfig,
     gateway::runtime_config::{RouteRuntime, RuntimeConfig},
     http::{canonical_path::CanonicalPath, date::response_date},
@@ -85,6 +85,10 @@ pub struct RequestContext {
     pub(crate) is_stream: bool,
     /// The wait that was granted (`Prefer: wait`).
     pub(crate) waited: Option<Duration>,
+    /// The lines of its `Tidegate-Min-Version`.
+    pub(crate) min_version_lines: Vec<HeaderValue>,
+    /// The least version that it accepts on its route.
+    pub(crate) min_version: MinVersion,
 }
 
 impl RequestContext {
@@ -114,6 +118,8 @@ impl RequestContext {
             hold: None,
             is_stream: false,
             waited: None,
+            min_version_lines: Vec::new(),
+            min_version: MinVersion::default(),
         }
     }
 

@@ -5,12 +5,13 @@ use crate::{
     gateway::{
         context::RequestContext,
         live::{
-            build_stream,
+            open_stream,
             plan::{plan_watch, PlannedWatch},
-            send_stream, wish,
+            wish,
         },
         request::{
             auth::admit,
+            min_version::read_min_version,
             preflight,
             rate_limit::{refuse_limited, within_limits},
         },
@@ -79,8 +80,7 @@ pub(crate) async fn answer_endpoint(
     };
     (ctx.route, ctx.taken, ctx.identity) = (Some(index), taken, identity);
     let names = named.into_iter().map(|(name, _)| name.to_owned()).collect();
-    let stream = build_stream(services, session.req_header(), ctx, &rules, planned, Some(names));
-    send_stream(session, ctx, stream).await
+    open_stream(services, session, ctx, &rules, (planned, Some(names))).await
 }
 
 /// Takes an entry through the steps of a request for it.
@@ -111,6 +111,7 @@ async fn plan_entry(
     if !within_limits(services, limits, LimitStage::Identified, &request, ctx).await {
         return Err(RejectReason::RateLimited);
     }
+    ctx.min_version = read_min_version(ctx, &at_hand.mode).map_err(|_| RejectReason::BadMinVersion)?;
     let watch = plan_watch(services, &request, ctx, index, name).ok_or(RejectReason::NotFound)?;
     Ok((index, rules, watch))
 }

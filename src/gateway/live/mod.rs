@@ -15,13 +15,14 @@ use crate::{
     gateway::{
         context::{request_host, RequestContext},
         headers::to_client::complete_head,
+        request::min_version::refuse_unreached,
         services::{GatewayServices, NextStep},
         session::GatewaySession,
     },
     headers::vary_by,
     http::{cache_status::CacheStatus, field_lines::joined_lines},
     identity::Identity,
-    live::{LiveWatcher, StreamEncoder, WatchCursor},
+    live::{LiveWatcher, StreamEncoder, WatchCursor, WatcherKind},
     representation::encoding::negotiate_coding,
     telemetry::labels::CacheResult,
 };
@@ -30,10 +31,12 @@ use plan::{plan_watch, watcher_permit, PlannedWatch};
 use stream::{LiveStream, StreamRecord};
 use wish::{LiveWish, EVENT_STREAM};
 
+use futures_util::future::join_all;
 use http::{header, HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,10 +60,7 @@ pub(crate) async fn answer_live(
         return Ok(None);
     };
     match wish {
-        LiveWish::Stream => {
-            let stream = build_stream(services, session.req_header(), ctx, rules, vec![planned], None);
-            send_stream(session, ctx, stream).await.map(Some)
-        }
+        LiveWish::Stream => open_stream(services, session, ctx, rules, (vec![planned], None)).await.map(Some),
         LiveWish::Wait(wait) => {
             wait_for_change(services, session, ctx, rules, planned, wait).await?;
             Ok(None)
@@ -82,8 +82,28 @@ pub(crate) fn keep_eagerly(
     }
 }
 
+/// Opens a stream of these entries, once the versions that the request knows of are there.
+pub(crate) async fn open_stream(
+    services: &GatewayServices,
+    session: &mut GatewaySession<'_>,
+    ctx: &mut RequestContext,
+    rules: &Arc<LiveRules>,
+    (planned, names): (Vec<PlannedWatch>, Option<Arc<[String]>>),
+) -> Result<NextStep> {
+    if planned.iter().any(|planned| planned.at_least.is_some()) {
+        let awaited = planned.iter().filter_map(|planned| planned.at_least.as_ref());
+        let reached = join_all(awaited.map(|awaited| awaited.reached(&services.cache)));
+        let reached = session.while_connected(pin!(reached)).await?;
+        if reached.contains(&false) {
+            return refuse_unreached(session, ctx).await;
+        }
+    }
+    let stream = build_stream(services, session.req_header(), ctx, rules, planned, names);
+    send_stream(session, ctx, stream).await
+}
+
 /// The stream of these entries, in the name of the context's route.
-pub(crate) fn build_stream(
+fn build_stream(
     services: &GatewayServices,
     request: &RequestHeader,
     ctx: &RequestContext,
@@ -98,9 +118,10 @@ pub(crate) fn build_stream(
     let cursor = cursor.unwrap_or_default();
     let is_gzip = accepts_gzip(&request.headers, &ctx.site.config().encoding.prefer);
     let encoder = if is_gzip { StreamEncoder::gzip() } else { StreamEncoder::Plain };
-    let mut watcher = LiveWatcher::new(is_gzip);
+    let is_strict = planned.iter().any(|planned| planned.at_least.is_some());
+    let mut watcher = LiveWatcher::new(WatcherKind { is_gzip, is_strict });
     if permit.is_some() {
-        for (place, PlannedWatch { key, source }) in planned.into_iter().enumerate() {
+        for (place, PlannedWatch { key, source, .. }) in planned.into_iter().enumerate() {
             services.live.watch(&key, source, &mut watcher, cursor.of(place));
         }
     }
@@ -134,7 +155,7 @@ pub(crate) fn build_stream(
 }
 
 /// Sends the head of a stream. Whoever called the steps runs it.
-pub(crate) async fn send_stream(
+async fn send_stream(
     session: &mut GatewaySession<'_>,
     ctx: &mut RequestContext,
     stream: Box<LiveStream>,

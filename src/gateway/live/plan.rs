@@ -2,6 +2,7 @@
 
 use super::source::{LiveSource, RefillRequest, WatchedRequest};
 use crate::{
+    cache::{coherence::version::MinVersion, Cache},
     config::WatcherLimits,
     gateway::{
         cache::{origin_driven, versioned},
@@ -11,16 +12,38 @@ use crate::{
         services::GatewayServices,
     },
     live::{WatcherOwner, WatcherPermit},
+    name::{Namespace, Tenant},
 };
 
 use parking_lot::Mutex;
 use pingora_http::RequestHeader;
-use std::sync::{atomic::AtomicBool, Arc};
+use std::{
+    sync::{atomic::AtomicBool, Arc},
+    time::Duration,
+};
 
 /// An entry that a request wants to watch.
 pub(crate) struct PlannedWatch {
     pub(crate) key: String,
     pub(crate) source: LiveSource,
+    /// The least version that this request accepts, and how long it waits for it.
+    pub(crate) at_least: Option<AwaitedVersion>,
+}
+
+/// A version that a request waits for before it watches.
+pub(crate) struct AwaitedVersion {
+    namespace: Namespace,
+    tenant: Tenant,
+    minimum: MinVersion,
+    wait: Duration,
+}
+
+impl AwaitedVersion {
+    /// Waits for it; returns true if it was reached in time.
+    pub(crate) async fn reached(&self, cache: &Arc<Cache>) -> bool {
+        let reaching = cache.reach_version(&self.namespace, &self.tenant, &self.minimum);
+        tokio::time::timeout(self.wait, reaching).await.is_ok()
+    }
 }
 
 /// The key of the entry that a request reads, and how it is read. `None`: its route stores nothing.
@@ -34,9 +57,18 @@ pub(crate) fn plan_watch(
     let site = ctx.site.clone();
     let (route, at_hand) = (site.config().routes.get(index)?, site.per_route.get(index)?);
     let cache = &services.cache;
+    let mut at_least = None;
     let (key, watched, ask, changes) = match &at_hand.mode {
         RouteMode::Versioned(rules) => {
-            let (wanted, query) = versioned::cache_request(request, ctx, route, rules);
+            let (mut wanted, query) = versioned::cache_request(request, ctx, route, rules);
+            // Others watch by the same source.
+            let minimum = std::mem::take(&mut wanted.at_least);
+            at_least = (!minimum.is_empty()).then(|| AwaitedVersion {
+                namespace: rules.namespace.clone(),
+                tenant: wanted.tenant.clone(),
+                minimum,
+                wait: rules.min_version_wait,
+            });
             let ask = versioned::fill_request(request, ctx, route, rules, &query);
             let changes = cache.changes().of_version(&rules.namespace, &wanted.tenant);
             let key = format!("{}\n{event}\n{}", route.name, wanted.key.as_str());
@@ -65,7 +97,7 @@ pub(crate) fn plan_watch(
         has_read: AtomicBool::new(false),
         has_failed: AtomicBool::new(false),
     };
-    Some(PlannedWatch { key, source })
+    Some(PlannedWatch { key, source, at_least })
 }
 
 /// A place for one more stream; `None`: there are as many as there may be.

@@ -1,6 +1,7 @@
 //! Events: from a `POST` to the answer to its sender, and to the origin if it is to be told.
 
 use crate::{
+    cache::coherence::version::Version,
     events::{EventClaim, EventEndpoint, EventRefusal},
     gateway::{
         context::{request_host, RequestContext},
@@ -12,14 +13,16 @@ use crate::{
     http::{
         cache_status::{CacheStatus, ForwardToken},
         framing::content_length::content_length,
+        names::VERSION,
     },
+    name::Namespace,
     origin::{client, OriginTable},
     representation::Body,
     telemetry::labels::{CacheResult, EventResult, RejectReason},
 };
 
 use bytes::Bytes;
-use http::{header, HeaderName, Method, StatusCode};
+use http::{header, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use std::sync::Arc;
@@ -38,11 +41,15 @@ pub(crate) async fn take_event(
     ctx.result = CacheResult::Local;
     let events = ctx.site.plan.events.clone();
     let Some(body) = read_body(session, ctx, at.settings.max_body).await? else {
-        return end_event(services, session, ctx, EventResult::TooLarge).await;
+        return end_event(services, session, ctx, (EventResult::TooLarge, None)).await;
     };
     let claim = match events.take(at, &session.req_header().headers, &body).await {
         Ok(claim) => claim,
-        Err(EventRefusal::Ended(result)) => return end_event(services, session, ctx, result).await,
+        Err(EventRefusal::Ended(EventResult::Replayed)) => {
+            let present = version_field(&events.present_versions(at, &body).await);
+            return end_event(services, session, ctx, (EventResult::Replayed, present)).await;
+        }
+        Err(EventRefusal::Ended(result)) => return end_event(services, session, ctx, (result, None)).await,
         Err(EventRefusal::Unsigned(error)) => {
             services.metrics.event(EventResult::BadSignature);
             ctx.detail = Some(error.as_str());
@@ -52,15 +59,24 @@ pub(crate) async fn take_event(
     if let Some(origin) = at.settings.forward {
         return forward_event(services, session, ctx, claim, origin, body).await;
     }
+    let made = version_field(claim.made());
     let result = claim.remember().await;
-    end_event(services, session, ctx, result).await
+    end_event(services, session, ctx, (result, made)).await
+}
+
+/// The value of `Tidegate-Version`. `None`: there are no versions.
+fn version_field(versions: &[(Namespace, Version)]) -> Option<HeaderValue> {
+    let members: Vec<_> =
+        versions.iter().map(|(name, version)| format!("{name}={}", version.tag())).collect();
+    // Names and tags are letters and digits.
+    (!members.is_empty()).then(|| HeaderValue::try_from(members.join(", ")).ok()).flatten()
 }
 
 async fn end_event(
     services: &GatewayServices,
     session: &mut GatewaySession<'_>,
     ctx: &mut RequestContext,
-    result: EventResult,
+    (result, versions): (EventResult, Option<HeaderValue>),
 ) -> Result<NextStep> {
     services.metrics.event(result);
     ctx.detail = Some(result.as_str());
@@ -68,6 +84,9 @@ async fn end_event(
         return send_problem(session, ctx, problem).await;
     }
     let mut head = Box::new(ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?);
+    if let Some(versions) = versions {
+        head.insert_header(VERSION, versions)?;
+    }
     set_gateway_headers(&mut head, ctx, CacheStatus::local("event"))?;
     rules::apply_answer_rules(session.req_header(), &mut head, ctx);
     send_whole(session, head, Body::new()).await
@@ -95,6 +114,7 @@ async fn forward_event(
         spare: false,
         body,
     };
+    let made = version_field(claim.made());
     // In a task of its own: the request to the origin completes even if the sender disconnects.
     let forwarding = tokio::spawn(send_event(ctx.site.plan.origins.clone(), origin, ask, claim));
     let forwarded = forwarding.await.or_err(ErrorType::InternalError, "an event was not forwarded")?;
@@ -108,6 +128,9 @@ async fn forward_event(
             let mut head = Box::new(ResponseHeader::build(got.status, Some(8))?);
             if let Some(kind) = got.headers.get(header::CONTENT_TYPE) {
                 head.insert_header(header::CONTENT_TYPE, kind.clone())?;
+            }
+            if let Some(made) = made {
+                head.insert_header(VERSION, made)?;
             }
             if got.status != StatusCode::NO_CONTENT {
                 head.insert_header(header::CONTENT_LENGTH, got.body.len())?;

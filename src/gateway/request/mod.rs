@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 pub(crate) mod event;
 pub(crate) mod listener;
+pub(crate) mod min_version;
 pub(crate) mod normalize;
 pub(crate) mod preflight;
 pub(crate) mod rate_limit;

@@ -8,17 +8,25 @@
 use crate::{
     config::{claim_of_field, is_disguised, same_to_cgi, FieldClaim, FollowRules, UnderscorePolicy},
     gateway::context::RequestContext,
+    http::names::MIN_VERSION,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
-/// Removes the fields that the sender of a request is not trusted with.
-pub(crate) fn drop_untrusted(request: &mut RequestHeader, ctx: &RequestContext) {
+/// Removes the fields that the sender of a request is not trusted with, and those that are for the gateway
+/// alone: the context keeps these.
+pub(crate) fn drop_untrusted(request: &mut RequestHeader, ctx: &mut RequestContext) {
     let site = &ctx.site;
     let underscores = site.plan.config.server.underscores;
     let said_by = RequestSender { trusted: ctx.by_proxy, underscores, subjects: &site.subjects };
-    remove_fields(request, |name| !said_by.may_send_field(name));
+    let gone = names_of(request, |name| !said_by.may_send_field(name));
+    for name in &gone {
+        if *name == MIN_VERSION {
+            ctx.min_version_lines.extend(request.headers.get_all(name).iter().cloned());
+        }
+        request.remove_header(name);
+    }
 }
 
 /// Removes the fields that a shared answer must not depend on: other clients get that answer too.
@@ -43,10 +51,13 @@ fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
 }
 
 fn remove_fields(request: &mut RequestHeader, goes: impl Fn(&HeaderName) -> bool) {
-    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name)).cloned().collect();
-    for name in &gone {
+    for name in &names_of(request, goes) {
         request.remove_header(name);
     }
+}
+
+fn names_of(request: &RequestHeader, is_meant: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    request.headers.keys().filter(|name| is_meant(name)).cloned().collect()
 }
 
 /// The sender of a request.

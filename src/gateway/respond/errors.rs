@@ -1,7 +1,7 @@
 //! The error answers of the gateway: one table from reason to problem document.
 
 use crate::{
-    cache::{FillFailure, OriginFetchError},
+    cache::{coherence::version::MinVersionError, FillFailure, OriginFetchError},
     events::signature::SignatureError,
     http::cache_status::{CacheStatus, ForwardToken},
     identity::TokenError,
@@ -64,6 +64,10 @@ pub(crate) fn rejection_problem(reason: RejectReason) -> ProblemReply {
             "this is a stream of events: the request has to have Accept: text/event-stream",
         ),
         RejectReason::BadWatch => (StatusCode::BAD_REQUEST, "watch has to name entries, as in ?watch=kpi,chart"),
+        RejectReason::BadMinVersion => (
+            StatusCode::BAD_REQUEST,
+            "Tidegate-Min-Version has to name namespaces and versions, as in kpi=1764547200123",
+        ),
         RejectReason::Preflight => {
             (StatusCode::FORBIDDEN, "scripts of this origin may not read what is here")
         }
@@ -158,6 +162,28 @@ pub(crate) fn only_if_cached_problem() -> ProblemReply {
     ProblemReply::new(
         StatusCode::GATEWAY_TIMEOUT,
         "nothing is stored for this request, and only-if-cached permits nothing else",
+    )
+}
+
+/// The answer to a request with a malformed `Tidegate-Min-Version`.
+pub(crate) fn bad_min_version(error: MinVersionError) -> ProblemReply {
+    let detail = match error {
+        MinVersionError::Malformed => {
+            "a member of Tidegate-Min-Version is not a namespace and a version, as in kpi=1764547200123"
+        }
+        MinVersionError::UnknownNamespace => {
+            "a member of Tidegate-Min-Version names a namespace that no route has"
+        }
+        MinVersionError::TooMany => "Tidegate-Min-Version has more than 16 members",
+    };
+    ProblemReply::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// The answer if the version that a client knows of is not known, or not filled, in time.
+pub(crate) fn min_version_problem() -> ProblemReply {
+    ProblemReply::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "no answer of the version in Tidegate-Min-Version, or of a later one, was there in time",
     )
 }
 

@@ -129,6 +129,7 @@ fn note_fields<'b>(asked: &mut FastRequest<'b>, fields: &'b [Header<'b>]) -> Opt
             17 if is(b"if-modified-since") => set_once(&mut asked.if_modified_since, value)?,
             17 if is(b"transfer-encoding") || is(b"transfer_encoding") => return None,
             19 if is(b"if-unmodified-since") => return None,
+            20 if is(b"tidegate-min-version") => asked.min_version = true,
             _ => {}
         }
     }

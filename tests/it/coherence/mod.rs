@@ -7,4 +7,5 @@ mod losses;
 mod model;
 mod purging;
 mod purging_routes;
+mod read_your_event;
 mod store_words;

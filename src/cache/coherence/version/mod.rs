@@ -21,12 +21,17 @@
 //! No I/O happens here: `cache::redis` reads, writes and reports. Times are arguments.
 
 mod fences;
+mod minimum;
 mod past;
 mod pickle;
 mod unread;
 mod value;
 
-pub use {fences::FenceCounter, unread::UnreadSlots};
+pub use {
+    fences::FenceCounter,
+    minimum::{MinVersion, MinVersionError},
+    unread::UnreadSlots,
+};
 
 pub use value::Version;
 

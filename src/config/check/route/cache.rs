@@ -38,6 +38,7 @@ pub(crate) fn check_cache_rules(
     let fill_timeout = positive(raw.fill_timeout, Duration::from_secs(30), report);
     let hedge = positive_if_given(raw.hedge, report);
     let stale_after = stale_after(raw.stale_after, fill_timeout, report);
+    let min_version_wait = positive(raw.min_version_wait, Duration::from_secs(5), report);
     let cache_control = raw.cache_control.optional().map(|given| {
         given.map(|PlacedValue { value, place }| {
             check_cache_control(&value, scope, &place, report);
@@ -56,6 +57,7 @@ pub(crate) fn check_cache_rules(
         fill_timeout: fill_timeout?,
         hedge: hedge?,
         stale_after: stale_after?,
+        min_version_wait: min_version_wait?,
         cache_control: cache_control?,
     })
 }

@@ -354,6 +354,7 @@ impl RequestBatch<'_> {
     ) -> Option<Arc<CacheEntry>> {
         let cache = &self.ready.gateway.services.cache;
         match &at_hand.mode {
+            RouteMode::Versioned(_) if asked.min_version => None,
             RouteMode::Versioned(rules) => {
                 self.spell(asked, route, rules, identity, words);
                 match cache.look(&words.key, self.time.now_ms) {

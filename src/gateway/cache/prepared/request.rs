@@ -33,6 +33,8 @@ pub struct FastRequest<'r> {
     pub directives: bool,
     /// True if it names the client that it is forwarded for, as a proxy does.
     pub forwarded: bool,
+    /// True if it names the least version that it accepts.
+    pub min_version: bool,
     /// All fields.
     pub fields: &'r [httparse::Header<'r>],
 }
