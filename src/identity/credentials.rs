@@ -37,6 +37,24 @@ pub(crate) fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, TokenErr
         .ok_or(TokenError::Malformed)
 }
 
+/// Returns true if `Authorization` holds credentials of another scheme, in a form that has one reading: a scheme, one
+/// space, and visible ASCII (RFC 9110, 11.4).
+pub(crate) fn has_other_scheme(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let mut parts = value.as_bytes().splitn(2, |byte| *byte == b' ');
+    let (scheme, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let is_visible = |bytes: &[u8]| bytes.iter().all(|byte| matches!(byte, 0x20..=0x7e));
+    let is_scheme =
+        !scheme.is_empty() && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+    let begins_as_bearer = scheme.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case(b"bearer"));
+    is_scheme
+        && !begins_as_bearer
+        && !rest.is_empty()
+        && is_visible(rest)
+        && matches!(bearer_token(headers), Ok(None))
+}
+
 /// The token of a value of `Authorization` in the usual form: `Bearer`, one space, a token. `None` only means
 /// another form.
 pub(crate) fn plain_bearer_token(value: &[u8]) -> Option<&str> {
@@ -114,6 +132,34 @@ mod tests {
     use super::*;
     use http::HeaderValue;
     use proptest::prelude::*;
+
+    #[test]
+    fn credentials_of_another_scheme_have_one_reading() {
+        let is_other = |values: &[&[u8]]| {
+            let values = values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_bytes(value).unwrap()));
+            has_other_scheme(&values.collect())
+        };
+        for value in
+            [&b"Basic YTpi"[..], b"Digest username=\"a\", realm=\"b\"", b"AWS4-HMAC-SHA256 Credential=a/b"]
+        {
+            assert!(is_other(&[value]), "{value:?}");
+        }
+        for value in [
+            &b""[..],
+            b"Bearer a",
+            b"Bearer\xa0forged.jwt.here",
+            b"Bearer:forged",
+            b"Bearerforged x",
+            b"bearer\ta",
+            b"Basic",
+            b"Basic \xe9",
+            b"Basic a, Bearer b",
+            b"Ba:sic a",
+        ] {
+            assert!(!is_other(&[value]), "{value:?}");
+        }
+        assert!(!is_other(&[]) && !is_other(&[b"Basic a", b"Basic a"]));
+    }
 
     #[test]
     fn a_token_is_found_among_cookies() {

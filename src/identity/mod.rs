@@ -18,7 +18,9 @@ mod tests;
 mod token_rule;
 
 pub(crate) use {
-    credentials::{bearer_token, cookie_token, plain_bearer_token, query_token, without_query_token},
+    credentials::{
+        bearer_token, cookie_token, has_other_scheme, plain_bearer_token, query_token, without_query_token,
+    },
     mint::{mint_token, TokenBearer},
     renewal::KeyRenewal,
     token_rule::TokenRule,

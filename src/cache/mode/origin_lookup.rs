@@ -417,18 +417,25 @@ impl Cache {
     /// Returns true if the result of a flight answers this request too: before, the fields by which it varies
     /// and its tags were unknown.
     fn is_for(&self, landing: &FlightOutcome, asking: &OriginLookup) -> bool {
+        // What has to be validated for each use was, for the one who asked: with another cookie it may be another.
+        let has_cookie = asking.headers.contains_key(header::COOKIE);
+        let is_settled =
+            |terms: policy::FreshnessTerms| !has_cookie || terms.freshness(now_ms()) == Freshness::Fresh;
         match landing {
             FlightOutcome::Filled(entry) | FlightOutcome::Validated(entry) | FlightOutcome::Remote(entry) => {
                 let purged = match &entry.standing {
                     Validity::Log(stamp, _) => self.purges.verdict(stamp) != Purged::Current,
                     Validity::Version(..) => false,
                 };
-                !purged && match_variant(entry, &asking.headers) != VariantMatch::No
+                !purged
+                    && match_variant(entry, &asking.headers) != VariantMatch::No
+                    && is_settled(entry.terms())
             }
             FlightOutcome::Arriving(head) => {
                 let purged = head.stamp.as_ref().is_some_and(|s| self.purges.verdict(s) != Purged::Current);
                 let content = policy::StoredContent::of(&head.headers);
                 !purged
+                    && (head.outcome != FillOutcome::Stored || is_settled(head.terms))
                     && head.status != StatusCode::PARTIAL_CONTENT
                     && head
                         .selecting

@@ -101,7 +101,7 @@ pub fn renew_terms(
     let exchange = OriginExchange { method, status, answer: &answer, ..*exchange };
     let terms = origin_driven::still_storable(rules, &exchange, &directives::response_directives(&answer));
     if !dated {
-        fields.push((header::DATE, date::format_date(exchange.received.wall_ms)));
+        fields.push((header::DATE, date::format_date(exchange.received.wall_ms / 1_000)));
     }
     (fields, terms)
 }

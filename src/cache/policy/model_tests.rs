@@ -102,11 +102,10 @@ impl World {
             && (answer.has_validator() || self.worth(answer))
     }
 
-    /// Ours: what came for a cookie is not shared unless somebody said so, or a tag tells it from others.
+    /// Ours: what came for a cookie is not shared unless its origin said so, or for how long it is fresh.
     fn is_the_cookies(&self, answer: &Answer) -> bool {
-        let is_guessed = self.lifetime(answer).is_some() && answer.explicit_lifetime().is_none();
-        let undated = self.lifetime(answer).is_none() && !answer.etag;
-        self.cookie && !answer.has("public") && (is_guessed || undated)
+        let has_lifetime = answer.explicit_lifetime().is_some_and(|ms| ms > 0) && !answer.has("no-cache");
+        self.cookie && !answer.has("public") && !has_lifetime
     }
 
     /// An answer without a validator that is stale for good is not worth its place.

@@ -157,7 +157,8 @@ fn is_of_another_page(
 }
 
 /// The value of `Authorization` for a token that was found in another place. Credentials of another scheme
-/// belong to the application and are kept.
+/// belong to the application and are kept; what no scheme has is not: an application could read a token in it
+/// that nobody has verified.
 fn moved_token(
     route: &RouteConfig,
     request: &RequestHeader,
@@ -165,8 +166,7 @@ fn moved_token(
 ) -> Option<HeaderValue> {
     let (token, place) = request_token(route, request, handshake).ok().flatten()?;
     let headers = &request.headers;
-    let others =
-        headers.contains_key(header::AUTHORIZATION) && matches!(identity::bearer_token(headers), Ok(None));
+    let others = identity::has_other_scheme(headers);
     // A token that isn't a valid field value doesn't verify either.
     // A cookie is passed on as it is.
     let is_moved = !matches!(place, TokenPlace::Header | TokenPlace::Cookie) && !others;

@@ -57,7 +57,17 @@ fn what_was_made_for_a_cookie_is_shared_where_somebody_says_so() {
     let of = |lines: &[(&str, &str)], request: &HeaderMap| {
         check_storable(&rules(), &OriginExchange { request, ..exchange(&fields(lines)) }).map(|_| ())
     };
-    for lines in [&[changed][..], &[changed, TAG], &[changed, ("vary", "accept")]] {
+    for lines in [
+        &[changed][..],
+        &[changed, TAG],
+        &[changed, ("vary", "accept")],
+        &[TAG],
+        &[TAG, ("cache-control", "no-cache")],
+        &[TAG, ("cache-control", "max-age=60, no-cache")],
+        &[TAG, ("cache-control", "max-age=0")],
+        &[TAG, ("cache-control", "must-revalidate")],
+        &[TAG, ("expires", "0")],
+    ] {
         assert_eq!(of(lines, &cookie), Err(FillOutcome::Cookie), "{lines:?}");
         assert_eq!(of(lines, &HeaderMap::new()), Ok(()), "{lines:?}");
     }
@@ -66,8 +76,8 @@ fn what_was_made_for_a_cookie_is_shared_where_somebody_says_so() {
         &[changed, ("expires", &date(NOW + 60))],
         &[changed, ("cache-control", "public")],
         &[changed, ("vary", "Cookie")],
-        // Each cookie's own page has a tag of its own.
-        &[TAG],
+        &[TAG, ("cache-control", "public, no-cache")],
+        &[TAG, ("cache-control", "no-cache"), ("vary", "Cookie")],
     ] {
         assert_eq!(of(lines, &cookie), Ok(()), "{lines:?}");
     }

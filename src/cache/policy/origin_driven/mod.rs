@@ -59,9 +59,10 @@ pub fn check_storable_as(
     }
 }
 
-/// Returns true if an answer may be specific to one client's cookie: it has no explicit lifetime, is not
-/// `public`, and does not vary by the cookie. With a tag, a validation can tell it from the answer to another
-/// cookie; with a date it can't.
+/// Returns true if an answer may be specific to one client's cookie: its origin gave it no time for which it is
+/// fresh, it is not `public`, and does not vary by the cookie. A validation could tell it from the answer to
+/// another cookie, but not everything that is stored is validated: those who wait for it get it, and it may
+/// be served stale.
 fn is_made_for_a_cookie(
     rules: &FollowRules,
     exchange: &OriginExchange<'_>,
@@ -71,12 +72,11 @@ fn is_made_for_a_cookie(
         VaryRule::By(selecting) => selecting.names().contains(&header::COOKIE),
         VaryRule::Never | VaryRule::Always => false,
     };
-    let is_guessed = || match freshness::freshness_lifetime(rules, exchange, said) {
-        FreshnessLifetime::Heuristic(_) => true,
-        FreshnessLifetime::Unsaid => !exchange.answer.contains_key(header::ETAG),
-        FreshnessLifetime::Explicit(_) => false,
+    let has_lifetime = || match freshness::freshness_lifetime(rules, exchange, said) {
+        FreshnessLifetime::Explicit(ms) => ms > 0 && !said.no_cache,
+        FreshnessLifetime::Heuristic(_) | FreshnessLifetime::Unsaid => false,
     };
-    exchange.request.contains_key(header::COOKIE) && !said.public && is_guessed() && !varies()
+    exchange.request.contains_key(header::COOKIE) && !said.public && !has_lifetime() && !varies()
 }
 
 /// Decides if a stored answer, whatever request led to it, may be kept on the terms of this exchange.

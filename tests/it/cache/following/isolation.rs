@@ -234,6 +234,75 @@ async fn waiting_with_others_shares_no_private_error() {
     waiting_together(500, &[("cache-control", "private, no-store")]).await;
 }
 
+/// A page that has to be validated for each use, with a tag for each cookie: who waits for another's gets their own. The
+/// page of nobody may be stored, and be under validation.
+#[tokio::test]
+async fn waiting_with_others_shares_no_page_without_a_lifetime() {
+    for control in ["", "no-cache", "max-age=0", "max-age=60, no-cache", "must-revalidate"] {
+        for is_stored in [false, true] {
+            let origin = TestOrigin::start().await;
+            origin.on("/x", move |seen| {
+                let who = seen.header("cookie").unwrap_or("nobody").to_owned();
+                let tag = format!("\"{who}\"");
+                let answer = match seen.header("if-none-match") == Some(&tag) {
+                    true => Answer::new("text/plain", "").status(304),
+                    false => Answer::new("text/plain", who.clone()),
+                };
+                let answer = answer.header("etag", &tag);
+                let answer =
+                    if control.is_empty() { answer } else { answer.header("cache-control", control) };
+                if seen.number == 1 + u64::from(is_stored) {
+                    answer.gated()
+                } else {
+                    answer
+                }
+            });
+            let gateway = gateway(&origin).start().await;
+            if is_stored {
+                gateway.get("/x").await.ok();
+            }
+            origin.hold();
+            let clients = ["s=alice", "nobody", "s=bobby", "s=carol", "nobody"];
+            let gateway = &gateway;
+            let asking = clients.map(|who| async move {
+                let cookie = [("cookie", who)];
+                gateway.get_with("/x", if who == "nobody" { &[] } else { &cookie }).await
+            });
+            let released = async {
+                until("the first one is held", SOON, || async { origin.held() == 1 }).await;
+                origin.release();
+            };
+            let (replies, ()) = futures_util::join!(join_all(asking), released);
+            for (who, reply) in clients.iter().zip(replies) {
+                assert_eq!(reply.ok().text(), *who, "another's page: {control:?} {is_stored}");
+            }
+        }
+    }
+}
+
+/// Nor is it served in place of an answer that failed, or is late, or while it is refreshed.
+#[tokio::test]
+async fn a_page_for_a_cookie_without_a_lifetime_is_never_served_stale() {
+    for control in ["", "max-age=0", "must-revalidate"] {
+        let origin = TestOrigin::start().await;
+        origin.on("/x", move |seen| {
+            let who = seen.header("cookie").unwrap_or("nobody");
+            let answer = Answer::new("text/plain", who.to_owned()).header("etag", &format!("\"{who}\""));
+            let answer = if control.is_empty() { answer } else { answer.header("cache-control", control) };
+            answer.status(if seen.number == 1 { 200 } else { 503 })
+        });
+        let rules =
+            "cache = { follow = \"origin\", stale_if_error = \"10m\", stale_while_revalidate = \"1m\" }";
+        let gateway = Gateway::with(&origin).route("/x", rules).start().await;
+        assert_eq!(gateway.get_with("/x", &[("cookie", "s=alice")]).await.ok().text(), "s=alice");
+        for who in ["s=bobby", "s=carol"] {
+            let reply = gateway.get_with("/x", &[("cookie", who)]).await;
+            assert_eq!((reply.status.as_u16(), reply.text()), (503, who), "{control:?}");
+        }
+        assert_eq!(gateway.get("/x").await.status, 503, "{control:?}");
+    }
+}
+
 /// Nor one that says what it depends on.
 #[tokio::test]
 async fn waiting_with_others_shares_no_error_that_varies() {
