@@ -4,7 +4,9 @@
 //! It knows as much of HTTP as its load generator needs: where a head ends, the first bytes of a path, whether there
 //! is an `If-None-Match`. It is no server, and is never asked by anyone but a benchmark.
 //!
-//! `floor PORT THREADS`
+//! `floor PORT THREADS`, or `floor live PORT` for a fan-out.
+
+mod live;
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,12 +23,18 @@ const CONDITION: &[u8] = b"\r\nIf-None-Match:";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 fn main() {
-    let mut arguments = env::args().skip(1).map(|text| text.parse::<u16>());
-    let (Some(Ok(port)), Some(Ok(threads))) = (arguments.next(), arguments.next()) else {
-        eprintln!("floor PORT THREADS");
-        process::exit(64);
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let number = |place: usize| arguments.get(place).and_then(|text| text.parse::<u16>().ok());
+    let is_live = arguments.first().is_some_and(|text| text == "live");
+    let ran = match (is_live, number(0), number(1)) {
+        (true, _, Some(port)) => live::run(port),
+        (false, Some(port), Some(threads)) => run(port, threads),
+        _ => {
+            eprintln!("floor PORT THREADS | floor live PORT");
+            process::exit(64);
+        }
     };
-    if let Err(error) = run(port, threads) {
+    if let Err(error) = ran {
         eprintln!("floor: {error}");
         process::exit(1);
     }
