@@ -56,8 +56,10 @@ instructions: build ## instructions per hit and miss, beside those on record (RE
 	@$(ENSURE) python3 valgrind
 	python3 -B benches/instructions/run.py --tidegate $(TARGET)/release/tidegate $(if $(RECORD),--record)
 
-bench: tools ## what answers cost, beside nginx, HAProxy, Varnish and a bare loop (25 minutes; BENCH_ARGS=--help)
-	@$(ENSURE) python3 nginx haproxy varnishd wrk h2load oha curl openssl taskset
+bench: tools ## what answers cost, beside nginx, HAProxy, Varnish and a bare loop (40 minutes; BENCH_ARGS=--help)
+	@$(ENSURE) python3 nginx nchan haproxy varnishd wrk h2load oha curl openssl taskset redis-server
+	@$(ENSURE) pushpin || echo "bench: without Pushpin" >&2
+	@scripts/test-environment tests/python
 	$(CARGO) build --locked --release
 	$(CARGO) build --locked --release --package floor
 	python3 -B benches/compare/run.py --tidegate $(TARGET)/release/tidegate --floor $(TARGET)/release/floor $(BENCH_ARGS)

@@ -22,6 +22,7 @@ import tempfile
 import door
 import hits
 import latency
+import live
 import memory
 import misses
 import scale
@@ -34,25 +35,35 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 # In the order in which they run. Each has `compare(place, options)`, which gives a table in Markdown; the marker that
 # the table has in a document; its rounds, their seconds, and what it takes besides, at most.
-PARTS = {"hits": hits, "misses": misses, "door": door, "latency": latency, "scale": scale, "memory": memory}
+PARTS = {"hits": hits, "misses": misses, "door": door, "latency": latency, "scale": scale, "memory": memory,
+         "live": live}
 
 
-def circumstances(options):
+def circumstances(part, options):
     """When, what and on what."""
     revision = first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty")
     _, _, same_core = pick_cores()
     versions = [
         first_line(program("nginx"), "-v").removeprefix("nginx version: "),
-        first_line(program("haproxy"), "-v").split(" 20")[0],
-        first_line(program("varnishd"), "-V").removeprefix("varnishd (").split(" revision")[0],
-        first_line(program("wrk"), "-v").split(" [")[0],
+        *(part.versions() if hasattr(part, "versions") else compared_versions()),
     ]
     if options.tidegate:
         versions.append(f"Tidegate {revision}")
     apart = "two threads of one physical core: compare with care" if same_core else "one core each"
     quick = " A quick look, not a measurement." if options.quick else ""
+    if hasattr(part, "setting"):
+        return f"{now_and_here()}; {'; '.join(versions)}. {part.setting(options)}{quick}"
     return (f"{now_and_here()}; {'; '.join(versions)}. {options.rounds} rounds of {options.seconds} s, "
             f"{options.connections} connections; server and load on {apart}.{quick}")
+
+
+def compared_versions():
+    """Of those that most parts compare."""
+    return [
+        first_line(program("haproxy"), "-v").split(" 20")[0],
+        first_line(program("varnishd"), "-V").removeprefix("varnishd (").split(" revision")[0],
+        first_line(program("wrk"), "-v").split(" [")[0],
+    ]
 
 
 def keep(results, options):
@@ -90,6 +101,9 @@ def arguments():
     parser.add_argument("--seconds", type=positive, help="of each round")
     parser.add_argument("--connections", type=positive, default=64)
     parser.add_argument("--into", type=pathlib.Path, help="a document to put the tables into, between their markers")
+    parser.add_argument("--watchers", type=positive, help="live: how many watch (10,000)")
+    parser.add_argument("--pushes", type=positive, help="live: of each body and round (30)")
+    parser.add_argument("--scenario", choices=live.SCENARIOS, action="append", help="live: one; may be said again")
     options = parser.parse_args()
     for needed in (options.tidegate, options.floor):
         if not os.access(needed, os.X_OK):
@@ -115,7 +129,7 @@ def run(name, options):
             text = part.compare(Place(stack, directory, str(core), str(load_core), cores), options)
         finally:
             ignore_signals()
-    return f"{circumstances(options)}\n\n{text}"
+    return f"{circumstances(part, options)}\n\n{text}"
 
 
 def main():

@@ -59,22 +59,36 @@ class Server:
             template = (HERE / "peers" / config).read_text()
             file.write_text(fill_in(template, port=self.port, tls=self.ports["https"], **values))
         command = [part.format(config=file, directory=self.directory, port=self.port) for part in command]
+        self._command = ["taskset", "-c", str(core), *command]
+        self.start_again()
+
+    def start_again(self):
+        """Starts it, with the ports and files that it has."""
         with (self.directory / "stderr").open("wb") as errors:
             self._process = subprocess.Popen(
-                ["taskset", "-c", str(core), *command],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                start_new_session=True)
+
+    def kill(self):
+        """Ends it at once, as a fault does."""
+        self._process.kill()
+        self._process.wait(STOP_SECONDS)
 
     def wait_until_ready(self):
         """Returns once the port answers; a server that ends or stays silent is a failure that says why."""
+        self.wait_for_port(self.port)
+
+    def wait_for_port(self, port):
+        """Returns once this port answers."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.02)
         said = (self.directory / "stderr").read_text(errors="replace")[-2000:]
-        raise Failure(f"{self.name} did not come up on port {self.port}:\n{said}")
+        raise Failure(f"{self.name} did not come up on port {port}:\n{said}")
 
     def get(self, path, **headers):
         """One GET on a connection of its own: status, headers, body."""
