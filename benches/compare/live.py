@@ -47,13 +47,16 @@ def fan_out(place, options):
 
 
 def turn(stage, options, turns, memory):
-    """One server's turn: every size of body."""
-    for size in [300] * WARM_UPS:
-        stage.push(size)
-    for case, size in SIZES.items():
-        turns.setdefault((case, stage.peer.name), []).append(stage.pushes(options.pushes, size))
-        memory.setdefault(stage.peer.name, []).append(stage.kilobytes())
-    stage.end()
+    """One server's turn: every size of body. It counts if all of it was well."""
+    try:
+        for size in [300] * WARM_UPS:
+            stage.push(size)
+        taken = {case: (stage.pushes(options.pushes, size), stage.kilobytes()) for case, size in SIZES.items()}
+    finally:
+        stage.end()
+    for case, (cost, kilobytes) in taken.items():
+        turns.setdefault((case, stage.peer.name), []).append(cost)
+        memory.setdefault(stage.peer.name, []).append(kilobytes)
 
 
 def summary(turns):

@@ -43,10 +43,15 @@ class Stage:
         self.server = place.up(peer.start(origin))
         self.pusher = Pusher(loop, self.server.ports.get("push", self.server.port))
         self.crowd = Crowd(loop, self.server.ports["https" if tls else "http"], peer.request, tls)
-        # One stream ahead: what the server makes for the first one is not a watcher's memory.
-        self.crowd.open(1)
-        self.memory_before = self.server.memory()
-        self.crowd.open(min(count or options.watchers, peer.most) - 1)
+        try:
+            # One stream ahead: what the server makes for the first one is not a watcher's memory.
+            self.crowd.open(1)
+            self.memory_before = self.server.memory()
+            self.crowd.open(min(count or options.watchers, peer.most) - 1)
+        except (Failure, OSError):
+            # It must not run beside the next one.
+            self.end()
+            raise
 
     def push(self, size, pause=PAUSE_SECONDS):
         """Seconds from the push to the last byte at the last watcher."""
