@@ -140,13 +140,19 @@ impl LiveStream {
     }
 
     async fn serve<S: StreamSink>(&mut self, sink: &mut S, sent: &mut u64) -> Result<StreamEnd, ()> {
-        if let Some(header) = self.encoder.header() {
-            sink.send(Bytes::from_static(header)).await?;
-        }
+        let mut opening = self.encoder.header().map_or_else(Vec::new, <[u8]>::to_vec);
         if self.permit.is_none() {
+            if !opening.is_empty() {
+                sink.send(opening.into()).await?;
+            }
             let retry = RETURN_MS + rand::random_range(0..RETURN_MS);
             return self.finish(sink, StreamEnd::Limit, retry).await;
         }
+        // The client learns the interval before it has to rely on it, and a proxy that holds events back is found out
+        // at once.
+        self.encoder.push_text(&mut opening, &self.ping());
+        *sent += opening.len() as u64;
+        sink.send(opening.into()).await?;
         let now = Instant::now();
         let mut times = StreamTimes {
             ping: now + self.rules.ping,
@@ -183,11 +189,11 @@ impl LiveStream {
             if times.notice.is_some_and(|at| now >= at) {
                 times.notice = None;
                 let left = times.expires.map_or(0, |at| at.saturating_duration_since(now).as_secs());
-                self.notify(sink, "token", &format!("{{\"expires_in\":{left}}}"), sent).await?;
+                let text = notice("token", &format!("{{\"expires_in\":{left}}}"));
+                self.notify(sink, &text, sent).await?;
             }
             if now >= times.ping {
-                let seconds = self.rules.ping.as_secs();
-                self.notify(sink, "ping", &format!("{{\"interval\":{seconds}}}"), sent).await?;
+                self.notify(sink, &self.ping(), sent).await?;
                 times.ping = now + self.rules.ping;
             }
             timer.as_mut().reset(times.next().into());
@@ -263,16 +269,15 @@ impl LiveStream {
         }
     }
 
+    /// The event that says how often there is one.
+    fn ping(&self) -> Bytes {
+        notice("ping", &format!("{{\"interval\":{}}}", self.rules.ping.as_secs()))
+    }
+
     /// Writes an event of the gateway's own.
-    async fn notify<S: StreamSink>(
-        &mut self,
-        sink: &mut S,
-        name: &str,
-        data: &str,
-        sent: &mut u64,
-    ) -> Result<(), ()> {
+    async fn notify<S: StreamSink>(&mut self, sink: &mut S, text: &[u8], sent: &mut u64) -> Result<(), ()> {
         let mut content = Vec::new();
-        self.encoder.push_text(&mut content, &notice(name, data));
+        self.encoder.push_text(&mut content, text);
         *sent += content.len() as u64;
         sink.send(content.into()).await
     }
