@@ -46,8 +46,15 @@ fn script(rules: &EncodingConfig) -> Representation {
         cache_control: HeaderValue::from_static("no-cache"),
         varies_by_authorization: false,
     };
-    let content = Bytes::from_static(SCRIPT.as_bytes());
+    let content = Bytes::from(without_comments(SCRIPT));
     Representation::new(StatusCode::OK, vec![(header::CONTENT_TYPE, kind)], content, None, outside, rules)
+}
+
+/// The script without indentation and lines of comments.
+fn without_comments(script: &str) -> String {
+    let lines = script.lines().map(str::trim_start);
+    let code = lines.filter(|line| !(line.is_empty() || line.starts_with("//")));
+    code.fold(String::with_capacity(script.len()), |sent, line| sent + line + "\n")
 }
 
 #[cfg(test)]
