@@ -5,6 +5,7 @@ mod eager;
 mod entries;
 mod limits;
 mod long_poll;
+mod pages;
 mod protocols;
 mod slow;
 mod watching;

@@ -355,3 +355,55 @@ async fn plain_answers_of_a_watched_route_vary_by_accept() {
     assert!(reply.all("vary").to_ascii_lowercase().contains("origin"), "{reply:?}");
     assert_eq!(varies(&gateway.get("/plain").await.ok().all("vary")), 0, "a route without live");
 }
+
+/// The script of a `[[live]]`: asked for each time, and hardly ever sent.
+#[tokio::test]
+async fn the_script_is_validated_by_each_page_and_sent_once() {
+    const SCRIPT: &str = "/live.js";
+    let stage = Stage::set().await;
+    let http2 = stage.http2(Way::Http2).await;
+    let mut tags = Vec::new();
+    for by_http2 in [false, true] {
+        let ask = |method: &'static str, fields: Vec<(&'static str, String)>| {
+            let (gateway, http2) = (&stage.gateway, &http2);
+            async move {
+                let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                match by_http2 {
+                    true => http2.send(http2_request(method, SCRIPT, &fields)).await.unwrap(),
+                    false => gateway.send_with(method, SCRIPT, &fields).await,
+                }
+            }
+        };
+        let plain = ask("GET", vec![]).await.ok();
+        assert!(plain.text().contains("self.tidegate"), "{plain:?}");
+        for coding in ["gzip", "br", "zstd"] {
+            let encoded = ask("GET", vec![("accept-encoding", coding.to_owned())]).await.ok();
+            assert_eq!(encoded.header("content-encoding"), coding);
+            assert_eq!(encoded.decoded(), plain.body, "{coding}");
+            assert!(encoded.body.len() <= 3_072, "{coding}: {} bytes", encoded.body.len());
+            let head = ask("HEAD", vec![("accept-encoding", coding.to_owned())]).await.ok();
+            assert_eq!((head.body.len(), head.header("content-encoding")), (0, coding));
+            assert_eq!(head.header("content-length"), encoded.body.len().to_string());
+            for reply in [&plain, &encoded, &head] {
+                assert_eq!(reply.header("content-type"), "text/javascript; charset=utf-8");
+                assert_eq!(reply.header("cache-control"), "no-cache");
+                assert_eq!(reply.header("vary").to_ascii_lowercase(), "accept-encoding");
+            }
+            for (method, reply) in [("GET", &plain), ("HEAD", &plain), ("GET", &encoded)] {
+                let fields = vec![
+                    ("accept-encoding", reply.header("content-encoding").to_owned()),
+                    ("if-none-match", reply.header("etag").to_owned()),
+                ];
+                let same = ask(method, fields).await;
+                assert_eq!((same.status.as_u16(), same.body.len()), (304, 0), "{method} {coding}");
+                assert_eq!(same.header("etag"), reply.header("etag"));
+                assert_eq!(same.header("cache-control"), "no-cache");
+            }
+            tags.push(encoded.header("etag").to_owned());
+        }
+        let refused = ask("POST", vec![]).await.problem(405);
+        assert_eq!(refused.header("allow").replace(' ', ""), "GET,HEAD");
+    }
+    assert_eq!(tags[..3], tags[3..], "of all protocols");
+    assert_eq!(stage.origin.count(SCRIPT), 0);
+}

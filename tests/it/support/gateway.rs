@@ -354,6 +354,14 @@ impl Gateway {
         self.process.signal(Signal::SIGTERM);
     }
 
+    /// Kills it, and starts another one in its place.
+    pub async fn replace(&mut self, builder: &GatewayBuilder) {
+        self.process.kill();
+        let toml = builder.toml(self.address, self.admin);
+        let started = Self::launch(&toml, self.address, self.admin, builder).await;
+        *self = started.unwrap_or_else(|output| panic!("another one does not start:\n{output}"));
+    }
+
     /// Waits for its end.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         self.process.wait(deadline).await

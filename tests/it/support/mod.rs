@@ -4,6 +4,7 @@
 //! when a test panics. Nothing here sleeps for a fixed time: one waits on a condition, with a deadline.
 
 pub mod answer;
+pub mod browser;
 pub mod client;
 pub mod events;
 pub mod exchange;
