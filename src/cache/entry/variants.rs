@@ -5,9 +5,12 @@
 //! answer that came without `Vary` is not used for a request that differs in a field that a later answer
 //! varies by: some servers send `Vary: Origin` only in answers to requests with `Origin`. The request of an
 //! answer is known only in the fields that were known when it came; it counts as one without the others.
+//!
+//! An answer replaces the one that would have been chosen for its own request, whatever the two vary by (RFC
+//! 9111, 4.3.3): the older one was what the origin has just answered anew.
 
 use super::{CacheEntry, UseCount};
-use crate::cache::policy::{self, SelectingFields};
+use crate::cache::policy::{self, SelectingFields, StoredContent, VariantMatch};
 use http::{header, HeaderMap, HeaderName};
 use std::sync::Arc;
 
@@ -48,7 +51,13 @@ pub(crate) fn insert_variant(
     new: Arc<CacheEntry>,
     arrival: &VariantArrival<'_>,
 ) -> (Vec<Arc<CacheEntry>>, usize) {
-    there.retain(|entry| is_of_use(entry, arrival.now_ms));
+    there.retain(|entry| {
+        let is_replaced = is_replaced(entry, &new, arrival.request);
+        if is_replaced {
+            inherit(&new, entry);
+        }
+        !is_replaced && is_of_use(entry, arrival.now_ms)
+    });
     let mut names: Vec<HeaderName> =
         there.iter().chain([&new]).flat_map(|entry| varying_names(entry)).collect();
     names.extend_from_slice(arrival.told);
@@ -75,6 +84,20 @@ pub(crate) fn insert_variant(
         gone += 1;
     }
     (all, gone)
+}
+
+/// Returns true if an answer would be chosen for the request of the newer one: for that very request, or, as
+/// long as it varied by other fields, for one that it fits. A part replaces no whole answer.
+fn is_replaced(old: &CacheEntry, new: &CacheEntry, request: &HeaderMap) -> bool {
+    if new.part().is_some() {
+        return false;
+    }
+    let Some(selecting) = old.selecting() else { return true };
+    match selecting.matches(request, StoredContent::of(&old.representation.headers())) {
+        VariantMatch::Exact => true,
+        VariantMatch::Fits => varying_names(old) != varying_names(new),
+        VariantMatch::No => false,
+    }
 }
 
 /// The least used variant. Of several one at random: if more are requested in turn than are kept, the oldest
@@ -184,11 +207,34 @@ mod tests {
             let order = [(plain.clone(), &without), (named.clone(), &with_origin)];
             let [one, two] = if first { order } else { [order[1].clone(), order[0].clone()] };
             let all = arrive(arrive(Vec::new(), one.0, one.1, 9), two.0, two.1, 9);
-            assert_eq!(all.len(), 2);
             let vary =
                 |request| found(&all, request).map(|e| e.representation.header(&header::VARY).is_some());
-            assert_eq!((vary(&without), vary(&with_origin)), (Some(false), Some(true)), "{first}");
+            // The plain one would have been chosen for the request of the other, and is replaced by it.
+            assert_eq!(vary(&without), (!first).then_some(false), "{first}");
+            assert_eq!(vary(&with_origin), Some(true), "{first}");
             assert_eq!(vary(&other), None, "{first}");
+        }
+    }
+
+    #[test]
+    fn an_answer_replaces_the_one_that_its_request_would_get() {
+        let (one, other) = (fields(&[("x-v", "1")]), fields(&[("x-v", "2")]));
+        let (gzip, brotli) = (fields(&[("accept-encoding", "gzip")]), fields(&[("accept-encoding", "br")]));
+        // The `Vary` and the request of the older answer, those of the newer one, and how many stay.
+        for (old, old_request, new, new_request, stay) in [
+            (None, &one, Some("Cookie"), &one, 1),
+            (None, &one, Some("X-V"), &other, 1),
+            (Some("X-V"), &one, None, &one, 1),
+            (Some("X-V"), &one, None, &other, 2),
+            (Some("X-V"), &one, Some("X-W, X-V"), &one, 1),
+            (Some("X-V"), &one, Some("X-W, X-V"), &other, 2),
+            (Some("Accept-Encoding"), &gzip, Some("Accept-Encoding"), &brotli, 2),
+            (Some("Accept-Encoding"), &gzip, Some("Accept-Encoding, X-V"), &brotli, 1),
+            (Some("Accept-Encoding"), &gzip, None, &brotli, 1),
+        ] {
+            let all = arrive(Vec::new(), entry(old, 60_000), old_request, 9);
+            let all = arrive(all, entry(new, 60_000), new_request, 9);
+            assert_eq!(all.len(), stay, "{old:?} {old_request:?}, {new:?} {new_request:?}");
         }
     }
 

@@ -177,7 +177,7 @@ impl Cache {
                         attempt += 1;
                         continue;
                     }
-                    None => return self.failed(hands, job, OriginFetchError::Unreachable),
+                    None => return self.failed(hands, job, OriginFetchError::Malformed),
                 }
             }
             let mut draft = self.draft(job, &fetched);
@@ -292,8 +292,8 @@ impl Cache {
     fn head_has_come(&self, hands: &mut FillOutputs, job: &FillJob, draft: &EntryDraft) {
         if draft.ends_stored {
             job.mode.end_stored(self);
-        } else if draft.status == StatusCode::PARTIAL_CONTENT {
-            job.mode.part_has_come(self, draft);
+        } else {
+            job.mode.end_older(self, draft);
         }
         if draft.verdict != StoreVerdict::Keep {
             self.finish_refresh(job, draft.ends_stored);

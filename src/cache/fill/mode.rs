@@ -81,8 +81,9 @@ pub(crate) trait FillMode: Send + Sync {
     /// 9111, 4.3.3).
     fn end_stored(&self, cache: &Cache);
 
-    /// Ends the stored answers that a part shows to be of an older representation.
-    fn part_has_come(&self, _cache: &Cache, _draft: &EntryDraft) {}
+    /// Ends the stored answers that an answer shows to be of an older representation, although it does not
+    /// end them by itself: a part, or one that its client forbids to store.
+    fn end_older(&self, _cache: &Cache, _draft: &EntryDraft) {}
 
     /// Returns true if the answer may be stored in Redis.
     fn uses_second_tier(&self) -> bool;

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use async_trait::async_trait;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::{sync::Arc, time::Duration};
 
 /// The fill of an answer whose origin decides.
@@ -101,12 +101,21 @@ impl FillMode for OriginFill {
         cache.end_followed(&self.asking, self.sent.at_ms, |_| true);
     }
 
-    /// A part for credentials alone has no effect.
-    fn part_has_come(&self, cache: &Cache, draft: &EntryDraft) {
-        if draft.verdict == StoreVerdict::Keep || !self.asking.authorized {
-            let part = draft.fields.iter().cloned().collect();
-            cache.end_others(&self.asking, self.sent.at_ms, &part);
-        }
+    /// An answer for credentials alone has no effect.
+    fn end_older(&self, cache: &Cache, draft: &EntryDraft) {
+        let is_evidence = draft.verdict == StoreVerdict::Keep || !self.asking.authorized;
+        let is_older = match draft.verdict.outcome() {
+            _ if !is_evidence => return,
+            _ if draft.status == StatusCode::PARTIAL_CONTENT => policy::is_part_of_another,
+            FillOutcome::NoStore if draft.status.is_success() && self.asking.asked.no_store => {
+                policy::is_other_than_stored
+            }
+            _ => return,
+        };
+        let answer = draft.fields.iter().cloned().collect();
+        cache.end_older(&self.asking, self.sent.at_ms, |entry| {
+            is_older(&entry.representation.headers(), &answer)
+        });
     }
 
     fn uses_second_tier(&self) -> bool {

@@ -148,7 +148,7 @@ impl Cache {
             Ok(_) if !is_tagged => Err(FillOutcome::Tags),
             other => other,
         };
-        // A client that forbids storing its answer does not end a stored one.
+        // A client that forbids storing its answer does not end a stored one of the same representation.
         let by_client = storable.is_ok() && asking.asked.no_store;
         let storable = if by_client { Err(FillOutcome::NoStore) } else { storable };
         let ends_stored = storable.is_err_and(|why| {
@@ -378,13 +378,18 @@ impl Cache {
         });
     }
 
-    /// Ends the stored answers with another representation than the one that this part belongs to.
-    pub(crate) fn end_others(&self, asking: &OriginLookup, before_ms: u64, part: &HeaderMap) {
-        let is_over = |entry: &CacheEntry| policy::is_part_of_another(&entry.representation.headers(), part);
+    /// Ends the answers to requests like this one that were received before then, here and in the store, if
+    /// any answer of the resource is shown to be older.
+    pub(crate) fn end_older(
+        &self,
+        asking: &OriginLookup,
+        before_ms: u64,
+        is_older: impl Fn(&CacheEntry) -> bool,
+    ) {
         let resource = self.memory.resource(asking.key.as_str());
-        if resource.is_some_and(|resource| resource.entries().iter().any(|entry| is_over(entry))) {
+        if resource.is_some_and(|resource| resource.entries().iter().any(|entry| is_older(entry))) {
             self.forget_followed(asking);
-            self.end_followed(asking, before_ms, is_over);
+            self.end_followed(asking, before_ms, is_older);
         }
     }
 

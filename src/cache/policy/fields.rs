@@ -162,15 +162,27 @@ pub fn head_effect(
 /// Returns true if a part belongs to another representation than the stored one: by `ETag`, or by
 /// `Last-Modified` if there is no `ETag`. Parts in another coding or language can't be compared.
 pub fn is_part_of_another(stored: &[StoredField], part: &HeaderMap) -> bool {
-    let same_form = |name: &HeaderName| find_field(stored, name) == part.get(name);
+    is_same_representation(stored, part) == Some(false)
+}
+
+/// Returns true if a whole answer replaces the stored one although it may not be stored itself: unless their
+/// validators say that they are the same representation.
+pub fn is_other_than_stored(stored: &[StoredField], answer: &HeaderMap) -> bool {
+    is_same_representation(stored, answer) != Some(true)
+}
+
+/// Compares the representations of two answers by their validators. `None`: they are in another coding or
+/// language, or have no validator in common.
+fn is_same_representation(stored: &[StoredField], answer: &HeaderMap) -> Option<bool> {
+    let same_form = |name: &HeaderName| find_field(stored, name) == answer.get(name);
     if !same_form(&header::CONTENT_ENCODING) || !same_form(&header::CONTENT_LANGUAGE) {
-        return false;
+        return None;
     }
-    let both = |name: &HeaderName| Some((find_field(stored, name)?, part.get(name)?));
+    let both = |name: &HeaderName| Some((find_field(stored, name)?, answer.get(name)?));
     match (both(&header::ETAG), both(&header::LAST_MODIFIED)) {
-        (Some((kept, now)), _) => opaque(kept) != opaque(now),
-        (None, Some((kept, now))) => kept != now,
-        (None, None) => false,
+        (Some((kept, now)), _) => Some(opaque(kept) == opaque(now)),
+        (None, Some((kept, now))) => Some(kept == now),
+        (None, None) => None,
     }
 }
 

@@ -24,7 +24,8 @@ mod test_kit;
 pub(super) use terms::millis;
 pub use {
     fields::{
-        condition_fields, head_effect, is_part_of_another, renew_terms, stored_fields, validates, HeadEffect,
+        condition_fields, head_effect, is_other_than_stored, is_part_of_another, renew_terms, stored_fields,
+        validates, HeadEffect,
     },
     origin_driven::{
         decide_reuse,

@@ -9,8 +9,10 @@ use std::sync::{
     Arc,
 };
 
+type Fields = &'static [(&'static str, &'static str)];
+
 /// An origin's answer to a refresh or a validation, and whether it ends the stored one.
-type Case = (&'static str, u16, &'static [(&'static str, &'static str)], bool);
+type Case = (&'static str, u16, Fields, bool);
 
 const CASES: [Case; 26] = [
     ("/404", 404, &[], true),
@@ -92,6 +94,106 @@ async fn a_validation_that_is_answered_ends_what_was_stale() {
         };
         assert_eq!(reply.text(), expected, "{path}: {reply:?}");
         for _ in 0..3 {
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+        }
+    }
+}
+
+/// An answer replaces the one that its request would have got, whatever it varies by: for each way in which a stored
+/// answer comes to be asked for anew.
+#[tokio::test]
+async fn an_answer_under_another_vary_ends_what_it_replaces() {
+    const ASKS: [(&str, &str); 1] = [("x-v", "1")];
+    const ANEW: [(&str, &str); 2] = [("x-v", "1"), ("cache-control", "no-cache")];
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let alone = Gateway::with(&origin).origin("retries = 0").route("/*", HEARS).start().await;
+    let route = r#"cache = { follow = "origin", redis = "1MiB", request_directives = true }"#;
+    let shared =
+        Gateway::with(&origin).origin("retries = 0").redis(&redis.url()).route("/*", route).start().await;
+    let before = [("/varied", Some("X-W")), ("/plain", None)];
+    let after: [(&str, u16, Fields); 5] = [
+        ("/404", 404, &[MINUTE, ("vary", "X-V")]),
+        ("/200", 200, &[MINUTE, ("etag", "\"v2\""), ("vary", "X-V")]),
+        ("/200-other", 200, &[MINUTE, ("etag", "\"v2\""), ("vary", "X-V, X-W, Cookie")]),
+        ("/200-coding", 200, &[MINUTE, ("etag", "\"v2\""), ("vary", "Accept-Encoding, X-V")]),
+        ("/304", 304, &[MINUTE, ("etag", "\"v1\""), ("vary", "X-V, X-W")]),
+    ];
+    let ways: [(&str, &str, Fields); 4] = [
+        ("GET", ", stale-while-revalidate=600, stale-if-error=600", &ASKS),
+        ("GET", ", stale-if-error=600", &ASKS),
+        ("GET", "fresh", &ANEW),
+        ("HEAD", ", stale-if-error=600", &ANEW),
+    ];
+    for (gateway, node) in [(&alone, "alone"), (&shared, "shared")] {
+        for ((kind, vary), (to, status, fields)) in
+            before.iter().flat_map(|b| after.iter().map(move |a| (b, a)))
+        {
+            for (number, (method, grace, asks)) in ways.iter().enumerate() {
+                if *method == "HEAD" && *status == 304 {
+                    continue; // It is none to a request without conditions.
+                }
+                let path = &*format!("/{node}{kind}{to}/{number}");
+                let (vary, status, grace) = (*vary, *status, *grace);
+                let (fields, asked) = (fields.to_vec(), AtomicUsize::new(0));
+                origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                    0 => {
+                        let old = if grace == "fresh" { fresh("old") } else { stale("old", grace) };
+                        let old = old.header("etag", "\"v1\"");
+                        vary.into_iter().fold(old, |old, vary| old.header("vary", vary))
+                    }
+                    1 => with(if status == 304 { "" } else { "newer" }, &fields).status(status),
+                    _ => with("down", &[]).status(503),
+                });
+                gateway.get(path).await.ok();
+                gateway.send_with(method, path, asks).await;
+                until("it was asked for anew", SOON, || async { origin.count(path) >= 2 }).await;
+                until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                    gateway.get(path).await.text() != "old"
+                })
+                .await;
+                for other in [&[][..], &[("x-v", "2")], &[("x-w", "1")]] {
+                    let reply = gateway.get_with(path, other).await;
+                    assert_ne!(reply.text(), "old", "{path} {other:?}: {reply:?}");
+                }
+                // The newer one is for who asks like that.
+                let reply = gateway.get_with(path, &ASKS).await;
+                let expected = match (*method, status) {
+                    ("HEAD", _) => "down",
+                    (_, 304) => "old",
+                    _ => "newer",
+                };
+                assert_eq!(reply.text(), expected, "{path}: {reply:?}");
+            }
+        }
+    }
+}
+
+/// A client may forbid to store its answer, which shows all the same that the stored one is older.
+#[tokio::test]
+async fn an_answer_that_its_client_forbids_to_store_ends_an_older_one() {
+    let origin = TestOrigin::start().await;
+    let gateway = Gateway::with(&origin).origin("retries = 0").route("/*", HEARS).start().await;
+    let large = "newer".repeat(4_000_000);
+    for (path, etag, body, fields, ends) in [
+        ("/same", Some("\"v1\""), "old", &[][..], false),
+        ("/other", Some("\"v2\""), "newer", &[], true),
+        ("/untold", None, "newer", &[], true),
+        ("/large", Some("\"v2\""), &large, &[], true),
+        ("/mine", Some("\"v2\""), "newer", &[("authorization", "Basic YW5u")], false),
+    ] {
+        for grace in ["fresh", ", stale-if-error=600"] {
+            let path = &*format!("{path}/{}", grace.len());
+            let (body, asked) = (body.to_owned(), AtomicUsize::new(0));
+            origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 if grace == "fresh" => fresh("old").header("etag", "\"v1\""),
+                0 => stale("old", grace).header("etag", "\"v1\""),
+                1 => etag.into_iter().fold(fresh(&body), |answer, etag| answer.header("etag", etag)),
+                _ => with("down", &[]).status(503),
+            });
+            gateway.get(path).await.ok();
+            let asks = [fields, &[("cache-control", "no-cache, no-store")]].concat();
+            gateway.get_with(path, &asks).await.ok();
             let reply = gateway.get(path).await;
             assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
         }
@@ -334,7 +436,9 @@ async fn a_304_that_nobody_asked_for_is_not_passed_on() {
         assert_eq!(gateway.get(path).await.ok().text(), "the page", "{path}");
     }
     for path in ["/always", "/kpi/always", "/off/always", "/off/once"] {
-        gateway.get(path).await.problem(502);
+        let reply = gateway.get(path).await;
+        assert!(says(&reply, "detail=origin-malformed"), "{path}: {reply:?}");
+        reply.problem(502);
     }
     assert_eq!(gateway.get_with("/always", &[("authorization", "Basic x")]).await.status, 502);
     // Who asked for it gets it.
