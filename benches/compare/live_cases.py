@@ -20,7 +20,7 @@ from watchers import NEVER, Loop, Origin, Pusher
 
 PEER = "Tidegate, 2 workers"
 FEW = 1000
-STALLED, GENERATIONS, STATE_BYTES = 50, 1000, 64 * 1024
+STALLED, GENERATIONS, STATE_BYTES = 500, 1000, 64 * 1024
 WRITES_PER_SECOND, FLOOD_SECONDS, STEP_SECONDS = 10_000, 5, 0.01
 # A number above every time, which a bump writes.
 VERSION_WRITE = b"*3\r\n$3\r\nSET\r\n$21\r\ndash:ver:bench:public\r\n$13\r\n2%012d\r\n"

@@ -270,7 +270,10 @@ impl ConnectionServer {
                     let served = Box::pin(gateway.serve(&mut *connection, request, announce())).await;
                     Some(match served {
                         ServedRequest::Done(fate) => fate,
-                        ServedRequest::Stream(stream) => Box::pin(stream.run_native(&mut *connection)).await,
+                        ServedRequest::Stream(stream) => {
+                            connection.begin_events();
+                            Box::pin(stream.run_native(&mut *connection)).await
+                        }
                     })
                 }
             };

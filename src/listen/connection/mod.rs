@@ -146,6 +146,11 @@ impl HttpConnection {
         Ok(true)
     }
 
+    /// Begins a stream of events, with which the connection ends; see [`TimedStream::begin_events`].
+    pub(crate) fn begin_events(&mut self) {
+        self.stream.begin_events();
+    }
+
     /// Returns true if no part of the next request has come with the last one.
     pub(crate) fn is_between_requests(&self) -> bool {
         self.ahead.is_empty() && self.read == self.signals.taken.load(Ordering::Relaxed)

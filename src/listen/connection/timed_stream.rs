@@ -44,6 +44,8 @@ use tokio::{
 
 /// The most unsent bytes of a file that the kernel buffers.
 const MAX_UNSENT_FILE_BYTES: u32 = 4 << 20;
+/// The most unsent bytes of a stream of events that the kernel buffers: what is there can't be skipped.
+const MAX_UNSENT_EVENT_BYTES: u32 = 16 * 1024;
 
 /// The client of a connection, and the shared state that is told of it.
 pub(crate) struct ConnectionParty {
@@ -139,6 +141,13 @@ impl TimedStream {
         };
         let result = sendfile::poll_sendfile(socket, cx, file, at, most);
         self.written(cx, result, |bytes| *bytes)
+    }
+
+    /// Limits the unsent bytes for a stream of events, with which the connection ends.
+    pub(crate) fn begin_events(&mut self) {
+        self.roomy = false;
+        let socket = SockRef::from(self.stream.socket());
+        socket.set_tcp_notsent_lowat(MAX_UNSENT_EVENT_BYTES).unwrap_or_default();
     }
 
     /// Sets the limit of unsent bytes: the kernel's copies of other bytes than a file's cost memory.

@@ -57,7 +57,8 @@ async fn clients_that_read_nothing_cost_no_memory_and_get_the_newest_state_when_
             assert!(told == 0 || next > last, "{next} after {last}");
             (told, last) = (told + 1, next);
         }
-        assert!(told < 100, "{told} of {STATES} states were kept for it");
+        // One in its own buffer and the kernel's, one on its way to them, and the newest.
+        assert!(told <= 3, "{told} of {STATES} states were kept for it");
     }
     let skipped = gateway.metrics().await.value("tidegate_live_skipped_states_total", &[]);
     assert!(skipped >= 1_000.0, "{skipped}");
