@@ -27,6 +27,11 @@ EVENT_END, CHUNK_END, LIST_END = b"\n\n", b"\n\n\r\n", b"]"
 SOCKETIO_CONNECT = b"\x81\x82\x00\x00\x00\x0040"
 
 
+def states_in(data):
+    """How many events begin here that are not the server's own."""
+    return data.count(b"\ndata: ") - data.count(b"event: ping\n")
+
+
 class Loop:
     """One epoll for all; a handler for each descriptor but those of the watchers."""
 
@@ -185,7 +190,7 @@ class Crowd:
         state = self.states[number]
         if state == AWAITED:
             if self.marker not in data:
-                self.events += 1
+                self.events += states_in(data)
                 return
             state = self.states[number] = BEGUN
         elif state >= NEW:
@@ -213,7 +218,7 @@ class Crowd:
             self.head = data
             self.tail = CHUNK_END if b"transfer-encoding: chunked" in data.lower() else EVENT_END
             self.states[number], self.new = AWAITED, self.new - 1
-            self.events += b"\ndata: " in data.partition(b"\r\n\r\n")[2]
+            self.events += states_in(data.partition(b"\r\n\r\n")[2])
 
     def _gone(self, number):
         self.new -= self.states[number] >= NEW
