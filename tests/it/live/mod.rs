@@ -1,5 +1,6 @@
 //! Watching entries: streams of events, long-polling, and what ends them.
 
+mod any_text;
 mod coherence;
 mod eager;
 mod entries;
@@ -50,4 +51,12 @@ async fn until_watched_by(gateway: &Gateway, route: &str, watchers: u32) {
 /// The number of streams that ended for this reason.
 async fn ended(gateway: &Gateway, reason: &str) -> f64 {
     gateway.metrics().await.value("tidegate_live_streams_ended_total", &[("reason", reason)])
+}
+
+/// The seed of what is random: `LIVE_SEED`, else another one each time. A test that fails shows it.
+fn seed() -> u64 {
+    let told = std::env::var("LIVE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = told.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    println!("again: LIVE_SEED={seed}");
+    seed
 }

@@ -6,9 +6,10 @@
 
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 
+use crate::support::node::run;
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -31,21 +32,6 @@ fn drive(url: &str, name: &str) -> serde_json::Value {
         }
     }
     run("dashboard.mjs", &arguments)
-}
-
-/// Runs a script; its result.
-fn run(script: &str, arguments: &[String]) -> serde_json::Value {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
-    assert!(
-        here.join("node_modules/playwright-core/package.json").exists(),
-        "playwright-core is missing: run `npm ci --prefix tests/browser`"
-    );
-    let mut command = Command::new("node");
-    command.arg(here.join(script)).args(arguments);
-    let output = command.output().expect("node can't be started: install Node.js 20 or later");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script} {arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
 fn count(result: &serde_json::Value, when: &str) -> u64 {

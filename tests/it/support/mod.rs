@@ -10,6 +10,7 @@ pub mod events;
 pub mod exchange;
 pub mod gateway;
 pub mod metrics;
+pub mod node;
 pub mod origin;
 pub mod process;
 pub mod proxy;
