@@ -83,10 +83,10 @@ slow: build ## what slow and hostile clients cost the others (slowhttptest, 3 mi
 
 SECONDS ?= 60
 SEED ?= 1
-chaos: build ## whole nodes under faults by a seed; prints how old answers were (SECONDS=600 SEED=7,8: so long for each)
+chaos: build ## whole nodes under faults by a seed, then streams; prints how old answers were (SECONDS=600 SEED=7,8: so long for each)
 	@$(ENSURE) redis-server
 	TIDEGATE_BIN=$(TARGET)/release/tidegate CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
-		$(CARGO) test --locked --quiet --test it coherence::chaos::long -- --ignored --nocapture
+		$(CARGO) test --locked --quiet --test it -- --ignored --nocapture --test-threads=1 coherence::chaos::long live::chaos::long
 
 DEPTH ?= 6
 model: tools ## all orders of events between two nodes and a store up to a depth, and many long ones (DEPTH=7)

@@ -1,6 +1,7 @@
 //! Watching entries: streams of events, long-polling, and what ends them.
 
 mod any_text;
+mod chaos;
 mod coherence;
 mod eager;
 mod entries;
