@@ -1,12 +1,7 @@
-//! The ends of streams: limits, tokens, reloads, and clients that leave.
+//! The ends of streams: limits, tokens, reloads.
 
 use super::*;
 use crate::support::gateway::{sign, token};
-use std::time::{Duration, Instant};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 fn live(rules: &str, more: &str) -> String {
     format!("cache = {{ namespace = \"kpi\", ttl = \"60s\" }}\nlive = {rules}\n{more}")
@@ -146,42 +141,4 @@ async fn the_limits_and_signatures_of_a_route_hold_for_its_streams() {
     gateway.get_with("/kpi", &accept).await.problem(429);
     gateway.get_with("/signed", &accept).await.problem(403);
     until_watched_by(&gateway, "kpi", 0).await;
-}
-
-#[tokio::test]
-async fn clients_that_come_and_go_leave_nothing_behind() {
-    let (origin, orders) = shop("/kpi").await;
-    let mut gateway =
-        Gateway::with(&origin).route("/kpi", LIVE_KPI).event("order_created", &["kpi"]).start().await;
-    let request = "GET /kpi HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n";
-    let visit = |n: usize| {
-        let to = gateway.address();
-        async move {
-            let mut stream = TcpStream::connect(to).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            // One in three doesn't even wait for the head.
-            if !n.is_multiple_of(3) {
-                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
-            }
-        }
-    };
-    for n in 0..300 {
-        visit(n).await;
-    }
-    until_watched_by(&gateway, "kpi", 0).await;
-    let before = gateway.memory().0;
-    for n in 0..2_000 {
-        visit(n).await;
-    }
-    until_watched_by(&gateway, "kpi", 0).await;
-    let grown = gateway.memory().0.saturating_sub(before);
-    assert!(grown < 8 << 20, "memory grew by {grown} bytes");
-    // All is as it was: the next client gets what is current.
-    orders.store(1, Ordering::SeqCst);
-    gateway.bump("public").await;
-    let began = Instant::now();
-    let mut stream = EventStream::open(gateway.address(), "/kpi", &[]).await;
-    reaches(&mut stream, &json!({ "orders": 1 })).await;
-    assert!(began.elapsed() < SOON - Duration::from_secs(1));
-    gateway.assert_sound().await;
 }

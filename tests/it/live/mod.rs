@@ -2,6 +2,7 @@
 
 mod any_text;
 mod chaos;
+mod churn;
 mod coherence;
 mod eager;
 mod entries;
