@@ -11,6 +11,7 @@ mod long_poll;
 mod pages;
 mod protocols;
 mod slow;
+mod version_writes;
 mod watching;
 
 use crate::support::{events::EventStream, *};
