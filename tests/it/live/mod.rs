@@ -1,8 +1,6 @@
 //! Watching entries: streams of events, long-polling, and what ends them.
 
-mod any_text;
 mod chaos;
-mod churn;
 mod coherence;
 mod eager;
 mod entries;
@@ -10,8 +8,7 @@ mod limits;
 mod long_poll;
 mod pages;
 mod protocols;
-mod slow;
-mod version_writes;
+mod robustness;
 mod watching;
 
 use crate::support::{events::EventStream, *};

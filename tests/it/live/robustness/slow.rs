@@ -1,6 +1,6 @@
 //! Clients that are slower than the changes, and changes that are faster than anyone needs.
 
-use super::*;
+use crate::live::*;
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 

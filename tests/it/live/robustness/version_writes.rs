@@ -1,7 +1,7 @@
 //! An application that writes its version key ten thousand times a second: few requests to the origin, and the last
 //! state everywhere.
 
-use super::*;
+use crate::live::*;
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 

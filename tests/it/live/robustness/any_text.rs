@@ -1,6 +1,6 @@
 //! Any text on its way through the gateway and a parser that others wrote, the npm package `eventsource-parser`.
 
-use super::*;
+use crate::live::*;
 use crate::support::node;
 use flate2::read::GzDecoder;
 use rand::{rngs::StdRng, seq::IndexedRandom, Rng, SeedableRng};

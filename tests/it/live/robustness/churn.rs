@@ -1,6 +1,6 @@
 //! Clients that come and go by the thousand: the gauge is the number of sockets, and memory does not grow.
 
-use super::*;
+use crate::live::*;
 use rand::{rngs::StdRng, Rng, SeedableRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
