@@ -13,8 +13,9 @@ pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-c
 
 /// Fields that end with the connection, whether `Connection` names them or not. `Connection` itself, `Upgrade`
 /// and `Transfer-Encoding` are not among them: [`is_hop_by_hop`] includes those.
-pub(crate) static HOP_BY_HOP_FIELDS: [HeaderName; 6] = [
+pub(crate) static HOP_BY_HOP_FIELDS: [HeaderName; 7] = [
     KEEP_ALIVE,
+    HeaderName::from_static("http2-settings"),
     PROXY_CONNECTION,
     header::PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
@@ -76,7 +77,18 @@ mod tests {
 
     #[test]
     fn fields_of_a_connection_are_known() {
-        let of_a_connection = ["connection", "upgrade", "transfer-encoding", "keep-alive", "te", "trailer"];
+        let of_a_connection = [
+            "connection",
+            "upgrade",
+            "transfer-encoding",
+            "keep-alive",
+            "te",
+            "trailer",
+            "http2-settings",
+            "proxy-connection",
+            "proxy-authenticate",
+            "proxy-authentication-info",
+        ];
         for (names, is) in [(&of_a_connection[..], true), (&["content-length", "via", "host"], false)] {
             for name in names {
                 assert_eq!(is_hop_by_hop(&HeaderName::from_static(name)), is, "{name}");

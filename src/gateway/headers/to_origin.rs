@@ -9,7 +9,7 @@ use crate::{
     config::{CacheRules, CacheScope},
     gateway::context::RequestContext,
     http::{
-        hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS, KEEP_ALIVE, PROXY_CONNECTION},
+        hop_by_hop::{connection_options, HOP_BY_HOP_FIELDS},
         names::{
             is_accel_field, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, ORIGIN_FIELDS, REAL_IP,
             REQUEST_ID, ROLE, TENANT, USER,
@@ -45,6 +45,9 @@ fn set_gateway_fields_for(
     let named = request.headers.get(header::HOST).cloned();
     let host = host.and_then(|host| HeaderValue::from_str(host).ok()).or(named);
     request.remove_header(&header::PROXY_AUTHORIZATION);
+    for name in &HOP_BY_HOP_FIELDS {
+        request.remove_header(name);
+    }
     for (name, value) in gateway_fields(ctx, host) {
         insert_field(request, name, Ok(value));
     }
@@ -119,21 +122,11 @@ pub(crate) fn proxied_fields(
     ctx: &RequestContext,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let told = ctx.client.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
-    request_fields(request, ctx, told.or_else(|| named.cloned()), |name| CONNECTION_FIELDS.contains(name))
+    request_fields(request, ctx, told.or_else(|| named.cloned()), |name| {
+        HOP_BY_HOP_FIELDS.contains(name)
+            || [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
+    })
 }
-
-/// Fields of the client's connection (RFC 9110, 7.6.1), and those that frame a body: it is framed anew.
-static CONNECTION_FIELDS: [HeaderName; 9] = [
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    HeaderName::from_static("http2-settings"),
-];
 
 fn insert_field(
     request: &mut RequestHeader,

@@ -45,7 +45,7 @@ pub(crate) fn vary_lines(names: &[HeaderName]) -> impl Iterator<Item = HeaderVal
 }
 
 fn is_unkeyed(name: &HeaderName, rules: &FollowRules) -> bool {
-    // `Accept.Language` is `Accept-Language` to CGI, and neither `Vary` nor a condition would see it.
+    // `Accept.Language` and `Accept_Language` are `Accept-Language` to CGI, and neither `Vary` nor a condition would see it.
     let is_free = claim_of_field(name.as_str()) == FieldClaim::Free && !is_disguised(name.as_str());
     !is_free && !rules.key_headers.contains(name)
 }
