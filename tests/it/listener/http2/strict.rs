@@ -157,6 +157,43 @@ async fn a_body_has_one_end() {
     assert_eq!(stage.origin.counts().len(), 2, "{:?}", stage.origin.counts());
 }
 
+/// Neither a rule nor the origin sees a field of a request's trailers. The library keeps pseudo fields of trailers to
+/// itself, and resets streams whose trailers have fields of an HTTP/1.1 connection.
+#[tokio::test]
+async fn no_trailer_changes_a_request() {
+    let stage = Stage::set("").await;
+    for (name, value, resets) in [
+        ("x-sum", "1", false),
+        (":path", "/other", false),
+        (":authority", "b.example", false),
+        ("host", "b.example", false),
+        ("content-length", "1", false),
+        ("authorization", "Basic eA==", false),
+        ("x-forwarded-for", "1.2.3.4", false),
+        ("transfer-encoding", "chunked", true),
+        ("connection", "close", true),
+        ("proxy-connection", "close", true),
+    ] {
+        let mut wire = Wire::connect(stage.prior).await;
+        let post = frame(HEADERS, END_HEADERS, 1, &request("POST", b"/x", &[]));
+        let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, &field(name, value.as_bytes()));
+        wire.send(&[post, frame(DATA, 0, 1, b"hello"), trailers].concat()).await;
+        let outcome = wire.outcome(1).await;
+        match resets {
+            true => assert_eq!(outcome, Outcome::Reset(PROTOCOL_ERROR), "{name}"),
+            false => {
+                assert!(outcome.is(200), "{name}: {outcome:?}");
+                let seen = stage.origin.seen("/x").pop().unwrap();
+                assert_eq!(&seen.body[..], b"hello", "{name}");
+                assert!(!format!("{:?}", seen.headers).contains(&format!("{value:?}")), "{name}");
+            }
+        }
+        wire.send(&get(3, "/next")).await;
+        assert!(matches!(wire.outcome(3).await, Outcome::Answered(_)), "{name}");
+    }
+    assert_eq!(stage.origin.count("/other"), 0);
+}
+
 /// RFC 7301: it has a name there like the others.
 #[tokio::test]
 async fn a_client_that_offers_nothing_but_http_1_0_is_served() {
