@@ -88,6 +88,13 @@ impl CanonicalPath {
     }
 }
 
+/// A target whose leading slashes are one: an origin could read the text after two of them as a host (RFC 3986,
+/// 4.2), and see another path than the one by which rules are chosen.
+pub(crate) fn with_one_leading_slash(target: &str) -> &str {
+    let slashes = target.len() - target.trim_start_matches('/').len();
+    &target[slashes.saturating_sub(1)..]
+}
+
 /// Normalizes a path and query without a change of their meaning (RFC 3986, 6.2.2): escapes in upper case,
 /// none for unreserved characters, one for each character that is not allowed in a URL. Broken escapes stay
 /// as they are.

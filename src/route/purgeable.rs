@@ -3,7 +3,7 @@
 use super::{RouteMatch, RouteTable};
 use crate::{
     config::{CacheMode, RouteConfig, RouteTarget},
-    http::canonical_path::CanonicalPath,
+    http::canonical_path::{CanonicalPath, PathFault},
     name::Namespace,
 };
 
@@ -15,6 +15,12 @@ pub enum NotPurgeable {
     /// No route matches this host and path for GET.
     #[error("no route answers a GET of it")]
     Unrouted,
+    /// Requests with such a path are refused.
+    #[error("no request can name it: its path {0}")]
+    Path(PathFault),
+    /// Requests with an escaped slash or backslash are refused there.
+    #[error("requests for it are refused: an escaped slash or backslash would lead to another route")]
+    EscapedSlash,
     /// Its answers are stored under a version of a namespace.
     #[error("it is cached under the namespace {0}, whose answers end when its version is bumped: by an event or `tidegate bump`")]
     Namespace(Namespace),
@@ -34,9 +40,11 @@ impl RouteTable {
     /// The reason for which it can't.
     pub fn purgeable(&self, routes: &[RouteConfig], host: &str, target: &str) -> Result<(), NotPurgeable> {
         let path = target.split('?').next().unwrap_or_default();
-        let Ok(canonical) = CanonicalPath::of(path) else { return Err(NotPurgeable::Unrouted) };
-        let RouteMatch::Found(index) = self.find(Some(host), &canonical, path, &Method::GET) else {
-            return Err(NotPurgeable::Unrouted);
+        let canonical = CanonicalPath::of(path).map_err(NotPurgeable::Path)?;
+        let index = match self.find(Some(host), &canonical, path, &Method::GET) {
+            RouteMatch::Found(index) => index,
+            RouteMatch::Ambiguous => return Err(NotPurgeable::EscapedSlash),
+            RouteMatch::NotFound | RouteMatch::MethodNotAllowed(_) => return Err(NotPurgeable::Unrouted),
         };
         match routes.get(index).map(|route| (&route.target, &route.cache)) {
             Some((RouteTarget::Files(_), _)) => Err(NotPurgeable::Files),

@@ -5,7 +5,10 @@
 //! refused, because it would show a client the fields that the gateway adds for the origin. An `Expect` other
 //! than `100-continue` (RFC 9110, 10.1.1) is refused.
 
-use crate::{http::authority, telemetry::labels::RejectReason};
+use crate::{
+    http::{authority, canonical_path::with_one_leading_slash},
+    telemetry::labels::RejectReason,
+};
 
 use http::{header, HeaderMap, HeaderValue, Method, Uri};
 use pingora_core::protocols::http::authority::{raw_target_authority, RawTargetAuthority};
@@ -34,13 +37,12 @@ pub(crate) fn normalize_request(request: &mut RequestHeader) -> Result<(), Rejec
     Ok(())
 }
 
-/// Merges the leading slashes of a path into one: an origin could read the text after two of them as a host
-/// (RFC 3986, 4.2), and see another path than the one by which rules are chosen.
+/// Merges the leading slashes of a path into one ([`with_one_leading_slash`]).
 fn merge_leading_slashes(request: &mut RequestHeader) -> Result<(), RejectReason> {
     let mut parts = request.uri.clone().into_parts();
     let target = parts.path_and_query.as_ref().map_or("", |target| target.as_str());
-    let merged = format!("/{}", target.trim_start_matches('/'));
-    parts.path_and_query = Some(merged.parse().map_err(|_| RejectReason::BadRequest)?);
+    let merged = with_one_leading_slash(target).parse();
+    parts.path_and_query = Some(merged.map_err(|_| RejectReason::BadRequest)?);
     request.set_uri(Uri::from_parts(parts).map_err(|_| RejectReason::BadRequest)?);
     Ok(())
 }

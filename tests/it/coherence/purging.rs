@@ -534,6 +534,7 @@ async fn operators_purge_by_a_command() {
         (&["http://a/", "--tag", "a"], 2),
         (&["http://a/x", "http://a/kpi"], 64),
         (&["http://a/files/x"], 64),
+        (&["http://a/y/../x"], 64),
     ] {
         let (got, text) = command(&file, words).await;
         assert_eq!(got, Some(code), "{words:?}: {text}");

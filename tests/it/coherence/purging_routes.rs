@@ -386,6 +386,9 @@ async fn a_purge_that_can_find_nothing_says_why() {
         ("http://a.example/files/x", "files"),
         ("http://a.example/off/x", "caches nothing"),
         ("http://b.example/x", "no route"),
+        ("http://a.example/y/../x", "dot segment"),
+        ("http://a.example/x%zz", "percent-encoding"),
+        ("http://a.example/kpi%2Fx", "escaped slash"),
     ] {
         for order in [json!({"url": url}), json!({"urls": ["http://a.example/x", url], "soft": true})] {
             let detail = gateway.purge(&order).await.problem(422).json()["detail"].to_string();
@@ -394,6 +397,21 @@ async fn a_purge_that_can_find_nothing_says_why() {
         assert!(get(&gateway, "/x").await.is_hit(), "nothing was purged");
     }
     assert_eq!(gateway.purge(&json!({"url": "http://a.example/x"})).await.ok().json()["purged"], 1);
+}
+
+/// One resource has one key: any spelling by which a request gets its answer orders its purge as well.
+#[tokio::test]
+async fn a_purge_finds_what_a_request_of_the_same_spelling_gets() {
+    let origin = TestOrigin::start().await;
+    origin.on("/~f/x", |seen| numbered(seen, "max-age=60"));
+    let gateway = Gateway::with(&origin).route("/*", FOLLOW).start().await;
+    for spelling in ["/~f/x", "//~f/x", "///~f/x", "/%7Ef/x", "/%7ef/x", "//%7Ef/%78"] {
+        filled(&gateway, "/~f/x").await;
+        assert!(get(&gateway, spelling).await.is_hit(), "{spelling}");
+        let order = json!({"url": format!("http://{}{spelling}", HOST.1)});
+        assert_eq!(gateway.purge(&order).await.ok().json()["purged"], 1, "{spelling}");
+        assert!(!get(&gateway, "/~f/x").await.is_hit(), "{spelling}: it is gone");
+    }
 }
 
 /// Whatever a page is tagged with, a purge finds it, or it isn't stored.

@@ -10,7 +10,10 @@
 
 use crate::{
     cache::key,
-    http::{authority, canonical_path::normalize_escapes},
+    http::{
+        authority,
+        canonical_path::{normalize_escapes, with_one_leading_slash},
+    },
 };
 use http::HeaderMap;
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -32,7 +35,7 @@ pub enum PurgeTarget {
     Url {
         /// The host, in the form of [`authority::normalize`].
         host: Box<str>,
-        /// The path and the query, in the form of [`normalize_escapes`].
+        /// The path and the query, in the form of [`normalize_escapes`], with one slash at the beginning.
         target: Box<str>,
     },
     /// All variants of a resource, by the number of [`key::resource_hash`].
@@ -81,7 +84,8 @@ pub enum PurgeRefusal {
 impl PurgeTarget {
     /// The resource `target` (path and query) of `host`, as a request names them.
     pub fn of(host: &str, target: &str) -> Self {
-        Self::Url { host: authority::normalize(host).into(), target: normalize_escapes(target).into() }
+        let target = normalize_escapes(with_one_leading_slash(target)).into();
+        Self::Url { host: authority::normalize(host).into(), target }
     }
 
     /// The resource at an absolute URL. A fragment is ignored.

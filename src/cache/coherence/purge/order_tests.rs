@@ -18,6 +18,9 @@ fn a_url_is_a_host_and_a_target() {
         ("http://a.example?y", "a.example", "/?y"),
         ("http://a.example/x#part/y", "a.example", "/x"),
         ("http://a.example./x://y", "a.example", "/x://y"),
+        ("http://a.example//f//x", "a.example", "/f//x"),
+        ("http://a.example///", "a.example", "/"),
+        ("http://a.example/%7Eann/%c3", "a.example", "/~ann/%C3"),
         ("http://[::1]:8080/%c3%A4", "[::1]:8080", "/%C3%A4"),
     ] {
         assert_eq!(PurgeTarget::url(text), url(host, target), "{text}");
