@@ -96,7 +96,7 @@ impl Cache {
 
     async fn fill(self: Arc<Self>, mut hands: FillOutputs, mut job: FillJob, mut fetcher: MissFetcher) {
         let began = Instant::now();
-        let deadline = tokio::time::Instant::now() + job.mode.limits().timeout;
+        let deadline = tokio::time::Instant::from_std(began) + job.mode.limits().timeout;
         // Boxed only if there is a second tier: most of what a fill could wait for is there.
         let shared = self.second_tier(&job).is_some();
         let claimed = match shared {
@@ -110,7 +110,7 @@ impl Cache {
         };
         let lease = claimed.as_ref();
         let left = lease.map(|_| hands.left());
-        let asked = Instant::now();
+        let asked = if shared { Instant::now() } else { began };
         let (outcome, to_store) = {
             let beside = lease.and_then(|lease| self.beside(lease, job.longest_wait()));
             let mut working =
@@ -127,10 +127,11 @@ impl Cache {
             }
         };
         drop(hands);
+        let ended = Instant::now();
         if matches!(outcome, FillOutcome::Stored | FillOutcome::Validated) {
-            job.mode.usual().learn(asked.elapsed());
+            job.mode.usual().learn(ended - asked);
         }
-        self.metrics.fill(outcome, began.elapsed());
+        self.metrics.fill(outcome, ended - began);
         if shared {
             Box::pin(self.hand_on(&job, &to_store, lease)).await;
         }

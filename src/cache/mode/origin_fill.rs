@@ -1,10 +1,7 @@
 //! Fills of routes that follow their origin: conditions for a validation, variants, and keys in Redis by the
 //! fields that tell these apart.
 
-use super::{
-    origin_lookup::OriginLookup,
-    origin_store::{ForwardStart, PurgePosition},
-};
+use super::{origin_lookup::OriginLookup, origin_store::ForwardStart};
 use crate::{
     cache::{
         entry::{self, variants::varying_names, CacheEntry, OpenedEnvelope, StoredValue},
@@ -19,7 +16,7 @@ use crate::{
         redis::RedisStore,
         Cache, FetchedHead,
     },
-    clock::{self, now_ms},
+    clock,
     config::FollowRules,
     representation::conditional::asks_if_modified,
     telemetry::labels::FillOutcome,
@@ -164,18 +161,17 @@ impl FillMode for OriginFill {
 }
 
 impl Cache {
-    /// The fill for a request, which begins now. `old`: the stale entry to validate.
+    /// The fill for a request, which begins at `now_ms`. `old`: the stale entry to validate.
     pub(crate) fn origin_job(
         &self,
         asking: Arc<OriginLookup>,
         old: Option<Arc<CacheEntry>>,
-        is_doubtful: bool,
+        (now_ms, is_doubtful): (u64, bool),
         unwatched: Option<Duration>,
     ) -> FillJob {
-        let since = PurgePosition { is_doubtful, ..self.since() };
         // A part can't be validated by itself.
         let old = old.filter(|entry| entry.part().is_none());
-        let sent = ForwardStart { at_ms: now_ms(), since };
+        let sent = ForwardStart { at_ms: now_ms, since: self.since(is_doubtful) };
         FillJob { unwatched, ..FillJob::new(OriginFill { asking, sent, old, told: Vec::new() }) }
     }
 

@@ -230,14 +230,14 @@ impl Cache {
         let begun = self.flights.begin_unless(&name, is_paused, || StreamingBody::begin(&self.arriving));
         if let Some((lead, follow)) = begun {
             // A flight may have landed since the entry was found.
-            let (key, headers, asked) = (&asking.key, &asking.headers, &asking.asked);
-            if let LookupResult::Serve(fresh) = self.find(key, headers, asked, knowledge, now_ms()) {
+            let (key, headers, asked, now) = (&asking.key, &asking.headers, &asking.asked, now_ms());
+            if let LookupResult::Serve(fresh) = self.find(key, headers, asked, knowledge, now) {
                 return lead.land(FlightOutcome::Filled(fresh));
             }
             let is_doubtful = knowledge == LogKnowledge::Doubtful;
             let job = FillJob {
                 refreshes: Some(put_off),
-                ..self.origin_job(asking, Some(entry), is_doubtful, None)
+                ..self.origin_job(asking, Some(entry), (now, is_doubtful), None)
             };
             drop(self.begin_fill(Some(lead), follow.cargo(), job, fetcher));
         }
@@ -281,7 +281,8 @@ impl Cache {
         let mut forward = ForwardReason::UriMiss;
         let (mut joins, mut errors) = (0, 0);
         while joins < MAX_JOINS && errors < MOST_ERRORS_OF_OTHERS {
-            let old = match self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now_ms()) {
+            let now = now_ms();
+            let old = match self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now) {
                 LookupResult::Serve(entry) => return (CacheAnswer::Entry(entry, CacheResult::Hit), forward),
                 LookupResult::ServeStale(entry) => {
                     self.refresh_followed(asking, entry.clone(), fetcher);
@@ -303,12 +304,12 @@ impl Cache {
             let past = old.clone().filter(|_| forward != ForwardReason::Unsure);
             if asking.is_alone() {
                 let unwatched = unwatched(&asking, old.is_some());
-                let job = self.origin_job(asking, old, is_doubtful, unwatched);
+                let job = self.origin_job(asking, old, (now, is_doubtful), unwatched);
                 let live = StreamingBody::begin(&self.arriving);
                 return (self.lead(None, live, job, (past, forward), fetcher).await, forward);
             }
             // A stored answer is validated all the same.
-            let marked = self.memory.marked(&asking.key, now_ms());
+            let marked = self.memory.marked(&asking.key, now);
             if let Some(why) = marked.filter(|why| old.is_none() && asking.is_marked(*why)) {
                 return (CacheAnswer::Pass(why), forward);
             }
@@ -318,7 +319,7 @@ impl Cache {
             {
                 FlightJoin::Lead(lead, follow) => {
                     // A flight may have landed since memory was looked at.
-                    let again = self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now_ms());
+                    let again = self.find(&asking.key, &asking.headers, &asking.asked, knowledge, now);
                     if let LookupResult::Serve(entry) = again {
                         lead.land(FlightOutcome::Filled(entry.clone()));
                         return (CacheAnswer::Entry(entry, CacheResult::Hit), forward);
@@ -327,8 +328,8 @@ impl Cache {
                     let live = follow.cargo().clone();
                     let shares_errors = errors >= ERRORS_OF_OTHERS;
                     let unwatched = unwatched(&asking, old.is_some());
-                    let job =
-                        FillJob { shares_errors, ..self.origin_job(asking, old, is_doubtful, unwatched) };
+                    let job = self.origin_job(asking, old, (now, is_doubtful), unwatched);
+                    let job = FillJob { shares_errors, ..job };
                     return (self.lead(Some(lead), live, job, (past, forward), fetcher).await, forward);
                 }
                 FlightJoin::Follow(follow) => {
@@ -372,9 +373,8 @@ impl Cache {
 
     /// Returns the knowledge of purges for a request that arrives now; waits for the log if that helps.
     async fn known_purges(&self) -> LogKnowledge {
-        let (LogKnowledge::Behind, Some(redis)) = (self.purges.knowledge(now_ms()), &self.redis) else {
-            return self.purges.knowledge(now_ms());
-        };
+        let knowledge = self.purges.knowledge(now_ms());
+        let (LogKnowledge::Behind, Some(redis)) = (knowledge, &self.redis) else { return knowledge };
         match Box::pin(redis.catch_up()).await {
             Ok(()) => LogKnowledge::Complete,
             Err(error) => {

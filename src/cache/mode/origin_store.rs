@@ -66,17 +66,22 @@ impl ResponseCapture {
 impl Cache {
     /// Notes the state for a request that goes to the origin now.
     pub fn sent(&self) -> ForwardStart {
-        ForwardStart { at_ms: now_ms(), since: self.since() }
+        let at_ms = now_ms();
+        ForwardStart { at_ms, since: self.since(self.is_in_doubt(at_ms)) }
     }
 
     pub(crate) fn is_current(&self, standing: &Validity) -> bool {
         matches!(standing, Validity::Log(stamp, _) if self.purges.verdict(stamp) == Purged::Current)
     }
 
-    pub(crate) fn since(&self) -> PurgePosition {
+    fn is_in_doubt(&self, now_ms: u64) -> bool {
+        self.purges.knowledge(now_ms) == LogKnowledge::Doubtful
+    }
+
+    /// The position of a fill that begins now.
+    pub(crate) fn since(&self, is_doubtful: bool) -> PurgePosition {
         // First the position: a purge in between then counts against the answer on every node.
         let position = self.purges.position();
-        let is_doubtful = self.purges.knowledge(now_ms()) == LogKnowledge::Doubtful;
         PurgePosition { position, id: self.purges.log_id(), is_doubtful }
     }
 
@@ -350,7 +355,7 @@ impl Cache {
 
     /// Excludes the invalidation by the POST itself from the purges that count against its answer.
     pub fn invalidated(&self, capture: &mut ResponseCapture) {
-        let since = self.since();
+        let since = self.since(self.is_in_doubt(now_ms()));
         let fields: HeaderMap = capture.draft.fields.iter().cloned().collect();
         capture.draft.standing =
             Validity::Log(self.stamp(since, &capture.asking, &fields).0, since.id.map(Box::new));
