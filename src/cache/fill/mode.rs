@@ -82,7 +82,7 @@ pub(crate) trait FillMode: Send + Sync {
     fn end_stored(&self, cache: &Cache);
 
     /// Ends the stored answers that an answer shows to be of an older representation, although it does not
-    /// end them by itself: a part, or one that its client forbids to store.
+    /// end them by itself: a part, one that its client forbids to store, or one that is made for a cookie.
     fn end_older(&self, _cache: &Cache, _draft: &EntryDraft) {}
 
     /// Returns true if the answer may be stored in Redis.

@@ -104,7 +104,9 @@ impl FillMode for OriginFill {
         let is_older = match draft.verdict.outcome() {
             _ if !is_evidence => return,
             _ if draft.status == StatusCode::PARTIAL_CONTENT => policy::is_part_of_another,
-            FillOutcome::NoStore if draft.status.is_success() && self.asking.asked.no_store => {
+            FillOutcome::NoStore if !self.asking.asked.no_store => return,
+            // What it was made for keeps it from being stored, not from being newer.
+            FillOutcome::NoStore | FillOutcome::Cookie if draft.status.is_success() => {
                 policy::is_other_than_stored
             }
             _ => return,

@@ -602,10 +602,7 @@ pub(crate) fn select_variant<'r>(
 
 /// Returns true if an answer, or a part of it, is stored for requests like this one.
 pub(crate) fn is_stored_for(entry: &CacheEntry, headers: &HeaderMap) -> bool {
-    let stored = entry.representation.headers();
-    entry.selecting().is_none_or(|selecting| {
-        selecting.matches(headers, policy::StoredContent::of(&stored)) != VariantMatch::No
-    })
+    variant_of(entry, headers) != VariantMatch::No
 }
 
 pub(crate) fn match_variant(entry: &CacheEntry, headers: &HeaderMap) -> VariantMatch {
@@ -614,6 +611,11 @@ pub(crate) fn match_variant(entry: &CacheEntry, headers: &HeaderMap) -> VariantM
             return VariantMatch::No;
         }
     }
+    variant_of(entry, headers)
+}
+
+/// Matches a request with the one that led to an answer, or to a part of it.
+pub(crate) fn variant_of(entry: &CacheEntry, headers: &HeaderMap) -> VariantMatch {
     let Some(selecting) = entry.selecting() else { return VariantMatch::Exact };
     let stored = entry.representation.headers();
     selecting.matches(headers, policy::StoredContent::of(&stored))

@@ -1,7 +1,7 @@
 //! Stored answers of an origin that is followed: from the head of an answer, a 304, a part, a HEAD and an
 //! answer that passes through.
 
-use super::origin_lookup::{is_stored_for, match_variant, OriginLookup};
+use super::origin_lookup::{is_stored_for, variant_of, OriginLookup};
 use crate::{
     cache::{
         coherence::purge::{self, LogKnowledge, PurgeStamp, PurgeVerdict as Purged, RecordId},
@@ -215,7 +215,8 @@ impl Cache {
             received: clock::reading(),
         };
         let what = &old.representation;
-        let (fields, terms) = policy::renew_terms(&asking.rules, &exchange, what.status(), &what.headers());
+        let (fields, terms) =
+            policy::renew_terms(&asking.rules, &exchange, whole_status(old), &what.headers());
         let answer: HeaderMap = fields.iter().cloned().collect();
         let selecting = match policy::vary_rule(&answer, &asking.headers) {
             // It may vary by more fields than before.
@@ -428,29 +429,43 @@ impl Cache {
         let Some(resource) = self.memory.resource(asking.key.as_str()) else { return };
         // A HEAD's answer in another coding or language is not about this one.
         let is_meant = |entry: &&Arc<CacheEntry>| {
-            entry.part().is_none()
-                && match_variant(entry, &asking.headers) == VariantMatch::Exact
-                && self.is_current(&entry.standing)
+            variant_of(entry, &asking.headers) == VariantMatch::Exact && self.is_current(&entry.standing)
         };
-        let Some(entry) = resource.entries().iter().find(is_meant) else { return };
-        let what = &entry.representation;
-        let (fields, length) = (what.headers(), what.body().len());
-        let ended = match policy::head_effect(&asking.rules, &exchange, what.status(), &fields, length) {
-            HeadEffect::Nothing => false,
-            HeadEffect::Invalidate => true,
-            HeadEffect::Update => match self.validated(asking, entry, sent, answer) {
-                (fresh, Ok(())) => {
-                    self.keep_variant(asking, &[], Arc::new(fresh));
-                    false
-                }
-                (_, Err(why)) => policy::ends_stored(why, status, asking.authorized),
-            },
-        };
-        // An answer that was received after the HEAD was sent is newer than that.
-        if ended && entry.terms().received_ms <= sent.at_ms {
-            self.forget_followed(asking);
-            self.memory.drop_entry(&asking.key, entry);
+        for entry in resource.entries().iter().filter(is_meant) {
+            let what = &entry.representation;
+            // A part is judged as the whole that it is a part of.
+            let (stored_status, length) = match entry.part() {
+                Some(part) => (StatusCode::OK, part.total),
+                None => (what.status(), what.body().len()),
+            };
+            let ended =
+                match policy::head_effect(&asking.rules, &exchange, stored_status, &what.headers(), length) {
+                    HeadEffect::Nothing => false,
+                    HeadEffect::Invalidate => true,
+                    HeadEffect::Update => match self.validated(asking, entry, sent, answer) {
+                        (fresh, Ok(())) => {
+                            if entry.part().is_none() {
+                                self.keep_variant(asking, &[], Arc::new(fresh));
+                            }
+                            false
+                        }
+                        (_, Err(why)) => policy::ends_stored(why, status, asking.authorized),
+                    },
+                };
+            // An answer that was received after the HEAD was sent is newer than that.
+            if ended && entry.terms().received_ms <= sent.at_ms {
+                self.forget_followed(asking);
+                self.memory.drop_entry(&asking.key, entry);
+            }
         }
+    }
+}
+
+/// The status of a stored answer; of a part that of the whole.
+fn whole_status(entry: &CacheEntry) -> StatusCode {
+    match entry.part() {
+        Some(_) => StatusCode::OK,
+        None => entry.representation.status(),
     }
 }
 

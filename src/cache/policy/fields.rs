@@ -77,7 +77,8 @@ pub fn merge_fields(stored: &[StoredField], fresh: &HeaderMap, rules: &FollowRul
 /// stored any longer.
 ///
 /// `exchange` is that of the 304, or of the HEAD; `status` is that of the stored answer. The age starts anew:
-/// with the `Date` and `Age` of the new message, not the stored ones.
+/// with the `Date` and `Age` of the new message, not the stored ones. The other fields of a message that is
+/// made for a cookie are its client's: the stored ones stay.
 pub fn renew_terms(
     rules: &FollowRules,
     exchange: &OriginExchange<'_>,
@@ -98,8 +99,15 @@ pub fn renew_terms(
         answer.append(name.clone(), value.clone());
     }
     let method = &http::Method::GET;
-    let exchange = OriginExchange { method, status, answer: &answer, ..*exchange };
-    let terms = origin_driven::still_storable(rules, &exchange, &directives::response_directives(&answer));
+    let renewed = OriginExchange { method, status, answer: &answer, ..*exchange };
+    let said = directives::response_directives(&answer);
+    let terms = origin_driven::still_storable(rules, &renewed, &said);
+    let fresh = OriginExchange { method, status, ..*exchange };
+    if terms.is_ok() && origin_driven::is_renewed_for_a_cookie(rules, &fresh, &renewed) {
+        fields = stored.to_vec();
+        fields.retain(|(name, _)| name != header::DATE);
+        fields.extend(exchange.answer.get(header::DATE).map(|date| (header::DATE, date.clone())));
+    }
     if !dated {
         fields.push((header::DATE, date::format_date(exchange.received.wall_ms / 1_000)));
     }

@@ -68,15 +68,36 @@ fn is_made_for_a_cookie(
     exchange: &OriginExchange<'_>,
     said: &ResponseDirectives,
 ) -> bool {
-    let varies = || match vary::vary_rule(exchange.answer, exchange.request) {
-        VaryRule::By(selecting) => selecting.names().contains(&header::COOKIE),
-        VaryRule::Never | VaryRule::Always => false,
-    };
-    let has_lifetime = || match freshness::freshness_lifetime(rules, exchange, said) {
+    exchange.request.contains_key(header::COOKIE)
+        && !is_for_any_cookie(exchange, said)
+        && !has_lifetime(rules, exchange, said)
+}
+
+/// Returns true if the fields of a 304, or of a HEAD's answer, may be specific to one client's cookie: it says
+/// nothing of a time for which it is fresh, and the answer that it renews is not for any cookie.
+pub(crate) fn is_renewed_for_a_cookie(
+    rules: &FollowRules,
+    fresh: &OriginExchange<'_>,
+    renewed: &OriginExchange<'_>,
+) -> bool {
+    fresh.request.contains_key(header::COOKIE)
+        && !is_for_any_cookie(renewed, &directives::response_directives(renewed.answer))
+        && !has_lifetime(rules, fresh, &directives::response_directives(fresh.answer))
+}
+
+fn is_for_any_cookie(exchange: &OriginExchange<'_>, said: &ResponseDirectives) -> bool {
+    said.public
+        || match vary::vary_rule(exchange.answer, exchange.request) {
+            VaryRule::By(selecting) => selecting.names().contains(&header::COOKIE),
+            VaryRule::Never | VaryRule::Always => false,
+        }
+}
+
+fn has_lifetime(rules: &FollowRules, exchange: &OriginExchange<'_>, said: &ResponseDirectives) -> bool {
+    match freshness::freshness_lifetime(rules, exchange, said) {
         FreshnessLifetime::Explicit(ms) => ms > 0 && !said.no_cache,
         FreshnessLifetime::Heuristic(_) | FreshnessLifetime::Unsaid => false,
-    };
-    exchange.request.contains_key(header::COOKIE) && !said.public && !has_lifetime() && !varies()
+    }
 }
 
 /// Decides if a stored answer, whatever request led to it, may be kept on the terms of this exchange.
@@ -151,6 +172,8 @@ pub fn head_ends(rules: &FollowRules, exchange: &OriginExchange<'_>) -> bool {
     let exchange = OriginExchange { method: &Method::GET, ..*exchange };
     match check_storable_as(rules, &exchange, &directives::response_directives(exchange.answer)) {
         Ok(_) => status::ends_stored(FillOutcome::Stored, exchange.status, false),
+        // It is known to be another one, whatever it was made for.
+        Err(FillOutcome::Cookie) => !exchange.authorized,
         Err(why) => status::ends_stored(why, exchange.status, exchange.authorized),
     }
 }

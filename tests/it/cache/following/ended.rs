@@ -200,6 +200,85 @@ async fn an_answer_that_its_client_forbids_to_store_ends_an_older_one() {
     }
 }
 
+/// What is made for a cookie is nobody else's, and shows all the same that the stored answer is older.
+#[tokio::test]
+async fn an_answer_that_is_made_for_a_cookie_ends_an_older_one() {
+    let (origin, redis) = (TestOrigin::start().await, Redis::start().await);
+    let alone = gateway(&origin).start().await;
+    let route = r#"cache = { follow = "origin", redis = "1MiB" }"#;
+    let shared =
+        Gateway::with(&origin).origin("retries = 0").redis(&redis.url()).route("/*", route).start().await;
+    let cases: [(&str, Fields, bool); 5] = [
+        ("/no-cache", &[("etag", "\"v2\""), ("cache-control", "no-cache")], true),
+        ("/zero", &[("etag", "\"v2\""), ("cache-control", "max-age=0")], true),
+        ("/untold", &[("etag", "\"v2\"")], true),
+        ("/dated", &[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], true),
+        ("/same", &[("etag", "\"v1\"")], false),
+    ];
+    let ways = [
+        ("GET", ", stale-if-error=600"),
+        ("GET", ", stale-while-revalidate=600, stale-if-error=600"),
+        ("HEAD", ", stale-if-error=600"),
+    ];
+    for (gateway, node) in [(&alone, "alone"), (&shared, "shared")] {
+        for ((to, fields, ends), (number, (method, grace))) in
+            cases.iter().flat_map(|case| ways.iter().enumerate().map(move |way| (case, way)))
+        {
+            let path = &*format!("/{node}{to}/{number}");
+            let (grace, fields, asked) = (*grace, fields.to_vec(), AtomicUsize::new(0));
+            origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => stale("old", grace).header("etag", "\"v1\""),
+                1 => with("new", &fields),
+                _ => with("down", &[]).status(503),
+            });
+            gateway.get(path).await.ok();
+            gateway.send_with(method, path, &[("cookie", "s=1")]).await;
+            until("it was asked for anew", SOON, || async { origin.count(path) >= 2 }).await;
+            if *ends {
+                until(&format!("{path}: what is over is no longer served"), SOON, || async {
+                    gateway.get(path).await.text() != "old"
+                })
+                .await;
+            }
+            let reply = gateway.get(path).await;
+            assert_eq!(reply.text() == "old", !ends, "{path}: {reply:?}");
+            assert_ne!(reply.text(), "new", "{path}: it was one client's");
+        }
+    }
+}
+
+/// A 304 to a cookie, or a HEAD's answer, renews what is stored, and adds nothing of its client's.
+#[tokio::test]
+async fn what_renews_an_answer_for_a_cookie_adds_no_fields_to_it() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    const ONE: (&str, &str) = ("x-csrf", "one");
+    let cases: [(&str, Fields, bool); 4] = [
+        ("/untold", &[ONE], false),
+        ("/zero", &[ONE, ("cache-control", "max-age=0, stale-if-error=600")], false),
+        ("/fresh", &[ONE, MINUTE], true),
+        ("/public", &[ONE, ("cache-control", "public, max-age=0, stale-if-error=600")], true),
+    ];
+    for (path, fields, adds) in cases {
+        for method in ["GET", "HEAD"] {
+            let path = &*format!("{path}/{method}");
+            let asked = AtomicUsize::new(0);
+            origin.on(path, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => stale("old", ", stale-if-error=600").header("etag", "\"v1\""),
+                1 => with(if method == "GET" { "" } else { "old" }, fields)
+                    .header("etag", "\"v1\"")
+                    .status(if method == "GET" { 304 } else { 200 }),
+                _ => with("down", &[]).status(503),
+            });
+            gateway.get(path).await.ok();
+            gateway.send_with(method, path, &[("cookie", "s=1")]).await;
+            assert_eq!(origin.count(path), 2, "{path}");
+            let reply = gateway.get(path).await;
+            assert_eq!((reply.text(), reply.header("x-csrf") == "one"), ("old", adds), "{path}: {reply:?}");
+        }
+    }
+}
+
 /// RFC 9111, 4.3.5: what a HEAD gets is what a GET would.
 #[tokio::test]
 async fn a_head_that_is_answered_ends_what_was_stale() {

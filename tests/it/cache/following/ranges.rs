@@ -354,3 +354,39 @@ async fn a_part_that_nobody_asked_for_is_not_stored() {
     }
     assert!(!range(&gateway, "/x", "bytes=0-0").await.is_hit());
 }
+
+type Fields = &'static [(&'static str, &'static str)];
+
+/// RFC 9111, 4.3.5, for a part.
+#[tokio::test]
+async fn a_head_of_another_whole_ends_the_parts() {
+    let origin = TestOrigin::start().await;
+    let gateway = gateway(&origin).start().await;
+    let cases: [(&str, Fields, &str, bool); 5] = [
+        ("/same", &[MINUTE, ("etag", "\"v1\"")], "0123456789", false),
+        ("/tag", &[MINUTE, ("etag", "\"v2\"")], "0123456789", true),
+        ("/private", &[("cache-control", "private"), ("etag", "\"v2\"")], "0123456789", true),
+        ("/no-store", &[("cache-control", "no-store"), ("etag", "\"v1\"")], "0123456789", true),
+        ("/length", &[MINUTE], "012", true),
+    ];
+    for (path, fields, body, ends) in cases {
+        origin.on(path, |seen| match seen.method.as_str() {
+            "GET" => {
+                with("01234", &[MINUTE, ("etag", "\"v1\""), ("content-range", "bytes 0-4/10")]).status(206)
+            }
+            _ => with("", &[]).status(500),
+        });
+        let range = [("range", "bytes=0-4")];
+        assert_eq!(gateway.get_with(path, &range).await.status, 206, "{path}");
+        assert!(gateway.get_with(path, &range).await.is_hit(), "{path}");
+        let (fields, body) =
+            (fields.iter().map(|f| (f.0.to_owned(), f.1.to_owned())).collect::<Vec<_>>(), body.to_owned());
+        origin.on(path, move |_| {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+            with(&body, &fields)
+        });
+        gateway.send_with("HEAD", path, &[]).await;
+        let reply = gateway.get_with(path, &range).await;
+        assert_eq!(reply.is_hit(), !ends, "{path}: {reply:?}");
+    }
+}
