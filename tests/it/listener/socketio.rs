@@ -35,7 +35,8 @@ impl App {
             let address = free_address();
             let arguments = ["--worker-class", "gevent", "--workers", "1", "--graceful-timeout", "1"];
             let mut command = python::module("gunicorn", &arguments).await;
-            command.args(["--bind", &address.to_string(), "live_app:app"]);
+            // By default it closes a connection after 2 s of silence, perhaps just as a POST is on its way.
+            command.args(["--keep-alive", "75", "--bind", &address.to_string(), "live_app:app"]);
             command.env("LIVE_REDIS", format!("{}/0", redis.url())).env("LIVE_CLIENT", &client);
             command.env("LIVE_NAME", name).env("LIVE_EMITTER", if emits { "1" } else { "0" });
             let mut process = Process::spawn("gunicorn", command.env("JWT_SECRET", JWT_SECRET));
